@@ -1,0 +1,83 @@
+"""The command `hdbench`: one subcommand a stage, and those that collect, render and show."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import click
+
+from hdbench.errors import Divergence, Interrupted, UserError
+
+KIND_HELP = {
+    "data": "Build the data set's train and test splits.",
+    "classifier": "Train the classifier whose features the metrics use.",
+    "reference": "Features and spectra of the real images.",
+    "teacher": "Train the many-step teacher by flow matching.",
+    "trajectory": "Stage 1, trajectory distillation of the teacher (MeanFlow, consistency).",
+    "refine": "Stage 2, distribution matching, with or without a discriminator.",
+    "sample": "Generate images.",
+    "evaluate": "Measure images against the reference.",
+}
+
+
+def clean_errors(command):
+    """A user's mistake ends as one sentence and exit code 2, a divergence as one and 1, an interruption as one and 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args, **kwargs):
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            code, text = 2, str(error)
+        except Divergence as error:
+            code, text = 1, str(error)
+        except Interrupted as error:
+            code, text = 130, str(error)
+        except KeyboardInterrupt:
+            code, text = 130, "stopped; nothing is lost, the same command goes on from the last checkpoint"
+        click.echo(f"hdbench: {text}", err=True)
+        sys.exit(code)
+
+    return wrapped
+
+
+suite_option = click.option("--suite", default="demo", show_default=True, help="Name in workflow/suites, or path of a YAML file.")
+results_option = click.option("--results", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
+                              show_default=True, help="Folder of artifacts and metrics.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hdbench")
+def main() -> None:
+    """Reproducible ablations of one-step diffusion distillation."""
+
+
+def _stage_command(kind: str) -> click.Command:
+    @click.option("--stage", "stage_id", help="Id of the stage, as `hdbench plan` prints it.")
+    @click.option("--arm", help="With --seed instead of --stage: the arm whose stage it is.")
+    @click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
+    @click.option("--steps", type=int, default=None, help="Sampling steps, for sample and evaluate.")
+    @suite_option
+    @results_option
+    @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+    @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+    @click.option("--checkpoint-seconds", type=click.FloatRange(min=0), default=30.0, show_default=True)
+    @clean_errors
+    def command(suite, results, stage_id, arm, seed, steps, threads, device, checkpoint_seconds):
+        from hdbench.run import find_stage, run_stage
+        from hdbench.runtime import set_up
+        from hdbench.suite import load_plan
+
+        plan = load_plan(suite)
+        stage = plan.stage(stage_id) if stage_id else find_stage(plan, kind, arm, seed, steps)
+        if stage.kind != kind:
+            raise UserError(f"--stage = {stage_id}: that is a stage of `hdbench {stage.kind}`")
+        run_stage(plan, stage, results, set_up(threads, device), checkpoint_seconds)
+
+    return click.command(kind, help=KIND_HELP[kind])(command)
+
+
+for _kind in KIND_HELP:
+    main.add_command(_stage_command(_kind))

@@ -1,0 +1,123 @@
+"""Validated, frozen configuration: an unknown key is an error that names file, key, value and the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hdbench.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, keyword-only, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def nearest(word: Any, choices: Iterable[str]) -> str:
+    """'; did you mean X?' or the list of choices, to end a sentence with."""
+    choices = sorted(map(str, choices))
+    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(choices)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{self.name}: line {node.start_mark.line + 1}: key {key!r} stands twice; remove one")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError for a missing, unreadable or malformed file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            data = yaml.load(file, _Loader)  # noqa: S506, _Loader is a SafeLoader
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a suite file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; mend that line") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: must hold a mapping of keys to values, not {type(data).__name__}")
+    return data
+
+
+def validate(model: type[C], data: Any, source: str) -> C:
+    """`model` from plain data, or a UserError of one sentence that names source, key, value and the nearest choice."""
+    try:
+        return model.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(model, _deepest(error))}") from None
+
+
+def _deepest(error: ValidationError) -> dict[str, Any]:
+    """Of the alternatives of a union, the error that got furthest says most; an unknown key says it plainest."""
+    return max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+
+
+def _sentence(model: type[Config], error: dict[str, Any]) -> str:
+    keys, owner = _walk(model, error["loc"])
+    where, value = ".".join(keys), json.dumps(error["input"], default=str)
+    if len(value) > 80:
+        value = value[:77] + "..."
+    if error["type"] == "extra_forbidden":
+        return f"{where} = {value}: unknown key" + nearest(keys[-1], owner.model_fields if owner else ())
+    if error["type"] == "missing":
+        return f"{where}: this key is missing; add it"
+    if error["type"] in ("literal_error", "union_tag_invalid"):
+        expected = error["ctx"].get("expected") or error["ctx"]["expected_tags"]
+        choices = [word for word in expected.split("'") if word.strip(" ,") not in ("", "or")]
+        key = where if error["type"] == "literal_error" else f"{where}.name"
+        tag = error["input"] if error["type"] == "literal_error" else error["ctx"]["tag"]
+        return f"{key} = {json.dumps(tag, default=str)}: unknown" + nearest(tag, choices)
+    return f"{where or 'file'} = {value}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config] | None]:
+    """The location as keys of the file, without pydantic's names of union members, and the model that owns the last."""
+    keys, owner, current = [], None, model
+    for part in location:
+        models = list(_models(current))
+        owner = next((m for m in models if part in m.model_fields), models[0] if models else None)
+        if owner and part in owner.model_fields:
+            current = owner.model_fields[part].annotation
+        elif part in [tag for m in models for tag in _tags(m)]:  # the tag of a discriminated union
+            current = next(m for m in models if part in _tags(m))
+            continue
+        elif part in [m.__name__ for m in models] or (isinstance(part, str) and part in ("int", "float", "str")):
+            continue
+        elif not isinstance(current, type) and typing.get_origin(current) is dict:
+            current = typing.get_args(current)[1]
+            owner = None
+        keys.append(str(part))
+    return keys, owner
+
+
+def _tags(model: type[Config]) -> tuple:
+    field = model.model_fields.get("name")
+    return typing.get_args(field.annotation) if field is not None else ()
+
+
+def _models(annotation: Any) -> Iterable[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        for part in typing.get_args(annotation):
+            yield from _models(part)

@@ -1,0 +1,82 @@
+"""The probability path and its samplers, in the one convention of the suite: t = 0 is data, t = 1 is noise.
+
+z_t = (1 - t) x + t eps, conditional velocity v = eps - x, x-prediction x = z_t - t v(z_t, t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z, t, c) -> v, shapes (B, C, H, W), (B,), (B,)
+MeanVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z, r, t, c) -> u
+
+
+def expand(t: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1), to scale images sample by sample."""
+    return t[:, None, None, None]
+
+
+def interpolate(x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """z_t = (1 - t) x + t eps; x and eps (B, C, H, W), t (B,) in [0, 1]."""
+    return torch.lerp(x, eps, expand(t))
+
+
+def velocity(network: nn.Module) -> Velocity:
+    """The network at r = t."""
+    return lambda z, t, c: network(z, t, t, c)
+
+
+def guided(network: nn.Module, guidance: float, interval: tuple[float, float] = (0.0, 1.0)) -> Velocity:
+    """v^w = v(z, t, null) + w [v(z, t, c) - v(z, t, null)] for t in the interval, v(z, t, c) elsewhere (METHOD).
+
+    Both halves run as one batch of 2B: two network evaluations a sample, one where guidance = 1.
+    """
+    if guidance == 1.0:
+        return velocity(network)
+
+    def v_w(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        null = torch.full_like(c, network.null_label)
+        tt = torch.cat([t, t])
+        conditional, unconditional = network(torch.cat([z, z]), tt, tt, torch.cat([c, null])).chunk(2)
+        w = torch.where((t >= interval[0]) & (t <= interval[1]), guidance, 1.0).to(z.dtype)
+        return torch.lerp(unconditional, conditional, expand(w))
+
+    return v_w
+
+
+def generate(u: MeanVelocity, eps: Tensor, c: Tensor) -> Tensor:
+    """One step: G(eps, c) = eps - u(eps, 0, 1, c)."""
+    one = torch.ones(len(eps), device=eps.device)
+    return eps - u(eps, torch.zeros_like(one), one, c)
+
+
+def sample_ode(v: Velocity, eps: Tensor, c: Tensor, steps: int) -> Tensor:
+    """Euler steps of dz/dt = v from t = 1 to 0 on a uniform grid."""
+    return sample_flow_map(lambda z, r, t, c: v(z, t, c), eps, c, steps)
+
+
+def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tensor:
+    """z_r = z_t - (t - r) u(z_t, r, t, c) on a uniform grid from t = 1 to 0; one step is `generate`."""
+    grid = torch.linspace(1, 0, steps + 1).tolist()
+    z, full = eps, partial(torch.full, (len(eps),), device=eps.device)
+    for t, r in zip(grid[:-1], grid[1:]):
+        z = z - (t - r) * u(z, full(r), full(t), c)
+    return z
+
+
+def sample_consistency(u: MeanVelocity, noises: Tensor, c: Tensor) -> Tensor:
+    """Multi-step consistency sampling (Song et al., arXiv 2303.01469, Algorithm 1): jump to data, noise again, jump.
+
+    noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, t uniform in (0, 1].
+    """
+    steps, full = len(noises), partial(torch.full, (noises.shape[1],), device=noises.device)
+    x = generate(u, noises[0], c)
+    for number in range(1, steps):
+        t = full(1 - number / steps)
+        z = interpolate(x, noises[number], t)
+        x = z - expand(t) * u(z, torch.zeros_like(t), t, c)
+    return x

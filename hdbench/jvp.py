@@ -1,0 +1,80 @@
+"""One forward-mode pass that returns a network's value, with its autograd graph, and its directional derivative.
+
+PyTorch's own forward mode multiplies every linear layer's input by a materialised zero tangent of the weight and records
+a graph for tangents that nobody walks.  Here the four operations that carry the cost have their rule written out: the
+value is computed once, as ever, and the tangent beside it without a graph.  All other operations keep PyTorch's rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Dual = tuple[Tensor, Tensor]  # (value, tangent)
+
+
+def _linear(x: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
+    """y = x W' + b, dy = dx W'."""
+    y = F.linear(x[0], weight, bias)
+    with torch.no_grad():
+        return y, F.linear(x[1], weight)
+
+
+def _gelu(x: Dual, approximate: str = "none") -> Dual:
+    """dy = gelu'(x) dx."""
+    y = F.gelu(x[0], approximate=approximate)
+    with torch.no_grad():
+        return y, torch.ops.aten.gelu_backward(x[1], x[0], approximate=approximate)
+
+
+def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Dual:
+    """y = (x - mean) s with s = 1 / sd over the last axis; dy = s (dx - mean(dx) - y mean(y dx)), times the weight."""
+    y, _, s = torch.native_layer_norm(x[0], shape, None, None, eps)
+    with torch.no_grad():
+        dx = x[1]
+        dy = s * (dx - dx.mean(-1, keepdim=True) - y * (y * dx).mean(-1, keepdim=True))
+        dy = dy if weight is None else dy * weight
+    return (y if weight is None else y * weight if bias is None else torch.addcmul(bias, y, weight)), dy
+
+
+def _attention(q: Dual, k: Dual, v: Dual, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_) -> Dual:
+    """y = P v, P = softmax(S), S = q k' scale + mask; dP = P (dS - sum_j P dS), dy = dP v + P dv."""
+    scale = q[0].shape[-1] ** -0.5 if scale is None else scale
+    scores = (q[0] * scale) @ k[0].mT
+    p = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)
+    y = p @ v[0]
+    with torch.no_grad():
+        ds = (q[1] * scale) @ k[0].mT + (q[0] * scale) @ k[1].mT
+        pds = p * ds
+        return y, (pds - p * pds.sum(-1, keepdim=True)) @ v[0] + p @ v[1]
+
+
+_RULES = {F.linear: (_linear, 1), F.gelu: (_gelu, 1), F.layer_norm: (_layer_norm, 1),
+          F.scaled_dot_product_attention: (_attention, 3)}  # function: (rule, how many leading arguments are dual)
+
+
+class _LeanRules(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        rule, duals = _RULES.get(function, (None, 0))
+        unpacked = [forward_ad.unpack_dual(x) for x in args[:duals]]
+        if rule is None or any(x.tangent is None for x in unpacked):
+            return function(*args, **(kwargs or {}))
+        value, tangent = rule(*((x.primal, x.tangent) for x in unpacked), *args[duals:], **(kwargs or {}))
+        return forward_ad.make_dual(value, tangent)
+
+
+def jvp(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """(f(primals), J_f(primals) tangents): the value keeps its autograd graph, the derivative is detached.
+
+    Both come from one pass; the derivative adds about one forward to the value's one.  Shapes are those that `function`
+    takes and returns; a tangent has the shape and dtype of its primal.
+    """
+    with forward_ad.dual_level(), _LeanRules():
+        dual = function(*(forward_ad.make_dual(p, q) for p, q in zip(primals, tangents, strict=True)))
+        value, tangent = forward_ad.unpack_dual(dual)
+        return value, tangent.detach()

@@ -1,0 +1,30 @@
+"""Radial power spectrum in bands, relative to real images: 1 means the power that real images have in that band."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hdbench.metrics import Estimate
+
+
+def radial_power(x: Tensor) -> np.ndarray:
+    """Mean |FFT|^2 on integer radii 1 .. H/2 (cycles an image), per image: x (N, C, H, W) float -> (N, H/2) float64."""
+    size = x.shape[-1]
+    power = torch.fft.fft2(x.double()).abs().square().mean(1) / size**2
+    frequency = torch.fft.fftfreq(size) * size
+    radius = (frequency[:, None].square() + frequency[None, :].square()).sqrt().round().long()
+    rings = [power[:, radius == r].mean(1) for r in range(1, size // 2 + 1)]
+    return torch.stack(rings, dim=1).numpy()
+
+
+def band_power(rings: np.ndarray, bands: int) -> np.ndarray:
+    """Mean power (N, bands) of `bands` groups of neighbouring rings (N, H/2), low to high, as equal as they can be."""
+    return np.stack([part.mean(1) for part in np.array_split(rings, bands, axis=1)], axis=1)
+
+
+def relative_power(power: np.ndarray, reference: np.ndarray) -> Estimate:
+    """mean(power) / mean(reference) of one band, (N,) and (M,); IF_i = (power_i - mean) / mean(reference)."""
+    scale = reference.mean()
+    return Estimate(float(power.mean() / scale), (power - power.mean()) / scale)

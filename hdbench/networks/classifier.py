@@ -1,0 +1,34 @@
+"""The classifier whose features the small suites' metrics use; trained in the DAG, so never called Inception."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from hdbench.config import Config
+
+
+class ClassifierConfig(Config):
+    """Size of a small convolutional network."""
+
+    width: int = Field(32, ge=1, description="channels of the first convolution")
+    features: int = Field(64, ge=2, description="dimensions of the penultimate layer, those of the Frechet distance")
+
+
+class Classifier(nn.Module):
+    """(B, C, H, W) float in [-1, 1] -> logits (B, classes); `penultimate` gives the features (B, features)."""
+
+    def __init__(self, config: ClassifierConfig, *, image_size: int, channels: int, classes: int):
+        super().__init__()
+        self.depth, w = 1, config.width
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(w, 2 * w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+        self.hidden = nn.Sequential(nn.Linear(2 * w * (image_size // 4) ** 2, config.features), nn.ReLU())
+        self.out = nn.Linear(config.features, classes)
+
+    def penultimate(self, x: Tensor) -> Tensor:
+        return self.hidden(self.convolutions(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.penultimate(x))

@@ -1,0 +1,44 @@
+"""What an objective and the training loop have in common: an `Update`, a `Setting` and the adaptive weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from hdbench.flow import Velocity
+from hdbench.seeds import Draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One kind of optimiser step: draw a batch, get the loss, step these modules; `repeats` times a training step."""
+
+    name: str
+    modules: dict[str, nn.Module]  # what is trained, by name
+    learning_rates: dict[str, float]  # by module name
+    draw: Callable[[Draws], tuple[Tensor, ...]]
+    loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]  # of what `draw` returned: (scalar loss, scalars to log)
+    repeats: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a stage gives to its objective."""
+
+    student: nn.Module  # the network to train, already initialised from the stage's parent
+    learning_rate: float
+    teacher: nn.Module | None = None  # frozen
+    teacher_velocity: Velocity | None = None  # frozen teacher with the suite's guidance
+    copy_teacher: Callable[[], nn.Module] | None = None  # a trainable copy of the teacher
+    head: Callable[..., nn.Module] | None = None  # (name, GanConfiguration) -> a fresh discriminator head
+
+
+def adaptive_mean_square(delta: Tensor, power: float, offset: float) -> Tensor:
+    """mean_b sg(w_b) d_b with d = mean of delta^2 over C, H, W and w = 1 / (d + offset)^power (MeanFlow, Eq. 22).
+
+    delta (B, C, H, W).  The norm is a *mean* over dimensions; public codes that take a sum differ by the factor C H W.
+    """
+    d = delta.square().flatten(1).mean(1)
+    return ((d + offset).pow(-power).detach() * d).mean()

@@ -1,0 +1,28 @@
+"""Cross-entropy of a classifier on clean images; it trains the network whose features the small suites' metrics use."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+
+from hdbench.config import Config
+from hdbench.objectives.base import Setting, Update
+
+
+class Configuration(Config):
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+
+def updates(configuration: Configuration, setting: Setting) -> list[Update]:
+    def loss(x, labels):
+        value = F.cross_entropy(setting.student(x), labels)
+        return value, {"loss": value}
+
+    return [Update(name="student", modules={"student": setting.student}, draw=lambda d: d.data(), loss=loss,
+                   learning_rates={"student": setting.learning_rate})]
+
+
+def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
+    """Per sample and training step, in forwards of the classifier; a backward is two."""
+    return {"classifier forward": 1, "classifier backward": 2}

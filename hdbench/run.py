@@ -1,0 +1,59 @@
+"""Run one stage of a plan: find it, skip it if it is done, compute it, publish it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hdbench import artifact
+from hdbench.config import nearest
+from hdbench.errors import UserError
+from hdbench.suite import Plan, Stage
+
+
+def find_stage(plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None) -> Stage:
+    """The stage of this kind on the chain of an arm and a seed; of the first seed and step count where not given."""
+    shared = [stage for stage in plan.stages.values() if stage.kind == kind and kind in ("data", "classifier", "reference")]
+    if shared:
+        return shared[0]
+    if arm is None and kind == "teacher":
+        arm = next(row.arm for row in plan.rows if "teacher" in row.stages)
+    if arm is None:
+        raise UserError(f"say which stage: --arm NAME or --stage ID; arms of {plan.name}: {', '.join(plan.arms)}")
+    if arm not in plan.arms:
+        raise UserError(f"--arm = {arm!r}: unknown arm" + nearest(arm, plan.arms))
+    seed = plan.suite.seeds[0] if seed is None else seed
+    if seed not in plan.suite.seeds:
+        raise UserError(f"--seed = {seed}: suite {plan.name} has the seeds {', '.join(map(str, plan.suite.seeds))}")
+    rows = [row for row in plan.rows if row.arm == arm and row.seed in (seed, None)]
+    rows = [row for row in rows if steps in (None, row.steps)]
+    if not rows:
+        raise UserError(f"--steps = {steps}: arm {arm} samples with {', '.join(map(str, plan.arms[arm].steps))} steps")
+    if kind not in rows[0].stages:
+        raise UserError(f"arm {arm} has no {kind} stage; its stages are {', '.join(rows[0].stages)}")
+    return plan.stage(rows[0].stages[kind])
+
+
+def label_of(plan: Plan, stage: Stage) -> str:
+    """What progress lines call a stage: kind, label and the arms that need it."""
+    arms = list(dict.fromkeys(row.arm for row in plan.rows if stage.id in row.stages.values()))
+    users = "" if not arms else f" [{arms[0]}]" if len(arms) == 1 else f" [{len(arms)} arms]"
+    return f"{stage.kind} {stage.label}{users}"
+
+
+def run_stage(plan: Plan, stage: Stage, results: Path, device: torch.device, checkpoint_seconds: float) -> None:
+    """Compute and publish a stage; does nothing if its artifact is there and sound."""
+    from hdbench.stages import STAGES, Context
+
+    if artifact.exists(results, stage.id):
+        artifact.load(results, stage.id)
+        return
+    for parent in stage.parents.values():
+        artifact.load(results, parent)
+    work = artifact.Work(results, stage)
+    with work.locked():
+        context = Context(plan=plan, results=results, work=work, stage=stage, label=label_of(plan, stage), device=device,
+                          checkpoint_seconds=checkpoint_seconds)
+        names, facts = STAGES[stage.kind](context)
+        work.publish(names, str(device), **facts)

@@ -1,0 +1,50 @@
+"""Seeds from axes: every random tensor is a function of named axes, so arms share noise and a resumed run repeats it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def seed_of(*axes: str | int) -> int:
+    """A 63-bit seed from axes such as (chain seed, "refine", step, "critic"); independent of process and platform."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, axes)).encode()).digest()[:8], "big") >> 1
+
+
+def generator(*axes: str | int) -> torch.Generator:
+    """CPU generator of these axes; tensors are drawn on the CPU and moved, so a device never changes them."""
+    return torch.Generator().manual_seed(seed_of(*axes))
+
+
+def sample_noise(axes: tuple[str | int, ...], indices: range, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal (len(indices), *shape) float32; row i depends on axes and indices[i] alone, not on the batch."""
+    return torch.stack([torch.randn(shape, generator=generator(*axes, index)) for index in indices])
+
+
+class Draws:
+    """What one update draws: rows of the data set and noise, always for the whole batch, from one seed of its axes.
+
+    With several ranks each draws the same global batch and keeps its own rows, so nothing depends on their number.
+    """
+
+    def __init__(self, axes: tuple[str | int, ...], images: Tensor, labels: Tensor, batch: int):
+        self.generator, self.images, self.labels, self.batch = generator(*axes), images, labels, batch
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) float32 in [-1, 1] and labels (B,) int64, drawn uniformly with replacement."""
+        index = torch.randint(len(self.images), (self.batch,), generator=self.generator)
+        return self.images[index], self.labels[index]
+
+    def label(self) -> Tensor:
+        """Labels (B,) int64 with the data's own frequencies."""
+        return self.labels[torch.randint(len(self.labels), (self.batch,), generator=self.generator)]
+
+    def noise(self) -> Tensor:
+        """Standard normal of the images' shape, (B, C, H, W) float32."""
+        return torch.randn(self.batch, *self.images.shape[1:], generator=self.generator)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(B,) float32, uniform in [low, high)."""
+        return low + (high - low) * torch.rand(self.batch, generator=self.generator)

@@ -1,0 +1,362 @@
+"""Suites are data: a validated YAML file becomes arms, and arms become a plan of stages keyed by digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field, model_validator
+
+from hdbench.config import Config, nearest, read_yaml, validate
+from hdbench.datasets import DATASETS
+from hdbench.errors import UserError
+from hdbench.networks import TransformerConfig
+from hdbench.networks.classifier import ClassifierConfig
+from hdbench.objectives import OBJECTIVES
+
+SUITES = Path("workflow/suites")
+
+# Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
+VERSIONS = {"data": 1, "classifier": 1, "reference": 1, "teacher": 1, "trajectory": 1, "refine": 1, "sample": 1,
+            "evaluate": 1}
+KINDS = tuple(VERSIONS)
+
+Objective = Annotated[Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")]
+Dataset = Annotated[Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")]
+
+
+class EqualTotal(Config):
+    """As many steps as make the arm's total training compute equal to that of another arm, in forward-equivalents."""
+
+    equal_total: str = Field(description="the arm whose trajectory and refine stages together set the budget")
+
+
+class Training(Config):
+    """One training stage: an objective and how it is optimised (AdamW, gradients clipped, EMA of the student)."""
+
+    objective: Objective
+    steps: int | EqualTotal
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0, description="bound on the norm of each network's gradient")
+    ema: float = Field(ge=0, lt=1, description="decay of the student's moving average, reached after a warm-up")
+
+    @model_validator(mode="after")
+    def _some_steps(self):
+        if isinstance(self.steps, int) and self.steps < 1:
+            raise ValueError(f"steps = {self.steps}: a training stage takes at least 1 step")
+        return self
+
+
+class Teacher(Config):
+    """The teacher's training and the guidance with which every stage uses it."""
+
+    training: Training
+    guidance: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+
+
+class ClassifierStage(Config):
+    """The network whose features the metrics use, and its training; one for all chains, so that they can be compared."""
+
+    network: ClassifierConfig = ClassifierConfig()
+    training: Training
+    seed: int = Field(0, ge=0)
+
+
+class Evaluation(Config):
+    """Sampling and metrics, the same for every arm."""
+
+    samples: int = Field(ge=2, description="N of every set of images, generated or real; part of every metric's name")
+    neighbours: int = Field(3, ge=1, description="k of precision and recall")
+    bands: int = Field(4, ge=1, description="number of equal bands of radial frequency, up to Nyquist")
+    seed: int = Field(0, ge=0, description="axis of the sampling noise, shared by all arms")
+
+
+class Arm(Config):
+    """What one row of a table does: stages after the teacher, and how it samples."""
+
+    trajectory: Training | None
+    refine: Training | None
+    steps: tuple[int, ...] = Field(min_length=1, description="sampling steps, each of them a row")
+    real: Literal["train", "test"] | None = Field(None, description="no model at all: real images, for the noise floor")
+
+    @model_validator(mode="after")
+    def _real_has_no_stages(self):
+        if self.real and (self.trajectory or self.refine):
+            raise ValueError("an arm with 'real' has no model: set trajectory and refine to null")
+        if min(self.steps) < 1:
+            raise ValueError(f"steps = {min(self.steps)}: sampling takes at least 1 step")
+        if self.refine and max(self.steps) > 1:
+            raise ValueError("an arm with 'refine' is a one-step generator: set steps to [1]")
+        if self.trajectory and isinstance(self.trajectory.steps, EqualTotal):
+            raise ValueError("trajectory.steps takes a number; equal_total is for refine.steps")
+        return self
+
+
+class Table(Config):
+    """One rendered table: these arms, in this order."""
+
+    caption: str
+    rows: tuple[str, ...] = Field(min_length=1)
+
+
+class Tables(Config):
+    main: Table
+    components: Table
+    discriminators: Table
+    initialisation: Table
+    cost: Table
+
+
+class Suite(Config):
+    """A whole suite; `base` is the full arm that each arm's entry overrides."""
+
+    title: str
+    data: Dataset
+    classifier: ClassifierStage
+    network: TransformerConfig
+    teacher: Teacher
+    evaluation: Evaluation
+    seeds: tuple[int, ...] = Field(min_length=1, description="each seed is a complete chain: teacher, TD, stage 2")
+    base: Arm
+    arms: dict[str, Any] = Field(min_length=1)
+    tables: Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One artifact of the DAG: what it is, and the digest of configuration, parents and stage version that keys it."""
+
+    kind: str
+    label: str
+    config: dict[str, Any]
+    parents: dict[str, str]  # role: stage id
+    digest: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.kind}/{self.label}-{self.digest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One evaluation of one arm: `stages` holds the ids on its chain by kind."""
+
+    arm: str
+    seed: int | None  # None: real images belong to no chain
+    steps: int
+    nfe: int  # network evaluations a sample, both halves of guidance counted
+    stages: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All stages of a suite, each once, parents first, and the rows that they serve."""
+
+    name: str
+    suite: Suite
+    arms: dict[str, Arm]
+    stages: dict[str, Stage] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def stage(self, stage_id: str) -> Stage:
+        if stage_id not in self.stages:
+            raise UserError(f"suite {self.name} has no stage {stage_id}{nearest(stage_id, self.stages)}")
+        return self.stages[stage_id]
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces, the form that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def merge(base: Any, override: Any) -> Any:
+    """Override wins; mappings merge key by key, but one that names another `name` replaces the base's as a whole."""
+    if not (isinstance(base, dict) and isinstance(override, dict)):
+        return override
+    if "name" in override and override["name"] != base.get("name"):
+        return override
+    return base | {key: merge(base.get(key), value) for key, value in override.items()}
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Every scalar or list below a mapping, by its path; a mapping with a `name` other than the base's counts by keys."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {p: v for key, child in value.items() for p, v in leaves(child, (*path, key)).items()}
+
+
+def find_suite(name: str) -> Path:
+    """The file of a suite given by name (in workflow/suites) or by path."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    path = SUITES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"no suite {name!r} in {SUITES}" + nearest(name, (p.stem for p in SUITES.glob("*.yaml"))))
+    return path
+
+
+def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's mapping, merged over the suite that it `extends`; `only` keeps some arms."""
+    if path in seen:
+        raise UserError(f"{path}: extends itself; name another suite")
+    data = read_yaml(path)
+    parent, only = data.pop("extends", None), data.pop("only", None)
+    if parent is not None:
+        data = merge(read_suite(find_suite(str(parent)), (*seen, path)), data)
+    if only is not None:
+        arms = data.get("arms", {})
+        for arm in only:
+            if arm not in arms:
+                raise UserError(f"{path}: only = {arm!r}: unknown arm" + nearest(arm, arms))
+        data["arms"] = {name: value for name, value in arms.items() if name in only}
+        for table in data.get("tables", {}).values():
+            table["rows"] = [row for row in table.get("rows", ()) if row in only or row not in arms]
+    return data
+
+
+def load_plan(name: str) -> Plan:
+    """Read, validate and plan a suite; every mistake in it is a UserError, before any compute."""
+    path = find_suite(name)
+    data = read_suite(path)
+    suite = validate(Suite, data, str(path))
+    arms = {}
+    for arm, override in suite.arms.items():
+        merged = merge(data["base"], override or {})
+        arms[arm] = validate(Arm, merged, f"{path}: arms.{arm}")
+        base = leaves(data["base"])
+        same = [".".join(p) for p, value in leaves(override or {}).items() if base.get(p, ...) == value]
+        if same:
+            raise UserError(f"{path}: arms.{arm} declares {same[0]}, but that is the base's value; remove it")
+    for table, spec in suite.tables:
+        for row in spec.rows:
+            if row not in arms:
+                raise UserError(f"{path}: tables.{table}.rows = {row!r}: unknown arm" + nearest(row, arms))
+    plan = Plan(name=path.stem, suite=suite, arms=arms)
+    _check(plan, str(path))
+    for seed in suite.seeds:
+        _chain(plan, seed, str(path))
+    return plan
+
+
+def _check(plan: Plan, source: str) -> None:
+    """Combinations that no single key can see."""
+    suite, data = plan.suite, plan.suite.data
+    if data.image_size % suite.network.patch:
+        raise UserError(f"{source}: network.patch = {suite.network.patch} does not divide the image side "
+                        f"{data.image_size}; choose a divisor")
+    if suite.evaluation.samples > data.largest_sample:
+        raise UserError(f"{source}: evaluation.samples = {suite.evaluation.samples}, but {data.name} has only "
+                        f"{data.largest_sample} real images for each side of a comparison; lower it")
+    if suite.evaluation.neighbours >= suite.evaluation.samples:
+        raise UserError(f"{source}: evaluation.neighbours = {suite.evaluation.neighbours} must be below evaluation.samples")
+    for name, arm in plan.arms.items():
+        for training in filter(None, (arm.trajectory, arm.refine)):
+            blocks = getattr(getattr(training.objective, "gan", None), "blocks", ())
+            for block in blocks:
+                if not 1 <= block <= suite.network.depth:
+                    raise UserError(f"{source}: arms.{name}: gan.blocks = {block}: the network has blocks 1 to "
+                                    f"{suite.network.depth}")
+
+
+def cost_per_step(plan: Plan, training: Training) -> float:
+    """Forward-equivalents of one training step: the objective's own count a sample, times the batch."""
+    terms = OBJECTIVES[training.objective.name].forward_equivalents(
+        training.objective, plan.suite.network.depth, plan.suite.teacher.guidance != 1.0)
+    return training.batch * sum(terms.values())
+
+
+def total_cost(plan: Plan, arm: Arm) -> float:
+    """Forward-equivalents of the arm's own training: trajectory and refine, without the teacher that all share."""
+    return sum(training.steps * cost_per_step(plan, training) for training in (arm.trajectory, arm.refine) if training)
+
+
+def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
+    """The arm with `equal_total` replaced by the number of steps that comes nearest to that budget."""
+    arm = plan.arms[name]
+    if not (arm.refine and isinstance(arm.refine.steps, EqualTotal)):
+        return arm
+    other = arm.refine.steps.equal_total
+    if other not in plan.arms:
+        raise UserError(f"{source}: arms.{name}.refine.steps.equal_total = {other!r}: unknown arm" + nearest(other, plan.arms))
+    target = plan.arms[other]
+    if target.refine and isinstance(target.refine.steps, EqualTotal):
+        raise UserError(f"{source}: arms.{name}.refine.steps.equal_total = {other!r}: that arm's steps are not a number")
+    spent = arm.trajectory.steps * cost_per_step(plan, arm.trajectory) if arm.trajectory else 0
+    steps = round((total_cost(plan, target) - spent) / cost_per_step(plan, arm.refine))
+    if steps < 1:
+        raise UserError(f"{source}: arms.{name}: the compute of {other!r} leaves no step for refine")
+    return arm.model_copy(update={"refine": arm.refine.model_copy(update={"steps": steps})})
+
+
+def _chain(plan: Plan, seed: int, source: str) -> None:
+    """Add one seed's stages and rows; equal stages of different arms, seeds and suites have one digest and meet here."""
+    suite = plan.suite
+
+    def add(kind: str, label: str, config: dict[str, Any], **parents: Stage) -> Stage:
+        key = {"kind": kind, "version": VERSIONS[kind], "config": config,
+               "parents": {role: parent.digest for role, parent in parents.items()}}
+        stage = Stage(kind=kind, label=label, config=config, parents={r: p.id for r, p in parents.items()},
+                      digest=digest_of(key))
+        plan.stages.setdefault(stage.id, stage)
+        return stage
+
+    def dump(config: Config) -> dict[str, Any]:
+        return config.model_dump(mode="json")
+
+    network = dump(suite.network)
+    guidance = {"guidance": suite.teacher.guidance, "guidance_interval": list(suite.teacher.guidance_interval)}
+    data = add("data", suite.data.name, dump(suite.data))
+    c = suite.classifier
+    classifier = add("classifier", suite.data.name,
+                     {"network": dump(c.network), "seed": c.seed, **dump(c.training)}, data=data)
+    evaluation = dump(suite.evaluation)
+    reference = add("reference", suite.data.name, {k: evaluation[k] for k in ("samples", "bands")},
+                    data=data, classifier=classifier)
+    teacher = None
+    for name in plan.arms:
+        arm = plan.arms[name] = resolve_steps(plan, name, source)
+        stages = {}
+        if arm.real:
+            student, config = data, {"split": arm.real}
+            label = f"real-{arm.real}"
+        else:
+            teacher = teacher or add("teacher", f"s{seed}", {"network": network, "seed": seed, **dump(suite.teacher.training)},
+                                     data=data)
+            student, label = teacher, f"teacher-s{seed}"
+            stages["teacher"] = teacher.id
+            for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
+                if training is not None:
+                    objective = training.objective
+                    parts = (objective.name, getattr(objective, "discriminator", None), student.label if kind == "refine" else f"s{seed}")
+                    label = "-".join(filter(None, parts))
+                    student = add(kind, label, {"network": network, "seed": seed, **guidance, **dump(training)},
+                                  data=data, teacher=teacher, student=student)
+                    stages[kind] = student.id
+            config = {"seed": suite.evaluation.seed, "sampler": "ode" if student is teacher else "consistency" if
+                      arm.refine is None and arm.trajectory.objective.name == "consistency" else "flow_map"}
+            if student is teacher:
+                config |= guidance
+        for steps in arm.steps:
+            steps_config = {} if arm.real else {"steps": steps, "network": network}
+            sample = add("sample", label if arm.real else f"{label}-{steps}step",
+                         {"samples": suite.evaluation.samples, **config, **steps_config}, source=student)
+            evaluate = add("evaluate", sample.label, {"neighbours": suite.evaluation.neighbours},
+                           sample=sample, reference=reference, classifier=classifier)
+            row = Row(arm=name, seed=None if arm.real else seed, steps=0 if arm.real else steps,
+                      nfe=0 if arm.real else steps * (2 if student is teacher and suite.teacher.guidance != 1.0 else 1),
+                      stages=stages | {"sample": sample.id, "evaluate": evaluate.id})
+            if row not in plan.rows:
+                plan.rows.append(row)

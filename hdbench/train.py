@@ -1,0 +1,186 @@
+"""The training loop of every stage: it knows updates, not methods.
+
+A step runs each update `repeats` times.  Every random tensor is a function of (seed axes, step, update, repeat), so the
+step number *is* the state of the random numbers, and a run that was killed and resumed ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from hdbench.errors import Divergence, Interrupted, UserError
+from hdbench.objectives.base import Update
+from hdbench.seeds import Draws
+from hdbench.suite import Training
+
+CHECKPOINT = "checkpoint.safetensors"
+LIMIT = 1e8  # a loss beyond this has diverged
+
+
+@dataclass
+class Progress:
+    """Says on standard error, every few seconds, which stage, how many steps, how long is left."""
+
+    label: str
+    total: int
+    every_seconds: float = 5.0
+    started: float = field(default_factory=time.perf_counter)
+    first: int | None = None
+    last: float = -math.inf
+
+    def __call__(self, done: int, note: str = "") -> None:
+        now = time.perf_counter()
+        if self.first is None:
+            self.first, self.started = done, now
+        if now - self.last >= self.every_seconds or done == self.total:
+            self.last = now
+            line = tqdm.format_meter(done, self.total, now - self.started, initial=self.first, prefix=self.label, ncols=110,
+                                     postfix=note or None)
+            print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGINT or SIGTERM has come; the old handlers return at the end."""
+    seen = []
+    old = {number: signal.signal(number, lambda n, frame: seen.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
+    """Factor on the learning rate at `step` of `steps`, counted from 0: 1, or half a cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps)) if schedule == "cosine" else 1.0
+
+
+class Trainer:
+    """Networks, optimisers, EMA and history of a stage; `state` and `load_state` are exact."""
+
+    def __init__(self, updates: list[Update], training: Training, student: nn.Module, axes: tuple[str | int, ...],
+                 images: Tensor, labels: Tensor):
+        self.updates, self.training, self.student, self.axes = updates, training, student, axes
+        self.images, self.labels, self.step = images, labels, 0
+        self.optimizers = {update.name: self._optimizer(update) for update in updates}
+        self.ema = {name: value.detach().clone() for name, value in student.state_dict().items()}
+        self.history: dict[str, list[float]] = {}
+
+    def _optimizer(self, update: Update) -> torch.optim.Optimizer:
+        groups = [{"params": list(module.parameters()), "lr": update.learning_rates[name],
+                   "peak": update.learning_rates[name]} for name, module in update.modules.items()]
+        return torch.optim.AdamW(groups, betas=self.training.betas, weight_decay=self.training.weight_decay, fused=True)
+
+    def train_step(self) -> dict[str, float]:
+        """All updates once, in order; scalars of each update's last repeat, by `update/name`."""
+        scalars = {}
+        factor = learning_rate_factor(self.training.schedule, self.step, self.training.steps)
+        for update in self.updates:
+            optimizer = self.optimizers[update.name]
+            for group in optimizer.param_groups:
+                group["lr"] = factor * group["peak"]
+            for repeat in range(update.repeats):
+                draws = Draws((*self.axes, self.step, update.name, repeat), self.images, self.labels, self.training.batch)
+                loss, values = update.loss(*update.draw(draws))
+                loss.backward()
+                norms = {f"{name}_gradient_norm": nn.utils.clip_grad_norm_(module.parameters(), self.training.clip)
+                         for name, module in update.modules.items()}
+                found = {key: float(value) for key, value in (values | norms).items()}
+                self._check(update.name, found)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            scalars |= {f"{update.name}/{key}": value for key, value in found.items()}
+        decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.values()), list(self.student.state_dict().values()), 1 - decay)
+        for key, value in scalars.items():
+            self.history.setdefault(key, []).append(value)
+        self.step += 1
+        return scalars
+
+    def _check(self, update: str, found: dict[str, float]) -> None:
+        if all(math.isfinite(value) and abs(value) < LIMIT for value in found.values()):
+            return
+        last = {key: values[-5:] for key, values in self.history.items() if key.endswith("loss")}
+        raise Divergence(f"diverged at step {self.step} of {self.training.steps}, update {update}: "
+                         + ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+                         + "; last losses: " + json.dumps(last))
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, as flat tensors."""
+        tensors = {f"ema/{name}": value for name, value in self.ema.items()}
+        for update in self.updates:
+            for name, module in update.modules.items():
+                tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
+            for index, values in self.optimizers[update.name].state_dict()["state"].items():
+                tensors |= {f"optimizer/{update.name}/{index}/{key}": value for key, value in values.items()}
+        return tensors | {f"history/{key}": torch.tensor(v, dtype=torch.float64) for key, v in self.history.items()}
+
+    def load_state(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Inverse of `state`."""
+        self.step = step
+        under = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        self.ema = under("ema/")
+        self.history = {key: value.tolist() for key, value in under("history/").items()}
+        for update in self.updates:
+            for name, module in update.modules.items():
+                module.load_state_dict(under(f"module/{name}/"))
+            optimizer, state = self.optimizers[update.name], {}
+            for key, value in under(f"optimizer/{update.name}/").items():
+                index, name = key.split("/")
+                state.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_checkpoint(path: Path, trainer: Trainer, spent: dict[str, float]) -> None:
+    """One safetensors file, replaced atomically: tensors, and step and cost in its header."""
+    temporary = path.with_suffix(".tmp")
+    header = {"step": str(trainer.step), "spent": json.dumps(spent)}
+    save_file({name: value.contiguous() for name, value in trainer.state().items()}, temporary, metadata=header)
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, float]:
+    """Restore the trainer and return what the runs so far have spent; UserError for a file that is not a checkpoint."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+        trainer.load_state(load_file(path), int(header["step"]))
+        return json.loads(header["spent"])
+    except Exception as error:
+        raise UserError(f"{path}: not a usable checkpoint ({error}); delete it to start this stage afresh") from None
+
+
+def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
+    """Train to the end, from the checkpoint in `work` if there is one; raises Divergence or Interrupted."""
+    checkpoint = work.path / CHECKPOINT
+    if checkpoint.exists():
+        work.spent.update(load_checkpoint(checkpoint, trainer))
+    progress, saved = Progress(label, trainer.training.steps), time.perf_counter()
+    with interruptible() as interrupted:
+        while trainer.step < trainer.training.steps:
+            progress(trainer.step)
+            trainer.train_step()
+            stop = interrupted()
+            if stop or time.perf_counter() - saved >= checkpoint_seconds or trainer.step == trainer.training.steps:
+                save_checkpoint(checkpoint, trainer, work.cost())
+                saved = time.perf_counter()
+            if stop:
+                raise Interrupted(f"{label}: stopped at step {trainer.step} of {trainer.training.steps}; "
+                                  "the same command goes on from there")
+    last = ", ".join(f"{key} {values[-1]:.3g}" for key, values in trainer.history.items() if key.endswith("/loss"))
+    progress(trainer.step, last)
