@@ -81,3 +81,85 @@ def _stage_command(kind: str) -> click.Command:
 
 for _kind in KIND_HELP:
     main.add_command(_stage_command(_kind))
+
+
+out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("paper_tables"),
+                          show_default=True, help="Folder of rendered tables and figures.")
+
+
+@main.command("collect")
+@click.option("--partial", is_flag=True, help="Take what is finished; without it, a missing stage is an error.")
+@suite_option
+@results_option
+@clean_errors
+def collect_command(suite, results, partial):
+    """Gather every metric and cost of a suite into results/<suite>/metrics.csv."""
+    from hdbench.collect import collect, metrics_file
+    from hdbench.suite import load_plan
+
+    plan = load_plan(suite)
+    click.echo(f"{len(collect(plan, results, partial))} numbers in {metrics_file(plan, results)}")
+
+
+@main.command("tables")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def tables_command(suite, results, metrics, out):
+    """Render the suite's tables as csv, Markdown and LaTeX; what is missing is '-' with a footnote."""
+    from hdbench.collect import metrics_file, read_metrics
+    from hdbench.suite import load_plan
+    from hdbench.tables import write_tables
+
+    plan = load_plan(suite)
+    for path in write_tables(plan, read_metrics(metrics or metrics_file(plan, results)), results, out):
+        click.echo(path)
+
+
+@main.command("figures")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def figures_command(suite, results, out):
+    """Draw samples, training curves and spectra; what is missing is left out with a note."""
+    from hdbench.figures import draw
+    from hdbench.suite import load_plan
+
+    for path in draw(load_plan(suite), results, out):
+        click.echo(path)
+
+
+@main.command("show")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def show_command(suite, results, out):
+    """Print the main table, and where tables, figures and report lie."""
+    from hdbench.suite import load_plan
+    from hdbench.tables import print_main
+
+    print_main(load_plan(suite), results, out)
+
+
+@main.command("plan")
+@suite_option
+@results_option
+@clean_errors
+def plan_command(suite, results):
+    """List the suite's stages (id, number of parents, done or not) and the training cost of each arm."""
+    from hdbench import artifact
+    from hdbench.suite import load_plan, total_cost
+
+    plan = load_plan(suite)
+    done = {stage: artifact.exists(results, stage) for stage in plan.stages}
+    width = max(map(len, done))
+    for stage, finished in done.items():
+        parents = len(plan.stage(stage).parents)
+        click.echo(f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  {'done' if finished else 'to do'}")
+    click.echo(f"{sum(done.values())} of {len(done)} stages done\n\ntraining of each arm, in forward-equivalents, without the teacher:")
+    for name, arm in plan.arms.items():
+        click.echo(f"{name:{max(map(len, plan.arms))}}  {'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,9 +21,13 @@ class Config(BaseModel):
     """Base of every configuration: frozen, keyword-only, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    directives: ClassVar[tuple[str, ...]] = ()  # keys of a file that are spent before it is validated
 
 
 C = TypeVar("C", bound=Config)
+
+_WORDS = {"Input should be": "must be", "a valid integer": "an integer", "a valid number": "a number",
+          "a valid string": "a text", "a valid array": "a list", "an object": "a mapping of keys to values"}
 
 
 def nearest(word: Any, choices: Iterable[str]) -> str:
@@ -37,9 +42,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{self.name}: line {node.start_mark.line + 1}: key {key!r} stands twice; remove one")
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                line = node.value[number][0].start_mark.line + 1
+                raise UserError(f"{self.name}: line {line}: key {key!r} stands twice; remove one")
         return super().construct_mapping(node, deep)
 
 
@@ -53,18 +59,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; mend that line") from None
+        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; mend it") from None
     if not isinstance(data, dict):
-        raise UserError(f"{path}: must hold a mapping of keys to values, not {type(data).__name__}")
+        found = "nothing" if data is None else type(data).__name__
+        raise UserError(f"{path}: must hold a mapping of keys to values, not {found}")
     return data
 
 
-def validate(model: type[C], data: Any, source: str) -> C:
-    """`model` from plain data, or a UserError of one sentence that names source, key, value and the nearest choice."""
+def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()) -> C:
+    """`model` from plain data, or a UserError of one sentence that names source, key, value and the nearest choice.
+
+    `under` is where in the source the data stands, the first part of every key in the sentence.
+    """
     try:
         return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(model, _deepest(error))}") from None
+        raise UserError(f"{source}: {_sentence(model, _deepest(error), under)}") from None
 
 
 def _deepest(error: ValidationError) -> dict[str, Any]:
@@ -72,22 +82,35 @@ def _deepest(error: ValidationError) -> dict[str, Any]:
     return max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
 
 
-def _sentence(model: type[Config], error: dict[str, Any]) -> str:
+def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]) -> str:
     keys, owner = _walk(model, error["loc"])
-    where, value = ".".join(keys), json.dumps(error["input"], default=str)
+    where, value, text = ".".join((*under, *keys)), json.dumps(error["input"], default=str), error["msg"]
     if len(value) > 80:
         value = value[:77] + "..."
     if error["type"] == "extra_forbidden":
-        return f"{where} = {value}: unknown key" + nearest(keys[-1], owner.model_fields if owner else ())
+        choices = (*owner.model_fields, *owner.directives) if owner else ()
+        return f"{where} = {value}: unknown key" + nearest(keys[-1], choices)
     if error["type"] == "missing":
-        return f"{where}: this key is missing; add it"
+        return f"{where}: this {'key' if isinstance(error['loc'][-1], str) else 'item'} is missing; add it"
+    if error["type"] == "union_tag_not_found":
+        return f"{where}.name: this key is missing; add it"
     if error["type"] in ("literal_error", "union_tag_invalid"):
         expected = error["ctx"].get("expected") or error["ctx"]["expected_tags"]
         choices = [word for word in expected.split("'") if word.strip(" ,") not in ("", "or")]
         key = where if error["type"] == "literal_error" else f"{where}.name"
         tag = error["input"] if error["type"] == "literal_error" else error["ctx"]["tag"]
         return f"{key} = {json.dumps(tag, default=str)}: unknown" + nearest(tag, choices)
-    return f"{where or 'file'} = {value}: {error['msg'].removeprefix('Value error, ')}"
+    if error["type"] == "value_error":  # of a model's own validator; its sentence may start with the key at fault
+        text = text.removeprefix("Value error, ")
+        if re.match(r"[a-z_.]+ = ", text):
+            return f"{where}.{text}" if where else text
+    if error["type"] == "too_short":
+        text = f"must have at least {error['ctx']['min_length']} entry"
+    if error["type"] == "float_type" and re.fullmatch(r"[-+]?\d+e[-+]?\d+", str(error["input"])):
+        text += "; YAML takes this for a text, write the number with a point, as in 1.0e-3"
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return f"{where} = {value}: {text}"
 
 
 def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config] | None]:

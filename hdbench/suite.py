@@ -6,12 +6,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, Union
 
+import torch
 from pydantic import Field, model_validator
 
 from hdbench.config import Config, nearest, read_yaml, validate
 from hdbench.datasets import DATASETS
+from hdbench.discriminators import build_head
 from hdbench.errors import UserError
 from hdbench.networks import TransformerConfig
 from hdbench.networks.classifier import ClassifierConfig
@@ -23,9 +25,12 @@ SUITES = Path("workflow/suites")
 VERSIONS = {"data": 1, "classifier": 1, "reference": 1, "teacher": 1, "trajectory": 1, "refine": 1, "sample": 1,
             "evaluate": 1}
 KINDS = tuple(VERSIONS)
+TABLES = ("main", "components", "discriminators", "initialisation", "cost")
 
 Objective = Annotated[Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")]
 Dataset = Annotated[Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class EqualTotal(Config):
@@ -42,7 +47,7 @@ class Training(Config):
     batch: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0, description="bound on the norm of each network's gradient")
     ema: float = Field(ge=0, lt=1, description="decay of the student's moving average, reached after a warm-up")
@@ -59,7 +64,14 @@ class Teacher(Config):
 
     training: Training
     guidance: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _interval_in_order(self):
+        low, high = self.guidance_interval
+        if low > high:
+            raise ValueError(f"guidance_interval = {[low, high]}: the first must not be above the second")
+        return self
 
 
 class ClassifierStage(Config):
@@ -90,13 +102,11 @@ class Arm(Config):
     @model_validator(mode="after")
     def _real_has_no_stages(self):
         if self.real and (self.trajectory or self.refine):
-            raise ValueError("an arm with 'real' has no model: set trajectory and refine to null")
+            raise ValueError(f"real = {self.real!r}: real images take no model; set trajectory and refine to null")
         if min(self.steps) < 1:
-            raise ValueError(f"steps = {min(self.steps)}: sampling takes at least 1 step")
+            raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
         if self.refine and max(self.steps) > 1:
-            raise ValueError("an arm with 'refine' is a one-step generator: set steps to [1]")
-        if self.trajectory and isinstance(self.trajectory.steps, EqualTotal):
-            raise ValueError("trajectory.steps takes a number; equal_total is for refine.steps")
+            raise ValueError(f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]")
         return self
 
 
@@ -128,6 +138,14 @@ class Suite(Config):
     base: Arm
     arms: dict[str, Any] = Field(min_length=1)
     tables: Tables
+
+    directives: ClassVar[tuple[str, ...]] = ("extends", "only")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {list(self.seeds)}: one stands twice; remove it")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +215,18 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
     return {p: v for key, child in value.items() for p, v in leaves(child, (*path, key)).items()}
 
 
+def differs(base: Arm, arm: Arm, keys: tuple[str, ...]) -> bool:
+    """Whether an arm has another value there than the base, or stands in a mapping that another `name` replaced."""
+
+    def at(config: Config, keys: tuple[str, ...]) -> Any:
+        value = config.model_dump(mode="json")
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    return any(at(base, path) != at(arm, path) for path in (keys, *((*keys[:n], "name") for n in range(len(keys)))))
+
+
 def find_suite(name: str) -> Path:
     """The file of a suite given by name (in workflow/suites) or by path."""
     path = Path(name)
@@ -211,19 +241,26 @@ def find_suite(name: str) -> Path:
 def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's mapping, merged over the suite that it `extends`; `only` keeps some arms."""
     if path in seen:
-        raise UserError(f"{path}: extends itself; name another suite")
+        raise UserError(f"{path}: extends itself, by way of {', '.join(map(str, seen))}; name another suite")
     data = read_yaml(path)
     parent, only = data.pop("extends", None), data.pop("only", None)
     if parent is not None:
-        data = merge(read_suite(find_suite(str(parent)), (*seen, path)), data)
-    if only is not None:
-        arms = data.get("arms", {})
+        try:
+            file = find_suite(str(parent))
+        except UserError as error:
+            raise UserError(f"{path}: extends = {parent!r}: {error}") from None
+        data = merge(read_suite(file, (*seen, path)), data)
+    arms, tables = data.get("arms"), data.get("tables")
+    if only is not None and isinstance(arms, dict) and isinstance(tables, dict):  # anything else fails in `validate`
+        if not isinstance(only, list) or not only:
+            raise UserError(f"{path}: only = {only!r}: must be a list of arms")
         for arm in only:
             if arm not in arms:
                 raise UserError(f"{path}: only = {arm!r}: unknown arm" + nearest(arm, arms))
         data["arms"] = {name: value for name, value in arms.items() if name in only}
-        for table in data.get("tables", {}).values():
-            table["rows"] = [row for row in table.get("rows", ()) if row in only or row not in arms]
+        for table in tables.values():
+            if isinstance(table, dict) and isinstance(table.get("rows"), list):
+                table["rows"] = [row for row in table["rows"] if row in only or row not in arms]
     return data
 
 
@@ -234,12 +271,11 @@ def load_plan(name: str) -> Plan:
     suite = validate(Suite, data, str(path))
     arms = {}
     for arm, override in suite.arms.items():
-        merged = merge(data["base"], override or {})
-        arms[arm] = validate(Arm, merged, f"{path}: arms.{arm}")
-        base = leaves(data["base"])
-        same = [".".join(p) for p, value in leaves(override or {}).items() if base.get(p, ...) == value]
-        if same:
-            raise UserError(f"{path}: arms.{arm} declares {same[0]}, but that is the base's value; remove it")
+        override = {} if override is None else override
+        arms[arm] = validate(Arm, merge(data["base"], override), str(path), ("arms", arm))
+        for keys, value in leaves(override).items():
+            if keys and not differs(suite.base, arms[arm], keys):
+                raise UserError(f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is the base's value; remove it")
     for table, spec in suite.tables:
         for row in spec.rows:
             if row not in arms:
@@ -261,14 +297,45 @@ def _check(plan: Plan, source: str) -> None:
         raise UserError(f"{source}: evaluation.samples = {suite.evaluation.samples}, but {data.name} has only "
                         f"{data.largest_sample} real images for each side of a comparison; lower it")
     if suite.evaluation.neighbours >= suite.evaluation.samples:
-        raise UserError(f"{source}: evaluation.neighbours = {suite.evaluation.neighbours} must be below evaluation.samples")
-    for name, arm in plan.arms.items():
-        for training in filter(None, (arm.trajectory, arm.refine)):
-            blocks = getattr(getattr(training.objective, "gan", None), "blocks", ())
-            for block in blocks:
-                if not 1 <= block <= suite.network.depth:
-                    raise UserError(f"{source}: arms.{name}: gan.blocks = {block}: the network has blocks 1 to "
-                                    f"{suite.network.depth}")
+        raise UserError(f"{source}: evaluation.neighbours = {suite.evaluation.neighbours}: must be below "
+                        f"evaluation.samples = {suite.evaluation.samples}")
+    if suite.evaluation.bands > data.image_size // 2:
+        raise UserError(f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side {data.image_size} have "
+                        f"only {data.image_size // 2} frequencies; lower it")
+    _check_training("classifier.training", suite.classifier.training, ("cross_entropy",), source)
+    _check_training("teacher.training", suite.teacher.training, ("flow_matching",), source)
+    students = tuple(name for name in OBJECTIVES if name not in ("cross_entropy", "flow_matching"))
+    for name, arm in {"base": suite.base, **{f"arms.{name}": arm for name, arm in plan.arms.items()}}.items():
+        for kind in ("trajectory", "refine"):
+            if training := getattr(arm, kind):
+                _check_training(f"{name}.{kind}", training, students, source)
+                _check_head(f"{name}.{kind}.objective", training.objective, suite, source)
+
+
+def _check_training(key: str, training: Training, objectives: tuple[str, ...], source: str) -> None:
+    """The objective is one for this stage, and the number of steps can be known."""
+    name = training.objective.name
+    if name not in objectives:
+        raise UserError(f"{source}: {key}.objective.name = {name!r}: not for this stage" + nearest(name, objectives))
+    if not isinstance(training.steps, int) and not key.endswith("refine"):
+        raise UserError(f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for "
+                        "refine.steps")
+
+
+def _check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
+    """The discriminator's blocks exist, and a head of the wished size can be built."""
+    gan = getattr(objective, "gan", None)
+    for block in gan.blocks if gan else ():
+        if not 1 <= block <= suite.network.depth:
+            raise UserError(f"{source}: {key}.gan.blocks = {list(gan.blocks)}: the network has blocks 1 to "
+                            f"{suite.network.depth}")
+    if gan and objective.discriminator != "none":
+        try:
+            with torch.device("meta"):
+                build_head(objective.discriminator, layers=len(gan.blocks), width=suite.network.width,
+                           grid=suite.data.image_size // suite.network.patch, parameters=gan.parameters)
+        except ValueError as error:
+            raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {error}") from None
 
 
 def cost_per_step(plan: Plan, training: Training) -> float:

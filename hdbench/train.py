@@ -77,6 +77,7 @@ class Trainer:
                  images: Tensor, labels: Tensor):
         self.updates, self.training, self.student, self.axes = updates, training, student, axes
         self.images, self.labels, self.step = images, labels, 0
+        self.device = next(student.parameters()).device
         self.optimizers = {update.name: self._optimizer(update) for update in updates}
         self.ema = {name: value.detach().clone() for name, value in student.state_dict().items()}
         self.history: dict[str, list[float]] = {}
@@ -96,11 +97,11 @@ class Trainer:
                 group["lr"] = factor * group["peak"]
             for repeat in range(update.repeats):
                 draws = Draws((*self.axes, self.step, update.name, repeat), self.images, self.labels, self.training.batch)
-                loss, values = update.loss(*update.draw(draws))
+                loss, values = update.loss(*(drawn.to(self.device) for drawn in update.draw(draws)))
                 loss.backward()
                 norms = {f"{name}_gradient_norm": nn.utils.clip_grad_norm_(module.parameters(), self.training.clip)
                          for name, module in update.modules.items()}
-                found = {key: float(value) for key, value in (values | norms).items()}
+                found = {key: float(value.detach()) for key, value in (values | norms).items()}
                 self._check(update.name, found)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)

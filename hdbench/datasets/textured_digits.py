@@ -23,6 +23,7 @@ class Configuration(Config):
     train: int = Field(8000, ge=2)
     test: int = Field(4000, ge=2)
     wavelength: float = Field(4.0, gt=2, description="of the texture, in pixels")
+    contrast: float = Field(0.7, ge=0, le=1, description="of the texture: ink is multiplied by 1 - contrast to 1")
 
     image_size: int = Field(16, ge=16, le=16)
     channels: int = Field(1, ge=1, le=1)
@@ -46,7 +47,7 @@ def build(configuration: Configuration) -> Splits:
         y, x = np.mgrid[:16, :16]
         direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]  # the two diagonals
         phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
-        texture = 0.5 + 0.5 * np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * configuration.wavelength) + phase)
-        images = np.rint(255 * shape * texture).astype(np.uint8)
+        wave = np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * configuration.wavelength) + phase)
+        images = np.rint(255 * shape * (1 - configuration.contrast * (0.5 - 0.5 * wave))).astype(np.uint8)
         splits[split] = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels[index])
     return splits

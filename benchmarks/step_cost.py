@@ -1,0 +1,124 @@
+"""Cost of one training step of each objective, in multiples of one bare forward of the same network and batch.
+
+Each objective runs in a process of its own, where steps (optimiser and EMA included) alternate with bare forwards, so
+that a ratio is paired and a drifting machine cancels.  Beside it: the evaluations that the objective counts, and the
+peak of memory above the start.  Run it with `make bench`; it is a benchmark, not a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+OBJECTIVES = {
+    "flow_matching": ({"name": "flow_matching"}, 1.0),
+    "meanflow": ({"name": "meanflow"}, 1.0),
+    "meanflow, guided": ({"name": "meanflow"}, 1.5),
+    "consistency, guided": ({"name": "consistency"}, 1.5),
+    "dmd, guided": ({"name": "dmd", "fake_steps_per_generator_step": 4}, 1.5),
+    "dmd + patch on teacher": ({"name": "dmd", "discriminator": "patch", "fake_steps_per_generator_step": 4,
+                                "gan": {"blocks": [3, 4]}}, 1.5),
+    "dmd2 + conv on fake": ({"name": "dmd", "discriminator": "conv", "fake_steps_per_generator_step": 4,
+                             "gan": {"blocks": [3], "feature_network": "fake"}}, 1.5),
+}
+
+
+def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str) -> dict[str, float]:
+    """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and peak memory in MB."""
+    import torch
+
+    from hdbench.discriminators import build_head
+    from hdbench.flow import guided
+    from hdbench.networks import TransformerConfig
+    from hdbench.networks.transformer import Transformer
+    from hdbench.objectives import OBJECTIVES as MODULES
+    from hdbench.objectives.base import Setting
+    from hdbench.runtime import set_up
+    from hdbench.suite import Training
+    from hdbench.train import Trainer
+
+    place = set_up(threads, device)
+    torch.manual_seed(0)
+    objective, guidance = OBJECTIVES[name]
+    training = Training.model_validate_json(json.dumps({"objective": objective, "steps": 10**6, "batch": batch,
+                                                        "learning_rate": 1e-4, "ema": 0.99}))
+
+    def network(mean_velocity: bool) -> Transformer:
+        config = TransformerConfig(width=width, depth=depth, heads=4, patch=2)
+        net = Transformer(config, image_size=16, channels=4, classes=10, mean_velocity=mean_velocity)
+        for parameter in net.parameters():  # as after training: no layer at zero
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+        return net.to(place)
+
+    teacher, student = network(False).requires_grad_(False), network(name != "flow_matching")
+    module = MODULES[objective["name"]]
+    setting = Setting(
+        student=student, learning_rate=1e-4, teacher=teacher, teacher_velocity=guided(teacher, guidance),
+        copy_teacher=lambda: network(False),
+        head=lambda head, gan: build_head(head, layers=len(gan.blocks), width=width, grid=8, parameters=60000).to(place))
+    images, labels = torch.randn(512, 4, 16, 16), torch.randint(10, (512,))
+    trainer = Trainer(module.updates(training.objective, setting), training, student, ("bench",), images, labels)
+    z, t, c = torch.randn(batch, 4, 16, 16).to(place), torch.rand(batch).to(place), labels[:batch].to(place)
+
+    def seconds(function) -> float:
+        begun = time.perf_counter()
+        function()
+        if place.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    def forward() -> None:
+        with torch.no_grad():
+            student(z, t, t, c)
+
+    base = _memory(place)
+    for function in (forward, trainer.train_step) * 2:
+        function()
+    pairs = [(seconds(forward), seconds(trainer.train_step), seconds(forward)) for _ in range(repeats)]
+    ratios = sorted(2 * step / (before + after) for before, step, after in pairs)
+    quartiles = statistics.quantiles(ratios, n=4)
+    terms = module.forward_equivalents(training.objective, depth, guidance != 1.0)
+    return {"ratio": statistics.median(ratios), "low": quartiles[0], "high": quartiles[2], "counted": sum(terms.values()),
+            "forward_ms": 1000 * statistics.median(before for before, _, _ in pairs), "peak_mb": _memory(place) - base}
+
+
+def _memory(place) -> float:
+    """Peak memory in MB: of the process on a CPU, of the allocator on a GPU."""
+    if place.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", choices=OBJECTIVES, help="one objective, in this process, as JSON")
+    options = vars(parser.parse_args())
+    if only := options.pop("only"):
+        print(json.dumps(measure(only, **options)))
+        return
+    print(f"width {options['width']}, depth {options['depth']}, 4x16x16, batch {options['batch']}, "
+          f"{options['repeats']} pairs, {options['threads']} thread(s), {options['device']}")
+    print(f"{'objective':24} {'step / forward':>15} {'quartiles':>14} {'counted':>8} {'forward ms':>11} {'peak MB':>8}")
+    for name in OBJECTIVES:
+        command = [sys.executable, __file__, "--only", name, *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} {found['counted']:8.2f} "
+              f"{found['forward_ms']:11.1f} {found['peak_mb']:8.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""One file of numbers a suite: every metric and every cost of every row of the plan, and the manifest of the run.
+
+`collect` writes it; `Numbers` reads it with 95% intervals.  Several chains: mean and t-interval over chains.  One chain:
+the value and 1.96 standard errors of sampling.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hdbench import artifact
+from hdbench.errors import UserError
+from hdbench.suite import Plan, Row
+
+COLUMNS = {"suite": "str", "arm": "str", "seed": "Int64", "nfe": "Int64", "metric": "str", "value": "float64",
+           "se": "float64", "n": "Int64", "protocol": "str", "digest": "str"}
+KEY = ["arm", "seed", "nfe", "metric"]
+
+Manifests = dict[str, dict[str, Any]]  # by stage id
+
+
+def with_count(metric: str, n: int) -> str:
+    """The metric's name with its sample count: `fd_train` and 4000 -> `fd_train_4k`, and 450 -> `fd_train_450`."""
+    return f"{metric}_{n // 1000}k" if n % 1000 == 0 else f"{metric}_{n}"
+
+
+def metrics_file(plan: Plan, results: Path) -> Path:
+    return results / plan.name / "metrics.csv"
+
+
+def collect(plan: Plan, results: Path, partial: bool = False) -> pd.DataFrame:
+    """One row a number (columns `COLUMNS`), written to results/<suite>/metrics.csv, and the run's manifest to run.json.
+
+    Raises UserError for a missing or broken artifact; with `partial`, stages that are missing are skipped.
+    """
+    stages = [stage for stage in plan.stages if not partial or artifact.exists(results, stage)]
+    manifests = {stage: artifact.load(results, stage)[1] for stage in stages}
+    numbers = [number | {"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe,
+                         "digest": plan.stage(row.stages["evaluate"]).digest}
+               for row in plan.rows if set(row.stages.values()) <= manifests.keys()
+               for number in (*metrics(plan, results, row), *costs(manifests, row))]
+    frame = pd.DataFrame(numbers, columns=list(COLUMNS)).astype(COLUMNS)
+    artifact.write_atomic(metrics_file(plan, results), frame.to_csv(index=False, lineterminator="\n"))
+    artifact.write_atomic(results / plan.name / "run.json", json.dumps(run_manifest(plan, manifests), indent=1) + "\n")
+    return frame
+
+
+def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
+    """What the row's evaluate stage measured."""
+    path, manifest = artifact.load(results, row.stages["evaluate"])
+    protocol = f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
+    for number in pd.read_csv(path / "metrics.csv", float_precision="round_trip").itertuples():
+        yield {"metric": with_count(number.metric, number.n), "value": number.value, "se": number.se, "n": number.n,
+               "protocol": protocol}
+
+
+def costs(manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:
+    """What the row's own stages cost, without the teacher that all share; nothing for real images."""
+    if "teacher" not in row.stages:
+        return
+    own = {kind: manifests[row.stages[kind]] for kind in ("trajectory", "refine") if kind in row.stages}
+    found = {"training_forward_equivalents": sum(m["forward_equivalents"] for m in own.values()),
+             "training_core_seconds": sum(m["core_seconds"] for m in own.values())}
+    if not own:
+        found["teacher_forward_equivalents"] = manifests[row.stages["teacher"]]["forward_equivalents"]
+    found |= {f"{kind}_core_seconds": manifest["core_seconds"] for kind, manifest in own.items()}
+    student = [manifests[row.stages["teacher"]], *own.values()][-1]
+    found |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
+    found["milliseconds_per_sample"] = manifests[row.stages["sample"]]["milliseconds_per_sample"]
+    for metric, value in found.items():
+        yield {"metric": metric, "value": value, "protocol": "cost"}
+
+
+def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
+    """Every finished stage of the plan with its cost (seconds) and environment."""
+    kept = ("id", "digest", "wall_seconds", "core_seconds", "environment")
+    return {"suite": plan.name, "title": plan.suite.title, "stages_of_plan": len(plan.stages), "stages_done": len(manifests),
+            "core_seconds": round(sum(m["core_seconds"] for m in manifests.values()), 3),
+            "stages": [{key: manifest[key] for key in kept} for manifest in manifests.values()]}
+
+
+def read_metrics(path: Path) -> pd.DataFrame:
+    """A file that `collect` wrote; UserError where it is missing or is not such a file."""
+    try:
+        frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan"], float_precision="round_trip")
+    except FileNotFoundError:
+        raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a file of metrics ({str(error).splitlines()[0]}); make it with `hdbench collect`") from None
+    return check(frame, str(path))
+
+
+def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
+    """The frame itself, or UserError where columns are wrong, a number stands twice, or two protocols are mixed."""
+    if list(frame.columns) != list(COLUMNS):
+        raise UserError(f"{source}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it with "
+                        "`hdbench collect`")
+    twice = frame[frame.duplicated(["suite", *KEY], keep=False)][KEY].drop_duplicates()
+    if len(twice):
+        named = "; ".join(" ".join(f"{key} {'-' if pd.isna(value) else value}" for key, value in zip(KEY, values))
+                          for values in twice.head(3).itertuples(index=False))
+        raise UserError(f"{source}: {len(twice)} numbers stand there more than once ({named}); make it again with "
+                        "`hdbench collect`")
+    protocols = frame.groupby("suite").protocol.agg(lambda column: set(column) - {"cost"})
+    if (mixed := [p for p in protocols if len(p) > 1]):
+        raise UserError(f"{source}: mixes the protocols {', '.join(sorted(mixed[0]))}; make it again with `hdbench collect`")
+    return frame
+
+
+def paired_difference(results: Path, plan: Plan, row_a: Row, row_b: Row, metric: str) -> tuple[float, float]:
+    """Value of a minus value of b and its standard error, sd(IF_a - IF_b) / sqrt(N): sample i of both had the same noise.
+
+    `metric` is a name of the evaluate stage, without a sample count (`fd_test`).  Raises UserError for a missing artifact
+    or metric.
+    """
+    values, influences = [], []
+    for row in (row_a, row_b):
+        path, _ = artifact.load(results, plan.stage(row.stages["evaluate"]).id)
+        table = pd.read_csv(path / "metrics.csv", index_col="metric", float_precision="round_trip")
+        with np.load(path / "influence.npz", allow_pickle=False) as file:
+            if metric not in table.index or metric not in file:
+                raise UserError(f"{path}: has no metric {metric!r}; it has {', '.join(table.index)}")
+            values.append(float(table.value[metric]))
+            influences.append(file[metric].astype(np.float64))
+    difference = influences[0] - influences[1]
+    return values[0] - values[1], float(difference.std(ddof=1) / len(difference) ** 0.5)
+
+
+class Interval(NamedTuple):
+    """A value and the half-width of its 95% interval; NaN where unknown."""
+
+    value: float
+    half_width: float
+
+
+MISSING = Interval(math.nan, math.nan)
+
+
+def interval(values: Sequence[float], standard_error: float = math.nan) -> Interval:
+    """Mean over chains and t-interval; for one value its sampling interval.  A value that is not finite leaves nothing."""
+    n = len(values)
+    if n == 0 or not np.isfinite(values).all():
+        return MISSING
+    if n == 1:
+        return Interval(float(values[0]), 1.96 * standard_error)
+    return Interval(float(np.mean(values)), float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)))
+
+
+class Entry(NamedTuple):
+    """A row of a table."""
+
+    arm: str
+    steps: int
+    nfe: int
+
+
+class Numbers:
+    """The suite's numbers by entry, over chains; UserError where the frame is not of this plan."""
+
+    def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path):
+        self.plan, self.results = plan, results
+        self.rows = {(row.arm, row.seed, row.nfe): row for row in plan.rows}
+        frame = check(frame)
+        frame = frame[frame.suite == plan.name]
+        seeds = [None if pd.isna(seed) else int(seed) for seed in frame.seed]
+        for arm, seed, nfe, digest in zip(frame.arm, seeds, frame.nfe, frame.digest):
+            row = self.rows.get((arm, seed, nfe))
+            if row is None or plan.stage(row.stages["evaluate"]).digest != digest:
+                raise UserError(f"metrics of arm {arm}, seed {seed}, nfe {nfe} are not of the present suite {plan.name}; "
+                                "run `hdbench collect` again")
+        self.frame = frame.assign(seed=pd.Series(seeds, index=frame.index, dtype=object))
+
+    def entries(self, arm: str) -> list[Entry]:
+        return list(dict.fromkeys(Entry(arm, row.steps, row.nfe) for row in self.plan.rows if row.arm == arm))
+
+    def counted(self, metric: str) -> str:
+        return with_count(metric, self.plan.suite.evaluation.samples)
+
+    def of(self, entry: Entry, metric: str | None = None) -> pd.DataFrame:
+        """Values and standard errors by seed."""
+        frame = self.frame
+        found = frame[(frame.arm == entry.arm) & (frame.nfe == entry.nfe) & (frame.metric == metric if metric else True)]
+        return found.set_index("seed")
+
+    def __call__(self, entry: Entry, metric: str) -> Interval:
+        found = self.of(entry, metric)
+        return interval(found.value.to_numpy(), found.se.iloc[0] if len(found) else math.nan)
+
+    def chains(self, entry: Entry) -> tuple[int, int]:
+        """How many have numbers, and how many the suite has."""
+        return (self.of(entry).index.nunique(dropna=False),
+                sum((row.arm, row.nfe) == (entry.arm, entry.nfe) for row in self.plan.rows))
+
+    def difference(self, entry: Entry, other: Entry, metric: str) -> Interval:
+        """Entry minus other, chain by chain; for a single chain by the paired influences of its samples."""
+        a, b = (self.of(e, self.counted(metric)).value for e in (entry, other))
+        seeds = [seed for seed in a.index if seed in b.index]
+        standard_error = math.nan
+        if len(seeds) == 1:
+            pair: list[Row] = [self.rows[e.arm, seeds[0], e.nfe] for e in (entry, other)]
+            try:
+                _, standard_error = paired_difference(self.results, self.plan, *pair, metric)
+            except UserError:  # a metrics file without its artifacts: the difference is known, its interval is not
+                pass
+        return interval([a[seed] - b[seed] for seed in seeds], standard_error)
+
+    def ratio(self, entry: Entry, other: Entry | None, metric: str) -> Interval:
+        """Other over entry, chain by chain."""
+        if other is None:
+            return MISSING
+        a, b = (self.of(e, metric).value for e in (entry, other))
+        return interval([b[seed] / a[seed] for seed in a.index if seed in b.index])

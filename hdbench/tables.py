@@ -1,0 +1,279 @@
+"""The suite's tables, as csv for machines, and as Markdown and LaTeX for people.
+
+Missing is "-", never 0, and a footnote says why.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from hdbench.arms import (base_arm, describe, equal_total, head_name, head_of, initialisation, is_teacher, same_from_trajectory,
+                          same_without_head)
+from hdbench.artifact import write_atomic
+from hdbench.collect import MISSING, Entry, Interval, Numbers, metrics_file, read_metrics
+from hdbench.suite import TABLES, Plan
+
+FOOTNOTES = {
+    "†": "Reconstruction: the paper gives no formula for its adaptive weighted discriminator.",
+    "‡": "Not available: the stages of this row have not all run.",
+    "§": "Fewer chains than the suite has; a single one has its sampling interval.",
+    "¶": "Not a number in at least one chain."}
+TEX = str.maketrans({
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
+    "Δ": r"$\Delta$", "±": r"$\pm$", "×": r"$\times$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "§": r"$^{\S}$",
+    "¶": r"$^{\P}$"})
+
+Cell = Interval | str | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column: its name in csv, its title for people, and the cell of an entry."""
+
+    key: str
+    title: str
+    cell: Callable[[Entry], Cell]
+    scale: float = 1.0  # of values for people; csv has them as they are
+    expected: bool = False  # a missing value gets a footnote
+    signed: bool = False
+
+
+def columns_of(table: str, numbers: Numbers) -> list[Column]:
+    """The columns of a table, all of them functions of an entry."""
+    plan, arms = numbers.plan, numbers.plan.arms
+    bands = plan.suite.evaluation.bands
+
+    def metric(name: str, title: str) -> Column:
+        key = numbers.counted(name)
+        title = title.replace(" N", key.removeprefix(name).replace("_", " "))
+        return Column(key=key, title=title, cell=lambda e: numbers(e, key), expected=True)
+
+    def cost(key: str, title: str, scale: float = 1.0) -> Column:
+        return Column(key=key, title=title, cell=lambda e: numbers(e, key), scale=scale)
+
+    def text(key: str, title: str, of: Callable[[Entry], Cell]) -> Column:
+        return Column(key=key, title=title, cell=of)
+
+    def against(reference: Callable[[str], str | None], title: str) -> list[Column]:
+        def cell(e: Entry) -> Cell:
+            other = reference(e.arm)
+            if other is None or arms[e.arm].real:
+                return MISSING
+            compared = numbers.entries(other)[0]
+            return "reference" if compared == e else numbers.difference(e, compared, "fd_test")
+
+        return [Column(key=numbers.counted("difference_fd_test"), title=title, cell=cell, signed=True),
+                text("difference_against", "", lambda e: reference(e.arm) or "")]
+
+    def control(e: Entry) -> str:
+        if same_from_trajectory(plan, e.arm) in (None, e.arm) or arms[e.arm].trajectory:
+            return "none"
+        return "equal total compute" if equal_total(plan, e.arm) else "equal stage-2 steps"
+
+    teachers = [entry for name, arm in arms.items() if is_teacher(arm) for entry in numbers.entries(name)]
+    teacher = max(teachers, key=lambda e: e.nfe, default=None)
+    method = text("method", "Method", lambda e: describe(plan, e.arm))
+    head = text("head", "Head", lambda e: head_name(arms[e.arm]))
+    start = text("initialisation", "Initialisation", lambda e: "-" if arms[e.arm].real else initialisation(arms[e.arm]))
+    steps, nfe = text("steps", "Steps", lambda e: e.steps or "-"), text("nfe", "NFE", lambda e: e.nfe or "-")
+    chains = text("chains", "Chains", lambda e: "-" if arms[e.arm].real else numbers.chains(e)[0])
+    quality = [metric("fd_train", "FD train N ↓"), metric("fd_test", "FD test N ↓"), metric("precision", "Precision ↑"),
+               metric("recall", "Recall ↑")]
+    power = [metric(f"power_band{band}", f"Band {band}") for band in range(1, bands + 1)]
+    training = cost("training_forward_equivalents", "Training, kFE", 1e-3)
+    speed = cost("milliseconds_per_sample", "ms/image")
+    if table == "main":
+        return [method, steps, nfe, chains, *quality, metric("accuracy", "Accuracy ↑"),
+                metric("classifier_score", "Score ↑"), *power, training, speed]
+    if table == "components":
+        return [method, text("td", "TD", lambda e: "yes" if arms[e.arm].trajectory else "no"),
+                text("dmd", "DMD", lambda e: "yes" if arms[e.arm].refine else "no"), head, nfe, chains, *quality, power[-1],
+                *against(lambda name: base_arm(plan), "Δ FD test to base")]
+    if table == "discriminators":
+        return [head, start, text("budget", "Stage-2 steps", lambda e: arms[e.arm].refine.steps if arms[e.arm].refine else "-"),
+                cost("head_parameters", "Head parameters"), chains, *quality,
+                *against(lambda name: same_without_head(plan, name), "Δ FD test to no head")]
+    if table == "initialisation":
+        return [head, start, text("control", "Control", control),
+                text("budget", "Stage-2 steps", lambda e: arms[e.arm].refine.steps if arms[e.arm].refine else "-"),
+                training, chains, *quality, *against(lambda name: same_from_trajectory(plan, name), "Δ FD test to TD start")]
+    return [method, nfe, cost("parameters", "Parameters"), cost("head_parameters", "Head parameters"), training,
+            cost("trajectory_core_seconds", "TD, core-s"), cost("refine_core_seconds", "Stage 2, core-s"), speed,
+            text("speed_up_time", "Teacher/own ms", lambda e: numbers.ratio(e, teacher, "milliseconds_per_sample")),
+            text("speed_up_nfe", "Teacher/own NFE", lambda e: Interval(teacher.nfe / e.nfe, 0) if teacher and e.nfe else MISSING)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A table with all its cells: caption, footnotes, columns, and by entry the cells and footnote marks."""
+
+    label: str
+    caption: str
+    footnotes: list[str]
+    columns: list[Column]
+    rows: list[tuple[Entry, list[Cell], str]]
+
+
+def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Cell]) -> str:
+    """Footnote marks of a row: reconstruction, missing, fewer chains, not a number."""
+    arm, (have, all_chains) = numbers.plan.arms[entry.arm], numbers.chains(entry)
+    found = numbers.of(entry)
+    broken = not found.value[found.metric.isin([column.key for column in columns])].map(math.isfinite).all()
+    itself = numbers.counted("fd_test") if arm.real == "test" else None  # test images against themselves measure nothing
+    missing = any(column.expected and cell == "-" for column, cell in zip(columns, map(for_people, columns, cells))
+                  if column.key != itself)
+    return "".join(mark for mark, holds in {
+        "†": (head_of(arm) or "").startswith("awd"), "‡": missing and not broken, "§": 0 < have < all_chains,
+        "¶": broken}.items() if holds)
+
+
+def render(numbers: Numbers, table: str, keys: list[str] | None = None) -> Rendered:
+    """The table of the suite's `tables.<table>`, or some of its columns; in main, real images stand on top."""
+    plan = numbers.plan
+    spec = getattr(plan.suite.tables, table)
+    real = [name for name, arm in plan.arms.items() if arm.real] if table == "main" else []
+    columns, rows = [column for column in columns_of(table, numbers) if keys is None or column.key in keys], []
+    for entry in (e for name in dict.fromkeys([*real, *spec.rows]) for e in numbers.entries(name)):
+        cells = [column.cell(entry) for column in columns]
+        rows.append((entry, cells, marks(numbers, entry, columns, cells)))
+    used = "".join(m for _, _, m in rows)
+    return Rendered(label=f"{plan.name}-{table}", caption=caption(numbers, spec.caption, [e for e, _, _ in rows]), columns=columns,
+                    rows=rows, footnotes=[f"{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used]
+                    + explanations(numbers, " ".join(column.title for column in columns)))
+
+
+def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
+    """The suite's caption, then what the numbers are."""
+    plan, seeds = numbers.plan, len(numbers.plan.suite.seeds)
+    kind = ("one chain, with its 95% sampling interval" if seeds == 1 else
+            f"means over {seeds} complete chains (teacher included) with 95% t-intervals")
+    if seeds > 1 and any(plan.arms[entry.arm].real for entry in entries):
+        kind += "; real images with 95% sampling intervals"
+    return f"{text.strip().rstrip('.')}. {plan.suite.title}. N = {plan.suite.evaluation.samples:,} images a set; {kind}."
+
+
+def explanations(numbers: Numbers, titles: str) -> list[str]:
+    """What the columns mean that do not explain themselves."""
+    arms, base = numbers.plan.arms, base_arm(numbers.plan)
+    protocol = ", ".join(sorted(set(numbers.frame.protocol) - {"cost"})) or "-"
+    teachers = [e for name, arm in arms.items() if is_teacher(arm) for e in numbers.entries(name)]
+    spent = for_people(None, numbers(teachers[0], "teacher_forward_equivalents"), 1e-3) if teachers else "-"
+    return [text for word, text in {
+        "Method": "A → B + C: stage 2 with objective B and discriminator head C, started from A; from a trajectory student "
+                  "(TD), this is HD.",
+        "FD": f"FD: Frechet distance in features of {protocol}, to real images of either split.",
+        "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
+        "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
+        "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which all "
+               "arms share."}.items() if word in titles]
+
+
+def number(value: float, decimals: int | None = None, signed: bool = False) -> str:
+    """1,234 or 0.0123: to `decimals`, or whole numbers whole and others to three digits."""
+    if decimals is None:
+        decimals = 0 if value == int(value) or abs(value) >= 100 else 2 - math.floor(math.log10(abs(value)))
+    text = f"{value:{'+' if signed else ''},.{decimals}f}"
+    return text.lstrip("+-") if float(text.replace(",", "")) == 0 else text
+
+
+def for_people(column: Column | None, cell: Cell, scale: float | None = None) -> str:
+    """`9.63 ± 0.42`, to two digits of the half-width; "-" where there is no value."""
+    if not isinstance(cell, Interval):
+        return f"{cell:,}" if isinstance(cell, int) else cell
+    scale, signed = scale or (column.scale if column else 1.0), bool(column and column.signed)
+    value, half = scale * cell.value, scale * cell.half_width
+    if not math.isfinite(value):
+        return "-"
+    if not math.isfinite(half) or half == 0:
+        return number(value, signed=signed) + (" ± 0" if half == 0 and column and column.expected else "")
+    decimals = max(0, 1 - math.floor(math.log10(float(f"{half:.1e}"))))
+    return f"{number(value, decimals, signed)} ± {number(half, decimals)}"
+
+
+def as_text(table: Rendered) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows for people; footnote marks stand in the first column."""
+    shown = [(index, column) for index, column in enumerate(table.columns) if column.title]
+    rows = [[for_people(column, cells[index]) for index, column in shown] for _, cells, _ in table.rows]
+    return [column.title for _, column in shown], [[row[0] + mark, *row[1:]] for row, (_, _, mark) in zip(rows, table.rows)]
+
+
+def to_csv(table: Rendered) -> str:
+    """Full precision; a column of half-widths beside each column of values; missing is empty."""
+    records = []
+    for entry, cells, mark in table.rows:
+        record = {"arm": entry.arm}
+        for column, cell in zip(table.columns, cells):
+            if isinstance(cell, Interval) or cell == "reference":
+                value, half = cell if isinstance(cell, Interval) else MISSING
+                record |= {column.key: value, f"{column.key}_half_width": half}
+            else:
+                record[column.key] = "" if cell == "-" else cell
+        notes = {"†": "reconstruction", "‡": "not available", "§": "fewer chains", "¶": "not a number"}
+        records.append(record | {"note": "; ".join(notes[m] for m in mark)})
+    return pd.DataFrame(records).to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(table: Rendered) -> str:
+    titles, rows = as_text(table)
+    text = pd.DataFrame(rows, columns=titles).to_markdown(
+        index=False, disable_numparse=True, colalign=["left", *["right"] * (len(titles) - 1)])
+    return "\n\n".join([table.caption, text, *table.footnotes]) + "\n"
+
+
+def to_tex(table: Rendered) -> str:
+    """A table environment for \\input; needs booktabs and graphicx."""
+    titles, rows = as_text(table)
+
+    def tex(text: str) -> str:
+        value, _, half = text.partition(" ± ")
+        return f"${value} \\pm {half}$".replace(",", "{,}") if half else (
+            f"${text}$".replace(",", "{,}") if text[:1] in "+-" and text[1:] else text.translate(TEX))
+
+    def tabular(kept: list[int]) -> str:
+        lines = [" & ".join(tex(row[i]) for i in kept) + r" \\" for row in (titles, *rows)]
+        return "\n".join([r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+                          rf"\begin{{tabular}}{{l{'r' * (len(kept) - 1)}}}", r"\toprule", lines[0], r"\midrule", *lines[1:],
+                          r"\bottomrule", r"\end{tabular}}"])
+
+    last = len(titles) if len(titles) <= 12 else 8  # a wide table goes on below itself, its first columns repeated
+    panels = [list(range(last))] + ([[0, 1, 2, *range(last, len(titles))]] if last < len(titles) else [])
+    notes = r" \\ ".join(note.translate(TEX) for note in table.footnotes)
+    return "\n".join([
+        "% needs \\usepackage{booktabs,graphicx}", r"\begin{table}[tbp]", r"\centering",
+        rf"\caption{{{table.caption.translate(TEX)}}}", rf"\label{{tab:{table.label}}}", r"\medskip",
+        "\n\\par\\medskip\n".join(map(tabular, panels)),
+        *([rf"\par\smallskip\raggedright\scriptsize {notes}"] if notes else []), r"\end{table}", ""])
+
+
+def write_tables(plan: Plan, frame: pd.DataFrame, results: Path, out: Path) -> list[Path]:
+    """All tables into out/<suite>/, each as csv, md and tex; the paths written."""
+    numbers, written = Numbers(plan, frame, results), []
+    for name in TABLES:
+        table = render(numbers, name)
+        for suffix, write in {"csv": to_csv, "md": to_markdown, "tex": to_tex}.items():
+            written.append(out / plan.name / f"{name}.{suffix}")
+            write_atomic(written[-1], write(table))
+    return written
+
+
+def print_main(plan: Plan, results: Path = Path("results"), out: Path = Path("paper_tables"), width: int = 118) -> None:
+    """The main table in at most `width` columns, then where tables, figures and report lie."""
+    numbers = Numbers(plan, read_metrics(metrics_file(plan, results)), results)
+    quality = map(numbers.counted, ("fd_train", "fd_test", "precision", "recall"))
+    table = render(numbers, "main", ["method", "nfe", *quality, "training_forward_equivalents"])
+    titles, rows = as_text(table)
+    others = [max(len(row[i]) for row in (titles, *rows)) for i in range(1, len(titles))]
+    limits = [max(20, width - sum(others) - 2 * len(others)), *[None] * len(others)]
+    print(tabulate(rows, headers=titles, tablefmt="simple", disable_numparse=True, maxcolwidths=limits,
+                   colalign=["left", *["right"] * len(others)]))
+    for note in [table.caption, *table.footnotes]:
+        print(textwrap.fill(note, width))
+    print(f"tables:  {out / plan.name}\nfigures: {out / plan.name / 'figures'}\nreport:  {results / plan.name / 'report.html'}")

@@ -1,0 +1,137 @@
+"""Data sets: what their splits hold, and that no shape crosses from train to test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from hdbench.datasets import DATASETS, digits, textured_digits
+
+
+def build(name: str, **settings):
+    module = DATASETS[name]
+    configuration = module.Configuration(**settings)
+    return configuration, module.build(configuration)
+
+
+SMALL = {"train": 600, "test": 300}
+
+
+def test_digits_split_sizes_and_content():
+    configuration, splits = build("digits")
+    assert list(splits) == ["train", "test"] and [len(splits[s][0]) for s in splits] == [1347, 450]
+    assert configuration.largest_sample == 450
+    original = load_digits()
+    every = torch.cat([images for images, _ in splits.values()]).flatten(1).numpy()
+    labels = torch.cat([labels for _, labels in splits.values()]).numpy()
+    def rows(ink, targets):
+        return sorted((tuple(row), int(label)) for row, label in zip(ink, targets))
+
+    assert rows(every, labels) == rows(np.rint(original.data * 255 / 16).astype(int), original.target)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_original_is_in_both_splits(seed):
+    """Compared as images, so a shape that occurs twice in the source would count too."""
+    parts = digits.originals(seed)
+    train, test = ({ink.tobytes() for ink in parts[split][0]} for split in ("train", "test"))
+    assert len(train) == 1347 and len(test) == 450 and not train & test
+
+
+def test_textured_digits_draw_each_split_from_its_own_originals(monkeypatch):
+    """Originals marked by where their ink is: upper rows for train, lower rows for test, none of it mixed."""
+    def marked(seed):
+        train, test = np.zeros((20, 8, 8)), np.zeros((10, 8, 8))
+        train[:, 1:3, 2:6], test[:, 5:7, 2:6] = 1.0, 1.0
+        return {"train": (train, np.arange(20) % 10), "test": (test, np.arange(10) % 10)}
+
+    monkeypatch.setattr(textured_digits, "originals", marked)
+    _, splits = build("textured_digits", **SMALL)
+    (train, _), (test, _) = splits["train"], splits["test"]
+    assert train[:, :, :8].any() and not train[:, :, 8:].any()
+    assert test[:, :, 8:].any() and not test[:, :, :8].any()
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_images_and_labels_are_well_formed(name):
+    configuration, splits = build(name, **(SMALL if name == "textured_digits" else {}))
+    for split, (images, labels) in splits.items():
+        side = configuration.image_size
+        assert images.dtype == torch.uint8 and images.shape == (len(labels), configuration.channels, side, side), split
+        assert labels.dtype == torch.int64 and set(labels.tolist()) == set(range(configuration.classes))
+        assert images.max() > 240 and images.min() == 0
+    if name == "textured_digits":
+        assert [len(images) for images, _ in splits.values()] == [600, 300]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_data_depend_on_the_seed_alone(name):
+    sizes = SMALL if name == "textured_digits" else {}
+    (_, first), (_, again), (_, other) = build(name, **sizes), build(name, **sizes), build(name, seed=1, **sizes)
+    for split in first:
+        assert all(torch.equal(a, b) for a, b in zip(first[split], again[split]))
+        assert not torch.equal(first[split][0], other[split][0])
+
+
+def test_the_test_split_does_not_depend_on_the_size_of_train():
+    _, small = build("textured_digits", **SMALL)
+    _, large = build("textured_digits", train=900, test=300)
+    assert torch.equal(small["test"][0], large["test"][0])
+
+
+@pytest.mark.parametrize(("train", "test", "largest"), [(8000, 4000, 4000), (6000, 4000, 3000), (8000, 500, 500), (7, 9, 3)])
+def test_largest_sample_fits_three_disjoint_sets(train, test, largest):
+    """Two disjoint parts of train and one of test, each of this size."""
+    configuration = textured_digits.Configuration(train=train, test=test)
+    assert configuration.largest_sample == largest
+    assert 2 * largest <= train and largest <= test
+
+
+def flat_ink(monkeypatch, **settings) -> torch.Tensor:
+    """Textured images of originals that are all ink: the texture alone, in [0, 1]."""
+    full = {split: (np.ones((4, 8, 8)), np.arange(4)) for split in ("train", "test")}
+    monkeypatch.setattr(textured_digits, "originals", lambda seed: full)
+    configuration = textured_digits.Configuration(**(SMALL | settings))
+    return textured_digits.build(configuration)["train"][0].double() / 255
+
+
+@pytest.mark.parametrize("wavelength", [3.0, 4.0, 8.0])
+def test_texture_has_its_wavelength_on_both_diagonals(monkeypatch, wavelength):
+    """Each image is 1/2 + 1/2 sin(k . (x, y) + phase) with |k| = 2 pi / wavelength: the least-squares fit is exact."""
+    images = flat_ink(monkeypatch, wavelength=wavelength)[:, 0].reshape(600, -1)
+    y, x = torch.meshgrid(torch.arange(16.0).double(), torch.arange(16.0).double(), indexing="ij")
+    residuals = []
+    for direction in (1, -1):
+        angle = 2 * torch.pi / wavelength * (x + direction * y).flatten() / 2**0.5
+        basis = torch.stack([torch.ones(256).double(), angle.sin(), angle.cos()], dim=1)
+        fit = torch.linalg.lstsq(basis, images.T).solution
+        residuals.append((images.T - basis @ fit).abs().amax(0))
+    best = torch.stack(residuals).argmin(0)
+    assert torch.stack(residuals).amin(0).max() < 1 / 255  # rounding to levels only
+    assert 0.4 < best.double().mean() < 0.6
+
+
+def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
+    """Where the digit has no ink there is none; shifts are by -1, 0 or 1 pixel each way, all of them used."""
+    one = np.zeros((1, 8, 8))
+    one[0, 4, 4] = 1.0
+    monkeypatch.setattr(textured_digits, "originals", lambda seed: {s: (one, np.array([7])) for s in ("train", "test")})
+    images, labels = textured_digits.build(textured_digits.Configuration(**SMALL))["train"]
+    assert (labels == 7).all()
+    rows, columns = ((images[:, 0] > 0).any(dim).int() for dim in (2, 1))
+    assert not images[:, :, :6].any() and not images[:, :, 13:].any()
+    assert not images[..., :6].any() and not images[..., 13:].any()
+    for profile in (rows, columns):
+        first = profile.argmax(1)
+        assert {6, 7, 8} <= set(first.tolist())
+
+
+def test_a_shift_moves_no_ink_to_the_opposite_edge(monkeypatch):
+    """An original with ink on its first row only has none on the last rows, wherever it is shifted to."""
+    top = np.zeros((1, 8, 8))
+    top[0, 0] = 1.0
+    monkeypatch.setattr(textured_digits, "originals", lambda seed: {s: (top, np.array([0])) for s in ("train", "test")})
+    images, _ = textured_digits.build(textured_digits.Configuration(**SMALL))["train"]
+    assert not images[:, :, 8:].any()
