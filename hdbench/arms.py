@@ -67,7 +67,7 @@ def same_without_head(plan: Plan, name: str) -> str | None:
 
 
 def same_from_trajectory(plan: Plan, name: str) -> str | None:
-    """The arm with the same stage 2 and head that starts from a trajectory stage, the suite's base one if there are several."""
+    """The arm with the same stage 2 and head from a trajectory stage, of several the suite's base one."""
     arm = plan.arms[name]
     if not arm.refine:
         return None

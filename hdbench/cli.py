@@ -160,6 +160,7 @@ def plan_command(suite, results):
     for stage, finished in done.items():
         parents = len(plan.stage(stage).parents)
         click.echo(f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  {'done' if finished else 'to do'}")
-    click.echo(f"{sum(done.values())} of {len(done)} stages done\n\ntraining of each arm, in forward-equivalents, without the teacher:")
+    click.echo(f"{sum(done.values())} of {len(done)} stages done\n\n"
+               "training of each arm, in forward-equivalents, without the teacher:")
     for name, arm in plan.arms.items():
         click.echo(f"{name:{max(map(len, plan.arms))}}  {'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}")

@@ -94,7 +94,8 @@ def read_metrics(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a file of metrics ({str(error).splitlines()[0]}); make it with `hdbench collect`") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: not a file of metrics ({reason}); make it with `hdbench collect`") from None
     return check(frame, str(path))
 
 
@@ -177,6 +178,8 @@ class Numbers:
                 raise UserError(f"metrics of arm {arm}, seed {seed}, nfe {nfe} are not of the present suite {plan.name}; "
                                 "run `hdbench collect` again")
         self.frame = frame.assign(seed=pd.Series(seeds, index=frame.index, dtype=object))
+        self.groups = {key: group.set_index("seed") for keys in (["arm", "nfe"], ["arm", "nfe", "metric"])
+                       for key, group in self.frame.groupby(keys)}
 
     def entries(self, arm: str) -> list[Entry]:
         return list(dict.fromkeys(Entry(arm, row.steps, row.nfe) for row in self.plan.rows if row.arm == arm))
@@ -186,9 +189,8 @@ class Numbers:
 
     def of(self, entry: Entry, metric: str | None = None) -> pd.DataFrame:
         """Values and standard errors by seed."""
-        frame = self.frame
-        found = frame[(frame.arm == entry.arm) & (frame.nfe == entry.nfe) & (frame.metric == metric if metric else True)]
-        return found.set_index("seed")
+        found = self.groups.get((entry.arm, entry.nfe, metric) if metric else (entry.arm, entry.nfe))
+        return self.frame[:0].set_index("seed") if found is None else found
 
     def __call__(self, entry: Entry, metric: str) -> Interval:
         found = self.of(entry, metric)

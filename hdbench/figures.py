@@ -23,13 +23,13 @@ from matplotlib.ticker import MaxNLocator
 
 from hdbench import artifact
 from hdbench.arms import describe, equal_total, head_name, head_of, initialisation, is_teacher
-from hdbench.discriminators import head_classes
+from hdbench.discriminators import HEADS
 from hdbench.images import load_images
 from hdbench.suite import Plan, Row
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (  # Okabe and Ito's colours, for every kind of sight
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-HEAD_COLOURS = dict(zip(("none", *head_classes()), (BLACK, ORANGE, GREEN, SKY, VERMILION, BLUE, PURPLE)))
+HEAD_COLOURS = dict(zip(("none", *HEADS), (BLACK, ORANGE, GREEN, SKY, VERMILION, BLUE, PURPLE)))
 STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
          "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "grid.linewidth": 0.5, "lines.linewidth": 1.2, "legend.frameon": False, "pdf.fonttype": 42, "savefig.dpi": 200}
@@ -100,14 +100,17 @@ def samples(sources: Sources) -> Figure:
             label = steps_label(sources, name, row.steps)
             if (folder := sources.folder(row.stages["sample"], label)):
                 shown.append((label, load_images(folder / "samples.npz")[0][:count]))
-    figure, axes = plt.subplots(max(len(shown), 1), count, squeeze=False, figsize=(3.0 + 0.42 * count, 0.42 * len(shown) + 0.4),
-                                gridspec_kw={"wspace": 0.06, "hspace": 0.06, "left": 0.36, "right": 1, "top": 1, "bottom": 0.05})
+    side, margin, lines = 0.42, 3.0, max(len(shown), 1)  # inches
+    width = margin + side * count
+    figure, axes = plt.subplots(lines, count, squeeze=False, figsize=(width, side * lines), gridspec_kw={
+        "wspace": 0.06, "hspace": 0.06, "left": margin / width, "right": 1, "top": 1, "bottom": 0})
     for axis in axes.flat:
         axis.set_axis_off()
     for line, (label, images) in zip(axes, shown):
         pixels = images.permute(0, 2, 3, 1).numpy()
         for axis, image in zip(line, pixels):
-            axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255,
+                        interpolation="nearest")
         line[0].text(-0.15, 0.5, label, transform=line[0].transAxes, ha="right", va="center")
     note_below(figure, sources.notes(plan.arms))
     return figure
@@ -211,16 +214,18 @@ def spectrum(sources: Sources) -> Figure:
     for colour, (name, arm) in zip(cycle((BLUE, VERMILION, GREEN, PURPLE)), models):
         for steps, style in zip(arm.steps, cycle(("-", "--", "-.", ":", (0, (1, 3))))):
             label = steps_label(sources, name, steps)
-            plot_power(left, relative_power(sources, sources.rows(name, steps), label), color=colour, linestyle=style, label=label)
+            power = relative_power(sources, sources.rows(name, steps), label)
+            plot_power(left, power, color=colour, linestyle=style, label=label)
     arms = refined_arms(sources)
     for name in arms:
-        plot_power(right, relative_power(sources, sources.rows(name, 1), sources.label(name)), **stage_two_style(sources, name))
+        power = relative_power(sources, sources.rows(name), sources.label(name))
+        plot_power(right, power, **stage_two_style(sources, name))
     half = plan.suite.data.image_size // 2
     edges = [part[-1] + 0.5 for part in np.array_split(np.arange(1, half + 1), plan.suite.evaluation.bands)[:-1]]
     for axis in (left, right):
         for name in (name for name, arm in plan.arms.items() if arm.real == "test"):
-            plot_power(axis, relative_power(sources, sources.rows(name), sources.label(name)), color="0.55", linestyle=(0, (4, 1)),
-                       linewidth=2.2, zorder=1, label=sources.label(name))
+            power = relative_power(sources, sources.rows(name), sources.label(name))
+            plot_power(axis, power, color="0.55", linestyle=(0, (4, 1)), linewidth=2.2, zorder=1, label=sources.label(name))
         axis.axhline(1, color="0.3", linewidth=0.7)
         for edge in edges:
             axis.axvline(edge, color="0.75", linewidth=0.7, linestyle=":")

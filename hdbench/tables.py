@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from hdbench.arms import (base_arm, describe, equal_total, head_name, head_of, initialisation, is_teacher, same_from_trajectory,
-                          same_without_head)
+from hdbench.arms import (base_arm, describe, equal_total, head_name, head_of, initialisation, is_teacher,
+                          same_from_trajectory, same_without_head)
 from hdbench.artifact import write_atomic
 from hdbench.collect import MISSING, Entry, Interval, Numbers, metrics_file, read_metrics
 from hdbench.suite import TABLES, Plan
@@ -46,6 +46,21 @@ class Column:
     signed: bool = False
 
 
+def against(numbers: Numbers, reference: Callable[[Plan, str], str | None], title: str) -> list[Column]:
+    """Difference of FD test to the arm that `reference` names for an entry's arm, and, in csv alone, that arm's name."""
+    plan = numbers.plan
+
+    def cell(e: Entry) -> Cell:
+        other = reference(plan, e.arm)
+        if other is None or plan.arms[e.arm].real:
+            return MISSING
+        compared = numbers.entries(other)[0]
+        return "reference" if compared == e else numbers.difference(e, compared, "fd_test")
+
+    return [Column(key=numbers.counted("difference_fd_test"), title=title, cell=cell, signed=True),
+            Column(key="difference_against", title="", cell=lambda e: reference(plan, e.arm) or "")]
+
+
 def columns_of(table: str, numbers: Numbers) -> list[Column]:
     """The columns of a table, all of them functions of an entry."""
     plan, arms = numbers.plan, numbers.plan.arms
@@ -62,17 +77,6 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     def text(key: str, title: str, of: Callable[[Entry], Cell]) -> Column:
         return Column(key=key, title=title, cell=of)
 
-    def against(reference: Callable[[str], str | None], title: str) -> list[Column]:
-        def cell(e: Entry) -> Cell:
-            other = reference(e.arm)
-            if other is None or arms[e.arm].real:
-                return MISSING
-            compared = numbers.entries(other)[0]
-            return "reference" if compared == e else numbers.difference(e, compared, "fd_test")
-
-        return [Column(key=numbers.counted("difference_fd_test"), title=title, cell=cell, signed=True),
-                text("difference_against", "", lambda e: reference(e.arm) or "")]
-
     def control(e: Entry) -> str:
         if same_from_trajectory(plan, e.arm) in (None, e.arm) or arms[e.arm].trajectory:
             return "none"
@@ -88,6 +92,7 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     quality = [metric("fd_train", "FD train N ↓"), metric("fd_test", "FD test N ↓"), metric("precision", "Precision ↑"),
                metric("recall", "Recall ↑")]
     power = [metric(f"power_band{band}", f"Band {band}") for band in range(1, bands + 1)]
+    budget = text("budget", "Stage-2 steps", lambda e: arms[e.arm].refine.steps if arms[e.arm].refine else "-")
     training = cost("training_forward_equivalents", "Training, kFE", 1e-3)
     speed = cost("milliseconds_per_sample", "ms/image")
     if table == "main":
@@ -96,19 +101,18 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     if table == "components":
         return [method, text("td", "TD", lambda e: "yes" if arms[e.arm].trajectory else "no"),
                 text("dmd", "DMD", lambda e: "yes" if arms[e.arm].refine else "no"), head, nfe, chains, *quality, power[-1],
-                *against(lambda name: base_arm(plan), "Δ FD test to base")]
+                *against(numbers, lambda plan, arm: base_arm(plan), "Δ FD test to base")]
     if table == "discriminators":
-        return [head, start, text("budget", "Stage-2 steps", lambda e: arms[e.arm].refine.steps if arms[e.arm].refine else "-"),
-                cost("head_parameters", "Head parameters"), chains, *quality,
-                *against(lambda name: same_without_head(plan, name), "Δ FD test to no head")]
+        return [head, start, budget, cost("head_parameters", "Head parameters"), chains, *quality,
+                *against(numbers, same_without_head, "Δ FD test to no head")]
     if table == "initialisation":
-        return [head, start, text("control", "Control", control),
-                text("budget", "Stage-2 steps", lambda e: arms[e.arm].refine.steps if arms[e.arm].refine else "-"),
-                training, chains, *quality, *against(lambda name: same_from_trajectory(plan, name), "Δ FD test to TD start")]
+        return [head, start, text("control", "Control", control), budget, training, chains, *quality,
+                *against(numbers, same_from_trajectory, "Δ FD test to TD start")]
     return [method, nfe, cost("parameters", "Parameters"), cost("head_parameters", "Head parameters"), training,
             cost("trajectory_core_seconds", "TD, core-s"), cost("refine_core_seconds", "Stage 2, core-s"), speed,
             text("speed_up_time", "Teacher/own ms", lambda e: numbers.ratio(e, teacher, "milliseconds_per_sample")),
-            text("speed_up_nfe", "Teacher/own NFE", lambda e: Interval(teacher.nfe / e.nfe, 0) if teacher and e.nfe else MISSING)]
+            text("speed_up_nfe", "Teacher/own NFE",
+                 lambda e: Interval(teacher.nfe / e.nfe, 0) if teacher and e.nfe else MISSING)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +149,10 @@ def render(numbers: Numbers, table: str, keys: list[str] | None = None) -> Rende
         cells = [column.cell(entry) for column in columns]
         rows.append((entry, cells, marks(numbers, entry, columns, cells)))
     used = "".join(m for _, _, m in rows)
-    return Rendered(label=f"{plan.name}-{table}", caption=caption(numbers, spec.caption, [e for e, _, _ in rows]), columns=columns,
-                    rows=rows, footnotes=[f"{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used]
-                    + explanations(numbers, " ".join(column.title for column in columns)))
+    footnotes = [f"{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used]
+    footnotes += explanations(numbers, " ".join(column.title for column in columns))
+    return Rendered(label=f"{plan.name}-{table}", caption=caption(numbers, spec.caption, [e for e, _, _ in rows]),
+                    footnotes=footnotes, columns=columns, rows=rows)
 
 
 def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
@@ -172,8 +177,8 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
         "FD": f"FD: Frechet distance in features of {protocol}, to real images of either split.",
         "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
         "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
-        "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which all "
-               "arms share."}.items() if word in titles]
+        "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which "
+               "all arms share."}.items() if word in titles]
 
 
 def number(value: float, decimals: int | None = None, signed: bool = False) -> str:
@@ -270,10 +275,11 @@ def print_main(plan: Plan, results: Path = Path("results"), out: Path = Path("pa
     quality = map(numbers.counted, ("fd_train", "fd_test", "precision", "recall"))
     table = render(numbers, "main", ["method", "nfe", *quality, "training_forward_equivalents"])
     titles, rows = as_text(table)
-    others = [max(len(row[i]) for row in (titles, *rows)) for i in range(1, len(titles))]
+    others = [max(len(title) + 2, *(len(row[i]) for row in rows)) for i, title in enumerate(titles) if i]
     limits = [max(20, width - sum(others) - 2 * len(others)), *[None] * len(others)]
     print(tabulate(rows, headers=titles, tablefmt="simple", disable_numparse=True, maxcolwidths=limits,
                    colalign=["left", *["right"] * len(others)]))
     for note in [table.caption, *table.footnotes]:
         print(textwrap.fill(note, width))
-    print(f"tables:  {out / plan.name}\nfigures: {out / plan.name / 'figures'}\nreport:  {results / plan.name / 'report.html'}")
+    tables = out / plan.name
+    print(f"tables:  {tables}\nfigures: {tables / 'figures'}\nreport:  {results / plan.name / 'report.html'}")

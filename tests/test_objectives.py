@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from oracles import Gaussian, Mixture, a_gaussian, a_mixture, gaussian_kl, sign_nodes, uniform_times
 from torch import Tensor, nn
 
-from hdbench.discriminators import Verdict, build_head, head_classes, parameter_count
+from hdbench.discriminators import HEADS, build_head, parameter_count
+from hdbench.discriminators.base import Verdict
 from hdbench.discriminators.awd import AwdLogit, AwdLoss, AwdPool
 from hdbench.discriminators.patch import Patch
 from hdbench.flow import expand, guided, interpolate
@@ -461,9 +462,9 @@ def test_awd_queries_of_a_layer_learn_different_weights():
     assert torch.stack(by_query).std(dim=-1).max() > 1e-5
 
 
-@pytest.mark.parametrize("name", head_classes())
+@pytest.mark.parametrize("name", HEADS)
 def test_weights_of_every_head_sum_to_one(name):
-    module = head(head_classes()[name], queries=2.0)
+    module = head(HEADS[name], queries=2.0)
     verdict = module(tokens())
     ones = torch.ones(5, dtype=torch.float64)
     assert verdict.logits.shape == verdict.weights.shape and verdict.token_weights.shape == (5, GRID**2)
@@ -472,9 +473,9 @@ def test_weights_of_every_head_sum_to_one(name):
     assert (verdict.weights >= 0).all() and (verdict.token_weights >= 0).all()
 
 
-@pytest.mark.parametrize("name", head_classes())
+@pytest.mark.parametrize("name", HEADS)
 def test_heads_judge_samples_one_by_one_and_read_every_layer_and_token(name):
-    module = head(head_classes()[name], queries=1.0)
+    module = head(HEADS[name], queries=1.0)
     real = tokens()
     torch.testing.assert_close(module([h[:2] for h in real]).logits, module(real).logits[:2])
     real = [h.requires_grad_() for h in real]
@@ -483,10 +484,10 @@ def test_heads_judge_samples_one_by_one_and_read_every_layer_and_token(name):
 
 
 def test_pooled_head_sees_the_mean_token_only():
-    module, real = head(head_classes()["pooled"]), tokens()
+    module, real = head(HEADS["pooled"]), tokens()
     shuffled = [h[:, torch.randperm(GRID**2, generator=rng())] for h in real]
     torch.testing.assert_close(module(real).logits, module(shuffled).logits)
-    conv = head(head_classes()["conv"])
+    conv = head(HEADS["conv"])
     assert not torch.allclose(conv(real).logits, conv(shuffled).logits, atol=1e-3)
 
 
@@ -534,7 +535,7 @@ def test_normalised_entropy():
 
 # parameter budgets of the heads
 
-@pytest.mark.parametrize("name", head_classes())
+@pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize(("layers", "width", "grid", "budget"), [(2, 64, 4, 20000), (1, 64, 4, 20000), (2, 32, 4, 8000),
                                                                  (3, 64, 8, 60000), (2, 128, 8, 100000)])
 def test_heads_meet_their_budget(name, layers, width, grid, budget):
@@ -653,7 +654,7 @@ def test_cost_of_trajectory_objectives(module, configuration, guidance):
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @pytest.mark.parametrize(("discriminator", "feature_network", "r1_weight"), [
-    ("none", "teacher", 0.0), *product(head_classes(), ["teacher", "fake"], [0.0, 0.5])])
+    ("none", "teacher", 0.0), *product(HEADS, ["teacher", "fake"], [0.0, 0.5])])
 def test_cost_of_distribution_matching(discriminator, feature_network, r1_weight, guidance):
     """Features run through 3 of 4 blocks; the frozen teacher's see a backward to the image, the fake score's to both."""
     settings = gan.GanConfiguration(feature_network=feature_network, r1_weight=r1_weight, blocks=(2, 3), parameters=4000)

@@ -6,34 +6,15 @@ sum_j weights_j loss(logits_j), so the heads differ in where the weighting happe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from torch import nn
 
-from torch import Tensor, nn
+from hdbench.discriminators.awd import AwdLogit, AwdLoss, AwdPool
+from hdbench.discriminators.conv import Conv
+from hdbench.discriminators.patch import Patch
+from hdbench.discriminators.pooled import Pooled
 
-
-class Verdict(NamedTuple):
-    logits: Tensor  # (B, M)
-    weights: Tensor  # (B, M), each row sums to 1
-    token_weights: Tensor  # (B, N), each row sums to 1: how much each token counts, for logs and figures
-
-
-def uniform(like: Tensor) -> Tensor:
-    """Rows (B, M) of 1/M."""
-    return like.new_full(like.shape, 1 / like.shape[1])
-
-
-def mlp(width: int, hidden: int) -> nn.Sequential:
-    """d -> hidden -> 1, on the last axis."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, 1))
-
-
-def head_classes() -> dict[str, type[nn.Module]]:
-    """name -> class(layers, width, grid, hidden); one line a head."""
-    from hdbench.discriminators import awd, conv, patch, pooled
-
-    return {"pooled": pooled.Pooled, "patch": patch.Patch, "conv": conv.Conv, "awd_loss": awd.AwdLoss,
-            "awd_logit": awd.AwdLogit, "awd_pool": awd.AwdPool}
+HEADS: dict[str, type[nn.Module]] = {"pooled": Pooled, "patch": Patch, "conv": Conv, "awd_loss": AwdLoss,
+                                     "awd_logit": AwdLogit, "awd_pool": AwdPool}  # name: class(layers, width, grid, hidden)
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -42,7 +23,7 @@ def parameter_count(module: nn.Module) -> int:
 
 def build_head(name: str, *, layers: int, width: int, grid: int, parameters: int) -> nn.Module:
     """The head whose hidden width brings its size closest to `parameters`; ValueError if that is over 10% off."""
-    build: Callable[..., nn.Module] = head_classes()[name]
+    build = HEADS[name]
 
     def size(hidden: int) -> int:
         return parameter_count(build(layers, width, grid, hidden))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hdbench.discriminators import Verdict, uniform
+from hdbench.discriminators.base import Verdict, uniform
 
 
 class Conv(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hdbench.discriminators import Verdict, mlp, uniform
+from hdbench.discriminators.base import Verdict, mlp, uniform
 
 
 class Patch(nn.Module):

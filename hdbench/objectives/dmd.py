@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from hdbench.config import Config
-from hdbench.discriminators import Verdict
+from hdbench.discriminators import HEADS
+from hdbench.discriminators.base import Verdict
 from hdbench.flow import Velocity, expand, generate, interpolate, velocity
 from hdbench.objectives import gan as adversarial
 from hdbench.objectives.base import Setting, Update
@@ -26,7 +27,7 @@ from hdbench.objectives.flow_matching import flow_matching_loss
 
 class Configuration(Config):
     name: Literal["dmd"] = "dmd"
-    discriminator: Literal["none", "pooled", "patch", "conv", "awd_loss", "awd_logit", "awd_pool"] = "none"
+    discriminator: Literal[("none", *HEADS)] = "none"
     gan: adversarial.GanConfiguration = adversarial.GanConfiguration()
     fake_steps_per_generator_step: int = Field(3, ge=1)
     fake_learning_rate: float = Field(4e-4, gt=0)

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hdbench.config import Config
-from hdbench.discriminators import Verdict
+from hdbench.discriminators.base import Verdict
 
 
 class GanConfiguration(Config):

@@ -1,0 +1,374 @@
+"""Collected numbers, intervals, comparisons and rendered tables, against direct computation on synthetic artifacts."""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from scipy import stats
+from tiny import tiny_plan, write_suite
+
+from hdbench import artifact, collect, figures, tables
+from hdbench.cli import main
+from hdbench.errors import UserError
+
+SEEDS = {"seeds": [0, 1, 2]}
+METRICS = ("fd_train", "fd_test", "precision", "recall", "accuracy", "classifier_score", "power_band1", "power_band2",
+           "power_band3", "power_band4")
+
+
+def synthetic(plan, generator=None) -> pd.DataFrame:
+    """Random numbers for every row of the plan, with the digests that the plan expects."""
+    generator, numbers = generator or np.random.default_rng(0), []
+    for row in plan.rows:
+        common = {"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe,
+                  "digest": plan.stage(row.stages["evaluate"]).digest}
+        names = [m for m in METRICS if not (plan.arms[row.arm].real == "test" and m == "fd_test")]
+        numbers += [common | {"metric": f"{name}_64", "value": generator.uniform(1, 9), "se": generator.uniform(0.1, 0.2),
+                              "n": 64, "protocol": "classifier:abc"} for name in names]
+        if row.seed is not None:
+            numbers += [common | {"metric": name, "value": generator.uniform(1e3, 9e3), "protocol": "cost"} for name in
+                        ("training_forward_equivalents", "milliseconds_per_sample", "parameters")]
+    return pd.DataFrame(numbers, columns=list(collect.COLUMNS)).astype(collect.COLUMNS)
+
+
+def values(frame, arm, metric, nfe=1) -> np.ndarray:
+    return frame[(frame.arm == arm) & (frame.nfe == nfe) & (frame.metric == metric)].value.to_numpy()
+
+
+def rendered(plan, frame, table, results=Path("nowhere")):
+    return tables.render(collect.Numbers(plan, frame, results), table)
+
+
+def rows_of(table) -> dict[str, dict[str, str]]:
+    """The csv by arm; of several sampling steps the first."""
+    records = csv.DictReader(io.StringIO(tables.to_csv(table)))
+    return {record["arm"]: record for record in reversed(list(records))}
+
+
+def publish(results, plan, stage_id, payload=None, **facts) -> None:
+    """A stage's artifact with these arrays or texts as files."""
+    folder, stage = artifact.folder(results, stage_id), plan.stage(stage_id)
+    folder.mkdir(parents=True)
+    for name, content in (payload or {}).items():
+        (folder / name).write_text(content) if isinstance(content, str) else np.savez(folder / name, **content)
+    manifest = {"id": stage_id, "kind": stage.kind, "digest": stage.digest, "config": stage.config, "parents": stage.parents,
+                "environment": {"torch": "2"}, "wall_seconds": 1.0, "core_seconds": 2.0, **facts,
+                "payload": {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in payload or {}}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def fake_run(results, plan) -> dict[str, np.ndarray]:
+    """Every stage of the plan as an artifact; returns the influences of fd_test by evaluate stage."""
+    generator, noise, influences = np.random.default_rng(1), np.random.default_rng(2).normal(size=64), {}
+    for number, (stage_id, stage) in enumerate(plan.stages.items()):
+        payload, facts = {}, {}
+        if stage.kind in ("teacher", "trajectory", "refine"):
+            facts = {"forward_equivalents": 1000.0 + number, "parameters": 50 + number, "core_seconds": 3.0 + number}
+            if stage.config["objective"].get("discriminator", "none") != "none":
+                facts["head_parameters"] = 2000
+        elif stage.kind == "sample" and "steps" in stage.config:
+            facts = {"milliseconds_per_sample": 0.5 + number}
+        elif stage.kind == "evaluate":
+            influences[stage_id] = 5 * noise + generator.normal(size=64)  # mostly shared noise: pairing must help
+            lines = [f"{name},{float(generator.uniform(1, 9))!r},0.25,64" for name in METRICS]
+            payload = {"metrics.csv": "\n".join(["metric,value,se,n", *lines]) + "\n",
+                       "influence.npz": {"fd_test": influences[stage_id]},
+                       "rings.npz": {"rings": np.array([2.0, 6.0, 1.0, 1.0]), "real": np.array([1.0, 2.0, 4.0, 1.0])}}
+        publish(results, plan, stage_id, payload, **facts)
+    return influences
+
+
+@pytest.mark.parametrize(("n", "name"), [(4000, "fd_4k"), (50000, "fd_50k"), (450, "fd_450"), (1500, "fd_1500"), (200, "fd_200")])
+def test_a_metrics_name_has_its_sample_count(n, name):
+    assert collect.with_count("fd", n) == name
+
+
+def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path):
+    plan = tiny_plan(tmp_path)
+    fake_run(tmp_path / "r", plan)
+    frame = collect.collect(plan, tmp_path / "r")
+    assert list(frame.columns) == ["suite", "arm", "seed", "nfe", "metric", "value", "se", "n", "protocol", "digest"]
+    row = next(row for row in plan.rows if row.arm == "hd_patch")
+    mine = frame[frame.arm == "hd_patch"].set_index("metric")
+    spent = {kind: artifact.load(tmp_path / "r", row.stages[kind])[1] for kind in ("teacher", "trajectory", "refine", "sample")}
+    assert mine.value["training_forward_equivalents"] == sum(spent[k]["forward_equivalents"] for k in ("trajectory", "refine"))
+    assert mine.value["refine_core_seconds"] == spent["refine"]["core_seconds"]
+    assert mine.value["training_core_seconds"] == mine.value["refine_core_seconds"] + mine.value["trajectory_core_seconds"]
+    assert mine.value["parameters"] == spent["refine"]["parameters"] and mine.value["head_parameters"] == 2000
+    assert mine.value["milliseconds_per_sample"] == spent["sample"]["milliseconds_per_sample"]
+    reference = next(stage.digest for stage in plan.stages.values() if stage.kind == "reference")
+    assert mine.protocol["fd_train_64"] == f"classifier:{reference}" and mine.protocol["parameters"] == "cost"
+    assert set(mine.digest) == {plan.stage(row.stages["evaluate"]).digest}
+    teacher = frame[(frame.arm == "teacher") & (frame.nfe == 4)].set_index("metric").value  # 2 guided steps
+    assert teacher["training_forward_equivalents"] == 0
+    assert teacher["teacher_forward_equivalents"] == spent["teacher"]["forward_equivalents"]
+    real = frame[frame.arm == "real_train"]
+    assert real.seed.isna().all() and set(real.nfe) == {0} and "cost" not in set(real.protocol)
+    pd.testing.assert_frame_equal(collect.read_metrics(collect.metrics_file(plan, tmp_path / "r")), frame)
+    run = json.loads((tmp_path / "r" / plan.name / "run.json").read_text())
+    assert {stage["id"] for stage in run["stages"]} == set(plan.stages)
+    assert run["core_seconds"] == pytest.approx(sum(stage["core_seconds"] for stage in run["stages"]))
+
+
+def test_collect_refuses_a_missing_stage_and_partial_leaves_out_its_rows_alone(tmp_path):
+    plan, results = tiny_plan(tmp_path), tmp_path / "r"
+    fake_run(results, plan)
+    whole = collect.collect(plan, results)
+    gone = next(row.stages["evaluate"] for row in plan.rows if row.arm == "hd")
+    (artifact.folder(results, gone) / "manifest.json").unlink()
+    with pytest.raises(UserError, match=re.escape(gone)):
+        collect.collect(plan, results)
+    part = collect.collect(plan, results, partial=True)
+    assert set(whole.arm) - set(part.arm) == {"hd"}
+    pd.testing.assert_frame_equal(part, whole[whole.arm != "hd"].reset_index(drop=True))
+
+
+def test_several_chains_have_their_mean_and_t_interval(tmp_path):
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    row, sample = rows_of(rendered(plan, frame, "main"))["hd"], values(frame, "hd", "fd_test_64")
+    low, high = stats.t.interval(0.95, len(sample) - 1, loc=sample.mean(), scale=stats.sem(sample))
+    assert float(row["fd_test_64"]) == pytest.approx(sample.mean(), rel=1e-12)
+    assert float(row["fd_test_64_half_width"]) == pytest.approx((high - low) / 2, rel=1e-9)
+    assert row["chains"] == "3"
+    assert "3 complete chains" in rendered(plan, frame, "main").caption
+
+
+def test_one_chain_has_its_sampling_interval(tmp_path):
+    plan = tiny_plan(tmp_path)
+    frame = synthetic(plan)
+    found = frame[(frame.arm == "hd") & (frame.metric == "recall_64")].iloc[0]
+    row = rows_of(rendered(plan, frame, "main"))["hd"]
+    assert float(row["recall_64"]) == found.value
+    assert float(row["recall_64_half_width"]) == pytest.approx(1.96 * found.se)
+    assert "one chain, with its 95% sampling interval" in rendered(plan, frame, "main").caption
+
+
+def test_real_images_are_on_top_of_the_main_table_even_where_the_suite_does_not_list_them(tmp_path):
+    plan = tiny_plan(tmp_path, {"tables.main.rows": ["hd", "teacher"]})
+    assert [entry.arm for entry, _, _ in rendered(plan, synthetic(plan), "main").rows] == [
+        "real_train", "real_test", "hd", "teacher", "teacher"]
+
+
+def test_a_missing_arm_is_a_dash_with_a_footnote(tmp_path):
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    whole = tables.to_markdown(rendered(plan, frame, "components"))
+    assert "‡" not in whole
+    text = tables.to_markdown(rendered(plan, frame[frame.arm != "hd_patch"], "components"))
+    line = next(line for line in text.splitlines() if "+ patch" in line)
+    assert [cell.strip() for cell in line.split("|")[6:-1]] == ["0", *["-"] * 6] and "patch‡" in line
+    assert "‡ Not available" in text
+    row = rows_of(rendered(plan, frame[frame.arm != "hd_patch"], "components"))["hd_patch"]
+    assert row["fd_test_64"] == "" and row["note"] == "not available"
+
+
+def test_an_empty_file_gives_tables_of_dashes(tmp_path):
+    plan = tiny_plan(tmp_path)
+    frame = synthetic(plan)[:0]
+    for name in ("main", "components", "discriminators", "initialisation", "cost"):
+        text = tables.to_markdown(rendered(plan, frame, name))
+        assert "±" not in text and not re.search(r"\d\.\d", text)
+
+
+def test_a_value_that_is_not_a_number_leaves_a_dash_with_its_own_footnote(tmp_path):
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    frame.loc[(frame.arm == "hd") & (frame.seed == 1) & (frame.metric == "recall_64"), "value"] = np.nan
+    table = rendered(plan, frame, "main")
+    row = rows_of(table)["hd"]
+    assert row["recall_64"] == "" and row["precision_64"] != "" and row["note"] == "not a number"
+    assert any(note.startswith("¶ Not a number") for note in table.footnotes)
+
+
+def test_fewer_chains_are_counted_and_marked(tmp_path):
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    frame = frame[~((frame.arm == "hd") & (frame.seed == 2))]
+    row = rows_of(rendered(plan, frame, "main"))["hd"]
+    assert row["chains"] == "2" and row["note"] == "fewer chains"
+    assert float(row["fd_test_64"]) == pytest.approx(values(frame, "hd", "fd_test_64").mean())
+
+
+def test_a_number_that_stands_twice_is_named(tmp_path):
+    plan = tiny_plan(tmp_path)
+    frame = synthetic(plan)
+    again = frame[(frame.arm == "hd") & (frame.metric == "recall_64")]
+    with pytest.raises(UserError, match="arm hd seed 0 nfe 1 metric recall_64"):
+        rendered(plan, pd.concat([frame, again]), "main")
+
+
+def test_numbers_of_another_configuration_or_protocol_are_refused(tmp_path):
+    plan = tiny_plan(tmp_path)
+    frame = synthetic(plan)
+    other = frame.copy()
+    other.loc[other.arm == "hd", "digest"] = "0" * 16
+    with pytest.raises(UserError, match="arm hd, seed 0, nfe 1"):
+        rendered(plan, other, "main")
+    frame.loc[frame.arm == "hd", "protocol"] = "classifier:xyz"
+    with pytest.raises(UserError, match="classifier:abc, classifier:xyz"):
+        rendered(plan, frame, "main")
+
+
+def test_paired_difference_is_that_of_the_samples(tmp_path):
+    plan, results = tiny_plan(tmp_path), tmp_path / "r"
+    influences = fake_run(results, plan)
+    frame = collect.collect(plan, results)
+    a, b = (next(row for row in plan.rows if row.arm == arm) for arm in ("hd_patch", "hd"))
+    difference, se = collect.paired_difference(results, plan, a, b, "fd_test")
+    one, two = (influences[row.stages["evaluate"]] for row in (a, b))
+    assert difference == pytest.approx((values(frame, "hd_patch", "fd_test_64") - values(frame, "hd", "fd_test_64"))[0])
+    variance = one.var(ddof=1) + two.var(ddof=1) - 2 * np.cov(one, two)[0, 1]
+    assert se == pytest.approx(np.sqrt(variance / 64))
+    row = rows_of(rendered(plan, frame, "discriminators", results))["hd_patch"]
+    assert float(row["difference_fd_test_64"]) == pytest.approx(difference)
+    assert float(row["difference_fd_test_64_half_width"]) == pytest.approx(1.96 * se)
+    alone = rows_of(rendered(plan, frame, "discriminators"))["hd_patch"]  # without artifacts: no interval, same value
+    assert float(alone["difference_fd_test_64"]) == pytest.approx(difference) and alone["difference_fd_test_64_half_width"] == ""
+    with pytest.raises(UserError, match="has no metric 'fid'"):
+        collect.paired_difference(results, plan, a, b, "fid")
+
+
+def test_differences_over_chains_are_paired_by_chain(tmp_path):
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    row = rows_of(rendered(plan, frame, "initialisation"))["dmd_total"]
+    paired = stats.ttest_rel(values(frame, "dmd_total", "fd_test_64"), values(frame, "hd", "fd_test_64"))
+    low, high = paired.confidence_interval(0.95)
+    assert float(row["difference_fd_test_64"]) == pytest.approx((low + high) / 2)
+    assert float(row["difference_fd_test_64_half_width"]) == pytest.approx((high - low) / 2)
+
+
+def test_comparisons_follow_from_configurations_not_from_names(tmp_path):
+    patch = {"objective": {"discriminator": "patch"}}
+    arms = {"a": {"refine": patch}, "b": {"trajectory": None}, "c": {}, "d": {"trajectory": None, "refine": patch},
+            "e": {"trajectory": None, "refine": {"steps": {"equal_total": "c"}}},
+            "f": {"trajectory": None, "refine": patch | {"steps": {"equal_total": "a"}}},
+            "g": {"trajectory": {"objective": {"name": "consistency"}}, "refine": patch},
+            "h": {"trajectory": None, "refine": None}}
+    listed = {f"tables.{name}": {"caption": "x", "rows": list(arms)} for name in
+              ("main", "components", "discriminators", "initialisation", "cost")}
+    plan = tiny_plan(tmp_path, {"arms": arms, **listed})
+    frame = synthetic(plan)
+
+    def against(table):
+        return {arm: row["difference_against"] for arm, row in rows_of(rendered(plan, frame, table)).items()}
+
+    assert against("discriminators") == {"a": "c", "b": "b", "c": "c", "d": "b", "e": "e", "f": "e", "g": "", "h": ""}
+    assert against("initialisation") == {"a": "a", "b": "c", "c": "c", "d": "a", "e": "c", "f": "a", "g": "a", "h": ""}
+    assert set(against("components").values()) == {"c"}
+    control = {arm: row["control"] for arm, row in rows_of(rendered(plan, frame, "initialisation")).items()}
+    assert (control["d"], control["f"], control["a"]) == ("equal stage-2 steps", "equal total compute", "none")
+    assert rows_of(rendered(plan, frame, "main"))["f"]["method"] == "Teacher → DMD + patch, equal total"
+
+
+def test_cost_ratios_are_to_the_teacher_at_its_most_steps(tmp_path):
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    row = rows_of(rendered(plan, frame, "cost"))["hd"]
+    ratios = values(frame, "teacher", "milliseconds_per_sample", nfe=8) / values(frame, "hd", "milliseconds_per_sample")
+    assert float(row["speed_up_time"]) == pytest.approx(ratios.mean())
+    assert float(row["speed_up_nfe"]) == 8  # 4 guided steps against one
+
+
+def test_reconstruction_is_printed_with_the_heads_it_is_about_and_only_there(tmp_path):
+    plan = tiny_plan(tmp_path)
+    for name in ("main", "components", "discriminators", "cost"):
+        table = rendered(plan, synthetic(plan), name)
+        notes = {arm: row["note"] for arm, row in rows_of(table).items()}
+        assert notes.pop("hd_awd_logit") == "reconstruction" and set(notes.values()) == {""}
+        assert "† Reconstruction" in tables.to_markdown(table) and r"$^{\dagger}$ Reconstruction" in tables.to_tex(table)
+    assert "Reconstruction" not in tables.to_markdown(rendered(plan, synthetic(plan), "initialisation"))
+
+
+def test_metric_columns_have_the_sample_count(tmp_path):
+    plan = tiny_plan(tmp_path)
+    header = next(csv.reader(io.StringIO(tables.to_csv(rendered(plan, synthetic(plan), "main")))))
+    assert [name for name in header if name.endswith("_64")] == [f"{name}_64" for name in METRICS]
+    assert "N = 64 images" in rendered(plan, synthetic(plan), "main").caption
+
+
+@pytest.mark.parametrize("name", ["main", "components", "discriminators", "initialisation", "cost"])
+def test_tex_is_balanced_and_escaped(tmp_path, name):
+    plan = tiny_plan(tmp_path, SEEDS | {"title": r"100% of a_b & {c} #1 ~ ^ $ \x"})
+    tex = tables.to_tex(rendered(plan, synthetic(plan), name))
+    assert r"100\% of a\_b \& \{c\} \#1 \textasciitilde{} \textasciicircum{} \$ \textbackslash{}x" in tex
+    opened = []
+    for command, environment in re.findall(r"\\(begin|end)\{(\w+)\}", tex):
+        if command == "begin":
+            opened.append(environment)
+        else:
+            assert opened.pop() == environment
+    assert not opened
+    bare = re.sub(r"\\[\\{}$%&#_]", "", tex)
+    assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
+    assert bare.isascii()
+    for body in re.findall(r"\\begin\{tabular\}\{(l r*|lr*)\}(.*?)\\end\{tabular\}", tex, re.DOTALL):
+        widths = {line.replace(r"\&", "").count("&") + 1 for line in body[1].splitlines() if line.endswith(r"\\")}
+        assert widths == {len(body[0])}
+
+
+@pytest.mark.parametrize(("value", "half", "signed", "text"), [
+    (9.6312, 0.4199, False, "9.63 ± 0.42"), (1234.5, 123.4, False, "1,234 ± 123"), (0.91234, 0.00996, False, "0.912 ± 0.010"),
+    (-1.25, 0.5, True, "-1.25 ± 0.50"), (1.25, 0.5, True, "+1.25 ± 0.50"), (-0.001, 0.5, True, "0.00 ± 0.50"),
+    (42.0, float("nan"), False, "42"), (0.01234, float("nan"), False, "0.0123"), (float("nan"), 1.0, False, "-"),
+    (float("inf"), 1.0, False, "-"), (0.0, 0.0, False, "0")])
+def test_numbers_have_two_digits_of_the_half_width(value, half, signed, text):
+    column = tables.Column(key="x", title="x", cell=lambda e: "-", signed=signed)
+    assert tables.for_people(column, collect.Interval(value, half)) == text
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", b"\xff\xfe\x00bad", ",".join(collect.COLUMNS) + "\ns,a,0,1,m,high,,,p,d\n"])
+def test_a_file_that_is_not_of_metrics_ends_in_one_sentence(tmp_path, content):
+    path, suite = tmp_path / "metrics.csv", write_suite(tmp_path)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for argument in (path, tmp_path / "absent.csv"):
+        result = CliRunner().invoke(main, ["tables", "--suite", str(suite), "--metrics", str(argument), "--out", str(tmp_path)])
+        assert result.exit_code == 2 and result.output.startswith(f"hdbench: {argument}: ") and result.output.count("\n") == 1
+
+
+def test_commands_from_artifacts_to_the_terminal(tmp_path):
+    changes = {"arms.hd_awd_logit.refine.objective.gan": {"relative_weight": 0.25, "r1_weight": 0.125}}  # a long name
+    plan = tiny_plan(tmp_path, changes)
+    where = ["--suite", str(write_suite(tmp_path, changes)), "--results", str(tmp_path / "r")]
+    fake_run(tmp_path / "r", plan)
+    out = ["--out", str(tmp_path / "out")]
+    for command in (["collect", *where], ["tables", *where, *out], ["show", *where, *out], ["plan", *where]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0, result.output
+        if command[0] == "show":
+            *table, tables_at, figures_at, report_at = result.output.splitlines()
+            assert max(map(len, table)) <= 118 and "relative weight 0.25" in " ".join(" ".join(table).split())
+            assert [line.split()[0] for line in (tables_at, figures_at, report_at)] == ["tables:", "figures:", "report:"]
+            assert report_at.endswith(f"{plan.name}/report.html")
+    assert {path.name for path in (tmp_path / "out" / plan.name).iterdir()} == {
+        f"{name}.{kind}" for name in ("main", "components", "discriminators", "initialisation", "cost")
+        for kind in ("csv", "md", "tex")}
+    assert f"{len(plan.stages)} of {len(plan.stages)} stages done" in result.output
+    assert all(stage in result.output for stage in plan.stages)
+
+
+def test_relative_power_is_samples_over_real(tmp_path):
+    plan, results = tiny_plan(tmp_path, {"seeds": [0, 1]}), tmp_path / "r"
+    fake_run(results, plan)
+    sources = figures.Sources(plan, results)
+    power = figures.relative_power(sources, sources.rows("hd"), "hd")
+    np.testing.assert_allclose(power, [[2, 3, 0.25, 1]] * 2)
+    assert not sources.missing
+
+
+def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
+    plan = tiny_plan(tmp_path)
+    written = figures.draw(plan, tmp_path / "nothing", tmp_path / "out")
+    assert {path.name for path in written} == {f"{n}.{k}" for n in ("samples", "curves", "spectrum") for k in ("pdf", "png")}
+    assert all(path.read_bytes()[:4] in (b"%PDF", b"\x89PNG") for path in written)
+    sources = figures.Sources(plan, tmp_path / "nothing")
+    figures.plt.close(figures.spectrum(sources))
+    assert "Not available" in sources.notes(plan.arms) and "Reconstruction" in sources.notes(plan.arms)
