@@ -5,7 +5,7 @@ CORES ?= all
 SUITE ?= demo
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo run test bench lint clean
+.PHONY: demo run test bench clean
 
 demo: run
 
@@ -18,9 +18,6 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/step_cost.py
-
-lint: $(INSTALLED)
-	$(VENV)/bin/snakemake --lint
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdbench needs Python 3.11 or newer; set PYTHON=")'

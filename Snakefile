@@ -5,8 +5,9 @@ import sys
 
 from snakemake.utils import min_version
 
+from hdbench.config import validate
 from hdbench.errors import UserError
-from hdbench.suite import KINDS, TABLES, load_plan
+from hdbench.suite import TABLES, RunConfig, load_plan
 
 min_version("9.0")
 
@@ -15,7 +16,8 @@ configfile: "workflow/config.yaml"
 
 
 try:
-    PLAN = load_plan(str(config["suite"]))
+    validate(RunConfig, config, "workflow/config.yaml or --config")
+    PLAN = load_plan(config["suite"])
 except UserError as error:
     print(f"hdbench: {error}", file=sys.stderr)
     sys.exit(2)
@@ -62,5 +64,5 @@ onsuccess:
 
 onerror:
     print("hdbench: some stages failed; rendering what there is (missing cells are '-')", file=sys.stderr)
-    for command in ("collect", "tables", "figures"):
-        subprocess.run([*HDBENCH, command, "--suite", SUITE, "--results", RESULTS, "--partial"], check=False)
+    for command in (["collect", "--partial"], ["tables", "--out", config["tables"]], ["figures", "--out", config["tables"]]):
+        subprocess.run([*HDBENCH, *command, "--suite", SUITE, "--results", RESULTS], check=False)

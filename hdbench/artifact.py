@@ -10,6 +10,7 @@ import platform
 import resource
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,15 +47,18 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     path = folder(results, stage_id)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found, payload = manifest["id"], manifest["payload"].items()
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
         raise UserError(f"{path}: this artifact does not exist yet; make it with `hdbench {kind} --stage {stage_id}` or "
                         "let `snakemake` make everything in order") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / MANIFEST}: cannot be read ({error}); delete that folder and run again") from None
-    if manifest.get("id") != stage_id:
-        raise UserError(f"{path}: its manifest is of {manifest.get('id')}; delete that folder and run again")
-    for name, digest in manifest["payload"].items():
+    except OSError as error:
+        raise UserError(f"{path / MANIFEST}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{path / MANIFEST}: not a manifest; delete the folder {path} and run again") from None
+    if found != stage_id:
+        raise UserError(f"{path / MANIFEST}: is of {found}; delete the folder {path} and run again")
+    for name, digest in payload:
         if not (path / name).is_file():
             raise UserError(f"{path / name}: named in the manifest but missing; delete the folder {path} and run again")
         if sha256(path / name) != digest:
@@ -88,19 +92,26 @@ class Work:
 
     @contextmanager
     def locked(self) -> Iterator[Work]:
-        """Create the folder and hold its lock; UserError where that cannot be, or another process works on the stage."""
+        """Hold the stage's lock, after waiting for another process that works on it; UserError where nothing can be written.
+
+        The lock goes with its process, however that ends.
+        """
+        file = self.path.with_suffix(".lock")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path.with_suffix(".lock")).open("w")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = file.open("w")
         except OSError as error:
-            raise UserError(f"{self.path.parent}: cannot be written ({error.strerror}); choose another --results folder") from None
+            raise UserError(f"{file.parent}: cannot be written ({error.strerror}); choose another --results folder") from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"{self.stage.id}: another process is working on this stage; wait for it or stop it") from None
+            except BlockingIOError:
+                print(f"{self.stage.id}: another process is working on this stage; waiting for it", file=sys.stderr, flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (self.final / MANIFEST).is_file():  # else the process that we waited for has published it
+                self.path.mkdir(exist_ok=True)
             yield self
-        self.path.with_suffix(".lock").unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
     def cost(self) -> dict[str, float]:
         """Wall and core seconds so far, over all runs of this stage."""

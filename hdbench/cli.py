@@ -43,7 +43,8 @@ def clean_errors(command):
     return wrapped
 
 
-suite_option = click.option("--suite", default="demo", show_default=True, help="Name in workflow/suites, or path of a YAML file.")
+suite_option = click.option("--suite", default="demo", show_default=True,
+                            help="Name in workflow/suites, or path of a YAML file.")
 results_option = click.option("--results", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
                               show_default=True, help="Folder of artifacts and metrics.")
 

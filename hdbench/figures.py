@@ -100,7 +100,8 @@ def samples(sources: Sources) -> Figure:
             label = steps_label(sources, name, row.steps)
             if (folder := sources.folder(row.stages["sample"], label)):
                 shown.append((label, load_images(folder / "samples.npz")[0][:count]))
-    side, margin, lines = 0.42, 3.0, max(len(shown), 1)  # inches
+    lines = max(len(shown), 1)
+    side, margin = min(0.42, 9.2 / lines), 3.0  # inches; the whole fits on a page
     width = margin + side * count
     figure, axes = plt.subplots(lines, count, squeeze=False, figsize=(width, side * lines), gridspec_kw={
         "wspace": 0.06, "hspace": 0.06, "left": margin / width, "right": 1, "top": 1, "bottom": 0})
@@ -131,7 +132,7 @@ def plot_chains(axis: Axes, history: pd.DataFrame, **line) -> None:
     """Rolling median over steps: the mean over chains, and a light band from the lowest to the highest chain."""
     if history.empty:
         return
-    smooth = history.rolling(max(1, len(history) // 20), center=True, min_periods=1).median()
+    smooth = history.rolling(max(1, len(history) // 10), center=True, min_periods=1).median()
     axis.plot(smooth.index, smooth.mean(axis=1), **line)
     if smooth.shape[1] > 1:
         axis.fill_between(smooth.index, smooth.min(axis=1), smooth.max(axis=1), color=line["color"], alpha=0.12, linewidth=0)

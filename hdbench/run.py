@@ -53,6 +53,8 @@ def run_stage(plan: Plan, stage: Stage, results: Path, device: torch.device, che
         artifact.load(results, parent)
     work = artifact.Work(results, stage)
     with work.locked():
+        if artifact.exists(results, stage.id):
+            return
         context = Context(plan=plan, results=results, work=work, stage=stage, label=label_of(plan, stage), device=device,
                           checkpoint_seconds=checkpoint_seconds)
         names, facts = STAGES[stage.kind](context)

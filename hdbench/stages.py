@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,12 +25,14 @@ from hdbench.images import load_images, save_images, to_float, to_uint8
 from hdbench.metrics import Estimate, classification, frechet, manifold, spectrum
 from hdbench.networks import TransformerConfig
 from hdbench.networks.classifier import Classifier, ClassifierConfig
-from hdbench.networks.transformer import Transformer
 from hdbench.objectives import OBJECTIVES
 from hdbench.objectives.base import Setting
 from hdbench.seeds import sample_noise, seed_of
 from hdbench.suite import Plan, Stage, Training
 from hdbench.train import Progress, Trainer, run
+
+if TYPE_CHECKING:
+    from hdbench.networks.transformer import Transformer
 
 WEIGHTS = "weights.safetensors"
 
@@ -221,6 +223,8 @@ def training_of(config: dict[str, Any]) -> Training:
 
 
 def new_network(context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]) -> Transformer:
+    from hdbench.networks.transformer import Transformer  # diffusers takes seconds to import; not every stage needs it
+
     config = TransformerConfig(**context.stage.config["network"])
     with seeded(*axes):
         network = Transformer(config, **shape(context.dataset()), mean_velocity=mean_velocity)

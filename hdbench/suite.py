@@ -148,6 +148,15 @@ class Suite(Config):
         return self
 
 
+class RunConfig(Config):
+    """workflow/config.yaml and what `snakemake --config` puts over it."""
+
+    suite: str
+    results: str
+    tables: str
+    device: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One artifact of the DAG: what it is, and the digest of configuration, parents and stage version that keys it."""

@@ -129,14 +129,15 @@ class Trainer:
                 tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
             for index, values in self.optimizers[update.name].state_dict()["state"].items():
                 tensors |= {f"optimizer/{update.name}/{index}/{key}": value for key, value in values.items()}
-        return tensors | {f"history/{key}": torch.tensor(v, dtype=torch.float64) for key, v in self.history.items()}
+        return tensors | {f"history/{column:03}/{key}": torch.tensor(values, dtype=torch.float64)
+                          for column, (key, values) in enumerate(self.history.items())}
 
     def load_state(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Inverse of `state`."""
+        """Inverse of `state`; a safetensors file does not keep the order of its tensors."""
         self.step = step
         under = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        self.ema = under("ema/")
-        self.history = {key: value.tolist() for key, value in under("history/").items()}
+        self.ema = {name: tensors[f"ema/{name}"] for name in self.ema}
+        self.history = {key.partition("/")[2]: value.tolist() for key, value in sorted(under("history/").items())}
         for update in self.updates:
             for name, module in update.modules.items():
                 module.load_state_dict(under(f"module/{name}/"))

@@ -106,6 +106,9 @@ def test_derivative_is_detached_and_value_is_not(network):
     assert value.requires_grad and not tangent.requires_grad
     with torch.no_grad():
         torch.testing.assert_close(value, network(z, r, t, c))
+    weight = torch.tensor(2.0, requires_grad=True)  # operations under PyTorch's own rules record a graph for the tangent
+    value, tangent = jvp(lambda x: weight * x**2, (torch.tensor(3.0),), (torch.tensor(1.0),))
+    assert value.requires_grad and not tangent.requires_grad and tangent.item() == 12
 
 
 def test_shapes_must_pair_up():

@@ -424,7 +424,7 @@ def test_awd_starts_at_uniform_weights(name):
 
 
 def test_awd_weights_by_hand():
-    """w = mean over layers and queries of softmax_i(q . K h_i / sqrt(size of q)), and the three readings of the weighting."""
+    """w = mean over layers and queries of softmax_i(q . K h_i / sqrt(size of q)), and the three readings of it."""
     real = tokens(seed=4)
     loss_head, logit_head, pool_head = (head(cls, 1.5) for cls in (AwdLoss, AwdLogit, AwdPool))
     weigh = loss_head.token_weights
@@ -548,7 +548,7 @@ def test_heads_meet_their_budget(name, layers, width, grid, budget):
 
 def test_heads_take_the_nearest_width():
     """No other hidden width of the patch head is closer: its size is hidden (width + 2) + 1 a layer."""
-    for budget in (5000, 7777, 20000):
+    for budget in (5000, 5030, 7777, 20000):
         size = parameter_count(build_head("patch", layers=2, width=64, grid=4, parameters=budget))
         sizes = [2 * (hidden * 66 + 1) for hidden in range(1, 400)]
         assert abs(size - budget) == min(abs(s - budget) for s in sizes)
