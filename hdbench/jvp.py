@@ -34,6 +34,8 @@ def _gelu(x: Dual, approximate: str = "none") -> Dual:
 
 def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Dual:
     """y = (x - mean) s with s = 1 / sd over the last axis; dy = s (dx - mean(dx) - y mean(y dx)), times the weight."""
+    if len(shape) != 1:
+        raise NotImplementedError("jvp of layer_norm over more than the last axis")
     y, _, s = torch.native_layer_norm(x[0], shape, None, None, eps)
     with torch.no_grad():
         dx = x[1]
@@ -44,6 +46,8 @@ def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Du
 
 def _attention(q: Dual, k: Dual, v: Dual, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_) -> Dual:
     """y = P v, P = softmax(S), S = q k' scale + mask; dP = P (dS - sum_j P dS), dy = dP v + P dv."""
+    if is_causal or dropout_p or (attn_mask is not None and attn_mask.dtype == torch.bool):
+        raise NotImplementedError("jvp of attention that is causal, drops out, or has a boolean mask: give an additive mask")
     scale = q[0].shape[-1] ** -0.5 if scale is None else scale
     scores = (q[0] * scale) @ k[0].mT
     p = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,13 +15,17 @@ def seed_of(*axes: str | int) -> int:
 
 
 def generator(*axes: str | int) -> torch.Generator:
-    """CPU generator of these axes; tensors are drawn on the CPU and moved, so a device never changes them."""
+    """CPU generator of these axes (PyTorch's keeps 32 bits of a seed); drawn on the CPU, so a device changes nothing."""
     return torch.Generator().manual_seed(seed_of(*axes))
 
 
 def sample_noise(axes: tuple[str | int, ...], indices: range, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal (len(indices), *shape) float32; row i depends on axes and indices[i] alone, not on the batch."""
-    return torch.stack([torch.randn(shape, generator=generator(*axes, index)) for index in indices])
+    """Standard normal (len(indices), *shape) float32; row i depends on axes and indices[i] alone, not on the batch.
+
+    Philox keeps the whole seed, so that no two of many samples start from the same noise.
+    """
+    rows = (np.random.Generator(np.random.Philox(seed_of(*axes, index))) for index in indices)
+    return torch.from_numpy(np.stack([row.standard_normal(shape, dtype=np.float32) for row in rows]))
 
 
 class Draws:

@@ -424,14 +424,14 @@ def test_awd_starts_at_uniform_weights(name):
 
 
 def test_awd_weights_by_hand():
-    """w = mean over layers and queries of softmax_i(q . K h_i / sqrt(size of q)), and the three readings of it."""
+    """w = mean over layers and queries of softmax_i(q . K_q h_i / sqrt(size of q)), and the three readings of it."""
     real = tokens(seed=4)
     loss_head, logit_head, pool_head = (head(cls, 1.5) for cls in (AwdLoss, AwdLogit, AwdPool))
     weigh = loss_head.token_weights
     w = torch.zeros(5, GRID**2, dtype=torch.float64)
     for h, key, queries in zip(real, weigh.keys, weigh.queries):
-        for q in queries:
-            w += torch.softmax((h @ key.weight.T) @ q / math.sqrt(len(q)), dim=1) / (LAYERS * len(queries))
+        for q, k in zip(queries, key.weight.unflatten(0, queries.shape)):
+            w += torch.softmax((h @ k.T) @ q / math.sqrt(len(q)), dim=1) / (LAYERS * len(queries))
     assert w.std() > 0.005
     verdict = loss_head(real)
     torch.testing.assert_close(verdict.token_weights, w)
@@ -446,7 +446,7 @@ def test_awd_weights_by_hand():
 
 
 def test_awd_queries_of_a_layer_learn_different_weights():
-    """Queries that start alike, on a shared key, and stay alike for ever would be one query, not several."""
+    """Queries that start alike and stay alike for ever would be one query, not several."""
     torch.manual_seed(0)
     module = AwdLoss(LAYERS, WIDTH, GRID, 12)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2, weight_decay=0.0)
@@ -457,7 +457,8 @@ def test_awd_queries_of_a_layer_learn_different_weights():
         gan.critic_loss(module(real), module(fake), "non_saturating").backward()
         optimizer.step()
     weights = module.token_weights
-    by_query = [torch.softmax(key(h) @ q.T, dim=1) for key, q, h in zip(weights.keys, weights.queries, real)]
+    by_query = [torch.softmax((key(h).unflatten(-1, q.shape) * q).sum(-1), dim=1)
+                for key, q, h in zip(weights.keys, weights.queries, real)]
     assert weights(real).std() > 1e-4  # it has learned to weigh at all
     assert torch.stack(by_query).std(dim=-1).max() > 1e-5
 

@@ -36,7 +36,7 @@ class Configuration(Config):
 
 
 def build(configuration: Configuration) -> Splits:
-    """Each image: an original drawn at random, upsampled x2, shifted by up to 1 pixel, ink times a sinusoid."""
+    """Each image: an original drawn at random, upsampled x2, shifted cyclically by up to 1 pixel, ink times a sinusoid."""
     splits = {}
     for number, (split, (ink, labels)) in enumerate(originals(configuration.seed).items()):
         rng = np.random.default_rng((configuration.seed, 1 + number))

@@ -1,8 +1,9 @@
 """The Adaptive Weighted Discriminator of HD (arXiv 2511.08930): **reconstruction**, the paper gives no formula.
 
-Token weights  w_i = mean over blocks l and queries m of softmax_i(q_lm . K_l h_li / sqrt(d))
+Token weights  w_i = mean over blocks l and queries m of softmax_i(q_lm . K_lm h_li / sqrt(d_k))
 `awd_loss`   sum_i w_i loss(s_li)    `awd_logit`  loss(sum_i w_i s_li)    `awd_pool`  loss(MLP_l(sum_i w_i V_l h_li))
-Queries start at zero, where the weights are uniform: there `awd_loss` is `patch` exactly.
+Queries start at zero, where the weights are uniform: there `awd_loss` is `patch` exactly.  Each query has a key map of
+its own; with a shared one, queries that start equal would get equal gradients and act as one for ever.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ QUERIES = 4
 
 
 class TokenWeights(nn.Module):
-    """w (B, N) of tokens h_l (B, N, d), each row summing to 1; keys have d/4 dimensions."""
+    """w (B, N) of tokens h_l (B, N, d), each row summing to 1; keys have d_k = d/4 dimensions."""
 
     def __init__(self, layers: int, width: int):
         super().__init__()
         size = max(width // 4, 1)
-        self.keys = nn.ModuleList(nn.Linear(width, size, bias=False) for _ in range(layers))
+        self.keys = nn.ModuleList(nn.Linear(width, QUERIES * size, bias=False) for _ in range(layers))
         self.queries = nn.Parameter(torch.zeros(layers, QUERIES, size))
 
     def forward(self, tokens: list[Tensor]) -> Tensor:
         scale = self.queries.shape[-1] ** -0.5
-        weights = [torch.softmax(key(h) @ q.T * scale, dim=1).mean(-1)
+        weights = [torch.softmax((key(h).unflatten(-1, q.shape) * q).sum(-1) * scale, dim=1).mean(-1)
                    for key, q, h in zip(self.keys, self.queries, tokens, strict=True)]
         return torch.stack(weights).mean(0)
 

@@ -43,8 +43,9 @@ def frechet_distance(features: np.ndarray, reference: GaussianReference) -> Esti
     mu, sigma, s = x.mean(0), np.cov(x, rowvar=False), reference.root
     inner = s @ sigma @ s
     eigenvalues = np.linalg.eigvalsh(inner)
+    eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[-1]]
     shift = mu - reference.mu
-    value = shift @ shift + np.trace(sigma) + np.trace(reference.sigma) - 2 * np.sqrt(eigenvalues.clip(min=0)).sum()
+    value = shift @ shift + np.trace(sigma) + np.trace(reference.sigma) - 2 * np.sqrt(eigenvalues).sum()
     gradient = np.eye(len(mu)) - s @ _power(inner, -0.5) @ s
     z = x - mu
     influence = 2 * z @ shift + np.einsum("ni,ij,nj->n", z, gradient, z, optimize=True) - np.trace(gradient @ sigma)

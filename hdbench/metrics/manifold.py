@@ -11,12 +11,12 @@ from hdbench.metrics import Estimate, mean
 
 def radii(features: Tensor, neighbours: int) -> Tensor:
     """Distance (N,) of each row of features (N, d) to its k-th nearest other row."""
-    return torch.cdist(features, features).kthvalue(neighbours + 1, dim=1).values
+    return torch.cdist(features.double(), features.double()).kthvalue(neighbours + 1, dim=1).values
 
 
 def covered(points: Tensor, centres: Tensor, radius: Tensor) -> np.ndarray:
     """(len(points),) bool: whether a point lies in any ball around centres (M, d) of radius (M,)."""
-    return (torch.cdist(points, centres) <= radius).any(1).numpy()
+    return (torch.cdist(points.double(), centres.double()) <= radius).any(1).numpy()
 
 
 def precision_recall(features: Tensor, reference: Tensor, neighbours: int) -> tuple[Estimate, Estimate]:

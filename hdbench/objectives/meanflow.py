@@ -38,7 +38,7 @@ def meanflow_residual(u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tenso
 
     The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows with r < t alone: elsewhere t - r multiplies it by 0.
     """
-    still, moving = r >= t, r < t
+    still, moving, v = r >= t, r < t, v.detach()
     residuals = []
     if still.any():
         residuals.append(u(z[still], r[still], t[still], c[still]) - v[still])
