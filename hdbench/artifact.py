@@ -101,12 +101,14 @@ class Work:
             file.parent.mkdir(parents=True, exist_ok=True)
             lock = file.open("w")
         except OSError as error:
-            raise UserError(f"{file.parent}: cannot be written ({error.strerror}); choose another --results folder") from None
+            raise UserError(f"{file.parent}: cannot be written ({error.strerror}); choose another --results "
+                            "folder") from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"{self.stage.id}: another process is working on this stage; waiting for it", file=sys.stderr, flush=True)
+                print(f"{self.stage.id}: another process is working on this stage; waiting for it", file=sys.stderr,
+                      flush=True)
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not (self.final / MANIFEST).is_file():  # else the process that we waited for has published it
                 self.path.mkdir(exist_ok=True)

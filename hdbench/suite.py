@@ -365,11 +365,12 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     if not (arm.refine and isinstance(arm.refine.steps, EqualTotal)):
         return arm
     other = arm.refine.steps.equal_total
+    where = f"{source}: arms.{name}.refine.steps.equal_total = {other!r}"
     if other not in plan.arms:
-        raise UserError(f"{source}: arms.{name}.refine.steps.equal_total = {other!r}: unknown arm" + nearest(other, plan.arms))
+        raise UserError(f"{where}: unknown arm" + nearest(other, plan.arms))
     target = plan.arms[other]
     if target.refine and isinstance(target.refine.steps, EqualTotal):
-        raise UserError(f"{source}: arms.{name}.refine.steps.equal_total = {other!r}: that arm's steps are not a number")
+        raise UserError(f"{where}: that arm's steps are not a number")
     spent = arm.trajectory.steps * cost_per_step(plan, arm.trajectory) if arm.trajectory else 0
     steps = round((total_cost(plan, target) - spent) / cost_per_step(plan, arm.refine))
     if steps < 1:
@@ -409,20 +410,19 @@ def _chain(plan: Plan, seed: int, source: str) -> None:
             student, config = data, {"split": arm.real}
             label = f"real-{arm.real}"
         else:
-            teacher = teacher or add("teacher", f"s{seed}", {"network": network, "seed": seed, **dump(suite.teacher.training)},
-                                     data=data)
-            student, label = teacher, f"teacher-s{seed}"
+            config = {"network": network, "seed": seed, **dump(suite.teacher.training)}
+            teacher = teacher or add("teacher", f"s{seed}", config, data=data)
+            student, label, objective = teacher, f"teacher-s{seed}", suite.teacher.training.objective
             stages["teacher"] = teacher.id
             for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
                 if training is not None:
                     objective = training.objective
-                    parts = (objective.name, getattr(objective, "discriminator", None), student.label if kind == "refine" else f"s{seed}")
-                    label = "-".join(filter(None, parts))
+                    parent = student.label if kind == "refine" else f"s{seed}"
+                    label = "-".join(filter(None, (objective.name, getattr(objective, "discriminator", None), parent)))
                     student = add(kind, label, {"network": network, "seed": seed, **guidance, **dump(training)},
                                   data=data, teacher=teacher, student=student)
                     stages[kind] = student.id
-            config = {"seed": suite.evaluation.seed, "sampler": "ode" if student is teacher else "consistency" if
-                      arm.refine is None and arm.trajectory.objective.name == "consistency" else "flow_map"}
+            config = {"seed": suite.evaluation.seed, "sampler": OBJECTIVES[objective.name].SAMPLER}
             if student is teacher:
                 config |= guidance
         for steps in arm.steps:

@@ -44,4 +44,5 @@ def build(configuration: Configuration) -> Splits:
     def as_images(ink: np.ndarray) -> Tensor:
         return torch.from_numpy(np.rint(ink * 255).astype(np.uint8)).unsqueeze(1)
 
-    return {split: (as_images(ink), torch.from_numpy(labels)) for split, (ink, labels) in originals(configuration.seed).items()}
+    splits = originals(configuration.seed).items()
+    return {split: (as_images(ink), torch.from_numpy(labels)) for split, (ink, labels) in splits}

@@ -36,5 +36,6 @@ def build_head(name: str, *, layers: int, width: int, grid: int, parameters: int
         low, high = (low, middle) if size(middle) >= parameters else (middle, high)
     hidden = min((low, high), key=lambda hidden: abs(size(hidden) - parameters))
     if abs(size(hidden) - parameters) > 0.1 * parameters:
-        raise ValueError(f"no width of head {name} comes within 10% of {parameters} parameters; the nearest has {size(hidden)}")
+        raise ValueError(f"no width of head {name} comes within 10% of {parameters} parameters; "
+                         f"the nearest has {size(hidden)}")
     return build(layers, width, grid, hidden)

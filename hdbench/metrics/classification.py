@@ -15,7 +15,8 @@ def accuracy(probabilities: np.ndarray, labels: np.ndarray) -> Estimate:
 def classifier_score(probabilities: np.ndarray) -> Estimate:
     """exp(mean_i KL(p_i || mean p)), the Inception score's formula (arXiv 1606.03498) with our classifier, one split.
 
-    The marginal's own sampling error is of second order, since sum_i p_i / mean p is constant; IF_i = score (KL_i - mean KL).
+    The marginal's own sampling error is of second order, since sum_i p_i / mean p is constant, so
+    IF_i = score (KL_i - mean KL).
     """
     p = probabilities.astype(np.float64).clip(min=1e-12)
     kl = (p * (np.log(p) - np.log(p.mean(0)))).sum(1)

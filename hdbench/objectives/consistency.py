@@ -19,6 +19,9 @@ from hdbench.flow import MeanVelocity, expand, interpolate
 from hdbench.objectives.base import Setting, Update, adaptive_mean_square
 
 
+SAMPLER = "consistency"  # how a network of this objective samples, see hdbench.stages.sample
+
+
 class Configuration(Config):
     name: Literal["consistency"] = "consistency"
     intervals: int = Field(40, ge=1, description="K, the number of equal time steps that the teacher's ODE is cut into")

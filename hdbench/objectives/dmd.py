@@ -25,6 +25,9 @@ from hdbench.objectives.base import Setting, Update
 from hdbench.objectives.flow_matching import flow_matching_loss
 
 
+SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.stages.sample
+
+
 class Configuration(Config):
     name: Literal["dmd"] = "dmd"
     discriminator: Literal[("none", *HEADS)] = "none"
@@ -99,7 +102,8 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         g = dmd_gradient(x_hat, interpolate(x_hat.detach(), eps_renoise, t), t, c, setting.teacher_velocity, fake)
         scalars = {"dmd_gradient_rms": rms(g)}
         if head is not None:
-            g_gan = adversarial.image_gradient(lambda x: adversarial.generator_loss(judge(x, eps_gan, t_gan, c), k.gan.loss), x_hat)
+            g_gan = adversarial.image_gradient(
+                lambda x: adversarial.generator_loss(judge(x, eps_gan, t_gan, c), k.gan.loss), x_hat)
             scale = k.gan.relative_weight * rms(g) / rms(g_gan).clamp(min=1e-12)
             cosine = F.cosine_similarity(g.flatten(1), g_gan.flatten(1)).mean()
             scalars |= {"gan_gradient_rms": rms(g_gan), "gradient_cosine": cosine}

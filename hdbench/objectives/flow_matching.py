@@ -13,6 +13,9 @@ from hdbench.flow import Velocity, interpolate, velocity
 from hdbench.objectives.base import Setting, Update
 
 
+SAMPLER = "ode"  # how a network of this objective samples, see hdbench.stages.sample
+
+
 class Configuration(Config):
     name: Literal["flow_matching"] = "flow_matching"
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels replaced by the null label, for guidance")

@@ -19,6 +19,9 @@ from hdbench.jvp import jvp
 from hdbench.objectives.base import Setting, Update, adaptive_mean_square
 
 
+SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.stages.sample
+
+
 class Configuration(Config):
     name: Literal["meanflow"] = "meanflow"
     prob_r_equals_t: float = Field(0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression")
