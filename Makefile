@@ -22,7 +22,7 @@ bench: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdbench needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -e '.[test]'
+	$(VENV)/bin/pip install --no-compile -e '.[test]'
 	@touch $@
 
 clean:  ## removes what was rendered and computed; the environment stays

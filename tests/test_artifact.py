@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -160,26 +162,56 @@ def test_a_folder_without_a_manifest_is_replaced(copied):
     artifact.load(results, stage.id)
 
 
-def test_two_processes_never_work_on_one_stage(copied):
-    plan, results, stage = copied
-    shutil.rmtree(folder(results, stage.id))
+def in_another_process(plan: Plan, stage: Stage, results: Path, monkeypatch, work) -> int:
+    """Start the stage in a forked process, with `work` in place of what it does, and return once it is at work."""
     reader, writer = os.pipe()
+
+    def at_work(context):
+        os.write(writer, b"at work")
+        return work(context)
+
     child = os.fork()
     if child == 0:
         try:
-            with Work(results, stage).locked():
-                os.write(writer, b"locked")
-                signal.pause()
+            monkeypatch.setitem(stages.STAGES, stage.kind, at_work)
+            run(plan, stage, results)
         finally:
-            os._exit(1)
-    assert os.read(reader, 6) == b"locked"
-    with pytest.raises(UserError) as error:
-        run(plan, stage, results)
-    assert str(error.value) == f"{stage.id}: another process is working on this stage; wait for it or stop it"
-    assert not artifact.exists(results, stage.id)
-    os.kill(child, signal.SIGKILL)
+            os._exit(0)
+    os.close(writer)  # so that the next line ends if the child does
+    assert os.read(reader, 7) == b"at work"
+    os.close(reader)
+    return child
+
+
+def test_a_second_process_waits_for_the_first_and_takes_its_result(copied, monkeypatch, capfd):
+    plan, results, stage = copied
+    shutil.rmtree(folder(results, stage.id))
+    do = stages.STAGES["teacher"]
+    child = in_another_process(plan, stage, results, monkeypatch, lambda context: time.sleep(0.5) or do(context))
+    monkeypatch.setitem(stages.STAGES, "teacher", lambda context: pytest.fail("the stage was run twice"))
+    run(plan, stage, results)
+    assert f"{stage.id}: another process is working on this stage; waiting for it\n" in capfd.readouterr().err
+    artifact.load(results, stage.id)
     os.waitpid(child, 0)
-    run(plan, stage, results)  # a killed process holds no lock
+    assert [path.name for path in (results / "stages/teacher").iterdir()] == [folder(results, stage.id).name]
+
+
+def test_a_second_process_takes_over_from_one_that_was_killed(copied, monkeypatch):
+    plan, results, stage = copied
+    shutil.rmtree(folder(results, stage.id))
+    child = in_another_process(plan, stage, results, monkeypatch, lambda context: signal.pause())
+    seen = []
+
+    def kill() -> None:
+        seen.append(artifact.exists(results, stage.id))
+        os.kill(child, signal.SIGKILL)
+
+    timer = threading.Timer(0.5, kill)
+    timer.start()
+    run(plan, stage, results)
+    timer.join()
+    os.waitpid(child, 0)
+    assert seen == [False]  # while the first process lived, the second did not work
     artifact.load(results, stage.id)
 
 
@@ -189,8 +221,8 @@ def test_results_that_cannot_be_written(tmp_path, monkeypatch):
     suite, results = write_suite(tmp_path), tmp_path / "file/results"
     result = CliRunner().invoke(main, ["data", "--suite", str(suite), "--results", str(results)])
     assert result.exit_code == 2
-    assert result.output == (f"hdbench: {results}/stages/data: cannot be written (Not a directory); choose another --results "
-                             "folder\n")
+    assert result.output == (f"hdbench: {results}/stages/data: cannot be written (Not a directory); choose another "
+                             "--results folder\n")
 
 
 @pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: b"not a checkpoint", lambda raw: raw[:len(raw) // 2]])

@@ -106,8 +106,8 @@ def test_a_shared_stage_needs_no_arm(plan, kind):
     (("refine", "hd", 1, None), "--seed = 1: suite tiny has the seeds 0, 4"),
     (("sample", "td", None, 3), "--steps = 3: arm td samples with 1, 2 steps"),
     (("refine", "td", None, None), "arm td has no refine stage; its stages are teacher, trajectory, sample, evaluate"),
-    (("refine", None, None, None), "say which stage: --arm NAME or --stage ID; arms of tiny: real_train, real_test, teacher, "
-     "td, cd, hd, hd_patch, hd_awd_logit, dmd, dmd_total")])
+    (("refine", None, None, None), "say which stage: --arm NAME or --stage ID; arms of tiny: real_train, real_test, "
+     "teacher, td, cd, hd, hd_patch, hd_awd_logit, dmd, dmd_total")])
 def test_a_stage_that_is_not_there(plan, tmp_path, arguments, sentence):
     with pytest.raises(UserError) as error:
         find_stage(plan, *arguments)

@@ -58,8 +58,8 @@ MISTAKES = [
     ("teacher.training.steps", "many", "teacher.training.steps = \"many\": must be an integer"),
     ("teacher.training.steps", 1.5, "teacher.training.steps = 1.5: must be an integer"),
     ("teacher.training.batch", True, "teacher.training.batch = true: must be an integer"),
-    ("teacher.training.learning_rate", "1e-3", "teacher.training.learning_rate = \"1e-3\": must be a number; YAML takes this "
-     "for a text, write the number with a point, as in 1.0e-3"),
+    ("teacher.training.learning_rate", "1e-3", "teacher.training.learning_rate = \"1e-3\": must be a number; YAML takes "
+     "this for a text, write the number with a point, as in 1.0e-3"),
     ("teacher.training.learning_rate", math.nan, "teacher.training.learning_rate = NaN: must be a finite number"),
     ("title", 3, "title = 3: must be a text"),
     ("seeds", 0, "seeds = 0: must be a list"),
@@ -109,14 +109,14 @@ MISTAKES = [
     ("seeds", [0, 0], "seeds = [0, 0]: one stands twice; remove it"),
     # combinations
     ("network.patch", 3, "network.patch = 3 does not divide the image side 8; choose a divisor"),
-    ("network.heads", 3, "network = {\"width\": 16, \"depth\": 2, \"heads\": 3, \"patch\": 2}: width 16 must be a multiple of "
-     "2 * heads = 6"),
+    ("network.heads", 3, "network = {\"width\": 16, \"depth\": 2, \"heads\": 3, \"patch\": 2}: width 16 must be a multiple "
+     "of 2 * heads = 6"),
     ("base.refine.objective.gan.blocks", [1, 3],
      "base.refine.objective.gan.blocks = [1, 3]: the network has blocks 1 to 2"),
     ("arms.hd_patch.refine.objective.gan", {"blocks": [0]},
      "arms.hd_patch.refine.objective.gan.blocks = [0]: the network has blocks 1 to 2"),
-    ("arms.hd_patch.refine.objective.gan", {"parameters": 3}, "arms.hd_patch.refine.objective.gan.parameters = 3: no width of "
-     "head patch comes within 10% of 3 parameters; the nearest has 38"),
+    ("arms.hd_patch.refine.objective.gan", {"parameters": 3}, "arms.hd_patch.refine.objective.gan.parameters = 3: no width "
+     "of head patch comes within 10% of 3 parameters; the nearest has 38"),
     ("evaluation.samples", 700,
      "evaluation.samples = 700, but digits has only 450 real images for each side of a comparison; lower it"),
     ("evaluation.neighbours", 64, "evaluation.neighbours = 64: must be below evaluation.samples = 64"),
@@ -268,7 +268,8 @@ def test_another_head_changes_that_arms_own_stages_alone(tmp_path):
     ("data.seed", 1, True), ("classifier.seed", 1, True), ("classifier.network.width", 16, True),
     ("classifier.training.batch", 8, True), ("evaluation.samples", 32, True), ("evaluation.neighbours", 2, True),
     ("evaluation.bands", 2, True), ("evaluation.seed", 1, False), ("network.width", 32, False),
-    ("teacher.guidance", 2.0, False), ("teacher.guidance_interval", [0.0, 0.5], False), ("teacher.training.steps", 9, False)])
+    ("teacher.guidance", 2.0, False), ("teacher.guidance_interval", [0.0, 0.5], False),
+    ("teacher.training.steps", 9, False)])
 def test_no_setting_can_change_without_new_metrics(tmp_path, key, value, real_too):
     """A setting of data, classifier or evaluation reaches every row, one of the networks every row but real images."""
     before, after = tiny_plan(tmp_path), tiny_plan(tmp_path, {key: value})
