@@ -25,5 +25,5 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/pip install --no-compile -e '.[test]'
 	@touch $@
 
-clean:  ## removes what was rendered and computed; the environment stays
+clean:  ## removes what was computed; the environment and rendered tables stay
 	rm -rf results .snakemake

@@ -1,5 +1,6 @@
 # hdbench: teacher -> trajectory distillation -> distribution matching -> samples -> metrics -> tables, figures, report.
 # A suite's stages are keyed by digest, so rules only wire paths; what a stage does is `hdbench <kind> --help`.
+import shlex
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from hdbench.config import validate
 from hdbench.errors import UserError
 from hdbench.suite import TABLES, RunConfig, load_plan
 
-min_version("9.0")
+min_version("9.8")
 
 
 configfile: "workflow/config.yaml"
@@ -22,11 +23,21 @@ except UserError as error:
     print(f"hdbench: {error}", file=sys.stderr)
     sys.exit(2)
 
-SUITE, RESULTS, RENDERED = config["suite"], config["results"], f"{config['tables']}/{PLAN.name}"
+RESULTS, RENDERED = config["results"], f"{config['tables']}/{PLAN.name}"
 METRICS = f"{RESULTS}/{PLAN.name}/metrics.csv"
 REPORT = f"{RESULTS}/{PLAN.name}/report.html"
+SUITE = ["--suite", config["suite"], "--results", RESULTS]
+OUT = ["--out", config["tables"]]
 HDBENCH = [sys.executable, "-m", "hdbench"]
-STAGE = f"--suite {SUITE} --results {RESULTS} --device {config['device']}"
+
+
+def command(kind, *options):
+    """The shell's words for a subcommand, quoted; a stage's rule adds its id and threads."""
+    return shlex.join([*HDBENCH, kind, *SUITE, *options]).replace("{", "{{").replace("}", "}}")
+
+
+def stage_command(kind):
+    return command(kind, "--device", config["device"]) + f" --stage {kind}/{{wildcards.stage}} --threads {{threads}}"
 
 
 def manifest(stage):
@@ -34,7 +45,8 @@ def manifest(stage):
 
 
 def parents(kind):
-    return lambda wildcards: [manifest(stage) for stage in PLAN.stage(f"{kind}/{wildcards.stage}").parents.values()]
+    """A digest names its content, so a parent that is merely newer (a copy, a checkout) runs nothing again."""
+    return lambda wildcards: [ancient(manifest(stage)) for stage in PLAN.stage(f"{kind}/{wildcards.stage}").parents.values()]
 
 
 localrules:
@@ -59,10 +71,10 @@ include: "workflow/rules/render.smk"
 
 onsuccess:
     subprocess.run([sys.executable, "-m", "snakemake", "--report", REPORT, "--quiet", "all", "--nolock", "--config",
-                    *(f"{key}={value}" for key, value in config.items())], check=True)
+                    *(f"{key}={value}" for key, value in config.items())])
 
 
 onerror:
     print("hdbench: some stages failed; rendering what there is (missing cells are '-')", file=sys.stderr)
-    for command in (["collect", "--partial"], ["tables", "--out", config["tables"]], ["figures", "--out", config["tables"]]):
-        subprocess.run([*HDBENCH, *command, "--suite", SUITE, "--results", RESULTS], check=False)
+    for options in (["collect", "--partial"], ["tables", *OUT], ["figures", *OUT]):
+        subprocess.run([*HDBENCH, *options, *SUITE])

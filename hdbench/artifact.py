@@ -36,10 +36,13 @@ def folder(results: Path, stage_id: str) -> Path:
 
 def write_atomic(path: Path, text: str) -> None:
     """Text into a file that is either the old one or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
@@ -73,9 +76,13 @@ def exists(results: Path, stage_id: str) -> bool:
 def environment(device: str) -> dict[str, str]:
     """Versions and machine, recorded in every manifest and hashed into none."""
     packages = ("torch", "diffusers", "numpy", "scikit-learn", "safetensors", "snakemake")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
+    try:
+        commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
     return {"python": platform.python_version(), **{name: version(name) for name in packages}, "device": device,
-            "machine": platform.machine(), "commit": commit.stdout.strip() or "unknown"}
+            "machine": platform.machine(), "commit": commit or "unknown"}
 
 
 class Work:

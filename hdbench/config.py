@@ -43,6 +43,9 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for number, key in enumerate(keys):
+            if not isinstance(key, str):
+                line = node.value[number][0].start_mark.line + 1
+                raise UserError(f"{self.name}: line {line}: key {key} is not a text; put it in quotes or mend it")
             if key in keys[:number]:
                 line = node.value[number][0].start_mark.line + 1
                 raise UserError(f"{self.name}: line {line}: key {key!r} stands twice; remove one")
@@ -72,7 +75,11 @@ def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()
     `under` is where in the source the data stands, the first part of every key in the sentence.
     """
     try:
-        return model.model_validate_json(json.dumps(data, default=str))
+        text = json.dumps(data, default=str)
+    except (ValueError, RecursionError):
+        raise UserError(f"{source}: refers to itself; write the value out") from None
+    try:
+        return model.model_validate_json(text)
     except ValidationError as error:
         raise UserError(f"{source}: {_sentence(model, _deepest(error), under)}") from None
 

@@ -158,7 +158,7 @@ def stage_two_handles(sources: Sources, arms: list[str]) -> list[Line2D]:
     configs = [sources.plan.arms[arm] for arm in arms]
     heads = {head_of(c): head_name(c) + ("†" if head_of(c).startswith("awd") else "") for c in configs if head_of(c)}
     starts = {stage_two_style(sources, arm)["linestyle"]: f"from {initialisation(sources.plan.arms[arm])}" for arm in arms}
-    return [Line2D([], [], color=HEAD_COLOURS[head], label=f"head: {name}") for head, name in heads.items()] + [
+    return [Line2D([], [], color=HEAD_COLOURS.get(head, "0.5"), label=f"head: {name}") for head, name in heads.items()] + [
         Line2D([], [], color="0.4", linestyle=style, label=name) for style, name in starts.items()]
 
 

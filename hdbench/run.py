@@ -18,7 +18,7 @@ def find_stage(plan: Plan, kind: str, arm: str | None, seed: int | None, steps: 
     if shared:
         return shared[0]
     if arm is None and kind == "teacher":
-        arm = next(row.arm for row in plan.rows if "teacher" in row.stages)
+        arm = next((row.arm for row in plan.rows if "teacher" in row.stages), None)
     if arm is None:
         raise UserError(f"say which stage: --arm NAME or --stage ID; arms of {plan.name}: {', '.join(plan.arms)}")
     if arm not in plan.arms:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hdbench import artifact
-from hdbench.errors import UserError
+from hdbench.errors import Divergence, UserError
 from hdbench.datasets import DATASETS
 from hdbench.discriminators import build_head, parameter_count
 from hdbench.flow import guided, sample_consistency, sample_flow_map
@@ -156,7 +156,7 @@ def sample(context: Context) -> Payload:
     network = load_network(context, "source", mean_velocity=manifest["kind"] != "teacher").requires_grad_(False)
     steps, classes, progress = config["steps"], context.dataset().classes, Progress(context.label, n)
     if config["sampler"] == "ode":
-        v = guided(network, config["guidance"], tuple(config["guidance_interval"]))
+        v = guided(network, config.get("guidance", 1.0), tuple(config.get("guidance_interval", (0.0, 1.0))))
         u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
     else:
         u = network
@@ -170,6 +170,8 @@ def sample(context: Context) -> Payload:
         begun = time.perf_counter()
         with torch.no_grad():
             x = (sample_consistency(u, eps.transpose(0, 1), c) if noises > 1 else sample_flow_map(u, eps[:, 0], c, steps))
+        if not x.isfinite().all():
+            raise Divergence(f"{context.label}: an image is not finite; its network has diverged")
         batches.append(to_uint8(x).cpu())
         seconds += time.perf_counter() - begun
     progress(n)

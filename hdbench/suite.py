@@ -54,6 +54,8 @@ class Training(Config):
 
     @model_validator(mode="after")
     def _some_steps(self):
+        if isinstance(self.steps, int) and self.steps > 10**9:
+            raise ValueError("steps = more than 1,000,000,000: no stage takes that many")
         if isinstance(self.steps, int) and self.steps < 1:
             raise ValueError(f"steps = {self.steps}: a training stage takes at least 1 step")
         return self
@@ -190,6 +192,7 @@ class Plan:
     name: str
     suite: Suite
     arms: dict[str, Arm]
+    sources: tuple[Path, ...]  # the suite's file and those that it extends
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
@@ -264,13 +267,19 @@ def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         if not isinstance(only, list) or not only:
             raise UserError(f"{path}: only = {only!r}: must be a list of arms")
         for arm in only:
-            if arm not in arms:
+            if not isinstance(arm, str) or arm not in arms:
                 raise UserError(f"{path}: only = {arm!r}: unknown arm" + nearest(arm, arms))
         data["arms"] = {name: value for name, value in arms.items() if name in only}
         for table in tables.values():
             if isinstance(table, dict) and isinstance(table.get("rows"), list):
                 table["rows"] = [row for row in table["rows"] if row in only or row not in arms]
     return data
+
+
+def suite_files(path: Path) -> tuple[Path, ...]:
+    """The suite's file and those that it extends; all of them are known to be readable."""
+    parent = read_yaml(path).get("extends")
+    return (path,) if parent is None else (path, *suite_files(find_suite(str(parent))))
 
 
 def load_plan(name: str) -> Plan:
@@ -289,7 +298,7 @@ def load_plan(name: str) -> Plan:
         for row in spec.rows:
             if row not in arms:
                 raise UserError(f"{path}: tables.{table}.rows = {row!r}: unknown arm" + nearest(row, arms))
-    plan = Plan(name=path.stem, suite=suite, arms=arms)
+    plan = Plan(name=path.stem, suite=suite, arms=arms, sources=suite_files(path))
     _check(plan, str(path))
     for seed in suite.seeds:
         _chain(plan, seed, str(path))

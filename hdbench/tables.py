@@ -178,7 +178,7 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
         "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
         "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
         "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which "
-               "all arms share."}.items() if word in titles]
+               "all arms share; heads are not counted."}.items() if word in titles]
 
 
 def number(value: float, decimals: int | None = None, signed: bool = False) -> str:
@@ -259,8 +259,12 @@ def to_tex(table: Rendered) -> str:
 
 
 def write_tables(plan: Plan, frame: pd.DataFrame, results: Path, out: Path) -> list[Path]:
-    """All tables into out/<suite>/, each as csv, md and tex; the paths written."""
-    numbers, written = Numbers(plan, frame, results), []
+    """All tables into out/<suite>/, each as csv, md and tex, beside the metrics they were rendered from; the paths."""
+    numbers, written = Numbers(plan, frame, results), [out / plan.name / "metrics.csv"]
+    write_atomic(written[0], frame.to_csv(index=False, lineterminator="\n"))
+    if (run := metrics_file(plan, results).with_name("run.json")).is_file():
+        written.append(out / plan.name / run.name)
+        write_atomic(written[-1], run.read_text(encoding="utf-8"))
     for name in TABLES:
         table = render(numbers, name)
         for suffix, write in {"csv": to_csv, "md": to_markdown, "tex": to_tex}.items():
@@ -281,5 +285,6 @@ def print_main(plan: Plan, results: Path = Path("results"), out: Path = Path("pa
                    colalign=["left", *["right"] * len(others)]))
     for note in [table.caption, *table.footnotes]:
         print(textwrap.fill(note, width))
-    tables = out / plan.name
-    print(f"tables:  {tables}\nfigures: {tables / 'figures'}\nreport:  {results / plan.name / 'report.html'}")
+    tables, report = out / plan.name, results / plan.name / "report.html"
+    missing = "" if report.is_file() else f" (missing; make it with: snakemake --report {report} --config suite={plan.name})"
+    print(f"tables:  {tables}\nfigures: {tables / 'figures'}\nreport:  {report}{missing}")

@@ -121,6 +121,13 @@ class Trainer:
                          + ", ".join(f"{key} {value:.4g}" for key, value in found.items())
                          + "; last losses: " + json.dumps(last))
 
+    def check_weights(self) -> None:
+        """Divergence if a weight is not finite: the losses of the step that spoilt it came before its update."""
+        modules = {name: module.state_dict() for update in self.updates for name, module in update.modules.items()}
+        for name, state in (modules | {"average": self.ema}).items():
+            if not all(bool(value.isfinite().all()) for value in state.values()):
+                raise Divergence(f"diverged at step {self.step} of {self.training.steps}: the weights of {name} are not finite")
+
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as flat tensors."""
         tensors = {f"ema/{name}": value for name, value in self.ema.items()}
@@ -136,7 +143,7 @@ class Trainer:
         """Inverse of `state`; a safetensors file does not keep the order of its tensors."""
         self.step = step
         under = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        self.ema = {name: tensors[f"ema/{name}"] for name in self.ema}
+        self.ema = {name: tensors[f"ema/{name}"].to(self.device) for name in self.ema}
         self.history = {key.partition("/")[2]: value.tolist() for key, value in sorted(under("history/").items())}
         for update in self.updates:
             for name, module in update.modules.items():
@@ -179,6 +186,7 @@ def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
             trainer.train_step()
             stop = interrupted()
             if stop or time.perf_counter() - saved >= checkpoint_seconds or trainer.step == trainer.training.steps:
+                trainer.check_weights()
                 save_checkpoint(checkpoint, trainer, work.cost())
                 saved = time.perf_counter()
             if stop:

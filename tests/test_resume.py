@@ -145,8 +145,8 @@ def test_the_command_resumes_after_kill_9_and_after_ctrl_c(whole, tmp_path, monk
     at_interrupt = checkpoint_step(plan, stage_id, tmp_path)
     assert interrupted.returncode == 130
     label = "refine dmd-awd_logit-meanflow-s0 [hd_awd_logit]"
-    assert said.splitlines()[-1] == (f"hdbench: {label}: stopped at step {at_interrupt} of {STEPS}; the same command goes on "
-                                     "from there")
+    assert said.splitlines()[-1] == (f"hdbench: {label}: stopped at step {at_interrupt} of {STEPS}; the same command goes "
+                                     "on from there")
     assert "Traceback" not in said
     assert at_kill < at_interrupt < STEPS
     assert finish(plan, stage_id, tmp_path, monkeypatch) == STEPS - at_interrupt

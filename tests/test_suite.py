@@ -110,7 +110,7 @@ MISTAKES = [
     # combinations
     ("network.patch", 3, "network.patch = 3 does not divide the image side 8; choose a divisor"),
     ("network.heads", 3, "network = {\"width\": 16, \"depth\": 2, \"heads\": 3, \"patch\": 2}: width 16 must be a multiple "
-     "of 2 * heads = 6"),
+     "of 4 and of 2 * heads = 6"),
     ("base.refine.objective.gan.blocks", [1, 3],
      "base.refine.objective.gan.blocks = [1, 3]: the network has blocks 1 to 2"),
     ("arms.hd_patch.refine.objective.gan", {"blocks": [0]},

@@ -356,10 +356,10 @@ def test_commands_from_artifacts_to_the_terminal(tmp_path):
             *table, tables_at, figures_at, report_at = result.output.splitlines()
             assert max(map(len, table)) <= 118 and "relative weight 0.25" in " ".join(" ".join(table).split())
             assert [line.split()[0] for line in (tables_at, figures_at, report_at)] == ["tables:", "figures:", "report:"]
-            assert report_at.endswith(f"{plan.name}/report.html")
+            assert f"{plan.name}/report.html (missing; make it with: " in report_at
     assert {path.name for path in (tmp_path / "out" / plan.name).iterdir()} == {
         f"{name}.{kind}" for name in ("main", "components", "discriminators", "initialisation", "cost")
-        for kind in ("csv", "md", "tex")}
+        for kind in ("csv", "md", "tex")} | {"metrics.csv", "run.json"}
     assert f"{len(plan.stages)} of {len(plan.stages)} stages done" in result.output
     assert all(stage in result.output for stage in plan.stages)
 

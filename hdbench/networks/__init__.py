@@ -19,6 +19,6 @@ class TransformerConfig(Config):
 
     @model_validator(mode="after")
     def _heads_divide_width(self):
-        if self.width % (2 * self.heads):
-            raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
+        if self.width % (2 * self.heads) or self.width % 4:
+            raise ValueError(f"width {self.width} must be a multiple of 4 and of 2 * heads = {2 * self.heads}")
         return self

@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from hdbench.config import Config
@@ -36,6 +36,12 @@ class Configuration(Config):
     fake_learning_rate: float = Field(4e-4, gt=0)
     t_min: float = Field(0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]")
     t_max: float = Field(0.98, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _times_in_order(self):
+        if self.t_min >= self.t_max:
+            raise ValueError(f"t_min = {self.t_min}: must be below t_max = {self.t_max}")
+        return self
 
 
 def dmd_gradient(x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity) -> Tensor:

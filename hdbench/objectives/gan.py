@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from hdbench.config import Config
@@ -35,6 +35,12 @@ class GanConfiguration(Config):
     t_max: float = Field(0.7, ge=0, le=1)
     r1_weight: float = Field(0.0, ge=0, description="weight of approximate R1")
     r1_sigma: float = Field(0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _times_in_order(self):
+        if self.t_min >= self.t_max:
+            raise ValueError(f"t_min = {self.t_min}: must be below t_max = {self.t_max}")
+        return self
 
 
 def critic_loss(real: Verdict, fake: Verdict, kind: str) -> Tensor:

@@ -2,7 +2,7 @@ rule data:
     output:
         f"{RESULTS}/stages/data/{{stage}}/manifest.json",
     shell:
-        "{HDBENCH} data {STAGE} --stage data/{wildcards.stage} --threads {threads}"
+        stage_command("data")
 
 
 rule reference:
@@ -11,4 +11,4 @@ rule reference:
     output:
         f"{RESULTS}/stages/reference/{{stage}}/manifest.json",
     shell:
-        "{HDBENCH} reference {STAGE} --stage reference/{wildcards.stage} --threads {threads}"
+        stage_command("reference")

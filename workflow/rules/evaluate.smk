@@ -4,7 +4,7 @@ rule sample:
     output:
         f"{RESULTS}/stages/sample/{{stage}}/manifest.json",
     shell:
-        "{HDBENCH} sample {STAGE} --stage sample/{wildcards.stage} --threads {threads}"
+        stage_command("sample")
 
 
 rule evaluate:
@@ -13,13 +13,14 @@ rule evaluate:
     output:
         f"{RESULTS}/stages/evaluate/{{stage}}/manifest.json",
     shell:
-        "{HDBENCH} evaluate {STAGE} --stage evaluate/{wildcards.stage} --threads {threads}"
+        stage_command("evaluate")
 
 
 rule collect:
     input:
         sorted({manifest(stage) for stage in PLAN.stages}),
+        PLAN.sources,  # a caption, a title or an arm's name is rendered again, and nothing else
     output:
         METRICS,
     shell:
-        "{HDBENCH} collect --suite {SUITE} --results {RESULTS}"
+        command("collect")

@@ -6,7 +6,7 @@ rule tables:
          for table in TABLES],
         expand(f"{RENDERED}/{{table}}.{{kind}}", table=TABLES, kind=("md", "tex")),
     shell:
-        "{HDBENCH} tables --suite {SUITE} --results {RESULTS} --out {config[tables]}"
+        command("tables", *OUT)
 
 
 rule figures:
@@ -18,4 +18,4 @@ rule figures:
          for figure in ("samples", "curves", "spectrum")],
         expand(f"{RENDERED}/figures/{{figure}}.pdf", figure=("samples", "curves", "spectrum")),
     shell:
-        "{HDBENCH} figures --suite {SUITE} --results {RESULTS} --out {config[tables]}"
+        command("figures", *OUT)

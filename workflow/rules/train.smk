@@ -6,7 +6,7 @@ rule classifier:
         f"{RESULTS}/stages/classifier/{{stage}}/manifest.json",
     priority: 10
     shell:
-        "{HDBENCH} classifier {STAGE} --stage classifier/{wildcards.stage} --threads {threads}"
+        stage_command("classifier")
 
 
 rule teacher:
@@ -16,7 +16,7 @@ rule teacher:
         f"{RESULTS}/stages/teacher/{{stage}}/manifest.json",
     priority: 40
     shell:
-        "{HDBENCH} teacher {STAGE} --stage teacher/{wildcards.stage} --threads {threads}"
+        stage_command("teacher")
 
 
 rule trajectory:
@@ -26,7 +26,7 @@ rule trajectory:
         f"{RESULTS}/stages/trajectory/{{stage}}/manifest.json",
     priority: 30
     shell:
-        "{HDBENCH} trajectory {STAGE} --stage trajectory/{wildcards.stage} --threads {threads}"
+        stage_command("trajectory")
 
 
 rule refine:
@@ -36,4 +36,4 @@ rule refine:
         f"{RESULTS}/stages/refine/{{stage}}/manifest.json",
     priority: 20
     shell:
-        "{HDBENCH} refine {STAGE} --stage refine/{wildcards.stage} --threads {threads}"
+        stage_command("refine")
