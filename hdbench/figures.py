@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from hdbench import artifact
 from hdbench.arms import describe, equal_total, head_name, head_of, initialisation, is_teacher
@@ -232,7 +232,9 @@ def spectrum(sources: Sources) -> Figure:
             axis.axvline(edge, color="0.75", linewidth=0.7, linestyle=":")
         axis.set(xlabel="radial frequency, cycles an image", yscale="log")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
     left.set(ylabel="power relative to real images", title="Before stage 2, by sampling steps")
     right.set(title="After stage 2, one step")
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncol": 2, "columnspacing": 1.5}
