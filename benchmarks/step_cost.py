@@ -17,6 +17,7 @@ import time
 
 OBJECTIVES = {
     "flow_matching": ({"name": "flow_matching"}, 1.0),
+    "meanflow, no teacher": ({"name": "meanflow"}, None),  # the velocity is given, as when training from data
     "meanflow": ({"name": "meanflow"}, 1.0),
     "meanflow, guided": ({"name": "meanflow"}, 1.5),
     "consistency, guided": ({"name": "consistency"}, 1.5),
@@ -59,7 +60,8 @@ def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads
     teacher, student = network(False).requires_grad_(False), network(name != "flow_matching")
     module = MODULES[objective["name"]]
     setting = Setting(
-        student=student, learning_rate=1e-4, teacher=teacher, teacher_velocity=guided(teacher, guidance),
+        student=student, learning_rate=1e-4, teacher=teacher,
+        teacher_velocity=guided(teacher, guidance) if guidance else lambda z, t, c: z,
         copy_teacher=lambda: network(False),
         head=lambda head, gan: build_head(head, layers=len(gan.blocks), width=width, grid=8, parameters=60000).to(place))
     images, labels = torch.randn(512, 4, 16, 16), torch.randint(10, (512,))
@@ -83,7 +85,9 @@ def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads
     pairs = [(seconds(forward), seconds(trainer.train_step), seconds(forward)) for _ in range(repeats)]
     ratios = sorted(2 * step / (before + after) for before, step, after in pairs)
     quartiles = statistics.quantiles(ratios, n=4)
-    terms = module.forward_equivalents(training.objective, depth, guidance != 1.0)
+    terms = module.forward_equivalents(training.objective, depth, guidance not in (None, 1.0))
+    if guidance is None:
+        terms.pop("teacher forward")
     return {"ratio": statistics.median(ratios), "low": quartiles[0], "high": quartiles[2], "counted": sum(terms.values()),
             "forward_ms": 1000 * statistics.median(before for before, _, _ in pairs), "peak_mb": _memory(place) - base}
 
