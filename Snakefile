@@ -59,6 +59,7 @@ localrules:
 rule all_ablations:
     default_target: True
     input:
+        [manifest(stage) for stage in PLAN.stages],
         expand(f"{RENDERED}/{{table}}.{{kind}}", table=TABLES, kind=("csv", "md", "tex")),
         expand(f"{RENDERED}/figures/{{figure}}.{{kind}}", figure=("samples", "curves", "spectrum"), kind=("png", "pdf")),
 

@@ -221,7 +221,7 @@ def merge(base: Any, override: Any) -> Any:
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Every scalar or list below a mapping, by its path; a mapping with a `name` other than the base's counts by keys."""
+    """Every value below a mapping that is not itself a mapping, by its path."""
     if not isinstance(value, dict):
         return {path: value}
     return {p: v for key, child in value.items() for p, v in leaves(child, (*path, key)).items()}
