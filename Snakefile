@@ -1,5 +1,5 @@
 # hdbench: teacher -> trajectory distillation -> distribution matching -> samples -> metrics -> tables, figures, report.
-# A suite's stages are keyed by digest, so rules only wire paths; what a stage does is `hdbench <kind> --help`.
+# A suite's stages are keyed by digest, so rules only wire paths; what a stage does is `hdbench stage <kind> --help`.
 import shlex
 import subprocess
 import sys
@@ -31,13 +31,13 @@ OUT = ["--out", config["tables"]]
 HDBENCH = [sys.executable, "-m", "hdbench"]
 
 
-def command(kind, *options):
+def command(*words):
     """The shell's words for a subcommand, quoted; a stage's rule adds its id and threads."""
-    return shlex.join([*HDBENCH, kind, *SUITE, *options]).replace("{", "{{").replace("}", "}}")
+    return shlex.join([*HDBENCH, *words, *SUITE]).replace("{", "{{").replace("}", "}}")
 
 
 def stage_command(kind):
-    return command(kind, "--device", config["device"]) + f" --stage {kind}/{{wildcards.stage}} --threads {{threads}}"
+    return command("stage", kind, "--device", config["device"]) + f" --id {kind}/{{wildcards.stage}} --threads {{threads}}"
 
 
 def manifest(stage):

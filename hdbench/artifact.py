@@ -53,7 +53,7 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
         found, payload = manifest["id"], manifest["payload"].items()
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
-        raise UserError(f"{path}: this artifact does not exist yet; make it with `hdbench {kind} --stage {stage_id}` or "
+        raise UserError(f"{path}: this artifact does not exist yet; make it with `hdbench stage {kind} --id {stage_id}` or "
                         "let `snakemake` make everything in order") from None
     except OSError as error:
         raise UserError(f"{path / MANIFEST}: cannot be read ({error.strerror})") from None

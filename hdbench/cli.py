@@ -1,4 +1,4 @@
-"""The command `hdbench`: one subcommand a stage, and those that collect, render and show."""
+"""The command `hdbench`: `stage` computes one artifact; others collect, render and show."""
 
 from __future__ import annotations
 
@@ -55,9 +55,14 @@ def main() -> None:
     """Reproducible ablations of one-step diffusion distillation."""
 
 
+@main.group("stage")
+def stage_group() -> None:
+    """Compute one stage of a suite; a stage that is done is left alone."""
+
+
 def _stage_command(kind: str) -> click.Command:
-    @click.option("--stage", "stage_id", help="Id of the stage, as `hdbench plan` prints it.")
-    @click.option("--arm", help="With --seed instead of --stage: the arm whose stage it is.")
+    @click.option("--id", "stage_id", help="Id of the stage, as `hdbench plan` prints it.")
+    @click.option("--arm", help="With --seed instead of --id: the arm whose stage it is.")
     @click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
     @click.option("--steps", type=int, default=None, help="Sampling steps, for sample and evaluate.")
     @suite_option
@@ -74,14 +79,14 @@ def _stage_command(kind: str) -> click.Command:
         plan = load_plan(suite)
         stage = plan.stage(stage_id) if stage_id else find_stage(plan, kind, arm, seed, steps)
         if stage.kind != kind:
-            raise UserError(f"--stage = {stage_id}: that is a stage of `hdbench {stage.kind}`")
+            raise UserError(f"--id = {stage_id}: that is of `hdbench stage {stage.kind}`")
         run_stage(plan, stage, results, set_up(threads, device), checkpoint_seconds)
 
     return click.command(kind, help=KIND_HELP[kind])(command)
 
 
 for _kind in KIND_HELP:
-    main.add_command(_stage_command(_kind))
+    stage_group.add_command(_stage_command(_kind))
 
 
 out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("paper_tables"),

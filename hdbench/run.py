@@ -20,7 +20,7 @@ def find_stage(plan: Plan, kind: str, arm: str | None, seed: int | None, steps: 
     if arm is None and kind == "teacher":
         arm = next((row.arm for row in plan.rows if "teacher" in row.stages), None)
     if arm is None:
-        raise UserError(f"say which stage: --arm NAME or --stage ID; arms of {plan.name}: {', '.join(plan.arms)}")
+        raise UserError(f"say which stage: --arm NAME or --id ID; arms of {plan.name}: {', '.join(plan.arms)}")
     if arm not in plan.arms:
         raise UserError(f"--arm = {arm!r}: unknown arm" + nearest(arm, plan.arms))
     seed = plan.suite.seeds[0] if seed is None else seed

@@ -108,12 +108,12 @@ def test_a_missing_parent_is_named_with_the_command_that_makes_it(copied, monkey
     shutil.rmtree(folder(results, stage.id))
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
     suite = write_suite(results)
-    command = ["trajectory", "--suite", str(suite), "--results", str(results), "--arm", "td"]
+    command = ["stage", "trajectory", "--suite", str(suite), "--results", str(results), "--arm", "td"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 2
     assert result.output == (f"hdbench: {folder(results, stage.id)}: this artifact does not exist yet; make it with "
-                             f"`hdbench teacher --stage {stage.id}` or let `snakemake` make everything in order\n")
-    advised = ["teacher", "--stage", stage.id, "--suite", str(suite), "--results", str(results)]
+                             f"`hdbench stage teacher --id {stage.id}` or let `snakemake` make everything in order\n")
+    advised = ["stage", "teacher", "--id", stage.id, "--suite", str(suite), "--results", str(results)]
     assert CliRunner().invoke(main, advised).exit_code == 0
     assert CliRunner().invoke(main, command).exit_code == 0
 
@@ -219,7 +219,7 @@ def test_results_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
     (tmp_path / "file").write_text("", encoding="utf-8")
     suite, results = write_suite(tmp_path), tmp_path / "file/results"
-    result = CliRunner().invoke(main, ["data", "--suite", str(suite), "--results", str(results)])
+    result = CliRunner().invoke(main, ["stage", "data", "--suite", str(suite), "--results", str(results)])
     assert result.exit_code == 2
     assert result.output == (f"hdbench: {results}/stages/data: cannot be written (Not a directory); choose another "
                              "--results folder\n")
@@ -275,8 +275,8 @@ def test_a_huge_learning_rate_ends_with_one_sentence_and_code_1(tmp_path, monkey
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
     suite = write_suite(tmp_path, {"teacher.training.learning_rate": 1.0e6, "teacher.training.schedule": "constant"})
     options = ["--suite", str(suite), "--results", str(tmp_path), "--checkpoint-seconds", "0"]
-    assert CliRunner().invoke(main, ["data", *options]).exit_code == 0
-    result = CliRunner().invoke(main, ["teacher", *options])
+    assert CliRunner().invoke(main, ["stage", "data", *options]).exit_code == 0
+    result = CliRunner().invoke(main, ["stage", "teacher", *options])
     assert result.exit_code == 1
     last = result.output.splitlines()[-1]
     assert last.startswith("hdbench: diverged at step ") and "; last losses: {\"student/loss\": [" in last

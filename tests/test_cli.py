@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -19,11 +20,10 @@ from hdbench.errors import UserError
 from hdbench.run import find_stage, label_of
 from hdbench.suite import KINDS, Plan
 
-STAGE_OPTIONS = {"--stage", "--arm", "--seed", "--steps", "--suite", "--results", "--threads", "--device",
+STAGE_OPTIONS = {"--id", "--arm", "--seed", "--steps", "--suite", "--results", "--threads", "--device",
                  "--checkpoint-seconds"}
 COMMANDS = {
-    "data": STAGE_OPTIONS, "classifier": STAGE_OPTIONS, "reference": STAGE_OPTIONS, "teacher": STAGE_OPTIONS,
-    "trajectory": STAGE_OPTIONS, "refine": STAGE_OPTIONS, "sample": STAGE_OPTIONS, "evaluate": STAGE_OPTIONS,
+    "stage": set(), **{f"stage {kind}": STAGE_OPTIONS for kind in KINDS},
     "collect": {"--partial", "--suite", "--results"},
     "tables": {"--metrics", "--suite", "--results", "--out"},
     "figures": {"--suite", "--results", "--out"},
@@ -49,23 +49,23 @@ def invoke(*arguments: object):
 
 
 def test_commands_and_options_are_these():
+    stages = {f"stage {kind}": command for kind, command in main.commands["stage"].commands.items()}
     found = {name: {text for option in command.params for text in (*option.opts, *option.secondary_opts)}
-             for name, command in main.commands.items()}
+             for name, command in (main.commands | stages).items()}
     assert found == COMMANDS
-    assert set(KINDS) <= set(COMMANDS)
 
 
 def test_defaults_are_those_of_the_demo():
-    defaults = {option.name: option.default for option in main.commands["refine"].params}
+    defaults = {option.name: option.default for option in main.commands["stage"].commands["refine"].params}
     assert {key: defaults[key] for key in ("suite", "results", "threads", "device")} == {
         "suite": "demo", "results": Path("results"), "threads": 1, "device": "cpu"}
 
 
-@pytest.mark.parametrize("command", [(), *[(name,) for name in COMMANDS]])
+@pytest.mark.parametrize("command", [(), *[tuple(name.split()) for name in COMMANDS]])
 def test_help_says_what_each_command_and_option_is_for(command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0
-    target = main.commands[command[0]] if command else main
+    target = functools.reduce(lambda group, name: group.commands[name], command, main)
     assert " ".join(target.help.split()) in " ".join(result.output.split())
     for option in target.params:
         assert isinstance(option, click.Option) and option.opts[0] in result.output
@@ -106,7 +106,7 @@ def test_a_shared_stage_needs_no_arm(plan, kind):
     (("refine", "hd", 1, None), "--seed = 1: suite tiny has the seeds 0, 4"),
     (("sample", "td", None, 3), "--steps = 3: arm td samples with 1, 2 steps"),
     (("refine", "td", None, None), "arm td has no refine stage; its stages are teacher, trajectory, sample, evaluate"),
-    (("refine", None, None, None), "say which stage: --arm NAME or --stage ID; arms of tiny: real_train, real_test, "
+    (("refine", None, None, None), "say which stage: --arm NAME or --id ID; arms of tiny: real_train, real_test, "
      "teacher, td, cd, hd, hd_patch, hd_awd_logit, dmd, dmd_total")])
 def test_a_stage_that_is_not_there(plan, tmp_path, arguments, sentence):
     with pytest.raises(UserError) as error:
@@ -116,26 +116,26 @@ def test_a_stage_that_is_not_there(plan, tmp_path, arguments, sentence):
     options = [text for name, value in zip(("--arm", "--seed", "--steps"), values) if value is not None
                for text in (name, value)]
     suite, results = write_suite(tmp_path, {"seeds": [0, 4]}), tmp_path / "results"
-    result = invoke(kind, "--suite", suite, "--results", results, *options)
+    result = invoke("stage", kind, "--suite", suite, "--results", results, *options)
     assert (result.exit_code, result.output) == (2, f"hdbench: {sentence}\n")
     assert not results.exists()
 
 
 def test_a_wrong_stage_id(plan, tmp_path):
     suite, refine = write_suite(tmp_path, {"seeds": [0, 4]}), stage_of(plan, "refine", "hd")
-    wrong = invoke("refine", "--suite", suite, "--results", tmp_path, "--stage", f"{refine[:-1]}x")
+    wrong = invoke("stage", "refine", "--suite", suite, "--results", tmp_path, "--id", f"{refine[:-1]}x")
     assert wrong.exit_code == 2
     assert wrong.output == f"hdbench: suite tiny has no stage {refine[:-1]}x; did you mean '{refine}'?\n"
-    other = invoke("trajectory", "--suite", suite, "--results", tmp_path, "--stage", refine)
+    other = invoke("stage", "trajectory", "--suite", suite, "--results", tmp_path, "--id", refine)
     assert other.exit_code == 2
-    assert other.output == f"hdbench: --stage = {refine}: that is a stage of `hdbench refine`\n"
+    assert other.output == f"hdbench: --id = {refine}: that is of `hdbench stage refine`\n"
 
 
 def test_arm_and_stage_are_two_names_of_one_result(plan, tmp_path):
     suite, stage = write_suite(tmp_path, {"seeds": [0, 4]}), stage_of(plan, "teacher", "td", seed=4)
-    for results, which in (("by_stage", ["--stage", stage]), ("by_arm", ["--arm", "td", "--seed", "4"])):
+    for results, which in (("by_stage", ["--id", stage]), ("by_arm", ["--arm", "td", "--seed", "4"])):
         run_until(plan, tmp_path / results, next(iter(plan.stages)))
-        assert invoke("teacher", "--suite", suite, "--results", tmp_path / results, *which).exit_code == 0
+        assert invoke("stage", "teacher", "--suite", suite, "--results", tmp_path / results, *which).exit_code == 0
     payloads = [artifact.load(tmp_path / results, stage)[1]["payload"] for results in ("by_stage", "by_arm")]
     assert payloads[0] == payloads[1]
 
@@ -150,7 +150,7 @@ def test_progress_names_the_stage_and_whose_it_is(plan):
 def test_a_device_that_is_not_there(tmp_path):
     """In a process of its own: this is the whole command, from the shell to the exit code."""
     suite = write_suite(tmp_path)
-    command = [sys.executable, "-m", "hdbench", "data", "--suite", str(suite), "--results", str(tmp_path / "results"),
+    command = [sys.executable, "-m", "hdbench", "stage", "data", "--suite", str(suite), "--results", str(tmp_path / "results"),
                "--device", "cuda"]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True,
                             env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})

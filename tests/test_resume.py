@@ -124,7 +124,7 @@ def test_the_command_resumes_after_kill_9_and_after_ctrl_c(whole, tmp_path, monk
     stage_id = find(plan, "dmd_awd_logit")
     copy_parents(plan, stage_id, results, tmp_path)
     suite = write_suite(tmp_path, LENGTH)
-    command = [sys.executable, "-m", "hdbench", "refine", "--suite", str(suite), "--results", str(tmp_path), "--arm",
+    command = [sys.executable, "-m", "hdbench", "stage", "refine", "--suite", str(suite), "--results", str(tmp_path), "--arm",
                "hd_awd_logit", "--checkpoint-seconds", "0"]
 
     def start() -> subprocess.Popen:

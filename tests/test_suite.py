@@ -26,7 +26,7 @@ def in_repository(monkeypatch):
 
 def refuse(path: Path | str, results: Path, sentence: str) -> None:
     """The command says exactly this and nothing else, exits with 2, and writes nothing."""
-    result = CliRunner().invoke(main, ["teacher", "--suite", str(path), "--results", str(results)])
+    result = CliRunner().invoke(main, ["stage", "teacher", "--suite", str(path), "--results", str(results)])
     assert result.output == f"hdbench: {sentence}\n"
     assert result.exit_code == 2
     assert not results.exists()
