@@ -29,6 +29,7 @@ REPORT = f"{RESULTS}/{PLAN.name}/report.html"
 SUITE = ["--suite", config["suite"], "--results", RESULTS]
 OUT = ["--out", config["tables"]]
 HDBENCH = [sys.executable, "-m", "hdbench"]
+GPUS = int(config["device"] != "cpu")  # of a stage; a profile's set-resources goes before it
 
 
 def command(*words):
@@ -47,6 +48,14 @@ def manifest(stage):
 def parents(kind):
     """A digest names its content, so a parent that is merely newer (a copy, a checkout) runs nothing again."""
     return lambda wildcards: [ancient(manifest(stage)) for stage in PLAN.stage(f"{kind}/{wildcards.stage}").parents.values()]
+
+
+def arms(kind):
+    """Whose stage a job computes, for messages."""
+    def named(wildcards):
+        found = PLAN.arms_of(f"{kind}/{wildcards.stage}")
+        return ", ".join(found) if 0 < len(found) < 5 else f"{len(found) or 'all'} arms"
+    return named
 
 
 localrules:

@@ -201,6 +201,10 @@ class Plan:
             raise UserError(f"suite {self.name} has no stage {stage_id}{nearest(stage_id, self.stages)}")
         return self.stages[stage_id]
 
+    def arms_of(self, stage_id: str) -> list[str]:
+        """The arms that need a stage, in the suite's order."""
+        return list(dict.fromkeys(row.arm for row in self.rows if stage_id in row.stages.values()))
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces, the form that is hashed."""

@@ -1,6 +1,8 @@
 rule data:
     output:
         f"{RESULTS}/stages/data/{{stage}}/manifest.json",
+    params:
+        arm=arms("data"),
     shell:
         stage_command("data")
 
@@ -10,5 +12,9 @@ rule reference:
         parents("reference"),
     output:
         f"{RESULTS}/stages/reference/{{stage}}/manifest.json",
+    params:
+        arm=arms("reference"),
+    resources:
+        gpus=GPUS,
     shell:
         stage_command("reference")

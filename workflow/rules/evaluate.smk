@@ -3,6 +3,10 @@ rule sample:
         parents("sample"),
     output:
         f"{RESULTS}/stages/sample/{{stage}}/manifest.json",
+    params:
+        arm=arms("sample"),
+    resources:
+        gpus=GPUS,
     shell:
         stage_command("sample")
 
@@ -12,6 +16,10 @@ rule evaluate:
         parents("evaluate"),
     output:
         f"{RESULTS}/stages/evaluate/{{stage}}/manifest.json",
+    params:
+        arm=arms("evaluate"),
+    resources:
+        gpus=GPUS,
     shell:
         stage_command("evaluate")
 

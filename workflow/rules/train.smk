@@ -5,6 +5,10 @@ rule classifier:
     output:
         f"{RESULTS}/stages/classifier/{{stage}}/manifest.json",
     priority: 10
+    params:
+        arm=arms("classifier"),
+    resources:
+        gpus=GPUS,
     shell:
         stage_command("classifier")
 
@@ -15,6 +19,10 @@ rule teacher:
     output:
         f"{RESULTS}/stages/teacher/{{stage}}/manifest.json",
     priority: 40
+    params:
+        arm=arms("teacher"),
+    resources:
+        gpus=GPUS,
     shell:
         stage_command("teacher")
 
@@ -25,6 +33,10 @@ rule trajectory:
     output:
         f"{RESULTS}/stages/trajectory/{{stage}}/manifest.json",
     priority: 30
+    params:
+        arm=arms("trajectory"),
+    resources:
+        gpus=GPUS,
     shell:
         stage_command("trajectory")
 
@@ -35,5 +47,9 @@ rule refine:
     output:
         f"{RESULTS}/stages/refine/{{stage}}/manifest.json",
     priority: 20
+    params:
+        arm=arms("refine"),
+    resources:
+        gpus=GPUS,
     shell:
         stage_command("refine")

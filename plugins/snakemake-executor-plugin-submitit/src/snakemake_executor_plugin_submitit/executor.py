@@ -1,0 +1,413 @@
+"""The executor: a submission a job, each in a folder of its own that tells by itself what became of it.
+
+    <folder>/<rule>/<digest of the outputs>/<number of the submission>/
+        record.json       written before the submission, completed with the job's id after it
+        alive-<rank>      touched while the command runs
+        outcome-<rank>.json   how the command ended, if it ended by itself
+        seen              this outcome has been reported to a workflow
+        <job id>_<rank>_log.out, and submitit's own files
+
+So a main process that is started again knows the jobs that an earlier one left behind: it adopts what waits, runs or has
+succeeded, and submits the rest.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psutil
+import submitit
+from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from snakemake_executor_plugin_submitit import slurm
+from snakemake_executor_plugin_submitit.job import Command, write
+
+common_settings = CommonSettings(non_local_exec=True, implies_no_shared_fs=False, job_deploy_sources=False,
+                                 pass_default_storage_provider_args=True, pass_default_resources_args=True,
+                                 pass_envvar_declarations_to_cmd=True, auto_deploy_default_storage_provider=False,
+                                 init_seconds_before_status_checks=1)
+
+CLUSTERS = ("slurm", "local", "debug")
+RETRIED = {"OUT_OF_MEMORY": "out of memory", "NODE_FAIL": "its node failed", "BOOT_FAIL": "its node did not boot",
+           "PREEMPTED": "preempted, and not requeued", "FAILED": "it ended before its command did",
+           "LOST": "it left the queue without a trace"}
+NOT_RETRIED = {"TIMEOUT": "time-out", "DEADLINE": "its deadline passed", "CANCELLED": "cancelled",
+               "KILLED": "cancelled or killed"}
+OUT_OF_MEMORY = (-9, 137)  # how the kernel's out-of-memory killer ends a process, seen directly and through a shell
+DAY = 24 * 60  # minutes; the time of a job whose rule states no runtime, unless its partition gives less
+TAIL = 15  # lines of a failed job's log
+
+
+def setting(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text, "env_var": False, "required": False})
+
+
+@dataclasses.dataclass
+class ExecutorSettings(ExecutorSettingsBase):
+    cluster: str = setting("slurm", "Where jobs run: slurm; local, as processes here; debug, one by one in place.")
+    folder: str = setting(".snakemake/submitit", "Folder of submissions and logs, shared by all nodes.")
+    requeues: int = setting(100, "How often a job may reach its time limit and be requeued.")
+    stop_seconds: int = setting(90, "Seconds before the time limit at which a job is told to save its state.")
+    queue_seconds: int = setting(5, "Seconds between two looks at the queue; the ends of jobs are seen sooner.")
+
+
+@dataclasses.dataclass
+class Submission:
+    """One submission of one job: its folder, and what is known of it in SLURM or of its process."""
+
+    folder: Path
+    cluster: str
+    name: str
+    command: str
+    job_id: str | None = None
+    born: float | None = None  # creation time of a local job's process
+    dying: bool = False  # adopted while it was being cancelled or requeued: which of them is not known yet
+    missing_since: float | None = None
+
+    def save(self) -> None:
+        kept = ("cluster", "name", "command", "job_id", "born")
+        write(self.folder / "record.json", {key: getattr(self, key) for key in kept})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Submission | None":
+        try:
+            return cls(folder=folder, **json.loads((folder / "record.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def outcome(self) -> dict[str, Any] | None:
+        """How the command ended: of several tasks the first failure, or success when all have succeeded."""
+        found = [json.loads(path.read_text()) for path in self.folder.glob("outcome-*.json")]
+        failed = [one for one in found if one["returncode"]]
+        return min(failed, key=lambda one: one["ended"]) if failed else (found[0] if len(found) >= self.tasks() else None)
+
+    def tasks(self) -> int:
+        """How many tasks have to succeed."""
+        tasks = self.folder / "tasks"
+        return int(tasks.read_text()) if tasks.exists() else 1
+
+    def log(self) -> Path:
+        logs = sorted(self.folder.glob(f"{self.job_id}_*_log.out"))
+        return logs[0] if logs else self.folder / f"{self.job_id}_0_log.out"
+
+    def process(self) -> psutil.Process | None:
+        """A local job's controller, if it still runs."""
+        try:
+            process = psutil.Process(int(self.job_id or 0))
+            alive = process.create_time() == self.born and process.status() != psutil.STATUS_ZOMBIE
+            return process if alive else None
+        except (psutil.Error, ValueError):
+            return None
+
+
+class Executor(RemoteExecutor):
+    def __post_init__(self) -> None:
+        self.settings: ExecutorSettings = self.executor_settings
+        for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
+            del os.environ[name]  # started inside an allocation, whose shape is not that of our jobs
+        if self.settings.cluster not in CLUSTERS:
+            refuse(f"--submitit-cluster = {self.settings.cluster}: unknown; use {', '.join(CLUSTERS)}")
+        self.root = Path(self.settings.folder).absolute()
+        self._lock_folder()
+        self._queue: dict[str, slurm.Job] = {}
+        self._looked = 0.0
+        self._limits: dict[str, int] = {}
+        self._waiting_for_slurm = False
+        if self.settings.cluster == "slurm":
+            rules = {job.rule.name: self._resources(job) for job in self.workflow.dag.needrun_jobs() if not job.is_local}
+            try:
+                self._limits = {rule: int(min(DAY, limit)) for rule, limit in slurm.check(rules).items()}
+                self._look()
+            except slurm.SlurmError as error:
+                refuse(str(error))
+            for name, resources in rules.items():
+                self._parameters(name, resources, name)
+
+    def _lock_folder(self) -> None:
+        """One main process a folder: a lock that ends with its process, however that ends."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.root / "lock").open("a")
+        except OSError as error:
+            refuse(f"{self.root}: cannot be written ({error.strerror}); choose another --submitit-folder")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refuse(f"{self.root}: another Snakemake manages the jobs of this folder; wait for it, or stop it")
+
+    # -- submission
+
+    def run_job(self, job) -> None:
+        command, direct = self._command(job)
+        key = hashlib.sha256("\0".join(sorted(map(os.path.abspath, job.products(include_logfiles=False)))).encode())
+        home = self.root / job.name / key.hexdigest()[:16]
+        what = identity(job, command, direct)
+        earlier = self._earlier(home)
+        if earlier and earlier.command == what and self._can_be_adopted(earlier, job):
+            self.logger.info(f"Adopted job {earlier.job_id} of an earlier run: {describe(job)}")
+            self._report_submission(job, earlier)
+            return
+        if earlier:
+            self._cancel([earlier])
+        if direct:
+            self.workflow.async_run(prepare(job))
+        self._submit(job, home, command, direct, what)
+
+    def _report_submission(self, job, submission: Submission) -> None:
+        aux = {"submission": submission}
+        self.report_job_submission(SubmittedJobInfo(job=job, external_jobid=submission.job_id, aux=aux))
+
+    def _command(self, job) -> tuple[str, bool]:
+        """The command of a job, and whether it is the rule's own.
+
+        A plain shell rule runs as it is, on every task; anything else goes through a Snakemake of its own in the job.
+        """
+        plain = not job.is_group() and job.is_shell and not (
+            job.benchmark or job.is_shadow or job.conda_env or job.container_img_url or job.env_modules
+            or any(file.is_storage for file in (*job.input, *job.output)))
+        tasks = slurm.tasks_per_node(job.resources) * int(job.resources.get("nodes") or 1)
+        if plain:
+            return job.shellcmd, True
+        if tasks > 1:
+            raise WorkflowError(f"rule {job.name}: asks for {tasks} tasks, which only a plain shell rule can have; set "
+                                "tasks_per_node: 1")
+        return self.format_job_exec(job), False
+
+    def _submit(self, job, home: Path, command: str, direct: bool, what: str) -> None:
+        """Submit a job and report it, or report in one sentence why it cannot be submitted."""
+        numbers = [int(path.name) for path in home.iterdir() if path.name.isdigit()] if home.exists() else []
+        folder = home / str(max(numbers, default=0) + 1)
+        folder.mkdir(parents=True)
+        resources = self._resources(job)
+        nodes, tasks = int(resources.get("nodes") or 1), slurm.tasks_per_node(resources)
+        (folder / "tasks").write_text(str(nodes * tasks if direct else 1))
+        submission = Submission(folder=folder, cluster=self.settings.cluster, name=f"{job.name}.{uuid.uuid4().hex[:12]}",
+                                command=what)
+        submission.save()
+        environment = {}
+        if direct:
+            command = f"set -euo pipefail; {command}"
+            threads = str(job.threads)
+            environment = {f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL")}
+            if isinstance(job.resources.get("tmpdir"), str):
+                environment["TMPDIR"] = job.resources["tmpdir"]
+        function = Command(command=command, folder=folder, directory=Path.cwd(), environment=environment,
+                           gpus=int(resources.get("gpus") or 0) * nodes)
+        if self.settings.cluster == "debug":
+            submission.job_id = "debug"
+            try:
+                function()
+            except SystemExit:
+                pass  # told by its outcome
+        else:
+            try:
+                executor = submitit.AutoExecutor(folder=folder, cluster=self.settings.cluster,
+                                                 slurm_max_num_timeout=self.settings.requeues)
+                executor.update_parameters(**self._parameters(job.name, resources, submission.name))
+                submission.job_id = executor.submit(function).job_id
+            except (FailedJobError, FailedSubmissionError, OSError, ValueError) as error:
+                (folder / "seen").touch()
+                job.attempt = job.restart_times + 1
+                self.report_job_error(SubmittedJobInfo(job=job, aux={}), msg=f"{describe(job)} was not submitted: "
+                                                                             f"{str(error).strip().splitlines()[-1]}\n")
+                return
+            if self.settings.cluster == "local":
+                submission.born = psutil.Process(int(submission.job_id)).create_time()
+        submission.save()
+        self._report_submission(job, submission)
+
+    def _resources(self, job) -> dict[str, Any]:
+        return {**{name: value for name, value in job.resources.items() if isinstance(value, (int, str))},
+                "threads": job.threads}
+
+    def _parameters(self, rule: str, resources: dict[str, Any], name: str) -> dict[str, Any]:
+        """Snakemake's resources as submitit's parameters; WorkflowError for one that submitit does not know."""
+        given = {key: value for key, value in resources.items() if key.startswith("slurm_") and value not in ("", None)}
+        extra = given.pop("slurm_extra", None)
+        known = {f"slurm_{key}" for key in SlurmExecutor._valid_parameters()}
+        for key in given.keys() - known:
+            raise WorkflowError(f"rule {rule}: unknown resource {key}; submitit knows {', '.join(sorted(known))}")
+        if extra:
+            words = (word.lstrip("-").partition("=") for word in shlex.split(str(extra)))
+            given["slurm_additional_parameters"] = {key: value if equals else True for key, equals, value in words}
+        nodes, tasks = int(resources.get("nodes") or 1), slurm.tasks_per_node(resources)
+        if tasks * nodes > 1:  # one task's end by an error ends the others
+            given["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
+        return {"name": name, "nodes": nodes, "tasks_per_node": tasks, "cpus_per_task": int(resources["threads"]),
+                "timeout_min": resources.get("runtime") or self._limits.get(rule, DAY), "stderr_to_stdout": True,
+                "mem_gb": resources["mem_mb"] / 1024 if resources.get("mem_mb") else None,
+                "gpus_per_node": resources.get("gpus") or None, "slurm_signal_delay_s": self.settings.stop_seconds, **given}
+
+    # -- adoption
+
+    def _earlier(self, home: Path) -> Submission | None:
+        """The last submission of these outputs, unless its end was reported."""
+        folders = sorted((path for path in home.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)) \
+            if home.exists() else []
+        if not folders or (folders[-1] / "seen").exists():
+            return None
+        return Submission.load(folders[-1])
+
+    def _can_be_adopted(self, earlier: Submission, job) -> bool:
+        if earlier.cluster != self.settings.cluster or earlier.cluster == "debug":
+            return False
+        if outcome := earlier.outcome():
+            newest = max((os.path.getmtime(path) for path in job.input if os.path.exists(path)), default=0.0)
+            return not outcome["returncode"] and all(
+                os.path.exists(path) and os.path.getmtime(path) >= newest for path in job.output)
+        if earlier.cluster == "local":
+            return earlier.process() is not None
+        try:
+            self._look()
+        except slurm.SlurmError as error:
+            raise WorkflowError(f"{error}; a job of an earlier run may still live, so nothing is submitted.") from None
+        if earlier.job_id is None:  # its submitter died between the submission and the record of it
+            earlier.job_id = next((one.id for one in self._queue.values() if one.name == earlier.name), None)
+            if earlier.job_id is None:
+                return False
+            earlier.save()
+        found = self._queue.get(earlier.job_id)
+        earlier.dying = found is not None and found.state == slurm.ENDING
+        return earlier.dying or found is not None and found.state in slurm.WAITING
+
+    # -- watching
+
+    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
+        self.next_seconds_between_status_checks = max(0.5, 0.005 * len(active_jobs))
+        if active_jobs and self.settings.cluster == "slurm" and time.time() - self._looked >= self.settings.queue_seconds:
+            try:
+                self._look()
+                self._waiting_for_slurm = False
+            except slurm.SlurmError as error:
+                if not self._waiting_for_slurm:
+                    self.logger.warning(f"SLURM cannot be asked ({error}); waiting for it, jobs go on")
+                self._waiting_for_slurm = True
+        for info in active_jobs:
+            submission: Submission = info.aux["submission"]
+            if outcome := submission.outcome():
+                (submission.folder / "seen").touch()
+                if outcome["returncode"] == 0:
+                    self.report_job_success(info)
+                else:
+                    self._fail(info, *ending(outcome["returncode"]))
+            elif reason := self._gone(submission):
+                (submission.folder / "seen").touch()
+                if submission.dying:  # whoever ended it did so before this run began
+                    await self._resubmit(info.job, submission.folder.parent)
+                else:
+                    self._fail(info, RETRIED.get(reason) or NOT_RETRIED.get(reason, reason.lower()), reason in RETRIED)
+            else:
+                yield info
+
+    def _gone(self, submission: Submission) -> str | None:
+        """Why a submission without an outcome will never have one, or None while it may; files may be seen late."""
+        if submission.cluster == "local":
+            state = None if submission.process() else "KILLED"
+        else:
+            job = self._queue.get(submission.job_id) or slurm.ended(submission.job_id)
+            state = job.state if job else "LOST"
+            if state in slurm.WAITING or state == slurm.ENDING:
+                state = None
+            elif state == "COMPLETED":  # its outcome is on its way
+                state = "LOST"
+        if state is None:
+            submission.missing_since = None
+            return None
+        submission.missing_since = submission.missing_since or time.time()
+        patience = self.workflow.execution_settings.latency_wait if state in ("LOST", "FAILED", "KILLED") else 1
+        return state if time.time() - submission.missing_since >= max(patience, 1) else None
+
+    async def _resubmit(self, job, home: Path) -> None:
+        command, direct = self._command(job)
+        if direct:
+            await prepare(job)
+        self._submit(job, home, command, direct, identity(job, command, direct))
+
+    def _look(self) -> None:
+        self._queue = {job.id: job for job in slurm.jobs()}
+        self._looked = time.time()
+
+    # -- ends
+
+    def _fail(self, info: SubmittedJobInfo, reason: str, retried: bool) -> None:
+        """Report an error with what a user needs to see; only a reason that another try can mend keeps its retries."""
+        submission: Submission = info.aux["submission"]
+        if submission.tasks() > 1:
+            self._cancel([submission])  # the tasks that still live
+        if not retried:
+            info.job.attempt = info.job.restart_times + 1
+        log = submission.log()
+        said = log.read_text(errors="replace").splitlines() if log.exists() else []
+        said = [line for line in said if line.strip() and not line.startswith(("submitit ", "srun: "))]
+        if reason.startswith("exit code") and said:
+            reason += f": {said[-1]}"
+        if retried and info.job.restart_times:
+            left = info.job.restart_times - info.job.attempt + 1
+            reason += f" (tries left: {left})"
+        tail = "".join(f"\n    | {line}" for line in said[-TAIL:]) or "\n    (it printed nothing)"
+        self.report_job_error(info, msg=f"{describe(info.job)}, job {submission.job_id}: {reason}\n"
+                                        f"    log {os.path.relpath(log)} ends with{tail}")
+
+    def print_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any) -> None:
+        job_info.job.log_error(msg, **kwargs)  # the message says it all, so not the parent's, which points to "the cluster log"
+
+    def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
+        self._cancel([info.aux["submission"] for info in active_jobs])
+
+    def _cancel(self, submissions: list[Submission]) -> None:
+        if self.settings.cluster == "slurm":
+            try:
+                slurm.cancel(one.job_id for one in submissions if one.job_id and one.cluster == "slurm")
+            except slurm.SlurmError as error:
+                self.logger.debug(f"could not cancel: {error}")  # it has just ended, or SLURM is away
+        for one in submissions:
+            if one.cluster == "local" and (process := one.process()):
+                process.send_signal(signal.SIGTERM)
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End before anything is submitted, with one sentence and exit code 2."""
+    print(f"submitit: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def ending(code: int) -> tuple[str, bool]:
+    """What a return code says, and whether another try can mend it."""
+    if code in OUT_OF_MEMORY:
+        return "out of memory (killed)", True
+    return (f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"), False
+
+
+def identity(job, command: str, direct: bool) -> str:
+    """Digest of what a job runs; a Snakemake of its own has temporary paths in its command, so its rule stands for it."""
+    return hashlib.sha256((command if direct else f"{job.name} {job.shellcmd or ''}").encode()).hexdigest()
+
+
+def describe(job) -> str:
+    """Rule, wildcards and the textual parameters of a job."""
+    if job.is_group():
+        return f"group {job.groupid}"
+    values = {**job.wildcards_dict, **{key: value for key, value in job.params.items() if isinstance(value, str)}}
+    return f"rule {job.rule.name} ({', '.join(f'{key}={value}' for key, value in values.items())})"
+
+
+async def prepare(job) -> None:
+    """What Snakemake does before a job of its own: old outputs away, folders made."""
+    await job.remove_existing_output()
+    for file in (*job.output, *job.log):
+        file.prepare()
