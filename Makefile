@@ -4,8 +4,10 @@ VENV ?= .venv
 CORES ?= all
 SUITE ?= demo
 INSTALLED := $(VENV)/.installed
+PLUGIN := ./plugins/snakemake-executor-plugin-submitit
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: demo run test bench clean
+.PHONY: demo run test test-slurm bench clean
 
 demo: run
 
@@ -16,13 +18,17 @@ run: $(INSTALLED)  ## any suite: make run SUITE=digits
 test: $(INSTALLED)
 	$(VENV)/bin/pytest
 
+test-slurm: $(INSTALLED)  ## on a real one-node SLURM, from Debian's packages, installed if missing
+	command -v slurmctld >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y slurm-wlm munge; }
+	$(VENV)/bin/pytest tests/slurm
+
 bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/step_cost.py
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(PLUGIN)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdbench needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --no-compile -e '.[test]'
+	$(VENV)/bin/pip install --no-compile -e '.[test]' -e $(PLUGIN)
 	@touch $@
 
 clean:  ## removes what was computed; the environment and rendered tables stay

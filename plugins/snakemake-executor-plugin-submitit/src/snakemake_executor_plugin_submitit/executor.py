@@ -351,7 +351,7 @@ class Executor(RemoteExecutor):
             self._cancel([submission])  # the tasks that still live
         if not retried:
             info.job.attempt = info.job.restart_times + 1
-        log = submission.log()
+        log = submission.log()  # there is none when the job ran in place
         said = log.read_text(errors="replace").splitlines() if log.exists() else []
         said = [line for line in said if line.strip() and not line.startswith(("submitit ", "srun: "))]
         if reason.startswith("exit code") and said:
@@ -359,12 +359,12 @@ class Executor(RemoteExecutor):
         if retried and info.job.restart_times:
             left = info.job.restart_times - info.job.attempt + 1
             reason += f" (tries left: {left})"
-        tail = "".join(f"\n    | {line}" for line in said[-TAIL:]) or "\n    (it printed nothing)"
-        self.report_job_error(info, msg=f"{describe(info.job)}, job {submission.job_id}: {reason}\n"
-                                        f"    log {os.path.relpath(log)} ends with{tail}")
+        tail = "".join(f"\n    | {line}" for line in said[-TAIL:])
+        where = f"\n    log {os.path.relpath(log)} ends with{tail or ' nothing'}" if log.exists() else ""
+        self.report_job_error(info, msg=f"{describe(info.job)}, job {submission.job_id}: {reason}{where}")
 
     def print_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any) -> None:
-        job_info.job.log_error(msg, **kwargs)  # the message says it all, so not the parent's, which points to "the cluster log"
+        job_info.job.log_error(msg, **kwargs)  # not the parent's, which only points to "the cluster log"
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         self._cancel([info.aux["submission"] for info in active_jobs])

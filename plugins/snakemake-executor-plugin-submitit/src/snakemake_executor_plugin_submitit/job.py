@@ -43,7 +43,8 @@ class Command:
         rank, tasks = (job.global_rank, job.num_tasks) if job else (0, 1)
         if self._superseded():
             return
-        alive, started = self.folder / f"alive-{rank}", time.time()
+        alive, outcome, started = self.folder / f"alive-{rank}", self.folder / f"outcome-{rank}.json", time.time()
+        outcome.unlink(missing_ok=True)  # of a run that was requeued
         waiting_since = max(self.submitted, alive.stat().st_mtime if alive.exists() else 0.0)
         queue_seconds = round(max(0.0, started - waiting_since), 3)
         environment = os.environ | self.environment | {"SUBMITIT_QUEUE_SECONDS": str(queue_seconds),
@@ -67,7 +68,7 @@ class Command:
         if self._stopping:
             self._leave(job, rank)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        write(self.folder / f"outcome-{rank}.json", {
+        write(outcome, {
             "returncode": code, "host": os.uname().nodename, "started": started, "ended": time.time(),
             "queue_seconds": queue_seconds, "wall_seconds": round(time.time() - started, 3),
             "cpu_seconds": round(used.ru_utime + used.ru_stime, 3), "peak_memory_bytes": used.ru_maxrss * 1024})

@@ -105,7 +105,7 @@ def check(rules: dict[str, dict]) -> dict[str, float]:
             most = max(node[what] for node in nodes)
             if isinstance(wanted, int) and wanted > most:
                 where = "the partition's time limit is" if what == "minutes" else "no node has more than"
-                raise SlurmError(f"rule {rule}: asks for {wanted} {what}, but in partition {partition} {where} {most}; "
+                raise SlurmError(f"rule {rule}: asks for {wanted} {what}, but in partition {partition} {where} {most:g}; "
                                  f"lower its {key}")
         if int(resources.get("nodes") or 1) > len(nodes):
             raise SlurmError(f"rule {rule}: asks for {resources['nodes']} nodes, but partition {partition} has "
