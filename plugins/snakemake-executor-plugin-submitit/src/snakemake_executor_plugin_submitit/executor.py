@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -105,6 +106,12 @@ class Submission:
         logs = sorted(self.folder.glob(f"{self.job_id}_*_log.out"))
         return logs[0] if logs else self.folder / f"{self.job_id}_0_log.out"
 
+    def killed_for_memory(self) -> bool:
+        """Whether SLURM says in the log that it has; without cgroups its job state does not tell."""
+        log = self.log()
+        said = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return any(line.startswith("slurmstepd") and re.search("oom.kill|memory limit", line) for line in said)
+
     def process(self) -> psutil.Process | None:
         """A local job's controller, if it still runs."""
         try:
@@ -127,16 +134,17 @@ class Executor(RemoteExecutor):
         self._queue: dict[str, slurm.Job] = {}
         self._looked = 0.0
         self._limits: dict[str, int] = {}
+        self._live: dict[Path, Submission] = {}  # `active_jobs` is empty while they are checked, and Ctrl-C may come then
         self._waiting_for_slurm = False
         if self.settings.cluster == "slurm":
             rules = {job.rule.name: self._resources(job) for job in self.workflow.dag.needrun_jobs() if not job.is_local}
             try:
                 self._limits = {rule: int(min(DAY, limit)) for rule, limit in slurm.check(rules).items()}
                 self._look()
+                for name, resources in rules.items():
+                    self._parameters(name, resources, name)
             except slurm.SlurmError as error:
                 refuse(str(error))
-            for name, resources in rules.items():
-                self._parameters(name, resources, name)
 
     def _lock_folder(self) -> None:
         """One main process a folder: a lock that ends with its process, however that ends."""
@@ -157,7 +165,7 @@ class Executor(RemoteExecutor):
         key = hashlib.sha256("\0".join(sorted(map(os.path.abspath, job.products(include_logfiles=False)))).encode())
         home = self.root / job.name / key.hexdigest()[:16]
         what = identity(job, command, direct)
-        earlier = self._earlier(home)
+        earlier = self._earlier(home, job)
         if earlier and earlier.command == what and self._can_be_adopted(earlier, job):
             self.logger.info(f"Adopted job {earlier.job_id} of an earlier run: {describe(job)}")
             self._report_submission(job, earlier)
@@ -169,6 +177,7 @@ class Executor(RemoteExecutor):
         self._submit(job, home, command, direct, what)
 
     def _report_submission(self, job, submission: Submission) -> None:
+        self._live[submission.folder] = submission
         aux = {"submission": submission}
         self.report_job_submission(SubmittedJobInfo(job=job, external_jobid=submission.job_id, aux=aux))
 
@@ -220,7 +229,7 @@ class Executor(RemoteExecutor):
                                                  slurm_max_num_timeout=self.settings.requeues)
                 executor.update_parameters(**self._parameters(job.name, resources, submission.name))
                 submission.job_id = executor.submit(function).job_id
-            except (FailedJobError, FailedSubmissionError, OSError, ValueError) as error:
+            except (FailedJobError, FailedSubmissionError, slurm.SlurmError, OSError, ValueError) as error:
                 (folder / "seen").touch()
                 job.attempt = job.restart_times + 1
                 self.report_job_error(SubmittedJobInfo(job=job, aux={}), msg=f"{describe(job)} was not submitted: "
@@ -236,12 +245,12 @@ class Executor(RemoteExecutor):
                 "threads": job.threads}
 
     def _parameters(self, rule: str, resources: dict[str, Any], name: str) -> dict[str, Any]:
-        """Snakemake's resources as submitit's parameters; WorkflowError for one that submitit does not know."""
+        """Snakemake's resources as submitit's parameters; SlurmError for one that submitit does not know."""
         given = {key: value for key, value in resources.items() if key.startswith("slurm_") and value not in ("", None)}
         extra = given.pop("slurm_extra", None)
         known = {f"slurm_{key}" for key in SlurmExecutor._valid_parameters()}
         for key in given.keys() - known:
-            raise WorkflowError(f"rule {rule}: unknown resource {key}; submitit knows {', '.join(sorted(known))}")
+            raise slurm.SlurmError(f"rule {rule}: unknown resource {key}{slurm.nearest(key, known)}")
         if extra:
             words = (word.lstrip("-").partition("=") for word in shlex.split(str(extra)))
             given["slurm_additional_parameters"] = {key: value if equals else True for key, equals, value in words}
@@ -255,13 +264,14 @@ class Executor(RemoteExecutor):
 
     # -- adoption
 
-    def _earlier(self, home: Path) -> Submission | None:
-        """The last submission of these outputs, unless its end was reported."""
+    def _earlier(self, home: Path, job) -> Submission | None:
+        """The last submission of these outputs, unless its end was reported and Snakemake has taken note of it."""
         folders = sorted((path for path in home.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)) \
             if home.exists() else []
-        if not folders or (folders[-1] / "seen").exists():
-            return None
-        return Submission.load(folders[-1])
+        last = Submission.load(folders[-1]) if folders else None
+        noted = last and (last.folder / "seen").exists() and \
+            last.job_id not in self.workflow.persistence.external_jobids(job)
+        return None if noted else last
 
     def _can_be_adopted(self, earlier: Submission, job) -> bool:
         if earlier.cluster != self.settings.cluster or earlier.cluster == "debug":
@@ -300,13 +310,13 @@ class Executor(RemoteExecutor):
         for info in active_jobs:
             submission: Submission = info.aux["submission"]
             if outcome := submission.outcome():
-                (submission.folder / "seen").touch()
+                self._close(submission)
                 if outcome["returncode"] == 0:
                     self.report_job_success(info)
                 else:
-                    self._fail(info, *ending(outcome["returncode"]))
+                    self._fail(info, *how_ended(outcome["returncode"]))
             elif reason := self._gone(submission):
-                (submission.folder / "seen").touch()
+                self._close(submission)
                 if submission.dying:  # whoever ended it did so before this run began
                     await self._resubmit(info.job, submission.folder.parent)
                 else:
@@ -325,6 +335,8 @@ class Executor(RemoteExecutor):
                 state = None
             elif state == "COMPLETED":  # its outcome is on its way
                 state = "LOST"
+            elif state == "FAILED" and submission.killed_for_memory():
+                state = "OUT_OF_MEMORY"
         if state is None:
             submission.missing_since = None
             return None
@@ -343,6 +355,11 @@ class Executor(RemoteExecutor):
         self._looked = time.time()
 
     # -- ends
+
+    def _close(self, submission: Submission) -> None:
+        """Its end is reported now: no later run shall adopt it."""
+        (submission.folder / "seen").touch()
+        self._live.pop(submission.folder, None)
 
     def _fail(self, info: SubmittedJobInfo, reason: str, retried: bool) -> None:
         """Report an error with what a user needs to see; only a reason that another try can mend keeps its retries."""
@@ -367,7 +384,7 @@ class Executor(RemoteExecutor):
         job_info.job.log_error(msg, **kwargs)  # not the parent's, which only points to "the cluster log"
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
-        self._cancel([info.aux["submission"] for info in active_jobs])
+        self._cancel(list(self._live.values()))
 
     def _cancel(self, submissions: list[Submission]) -> None:
         if self.settings.cluster == "slurm":
@@ -386,10 +403,10 @@ def refuse(sentence: str) -> NoReturn:
     sys.exit(2)
 
 
-def ending(code: int) -> tuple[str, bool]:
+def how_ended(code: int) -> tuple[str, bool]:
     """What a return code says, and whether another try can mend it."""
     if code in OUT_OF_MEMORY:
-        return "out of memory (killed)", True
+        return RETRIED["OUT_OF_MEMORY"], True
     return (f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"), False
 
 

@@ -93,9 +93,7 @@ def check(rules: dict[str, dict]) -> dict[str, float]:
                              f"{', '.join(sorted(partitions))}")
         for name in str(partition).split(","):
             if name not in partitions:
-                close = difflib.get_close_matches(name, partitions, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"the cluster has {', '.join(sorted(partitions))}"
-                raise SlurmError(f"rule {rule}: unknown partition {name!r}; {hint}")
+                raise SlurmError(f"rule {rule}: unknown partition {name!r}{nearest(name, partitions)}")
         nodes = [node for name in str(partition).split(",") for node in partitions[name]]
         tasks = tasks_per_node(resources)
         for what, wanted, key in (("GPUs", resources.get("gpus"), "gpus"),
@@ -112,6 +110,12 @@ def check(rules: dict[str, dict]) -> dict[str, float]:
                              f"{len(nodes)}; lower its nodes")
         limits[rule] = max(node["minutes"] for node in nodes)
     return limits
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The end of a sentence on an unknown word: the choice that was meant, or all of them."""
+    close = difflib.get_close_matches(word, choices := sorted(choices), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(choices)}"
 
 
 def minutes(limit: str) -> float:
