@@ -194,6 +194,16 @@ def test_bad_input_is_one_sentence_before_anything_is_submitted(tmp_path, argume
     assert not workflow.events()
 
 
+@pytest.mark.parametrize(("resources", "body", "sentence"), [
+    ("tasks_per_node=2", "run: pass", "rule x: asks for 2 tasks, which only a plain shell rule can have; set tasks_per_node: 1"),
+    ("nodes=2", "shell: 'touch {output}'", "rule x: asks for 2 nodes, but --submitit-cluster local has one"),
+])
+def test_tasks_that_cannot_be_are_refused(tmp_path, resources, body, sentence):
+    snakefile = f'rule x:\n    output: "out"\n    resources: {resources}\n    {body}\n'
+    result = Workflow(tmp_path, "local", snakefile=snakefile).run()
+    assert (result.returncode, result.stdout.splitlines()[-1]) == (2, f"submitit: {sentence}")
+
+
 @pytest.fixture
 def sinfo(tmp_path, monkeypatch):
     """SLURM's commands, of which sinfo says what a test wants."""

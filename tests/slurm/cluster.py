@@ -103,7 +103,7 @@ class Cluster:
 
     def stop(self):
         """End the daemons, the job steps and the jobs' processes; those that have died already do not matter."""
-        self._end_slurmctld()  # politely: it saves its state, so that a later start in the same folder knows the jobs
+        self.stop_slurmctld()  # politely: it saves its state, so that a later start in the same folder knows the jobs
         self._kill(self.processes)
         self._remove_shortcut()
 
@@ -116,11 +116,15 @@ class Cluster:
         self._daemon("slurmd", "-N", "localhost")
         self.wait_ready()
 
-    def restart_slurmctld(self):
-        """End the controller, which saves its state, and start it again; jobs run on."""
-        self._end_slurmctld()
+    def start_slurmctld(self):
+        """Start the controller on the state that it has saved."""
         self._daemon("slurmctld", "-i")
         self.wait_ready()
+
+    def restart_slurmctld(self):
+        """End the controller, which saves its state, and start it again; jobs run on."""
+        self.stop_slurmctld()
+        self.start_slurmctld()
 
     def wait_ready(self, timeout=20):
         """Wait until the node is idle or runs jobs; else RuntimeError with its state and the ends of the logs."""
@@ -170,7 +174,8 @@ class Cluster:
             return {int((self.folder / f"run/{daemon}.pid").read_text())} & self.processes(daemon)
         return set()
 
-    def _end_slurmctld(self, patience=10):
+    def stop_slurmctld(self, patience=10):
+        """End the controller, which saves its state."""
         pids = self._pids("slurmctld")
         for pid in pids:
             os.kill(pid, signal.SIGTERM)

@@ -108,7 +108,7 @@ def test_a_preempting_job_goes_first_and_the_preempted_one_goes_on(tmp_path_fact
         workflow = Workflow(tmp_path, "slurm", length=10000, environment=cluster.environment)
         main = workflow.start("--config", "jobs=1")
         workflow.wait(lambda: counting(workflow, 1))
-        cluster.run("sbatch", "-p", "urgent", "--wrap", f"sleep 1; touch {tmp_path}/urgent")
+        cluster.run("sbatch", "-p", "urgent", "-o", "/dev/null", "--wrap", f"sleep 1; touch {tmp_path}/urgent")
         workflow.wait(lambda: workflow.events()["start", "0"] == 2)
         assert (tmp_path / "urgent").exists()
         finish_soon(workflow)
@@ -164,6 +164,22 @@ def test_jobs_outlive_slurmd_and_slurmctld(workflow, cluster):
     finish_soon(workflow, steps=20)
     assert main.wait(60) == 0, workflow.said()
     assert workflow.events() == ONCE
+
+
+def test_jobs_are_submitted_once_the_controller_is_back(workflow, tmp_path_factory):
+    with started(tmp_path_factory.mktemp("away")) as cluster:
+        workflow.environment |= cluster.environment
+        (workflow.folder / "Snakefile").write_text(
+            'rule all:\n    input: "b"\n'
+            'rule a:\n    output: "a"\n    shell: "touch begun; sleep 6; touch {output}"\n'
+            'rule b:\n    input: "a"\n    output: "b"\n    shell: "echo run >> runs; touch {output}"\n')
+        main = workflow.start()
+        workflow.wait((workflow.folder / "begun").exists)
+        cluster.stop_slurmctld()
+        workflow.wait(lambda: "trying again to submit" in workflow.said())
+        cluster.start_slurmctld()
+        assert main.wait(60) == 0, workflow.said()
+        assert (workflow.folder / "runs").read_text() == "run\n"
 
 
 def test_an_error_says_rule_arm_job_reason_and_log(workflow):

@@ -28,7 +28,6 @@ from typing import Any, NoReturn
 
 import psutil
 import submitit
-from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
@@ -51,6 +50,7 @@ NOT_RETRIED = {"TIMEOUT": "time-out", "DEADLINE": "its deadline passed", "CANCEL
                "KILLED": "cancelled or killed"}
 OUT_OF_MEMORY = (-9, 137)  # how the kernel's out-of-memory killer ends a process, seen directly and through a shell
 DAY = 24 * 60  # minutes; the time of a job whose rule states no runtime, unless its partition gives less
+PATIENCE = 20  # submissions are tried while SLURM does not answer, each takes it some ten seconds to say so
 TAIL = 15  # lines of a failed job's log
 
 
@@ -136,8 +136,15 @@ class Executor(RemoteExecutor):
         self._limits: dict[str, int] = {}
         self._live: dict[Path, Submission] = {}  # `active_jobs` is empty while they are checked, and Ctrl-C may come then
         self._waiting_for_slurm = False
+        jobs = {job.rule.name: job for job in self.workflow.dag.needrun_jobs() if not job.is_local}
+        rules = {rule: self._resources(job) for rule, job in jobs.items()}
+        for rule, resources in rules.items():
+            nodes = int(resources.get("nodes") or 1)
+            if (tasks := slurm.tasks_per_node(resources) * nodes) > 1 and not plain(jobs[rule]):
+                refuse(f"rule {rule}: asks for {tasks} tasks, which only a plain shell rule can have; set tasks_per_node: 1")
+            if nodes > 1 and self.settings.cluster != "slurm":
+                refuse(f"rule {rule}: asks for {nodes} nodes, but --submitit-cluster {self.settings.cluster} has one")
         if self.settings.cluster == "slurm":
-            rules = {job.rule.name: self._resources(job) for job in self.workflow.dag.needrun_jobs() if not job.is_local}
             try:
                 self._limits = {rule: int(min(DAY, limit)) for rule, limit in slurm.check(rules).items()}
                 self._look()
@@ -186,16 +193,7 @@ class Executor(RemoteExecutor):
 
         A plain shell rule runs as it is, on every task; anything else goes through a Snakemake of its own in the job.
         """
-        plain = not job.is_group() and job.is_shell and not (
-            job.benchmark or job.is_shadow or job.conda_env or job.container_img_url or job.env_modules
-            or any(file.is_storage for file in (*job.input, *job.output)))
-        tasks = slurm.tasks_per_node(job.resources) * int(job.resources.get("nodes") or 1)
-        if plain:
-            return job.shellcmd, True
-        if tasks > 1:
-            raise WorkflowError(f"rule {job.name}: asks for {tasks} tasks, which only a plain shell rule can have; set "
-                                "tasks_per_node: 1")
-        return self.format_job_exec(job), False
+        return (job.shellcmd, True) if plain(job) else (self.format_job_exec(job), False)
 
     def _submit(self, job, home: Path, command: str, direct: bool, what: str) -> None:
         """Submit a job and report it, or report in one sentence why it cannot be submitted."""
@@ -228,7 +226,7 @@ class Executor(RemoteExecutor):
                 executor = submitit.AutoExecutor(folder=folder, cluster=self.settings.cluster,
                                                  slurm_max_num_timeout=self.settings.requeues)
                 executor.update_parameters(**self._parameters(job.name, resources, submission.name))
-                submission.job_id = executor.submit(function).job_id
+                submission.job_id = self._hand_over(executor, function, submission.name)
             except (FailedJobError, FailedSubmissionError, slurm.SlurmError, OSError, ValueError) as error:
                 (folder / "seen").touch()
                 job.attempt = job.restart_times + 1
@@ -239,6 +237,20 @@ class Executor(RemoteExecutor):
                 submission.born = psutil.Process(int(submission.job_id)).create_time()
         submission.save()
         self._report_submission(job, submission)
+
+    def _hand_over(self, executor: submitit.AutoExecutor, function: Command, name: str) -> str:
+        """The id of the job; waits for a SLURM that does not answer, and then makes sure that it was not submitted twice."""
+        for remaining in reversed(range(PATIENCE)):
+            try:
+                return executor.submit(function).job_id
+            except FailedJobError as error:
+                if not remaining or not re.search("[Uu]nable to contact|timed out|[Cc]onnection refused", str(error)):
+                    raise
+                self.logger.warning(f"SLURM does not answer; trying again to submit {name}")
+                time.sleep(5)
+                self._look_if_possible()
+                slurm.cancel(job.id for job in self._queue.values() if job.name == name and job.state in slurm.WAITING)
+        raise AssertionError
 
     def _resources(self, job) -> dict[str, Any]:
         return {**{name: value for name, value in job.resources.items() if isinstance(value, (int, str))},
@@ -282,10 +294,7 @@ class Executor(RemoteExecutor):
                 os.path.exists(path) and os.path.getmtime(path) >= newest for path in job.output)
         if earlier.cluster == "local":
             return earlier.process() is not None
-        try:
-            self._look()
-        except slurm.SlurmError as error:
-            raise WorkflowError(f"{error}; a job of an earlier run may still live, so nothing is submitted.") from None
+        self._look_if_possible()
         if earlier.job_id is None:  # its submitter died between the submission and the record of it
             earlier.job_id = next((one.id for one in self._queue.values() if one.name == earlier.name), None)
             if earlier.job_id is None:
@@ -300,13 +309,7 @@ class Executor(RemoteExecutor):
     async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
         self.next_seconds_between_status_checks = max(0.5, 0.005 * len(active_jobs))
         if active_jobs and self.settings.cluster == "slurm" and time.time() - self._looked >= self.settings.queue_seconds:
-            try:
-                self._look()
-                self._waiting_for_slurm = False
-            except slurm.SlurmError as error:
-                if not self._waiting_for_slurm:
-                    self.logger.warning(f"SLURM cannot be asked ({error}); waiting for it, jobs go on")
-                self._waiting_for_slurm = True
+            self._look_if_possible()
         for info in active_jobs:
             submission: Submission = info.aux["submission"]
             if outcome := submission.outcome():
@@ -349,6 +352,16 @@ class Executor(RemoteExecutor):
         if direct:
             await prepare(job)
         self._submit(job, home, command, direct, identity(job, command, direct))
+
+    def _look_if_possible(self) -> None:
+        """What was last known stands while SLURM does not answer; its jobs go on without it."""
+        try:
+            self._look()
+            self._waiting_for_slurm = False
+        except slurm.SlurmError as error:
+            if not self._waiting_for_slurm:
+                self.logger.warning(f"SLURM cannot be asked ({error}); waiting for it, jobs go on")
+            self._waiting_for_slurm = True
 
     def _look(self) -> None:
         self._queue = {job.id: job for job in slurm.jobs()}
@@ -408,6 +421,13 @@ def how_ended(code: int) -> tuple[str, bool]:
     if code in OUT_OF_MEMORY:
         return RETRIED["OUT_OF_MEMORY"], True
     return (f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"), False
+
+
+def plain(job) -> bool:
+    """Whether a job is a shell command and nothing else, so that it needs no Snakemake of its own."""
+    return not job.is_group() and job.is_shell and not (
+        job.benchmark or job.is_shadow or job.conda_env or job.container_img_url or job.env_modules
+        or any(file.is_storage for file in (*job.input, *job.output)))
 
 
 def identity(job, command: str, direct: bool) -> str:
