@@ -177,6 +177,16 @@ def test_what_is_not_a_plain_shell_rule_runs_through_snakemake_and_in_place(tmp_
         (tmp_path / "out").unlink()
 
 
+def test_a_group_is_one_job(tmp_path):
+    snakefile = 'rule all:\n    input: "b"\n' \
+                'rule a:\n    output: "a"\n    group: "both"\n    shell: "touch {output}"\n' \
+                'rule b:\n    input: "a"\n    output: "b"\n    group: "both"\n    shell: "cp {input} {output}"\n'
+    result = Workflow(tmp_path, "local", snakefile=snakefile).run()
+    assert result.returncode == 0, result.stdout
+    assert (tmp_path / "b").exists()
+    assert len(list(tmp_path.glob(".snakemake/submitit/*/*/*/record.json"))) == 1
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (("--submitit-cluster", "slrum"), "--submitit-cluster = slrum: unknown; use slurm, local, debug"),
     (("--submitit-folder", "length/x"), "length/x: cannot be written (Not a directory); choose another --submitit-folder"),

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 import psutil
 import submitit
+from snakemake.shell import shell
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake_interface_executor_plugins.settings import CommonSettings, ExecutorSettingsBase
@@ -49,6 +50,7 @@ RETRIED = {"OUT_OF_MEMORY": "out of memory", "NODE_FAIL": "its node failed", "BO
 NOT_RETRIED = {"TIMEOUT": "time-out", "DEADLINE": "its deadline passed", "CANCELLED": "cancelled",
                "KILLED": "cancelled or killed"}
 OUT_OF_MEMORY = (-9, 137)  # how the kernel's out-of-memory killer ends a process, seen directly and through a shell
+ORDINARY = ("None", "Priority", "Resources", "BeginTime", "Dependency", "Prolog")  # reasons to wait that need no word
 DAY = 24 * 60  # minutes; the time of a job whose rule states no runtime, unless its partition gives less
 PATIENCE = 20  # submissions are tried while SLURM does not answer, each takes it some ten seconds to say so
 TAIL = 15  # lines of a failed job's log
@@ -79,6 +81,8 @@ class Submission:
     born: float | None = None  # creation time of a local job's process
     dying: bool = False  # adopted while it was being cancelled or requeued: which of them is not known yet
     missing_since: float | None = None
+    since: float = dataclasses.field(default_factory=time.time)  # when this process first knew of it
+    told: str = ""  # the reason for its waiting that was last told
 
     def save(self) -> None:
         kept = ("cluster", "name", "command", "job_id", "born")
@@ -177,7 +181,7 @@ class Executor(RemoteExecutor):
             self.logger.info(f"Adopted job {earlier.job_id} of an earlier run: {describe(job)}")
             self._report_submission(job, earlier)
             return
-        if earlier:
+        if earlier and not earlier.outcome():
             self._cancel([earlier])
         if direct:
             self.workflow.async_run(prepare(job))
@@ -263,9 +267,10 @@ class Executor(RemoteExecutor):
         known = {f"slurm_{key}" for key in SlurmExecutor._valid_parameters()}
         for key in given.keys() - known:
             raise slurm.SlurmError(f"rule {rule}: unknown resource {key}{slurm.nearest(key, known)}")
+        given["slurm_additional_parameters"] = {"requeue": True}
         if extra:
             words = (word.lstrip("-").partition("=") for word in shlex.split(str(extra)))
-            given["slurm_additional_parameters"] = {key: value if equals else True for key, equals, value in words}
+            given["slurm_additional_parameters"] |= {key: value if equals else True for key, equals, value in words}
         nodes, tasks = int(resources.get("nodes") or 1), slurm.tasks_per_node(resources)
         if tasks * nodes > 1:  # one task's end by an error ends the others
             given["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
@@ -300,7 +305,7 @@ class Executor(RemoteExecutor):
             if earlier.job_id is None:
                 return False
             earlier.save()
-        found = self._queue.get(earlier.job_id)
+        found = self._in_queue(earlier)
         earlier.dying = found is not None and found.state == slurm.ENDING
         return earlier.dying or found is not None and found.state in slurm.WAITING
 
@@ -331,21 +336,32 @@ class Executor(RemoteExecutor):
         """Why a submission without an outcome will never have one, or None while it may; files may be seen late."""
         if submission.cluster == "local":
             state = None if submission.process() else "KILLED"
+        elif self._looked < submission.since:
+            return None
+        elif job := self._in_queue(submission):
+            state = None if job.state in slurm.WAITING or job.state == slurm.ENDING else job.state
+            if job.state == "PENDING" and job.reason not in (*ORDINARY, submission.told):
+                submission.told = job.reason
+                self.logger.warning(f"job {job.id} ({job.name}) waits: {job.reason}")
         else:
-            job = self._queue.get(submission.job_id) or slurm.ended(submission.job_id)
-            state = job.state if job else "LOST"
-            if state in slurm.WAITING or state == slurm.ENDING:
-                state = None
-            elif state == "COMPLETED":  # its outcome is on its way
-                state = "LOST"
-            elif state == "FAILED" and submission.killed_for_memory():
-                state = "OUT_OF_MEMORY"
+            state = "LOST"
         if state is None:
             submission.missing_since = None
             return None
         submission.missing_since = submission.missing_since or time.time()
-        patience = self.workflow.execution_settings.latency_wait if state in ("LOST", "FAILED", "KILLED") else 1
-        return state if time.time() - submission.missing_since >= max(patience, 1) else None
+        soon = state not in ("LOST", "COMPLETED", "FAILED", "KILLED")  # of the others the outcome may be on its way
+        if time.time() - submission.missing_since < (1 if soon else max(1, self.workflow.execution_settings.latency_wait)):
+            return None
+        if state == "LOST" and (job := slurm.ended(submission.job_id)):
+            state = job.state
+        if state == "FAILED" and submission.killed_for_memory():
+            return "OUT_OF_MEMORY"
+        return "LOST" if state == "COMPLETED" else state
+
+    def _in_queue(self, submission: Submission) -> slurm.Job | None:
+        """What the queue says of a submission; an id alone may have gone to another job when SLURM lost its state."""
+        job = self._queue.get(submission.job_id)
+        return job if job and job.name == submission.name else None
 
     async def _resubmit(self, job, home: Path) -> None:
         command, direct = self._command(job)
@@ -402,7 +418,8 @@ class Executor(RemoteExecutor):
     def _cancel(self, submissions: list[Submission]) -> None:
         if self.settings.cluster == "slurm":
             try:
-                slurm.cancel(one.job_id for one in submissions if one.job_id and one.cluster == "slurm")
+                slurm.cancel(one.job_id for one in submissions if one.job_id and one.cluster == "slurm"
+                             and (one.since > self._looked or self._in_queue(one)))
             except slurm.SlurmError as error:
                 self.logger.debug(f"could not cancel: {error}")  # it has just ended, or SLURM is away
         for one in submissions:
@@ -425,14 +442,15 @@ def how_ended(code: int) -> tuple[str, bool]:
 
 def plain(job) -> bool:
     """Whether a job is a shell command and nothing else, so that it needs no Snakemake of its own."""
-    return not job.is_group() and job.is_shell and not (
+    customised = getattr(shell, "_process_prefix", None) is not None or getattr(shell, "_process_suffix", "")
+    return not job.is_group() and job.is_shell and not (customised or job.resources.get("shell_exec")) and not (
         job.benchmark or job.is_shadow or job.conda_env or job.container_img_url or job.env_modules
         or any(file.is_storage for file in (*job.input, *job.output)))
 
 
 def identity(job, command: str, direct: bool) -> str:
     """Digest of what a job runs; a Snakemake of its own has temporary paths in its command, so its rule stands for it."""
-    return hashlib.sha256((command if direct else f"{job.name} {job.shellcmd or ''}").encode()).hexdigest()
+    return hashlib.sha256((command if direct else f"{job.name} {getattr(job, 'shellcmd', '')}").encode()).hexdigest()
 
 
 def describe(job) -> str:
