@@ -18,6 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from hdbench import distributed
 from hdbench.errors import UserError
 from hdbench.suite import VERSIONS, Stage
 
@@ -69,6 +72,12 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     return path, manifest
 
 
+def allocation() -> tuple[float, float | None]:
+    """What the scheduler's side knows of this run: seconds in the queue, and GPUs on all machines (None: not said)."""
+    gpus = distributed.number("SUBMITIT_GPUS", 0) if os.environ.get("SUBMITIT_GPUS") else None
+    return distributed.number("SUBMITIT_QUEUE_SECONDS", 0), gpus
+
+
 def exists(results: Path, stage_id: str) -> bool:
     return (folder(results, stage_id) / MANIFEST).is_file()
 
@@ -88,13 +97,15 @@ def environment(device: str) -> dict[str, str]:
 class Work:
     """The folder in which a stage works: it holds the checkpoint, survives a kill, and becomes the artifact at the end.
 
-    `spent` carries wall and core seconds over from runs that were cut short, so the cost of a resumed stage is whole.
+    `spent` carries the cost of runs that were cut short over, so that of a resumed stage is whole.  The `ranks` processes
+    that work on it all call `cost` and `publish`; the files are rank 0's.
     """
 
-    def __init__(self, results: Path, stage: Stage):
+    def __init__(self, results: Path, stage: Stage, device: torch.device = torch.device("cpu"), ranks: int = 1):
         self.final = folder(results, stage.id)
         self.path = self.final.with_name(f".{self.final.name}.partial")
-        self.stage, self.spent = stage, {"wall_seconds": 0.0, "core_seconds": 0.0}
+        self.stage, self.device, self.ranks = stage, device, ranks
+        self.spent: dict[str, float] = {}
         self._started = time.perf_counter(), _core_seconds()
 
     @contextmanager
@@ -123,17 +134,31 @@ class Work:
             file.unlink(missing_ok=True)
 
     def cost(self) -> dict[str, float]:
-        """Wall and core seconds so far, over all runs of this stage."""
-        wall, core = self._started
-        return {"wall_seconds": self.spent["wall_seconds"] + time.perf_counter() - wall,
-                "core_seconds": self.spent["core_seconds"] + _core_seconds() - core}
+        """What the stage cost so far, over all its runs and ranks; memory is the most that a run had at once.
 
-    def publish(self, payload: list[str], device: str, **facts: Any) -> None:
+        Seconds: of this work (`wall`), of CPU (`core`), of allocated GPUs (`gpu`), and in the scheduler's queue before it.
+        """
+        wall, core = (now - then for now, then in zip((time.perf_counter(), _core_seconds()), self._started))
+        cuda = self.device.type == "cuda"
+        used = (core, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                torch.cuda.max_memory_allocated(self.device) if cuda else 0)
+        cores, memory, gpu_memory = zip(*(distributed.gather(used) if self.ranks > 1 else [used]))
+        queue, gpus = allocation()
+        gpus = gpus if gpus is not None else distributed.world_size() if cuda else 0
+        spent = {"wall_seconds": wall, "core_seconds": sum(cores), "gpu_seconds": gpus * wall, "queue_seconds": queue}
+        most = {"peak_memory_bytes": sum(memory)} | ({"peak_gpu_memory_bytes": max(gpu_memory)} if cuda else {})
+        return ({key: self.spent.get(key, 0.0) + value for key, value in spent.items()}
+                | {key: max(self.spent.get(key, 0), value) for key, value in most.items()} | {"ranks": self.ranks})
+
+    def publish(self, payload: list[str], **facts: Any) -> None:
         """Write the manifest over the named files of `path`, rename onto the final place, then drop the checkpoint."""
+        cost = self.cost()
+        if distributed.rank():
+            return
         stage = self.stage
         manifest = {"id": stage.id, "kind": stage.kind, "version": VERSIONS[stage.kind], "digest": stage.digest,
                     "config": stage.config, "parents": stage.parents, "seed": stage.config.get("seed"),
-                    "environment": environment(device), **{k: round(v, 3) for k, v in self.cost().items()}, **facts,
+                    "environment": environment(str(self.device)), **{k: round(v, 3) for k, v in cost.items()}, **facts,
                     "payload": {name: sha256(self.path / name) for name in sorted(payload)}}
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
         if self.final.exists():  # an empty folder made by the workflow engine, or a broken artifact that is made again

@@ -71,6 +71,9 @@ def costs(manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:
              "training_core_seconds": sum(m["core_seconds"] for m in own.values())}
     if not own:
         found["teacher_forward_equivalents"] = manifests[row.stages["teacher"]]["forward_equivalents"]
+    for name, total in {"gpu_seconds": sum, "queue_seconds": sum, "peak_memory_bytes": max}.items():
+        if own and all(name in manifest for manifest in own.values()):  # older manifests have none
+            found[f"training_{name}"] = total(manifest[name] for manifest in own.values())
     found |= {f"{kind}_core_seconds": manifest["core_seconds"] for kind, manifest in own.items()}
     student = [manifests[row.stages["teacher"]], *own.values()][-1]
     found |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
@@ -80,11 +83,12 @@ def costs(manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:
 
 
 def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
-    """Every finished stage of the plan with its cost (seconds) and environment."""
-    kept = ("id", "digest", "wall_seconds", "core_seconds", "environment")
+    """Every finished stage of the plan with its cost (seconds, bytes) and environment."""
+    kept = ("id", "digest", "wall_seconds", "core_seconds", "gpu_seconds", "queue_seconds", "peak_memory_bytes",
+            "peak_gpu_memory_bytes", "ranks", "environment")
     return {"suite": plan.name, "title": plan.suite.title, "stages_of_plan": len(plan.stages), "stages_done": len(manifests),
             "core_seconds": round(sum(m["core_seconds"] for m in manifests.values()), 3),
-            "stages": [{key: manifest[key] for key in kept} for manifest in manifests.values()]}
+            "stages": [{key: manifest[key] for key in kept if key in manifest} for manifest in manifests.values()]}
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
-from hdbench import artifact
+from hdbench import artifact, distributed
 from hdbench.config import nearest
-from hdbench.errors import UserError
+from hdbench.errors import OutOfMemory, UserError
 from hdbench.suite import Plan, Stage
+
+SPLIT = ("classifier", "teacher", "trajectory", "refine", "sample")  # kinds of stage that several ranks share
 
 
 def find_stage(plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None) -> Stage:
@@ -42,20 +46,49 @@ def label_of(plan: Plan, stage: Stage) -> str:
     return f"{stage.kind} {stage.label}{users}"
 
 
-def run_stage(plan: Plan, stage: Stage, results: Path, device: torch.device, checkpoint_seconds: float) -> None:
-    """Compute and publish a stage; does nothing if its artifact is there and sound."""
-    from hdbench.stages import STAGES, Context
-
+def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
+    """Whether there is work to do, its lock then `held`; UserError for what must be mended first."""
+    stage = work.stage
+    artifact.allocation()
     if artifact.exists(results, stage.id):
         artifact.load(results, stage.id)
-        return
+        return False
     for parent in stage.parents.values():
         artifact.load(results, parent)
-    work = artifact.Work(results, stage)
-    with work.locked():
-        if artifact.exists(results, stage.id):
+    batch = stage.config.get("batch", math.inf)
+    if stage.kind in SPLIT and batch < distributed.world_size():
+        raise UserError(f"{stage.id}: its batch of {batch} cannot be split over {distributed.world_size()} processes; start "
+                        f"at most {batch}")
+    held.enter_context(work.locked())
+    return not artifact.exists(results, stage.id)
+
+
+def run_stage(plan: Plan, stage: Stage, results: Path, device: torch.device, checkpoint_seconds: float,
+              sharding: str = "none") -> None:
+    """Compute and publish a stage; does nothing if its artifact is there and sound.
+
+    Of several ranks, 0 alone looks, holds the lock and publishes; it computes alone what is not in `SPLIT`.
+    """
+    from hdbench.stages import STAGES, Context
+
+    ranks = distributed.world_size() if stage.kind in SPLIT else 1
+    work = artifact.Work(results, stage, device, ranks)
+    label = label_of(plan, stage)
+    with ExitStack() as held:
+        if not distributed.from_rank_0(lambda: claim(work, results, held)) or distributed.rank() >= ranks:
             return
-        context = Context(plan=plan, results=results, work=work, stage=stage, label=label_of(plan, stage), device=device,
-                          checkpoint_seconds=checkpoint_seconds)
-        names, facts = STAGES[stage.kind](context)
-        work.publish(names, str(device), **facts)
+        context = Context(plan=plan, results=results, work=work, stage=stage, label=label, device=device,
+                          checkpoint_seconds=checkpoint_seconds, sharding=sharding)
+        try:
+            names, facts = STAGES[stage.kind](context)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"out of memory at {label} ({distributed.reason(error)}); ask for more memory or lower the "
+                              "batch size") from None
+        work.publish(names, **facts)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Python's and NumPy's error, PyTorch's for a GPU, and the words of its CPU allocator."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

@@ -31,7 +31,7 @@ def sample_noise(axes: tuple[str | int, ...], indices: range, shape: tuple[int, 
 class Draws:
     """What one update draws: rows of the data set and noise, always for the whole batch, from one seed of its axes.
 
-    With several ranks each draws the same global batch and keeps its own rows, so nothing depends on their number.
+    With several ranks each draws the same global batch; the trainer keeps its own rows, so nothing depends on their number.
     """
 
     def __init__(self, axes: tuple[str | int, ...], images: Tensor, labels: Tensor, batch: int):

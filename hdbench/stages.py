@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,13 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hdbench import artifact
+from hdbench import artifact, distributed
 from hdbench.errors import Divergence, UserError
 from hdbench.datasets import DATASETS
 from hdbench.discriminators import build_head, parameter_count
+from hdbench.evaluation import classifier as classifier_protocol
 from hdbench.flow import guided, sample_consistency, sample_flow_map
 from hdbench.images import load_images, save_images, to_float, to_uint8
-from hdbench.metrics import Estimate, classification, frechet, manifold, spectrum
+from hdbench.metrics import classification
 from hdbench.networks import TransformerConfig
 from hdbench.networks.classifier import Classifier, ClassifierConfig
 from hdbench.objectives import OBJECTIVES
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from hdbench.networks.transformer import Transformer
 
 WEIGHTS = "weights.safetensors"
+SAMPLE_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,7 @@ class Context:
     label: str
     device: torch.device
     checkpoint_seconds: float
+    sharding: str = "none"  # of what is trained, over several ranks; see hdbench.train
 
     def parent(self, role: str) -> tuple[Path, dict[str, Any]]:
         return artifact.load(self.results, self.stage.parents[role])
@@ -69,9 +73,13 @@ def data(context: Context) -> Payload:
 def classifier(context: Context) -> Payload:
     config = context.stage.config
     training = training_of(config)
+    network_config = ClassifierConfig(**config["network"])
     with seeded(config["seed"], "classifier"):
-        network = Classifier(ClassifierConfig(**config["network"]), **shape(context.dataset())).to(context.device)
+        network = Classifier(network_config, **shape(context.dataset())).to(context.device)
     names, facts = train(context, Setting(student=network, learning_rate=training.learning_rate), training)
+    if distributed.rank():
+        return names, facts
+    network = Classifier(network_config, **shape(context.dataset())).to(context.device)
     network.load_state_dict(load_file(context.work.path / WEIGHTS))
     images, labels = load_images(context.parent("data")[0] / "test.npz")
     _, probabilities = classify(network, images, context.device)
@@ -83,13 +91,10 @@ def reference(context: Context) -> Payload:
     n = context.stage.config["samples"]
     path, network = context.parent("data")[0], load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
-    arrays = {}
-    for name, part in rows.items():
-        images = load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][part]
-        arrays[f"{name}_features"], _ = classify(network, images, context.device)
-        rings = spectrum.radial_power(to_float(images))
-        arrays[f"{name}_bands"] = spectrum.band_power(rings, context.stage.config["bands"])
-        arrays[f"{name}_rings"] = rings.mean(0)
+    sets = {name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][part] for name, part in rows.items()}
+    arrays = classifier_protocol.reference_arrays(
+        {name: (images, classify(network, images, context.device)[0]) for name, images in sets.items()},
+        context.stage.config["bands"])
     np.savez(context.work.path / "reference.npz", **arrays)
     return ["reference.npz"], {}
 
@@ -125,57 +130,75 @@ def distill(context: Context) -> Payload:
 
 
 def train(context: Context, setting: Setting, training: Training) -> Payload:
-    """Run the objective's updates to the end; the payload is the student's EMA weights and the history."""
+    """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's EMA weights and history."""
     images, labels = load_images(context.parent("data")[0] / "train.npz")
     updates = OBJECTIVES[training.objective.name].updates(training.objective, setting)
     axes = (context.stage.config["seed"], context.stage.kind)
-    trainer = Trainer(updates, training, setting.student, axes, to_float(images), labels)
+    parameters = parameter_count(setting.student)
+    trainer = Trainer(updates, training, setting.student, axes, to_float(images), labels, context.sharding)
     run(trainer, context.work, context.label, context.checkpoint_seconds)
-    save_file(trainer.ema, context.work.path / WEIGHTS)
-    with (context.work.path / "history.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", *trainer.history])
-        writer.writerows([step, *values] for step, values in enumerate(zip(*trainer.history.values()), start=1))
+    weights = {name: distributed.on_rank_0(value) for name, value in trainer.ema.items()}
+    if distributed.rank() == 0:
+        save_file(weights, context.work.path / WEIGHTS)
+        with (context.work.path / "history.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["step", *trainer.history])
+            writer.writerows([step, *values] for step, values in enumerate(zip(*trainer.history.values()), start=1))
     terms = OBJECTIVES[training.objective.name].forward_equivalents(
         training.objective, setting.student.depth, context.stage.config.get("guidance", 1.0) != 1.0)
     samples = training.steps * training.batch
     return [WEIGHTS, "history.csv"], {"network_evaluations": {term: count * samples for term, count in terms.items()},
                                       "forward_equivalents": sum(terms.values()) * samples,
-                                      "parameters": parameter_count(setting.student)}
+                                      "parameters": parameters}
 
 
 def sample(context: Context) -> Payload:
-    """N images, class-balanced; sample i has its own seed, so neither batch size nor number of processes changes it."""
+    """N images, class-balanced; sample i has its own seed, so neither batch size nor number of processes changes it.
+
+    Ranks share the batches, whole ones in contiguous runs: kernels may round otherwise for another number of rows.
+    """
     config, n = context.stage.config, context.stage.config["samples"]
     source, manifest = context.parent("source")
     if "split" in config:
         rows = slice(n, 2 * n) if config["split"] == "train" else slice(0, n)
         images, labels = (part[rows] for part in load_images(source / f"{config['split']}.npz"))
-        save_images(context.work.path / "samples.npz", images, labels)
+        if distributed.rank() == 0:
+            save_images(context.work.path / "samples.npz", images, labels)
         return ["samples.npz"], {}
     network = load_network(context, "source", mean_velocity=manifest["kind"] != "teacher").requires_grad_(False)
-    steps, classes, progress = config["steps"], context.dataset().classes, Progress(context.label, n)
+    steps, classes = config["steps"], context.dataset().classes
     if config["sampler"] == "ode":
         v = guided(network, config.get("guidance", 1.0), tuple(config.get("guidance_interval", (0.0, 1.0))))
         u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
     else:
         u = network
     noises = steps if config["sampler"] == "consistency" else 1
-    batches, seconds, batch = [], 0.0, 256
-    for start in range(0, n, batch):
-        progress(start)
-        indices = range(start, min(start + batch, n))
+    world_size = distributed.world_size()
+    whole = math.ceil(n / SAMPLE_BATCH)
+    bounds = [min(SAMPLE_BATCH * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
+    counts = [stop - start for start, stop in zip(bounds, bounds[1:])]
+    batches, seconds, finite = [torch.empty(0, *dimensions(context.dataset()), dtype=torch.uint8)], 0.0, True
+    first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
+    progress = Progress(context.label, last - first)
+    for start in range(first, last, SAMPLE_BATCH):
+        progress(start - first)
+        indices = range(start, min(start + SAMPLE_BATCH, last))
         c = torch.tensor([index % classes for index in indices]).to(context.device)
         eps = sample_noise((config["seed"], "sample"), indices, (noises, *dimensions(context.dataset()))).to(context.device)
         begun = time.perf_counter()
         with torch.no_grad():
             x = (sample_consistency(u, eps.transpose(0, 1), c) if noises > 1 else sample_flow_map(u, eps[:, 0], c, steps))
-        if not x.isfinite().all():
-            raise Divergence(f"{context.label}: an image is not finite; its network has diverged")
+        if not (finite := bool(x.isfinite().all())):
+            break
         batches.append(to_uint8(x).cpu())
         seconds += time.perf_counter() - begun
-    progress(n)
-    save_images(context.work.path / "samples.npz", torch.cat(batches), torch.arange(n) % classes)
+    if any(distributed.any_of(not finite)):
+        raise Divergence(f"{context.label}: an image is not finite; its network has diverged")
+    progress(last - first)
+    seconds = sum(distributed.gather(seconds))
+    images = distributed.concatenate(torch.cat(batches), counts)
+    if distributed.rank() == 0:
+        save_images(context.work.path / "samples.npz", images, torch.arange(n) % classes)
     return ["samples.npz"], {"milliseconds_per_sample": round(1000 * seconds / n, 4)}
 
 
@@ -184,25 +207,15 @@ def evaluate(context: Context) -> Payload:
     images, labels = load_images(context.parent("sample")[0] / "samples.npz")
     real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
     features, probabilities = classify(load_classifier(context), images, context.device)
-    split = context.parent("sample")[1]["config"].get("split")
-    rings = spectrum.radial_power(to_float(images))
-    bands = spectrum.band_power(rings, real["train_bands"].shape[1])
-    precision, recall = manifold.precision_recall(torch.from_numpy(features), torch.from_numpy(real["train_features"]),
-                                                  context.stage.config["neighbours"])
-    estimates: dict[str, Estimate] = {
-        f"fd_{to}": frechet.frechet_distance(features, frechet.GaussianReference.of(real[f"{to}_features"]))
-        for to in ("train", "test") if to == "train" or split != "test"}  # test against itself measures nothing
-    estimates |= {"precision": precision, "recall": recall,
-                  "accuracy": classification.accuracy(probabilities, labels.numpy()),
-                  "classifier_score": classification.classifier_score(probabilities)}
-    estimates |= {f"power_band{band + 1}": spectrum.relative_power(bands[:, band], real["train_bands"][:, band])
-                  for band in range(bands.shape[1])}
+    estimates, rings = classifier_protocol.estimates(
+        images, labels, features, probabilities, real, neighbours=context.stage.config["neighbours"],
+        itself=context.parent("sample")[1]["config"].get("split"))
     with (context.work.path / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["metric", "value", "se", "n"])
         writer.writerows([name, repr(e.value), repr(e.standard_error), len(images)] for name, e in estimates.items())
     np.savez(context.work.path / "influence.npz", **{name: e.influence.astype(np.float32) for name, e in estimates.items()})
-    np.savez(context.work.path / "rings.npz", rings=rings.mean(0), real=real["train_rings"])
+    np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
     return ["metrics.csv", "influence.npz", "rings.npz"], {}
 
 

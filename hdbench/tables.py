@@ -109,7 +109,9 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
         return [head, start, text("control", "Control", control), budget, training, chains, *quality,
                 *against(numbers, same_from_trajectory, "Δ FD test to TD start")]
     return [method, nfe, cost("parameters", "Parameters"), cost("head_parameters", "Head parameters"), training,
-            cost("trajectory_core_seconds", "TD, core-s"), cost("refine_core_seconds", "Stage 2, core-s"), speed,
+            cost("trajectory_core_seconds", "TD, core-s"), cost("refine_core_seconds", "Stage 2, core-s"),
+            cost("training_gpu_seconds", "GPU s"), cost("training_queue_seconds", "Queue s"),
+            cost("training_peak_memory_bytes", "Peak MB", 1e-6), speed,
             text("speed_up_time", "Teacher/own ms", lambda e: numbers.ratio(e, teacher, "milliseconds_per_sample")),
             text("speed_up_nfe", "Teacher/own NFE",
                  lambda e: Interval(teacher.nfe / e.nfe, 0) if teacher and e.nfe else MISSING)]
@@ -178,7 +180,10 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
         "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
         "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
         "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which "
-               "all arms share; heads are not counted."}.items() if word in titles]
+               "all arms share; heads are not counted.",
+        "core-s": "Core-s, GPU s, queue s: seconds of CPU cores, of allocated GPUs, and in a scheduler's queue; of TD and "
+                  "stage 2 together where the column does not say. Peak MB: the most main memory that a stage had, over all "
+                  "its processes. \"-\" where a stage was run before these were recorded."}.items() if word in titles]
 
 
 def number(value: float, decimals: int | None = None, signed: bool = False) -> str:

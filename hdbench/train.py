@@ -2,6 +2,10 @@
 
 A step runs each update `repeats` times.  Every random tensor is a function of (seed axes, step, update, repeat), so the
 step number *is* the state of the random numbers, and a run that was killed and resumed ends with the same bits.
+
+With several ranks each draws the global batch and computes its rows [rank::world].  Gradients are averaged after backward,
+not by wrapping in DistributedDataParallel: an update calls networks several times, partly frozen and in forward mode, and
+its forward hooks do not follow that.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from hdbench import distributed
 from hdbench.errors import Divergence, Interrupted, UserError
 from hdbench.objectives.base import Update
 from hdbench.seeds import Draws
@@ -33,7 +38,7 @@ LIMIT = 1e8  # a loss beyond this has diverged
 
 @dataclass
 class Progress:
-    """Says on standard error, every few seconds, which stage, how many steps, how long is left."""
+    """Says on standard error, every few seconds, which stage, how many steps, how long is left; on rank 0 alone."""
 
     label: str
     total: int
@@ -46,7 +51,7 @@ class Progress:
         now = time.perf_counter()
         if self.first is None:
             self.first, self.started = done, now
-        if now - self.last >= self.every_seconds or done == self.total:
+        if distributed.rank() == 0 and (now - self.last >= self.every_seconds or done == self.total):
             self.last = now
             line = tqdm.format_meter(done, self.total, now - self.started, initial=self.first, prefix=self.label, ncols=110,
                                      postfix=note or None)
@@ -71,16 +76,27 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
 
 
 class Trainer:
-    """Networks, optimisers, EMA and history of a stage; `state` and `load_state` are exact."""
+    """Networks, optimisers, EMA and history of a stage; `state` and `load_state` are exact.
+
+    With `sharding` "fsdp2" what is trained is spread over the ranks, if there are several; else each has a replica.
+    """
 
     def __init__(self, updates: list[Update], training: Training, student: nn.Module, axes: tuple[str | int, ...],
-                 images: Tensor, labels: Tensor):
+                 images: Tensor, labels: Tensor, sharding: str = "none"):
         self.updates, self.training, self.student, self.axes = updates, training, student, axes
         self.images, self.labels, self.step = images, labels, 0
         self.device = next(student.parameters()).device
+        self.sharded = sharding == "fsdp2" and distributed.world_size() > 1
+        if self.sharded:
+            for module in self.modules().values():
+                distributed.shard(module, self.device)
         self.optimizers = {update.name: self._optimizer(update) for update in updates}
         self.ema = {name: value.detach().clone() for name, value in student.state_dict().items()}
         self.history: dict[str, list[float]] = {}
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What is trained, by name."""
+        return {name: module for update in self.updates for name, module in update.modules.items()}
 
     def _optimizer(self, update: Update) -> torch.optim.Optimizer:
         groups = [{"params": list(module.parameters()), "lr": update.learning_rates[name],
@@ -97,21 +113,41 @@ class Trainer:
                 group["lr"] = factor * group["peak"]
             for repeat in range(update.repeats):
                 draws = Draws((*self.axes, self.step, update.name, repeat), self.images, self.labels, self.training.batch)
-                loss, values = update.loss(*(drawn.to(self.device) for drawn in update.draw(draws)))
-                loss.backward()
+                rows = [drawn[distributed.rank()::distributed.world_size()].to(self.device) for drawn in update.draw(draws)]
+                loss, values = update.loss(*rows)
+                values = self._backward(update, loss, values, len(rows[0]) / self.training.batch)
                 norms = {f"{name}_gradient_norm": nn.utils.clip_grad_norm_(module.parameters(), self.training.clip)
                          for name, module in update.modules.items()}
-                found = {key: float(value.detach()) for key, value in (values | norms).items()}
+                found = {key: float(distributed.whole(value.detach())) for key, value in (values | norms).items()}
                 self._check(update.name, found)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             scalars |= {f"{update.name}/{key}": value for key, value in found.items()}
         decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.values()), list(self.student.state_dict().values()), 1 - decay)
+        torch._foreach_lerp_(*([distributed.own_part(value) for value in values.values()]
+                               for values in (self.ema, self.student.state_dict())), 1 - decay)
         for key, value in scalars.items():
             self.history.setdefault(key, []).append(value)
         self.step += 1
         return scalars
+
+    def _backward(self, update: Update, loss: Tensor, values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+        """Gradients of the mean over the global batch, of which this rank has a `share`, and the scalars' means over it."""
+        ranks = distributed.world_size()
+        if ranks == 1:
+            loss.backward()
+            return values
+        averaged = [torch.stack([value.detach() for value in values.values()])]
+        if self.sharded:
+            (loss * (share * ranks)).backward()  # FSDP2 takes the plain mean over ranks
+        else:
+            loss.backward()
+            parameters = [parameter for module in update.modules.values() for parameter in module.parameters()]
+            for parameter in parameters:  # all ranks must send the same shapes, whichever terms their rows have
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            averaged += [parameter.grad for parameter in parameters]
+        distributed.average_(averaged, share)
+        return dict(zip(values, averaged[0]))
 
     def _check(self, update: str, found: dict[str, float]) -> None:
         if all(math.isfinite(value) and abs(value) < LIMIT for value in found.values()):
@@ -123,19 +159,33 @@ class Trainer:
 
     def check_weights(self) -> None:
         """Divergence if a weight is not finite: the losses of the step that spoilt it came before its update."""
-        modules = {name: module.state_dict() for update in self.updates for name, module in update.modules.items()}
-        for name, state in (modules | {"average": self.ema}).items():
-            if not all(bool(value.isfinite().all()) for value in state.values()):
-                raise Divergence(f"diverged at step {self.step} of {self.training.steps}: the weights of {name} are not finite")
+        states = {name: module.state_dict() for name, module in self.modules().items()} | {"average": self.ema}
+        finite = [all(bool(distributed.own_part(value).isfinite().all()) for value in state.values())
+                  for state in states.values()]
+        for name, broken in zip(states, distributed.any_of(*(not each for each in finite))):
+            if broken:
+                raise Divergence(f"diverged at step {self.step} of {self.training.steps}: the weights of {name} are not "
+                                 "finite")
+
+    def check_replicas(self) -> None:
+        """Divergence if two ranks hold different weights: they would average gradients of different networks."""
+        if self.sharded or distributed.world_size() == 1:
+            return
+        states = [*(module.state_dict() for module in self.modules().values()), self.ema]
+        bits = [value.contiguous().view(torch.int32).sum(dtype=torch.int64) for state in states for value in state.values()]
+        if not distributed.same(int(sum(bits))):
+            raise Divergence(f"at step {self.step} of {self.training.steps} the ranks hold different weights: their "
+                             "machines, devices or versions of PyTorch do not compute the same")
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, as flat tensors."""
+        """Everything that the next step depends on, as flat tensors, whole on rank 0; all ranks call it."""
         tensors = {f"ema/{name}": value for name, value in self.ema.items()}
         for update in self.updates:
             for name, module in update.modules.items():
                 tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
             for index, values in self.optimizers[update.name].state_dict()["state"].items():
                 tensors |= {f"optimizer/{update.name}/{index}/{key}": value for key, value in values.items()}
+        tensors = {name: distributed.on_rank_0(value) for name, value in tensors.items()}
         return tensors | {f"history/{column:03}/{key}": torch.tensor(values, dtype=torch.float64)
                           for column, (key, values) in enumerate(self.history.items())}
 
@@ -143,24 +193,32 @@ class Trainer:
         """Inverse of `state`; a safetensors file does not keep the order of its tensors."""
         self.step = step
         under = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
-        self.ema = {name: tensors[f"ema/{name}"].to(self.device) for name in self.ema}
+        self.ema = {name: distributed.spread_like(tensors[f"ema/{name}"].to(self.device), value)
+                    for name, value in self.ema.items()}
         self.history = {key.partition("/")[2]: value.tolist() for key, value in sorted(under("history/").items())}
         for update in self.updates:
             for name, module in update.modules.items():
-                module.load_state_dict(under(f"module/{name}/"))
+                own = module.state_dict()
+                module.load_state_dict({key: distributed.spread_like(value, own[key])
+                                        for key, value in under(f"module/{name}/").items()})
             optimizer, state = self.optimizers[update.name], {}
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for key, value in under(f"optimizer/{update.name}/").items():
                 index, name = key.split("/")
+                if name != "step":
+                    value = distributed.spread_like(value, parameters[int(index)])
                 state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def save_checkpoint(path: Path, trainer: Trainer, spent: dict[str, float]) -> None:
-    """One safetensors file, replaced atomically: tensors, and step and cost in its header."""
-    temporary = path.with_suffix(".tmp")
-    header = {"step": str(trainer.step), "spent": json.dumps(spent)}
-    save_file({name: value.contiguous() for name, value in trainer.state().items()}, temporary, metadata=header)
-    temporary.replace(path)
+    """One safetensors file, replaced atomically: tensors, and step and cost in its header.  All ranks call it, 0 writes."""
+    state = trainer.state()
+    if distributed.rank() == 0:
+        temporary = path.with_suffix(".tmp")
+        header = {"step": str(trainer.step), "spent": json.dumps(spent)}
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata=header)
+        temporary.replace(path)
 
 
 def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, float]:
@@ -177,16 +235,19 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, float]:
 def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
     """Train to the end, from the checkpoint in `work` if there is one; raises Divergence or Interrupted."""
     checkpoint = work.path / CHECKPOINT
-    if checkpoint.exists():
-        work.spent.update(load_checkpoint(checkpoint, trainer))
+    if distributed.from_rank_0(checkpoint.exists):
+        work.spent.update(distributed.together(lambda: load_checkpoint(checkpoint, trainer)))
+    trainer.check_replicas()
     progress, saved = Progress(label, trainer.training.steps), time.perf_counter()
     with interruptible() as interrupted:
         while trainer.step < trainer.training.steps:
             progress(trainer.step)
             trainer.train_step()
-            stop = interrupted()
-            if stop or time.perf_counter() - saved >= checkpoint_seconds or trainer.step == trainer.training.steps:
+            due = distributed.rank() == 0 and time.perf_counter() - saved >= checkpoint_seconds
+            stop, due = distributed.any_of(interrupted(), due)  # one signal to one rank stops all after the same step
+            if stop or due or trainer.step == trainer.training.steps:
                 trainer.check_weights()
+                trainer.check_replicas()
                 save_checkpoint(checkpoint, trainer, work.cost())
                 saved = time.perf_counter()
             if stop:

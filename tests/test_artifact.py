@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -54,7 +55,8 @@ def test_a_manifest_says_what_the_artifact_is(done):
     stage = plan.stages[stage_of(plan, "teacher", "td")]
     path, manifest = artifact.load(results, stage.id)
     assert set(manifest) == {"id", "kind", "version", "digest", "config", "parents", "seed", "environment", "wall_seconds",
-                             "core_seconds", "network_evaluations", "forward_equivalents", "parameters", "payload"}
+                             "core_seconds", "gpu_seconds", "queue_seconds", "peak_memory_bytes", "ranks",
+                             "network_evaluations", "forward_equivalents", "parameters", "payload"}
     assert manifest["id"] == f"teacher/s0-{manifest['digest']}"
     assert (manifest["kind"], manifest["version"], manifest["seed"]) == ("teacher", 1, 0)
     assert manifest["config"] == stage.config
@@ -63,6 +65,8 @@ def test_a_manifest_says_what_the_artifact_is(done):
     assert manifest["environment"].keys() >= {"python", "torch", "numpy", "device", "machine", "commit"}
     assert manifest["environment"]["torch"] == torch.__version__.split("+")[0]
     assert manifest["wall_seconds"] > 0 and manifest["core_seconds"] > 0
+    assert (manifest["gpu_seconds"], manifest["queue_seconds"], manifest["ranks"]) == (0, 0, 1)
+    assert 50e6 < manifest["peak_memory_bytes"] < 50e9
     assert manifest["forward_equivalents"] == 3 * 12 * 16  # forward and backward, steps, batch
     assert manifest["parameters"] == sum(tensor.numel() for tensor in load_file(path / "weights.safetensors").values())
     assert manifest["payload"] == {name: hashlib.sha256((path / name).read_bytes()).hexdigest()
@@ -213,6 +217,38 @@ def test_a_second_process_takes_over_from_one_that_was_killed(copied, monkeypatc
     os.waitpid(child, 0)
     assert seen == [False]  # while the first process lived, the second did not work
     artifact.load(results, stage.id)
+
+
+def test_costs_are_those_of_all_runs(tmp_path, monkeypatch):
+    """Seconds add up over runs, also from a checkpoint that does not know them; memory is the most of any; GPUs are told."""
+    plan = tiny_plan(tmp_path)
+    stage = plan.stages[stage_of(plan, "teacher", "td")]
+    monkeypatch.setenv("SUBMITIT_QUEUE_SECONDS", "30.5")
+    monkeypatch.setenv("SUBMITIT_GPUS", "8")
+    first = Work(tmp_path, stage).cost()
+    assert first["queue_seconds"] == 30.5 and first["gpu_seconds"] == 8 * first["wall_seconds"] > 0
+    monkeypatch.setenv("SUBMITIT_QUEUE_SECONDS", "100")
+    monkeypatch.delenv("SUBMITIT_GPUS")
+    second = Work(tmp_path, stage)
+    second.spent.update(first | {"peak_memory_bytes": 1e15})
+    cost = second.cost()
+    assert cost["queue_seconds"] == 130.5 and cost["gpu_seconds"] == first["gpu_seconds"]
+    assert cost["peak_memory_bytes"] == 1e15 and cost["wall_seconds"] > first["wall_seconds"]
+    old = Work(tmp_path, stage)
+    old.spent.update({"wall_seconds": 50.0, "core_seconds": 40.0})
+    assert old.cost().keys() == first.keys() and old.cost()["queue_seconds"] == 100 and old.cost()["wall_seconds"] > 50
+    assert old.cost()["peak_memory_bytes"] == 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.parametrize("name", ["SUBMITIT_QUEUE_SECONDS", "SUBMITIT_GPUS"])
+@pytest.mark.parametrize("value", ["many", "-1", "nan"])
+def test_a_cost_that_is_not_a_number_is_refused_before_any_work(tmp_path, monkeypatch, name, value):
+    plan = tiny_plan(tmp_path)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as error:
+        run(plan, plan.stages[next(iter(plan.stages))], tmp_path)
+    assert str(error.value) == f"{name} = {value}: must be a number, 0 or more"
+    assert not (tmp_path / "stages").exists()
 
 
 def test_results_that_cannot_be_written(tmp_path, monkeypatch):

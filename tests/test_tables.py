@@ -64,13 +64,20 @@ def publish(results, plan, stage_id, payload=None, **facts) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def fake_run(results, plan) -> dict[str, np.ndarray]:
+def of_several_ranks(number: int) -> dict[str, float]:
+    """The costs that manifests have had since stages run on several processes."""
+    return {"gpu_seconds": 7.0 + number, "queue_seconds": 60.0 * number, "peak_memory_bytes": 10**9 + 10**7 * number,
+            "ranks": 2}
+
+
+def fake_run(results, plan, new_facts=of_several_ranks) -> dict[str, np.ndarray]:
     """Every stage of the plan as an artifact; returns the influences of fd_test by evaluate stage."""
     generator, noise, influences = np.random.default_rng(1), np.random.default_rng(2).normal(size=64), {}
     for number, (stage_id, stage) in enumerate(plan.stages.items()):
         payload, facts = {}, {}
         if stage.kind in ("teacher", "trajectory", "refine"):
             facts = {"forward_equivalents": 1000.0 + number, "parameters": 50 + number, "core_seconds": 3.0 + number}
+            facts |= new_facts(number)
             if stage.config["objective"].get("discriminator", "none") != "none":
                 facts["head_parameters"] = 2000
         elif stage.kind == "sample" and "steps" in stage.config:
@@ -102,6 +109,9 @@ def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path)
         spent["trajectory"]["forward_equivalents"] + spent["refine"]["forward_equivalents"])
     assert mine.value["refine_core_seconds"] == spent["refine"]["core_seconds"]
     assert mine.value["training_core_seconds"] == mine.value["refine_core_seconds"] + mine.value["trajectory_core_seconds"]
+    own = [spent["trajectory"], spent["refine"]]
+    for name, total in (("gpu_seconds", sum), ("queue_seconds", sum), ("peak_memory_bytes", max)):
+        assert mine.value[f"training_{name}"] == total(manifest[name] for manifest in own)
     assert mine.value["parameters"] == spent["refine"]["parameters"] and mine.value["head_parameters"] == 2000
     assert mine.value["milliseconds_per_sample"] == spent["sample"]["milliseconds_per_sample"]
     reference = next(stage.digest for stage in plan.stages.values() if stage.kind == "reference")
@@ -116,6 +126,26 @@ def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path)
     run = json.loads((tmp_path / "r" / plan.name / "run.json").read_text())
     assert {stage["id"] for stage in run["stages"]} == set(plan.stages)
     assert run["core_seconds"] == pytest.approx(sum(stage["core_seconds"] for stage in run["stages"]))
+
+
+def test_costs_that_older_manifests_lack_are_dashes(tmp_path):
+    """Collected and rendered without them; with them, in seconds and megabytes."""
+    plan, shown = tiny_plan(tmp_path), {}
+    for age, new_facts in {"old": lambda number: {}, "new": of_several_ranks}.items():
+        fake_run(tmp_path / age, plan, new_facts)
+        frame = collect.collect(plan, tmp_path / age)
+        titles, rows = tables.as_text(rendered(plan, frame, "cost", tmp_path / age))
+        shown[age] = {row[0]: dict(zip(titles, row)) for row in rows}["MeanFlow → DMD + patch"]
+    names = ("GPU s", "Queue s", "Peak MB")
+    assert [shown["old"][name] for name in names] == ["-"] * 3
+    stages = next(row for row in plan.rows if row.arm == "hd_patch").stages
+    own = [artifact.load(tmp_path / "new", stages[kind])[1] for kind in ("trajectory", "refine")]
+    assert [shown["new"][name] for name in names] == [
+        f"{sum(m['gpu_seconds'] for m in own):,.0f}", f"{sum(m['queue_seconds'] for m in own):,.0f}",
+        f"{max(m['peak_memory_bytes'] for m in own) / 1e6:,.0f}"]
+    runs = {age: json.loads((tmp_path / age / plan.name / "run.json").read_text()) for age in ("old", "new")}
+    assert all("ranks" not in stage for stage in runs["old"]["stages"])
+    assert {stage["ranks"] for stage in runs["new"]["stages"] if "ranks" in stage} == {2}
 
 
 def test_collect_refuses_a_missing_stage_and_partial_leaves_out_its_rows_alone(tmp_path):
@@ -314,7 +344,7 @@ def test_tex_is_balanced_and_escaped(tmp_path, name):
     assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
     assert bare.isascii()
     panels = re.findall(r"\\begin\{tabular\}\{(lr*)\}(.*?)\\end\{tabular\}", tex, re.DOTALL)
-    assert len(panels) == (2 if name == "main" else 1)
+    assert len(panels) == (2 if name in ("main", "cost") else 1)
     shown = "".join(body for _, body in panels)
     assert all(column.title.translate(tables.TEX) in shown for column in rendered(plan, synthetic(plan), name).columns)
     for columns, body in panels:

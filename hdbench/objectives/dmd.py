@@ -19,6 +19,7 @@ from torch import Tensor
 from hdbench.config import Config
 from hdbench.discriminators import HEADS
 from hdbench.discriminators.base import Verdict
+from hdbench.distributed import global_mean
 from hdbench.flow import Velocity, expand, generate, interpolate, velocity
 from hdbench.objectives import gan as adversarial
 from hdbench.objectives.base import Setting, Update
@@ -57,7 +58,8 @@ def generator_surrogate(x_hat: Tensor, g: Tensor) -> Tensor:
 
 
 def rms(x: Tensor) -> Tensor:
-    return x.square().mean().sqrt()
+    """Root mean square over the whole batch, on however many ranks its rows are."""
+    return global_mean(x.square()).sqrt()
 
 
 def updates(configuration: Configuration, setting: Setting) -> list[Update]:

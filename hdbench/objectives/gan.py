@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hdbench.config import Config
 from hdbench.discriminators.base import Verdict
+from hdbench.distributed import share_of_batch
 
 
 class GanConfiguration(Config):
@@ -63,9 +64,12 @@ def approximate_r1(clean: Verdict, noisy: Verdict) -> Tensor:
 
 
 def image_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """d score / d x at x (B, C, H, W), detached; networks inside get no gradient."""
+    """d score / d x at x (B, C, H, W), detached; networks inside get no gradient.
+
+    The score is a mean over the batch; if that is spread over ranks, a rank's rows have their part in the mean over all.
+    """
     x = x.detach().requires_grad_()
-    return torch.autograd.grad(score(x), x)[0]
+    return share_of_batch(len(x)) * torch.autograd.grad(score(x), x)[0]
 
 
 def normalised_entropy(token_weights: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from hdbench.config import Config
+from hdbench.distributed import any_of
 from hdbench.flow import MeanVelocity, expand, interpolate
 from hdbench.jvp import jvp
 from hdbench.objectives.base import Setting, Update, adaptive_mean_square
@@ -40,15 +41,19 @@ def meanflow_residual(u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tenso
     """u_theta - sg(v - (t - r) du_theta/dt), rows with r = t first, then r < t; v and z (B, C, H, W), r <= t (B,), c (B,).
 
     The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows with r < t alone: elsewhere t - r multiplies it by 0.
+    Ranks call u equally often, since its parameters may be spread over them: one without such rows takes any and keeps none.
     """
     still, moving, v = r >= t, r < t, v.detach()
+    any_still, any_moving = any_of(bool(still.any()), bool(moving.any()))
     residuals = []
-    if still.any():
-        residuals.append(u(z[still], r[still], t[still], c[still]) - v[still])
-    if moving.any():
-        z, r, t, c, v = z[moving], r[moving], t[moving], c[moving], v[moving]
+    if any_still:
+        rows = still if still.any() else slice(0, 1)
+        residuals.append((u(z[rows], r[rows], t[rows], c[rows]) - v[rows])[:still.sum()])
+    if any_moving:
+        rows = moving if moving.any() else slice(0, 1)
+        z, r, t, c, v = z[rows], r[rows], t[rows], c[rows], v[rows]
         value, du_dt = jvp(lambda z, r, t: u(z, r, t, c), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
-        residuals.append(value - (v - expand(t - r) * du_dt))
+        residuals.append((value - (v - expand(t - r) * du_dt))[:moving.sum()])
     return torch.cat(residuals)
 
 

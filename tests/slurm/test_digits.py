@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from cluster import cluster as started
-from tiny import REPOSITORY, run_until, stage_of
+from tiny import REPOSITORY, run_until, stage_of, write_suite
 
 from hdbench import artifact
 from hdbench.suite import load_plan
@@ -86,3 +87,27 @@ def test_the_digits_suite_survives_faults_and_equals_a_local_run(tmp_path_factor
     metrics = pd.read_csv(results / "digits/metrics.csv")
     assert set(metrics.arm) == set(plan.arms)
     assert (tmp_path / "results/digits/report.html").stat().st_size > 100_000
+
+
+def test_two_ranks_on_slurm_compute_what_one_process_does(cluster, tmp_path, monkeypatch):
+    for name in ("Snakefile", "workflow", "profiles", "slurm"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path)
+    plan = load_plan(str(write_suite(tmp_path)))
+    stages = [stage_of(plan, "sample", "hd_awd_logit"), next(stage for stage in plan.stages if stage.startswith("classifier/"))]
+    targets = [f"results/stages/{stage}/manifest.json" for stage in stages]
+    environment = os.environ | cluster.environment | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", *targets, "--set-resources",
+               *(f"{rule}:gpus=2" for rule in ("classifier", "teacher", "trajectory", "refine", "sample")), "--config",
+               "suite=tiny.yaml"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0, said.stdout + said.stderr
+    for stage in stages:
+        run_until(plan, tmp_path / "local", stage)
+    for stage in (*stages, *(stage_of(plan, kind, "hd_awd_logit") for kind in ("teacher", "trajectory", "refine"))):
+        path, manifest = artifact.load(tmp_path / "results", stage)
+        assert manifest["ranks"] == 2 and manifest["gpu_seconds"] > 0 and manifest["queue_seconds"] > 0
+        if (path / "history.csv").exists():
+            ours, local = (pd.read_csv(folder / "history.csv").filter(regex="loss$")
+                           for folder in (path, artifact.folder(tmp_path / "local", stage)))
+            assert ours.to_numpy() == pytest.approx(local.to_numpy(), rel=1e-3), stage

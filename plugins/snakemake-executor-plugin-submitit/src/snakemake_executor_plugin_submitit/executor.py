@@ -437,6 +437,8 @@ def how_ended(code: int) -> tuple[str, bool]:
     """What a return code says, and whether another try can mend it."""
     if code in OUT_OF_MEMORY:
         return RETRIED["OUT_OF_MEMORY"], True
+    if code == os.EX_TEMPFAIL:
+        return f"temporary failure (exit code {code})", True
     return (f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"), False
 
 
