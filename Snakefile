@@ -38,7 +38,8 @@ def command(*words):
 
 
 def stage_command(kind):
-    return command("stage", kind, "--device", config["device"]) + f" --id {kind}/{{wildcards.stage}} --threads {{threads}}"
+    run_time = ("--device", config["device"], "--sharding", config["sharding"])
+    return command("stage", kind, *run_time) + f" --id {kind}/{{wildcards.stage}} --threads {{threads}}"
 
 
 def manifest(stage):

@@ -157,6 +157,7 @@ class RunConfig(Config):
     results: str
     tables: str
     device: str
+    sharding: Literal["none", "fsdp2"]
 
 
 @dataclass(frozen=True, kw_only=True)
