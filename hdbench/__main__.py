@@ -1,5 +1,11 @@
 """`python -m hdbench` is the command `hdbench`."""
 
+import signal
+
 from hdbench.cli import main
 
-main()
+if __name__ == "__main__":
+    try:
+        main()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is done is done: a stop at the very end makes no failure of it

@@ -124,7 +124,10 @@ class Work:
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    raise UserError(f"{file}: cannot be locked ({error.strerror}); choose a --results folder on another "
+                                    "file system") from None
                 print(f"{self.stage.id}: another process is working on this stage; waiting for it", file=sys.stderr,
                       flush=True)
                 fcntl.flock(lock, fcntl.LOCK_EX)

@@ -85,7 +85,7 @@ def world_size() -> int:
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[None]:
-    """Inside, the ranks are connected.  UserError if they do not meet, LostRank on the others if one ends too early."""
+    """Inside, the ranks are connected.  LostRank if they do not meet, and on the others if one ends too early."""
     global _nccl
     here = place()
     if here.world_size == 1:
@@ -100,7 +100,7 @@ def ranks(device: torch.device) -> Iterator[None]:
     except (RuntimeError, OSError) as error:
         text = (f"{here.world_size} ranks did not meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
                 f"{seconds:g} seconds ({reason(error)}); start them all with one WORLD_SIZE, MASTER_ADDR and MASTER_PORT")
-        raise _wrong(text) from None
+        raise _alone(LostRank(text)) from None  # a late node is worth another try
     try:
         if device.type == "cuda":
             _nccl = dist.new_group(backend="nccl", timeout=NCCL_PATIENCE)

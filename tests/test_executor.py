@@ -163,7 +163,7 @@ rule ranks:
     assert len(ranks) == 2 and len({rank.rsplit("/", 1)[1] for rank in ranks}) == 1
     assert [rank.split("/")[:3] for rank in ranks] == [["0", "2", "0"], ["1", "2", "1"]]
     assert (tmp_path / "out/good").exists() and not (tmp_path / "out/bad").exists()
-    assert "rule ranks (how=bad), job " in result.stdout and "exit code 5" in result.stdout
+    assert "rule ranks (how=bad), job " in result.stdout and "exit code 5: rank 1 has failed\n" in result.stdout
 
 
 def test_what_is_not_a_plain_shell_rule_runs_through_snakemake_and_in_place(tmp_path):
@@ -249,7 +249,8 @@ def test_what_no_node_can_give_is_refused(sinfo, resources, sentence):
 
 def test_what_fits_is_accepted_with_its_longest_time(sinfo):
     rules = {"a": {"gpus": 8, "threads": 8, "mem_mb": 512000, "runtime": 1440}, "b": {"slurm_partition": "long", "gpus": 0}}
-    assert slurm.check(rules) == {"a": 1440.0, "b": float("inf")}
+    assert slurm.check(rules) == {"a": {"minutes": 1440.0, "MB of memory": 512000},
+                                  "b": {"minutes": float("inf"), "MB of memory": 64000}}
     sinfo.write_text("long|(null)|32|64000|infinite\n")
     with pytest.raises(slurm.SlurmError, match="no default partition; set slurm_partition, one of long"):
         slurm.check({"a": {}})

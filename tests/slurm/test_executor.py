@@ -225,3 +225,75 @@ def test_what_the_cluster_cannot_give_is_refused_before_anything_is_submitted(wo
     assert result.returncode == 2
     assert result.stdout.splitlines()[-1] == f"submitit: {sentence}"
     assert workflow.slurm("squeue", "--states=all", "-h", "-o", "%i") == before
+
+
+RANKS = """
+rule all:
+    input: "out"
+rule ranks:
+    output: "out"
+    resources: tasks_per_node=2
+    shell: "echo $RANK >> starts; if [ $RANK = 1 ]; then {how}; fi; sleep 600; touch {{output}}"
+"""
+
+
+def test_a_submission_killed_before_the_job_had_its_pickle_goes_on(workflow):
+    """submitit names the pickle after the job when sbatch has answered; the job waits a minute for it."""
+    main = workflow.start("--config", "jobs=1")
+    folder = workflow.folder / ".snakemake/submitit/count"
+    workflow.wait(lambda: list(folder.glob("*/1/*_submitted.pkl")))
+    main.kill()
+    main.wait()
+    workflow.wait(lambda: workflow.events()["start", "0"] == 1)
+    pickle, = folder.glob("*/1/*_submitted.pkl")
+    workflow.slurm("scontrol", "requeue", pickle.name.split("_")[0])
+    pickle.rename(pickle.with_name("0123456789abcdef0123456789abcdef.pkl"))
+    record = pickle.with_name("record.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"job_id": None}))
+    again = workflow.start("--config", "jobs=1")
+    workflow.wait(lambda: workflow.events()["start", "0"] == 2)
+    finish_soon(workflow)
+    assert again.wait(60) == 0, workflow.said()
+
+
+def test_a_task_that_dies_without_a_word_makes_its_job_fail(workflow):
+    """SLURM then ends the other tasks as it would for a preemption, but nothing is requeued for ever."""
+    (workflow.folder / "Snakefile").write_text(RANKS.format(how="kill -9 $PPID"))
+    main = workflow.start("--retries", "1")
+    assert main.wait(90) == 1
+    assert workflow.said().count("it ended before its command did") == 2
+    assert (workflow.folder / "starts").read_text().split().count("1") == 2
+
+
+def test_the_task_that_failed_first_is_the_one_that_is_told(workflow):
+    (workflow.folder / "Snakefile").write_text(RANKS.format(how="echo disk full; exit 1").replace("sleep 600", "sleep 1; exit 75"))
+    result = workflow.run("--retries", "2")
+    assert result.returncode == 1
+    assert ": exit code 1: disk full\n" in result.stdout
+    assert sorted((workflow.folder / "starts").read_text().split()) == ["0", "1"]
+
+
+def test_a_stop_after_the_last_step_leaves_a_success(workflow):
+    """The command ends with success though it is cancelled; bash waits for it, and nothing is run again."""
+    (workflow.folder / "late.py").write_text(
+        "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\npathlib.Path('begun').touch()\n"
+        "time.sleep(2)\npathlib.Path('out').touch()\n")
+    (workflow.folder / "Snakefile").write_text(
+        'rule all:\n    input: "out"\n'
+        'rule late:\n    output: "out"\n    shell: "echo run >> runs; python late.py"\n')
+    main = workflow.start()
+    workflow.wait((workflow.folder / "begun").exists)
+    for job in job_ids(workflow):
+        workflow.slurm("scancel", "--signal=TERM", job)
+    assert main.wait(60) == 0, workflow.said()
+    assert (workflow.folder / "runs").read_text() == "run\n"
+
+
+def test_what_has_succeeded_is_not_run_again_by_a_requeue(workflow):
+    (workflow.folder / "length").write_text("1")
+    assert workflow.run().returncode == 0
+    ids = [path.name.split("_")[0] for path in workflow.folder.glob(".snakemake/submitit/count/*/1/*_submitted.pkl")]
+    for job in ids:
+        workflow.slurm("scontrol", "requeue", job)
+    workflow.wait(lambda: not job_ids(workflow))
+    assert workflow.events() == ONCE

@@ -11,10 +11,12 @@ So a main process that is started again knows the jobs that an earlier one left 
 succeeded, and submits the rest.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -51,7 +53,9 @@ NOT_RETRIED = {"TIMEOUT": "time-out", "DEADLINE": "its deadline passed", "CANCEL
                "KILLED": "cancelled or killed"}
 OUT_OF_MEMORY = (-9, 137)  # how the kernel's out-of-memory killer ends a process, seen directly and through a shell
 ORDINARY = ("None", "Priority", "Resources", "BeginTime", "Dependency", "Prolog")  # reasons to wait that need no word
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # how SLURM is reached; the rest describes one job
 DAY = 24 * 60  # minutes; the time of a job whose rule states no runtime, unless its partition gives less
+AWAY = "[Uu]nable to contact|timed out|[Cc]onnection refused|Zero Bytes|Transport endpoint|authentication error"
 PATIENCE = 20  # submissions are tried while SLURM does not answer, each takes it some ten seconds to say so
 TAIL = 15  # lines of a failed job's log
 
@@ -97,8 +101,12 @@ class Submission:
 
     def outcome(self) -> dict[str, Any] | None:
         """How the command ended: of several tasks the first failure, or success when all have succeeded."""
-        found = [json.loads(path.read_text()) for path in self.folder.glob("outcome-*.json")]
+        found = []
+        for path in self.folder.glob("outcome-*.json"):
+            with contextlib.suppress(OSError, ValueError):  # a run that is requeued removes it
+                found.append(json.loads(path.read_text()))
         failed = [one for one in found if one["returncode"]]
+        failed = [one for one in failed if one["returncode"] != os.EX_TEMPFAIL] or failed  # those have lost another task
         return min(failed, key=lambda one: one["ended"]) if failed else (found[0] if len(found) >= self.tasks() else None)
 
     def tasks(self) -> int:
@@ -107,14 +115,14 @@ class Submission:
         return int(tasks.read_text()) if tasks.exists() else 1
 
     def log(self) -> Path:
-        logs = sorted(self.folder.glob(f"{self.job_id}_*_log.out"))
-        return logs[0] if logs else self.folder / f"{self.job_id}_0_log.out"
+        """Of the task whose outcome counts."""
+        return self.folder / f"{self.job_id}_{(self.outcome() or {'rank': 0})['rank']}_log.out"
 
-    def killed_for_memory(self) -> bool:
-        """Whether SLURM says in the log that it has; without cgroups its job state does not tell."""
+    def logged(self, pattern: str) -> bool:
+        """Whether a line of the log matches from its beginning."""
         log = self.log()
         said = log.read_text(errors="replace").splitlines() if log.exists() else []
-        return any(line.startswith("slurmstepd") and re.search("oom.kill|memory limit", line) for line in said)
+        return any(re.match(pattern, line) for line in said)
 
     def process(self) -> psutil.Process | None:
         """A local job's controller, if it still runs."""
@@ -129,7 +137,7 @@ class Submission:
 class Executor(RemoteExecutor):
     def __post_init__(self) -> None:
         self.settings: ExecutorSettings = self.executor_settings
-        for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
+        for name in [name for name in os.environ if name.startswith("SLURM_") and name not in KEPT]:
             del os.environ[name]  # started inside an allocation, whose shape is not that of our jobs
         if self.settings.cluster not in CLUSTERS:
             refuse(f"--submitit-cluster = {self.settings.cluster}: unknown; use {', '.join(CLUSTERS)}")
@@ -137,7 +145,7 @@ class Executor(RemoteExecutor):
         self._lock_folder()
         self._queue: dict[str, slurm.Job] = {}
         self._looked = 0.0
-        self._limits: dict[str, int] = {}
+        self._limits: dict[str, dict[str, float]] = {}
         self._live: dict[Path, Submission] = {}  # `active_jobs` is empty while they are checked, and Ctrl-C may come then
         self._waiting_for_slurm = False
         jobs = {job.rule.name: job for job in self.workflow.dag.needrun_jobs() if not job.is_local}
@@ -150,7 +158,7 @@ class Executor(RemoteExecutor):
                 refuse(f"rule {rule}: asks for {nodes} nodes, but --submitit-cluster {self.settings.cluster} has one")
         if self.settings.cluster == "slurm":
             try:
-                self._limits = {rule: int(min(DAY, limit)) for rule, limit in slurm.check(rules).items()}
+                self._limits = slurm.check(rules)
                 self._look()
                 for name, resources in rules.items():
                     self._parameters(name, resources, name)
@@ -168,6 +176,8 @@ class Executor(RemoteExecutor):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             refuse(f"{self.root}: another Snakemake manages the jobs of this folder; wait for it, or stop it")
+        except OSError as error:
+            refuse(f"{self.root}: cannot be locked ({error.strerror}); choose a --submitit-folder on another file system")
 
     # -- submission
 
@@ -210,9 +220,10 @@ class Executor(RemoteExecutor):
         submission = Submission(folder=folder, cluster=self.settings.cluster, name=f"{job.name}.{uuid.uuid4().hex[:12]}",
                                 command=what)
         submission.save()
+        self._live[folder] = submission  # from here on, Ctrl-C cancels it
         environment = {}
-        if direct:
-            command = f"set -euo pipefail; {command}"
+        if direct:  # told to stop, the shell waits for its command, which saves its state
+            command = f"set -euo pipefail; trap : TERM; {command}"
             threads = str(job.threads)
             environment = {f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL")}
             if isinstance(job.resources.get("tmpdir"), str):
@@ -231,8 +242,9 @@ class Executor(RemoteExecutor):
                                                  slurm_max_num_timeout=self.settings.requeues)
                 executor.update_parameters(**self._parameters(job.name, resources, submission.name))
                 submission.job_id = self._hand_over(executor, function, submission.name)
+                submission.since = time.time()
             except (FailedJobError, FailedSubmissionError, slurm.SlurmError, OSError, ValueError) as error:
-                (folder / "seen").touch()
+                self._close(submission)
                 job.attempt = job.restart_times + 1
                 self.report_job_error(SubmittedJobInfo(job=job, aux={}), msg=f"{describe(job)} was not submitted: "
                                                                              f"{str(error).strip().splitlines()[-1]}\n")
@@ -248,7 +260,7 @@ class Executor(RemoteExecutor):
             try:
                 return executor.submit(function).job_id
             except FailedJobError as error:
-                if not remaining or not re.search("[Uu]nable to contact|timed out|[Cc]onnection refused", str(error)):
+                if not remaining or not re.search(AWAY, str(error)):
                     raise
                 self.logger.warning(f"SLURM does not answer; trying again to submit {name}")
                 time.sleep(5)
@@ -267,17 +279,23 @@ class Executor(RemoteExecutor):
         known = {f"slurm_{key}" for key in SlurmExecutor._valid_parameters()}
         for key in given.keys() - known:
             raise slurm.SlurmError(f"rule {rule}: unknown resource {key}{slurm.nearest(key, known)}")
+        for key in {"slurm_setup", "slurm_teardown"} & given.keys():
+            given[key] = [given[key]]
+        given["slurm_srun_args"] = shlex.split(given.get("slurm_srun_args", ""))
         given["slurm_additional_parameters"] = {"requeue": True}
         if extra:
             words = (word.lstrip("-").partition("=") for word in shlex.split(str(extra)))
             given["slurm_additional_parameters"] |= {key: value if equals else True for key, equals, value in words}
         nodes, tasks = int(resources.get("nodes") or 1), slurm.tasks_per_node(resources)
         if tasks * nodes > 1:  # one task's end by an error ends the others
-            given["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
+            given["slurm_srun_args"] += ["--kill-on-bad-exit=1"]
+        limit = self._limits.get(rule, {"minutes": DAY, "MB of memory": math.inf})
+        time_limit = resources.get("runtime") or int(min(DAY, limit["minutes"]))
+        memory = resources.get("mem_mb") and min(resources["mem_mb"], limit["MB of memory"])  # it may grow with each attempt
         return {"name": name, "nodes": nodes, "tasks_per_node": tasks, "cpus_per_task": int(resources["threads"]),
-                "timeout_min": resources.get("runtime") or self._limits.get(rule, DAY), "stderr_to_stdout": True,
-                "mem_gb": resources["mem_mb"] / 1024 if resources.get("mem_mb") else None,
-                "gpus_per_node": resources.get("gpus") or None, "slurm_signal_delay_s": self.settings.stop_seconds, **given}
+                "timeout_min": time_limit, "stderr_to_stdout": True, "mem_gb": memory / 1024 if memory else None,
+                "gpus_per_node": resources.get("gpus") or None,
+                "slurm_signal_delay_s": min(self.settings.stop_seconds, 30 * time_limit), **given}
 
     # -- adoption
 
@@ -304,6 +322,9 @@ class Executor(RemoteExecutor):
             earlier.job_id = next((one.id for one in self._queue.values() if one.name == earlier.name), None)
             if earlier.job_id is None:
                 return False
+            for pickle in earlier.folder.glob("*.pkl"):  # submitit had no time to name it after the job, which waits for it
+                if re.fullmatch("[0-9a-f]{32}", pickle.stem):
+                    pickle.rename(earlier.folder / f"{earlier.job_id}_submitted.pkl")
             earlier.save()
         found = self._in_queue(earlier)
         earlier.dying = found is not None and found.state == slurm.ENDING
@@ -340,7 +361,9 @@ class Executor(RemoteExecutor):
             return None
         elif job := self._in_queue(submission):
             state = None if job.state in slurm.WAITING or job.state == slurm.ENDING else job.state
-            if job.state == "PENDING" and job.reason not in (*ORDINARY, submission.told):
+            submission.dying &= job.state not in slurm.WAITING
+            stuck = job.state in ("PENDING", "REQUEUE_HOLD", "SPECIAL_EXIT")
+            if stuck and job.reason not in (*ORDINARY, submission.told):
                 submission.told = job.reason
                 self.logger.warning(f"job {job.id} ({job.name}) waits: {job.reason}")
         else:
@@ -354,8 +377,10 @@ class Executor(RemoteExecutor):
             return None
         if state == "LOST" and (job := slurm.ended(submission.job_id)):
             state = job.state
-        if state == "FAILED" and submission.killed_for_memory():
-            return "OUT_OF_MEMORY"
+        if state == "FAILED" and submission.logged("slurmstepd.*(oom.kill|memory limit)"):
+            return "OUT_OF_MEMORY"  # without cgroups only the log says so
+        if state == "FAILED" and submission.logged("submitit .*timed-out too many times"):
+            return "TIMEOUT"
         return "LOST" if state == "COMPLETED" else state
 
     def _in_queue(self, submission: Submission) -> slurm.Job | None:
@@ -399,7 +424,8 @@ class Executor(RemoteExecutor):
             info.job.attempt = info.job.restart_times + 1
         log = submission.log()  # there is none when the job ran in place
         said = log.read_text(errors="replace").splitlines() if log.exists() else []
-        said = [line for line in said if line.strip() and not line.startswith(("submitit ", "srun: "))]
+        said = [line for line in said if line.strip() and not line.startswith("submitit ")]
+        said = [line for line in said if not line.startswith("srun: ")] or said
         if reason.startswith("exit code") and said:
             reason += f": {said[-1]}"
         if retried and info.job.restart_times:
@@ -418,10 +444,12 @@ class Executor(RemoteExecutor):
     def _cancel(self, submissions: list[Submission]) -> None:
         if self.settings.cluster == "slurm":
             try:
-                slurm.cancel(one.job_id for one in submissions if one.job_id and one.cluster == "slurm"
-                             and (one.since > self._looked or self._in_queue(one)))
+                self._look()
+                names = {one.name for one in submissions}
+                slurm.cancel(job.id for job in self._queue.values()
+                             if job.name in names and (job.state in slurm.WAITING or job.state == slurm.ENDING))
             except slurm.SlurmError as error:
-                self.logger.debug(f"could not cancel: {error}")  # it has just ended, or SLURM is away
+                self.logger.warning(f"could not cancel the jobs: {error}")
         for one in submissions:
             if one.cluster == "local" and (process := one.process()):
                 process.send_signal(signal.SIGTERM)
@@ -437,6 +465,8 @@ def how_ended(code: int) -> tuple[str, bool]:
     """What a return code says, and whether another try can mend it."""
     if code in OUT_OF_MEMORY:
         return RETRIED["OUT_OF_MEMORY"], True
+    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+        return "stopped from outside", True
     if code == os.EX_TEMPFAIL:
         return f"temporary failure (exit code {code})", True
     return (f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"), False

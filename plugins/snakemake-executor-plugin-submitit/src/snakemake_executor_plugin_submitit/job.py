@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import submitit
 from submitit.helpers import DelayedSubmission
@@ -41,36 +43,39 @@ class Command:
     def __call__(self) -> None:
         job = submitit.JobEnvironment() if "SUBMITIT_EXECUTOR" in os.environ else None
         rank, tasks = (job.global_rank, job.num_tasks) if job else (0, 1)
-        if self._superseded():
+        if self._superseded() or self._finished(tasks):
             return
-        alive, outcome, started = self.folder / f"alive-{rank}", self.folder / f"outcome-{rank}.json", time.time()
-        outcome.unlink(missing_ok=True)  # of a run that was requeued
+        alive, outcome = self.folder / f"alive-{rank}", self.folder / f"outcome-{rank}.json"
+        for path in (outcome, self.folder / f"stopped-{rank}"):  # of a run that was requeued
+            path.unlink(missing_ok=True)
+        started = time.time()
         waiting_since = max(self.submitted, alive.stat().st_mtime if alive.exists() else 0.0)
         queue_seconds = round(max(0.0, started - waiting_since), 3)
         environment = os.environ | self.environment | {"SUBMITIT_QUEUE_SECONDS": str(queue_seconds),
                                                        "SUBMITIT_GPUS": str(self.gpus)}
         if tasks > 1:
             environment |= rendezvous(job)
-        self._stopping = False
+        self._stopping, self._child = False, None
         # Rank 0 leaves SIGUSR2 to submitit, which calls `checkpoint`; run in place, the main process keeps its signals.
         for number in (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR2,) if rank else ())) if job else ():
             signal.signal(number, self._stop)
         # The command ignores SIGUSR2, which some schedulers send to every process; it is told by SIGTERM.
         self._child = subprocess.Popen([*self.shell, self.command], cwd=self.directory, env=environment,
                                        start_new_session=True, preexec_fn=_ignore_usr2)
-        code = None
-        while code is None:
-            alive.touch()
-            try:
-                code = self._child.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                pass
         if self._stopping:
-            self._leave(job, rank)
+            self._stop()
+        code = self._wait(alive)
+        if job:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # too late for a checkpoint
+        if self._stopping and code:  # a success stands, though a stop came at its end
+            self._leave(job, rank, tasks)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ended = time.time()
+        if code == os.EX_TEMPFAIL and tasks > 1:  # it has lost a rank, which can say more and may just be ending
+            self._await(self._ends, 10)
         write(outcome, {
-            "returncode": code, "host": os.uname().nodename, "started": started, "ended": time.time(),
-            "queue_seconds": queue_seconds, "wall_seconds": round(time.time() - started, 3),
+            "returncode": code, "rank": rank, "host": os.uname().nodename, "started": started, "ended": ended,
+            "queue_seconds": queue_seconds, "wall_seconds": round(ended - started, 3),
             "cpu_seconds": round(used.ru_utime + used.ru_stime, 3), "peak_memory_bytes": used.ru_maxrss * 1024})
         if code:
             sys.exit(code if code > 0 else 128 - code)
@@ -79,10 +84,40 @@ class Command:
         """What submitit calls on its preemption and time-limit signal: stop the command, then run again from its state."""
         self._stop()
         try:  # not Popen.wait, whose lock the interrupted frame may hold
-            os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
+            if self._child:
+                os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
             pass
         return DelayedSubmission(replace(self, submitted=time.time()))
+
+    def _wait(self, alive: Path) -> int:
+        """The command's return code; touches `alive` meanwhile."""
+        while True:
+            try:
+                alive.touch()
+            except OSError:
+                pass  # a file system that is away for a moment ends no job
+            try:
+                return self._child.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                pass
+
+    def _finished(self, tasks: int) -> bool:
+        """Whether the job was requeued after its end: all tasks had succeeded, or how they ended has been reported."""
+        ends = self._ends()
+        return (self.folder / "seen").exists() or len(ends) == tasks and not any(ends)
+
+    def _ends(self) -> list[int]:
+        """Return codes of the tasks that have ended by themselves."""
+        return [json.loads(path.read_text())["returncode"] for path in self.folder.glob("outcome-*.json")]
+
+    @staticmethod
+    def _await(condition: Callable[[], Any], seconds: float) -> bool:
+        """Whether the condition came to hold in so many seconds."""
+        end = time.monotonic() + seconds
+        while not (holds := condition()) and time.monotonic() < end:
+            time.sleep(0.1)
+        return bool(holds)
 
     def _superseded(self) -> bool:
         """Whether a later submission of the same outputs exists: this one was lost to its submitter, and must not run."""
@@ -91,13 +126,20 @@ class Command:
     def _stop(self, *_signal) -> None:
         self._stopping = True
         try:
-            os.killpg(self._child.pid, signal.SIGTERM)
-        except (AttributeError, ProcessLookupError):
-            pass  # not started yet, or over
+            if self._child:
+                os.killpg(self._child.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass  # it is over
 
-    def _leave(self, job: submitit.JobEnvironment | None, rank: int) -> None:
-        """End without an outcome.  SLURM's warning before a preemption leaves the job running: then it is requeued here."""
-        if job is not None and job.cluster == "slurm" and rank == 0 and not list(self.folder.glob("outcome-*.json")):
+    def _leave(self, job: submitit.JobEnvironment, rank: int, tasks: int) -> None:
+        """End without an outcome.
+
+        SLURM's warning before a preemption leaves the job running: then it is requeued here, if all tasks were stopped so.
+        One that died by itself, for which SLURM ends the others, makes the job fail.
+        """
+        (self.folder / f"stopped-{rank}").touch()
+        all_told = lambda: len(self._ends()) + len(list(self.folder.glob("stopped-*"))) >= tasks  # noqa: E731
+        if job.cluster == "slurm" and rank == 0 and self._await(all_told, 10) and not any(self._ends()):
             asked = subprocess.run(["squeue", "-h", "-j", job.job_id, "-o", "%T"], capture_output=True, text=True,
                                    timeout=60)
             if asked.stdout.strip() == "RUNNING":
@@ -114,7 +156,7 @@ def rendezvous(job: submitit.JobEnvironment) -> dict[str, str]:
     """The variables by which torch.distributed's `env://` finds the other tasks of this job."""
     return {"RANK": str(job.global_rank), "WORLD_SIZE": str(job.num_tasks), "LOCAL_RANK": str(job.local_rank),
             "LOCAL_WORLD_SIZE": str(job.num_tasks // job.num_nodes), "MASTER_ADDR": job.hostnames[0],
-            "MASTER_PORT": str(20000 + int(job.raw_job_id) % 40000)}
+            "MASTER_PORT": str(15000 + int(job.raw_job_id) % 15000)}  # below the ephemeral ports
 
 
 def write(path: Path, values: dict) -> None:

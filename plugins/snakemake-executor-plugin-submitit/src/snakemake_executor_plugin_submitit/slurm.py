@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shutil
 import subprocess
@@ -29,7 +30,7 @@ class Job(NamedTuple):
 def ask(*command: str, timeout: float = 60) -> str:
     """Standard output of one of SLURM's commands; SlurmError with its complaint."""
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout)
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on this machine") from None
     except subprocess.TimeoutExpired:
@@ -42,7 +43,7 @@ def ask(*command: str, timeout: float = 60) -> str:
 
 def jobs() -> list[Job]:
     """This user's jobs, those that ended a while ago (MinJobAge) included."""
-    lines = ask("squeue", "--me", "--states=all", "-h", "-o", "%i|%j|%T|%r").splitlines()
+    lines = ask("squeue", "-u", str(os.getuid()), "--states=all", "-h", "-o", "%i|%j|%T|%r").splitlines()
     return [Job(*line.split("|", 3)) for line in lines]
 
 
@@ -66,8 +67,8 @@ def tasks_per_node(resources: dict) -> int:
     return int(resources.get("tasks_per_node") or max(1, resources.get("gpus") or 0))
 
 
-def check(rules: dict[str, dict]) -> dict[str, float]:
-    """The longest run in minutes that each rule's partition allows; submits nothing.
+def check(rules: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """The longest run in minutes and the most memory (MB) of a node that each rule can have; submits nothing.
 
     SlurmError if this machine has no SLURM, or if no node can ever give what a rule asks for.
 
@@ -108,7 +109,7 @@ def check(rules: dict[str, dict]) -> dict[str, float]:
         if int(resources.get("nodes") or 1) > len(nodes):
             raise SlurmError(f"rule {rule}: asks for {resources['nodes']} nodes, but partition {partition} has "
                              f"{len(nodes)}; lower its nodes")
-        limits[rule] = max(node["minutes"] for node in nodes)
+        limits[rule] = {what: max(node[what] for node in nodes) for what in ("minutes", "MB of memory")}
     return limits
 
 
