@@ -9,19 +9,22 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
-from hdbench import artifact, runtime
+from hdbench import artifact, runtime, stages
 from hdbench.cli import main
 from hdbench.errors import UserError
 from hdbench.run import find_stage, label_of
 from hdbench.suite import KINDS, Plan
 
 STAGE_OPTIONS = {"--id", "--arm", "--seed", "--steps", "--suite", "--results", "--threads", "--device",
-                 "--checkpoint-seconds"}
+                 "--checkpoint-seconds", "--sharding"}
+EVALUATION_OPTIONS = {"--weights", "--resolution", "--allow", "--cache", "--batch", "--threads", "--device", "--rank",
+                      "--world-size", "--wait-seconds"}
 COMMANDS = {
     "stage": set(), **{f"stage {kind}": STAGE_OPTIONS for kind in KINDS},
     "collect": {"--partial", "--suite", "--results"},
@@ -29,6 +32,9 @@ COMMANDS = {
     "figures": {"--suite", "--results", "--out"},
     "show": {"--suite", "--results", "--out"},
     "plan": {"--suite", "--results"},
+    "evaluate": EVALUATION_OPTIONS | {"--samples", "--protocol", "--reference", "--prompts", "--n", "--kid-subset-size",
+                                      "--name", "--intervals", "--no-intervals", "--out"},
+    "reference": EVALUATION_OPTIONS | {"--source", "--dataset", "--protocol", "--out"},
 }
 
 
@@ -57,8 +63,8 @@ def test_commands_and_options_are_these():
 
 def test_defaults_are_those_of_the_demo():
     defaults = {option.name: option.default for option in main.commands["stage"].commands["refine"].params}
-    assert {key: defaults[key] for key in ("suite", "results", "threads", "device")} == {
-        "suite": "demo", "results": Path("results"), "threads": 1, "device": "cpu"}
+    assert {key: defaults[key] for key in ("suite", "results", "threads", "device", "sharding")} == {
+        "suite": "demo", "results": Path("results"), "threads": 1, "device": "cpu", "sharding": "none"}
 
 
 @pytest.mark.parametrize("command", [(), *[tuple(name.split()) for name in COMMANDS]])
@@ -158,3 +164,37 @@ def test_a_device_that_is_not_there(tmp_path):
     assert result.stderr.splitlines()[-1] == "hdbench: --device = cuda: no CUDA device is visible; use --device cpu"
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("device", "visible", "found"), [("auto", False, "cpu"), ("auto", True, "cuda"),
+                                                          ("cpu", True, "cpu"), ("cuda:1", True, "cuda:1")])
+def test_the_device_auto_is_cuda_where_it_is_visible(monkeypatch, device, visible, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
+    assert runtime.choose(device) == torch.device(found)
+
+
+@pytest.mark.parametrize(("local_rank", "count", "device"), [("1", 4, "cuda:1"), ("3", 1, "cuda:0"), ("4", 4, None)])
+def test_each_rank_takes_its_own_cuda_device(monkeypatch, local_rank, count, device):
+    """SLURM may show each process its one device alone; more processes than devices are a mistake."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    for name, value in {"RANK": "7", "WORLD_SIZE": "8", "MASTER_ADDR": "x", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    if device:
+        assert runtime.cuda_of_rank(torch.device("cuda")) == torch.device(device)
+        with pytest.raises(UserError, match="--device = cuda:1: several ranks cannot share a device"):
+            runtime.cuda_of_rank(torch.device("cuda:1"))
+    else:
+        with pytest.raises(UserError, match="LOCAL_RANK = 4: only 4 CUDA devices are visible"):
+            runtime.cuda_of_rank(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("exhaust", [
+    lambda context: torch.empty(2**48), lambda context: np.empty(2**60, dtype=np.uint8), lambda context: [0] * 2**58,
+    lambda context: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))])
+def test_memory_that_runs_out_is_one_sentence_and_the_code_of_a_kill(tmp_path, monkeypatch, exhaust):
+    monkeypatch.setitem(stages.STAGES, "data", exhaust)
+    result = invoke("stage", "data", "--suite", write_suite(tmp_path), "--results", tmp_path / "results")
+    assert result.exit_code == 137
+    assert result.output.startswith("hdbench: out of memory at data digits (") and result.output.count("\n") == 1
+    assert result.output.endswith("); ask for more memory or lower the batch size\n")

@@ -1,0 +1,92 @@
+"""The `classifier` protocol, that of the small suites: every metric on the features of the suite's own classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hdbench.errors import UserError
+from hdbench.images import load_images, to_float
+from hdbench.metrics import Estimate, classification, frechet, manifold, spectrum
+
+if TYPE_CHECKING:
+    from hdbench.evaluation.evaluate import Evaluation
+
+
+def reference_arrays(parts: Mapping[str, tuple[Tensor, np.ndarray]], bands: int) -> dict[str, np.ndarray]:
+    """Arrays of reference.npz from images (N, C, H, W) uint8 and features (N, d) of each real set."""
+    arrays = {}
+    for name, (images, features) in parts.items():
+        rings = spectrum.radial_power(to_float(images))
+        arrays |= {f"{name}_features": features, f"{name}_bands": spectrum.band_power(rings, bands),
+                   f"{name}_rings": rings.mean(0)}
+    return arrays
+
+
+def estimates(images: Tensor, labels: Tensor, features: np.ndarray, probabilities: np.ndarray,
+              real: Mapping[str, np.ndarray], *, neighbours: int, itself: str | None = None,
+              ) -> tuple[dict[str, Estimate], np.ndarray]:
+    """Every metric by name, and the mean radial power (H/2,) of the images.
+
+    images (N, C, H, W) uint8, labels (N,), features (N, d), probabilities (N, classes); `real` is what `reference_arrays`
+    made.  `itself` names the real set that the images are, which is not compared with itself where that is test.
+    """
+    rings = spectrum.radial_power(to_float(images))
+    bands = spectrum.band_power(rings, real["train_bands"].shape[1])
+    precision, recall = manifold.precision_recall(torch.from_numpy(features), torch.from_numpy(real["train_features"]),
+                                                  neighbours)
+    found = {f"fd_{to}": frechet.frechet_distance(features, frechet.GaussianReference.of(real[f"{to}_features"]))
+             for to in ("train", "test") if to == "train" or itself != "test"}  # test against itself measures nothing
+    found |= {"precision": precision, "recall": recall, "accuracy": classification.accuracy(probabilities, labels.numpy()),
+              "classifier_score": classification.classifier_score(probabilities)}
+    found |= {f"power_band{band + 1}": spectrum.relative_power(bands[:, band], real["train_bands"][:, band])
+              for band in range(bands.shape[1])}
+    return found, rings.mean(0)
+
+
+def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, device: torch.device) -> Evaluation:
+    """The protocol on an npz of images and labels against a suite's reference stage, whose folder `stage` is.
+
+    Raises UserError for a folder that is no such stage, and for images that are not as many as the reference's.
+    """
+    from safetensors.torch import load_file
+
+    from hdbench import artifact, stages
+    from hdbench.evaluation.evaluate import Evaluation, Result
+    from hdbench.evaluation.features import digest_of
+    from hdbench.networks.classifier import Classifier, ClassifierConfig
+
+    place = stage.resolve()
+    if place.parent.name != "reference" or not (place / artifact.MANIFEST).is_file():
+        raise UserError(f"{stage}: not the folder of a reference stage; give results/stages/reference/<id>, as `hdbench "
+                        "plan` lists it")
+    results = place.parents[2]
+    path, manifest = artifact.load(results, f"reference/{place.name}")
+    weights, trained = artifact.load(results, manifest["parents"]["classifier"])
+    data = artifact.load(results, trained["parents"]["data"])[1]["config"]
+    shape = {"image_size": data["image_size"], "channels": data["channels"], "classes": data["classes"]}
+    images, labels = load_images(samples)
+    wanted, found = manifest["config"]["samples"], len(images)
+    if n not in (None, found) or (n is None and found != wanted):
+        raise UserError(f"{samples}: holds {found} images, the reference has {wanted}; give --n {found} to compare unequal "
+                        "numbers all the same")
+    if images.shape[1:] != (shape["channels"], shape["image_size"], shape["image_size"]):
+        raise UserError(f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
+                        f"{(shape['channels'], shape['image_size'], shape['image_size'])}")
+    network = Classifier(ClassifierConfig(**trained["config"]["network"]), **shape)
+    network.load_state_dict(load_file(weights / stages.WEIGHTS))
+    features, probabilities = stages.classify(network.to(device).eval(), images, device)
+    with np.load(path / "reference.npz", allow_pickle=False) as real:
+        measured, _ = estimates(images, labels, features, probabilities, real, neighbours=3)
+    ids = tuple(f"{row:06}" for row in range(found))
+    of_reference = tuple(f"reference {row:06}" for row in range(wanted))  # binomial recall is of reference images
+    protocol = f"classifier:{manifest['digest']}"
+    return Evaluation(name=name or samples.stem, protocol=protocol, reference=manifest["digest"],
+                      digest=digest_of([artifact.sha256(samples), protocol])[:16],
+                      results={metric: Result(estimate, of_reference if metric == "recall" else ids)
+                               for metric, estimate in measured.items()}, facts={"samples": str(samples), "n": found})

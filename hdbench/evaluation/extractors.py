@@ -1,0 +1,167 @@
+"""Feature extractors: one preprocessing and one forward, which gives every layer that a protocol's metrics need.
+
+Images come as uint8 (H, W, 3); features leave as float32 (B, d) on the CPU.  Inception is torch-fidelity's; its modules
+stand in the order in which its own forward runs them, so they serve clean-fid's and pytorch-fid's preprocessing as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hdbench.errors import UserError
+from hdbench.evaluation.protocols import Preprocessing
+from hdbench.evaluation.weights import Weights, as_buffer, is_torchscript, read_tensors
+
+CPU_BATCH = 8  # images a forward on a CPU: larger ones take kernels that round otherwise (5e-5), and are no faster
+SPATIAL_CHANNELS = 7  # of mixed_6/conv, 17 x 17: the ADM evaluator's features of sFID
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {package: version(package) for package in packages}
+
+
+class Inception:
+    """The network alone, to be shared by extractors; `classifier` (1008, 2048) turns features into logits without bias."""
+
+    def __init__(self, weights: Weights, device: torch.device):
+        self.weights, self.device, self.classifier = weights, device, None
+        if is_torchscript(weights.path):  # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
+            try:
+                self.body: nn.Module = torch.jit.load(weights.path, map_location=device).eval().layers
+            except (RuntimeError, AttributeError) as error:
+                raise UserError(f"{weights.path}: not clean-fid's Inception ({str(error).splitlines()[0][:100]})") from None
+            return
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        try:
+            network = FeatureExtractorInceptionV3("inception", ["2048"],
+                                                  feature_extractor_weights_path=as_buffer(read_tensors(weights.path)))
+        except RuntimeError as error:
+            problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise UserError(f"{weights.path}: not the weights of torch-fidelity's Inception ({problem[:100]})") from None
+        self.body = nn.Sequential(*[module for name, module in network.named_children() if name != "fc"]).to(device)
+        self.classifier = network.fc.weight.detach().numpy()
+        network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
+
+    def _keep_spatial(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._spatial = output[:, :SPATIAL_CHANNELS]
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order: row, column, channel."""
+        found = {"2048": self.body(x).flatten(1)}
+        if "spatial" in layers:
+            if self.classifier is None:
+                raise UserError(f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give torch-fidelity's "
+                                "file")
+            found["spatial"] = self._spatial.permute(0, 2, 3, 1).flatten(1)
+        return {layer: found[layer] for layer in layers}
+
+
+class InceptionExtractor:
+    """Inception under one preprocessing.
+
+    tensorflow: TensorFlow 1's bilinear resizing to 299, (x - 128) / 128 (torch-fidelity, ADM's evaluator).  clean: Pillow's
+    bicubic resizing of each channel in float, the same scaling (clean-fid).  pytorch_fid: shorter side to `resolution`
+    (Pillow, bilinear), centre crop, then bilinear to 299 without antialiasing, 2 x - 1 (pytorch-fid, SANA's toolkit).
+    """
+
+    def __init__(self, network: Inception, preprocessing: Preprocessing, layers: tuple[str, ...], resolution: int | None):
+        self.network, self.preprocessing, self.layers, self.resolution = network, preprocessing, layers, resolution
+
+    def description(self) -> dict[str, Any]:
+        """Everything that decides the features but the images."""
+        packages = {"tensorflow": "torch-fidelity", "clean": "clean-fid", "pytorch_fid": "torchvision"}
+        return {"network": "inception", "weights": self.network.weights.sha256, "preprocessing": self.preprocessing,
+                "resolution": self.resolution, "layers": list(self.layers), "device": self.network.device.type,
+                "versions": _versions("torch", "pillow", "torch-fidelity", packages[self.preprocessing])}
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        """One image, (H, W, 3) uint8 -> (3, H', W'); the part of the work that is done in parallel on the CPU."""
+        if self.preprocessing == "tensorflow":
+            return torch.from_numpy(image).permute(2, 0, 1)
+        if self.preprocessing == "clean":
+            from cleanfid.resize import build_resizer
+
+            return torch.from_numpy(build_resizer("clean")(image)).permute(2, 0, 1)
+        from PIL import Image
+        from torchvision.transforms import functional as vision
+
+        resized = vision.center_crop(vision.resize(Image.fromarray(image), self.resolution), self.resolution)
+        return vision.to_tensor(resized)
+
+    def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]:
+        if self.network.device.type == "cpu" and len(prepared) > CPU_BATCH:
+            parts = [self(prepared[start:start + CPU_BATCH], None) for start in range(0, len(prepared), CPU_BATCH)]
+            return {layer: np.concatenate([part[layer] for part in parts]) for layer in self.layers}
+        alike = len({image.shape for image in prepared}) == 1
+        parts = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
+        x = torch.cat([self._scaled(part.to(self.network.device)) for part in parts])
+        return {layer: found.float().cpu().numpy() for layer, found in self.network(x, self.layers).items()}
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        if self.preprocessing == "pytorch_fid":
+            return 2 * F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) - 1
+        if self.preprocessing == "tensorflow":
+            from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+            x = interpolate_bilinear_2d_like_tensorflow1x(x.float(), size=(299, 299), align_corners=False)
+        return (x - 128) / 128
+
+
+class ClipExtractor:
+    """open_clip's two towers: features of each image and of its own prompt, not normalised."""
+
+    layers = ("image", "text")
+
+    def __init__(self, weights: Weights, architecture: str, device: torch.device):
+        import open_clip
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        self.weights, self.device = weights, device
+        settings, own, file = open_clip.get_model_config(architecture), {}, weights.path
+        if weights.path.is_dir():
+            architecture, file = "its open_clip_config.json", next(weights.path.glob("*.safetensors"))
+            try:
+                configuration = json.loads((weights.path / "open_clip_config.json").read_text(encoding="utf-8"))
+                settings, own = configuration["model_cfg"], configuration.get("preprocess_cfg", {})
+            except (OSError, ValueError, KeyError, TypeError):
+                raise UserError(f"{weights.path / 'open_clip_config.json'}: not a configuration of open_clip") from None
+        try:
+            self.network = open_clip.CLIP(**settings)
+            preprocess = PreprocessCfg(**own | {"size": self.network.visual.image_size})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{weights.path}: not a plain CLIP of open_clip ({error})") from None
+        tensors = {name: tensor.float() for name, tensor in read_tensors(file).items()
+                   if name not in ("input_resolution", "context_length", "vocab_size")}  # of OpenAI's archive
+        try:
+            self.network.load_state_dict(tensors)
+        except RuntimeError as error:
+            problem = str(error).splitlines()[1].strip()
+            raise UserError(f"{file}: not the weights of {architecture} ({problem[:100]})") from None
+        self.network.to(device).eval().requires_grad_(False)
+        self.transform = image_transform_v2(preprocess, is_train=False)
+        self.tokenize = open_clip.SimpleTokenizer(context_length=self.network.context_length)
+
+    def description(self) -> dict[str, Any]:
+        return {"network": "clip", "weights": self.weights.sha256, "layers": list(self.layers), "device": self.device.type,
+                "versions": _versions("torch", "pillow", "torchvision", "open_clip_torch")}
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        from PIL import Image
+
+        return self.transform(Image.fromarray(image))
+
+    @torch.no_grad()
+    def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]:
+        images = self.network.encode_image(torch.stack(prepared).to(self.device))
+        prompts = self.network.encode_text(self.tokenize(texts).to(self.device))
+        return {"image": images.float().cpu().numpy(), "text": prompts.float().cpu().numpy()}

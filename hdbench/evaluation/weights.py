@@ -1,0 +1,131 @@
+"""Weights by path or hub id: found, hashed and read before anything runs, and without running anybody's code."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hdbench.artifact import sha256
+from hdbench.errors import UserError
+
+
+class Public(NamedTuple):
+    """A public file of weights and its SHA-256, which each library's own download names in the file or in the URL."""
+
+    file: str
+    url: str
+    sha256: str
+
+
+PUBLIC = {
+    "inception": Public(
+        "weights-inception-2015-12-05-6726825d.pth",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
+    "clip": Public(
+        "ViT-L-14.pt",
+        "https://openaipublic.azureedge.net/clip/models/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/"
+        "ViT-L-14.pt",
+        "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+}
+
+
+class Weights(NamedTuple):
+    """A file, or for CLIP a folder with open_clip_config.json; its SHA-256, and whether that is the public file's."""
+
+    role: str
+    path: Path
+    sha256: str
+    public: bool
+
+
+def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
+    """The weights of this role ("inception", "clip"): `given` by path or hub id, else the public file in `cache`/weights.
+
+    Raises UserError where there is none, it cannot be read, or its digest is not the public one's and that is not `allowed`.
+    """
+    public = PUBLIC[role]
+    if given is None:
+        places = [cache / "weights" / public.file, Path(torch.hub.get_dir()) / "checkpoints" / public.file]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise UserError(f"no weights for {role}: get {public.file} from {public.url} and put it at {places[0]}, or give "
+                            f"--weights {role}=PATH")
+    else:
+        path = _from_hub(role, given) if given.startswith("hf-hub:") else Path(given)
+    if path.is_dir():
+        return _folder(role, path, allowed)
+    if not path.is_file():
+        raise UserError(f"--weights {role}={path}: there is no such file; get {public.file} from {public.url}")
+    found = sha256(path)
+    if found != public.sha256 and not allowed:
+        raise UserError(f"{path}: its SHA-256 is {found}, not {public.sha256} of the public {public.file}; use that file, "
+                        "or give --allow other-weights, and the protocol column will name the digest")
+    return Weights(role, path, found, found == public.sha256)
+
+
+def _folder(role: str, path: Path, allowed: bool) -> Weights:
+    files = sorted(path.glob("*.safetensors"))
+    if role != "clip" or not (path / "open_clip_config.json").is_file() or len(files) != 1:
+        raise UserError(f"--weights {role}={path}: a folder of weights must be open_clip's, with open_clip_config.json and "
+                        "one .safetensors file")
+    if not allowed:
+        raise UserError(f"--weights {role}={path}: not the public {PUBLIC[role].file}; give --allow other-weights to use "
+                        "it, and the protocol column will name its digest")
+    digests = [sha256(path / "open_clip_config.json"), sha256(files[0])]
+    return Weights(role, path, hashlib.sha256("".join(digests).encode()).hexdigest(), False)
+
+
+def _from_hub(role: str, given: str) -> Path:
+    """`hf-hub:owner/name/file` from the Hugging Face hub or its local cache."""
+    from huggingface_hub import hf_hub_download
+
+    parts = given.removeprefix("hf-hub:").split("/", 2)
+    if len(parts) != 3:
+        raise UserError(f"--weights {role}={given}: write hf-hub:OWNER/NAME/FILE")
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), parts[2]))
+    except Exception as error:  # the hub's errors have no common base but this
+        raise UserError(f"--weights {role}={given}: cannot be had from the hub ({type(error).__name__}); download the file "
+                        f"elsewhere and give --weights {role}=PATH") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, a PyTorch file (read with weights_only) or a TorchScript archive, on the CPU."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if is_torchscript(path):
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise ValueError("not a mapping of names to tensors")
+        return state
+    except Exception as error:  # each reader has errors of its own, some without another base than this
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        raise UserError(f"{path}: not a file of weights ({reason}); get it again") from None
+
+
+def is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def as_buffer(tensors: dict[str, Tensor]) -> io.BytesIO:
+    """Checked tensors as a PyTorch file in memory, for a library that would read a file with weights_only=False."""
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    buffer.seek(0)
+    return buffer
