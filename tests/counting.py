@@ -67,6 +67,13 @@ class Workflow:
                                     stderr=subprocess.STDOUT, start_new_session=True,
                                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
+    def kill_while_counting(self, *arguments: str, jobs: int = 2) -> None:
+        """Start, and `kill -9` the main process once so many jobs have counted to three; they are left running."""
+        main = self.start(*arguments)
+        self.wait(lambda: all(self.state(job) > 2 for job in range(jobs)))
+        main.kill()
+        main.wait()
+
     def said(self) -> str:
         return (self.folder / "said").read_text()
 

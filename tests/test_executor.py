@@ -30,10 +30,7 @@ def test_jobs_run_once_and_a_second_run_has_nothing_to_do(tmp_path):
 def test_kill_9_of_the_main_process_loses_and_repeats_nothing(tmp_path):
     """Both jobs end while nobody watches, and are taken as they are; without --unlock."""
     workflow = Workflow(tmp_path, "local", length=1000)
-    killed = workflow.start()
-    workflow.wait(lambda: workflow.state(0) > 2 and workflow.state(1) > 2)
-    killed.kill()
-    killed.wait()
+    workflow.kill_while_counting()
     (tmp_path / "length").write_text("30")  # both end at their next step
     workflow.wait(lambda: workflow.events() == ONCE)
     again = workflow.run()
@@ -44,10 +41,7 @@ def test_kill_9_of_the_main_process_loses_and_repeats_nothing(tmp_path):
 
 def test_running_jobs_are_adopted_and_a_second_main_process_is_refused(tmp_path):
     workflow = Workflow(tmp_path, "local", length=1000)
-    killed = workflow.start()
-    workflow.wait(lambda: workflow.state(0) > 2 and workflow.state(1) > 2)
-    killed.kill()
-    killed.wait()
+    workflow.kill_while_counting()
     main = workflow.start()
     workflow.wait(lambda: workflow.said().count("Adopted job ") == 2)
     second = workflow.run()

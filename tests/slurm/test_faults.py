@@ -46,10 +46,7 @@ def test_jobs_run_once_on_the_cluster(workflow):
 
 
 def test_after_kill_9_running_jobs_are_adopted_and_finished_ones_taken(workflow):
-    killed = workflow.start("--config", "jobs=3")
-    workflow.wait(lambda: counting(workflow, 3))
-    killed.kill()
-    killed.wait()
+    workflow.kill_while_counting("--config", "jobs=3", jobs=3)
     assert sorted(job_ids(workflow).values()) == ["RUNNING"] * 3
     main = workflow.start("--config", "jobs=3")
     workflow.wait(lambda: workflow.said().count("Adopted job ") == 3)
@@ -64,10 +61,7 @@ def test_after_kill_9_running_jobs_are_adopted_and_finished_ones_taken(workflow)
 
 
 def test_a_submission_whose_record_was_never_finished_is_found_by_its_name(workflow):
-    killed = workflow.start()
-    workflow.wait(lambda: counting(workflow))
-    killed.kill()
-    killed.wait()
+    workflow.kill_while_counting()
     for record in workflow.folder.glob(".snakemake/submitit/count/*/1/record.json"):
         record.write_text(json.dumps(json.loads(record.read_text()) | {"job_id": None}))
     main = workflow.start()

@@ -280,8 +280,8 @@ class Executor(RemoteExecutor):
         for key in given.keys() - known:
             raise slurm.SlurmError(f"rule {rule}: unknown resource {key}{slurm.nearest(key, known)}")
         for key in {"slurm_setup", "slurm_teardown"} & given.keys():
-            given[key] = [given[key]]
-        given["slurm_srun_args"] = shlex.split(given.get("slurm_srun_args", ""))
+            given[key] = [str(given[key])]
+        given["slurm_srun_args"] = shlex.split(str(given.get("slurm_srun_args", "")))
         given["slurm_additional_parameters"] = {"requeue": True}
         if extra:
             words = (word.lstrip("-").partition("=") for word in shlex.split(str(extra)))
