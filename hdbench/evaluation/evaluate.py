@@ -21,7 +21,7 @@ from hdbench.errors import UserError
 from hdbench.evaluation import references
 from hdbench.evaluation.extractors import ClipExtractor, Inception, InceptionExtractor
 from hdbench.evaluation.features import Features, Settings, digest_of, extract
-from hdbench.evaluation.protocols import Protocol, label
+from hdbench.evaluation.protocols import Layout, Protocol, label
 from hdbench.evaluation.references import Reference
 from hdbench.evaluation.samples import Images, open_images, read_prompts
 from hdbench.evaluation.weights import Weights, find
@@ -127,6 +127,7 @@ class Request:
     prompts: Path | None = None
     allow: frozenset[str] = frozenset()
     intervals: bool = True
+    layout: Layout = "library"
     name: str | None = None
 
 
@@ -146,7 +147,8 @@ class Extractors:
     def load(self) -> None:
         """Networks, after everything that is quick to check has been."""
         protocols, device = self._request.protocols, self._request.device
-        network = Inception(self.weights["inception"], device) if "inception" in self.weights else None
+        network = (Inception(self.weights["inception"], device, self._request.layout) if "inception" in self.weights
+                   else None)
         settings = {protocol.name: (protocol.inception, protocol.resolution) for protocol in protocols if protocol.inception}
         for key in dict.fromkeys(settings.values()):
             sharing = [protocol for protocol in protocols if settings.get(protocol.name) == key]

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hdbench.errors import UserError
-from hdbench.evaluation.protocols import Preprocessing
+from hdbench.evaluation.protocols import Layout, Preprocessing
 from hdbench.evaluation.weights import Weights, as_buffer, is_torchscript, read_tensors
 
 CPU_BATCH = 8  # images a forward on a CPU: larger ones take kernels that round otherwise (5e-5), and are no faster
@@ -29,17 +30,22 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 class Inception:
-    """The network alone, to be shared by extractors; `classifier` (1008, 2048) turns features into logits without bias."""
+    """The network alone, to be shared by extractors; `classifier` (1008, 2048) turns features into logits without bias.
 
-    def __init__(self, weights: Weights, device: torch.device):
-        self.weights, self.device, self.classifier = weights, device, None
+    layout "library": as torch-fidelity runs it, to the bit.  "channels-last": batch norms folded into their convolutions,
+    pixels channels last; faster on a CPU (benchmarks/evaluation.py), each feature within 3e-6 of the largest.
+    """
+
+    def __init__(self, weights: Weights, device: torch.device, layout: Layout = "library"):
+        self.weights, self.device, self.layout, self.classifier = weights, device, layout, None
+        self._format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
         if is_torchscript(weights.path):  # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
             try:
                 self.body: nn.Module = torch.jit.load(weights.path, map_location=device).eval().layers
             except (RuntimeError, AttributeError) as error:
                 raise UserError(f"{weights.path}: not clean-fid's Inception ({str(error).splitlines()[0][:100]})") from None
             return
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
         try:
             network = FeatureExtractorInceptionV3("inception", ["2048"],
@@ -47,7 +53,11 @@ class Inception:
         except RuntimeError as error:
             problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
             raise UserError(f"{weights.path}: not the weights of torch-fidelity's Inception ({problem[:100]})") from None
-        self.body = nn.Sequential(*[module for name, module in network.named_children() if name != "fc"]).to(device)
+        if layout == "channels-last":
+            for module in [module for module in network.modules() if isinstance(module, BasicConv2d)]:
+                module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+        self.body = nn.Sequential(*[module for name, module in network.named_children() if name != "fc"])
+        self.body.to(device, memory_format=self._format)
         self.classifier = network.fc.weight.detach().numpy()
         network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 
@@ -57,7 +67,7 @@ class Inception:
     @torch.no_grad()
     def __call__(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order: row, column, channel."""
-        found = {"2048": self.body(x).flatten(1)}
+        found = {"2048": self.body(x.contiguous(memory_format=self._format)).flatten(1)}
         if "spatial" in layers:
             if self.classifier is None:
                 raise UserError(f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give torch-fidelity's "
@@ -81,7 +91,8 @@ class InceptionExtractor:
         """Everything that decides the features but the images."""
         packages = {"tensorflow": "torch-fidelity", "clean": "clean-fid", "pytorch_fid": "torchvision"}
         return {"network": "inception", "weights": self.network.weights.sha256, "preprocessing": self.preprocessing,
-                "resolution": self.resolution, "layers": list(self.layers), "device": self.network.device.type,
+                "layout": self.network.layout, "resolution": self.resolution, "layers": list(self.layers),
+                "device": self.network.device.type,
                 "versions": _versions("torch", "pillow", "torch-fidelity", packages[self.preprocessing])}
 
     def prepare(self, image: np.ndarray) -> Tensor:

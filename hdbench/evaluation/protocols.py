@@ -11,6 +11,7 @@ from hdbench.config import Config, nearest
 from hdbench.errors import UserError
 
 Preprocessing = Literal["tensorflow", "clean", "pytorch_fid"]
+Layout = Literal["library", "channels-last"]
 
 
 class Protocol(Config):

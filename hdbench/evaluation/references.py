@@ -176,7 +176,7 @@ def checked(found: Reference, protocol: Protocol, extractor: InceptionExtractor)
     """The reference itself, or UserError where it was built by another extractor, or lacks what the protocol needs."""
     theirs, ours = found.key["extractor"], extractor.description()
     for name in ours:
-        if name not in ("layers", "device") and theirs.get(name) != ours[name]:
+        if name not in ("layers", "device", "layout") and theirs.get(name) != ours[name]:
             raise UserError(f"{found.folder}: stale: built with {name} {theirs.get(name)}, now {ours[name]}; build it again "
                             "with `hdbench reference`")
     lacking = [layer for layer in protocol.layers if layer not in found.statistics]
