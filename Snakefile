@@ -8,7 +8,7 @@ from snakemake.utils import min_version
 
 from hdbench.config import validate
 from hdbench.errors import UserError
-from hdbench.suite import TABLES, RunConfig, load_plan
+from hdbench.suite import FIGURES, TABLES, RunConfig, load_plan
 
 min_version("9.8")
 
@@ -63,6 +63,7 @@ localrules:
     all_ablations,
     collect,
     tables,
+    claims,
     figures,
 
 
@@ -70,8 +71,8 @@ rule all_ablations:
     default_target: True
     input:
         [manifest(stage) for stage in PLAN.stages],
-        expand(f"{RENDERED}/{{table}}.{{kind}}", table=TABLES, kind=("csv", "md", "tex")),
-        expand(f"{RENDERED}/figures/{{figure}}.{{kind}}", figure=("samples", "curves", "spectrum"), kind=("png", "pdf")),
+        expand(f"{RENDERED}/{{table}}.{{kind}}", table=(*TABLES, "claims"), kind=("csv", "md", "tex")),
+        expand(f"{RENDERED}/figures/{{figure}}.{{kind}}", figure=FIGURES, kind=("png", "pdf")),
 
 
 include: "workflow/rules/data.smk"
@@ -87,5 +88,5 @@ onsuccess:
 
 onerror:
     print("hdbench: some stages failed; rendering what there is (missing cells are '-')", file=sys.stderr)
-    for options in (["collect", "--partial"], ["tables", *OUT], ["figures", *OUT]):
+    for options in (["collect", "--partial"], ["tables", *OUT], ["claims", *OUT], ["figures", *OUT]):
         subprocess.run([*HDBENCH, *options, *SUITE])

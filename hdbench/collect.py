@@ -6,6 +6,7 @@ the value and 1.96 standard errors of sampling.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from scipy import stats
 
 from hdbench import artifact
 from hdbench.errors import UserError
+from hdbench.metrics.comparison import variance_components
+from hdbench.networks import TransformerConfig
 from hdbench.suite import Plan, Row
 
 COLUMNS = {"suite": "str", "arm": "str", "seed": "Int64", "nfe": "Int64", "metric": "str", "value": "float64",
@@ -46,7 +49,7 @@ def collect(plan: Plan, results: Path, partial: bool = False) -> pd.DataFrame:
     numbers = [number | {"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe,
                          "digest": plan.stage(row.stages["evaluate"]).digest}
                for row in plan.rows if set(row.stages.values()) <= manifests.keys()
-               for number in (*metrics(plan, results, row), *costs(manifests, row))]
+               for number in (*metrics(plan, results, row), *costs(plan, manifests, row))]
     frame = pd.DataFrame(numbers, columns=list(COLUMNS)).astype(COLUMNS)
     artifact.write_atomic(metrics_file(plan, results), frame.to_csv(index=False, lineterminator="\n"))
     artifact.write_atomic(results / plan.name / "run.json", json.dumps(run_manifest(plan, manifests), indent=1) + "\n")
@@ -62,7 +65,23 @@ def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
                "protocol": protocol}
 
 
-def costs(manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:
+@functools.cache
+def forward_flops(config: TransformerConfig, image_size: int, channels: int, classes: int, mean_velocity: bool) -> int:
+    """FLOPs of one forward of one image, as PyTorch counts them: 2 for each multiplication and addition of a product."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from hdbench.networks.transformer import Transformer
+
+    with torch.device("meta"):
+        network = Transformer(config, image_size=image_size, channels=channels, classes=classes, mean_velocity=mean_velocity)
+        z, t, c = torch.empty(1, channels, image_size, image_size), torch.empty(1), torch.empty(1, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            network(z, t, t, c)
+    return counter.get_total_flops()
+
+
+def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:
     """What the row's own stages cost, without the teacher that all share; nothing for real images."""
     if "teacher" not in row.stages:
         return
@@ -77,6 +96,9 @@ def costs(manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:
     found |= {f"{kind}_core_seconds": manifest["core_seconds"] for kind, manifest in own.items()}
     student = [manifests[row.stages["teacher"]], *own.values()][-1]
     found |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
+    data = plan.suite.data
+    found["sampling_flops"] = row.nfe * forward_flops(plan.suite.network, data.image_size, data.channels, data.classes,
+                                                      bool(own))
     found["milliseconds_per_sample"] = manifests[row.stages["sample"]]["milliseconds_per_sample"]
     for metric, value in found.items():
         yield {"metric": metric, "value": value, "protocol": "cost"}
@@ -91,8 +113,8 @@ def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
             "stages": [{key: manifest[key] for key in kept if key in manifest} for manifest in manifests.values()]}
 
 
-def read_metrics(path: Path) -> pd.DataFrame:
-    """A file that `collect` wrote; UserError where it is missing or is not such a file."""
+def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
+    """A file that `collect` wrote; UserError where it is missing or is not such a file, or fails `check` (if `strict`)."""
     try:
         frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan"], float_precision="round_trip")
     except FileNotFoundError:
@@ -100,14 +122,14 @@ def read_metrics(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a file of metrics ({reason}); make it with `hdbench collect`") from None
-    return check(frame, str(path))
+    if list(frame.columns) != list(COLUMNS):
+        raise UserError(f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it with "
+                        "`hdbench collect`")
+    return check(frame, str(path)) if strict else frame
 
 
 def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
-    """The frame itself, or UserError where columns are wrong, a number stands twice, or two protocols are mixed."""
-    if list(frame.columns) != list(COLUMNS):
-        raise UserError(f"{source}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it with "
-                        "`hdbench collect`")
+    """The frame itself, or UserError where a number stands twice or two protocols are mixed."""
     twice = frame[frame.duplicated(["suite", *KEY], keep=False)][KEY].drop_duplicates()
     if len(twice):
         named = "; ".join(" ".join(f"{key} {'-' if pd.isna(value) else value}" for key, value in zip(KEY, values))
@@ -168,22 +190,57 @@ class Entry(NamedTuple):
 
 
 class Numbers:
-    """The suite's numbers by entry, over chains; UserError where the frame is not of this plan."""
+    """The suite's numbers by entry, over chains.
 
-    def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path):
-        self.plan, self.results = plan, results
+    UserError where the frame is not of this plan; unless `anybody`: then what cannot be used is left out and said in `notes`.
+    """
+
+    def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, anybody: bool = False):
+        self.plan, self.results, self.notes = plan, results, []
         self.rows = {(row.arm, row.seed, row.nfe): row for row in plan.rows}
-        frame = check(frame)
         frame = frame[frame.suite == plan.name]
-        seeds = [None if pd.isna(seed) else int(seed) for seed in frame.seed]
-        for arm, seed, nfe, digest in zip(frame.arm, seeds, frame.nfe, frame.digest):
-            row = self.rows.get((arm, seed, nfe))
-            if row is None or plan.stage(row.stages["evaluate"]).digest != digest:
-                raise UserError(f"metrics of arm {arm}, seed {seed}, nfe {nfe} are not of the present suite {plan.name}; "
-                                "run `hdbench collect` again")
-        self.frame = frame.assign(seed=pd.Series(seeds, index=frame.index, dtype=object))
+        frame = self._usable(frame) if anybody else check(frame)
+        frame = frame.assign(seed=pd.Series([None if pd.isna(seed) else int(seed) for seed in frame.seed], index=frame.index,
+                                            dtype=object))
+        self.frame = frame if anybody else self._of_this_plan(frame)
         self.groups = {key: group.set_index("seed") for keys in (["arm", "nfe"], ["arm", "nfe", "metric"])
                        for key, group in self.frame.groupby(keys)}
+
+    def _digest(self, arm: str, seed: int | None, nfe: int) -> str | None:
+        row = self.rows.get((arm, seed, nfe))
+        return row and self.plan.stage(row.stages["evaluate"]).digest
+
+    def _of_this_plan(self, frame: pd.DataFrame) -> pd.DataFrame:
+        for arm, seed, nfe, digest in zip(frame.arm, frame.seed, frame.nfe, frame.digest):
+            if self._digest(arm, seed, nfe) != digest:
+                raise UserError(f"metrics of arm {arm}, seed {seed}, nfe {nfe} are not of the present suite {self.plan.name}; "
+                                "run `hdbench collect` again, or name the file by --metrics to render it as it is")
+        return frame
+
+    def _usable(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Without rows of unknown arms, contradictions, and rows that stand under another arm or seed than they are of."""
+        keys, named = ["arm", "seed", "nfe"], {(row.arm, row.nfe) for row in self.plan.rows}
+
+        def leave_out(frame: pd.DataFrame, those: pd.Series, why: str) -> pd.DataFrame:
+            if those.any():
+                arms = ", ".join(sorted(set(frame.arm[those]))[:5])
+                self.notes.append(f"Left out: {those.sum()} numbers {why} (arms: {arms}).")
+            return frame[~those]
+
+        frame = frame.drop_duplicates()
+        frame = leave_out(frame, ~pd.Series([key in named for key in zip(frame.arm, frame.nfe)], frame.index, dtype=bool),
+                          "of rows that the suite does not have")
+        frame = leave_out(frame, frame.duplicated(KEY, keep=False), "that stand there twice with different values")
+        expected = {self._digest(arm, None if pd.isna(seed) else int(seed), nfe): (arm, seed, nfe)
+                    for arm, seed, nfe in frame[keys].itertuples(index=False)}
+        own = pd.Series([self._digest(arm, None if pd.isna(seed) else int(seed), nfe) == digest
+                         for arm, seed, nfe, digest in zip(frame.arm, frame.seed, frame.nfe, frame.digest)], frame.index,
+                        dtype=bool)
+        swapped = ~own & frame.digest.isin([digest for digest in expected if digest])
+        frame = leave_out(frame, swapped, "whose digest is that of another arm or seed")
+        if (others := int((~own & ~swapped).sum())):
+            self.notes.append(f"{others} of {len(frame)} numbers were made by another version of this suite.")
+        return check(frame)
 
     def entries(self, arm: str) -> list[Entry]:
         return list(dict.fromkeys(Entry(arm, row.steps, row.nfe) for row in self.plan.rows if row.arm == arm))
@@ -200,6 +257,16 @@ class Numbers:
         found = self.of(entry, metric)
         return interval(found.value.to_numpy(), found.se.iloc[0] if len(found) else math.nan)
 
+    def components(self, entry: Entry, metric: str) -> dict[str, float]:
+        """Scatter of single chains (all NaN if there are fewer than two, or a value is not finite)."""
+        found = self.of(entry, metric)
+        values = found.value.to_numpy()
+        if len(values) < 2 or not np.isfinite(values).all():
+            return dict.fromkeys(("lowest", "highest", "total", "sampling", "training"), math.nan)
+        parts = variance_components(values, found.se.to_numpy())
+        return {"lowest": values.min(), "highest": values.max(), "total": values.std(ddof=1), "sampling": parts.sampling,
+                "training": parts.training}
+
     def chains(self, entry: Entry) -> tuple[int, int]:
         """How many have numbers, and how many the suite has."""
         return (self.of(entry).index.nunique(dropna=False),
@@ -211,10 +278,10 @@ class Numbers:
         seeds = [seed for seed in a.index if seed in b.index]
         standard_error = math.nan
         if len(seeds) == 1:
-            pair: list[Row] = [self.rows[e.arm, seeds[0], e.nfe] for e in (entry, other)]
             try:
+                pair: list[Row] = [self.rows[e.arm, seeds[0], e.nfe] for e in (entry, other)]
                 _, standard_error = paired_difference(self.results, self.plan, *pair, metric)
-            except UserError:  # a metrics file without its artifacts: the difference is known, its interval is not
+            except (UserError, KeyError):  # a metrics file without its artifacts: the difference is known, its interval is not
                 pass
         return interval([a[seed] - b[seed] for seed in seeds], standard_error)
 

@@ -133,8 +133,8 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
             continue
         elif part in [m.__name__ for m in models] or (isinstance(part, str) and part in ("int", "float", "str")):
             continue
-        elif not isinstance(current, type) and typing.get_origin(current) is dict:
-            current = typing.get_args(current)[1]
+        elif not isinstance(current, type) and typing.get_origin(current) in (dict, tuple):
+            current = typing.get_args(current)[typing.get_origin(current) is dict]
             owner = None
         keys.append(str(part))
     return keys, owner

@@ -22,10 +22,11 @@ from hdbench.objectives import OBJECTIVES
 SUITES = Path("workflow/suites")
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
-VERSIONS = {"data": 2, "classifier": 1, "reference": 1, "teacher": 1, "trajectory": 1, "refine": 1, "sample": 1,
+VERSIONS = {"data": 1, "classifier": 1, "reference": 1, "teacher": 1, "trajectory": 1, "refine": 1, "sample": 1,
             "evaluate": 1}
 KINDS = tuple(VERSIONS)
-TABLES = ("main", "components", "discriminators", "initialisation", "cost")
+TABLES = ("main", "components", "discriminators", "initialisation", "cost", "reproducibility")
+FIGURES = ("samples", "curves", "spectrum", "precision_recall", "quality", "forest", "weights")
 
 Objective = Annotated[Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")]
 Dataset = Annotated[Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")]
@@ -125,6 +126,7 @@ class Tables(Config):
     discriminators: Table
     initialisation: Table
     cost: Table
+    reproducibility: Table
 
 
 class Suite(Config):

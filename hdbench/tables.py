@@ -25,6 +25,7 @@ FOOTNOTES = {
     "‡": "Not available: the stages of this row have not all run.",
     "§": "Fewer chains than the suite has; a single one has its sampling interval.",
     "¶": "Not a number in at least one chain."}
+RANKS = "Bold: better than every other model of the table by a 95% interval of paired differences; italic: than all but that one."
 TEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
@@ -108,6 +109,15 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     if table == "initialisation":
         return [head, start, text("control", "Control", control), budget, training, chains, *quality,
                 *against(numbers, same_from_trajectory, "Δ FD test to TD start")]
+    if table == "reproducibility":
+        fd = numbers.counted("fd_test")
+
+        def components(part: str, title: str) -> Column:
+            return Column(key=f"{fd}_{part}", title=title, cell=lambda e: Interval(numbers.components(e, fd)[part], math.nan))
+
+        return [method, nfe, chains, metric("fd_test", "FD test N ↓"), components("lowest", "Lowest"),
+                components("highest", "Highest"), components("total", "SD of chains"),
+                components("sampling", "of it sampling"), components("training", "of it training")]
     return [method, nfe, cost("parameters", "Parameters"), cost("head_parameters", "Head parameters"), training,
             cost("trajectory_core_seconds", "TD, core-s"), cost("refine_core_seconds", "Stage 2, core-s"),
             cost("training_gpu_seconds", "GPU s"), cost("training_queue_seconds", "Queue s"),
@@ -119,13 +129,17 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A table with all its cells: caption, footnotes, columns, and by entry the cells and footnote marks."""
+    """A table with all its cells: caption, footnotes, columns, and by entry the cells and footnote marks.
+
+    `ranks`: "best" or "second" by (row, column), where intervals support it.
+    """
 
     label: str
     caption: str
     footnotes: list[str]
     columns: list[Column]
     rows: list[tuple[Entry, list[Cell], str]]
+    ranks: dict[tuple[int, int], str]
 
 
 def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Cell]) -> str:
@@ -150,11 +164,31 @@ def render(numbers: Numbers, table: str, keys: list[str] | None = None) -> Rende
     for entry in (e for name in dict.fromkeys([*real, *spec.rows]) for e in numbers.entries(name)):
         cells = [column.cell(entry) for column in columns]
         rows.append((entry, cells, marks(numbers, entry, columns, cells)))
+    entries = [entry for entry, _, _ in rows]
+    ranks = {(entries.index(entry), index): rank for index, column in enumerate(columns)
+             for entry, rank in ranked(numbers, entries, column).items()}
     used = "".join(m for _, _, m in rows)
     footnotes = [f"{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used]
-    footnotes += explanations(numbers, " ".join(column.title for column in columns))
-    return Rendered(label=f"{plan.name}-{table}", caption=caption(numbers, spec.caption, [e for e, _, _ in rows]),
-                    footnotes=footnotes, columns=columns, rows=rows)
+    footnotes += [RANKS] if ranks else []
+    footnotes += explanations(numbers, " ".join(column.title for column in columns)) + numbers.notes
+    return Rendered(label=f"{plan.name}-{table}", caption=caption(numbers, spec.caption, entries),
+                    footnotes=footnotes, columns=columns, rows=rows, ranks=ranks)
+
+
+def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry, str]:
+    """The best of the models and the second best, each only if it beats all that come after it by a paired 95% interval."""
+    sign = {"↓": 1, "↑": -1}.get(column.title[-1:])
+    if sign is None:
+        return {}
+    metric = column.key.removesuffix(numbers.counted(""))
+    models = [entry for entry in entries if not numbers.plan.arms[entry.arm].real
+              and math.isfinite(numbers(entry, column.key).value)]
+    order, found = sorted(models, key=lambda e: sign * numbers(e, column.key).value), {}
+    for place, name in enumerate(("best", "second")):
+        behind = [numbers.difference(order[place], other, metric) for other in order[place + 1:]] if place < len(order) else []
+        if behind and all(sign * value + half < 0 for value, half in behind):  # false where the interval is not known
+            found[order[place]] = name
+    return found
 
 
 def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
@@ -178,6 +212,9 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
                   "(TD), this is HD.",
         "FD": f"FD: Frechet distance in features of {protocol}, to real images of either split.",
         "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
+        "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence of each sample; of training, what is "
+                 "left of the variance over chains, 0 where sampling alone explains it.",
+        "FLOPs": "FLOPs: counted by PyTorch for the network's evaluations of one image, 2 a multiplication and addition.",
         "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
         "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which "
                "all arms share; heads are not counted.",
@@ -208,10 +245,11 @@ def for_people(column: Column | None, cell: Cell, scale: float | None = None) ->
     return f"{number(value, decimals, signed)} ± {number(half, decimals)}"
 
 
-def as_text(table: Rendered) -> tuple[list[str], list[list[str]]]:
-    """Titles and rows for people; footnote marks stand in the first column."""
+def as_text(table: Rendered, emphasis: dict[str, str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows for people; footnote marks stand in the first column.  `emphasis` is a format by rank."""
     shown = [(index, column) for index, column in enumerate(table.columns) if column.title]
-    rows = [[for_people(column, cells[index]) for index, column in shown] for _, cells, _ in table.rows]
+    rows = [[(emphasis or {}).get(table.ranks.get((row, index)), "{}").format(for_people(column, cells[index]))
+             for index, column in shown] for row, (_, cells, _) in enumerate(table.rows)]
     return [column.title for _, column in shown], [[row[0] + mark, *row[1:]] for row, (_, _, mark) in zip(rows, table.rows)]
 
 
@@ -232,7 +270,7 @@ def to_csv(table: Rendered) -> str:
 
 
 def to_markdown(table: Rendered) -> str:
-    titles, rows = as_text(table)
+    titles, rows = as_text(table, {"best": "**{}**", "second": "*{}*"})
     text = pd.DataFrame(rows, columns=titles).to_markdown(
         index=False, disable_numparse=True, colalign=["left", *["right"] * (len(titles) - 1)])
     return "\n\n".join([table.caption, text, *table.footnotes]) + "\n"
@@ -240,9 +278,12 @@ def to_markdown(table: Rendered) -> str:
 
 def to_tex(table: Rendered) -> str:
     """A table environment for \\input; needs booktabs and graphicx."""
-    titles, rows = as_text(table)
+    titles, rows = as_text(table, {"best": "best:{}", "second": "second:{}"})
 
     def tex(text: str) -> str:
+        for rank, command in (("best:", r"\mathbf"), ("second:", r"\mathit")):
+            if text.startswith(rank):
+                return f"${command}{{{tex(text.removeprefix(rank)).strip('$')}}}$"
         value, _, half = text.partition(" ± ")
         return f"${value} \\pm {half}$".replace(",", "{,}") if half else (
             f"${text}$".replace(",", "{,}") if text[:1] in "+-" and text[1:] else text.translate(TEX))
@@ -263,9 +304,12 @@ def to_tex(table: Rendered) -> str:
         *([rf"\par\smallskip\raggedright\scriptsize {notes}"] if notes else []), r"\end{table}", ""])
 
 
-def write_tables(plan: Plan, frame: pd.DataFrame, results: Path, out: Path) -> list[Path]:
-    """All tables into out/<suite>/, each as csv, md and tex, beside the metrics they were rendered from; the paths."""
-    numbers, written = Numbers(plan, frame, results), [out / plan.name / "metrics.csv"]
+def write_tables(plan: Plan, frame: pd.DataFrame, results: Path, out: Path, anybody: bool = False) -> list[Path]:
+    """All tables into out/<suite>/, each as csv, md and tex, beside the metrics they were rendered from; the paths.
+
+    `anybody`: the metrics need not be of the present version of the suite; what cannot be used is left out and said.
+    """
+    numbers, written = Numbers(plan, frame, results, anybody), [out / plan.name / "metrics.csv"]
     write_atomic(written[0], frame.to_csv(index=False, lineterminator="\n"))
     if (run := metrics_file(plan, results).with_name("run.json")).is_file():
         written.append(out / plan.name / run.name)

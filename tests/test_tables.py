@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tiny import tiny_plan, write_suite
 from hdbench import artifact, collect, figures, tables
 from hdbench.cli import main
 from hdbench.errors import UserError
+from hdbench.suite import FIGURES, TABLES
 
 SEEDS = {"seeds": [0, 1, 2]}
 METRICS = ("fd_train", "fd_test", "precision", "recall", "accuracy", "classifier_score", "power_band1", "power_band2",
@@ -204,7 +206,7 @@ def test_a_missing_arm_is_a_dash_with_a_footnote(tmp_path):
 def test_an_empty_file_gives_tables_of_dashes(tmp_path):
     plan = tiny_plan(tmp_path)
     frame = synthetic(plan)[:0]
-    for name in ("main", "components", "discriminators", "initialisation", "cost"):
+    for name in TABLES:
         text = tables.to_markdown(rendered(plan, frame, name))
         assert "±" not in text and not re.search(r"\d\.\d", text)
 
@@ -287,7 +289,7 @@ def test_comparisons_follow_from_configurations_not_from_names(tmp_path):
             "g": {"trajectory": {"objective": {"name": "consistency"}}, "refine": patch},
             "h": {"trajectory": None, "refine": None}}
     listed = {f"tables.{name}": {"caption": "x", "rows": list(arms)} for name in
-              ("main", "components", "discriminators", "initialisation", "cost")}
+              ("main", "components", "discriminators", "initialisation", "cost", "reproducibility")}
     plan = tiny_plan(tmp_path, {"arms": arms, **listed})
     frame = synthetic(plan)
 
@@ -388,7 +390,7 @@ def test_commands_from_artifacts_to_the_terminal(tmp_path):
             assert [line.split()[0] for line in (tables_at, figures_at, report_at)] == ["tables:", "figures:", "report:"]
             assert f"{plan.name}/report.html (missing; make it with: " in report_at
     assert {path.name for path in (tmp_path / "out" / plan.name).iterdir()} == {
-        f"{name}.{kind}" for name in ("main", "components", "discriminators", "initialisation", "cost")
+        f"{name}.{kind}" for name in TABLES
         for kind in ("csv", "md", "tex")} | {"metrics.csv", "run.json"}
     assert f"{len(plan.stages)} of {len(plan.stages)} stages done" in result.output
     assert all(stage in result.output for stage in plan.stages)
@@ -406,8 +408,88 @@ def test_relative_power_is_samples_over_real(tmp_path):
 def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
     plan = tiny_plan(tmp_path)
     written = figures.draw(plan, tmp_path / "nothing", tmp_path / "out")
-    assert {path.name for path in written} == {f"{n}.{k}" for n in ("samples", "curves", "spectrum") for k in ("pdf", "png")}
+    assert {path.name for path in written} == {f"{n}.{k}" for n in FIGURES for k in ("pdf", "png")}
     assert all(path.read_bytes()[:4] in (b"%PDF", b"\x89PNG") for path in written)
     sources = figures.Sources(plan, tmp_path / "nothing")
     figures.plt.close(figures.spectrum(sources))
     assert "Not available" in sources.notes(plan.arms) and "Reconstruction" in sources.notes(plan.arms)
+
+
+def test_reproducibility_tells_sampling_from_training(tmp_path):
+    """Scatter of chains = training^2 + mean sampling^2; chains that scatter less than sampling have no training part."""
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    hd = (frame.arm == "hd") & (frame.metric == "fd_test_64")
+    frame.loc[hd, ["value", "se"]] = [[4.0, 0.5], [6.0, 1.0], [8.0, 0.5]]
+    quiet = (frame.arm == "hd_patch") & (frame.metric == "fd_test_64")
+    frame.loc[quiet, ["value", "se"]] = [[5.0, 1.0], [5.1, 1.0], [5.2, 1.0]]
+    rows = rows_of(rendered(plan, frame, "reproducibility"))
+    found = {part: float(rows["hd"][f"fd_test_64_{part}"]) for part in ("lowest", "highest", "total", "sampling", "training")}
+    assert found == pytest.approx({"lowest": 4, "highest": 8, "total": 2, "sampling": 0.5**0.5, "training": 3.5**0.5})
+    assert float(rows["hd_patch"]["fd_test_64_training"]) == 0
+    alone = rows_of(rendered(tiny_plan(tmp_path), synthetic(tiny_plan(tmp_path)), "reproducibility"))
+    assert alone["hd"]["fd_test_64_training"] == ""
+
+
+def test_best_and_second_best_are_marked_only_where_intervals_support_it(tmp_path):
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    measured = frame.metric.isin(["fd_test_64", "recall_64"]) & frame.seed.notna()
+    frame.loc[measured, "value"] = 50 + np.random.default_rng(0).normal(size=measured.sum())
+
+    def plant(arm, metric, new):
+        for _, group in frame[(frame.arm == arm) & (frame.metric == metric)].groupby("nfe"):
+            frame.loc[group.index, "value"] = new
+
+    plant("hd", "fd_test_64", [1.0, 1.1, 0.9])
+    plant("dmd", "fd_test_64", [9.0, 9.1, 8.9])
+    plant("hd", "recall_64", [500.0, 5.0, 900.0])  # the highest mean, but not beyond its scatter
+    table = rendered(plan, frame, "components")
+    titles = [column.key for column in table.columns]
+    marked = {(table.rows[row][0].arm, titles[column]): rank for (row, column), rank in table.ranks.items()}
+    assert marked[("hd", "fd_test_64")] == "best" and marked[("dmd", "fd_test_64")] == "second"
+    assert not any(key == "recall_64" for _, key in marked)
+    markdown, tex = tables.to_markdown(table), tables.to_tex(table)
+    assert re.search(r"\*\*1\.\d+ ± [\d.]+\*\*", markdown) and "| *9.0" in re.sub(" +", " ", markdown)
+    assert r"$\mathbf{1." in tex and r"$\mathit{9." in tex and tables.RANKS in markdown
+    single = tiny_plan(tmp_path)
+    assert not rendered(single, synthetic(single), "components").ranks  # without artifacts a chain has no paired interval
+
+
+def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path):
+    """Another version's digests, other seeds, an unknown arm, a doubled row, a contradiction and swapped seeds."""
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+
+    def notes(changed) -> tuple[collect.Numbers, str]:
+        numbers = collect.Numbers(plan, changed, Path("nowhere"), anybody=True)
+        return numbers, " ".join(tables.render(numbers, "main").footnotes)
+
+    other = frame.assign(digest="0" * 16, seed=frame.seed + 70)
+    numbers, said = notes(other)
+    assert f"{len(frame)} of {len(frame)} numbers were made by another version" in said
+    assert numbers(numbers.entries("hd")[0], "fd_test_64").value == pytest.approx(values(frame, "hd", "fd_test_64").mean())
+    again = frame[(frame.arm == "hd") & (frame.metric == "recall_64")]
+    assert "Left out" not in notes(pd.concat([frame, again]))[1]
+    numbers, said = notes(pd.concat([frame, again.assign(value=0.5)]))
+    assert "Left out: 6 numbers that stand there twice with different values (arms: hd)" in said
+    assert math.isnan(numbers(numbers.entries("hd")[0], "recall_64").value)
+    assert "suite does not have (arms: mine)" in notes(frame.replace({"arm": {"hd": "mine"}}))[1]
+    swapped = frame.copy()
+    swapped.loc[frame.arm == "hd", "seed"] = frame.seed[frame.arm == "hd"].map({0: 1, 1: 0, 2: 2})
+    assert "whose digest is that of another arm or seed (arms: hd)" in notes(swapped)[1]
+    with pytest.raises(UserError, match="not of the present suite"):
+        collect.Numbers(plan, other, Path("nowhere"))
+
+
+def test_flops_are_those_of_the_products_in_the_network():
+    """Linear layers by hand, 2 a multiplication and addition; attention adds 4 N^2 d a block."""
+    from hdbench.networks import TransformerConfig
+
+    config = TransformerConfig(width=32, depth=2, heads=4, patch=2)
+    n, d, pixels = 16, 32, 4
+    block = 2 * n * d * d * (4 + 2 * 4) + 4 * n * n * d + 2 * d * 6 * d
+    time = 2 * (32 * d + d * d)
+    total = 2 * block + time + 2 * 2 * n * pixels * d + 2 * d * 2 * d
+    assert collect.forward_flops(config, 8, 1, 10, False) == total
+    assert collect.forward_flops(config, 8, 1, 10, True) == total + time

@@ -9,13 +9,24 @@ rule tables:
         command("tables", *OUT)
 
 
+rule claims:
+    input:
+        METRICS,
+        rules="workflow/claims.yaml",
+    output:
+        report(f"{RENDERED}/claims.csv", category="Claims", caption="../report/claims.rst"),
+        expand(f"{RENDERED}/claims.{{kind}}", kind=("md", "tex")),
+    shell:
+        command("claims", *OUT)
+
+
 rule figures:
     input:
         METRICS,
     output:
         [report(f"{RENDERED}/figures/{figure}.png", category="Figures", labels={"figure": figure},
                 caption=f"../report/{figure}.rst")
-         for figure in ("samples", "curves", "spectrum")],
-        expand(f"{RENDERED}/figures/{{figure}}.pdf", figure=("samples", "curves", "spectrum")),
+         for figure in FIGURES],
+        expand(f"{RENDERED}/figures/{{figure}}.pdf", figure=FIGURES),
     shell:
         command("figures", *OUT)

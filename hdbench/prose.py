@@ -1,0 +1,114 @@
+"""Numbers in documents: what stands between `<!-- hdbench KEY -->` and `<!-- / -->` is a rendering of a suite's metrics.
+
+    <!-- hdbench textured_digits fd_test hd_conv -->36.4 ± 3.9<!-- / -->      mean and 95% interval over chains
+    <!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with these sampling steps
+    <!-- hdbench textured_digits fd_test hd_conv - hd -->...                  paired difference
+    <!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired ratio
+    <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from hdbench.artifact import write_atomic
+from hdbench.claims import find_entry, judge, read_rules
+from hdbench.collect import Interval, Numbers, interval, read_metrics
+from hdbench.config import nearest
+from hdbench.errors import UserError
+from hdbench.suite import load_plan
+from hdbench.tables import Column, for_people
+
+SPAN = re.compile(r"<!-- hdbench (?P<key>[^>]*?) -->(?P<text>.*?)<!-- / -->", re.DOTALL)
+
+
+def fill(text: str, tables: Path, source: str) -> str:
+    """The document with every span rendered from tables/<suite>/metrics.csv; UserError for a key that names nothing."""
+    if text.count("<!-- hdbench ") != len(SPAN.findall(text)):
+        raise UserError(f"{source}: a span of numbers is not closed; end it with <!-- / -->")
+
+    def rendered(span: re.Match) -> str:
+        return f"<!-- hdbench {span['key']} -->{value(span['key'], tables, source)}<!-- / -->"
+
+    return SPAN.sub(rendered, text)
+
+
+def write(path: Path, tables: Path) -> bool:
+    """Fill the document in place; whether it changed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a Markdown file") from None
+    filled = fill(text, tables, str(path))
+    write_atomic(path, filled)
+    return filled != text
+
+
+def value(key: str, tables: Path, source: str = "document") -> str:
+    """What a span shows."""
+    suite, _, rest = key.partition(" ")
+    numbers = _numbers(suite, tables)
+    match rest.split():
+        case ["chains"]:
+            return str(len(numbers.plan.suite.seeds))
+        case ["core_hours"]:
+            run = json.loads((tables / suite / "run.json").read_text(encoding="utf-8"))
+            return f"{run['core_seconds'] / 3600:.1f}"
+        case ["claims"]:
+            verdicts = _judged(suite, tables).drop_duplicates("claim")[["claim", "says", "verdict", "sentence"]]
+            table = verdicts.set_axis(["Claim", "What is claimed", "Verdict", "Why"], axis=1)
+            return "\n\n" + table.to_markdown(index=False, disable_numparse=True) + "\n\n"
+        case ["verdict" | "finding" as what, claim]:
+            frame = _judged(suite, tables)
+            found = frame[frame.claim == claim]
+            if found.empty:
+                raise UserError(f"{source}: {key}: no claim {claim!r}" + nearest(claim, set(frame.claim)))
+            return found.verdict.iloc[0] if what == "verdict" else found.found.iloc[0]
+        case [metric, arm]:
+            return _shown(numbers(_entry(numbers, arm, key, source), _metric(numbers, metric)))
+        case [metric, arm, "-", other]:
+            entries = [_entry(numbers, name, key, source) for name in (arm, other)]
+            return _shown(numbers.difference(*entries, metric), signed=True)
+        case ["ratio", metric, arm, "/", other]:
+            a, b = (numbers.of(_entry(numbers, name, key, source), _metric(numbers, metric)).value for name in (arm, other))
+            seeds = [seed for seed in a.index if seed in b.index]
+            found = interval([math.log(a[seed] / b[seed]) for seed in seeds])
+            low, high = np.exp([found.value - found.half_width, found.value + found.half_width])
+            return f"{math.exp(found.value):.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(found.value) else "-"
+    raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
+
+
+def _shown(found: Interval, signed: bool = False) -> str:
+    return for_people(Column(key="", title="", cell=lambda e: found, signed=signed), found)
+
+
+def _metric(numbers: Numbers, metric: str) -> str:
+    return metric if metric in set(numbers.frame.metric) else numbers.counted(metric)
+
+
+def _entry(numbers: Numbers, name: str, key: str, source: str):
+    if (entry := find_entry(numbers, name)) is None:
+        raise UserError(f"{source}: {key}: no arm {name!r}" + nearest(name, numbers.plan.arms))
+    return entry
+
+
+@functools.cache
+def _numbers(suite: str, tables: Path) -> Numbers:
+    return Numbers(load_plan(suite), read_metrics(tables / suite / "metrics.csv"), Path("results"), anybody=True)
+
+
+@functools.cache
+def _judged(suite: str, tables: Path):
+    return judge(_numbers(suite, tables), read_rules())
+
+
+def forget() -> None:
+    """Read files of metrics anew."""
+    _numbers.cache_clear()
+    _judged.cache_clear()

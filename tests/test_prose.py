@@ -1,0 +1,79 @@
+"""Numbers in documents are renderings of the committed metrics; a span that differs from them fails."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from test_tables import synthetic, values
+from tiny import write_suite
+
+from hdbench import prose
+from hdbench.cli import main
+from hdbench.errors import UserError
+from hdbench.suite import load_plan
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> pd.DataFrame:
+    """A working folder with a suite `tiny` and its rendered metrics, which are returned."""
+    (tmp_path / "workflow/suites").mkdir(parents=True)
+    (tmp_path / "paper_tables/tiny").mkdir(parents=True)
+    shutil.copy(REPOSITORY / "workflow/claims.yaml", tmp_path / "workflow")
+    monkeypatch.chdir(tmp_path)
+    frame = synthetic(load_plan(str(write_suite(Path("workflow/suites"), {"seeds": [0, 1, 2]}))))
+    frame.to_csv("paper_tables/tiny/metrics.csv", index=False)
+    prose.forget()
+    return frame
+
+
+def shown(key: str) -> str:
+    text = prose.fill(f"<!-- hdbench tiny {key} -->?<!-- / -->", Path("paper_tables"), "d.md")
+    return re.fullmatch(r"<!-- hdbench .* -->(.*)<!-- / -->", text).group(1)
+
+
+def test_spans_show_means_differences_ratios_and_verdicts(tiny):
+    hd, dmd = (values(tiny, arm, "fd_test_64") for arm in ("hd", "dmd"))
+    assert float(shown("fd_test hd").split(" ± ")[0]) == pytest.approx(hd.mean(), rel=0.02)
+    assert float(shown("fd_test hd - dmd").split(" ± ")[0]) == pytest.approx((hd - dmd).mean(), abs=0.51)
+    assert shown("ratio fd_test hd / dmd").startswith(f"{np.exp(np.log(hd / dmd).mean()):.2f} [")
+    assert shown("chains") == "3" and shown("verdict C9") == "not testable here"
+    steps = values(tiny, "teacher", "recall_64", nfe=8)
+    assert float(shown("recall teacher@4").split(" ± ")[0]) == pytest.approx(steps.mean(), rel=0.02)
+
+
+@pytest.mark.parametrize(("key", "message"), [
+    ("fd_test hx", "no arm 'hx'"), ("what is this thing", "not a key of a number"), ("verdict C99", "no claim 'C99'")])
+def test_a_key_that_names_nothing_is_one_sentence(tiny, key, message):
+    with pytest.raises(UserError, match=message):
+        shown(key)
+
+
+def test_a_span_that_is_not_closed_is_told():
+    with pytest.raises(UserError, match="not closed"):
+        prose.fill("<!-- hdbench demo chains -->3", Path("none"), "d.md")
+
+
+def test_committed_documents_say_what_the_committed_metrics_say(monkeypatch):
+    """The test that fails where prose and metrics differ; `hdbench prose README.md` mends it."""
+    prose.forget()
+    monkeypatch.chdir(REPOSITORY)
+    text = Path("README.md").read_text(encoding="utf-8")
+    assert text.count("<!-- hdbench ") >= 10
+    assert prose.fill(text, Path("paper_tables"), "README.md") == text
+
+
+def test_the_command_mends_a_wrong_number_and_then_leaves_it(tmp_path, monkeypatch):
+    prose.forget()
+    monkeypatch.chdir(REPOSITORY)
+    document = tmp_path / "d.md"
+    document.write_text("<!-- hdbench textured_digits chains -->99<!-- / --> chains")
+    for said in ("changed", "unchanged"):
+        result = CliRunner().invoke(main, ["prose", str(document)])
+        assert result.exit_code == 0 and result.output == f"{document}: {said}\n"
+    assert document.read_text().startswith("<!-- hdbench textured_digits chains -->3<!--")
