@@ -225,17 +225,22 @@ def to_markdown(caption: str, verdicts: pd.DataFrame, tests: pd.DataFrame) -> st
 
 
 def to_tex(label: str, caption: str, verdicts: pd.DataFrame, tests: pd.DataFrame) -> str:
-    """A table environment for \\input; needs booktabs."""
-    def tabular(frame: pd.DataFrame, columns: str) -> list[str]:
+    """Two table environments for \\input, verdicts and tests; needs booktabs."""
+    def table(frame: pd.DataFrame, columns: str, caption: str, label: str) -> list[str]:
         lines = [" & ".join(str(cell).translate(TEX) for cell in row) + r" \\" for row in [frame.columns, *frame.to_numpy()]]
-        return [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
-                r"\end{tabular}"]
+        return [r"\begin{table}[tbp]", r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+                rf"\caption{{{caption.translate(TEX)}}}", rf"\label{{tab:{label}}}", r"\medskip",
+                rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule",
+                r"\end{tabular}", r"\end{table}"]
+
+    def ragged(share: float) -> str:
+        return rf"p{{{share}\linewidth}}"
 
     return "\n".join([
-        "% needs \\usepackage{booktabs}", r"\begin{table}[tbp]", r"\centering\scriptsize",
-        rf"\caption{{{caption.translate(TEX)}}}", rf"\label{{tab:{label}}}", r"\medskip",
-        *tabular(verdicts, r"lp{.45\linewidth}p{.14\linewidth}p{.28\linewidth}"), r"\par\medskip",
-        *tabular(tests, r"lp{.36\linewidth}p{.18\linewidth}lllp{.09\linewidth}"), r"\end{table}", ""])
+        "% needs \\usepackage{booktabs}",
+        *table(verdicts, "l" + "".join(map(ragged, (0.44, 0.13, 0.29))), caption, label),
+        *table(tests, "l" + "".join(map(ragged, (0.33, 0.16))) + "lll" + ragged(0.1), "The tests behind the verdicts.",
+               f"{label}-tests"), ""])
 
 
 def write_claims(numbers: Numbers, rules: Rules, out: Path) -> list[Path]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from hdbench.errors import Ended, UserError
+from hdbench.errors import Ended, Interrupted, UserError
 
 KIND_HELP = {
     "data": "Build the data set's train and test splits.",
@@ -126,21 +127,59 @@ def tables_command(suite, results, metrics, out):
     from hdbench.tables import write_tables
 
     plan = load_plan(suite)
-    for path in write_tables(plan, read_metrics(metrics or metrics_file(plan, results)), results, out):
+    frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
+    for path in write_tables(plan, frame, results, out, anybody=metrics is not None):
         click.echo(path)
 
 
-@main.command("figures")
+@main.command("claims")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@click.option("--rules", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/claims.yaml"),
+              show_default=True, help="The claims and what decides them.")
 @suite_option
 @results_option
 @out_option
 @clean_errors
-def figures_command(suite, results, out):
-    """Draw samples, training curves and spectra; what is missing is left out with a note."""
+def claims_command(suite, results, metrics, rules, out):
+    """Judge the paper's claims by declared rules: verdict, effect, interval, corrected p."""
+    from hdbench.claims import read_rules, write_claims
+    from hdbench.collect import Numbers, metrics_file, read_metrics
+    from hdbench.suite import load_plan
+
+    plan, declared = load_plan(suite), read_rules(rules)
+    frame, given = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None), metrics is not None
+    for path in write_claims(Numbers(plan, frame, results, anybody=given), declared, out):
+        click.echo(path)
+
+
+@main.command("prose")
+@click.argument("documents", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@out_option
+@clean_errors
+def prose_command(documents, out):
+    """Write the numbers of Markdown DOCUMENTS anew from the collected metrics beside the tables."""
+    from hdbench.prose import write
+
+    for path in documents:
+        click.echo(f"{path}: {'changed' if write(path, out) else 'unchanged'}")
+
+
+@main.command("figures")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def figures_command(suite, results, metrics, out):
+    """Draw quality, differences, samples, curves, spectra and token weights; what is missing is left out with a note."""
+    from hdbench.collect import metrics_file, read_metrics
     from hdbench.figures import draw
     from hdbench.suite import load_plan
 
-    for path in draw(load_plan(suite), results, out):
+    plan = load_plan(suite)
+    path = metrics or metrics_file(plan, results)
+    frame = read_metrics(path, strict=metrics is None) if metrics or path.exists() else None
+    for path in draw(plan, results, out, frame, anybody=metrics is not None):
         click.echo(path)
 
 
@@ -155,6 +194,23 @@ def show_command(suite, results, out):
     from hdbench.tables import print_main
 
     print_main(load_plan(suite), results, out)
+
+
+@main.command("published")
+@click.option("--benchmark", "names", multiple=True, type=click.Choice(["imagenet256", "mjhq"]), help="By default both.")
+@click.option("--metrics", "files", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="What `hdbench evaluate --out` or `hdbench collect` wrote; several times for several.")
+@click.option("--numbers", type=click.Path(path_type=Path, dir_okay=False), default=Path("paper_tables/published.csv"),
+              show_default=True, help="The published numbers.")
+@click.option("--without-remembered", is_flag=True, help="Leave out published numbers that nobody has checked.")
+@out_option
+@clean_errors
+def published_command(names, files, numbers, without_remembered, out):
+    """Render the main table of a benchmark: published numbers with their sources, and ours below them."""
+    from hdbench.published import BENCHMARKS, write_published
+
+    for path in write_published(names or tuple(BENCHMARKS), numbers, files, not without_remembered, out):
+        click.echo(path)
 
 
 @main.command("plan")
@@ -178,6 +234,55 @@ def plan_command(suite, results):
         click.echo(f"{name:{max(map(len, plan.arms))}}  {'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}")
 
 
+@main.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--metric", "metrics", multiple=True, metavar="NAME",
+              help="This metric alone, such as fd_test; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Every row, not the nearest to moving alone; and costs, as ratios.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also every row in full precision, as csv.")
+@click.option("--fail-if-moved", is_flag=True, help="Exit code 1 if a row moved, or if none could be compared.")
+@clean_errors
+def compare_command(a, b, metrics, everything, out, fail_if_moved):
+    """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""
+    from hdbench.artifact import write_atomic
+    from hdbench.collect import read_metrics
+    from hdbench.compare import compare, described, failed, report
+
+    frames = [read_metrics(path) for path in (a, b)]
+    found = compare(*frames, metrics, everything)
+    if out is not None:
+        write_atomic(out, found.rows.to_csv(index=False, lineterminator="\n"))
+    for name, path, frame in zip("AB", (a, b), frames):
+        click.echo(f"{name}: {path} ({described(frame)})")
+    click.echo("\n" + report(found, everything))
+    sys.exit(int(fail_if_moved and failed(found)))
+
+
+@main.command("status")
+@suite_option
+@results_option
+@click.option("--cores", type=click.IntRange(min=1), metavar="N",
+              help="Stages at a time, for the time left; by default as many as run now.")
+@click.option("--watch", "every", type=click.FloatRange(min=0.1), metavar="SECONDS",
+              help="Again and again, until all is done.")
+@clean_errors
+def status_command(suite, results, cores, every):
+    """Say what of a suite is done, running, failed and waiting, and how long is left; changes nothing."""
+    from hdbench.status import watch
+    from hdbench.suite import load_plan
+
+    def show(text: str) -> None:
+        if every and sys.stdout.isatty():
+            click.clear()
+        click.echo(text)
+
+    try:
+        watch(load_plan(suite), results, cores, every, show)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
 PROTOCOL_NAMES = ("adm_imagenet256_50k", "torch_fidelity", "clean_fid", "mjhq30k", "clip_score", "classifier")
 ALLOWED = ("conversion", "mixed-sizes", "other-weights")
 
@@ -187,7 +292,7 @@ def evaluation_options(command):
     for option in reversed((
             click.option("--weights", multiple=True, metavar="ROLE=PATH",
                          help="Weights of inception or clip: a file, a folder of open_clip, or hf-hub:OWNER/NAME/FILE."),
-            click.option("--resolution", type=click.IntRange(min=1), help="Of mjhq30k, in place of 512."),
+            click.option("--resolution", type=click.IntRange(1, 8192), help="Of mjhq30k, in place of 512."),
             click.option("--allow", multiple=True, type=click.Choice(ALLOWED),
                          help="conversion: images that are not RGB are converted; mixed-sizes: each is resized by itself; "
                               "other-weights: not the public file."),
@@ -195,7 +300,7 @@ def evaluation_options(command):
                          show_default=True, help="Folder of features, references and weights."),
             click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images a forward."),
             click.option("--layout", type=click.Choice(["library", "channels-last"]), default="library", show_default=True,
-                         help="Of Inception: as torch-fidelity runs it, to the bit, or faster on a CPU and within 3e-6."),
+                         help="Of Inception: as torch-fidelity runs it, to the bit, or faster on a CPU, up to float32's rounding."),
             click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
             click.option("--device", default="cpu", show_default=True, help="cpu, cuda, or auto: cuda if there is one."),
             click.option("--rank", type=int, help="Of several processes that share the images; by default RANK."),
@@ -204,6 +309,21 @@ def evaluation_options(command):
                          help="How long rank 0 waits for the others."))):
         command = option(command)
     return command
+
+
+@contextmanager
+def _told():
+    """Every rank says its own mistakes, since each reads files by itself; a file out of reach is one of them."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or 'a file'}: {error.strerror or error}; choose another place, or make this one "
+                        "good") from None
+    except UserError as error:
+        error.alone = (os.environ.get("RANK") or "0") != "0"
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; the same command begins this pass again, finished ones are kept") from None
 
 
 def _request(protocols, weights, resolution, allow, cache, batch, layout, threads, device, rank, world_size,
@@ -227,9 +347,14 @@ def _request(protocols, weights, resolution, allow, cache, batch, layout, thread
         role, separator, path = text.partition("=")
         if not separator or role not in ("inception", "clip") or not path:
             raise UserError(f"--weights = {text!r}: write inception=PATH or clip=PATH")
+        if role in files:
+            raise UserError(f"--weights = {text!r}: there are others for {role}; give one")
         files[role] = path
     settings = Settings(cache=cache, shard=Shard.of(rank, world_size, wait_seconds), batch=batch, threads=threads)
-    return Request(protocols=chosen, weights=files, settings=settings, device=set_up(threads, device),
+    found = set_up(threads, device)
+    if found.type not in ("cpu", "cuda"):
+        raise UserError(f"--device = {device}: use cpu, cuda or auto")
+    return Request(protocols=chosen, weights=files, settings=settings, device=found,
                    allow=frozenset(allow), layout=layout, **given)
 
 
@@ -253,14 +378,17 @@ protocol_option = click.option("--protocol", "protocols", multiple=True, require
               help="Table to write, .csv or .json; influences for paired differences go to the .npz beside it.")
 @evaluation_options
 @clean_errors
+@_told()
 def evaluate_command(samples, protocols, sources, prompts, n, kid_subset_size, name, intervals, out, **shared):
     """Measure any images under named protocols, and print every metric with its 95% interval."""
-    from hdbench.evaluation.evaluate import evaluate
+    from hdbench.evaluation.evaluate import check_out, evaluate
 
     if out is not None and out.suffix not in (".csv", ".json"):
         raise UserError(f"--out = {out}: give a file that ends in .csv or .json")
-    if out is not None and out.parent.exists() and not out.parent.is_dir():
-        raise UserError(f"--out = {out}: {out.parent} is not a folder")
+    names = list(dict.fromkeys(protocols))
+    outs = [out] if len(names) == 1 else [out and out.with_name(f"{out.stem}.{each}{out.suffix}") for each in names]
+    for each in filter(None, outs):
+        check_out(each)
     request = _request(protocols, subset_size=kid_subset_size, samples=samples, prompts=prompts, n=n, intervals=intervals,
                        name=name, references=_references(protocols, sources), **shared)
     if "classifier" in protocols:
@@ -274,10 +402,10 @@ def evaluate_command(samples, protocols, sources, prompts, n, kid_subset_size, n
     if found is None:
         rank, world_size, _ = request.settings.shard
         return click.echo(f"rank {rank} of {world_size}: features are written; rank 0 reports")
-    for protocol, evaluation in zip(request.protocols, found):
-        if out is not None:
-            evaluation.save(out if len(found) == 1 else out.with_name(f"{out.stem}.{protocol.name}{out.suffix}"))
-    for evaluation in found:
+    for path, evaluation in zip(outs, found):
+        if path is not None:
+            evaluation.save(path)
+        click.echo()
         click.echo(evaluation.table())
         for note in evaluation.facts.get("notes", []):
             click.echo(f"note: {note}")
@@ -287,9 +415,11 @@ def _references(protocols, sources) -> dict[str, Path]:
     found = {}
     for text in sources:
         name, separator, path = text.partition("=")
-        named = separator and name in PROTOCOL_NAMES
-        found |= {protocol: Path(path if named else text) for protocol in ([name] if named else protocols)}
-    return found
+        name, path = (name, path) if separator and name in PROTOCOL_NAMES else ("", text)
+        if name in found:
+            raise UserError(f"--reference = {text!r}: there is another for {name or 'all protocols'}; give one")
+        found[name] = Path(path)
+    return (dict.fromkeys(protocols, found.pop("")) if "" in found else {}) | found
 
 
 @main.command("reference")
@@ -300,6 +430,7 @@ def _references(protocols, sources) -> dict[str, Path]:
               help="Folder to copy the reference to; without it, it stays in the cache.")
 @evaluation_options
 @clean_errors
+@_told()
 def reference_command(source, dataset, protocols, out, **shared):
     """Build what samples are compared with: statistics of real images, kept under a digest of all that decides them."""
     from hdbench.evaluation.evaluate import Extractors, build_references

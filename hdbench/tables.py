@@ -25,12 +25,12 @@ FOOTNOTES = {
     "‡": "Not available: the stages of this row have not all run.",
     "§": "Fewer chains than the suite has; a single one has its sampling interval.",
     "¶": "Not a number in at least one chain."}
-RANKS = "Bold: better than every other model of the table by a 95% interval of paired differences; italic: than all but that one."
+RANKS = "Bold: better than every other model here by a 95% interval of paired differences; italic: than all but that one."
 TEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "→": r"$\rightarrow$", "↓": r"$\downarrow$", "↑": r"$\uparrow$",
     "Δ": r"$\Delta$", "±": r"$\pm$", "×": r"$\times$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "§": r"$^{\S}$",
-    "¶": r"$^{\P}$"})
+    "¶": r"$^{\P}$", "<": "$<$", ">": "$>$"})
 
 Cell = Interval | str | int
 
@@ -118,7 +118,8 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
         return [method, nfe, chains, metric("fd_test", "FD test N ↓"), components("lowest", "Lowest"),
                 components("highest", "Highest"), components("total", "SD of chains"),
                 components("sampling", "of it sampling"), components("training", "of it training")]
-    return [method, nfe, cost("parameters", "Parameters"), cost("head_parameters", "Head parameters"), training,
+    return [method, nfe, cost("parameters", "Parameters"), cost("head_parameters", "Head parameters"),
+            cost("sampling_flops", "MFLOPs/image", 1e-6), training,
             cost("trajectory_core_seconds", "TD, core-s"), cost("refine_core_seconds", "Stage 2, core-s"),
             cost("training_gpu_seconds", "GPU s"), cost("training_queue_seconds", "Queue s"),
             cost("training_peak_memory_bytes", "Peak MB", 1e-6), speed,
@@ -212,8 +213,8 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
                   "(TD), this is HD.",
         "FD": f"FD: Frechet distance in features of {protocol}, to real images of either split.",
         "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
-        "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence of each sample; of training, what is "
-                 "left of the variance over chains, 0 where sampling alone explains it.",
+        "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence of each sample; of training, what "
+                 "is left of the variance over chains, 0 where sampling alone explains it.",
         "FLOPs": "FLOPs: counted by PyTorch for the network's evaluations of one image, 2 a multiplication and addition.",
         "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
         "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which "

@@ -23,15 +23,20 @@ from hdbench.suite import KINDS, Plan
 
 STAGE_OPTIONS = {"--id", "--arm", "--seed", "--steps", "--suite", "--results", "--threads", "--device",
                  "--checkpoint-seconds", "--sharding"}
-EVALUATION_OPTIONS = {"--weights", "--resolution", "--allow", "--cache", "--batch", "--threads", "--device", "--rank",
-                      "--world-size", "--wait-seconds"}
+EVALUATION_OPTIONS = {"--layout", "--weights", "--resolution", "--allow", "--cache", "--batch", "--threads", "--device",
+                      "--rank", "--world-size", "--wait-seconds"}
 COMMANDS = {
     "stage": set(), **{f"stage {kind}": STAGE_OPTIONS for kind in KINDS},
     "collect": {"--partial", "--suite", "--results"},
     "tables": {"--metrics", "--suite", "--results", "--out"},
-    "figures": {"--suite", "--results", "--out"},
+    "claims": {"--metrics", "--rules", "--suite", "--results", "--out"},
+    "prose": {"documents", "--out"},
+    "figures": {"--metrics", "--suite", "--results", "--out"},
     "show": {"--suite", "--results", "--out"},
+    "published": {"--benchmark", "--metrics", "--numbers", "--without-remembered", "--out"},
     "plan": {"--suite", "--results"},
+    "compare": {"a", "b", "--metric", "--all", "--out", "--fail-if-moved"},
+    "status": {"--suite", "--results", "--watch", "--cores"},
     "evaluate": EVALUATION_OPTIONS | {"--samples", "--protocol", "--reference", "--prompts", "--n", "--kid-subset-size",
                                       "--name", "--intervals", "--no-intervals", "--out"},
     "reference": EVALUATION_OPTIONS | {"--source", "--dataset", "--protocol", "--out"},
@@ -74,7 +79,7 @@ def test_help_says_what_each_command_and_option_is_for(command):
     target = functools.reduce(lambda group, name: group.commands[name], command, main)
     assert " ".join(target.help.split()) in " ".join(result.output.split())
     for option in target.params:
-        assert isinstance(option, click.Option) and option.opts[0] in result.output
+        assert (option.opts[0].upper() if isinstance(option, click.Argument) else option.opts[0]) in result.output
 
 
 def test_plan_lists_stages_and_costs(plan, tmp_path):
