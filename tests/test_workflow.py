@@ -14,9 +14,7 @@ import yaml
 from tiny import REPOSITORY, changed, run_until, stage_of, write_suite
 
 from hdbench import artifact
-from hdbench.suite import TABLES, load_plan
-
-FIGURES = ("samples", "curves", "spectrum")
+from hdbench.suite import FIGURES, TABLES, load_plan
 
 
 @pytest.fixture
