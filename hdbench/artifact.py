@@ -136,6 +136,15 @@ class Work:
             yield self
             file.unlink(missing_ok=True)
 
+    def claimed(self) -> bool:
+        """Whether a process holds the stage's lock, on any machine that shares the folder and its locks; changes nothing."""
+        try:
+            with self.path.with_suffix(".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back with the file
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+        return False
+
     def cost(self) -> dict[str, float]:
         """What the stage cost so far, over all its runs and ranks; memory is the most that a run had at once.
 
