@@ -14,6 +14,7 @@ min_version("9.8")
 
 
 configfile: "workflow/config.yaml"
+report: "workflow/report/workflow.rst"
 
 
 try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,9 @@ def metrics_file(plan: Plan, results: Path) -> Path:
 
 
 def collect(plan: Plan, results: Path, partial: bool = False) -> pd.DataFrame:
-    """One row a number (columns `COLUMNS`), written to results/<suite>/metrics.csv, and the run's manifest to run.json.
+    """One row a number (columns `COLUMNS`), written to results/<suite>/metrics.csv.
+
+    Beside it the run's manifest, run.json, and what it ran on, environment.csv.
 
     Raises UserError for a missing or broken artifact; with `partial`, stages that are missing are skipped.
     """
@@ -52,7 +55,9 @@ def collect(plan: Plan, results: Path, partial: bool = False) -> pd.DataFrame:
                for number in (*metrics(plan, results, row), *costs(plan, manifests, row))]
     frame = pd.DataFrame(numbers, columns=list(COLUMNS)).astype(COLUMNS)
     artifact.write_atomic(metrics_file(plan, results), frame.to_csv(index=False, lineterminator="\n"))
-    artifact.write_atomic(results / plan.name / "run.json", json.dumps(run_manifest(plan, manifests), indent=1) + "\n")
+    run = run_manifest(plan, manifests)
+    artifact.write_atomic(results / plan.name / "run.json", json.dumps(run, indent=1) + "\n")
+    artifact.write_atomic(results / plan.name / "environment.csv", environments(run).to_csv(index=False, lineterminator="\n"))
     return frame
 
 
@@ -111,6 +116,12 @@ def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
     return {"suite": plan.name, "title": plan.suite.title, "stages_of_plan": len(plan.stages), "stages_done": len(manifests),
             "core_seconds": round(sum(m["core_seconds"] for m in manifests.values()), 3),
             "stages": [{key: manifest[key] for key in kept if key in manifest} for manifest in manifests.values()]}
+
+
+def environments(run: dict[str, Any]) -> pd.DataFrame:
+    """What the stages of a run manifest ran on: item, value, number of stages with that value."""
+    found = Counter((item, str(value)) for stage in run["stages"] for item, value in stage["environment"].items())
+    return pd.DataFrame([(*key, count) for key, count in sorted(found.items())], columns=["item", "value", "stages"])
 
 
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:

@@ -126,6 +126,8 @@ def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path)
     assert real.seed.isna().all() and set(real.nfe) == {0} and "cost" not in set(real.protocol)
     pd.testing.assert_frame_equal(collect.read_metrics(collect.metrics_file(plan, tmp_path / "r")), frame)
     run = json.loads((tmp_path / "r" / plan.name / "run.json").read_text())
+    environment = pd.read_csv(tmp_path / "r" / plan.name / "environment.csv")
+    assert environment.to_dict("records") == [{"item": "torch", "value": 2, "stages": len(plan.stages)}]
     assert {stage["id"] for stage in run["stages"]} == set(plan.stages)
     assert run["core_seconds"] == pytest.approx(sum(stage["core_seconds"] for stage in run["stages"]))
 

@@ -30,5 +30,6 @@ rule collect:
         PLAN.sources,  # a caption, a title or an arm's name is rendered again, and nothing else
     output:
         METRICS,
+        report(f"{RESULTS}/{PLAN.name}/environment.csv", category="Environment", caption="../report/environment.rst"),
     shell:
         command("collect")
