@@ -86,5 +86,6 @@ def clip_weights() -> Path:
 def prompts(path: Path, ids: list[str], categories: list[str] | None = None) -> Path:
     table = {name: {"prompt": f"a photo of thing {row % 7}", "category": categories[row] if categories else "any"}
              for row, name in enumerate(ids)}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(table))
     return path

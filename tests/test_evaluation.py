@@ -9,6 +9,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +21,14 @@ import torch
 from click.testing import CliRunner
 from material import clip_weights, inception_weights, material, pictures, prompts, write_folder
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from test_cli import leaves_this_process_alone  # noqa: F401, a fixture
 from tiny import run_until, stage_of, tiny_plan
 
 from hdbench.artifact import sha256
 from hdbench.cli import PROTOCOL_NAMES, main
 from hdbench.collect import COLUMNS, check, read_metrics
-from hdbench.evaluation import weights
+from hdbench.evaluation import references, weights
 from hdbench.evaluation.evaluate import Evaluation, Result, measure, read_results
 from hdbench.evaluation.extractors import Inception, InceptionExtractor
 from hdbench.evaluation.features import Settings, Shard, extract
@@ -85,9 +88,9 @@ def test_a_folder_and_its_npz_give_the_same_numbers(folder, table, tmp_path):
         np.savez(tmp_path / "shards" / f"{part}.npz", arr_0=array[rows], ids=[f"{row:04}" for row in range(N)][rows])
     values = {}
     for samples in (folder, tmp_path / "all.npz", tmp_path / "packed.npz", tmp_path / "shards"):
-        result = clip(samples, table, tmp_path / "cache", "--out", tmp_path / f"{samples.stem}.csv")
+        result = clip(samples, table, tmp_path / "cache", "--out", tmp_path / "out" / f"{samples.stem}.csv")
         assert result.exit_code == 0, result.output
-        values[samples.name] = read_metrics(tmp_path / f"{samples.stem}.csv").value.item()
+        values[samples.name] = read_metrics(tmp_path / "out" / f"{samples.stem}.csv").value.item()
     assert len(set(values.values())) == 1
 
 
@@ -150,6 +153,29 @@ def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
     assert sorted(name for part in written for name in part) == sorted(images.ids) and [len(p) for p in written] == [5, 5, 4]
 
 
+def test_channels_last_is_as_exact_as_the_library(tmp_path):
+    """Both layers as near to float64 as the library's float32, and a reference built under one layout serves the other.
+
+    These weights are random and amplify rounding: the library itself is 1e-4 off.
+    """
+    found = weights.find("inception", str(inception_weights()), tmp_path, True)
+    layers = ("2048", "spatial")
+    library, folded = (Inception(found, torch.device("cpu"), layout) for layout in ("library", "channels-last"))
+    extractors = [InceptionExtractor(network, "tensorflow", layers, None) for network in (library, folded)]
+    x = extractors[0]._scaled(torch.from_numpy(pictures(2, 17)).permute(0, 3, 1, 2))
+    one, other = library(x, layers), folded(x, layers)
+    library.body.double()
+    exact = library(x.double(), layers)
+    for layer in layers:
+        errors = [(float32[layer] - exact[layer]).abs().max() / exact[layer].abs().max() for float32 in (one, other)]
+        assert 0 < errors[1] < 2 * errors[0] < 4e-4
+    nothing = frechet.GaussianReference.of(np.eye(3))
+    for one, other in (extractors, extractors[::-1]):
+        built = Reference(digest="", key={"extractor": one.description()}, folder=tmp_path, ids=(),
+                          features={"2048": np.eye(3)}, statistics={"2048": nothing, "spatial": nothing})
+        assert references.checked(built, PROTOCOLS["adm_imagenet256_50k"], other) is built
+
+
 def test_ranks_from_the_environment(folder, table, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
@@ -162,6 +188,16 @@ def test_ranks_from_the_environment(folder, table, tmp_path, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE")
     assert clip(folder, table, tmp_path / "one", "--out", tmp_path / "one.csv").exit_code == 0
     pd.testing.assert_frame_equal(read_metrics(tmp_path / "one.csv"), read_metrics(tmp_path / "two.csv"), rtol=1e-6)
+
+
+def test_a_rank_that_fails_says_so_and_rank_0_says_which(table, tmp_path, monkeypatch):
+    samples = broken_samples("truncated", tmp_path)  # 0003.png is rank 1's
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    sentence = refusal(clip(samples, table, tmp_path / "cache"))
+    assert sentence.startswith("rank 1: ") and "0003.png: broken image" in sentence
+    monkeypatch.setenv("RANK", "0")
+    assert "no features from rank 1 of 2" in refusal(clip(samples, table, tmp_path / "cache", "--wait-seconds", 0))
 
 
 def test_a_rank_that_does_not_come(folder, table, tmp_path):
@@ -267,6 +303,50 @@ def test_fid_of_each_category(monkeypatch):
     assert found["fid_art"].estimate.value == pytest.approx(expected, rel=1e-9)
 
 
+def test_mjhq_against_pytorch_fids_arithmetic(tmp_path, monkeypatch):
+    """FID overall and of each category, and CLIP score, from files on; a smaller network stands in for Inception's."""
+    import open_clip
+    import torchvision.transforms as T
+    from torch.nn.functional import adaptive_avg_pool2d, interpolate
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+
+    monkeypatch.setattr(Inception, "__call__", lambda self, x, layers: {"2048": adaptive_avg_pool2d(x, 3).flatten(1)})
+    names = [f"{row:04}" for row in range(60)]
+    folders = [write_folder(tmp_path / name, pictures(60, seed, 80)[:, :, :64], names) for name, seed in (("x", 1), ("y", 2))]
+    table = prompts(tmp_path / "prompts.json", names, ["art" if row % 3 else "food" for row in range(60)])
+    result = inception(folders[0], "mjhq30k", tmp_path / "cache", "--reference", folders[1], "--prompts", table, "--weights",
+                       f"clip={clip_weights()}", "--resolution", 48, "--n", 60, "--out", tmp_path / "x.csv")
+    assert result.exit_code == 0, result.output + str(result.exception)
+    frame = read_metrics(tmp_path / "x.csv").set_index("metric")
+    assert frame.n.to_dict() == {"fid_60": 60, "fid_art_40": 40, "fid_food_20": 20, "clip_score_60": 60}
+    assert frame.protocol.iloc[0].startswith("mjhq30k[resolution=48]")
+
+    def features(folder: Path) -> np.ndarray:
+        transform = T.Compose([T.Resize(48), T.CenterCrop(48), T.ToTensor()])
+        x = torch.stack([transform(Image.open(folder / f"{name}.png").convert("RGB")) for name in names])
+        x = interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
+        return adaptive_avg_pool2d(2 * x - 1, 3).flatten(1).double().numpy()
+
+    x, y = features(folders[0]), features(folders[1])
+    rows = np.arange(60)
+    for metric, chosen in (("fid_60", rows), ("fid_art_40", rows[rows % 3 > 0]), ("fid_food_20", rows[rows % 3 == 0])):
+        sides = [{"mu": part.mean(0), "sigma": np.cov(part, rowvar=False)} for part in (x[chosen], y[chosen])]
+        expected = fid_statistics_to_metric(*sides, False)["frechet_inception_distance"]
+        assert frame.value[metric] == pytest.approx(expected, rel=1e-6), metric
+
+    network, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_weights()}")
+    network.eval()
+    with torch.no_grad():
+        images = network.encode_image(torch.stack([transform(Image.open(folders[0] / f"{name}.png")) for name in names]), True)
+        texts = network.encode_text(open_clip.tokenize([f"a photo of thing {row % 7}" for row in range(60)]), True)
+    assert frame.value["clip_score_60"] == pytest.approx(100 * (images * texts).sum(1).mean().item(), rel=1e-6)
+
+    (folders[1] / "0000.png").rename(folders[1] / "unknown.png")
+    result = inception(folders[0], "mjhq30k", tmp_path / "fresh", "--reference", folders[1], "--prompts", table, "--weights",
+                       f"clip={clip_weights()}", "--n", 60)
+    assert "has no prompt for 'unknown'" in refusal(result) and not (tmp_path / "fresh").exists()
+
+
 def test_measure_keeps_the_order_of_the_protocol():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50, 6)).astype(np.float32)
@@ -344,6 +424,45 @@ def test_weights_of_something_else(folder, tmp_path, kind, sentence):
     assert not (tmp_path / "cache").exists()
 
 
+def test_clips_that_do_not_serve(folder, table, tmp_path):
+    """A tower of another library, which could fetch weights by itself; weights that give NaN."""
+    def refused(other: Path) -> str:
+        return refusal(invoke("evaluate", "--samples", folder, "--protocol", "clip_score", "--prompts", table, "--cache",
+                              tmp_path / "cache", "--weights", f"clip={other}", "--allow", "other-weights"))
+
+    other = shutil.copytree(clip_weights(), tmp_path / "clip")
+    state = load_file(other / "open_clip_model.safetensors")
+    state["visual.proj"][:] = np.nan
+    save_file(state, other / "open_clip_model.safetensors")
+    assert "gives features that are not finite, first for the image '0000'" in refused(other)
+    config = json.loads((other / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"]["timm_model_name"] = "resnet50"
+    (other / "open_clip_config.json").write_text(json.dumps(config))
+    assert "a tower of another library" in refused(other) and not list(tmp_path.glob("cache/features/*"))
+
+
+def test_a_hub_that_cannot_be_reached_is_said_at_once(folder, table, tmp_path, monkeypatch):
+    def refuse(*arguments, **more):
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for given, sentence in (("hf-hub:a/b/", "write hf-hub:OWNER/NAME/FILE"), ("hf-hub:a/b/c", "cannot be had from the hub")):
+        started = time.monotonic()
+        assert sentence in refusal(clip(folder, table, tmp_path / "cache", "--weights", f"inception={given}", "--protocol",
+                                        "clean_fid", "--reference", folder))
+        assert time.monotonic() - started < 10
+
+
+HEADERS = {"npz header": "(", "npz negative": (-1, 64, 64, 3), "npz huge": (10**11, 64, 64, 3)}
+
+
+def png(header: bytes, pixels: bytes) -> bytes:
+    """A PNG file of these chunks."""
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+                                          for kind, data in chunks)
+
+
 def broken_samples(kind: str, folder: Path) -> Path:
     images = pictures(N, 11)
     if kind == "missing":
@@ -357,6 +476,22 @@ def broken_samples(kind: str, folder: Path) -> Path:
                   "npz twice": {"arr_0": images, "ids": np.array(["a"] * N)}}.get(kind, {"arr_0": images})
         path = folder / "x.npz"
         np.savez(path, **arrays)
+        content = bytearray(path.read_bytes())
+        if kind == "npz flipped":
+            content[len(content) // 2] ^= 255
+        if kind == "npz encrypted":
+            content[6] |= 1
+            content[content.index(b"PK\1\2") + 8] |= 1
+        path.write_bytes(content)
+        if kind in HEADERS:
+            header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {HEADERS[kind]}, }}\n".encode()
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("arr_0.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+        if kind == "npz ids":
+            (folder / "shards").mkdir()
+            np.savez(folder / "shards/a.npz", arr_0=images[:7])
+            np.savez(folder / "shards/b.npz", arr_0=images[7:], ids=[f"{row}" for row in range(7)])
+            return folder / "shards"
         if kind == "npz truncated":
             path.write_bytes(path.read_bytes()[:1000])
         return path
@@ -383,20 +518,41 @@ def broken_samples(kind: str, folder: Path) -> Path:
         Image.fromarray(images[3, :40]).save(file)
     if kind == "twice":
         Image.fromarray(images[3]).save(file.with_suffix(".jpg"))
+    if kind == "no bytes":
+        file.write_bytes(b"")
+    if kind == "gif":
+        Image.fromarray(images[3]).save(file, "GIF")
+    if kind in ("bomb", "16 bits"):
+        side, bits = (10**4, 8) if kind == "bomb" else (8, 16)
+        file.write_bytes(png(side.to_bytes(4) * 2 + bytes((bits, 2, 0, 0, 0)), bytes(8 * (1 + 8 * 6))))
+    if kind == "link":
+        (samples / "gone.png").symlink_to(folder / "nowhere.png")
+    if kind == "loop":
+        (samples / "loop").symlink_to(samples)
+    if kind == "name":
+        os.rename(file, os.fsencode(samples) + b"/\xff.png")
     if kind == "both":
         np.savez(samples / "x.npz", arr_0=images)
     return samples
 
 
-BROKEN = [("missing", "does not exist"), ("empty", "holds no .png"), ("few", "only 1 images"), ("truncated", "broken image"),
-          ("text", "not a readable image"), ("L", "a grey image (mode L), not RGB; give --allow conversion"),
+BROKEN = [("missing", "does not exist"), ("empty", "holds no .png"), ("few", "too few images, 1"),
+          ("truncated", "broken image"), ("text", "not a readable image"),
+          ("L", "a grey image (mode L), not RGB; give --allow conversion"),
           ("1", "a grey image (mode 1)"), ("I;16", "a grey image (mode I;16)"), ("RGBA", "an image with transparency"),
           ("P", "(mode P), not RGB"), ("CMYK", "(mode CMYK), not RGB"), ("twice", "stands there with two suffixes"),
           ("both", "holds both image files and npz files"), ("npz float", "arr_0 is float32, not uint8"),
           ("npz nan", "with values not finite, not uint8"), ("npz first", "it looks channels-first"),
           ("npz grey", "grey images (one channel)"), ("npz name", "has no arr_0"), ("npz empty", "not (N, H, W, 3)"),
-          ("npz labels", "labels is int64 of shape (3,), not one for each of 14"), ("npz truncated", "not a readable npz"),
-          ("npz object", "not a readable npz"), ("npz twice", "the id 'a' stands there more than once")]
+          ("npz labels", "labels is int64 of shape (3,), not one whole number for each of 14"),
+          ("npz truncated", "not a readable npz"),
+          ("no bytes", "not a readable image (empty)"), ("gif", "(neither PNG nor JPEG)"),
+          ("bomb", "by its header more than 89,478,485 pixels"), ("16 bits", "an image of 16 bits a channel"),
+          ("link", "gone.png: not a readable image (a link to nothing"), ("loop", "loop: a link to a folder"),
+          ("name", "a name that is not UTF-8"), ("npz flipped", "Bad CRC-32"), ("npz header", "not a readable npz"),
+          ("npz negative", "not a readable npz"), ("npz huge", "not a readable npz"), ("npz encrypted", "is encrypted"),
+          ("npz ids", "some of its npz files hold ids"), ("npz object", "not a readable npz"),
+          ("npz twice", "the id 'a' stands there more than once")]
 
 
 @pytest.mark.parametrize(("kind", "sentence"), BROKEN, ids=[kind for kind, _ in BROKEN])
@@ -426,7 +582,11 @@ def test_conversion_when_it_is_allowed_is_pillows(tmp_path, mode):
     (("--protocol", "clean_fid"), "clean_fid needs a reference; give --reference"),
     (("--protocol", "clean_fid", "--reference", "/nowhere"), "/nowhere: does not exist"),
     (("--protocol", "adm_imagenet256_50k"), "holds 14 images, adm_imagenet256_50k wants 50000; give --n 14"),
-    (("--protocol", "torch_fidelity"), "only 14 images; torch_fidelity needs at least 1000 for KID's subsets"),
+    (("--protocol", "torch_fidelity"), "too few images, 14; torch_fidelity needs at least 1000 for KID's subsets"),
+    (("--protocol", "torch_fidelity", "--n", "9", "--kid-subset-size", "5"), "at least 10 for the 10 parts of the inception"),
+    (("--protocol", "clean_fid", "--reference", "a", "--reference", "b"), "there is another for all protocols"),
+    (("--protocol", "clean_fid", "--device", "meta"), "--device = meta: use cpu, cuda or auto"),
+    (("--protocol", "clean_fid", "--weights", "inception=x"), "there are others for inception; give one"),
     (("--protocol", "mjhq30k", "--n", "14"), "no weights for clip: get ViT-L-14.pt"),
     (("--protocol", "clean_fid", "--kid-subset-size", "5"), "--kid-subset-size = 5: none of clean_fid has such a setting"),
     (("--protocol", "clean_fid", "--resolution", "5"), "--resolution = 5: none of clean_fid has such a setting"),
@@ -465,6 +625,11 @@ def test_references_of_nothing(tmp_path, arguments, sentence):
 def test_a_table_that_cannot_be_written(folder, table, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert "is not a folder" in refusal(clip(folder, table, tmp_path / "cache", "--out", tmp_path / "file/x.csv"))
+    np.savez(tmp_path / "mine.npz", arr_0=pictures(2, 1))  # where the influences of mine.csv would go
+    content = (tmp_path / "mine.npz").read_bytes()
+    sentence = refusal(clip(folder, table, tmp_path / "cache", "--out", tmp_path / "mine.csv"))
+    assert "mine.npz is something else, which would be overwritten" in sentence
+    assert (tmp_path / "mine.npz").read_bytes() == content and not (tmp_path / "cache").exists()
 
 
 def test_other_commands_do_not_import_the_evaluation_libraries():

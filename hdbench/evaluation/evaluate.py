@@ -6,7 +6,9 @@ import io
 import json
 import math
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hdbench.artifact import write_atomic
 from hdbench.collect import COLUMNS, with_count
 from hdbench.errors import UserError
 from hdbench.evaluation import references
@@ -24,7 +25,7 @@ from hdbench.evaluation.features import Features, Settings, digest_of, extract
 from hdbench.evaluation.protocols import Layout, Protocol, label
 from hdbench.evaluation.references import Reference
 from hdbench.evaluation.samples import Images, open_images, read_prompts
-from hdbench.evaluation.weights import Weights, find
+from hdbench.evaluation.weights import Weights, find, reason
 from hdbench.metrics import Estimate, frechet, kernel, manifold
 from hdbench.metrics.clip_score import clip_score
 from hdbench.metrics.frechet import GaussianReference
@@ -77,29 +78,49 @@ class Evaluation:
                   for kind, values in (("influence", estimate.influence), ("ids", ids), ("value", estimate.value))}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        _write_atomic(path.with_suffix(".npz"), buffer.getvalue())
-        if path.suffix == ".csv":
-            return write_atomic(path, self.frame().to_csv(index=False, lineterminator="\n"))
         rows = [{"metric": with_count(metric, len(ids)), "value": estimate.value, "se": _number(estimate.standard_error),
                  "se_with_random_reference": _number(estimate.both), "n": len(ids)}
                 for metric, (estimate, ids) in self.results.items()]
         document = {"name": self.name, "protocol": self.protocol, "reference": self.reference, "digest": self.digest,
                     **self.facts, "metrics": rows}
-        write_atomic(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        text = (self.frame().to_csv(index=False, lineterminator="\n") if path.suffix == ".csv" else
+                json.dumps(document, indent=1, allow_nan=False) + "\n")
+        _write_atomic({path: text.encode(), path.with_suffix(".npz"): buffer.getvalue()})
 
 
 def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-def _write_atomic(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _write_atomic(contents: dict[Path, bytes]) -> None:
+    """All the files or, as far as a file system can promise it, none."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path].write_bytes(content)
+        for path in contents:
+            os.replace(temporary[path], path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+        for path in temporary.values():
+            with suppress(OSError):
+                path.unlink()
+        raise UserError(f"{next(iter(contents))}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def check_out(path: Path) -> None:
+    """UserError where `Evaluation.save` could not write, or would write its influences over something else."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    influences = path.with_suffix(".npz")
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"--out = {path}: {place} is not a folder that can be written to; choose another")
+    try:
+        foreign = influences.exists() and not read_results(influences)
+    except UserError:
+        foreign = True
+    if foreign or path.is_dir():
+        raise UserError(f"--out = {path}: {influences if foreign else path} is something else, which would be overwritten; "
+                        "choose another name")
 
 
 def read_results(path: Path) -> dict[str, Result]:
@@ -109,8 +130,8 @@ def read_results(path: Path) -> dict[str, Result]:
             metrics = [name.removeprefix("value.") for name in arrays if name.startswith("value.")]
             return {metric: Result(Estimate(float(arrays[f"value.{metric}"]), arrays[f"influence.{metric}"]),
                                    tuple(arrays[f"ids.{metric}"].tolist())) for metric in metrics}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not the influences of an evaluation ({error})") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not the influences of an evaluation ({reason(error)})") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +158,7 @@ class Extractors:
     def __init__(self, request: Request):
         protocols, other = request.protocols, "other-weights" in request.allow
         roles = [role for role, wanted in (("inception", any(p.inception for p in protocols)),
-                                           ("clip", any(p.prompts for p in protocols))) if wanted]
+                                           ("clip", request.samples and any(p.prompts for p in protocols))) if wanted]
         self.weights: dict[str, Weights] = {role: find(role, request.weights.get(role), request.settings.cache, other)
                                             for role in roles}
         self.by_protocol: dict[str, InceptionExtractor] = {}
@@ -197,12 +218,25 @@ def build_references(request: Request, extractors: Extractors) -> dict[str, Refe
             if (changed := references.source_changed(found[protocol.name])):
                 raise UserError(f"{source}: stale: the images in {changed} have changed since; build it again with `hdbench "
                                 "reference`")
+            _check_reference(request, protocol, found[protocol.name].ids)
         else:
-            plans[protocol.name] = references.plan(source, protocol, extractor, request.settings.cache, request.allow)
+            plans[protocol.name] = each = references.plan(source, protocol, extractor, request.settings.cache, request.allow)
+            _check_reference(request, protocol, () if each.images is None else each.images.ids)
     if not references.build(list(plans.values()), request.settings):
         return None
     return found | {name: references.checked(references.load(each.folder, each.key), _named(request, name), each.extractor)
                     for name, each in plans.items()}
+
+
+def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...]) -> None:
+    """UserError where the reference's images are too few for these samples' metrics, or lack prompts with categories."""
+    if request.samples is None:
+        return
+    if "kid" in protocol.metrics and len(ids) < protocol.kid_subset_size:
+        raise UserError(f"{request.references[protocol.name]}: too few reference images, {len(ids)}; KID's subsets have "
+                        f"{protocol.kid_subset_size}; give --kid-subset-size")
+    if protocol.categories:
+        read_prompts(request.prompts, ids, protocol.name)
 
 
 def _named(request: Request, name: str) -> Protocol:
@@ -223,7 +257,7 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
             raise UserError(f"--n = {request.n}: {request.samples} holds {found} images; give 2 to {found}")
         images = images.subset(request.n)
     for protocol in request.protocols:
-        least, why = 2, "a covariance"
+        least, why = 2, "an interval"
         if {"precision", "recall"} & set(protocol.metrics):
             least, why = protocol.neighbours + 2, f"{protocol.neighbours} neighbours"
         if "inception_score" in protocol.metrics and protocol.score_splits == "shuffled_10" and least < 10:
@@ -231,8 +265,8 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
         if "kid" in protocol.metrics and protocol.kid_subset_size > least:
             least, why = protocol.kid_subset_size, "KID's subsets (--kid-subset-size changes them)"
         if len(images) < least:
-            raise UserError(f"{request.samples}: only {len(images)} images; {protocol.name} needs at least {least} "
-                            f"for {why}")
+            raise UserError(f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least {least} for "
+                            f"{why}")
     prompts = [protocol.name for protocol in request.protocols if protocol.prompts]
     return images, read_prompts(request.prompts, images.ids, prompts[0]) if prompts else None
 
@@ -273,9 +307,6 @@ def measure(protocol: Protocol, features: Features, real: Reference | None, clas
             found[metric] = _frechet(features[layer], real.statistics[layer], intervals)
         elif metric == "kid":
             x, y = (torch.from_numpy(f).to(device) for f in (features["2048"], real.features["2048"]))
-            if len(y) < protocol.kid_subset_size:
-                raise UserError(f"{real.folder}: {len(y)} reference images, KID's subsets need {protocol.kid_subset_size}; "
-                                "give --kid-subset-size")
             found[metric] = kernel.kid_of_subsets(x, y, subsets=protocol.kid_subsets, size=protocol.kid_subset_size)
         elif metric == "precision":
             x, y = (torch.from_numpy(f).to(device) for f in (features["2048"], real.features["2048"]))

@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hdbench.errors import UserError
 from hdbench.evaluation.protocols import Layout, Preprocessing
-from hdbench.evaluation.weights import Weights, as_buffer, is_torchscript, read_tensors
+from hdbench.evaluation.weights import Weights, as_buffer, is_torchscript, read_tensors, reason
 
 CPU_BATCH = 8  # images a forward on a CPU: larger ones take kernels that round otherwise (5e-5), and are no faster
 SPATIAL_CHANNELS = 7  # of mixed_6/conv, 17 x 17: the ADM evaluator's features of sFID
@@ -29,11 +29,16 @@ def _versions(*packages: str) -> dict[str, str]:
     return {package: version(package) for package in packages}
 
 
+def _mismatch(error: RuntimeError) -> str:
+    """The first thing that does not fit, of those that `load_state_dict` lists."""
+    return reason(RuntimeError("\n".join(str(error).splitlines()[1:]) or str(error)))
+
+
 class Inception:
     """The network alone, to be shared by extractors; `classifier` (1008, 2048) turns features into logits without bias.
 
     layout "library": as torch-fidelity runs it, to the bit.  "channels-last": batch norms folded into their convolutions,
-    pixels channels last; faster on a CPU (benchmarks/evaluation.py), each feature within 3e-6 of the largest.
+    pixels channels last; faster on a CPU (benchmarks/evaluation.py), as near to exact arithmetic as the library's float32.
     """
 
     def __init__(self, weights: Weights, device: torch.device, layout: Layout = "library"):
@@ -43,7 +48,7 @@ class Inception:
             try:
                 self.body: nn.Module = torch.jit.load(weights.path, map_location=device).eval().layers
             except (RuntimeError, AttributeError) as error:
-                raise UserError(f"{weights.path}: not clean-fid's Inception ({str(error).splitlines()[0][:100]})") from None
+                raise UserError(f"{weights.path}: not clean-fid's Inception ({reason(error)})") from None
             return
         from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
 
@@ -51,8 +56,7 @@ class Inception:
             network = FeatureExtractorInceptionV3("inception", ["2048"],
                                                   feature_extractor_weights_path=as_buffer(read_tensors(weights.path)))
         except RuntimeError as error:
-            problem = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise UserError(f"{weights.path}: not the weights of torch-fidelity's Inception ({problem[:100]})") from None
+            raise UserError(f"{weights.path}: not the weights of torch-fidelity's Inception ({_mismatch(error)})") from None
         if layout == "channels-last":
             for module in [module for module in network.modules() if isinstance(module, BasicConv2d)]:
                 module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
@@ -86,6 +90,7 @@ class InceptionExtractor:
 
     def __init__(self, network: Inception, preprocessing: Preprocessing, layers: tuple[str, ...], resolution: int | None):
         self.network, self.preprocessing, self.layers, self.resolution = network, preprocessing, layers, resolution
+        self.weights = network.weights
 
     def description(self) -> dict[str, Any]:
         """Everything that decides the features but the images."""
@@ -143,21 +148,22 @@ class ClipExtractor:
             architecture, file = "its open_clip_config.json", next(weights.path.glob("*.safetensors"))
             try:
                 configuration = json.loads((weights.path / "open_clip_config.json").read_text(encoding="utf-8"))
-                settings, own = configuration["model_cfg"], configuration.get("preprocess_cfg", {})
+                settings, own = configuration["model_cfg"], configuration.get("preprocess_cfg") or {}
+                if "timm_model_name" in settings["vision_cfg"] or "hf_model_name" in settings["text_cfg"]:
+                    raise UserError(f"{weights.path}: not a plain CLIP of open_clip, but one with a tower of another library")
             except (OSError, ValueError, KeyError, TypeError):
                 raise UserError(f"{weights.path / 'open_clip_config.json'}: not a configuration of open_clip") from None
-        try:
-            self.network = open_clip.CLIP(**settings)
-            preprocess = PreprocessCfg(**own | {"size": self.network.visual.image_size})
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{weights.path}: not a plain CLIP of open_clip ({error})") from None
         tensors = {name: tensor.float() for name, tensor in read_tensors(file).items()
                    if name not in ("input_resolution", "context_length", "vocab_size")}  # of OpenAI's archive
         try:
+            self.network = open_clip.CLIP(**settings)
+            preprocess = PreprocessCfg(**own | {"size": self.network.visual.image_size})
+        except Exception as error:  # whatever a wrong value in a configuration leads to
+            raise UserError(f"{weights.path}: not a plain CLIP of open_clip ({reason(error)})") from None
+        try:
             self.network.load_state_dict(tensors)
         except RuntimeError as error:
-            problem = str(error).splitlines()[1].strip()
-            raise UserError(f"{file}: not the weights of {architecture} ({problem[:100]})") from None
+            raise UserError(f"{file}: not the weights of {architecture} ({_mismatch(error)})") from None
         self.network.to(device).eval().requires_grad_(False)
         self.transform = image_transform_v2(preprocess, is_train=False)
         self.tokenize = open_clip.SimpleTokenizer(context_length=self.network.context_length)

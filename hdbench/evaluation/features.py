@@ -14,23 +14,27 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from hdbench.artifact import sha256, write_atomic
 from hdbench.errors import UserError
 from hdbench.evaluation.samples import Images
+from hdbench.evaluation.weights import Weights, reason
 
 Features = dict[str, np.ndarray]  # layer -> (N, d) float32, in the images' order
 
 
 class Extractor(Protocol):
     layers: tuple[str, ...]
+    weights: Weights
 
     def description(self) -> dict[str, Any]: ...
 
@@ -53,7 +57,7 @@ class Shard(NamedTuple):
         for name, default in (("rank", "0"), ("world_size", "1")):
             if values[name] is None:
                 text = os.environ.get(name.upper()) or default
-                if not text.isdigit():
+                if not text.isdecimal():
                     raise UserError(f"{name.upper()} = {text!r}: must be a whole number")
                 values[name] = int(text)
         if not 0 <= values["rank"] < values["world_size"]:
@@ -132,6 +136,9 @@ def _pass(images: Images, extractors: Sequence[Extractor], texts: Sequence[str] 
             own = None if texts is None else [texts[row] for row in part]
             for which, extractor in enumerate(extractors):
                 for layer, values in extractor([image[which] for image in batch], own).items():
+                    if (broken := np.flatnonzero(~np.isfinite(values).all(1))).size:
+                        raise UserError(f"{extractor.weights.path}: gives features that are not finite, first for the image "
+                                        f"{images.ids[part[broken[0]]]!r}; get these weights again")
                     found[which][layer].append(values)
     progress(len(rows))
     return [{layer: np.concatenate(values) if values else np.empty((0, 0), np.float32) for layer, values in arrays.items()}
@@ -150,13 +157,15 @@ def _ahead(pool: ThreadPoolExecutor, function, parts: list[range]) -> Iterable[l
 
 
 def _write(folder: Path, name: str, key: dict[str, Any], ids: list[str], arrays: Features) -> None:
+    temporary = folder / f".{name}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}.{os.getpid()}"
         save_file({layer: np.ascontiguousarray(values) for layer, values in arrays.items()}, temporary)
         os.replace(temporary, folder / f"{name}.safetensors")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --cache folder") from None
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{folder}: cannot be written ({reason(error)}); choose another --cache folder") from None
     manifest = {"key": key, "sha256": sha256(folder / f"{name}.safetensors"), "ids": ids}
     write_atomic(folder / f"{name}.json", json.dumps(manifest) + "\n")
 
@@ -165,7 +174,7 @@ def _world(folder: Path) -> int | None:
     """A world size of which every shard is there."""
     for manifest in folder.glob("shard-0-of-*.json"):
         size = int(manifest.stem.rsplit("-", 1)[1])
-        if all((folder / f"shard-{rank}-of-{size}.json").is_file() for rank in range(size)):
+        if size and all((folder / f"shard-{rank}-of-{size}.json").is_file() for rank in range(size)):
             return size
     return None
 
@@ -180,9 +189,10 @@ def _merged(folder: Path, key: dict[str, Any], ids: tuple[str, ...], layers: tup
                             f"{wait_seconds:.0f} seconds; run the same command on these ranks, finished shards are kept")
         time.sleep(0.2)
     shards = [_read(folder, f"shard-{rank}-of-{size}", key) for rank in range(size)]
+    if any(names != list(ids[rank::size]) for rank, (names, _) in enumerate(shards)):
+        raise UserError(f"{folder}: its shards do not hold each of the {len(ids)} images once, in their order; delete this "
+                        "folder and run again")
     position = {name: row for row, name in enumerate(name for names, _ in shards for name in names)}
-    if sorted(position) != sorted(ids) or sum(len(names) for names, _ in shards) != len(ids):
-        raise UserError(f"{folder}: its shards do not hold each of the {len(ids)} images once; delete this folder")
     order = [position[name] for name in ids]
     return {layer: np.concatenate([arrays[layer] for _, arrays in shards if arrays[layer].size])[order] for layer in layers}
 
@@ -192,7 +202,8 @@ def _read(folder: Path, name: str, key: dict[str, Any]) -> tuple[list[str], Feat
         manifest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         same, digest, ids = manifest["key"] == key, manifest["sha256"], manifest["ids"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / name}.json: not a manifest of features; delete the folder {folder}") from None
+        raise UserError(f"{folder / name}.json: not a manifest of features; delete the folder {folder} and run "
+                        "again") from None
     path = folder / f"{name}.safetensors"
     if not same or not path.is_file() or sha256(path) != digest:
         raise UserError(f"{path}: differs from its manifest; delete the folder {folder} and run again")

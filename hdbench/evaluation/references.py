@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hdbench.artifact import MANIFEST, sha256, write_atomic
@@ -24,9 +25,11 @@ from hdbench.evaluation.extractors import InceptionExtractor
 from hdbench.evaluation.features import Settings, digest_of, discard, extract
 from hdbench.evaluation.protocols import Protocol
 from hdbench.evaluation.samples import Images, open_images, read_array
+from hdbench.evaluation.weights import reason
 from hdbench.metrics.frechet import GaussianReference, moments
 
 KIND = "reference of hdbench evaluate"
+FILES = ("statistics.safetensors", "features.safetensors")
 STATISTICS = {"2048": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
@@ -122,10 +125,15 @@ def _statistics(path: Path, protocol: Protocol) -> dict[str, tuple[np.ndarray, n
             missing = [name for name, array in zip(STATISTICS[layer], (mu, sigma)) if array is None]
             raise UserError(f"{path}: has no {' and no '.join(missing)}, which {protocol.name} needs for "
                             f"{'sFID' if layer == 'spatial' else 'FID'}")
-        if mu.shape != (d,) or sigma.shape != (d, d) or not np.isfinite(mu).all() or not np.isfinite(sigma).all():
+        if mu.shape != (d,) or sigma.shape != (d, d) or not _is_covariance(mu, sigma):
             raise UserError(f"{path}: {', '.join(STATISTICS[layer])} have the shapes {mu.shape} and {sigma.shape}, or "
-                            f"values not finite; they must be finite, ({d},) and ({d}, {d})")
+                            f"values not finite, or not those of a covariance; they must be finite, ({d},) and ({d}, {d})")
     return {layer: (np.array(mu), np.array(sigma)) for layer, (mu, sigma) in found.items()}
+
+
+def _is_covariance(mu: np.ndarray, sigma: np.ndarray) -> bool:
+    return (all(np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() for array in (mu, sigma))
+            and np.diagonal(sigma).min() >= 0 and np.abs(sigma - sigma.T).max() <= 1e-6 * np.abs(sigma).max())
 
 
 def _publish(each: Plan, found: dict[str, np.ndarray]) -> None:
@@ -140,25 +148,28 @@ def _publish(each: Plan, found: dict[str, np.ndarray]) -> None:
         temporary.mkdir(parents=True)
         save_file(arrays, temporary / "statistics.safetensors")
         save_file({layer: found[layer] for layer in each.features}, temporary / "features.safetensors")
-        payload = {name: sha256(temporary / name) for name in ("statistics.safetensors", "features.safetensors")}
+        payload = {name: sha256(temporary / name) for name in FILES}
         manifest = {"kind": KIND, "digest": digest_of(each.key), "key": each.key, "source": each.source, "payload": payload,
                     "ids": [] if each.images is None else each.images.ids}
         write_atomic(temporary / MANIFEST, json.dumps(manifest) + "\n")
+        if each.folder.exists() and not each.built:  # somebody took its manifest away
+            shutil.rmtree(each.folder)
         os.rename(temporary, each.folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not each.built:  # else another process has built the same meanwhile
-            raise UserError(f"{each.folder}: cannot be written ({error.strerror}); choose another --cache folder") from None
+            raise UserError(f"{each.folder}: cannot be written ({reason(error)}); choose another --cache folder") from None
 
 
 def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     """A built reference; UserError where it differs from its manifest, or is not of `key`."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        kind, digest, own, payload, ids = (manifest[name] for name in ("kind", "digest", "key", "payload", "ids"))
+        kind, digest, own, ids = manifest["kind"], manifest["digest"], manifest["key"], tuple(manifest["ids"])
+        payload = {name: manifest["payload"][name] for name in FILES}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / MANIFEST}: not the manifest of a reference; build it again with `hdbench "
-                        "reference`") from None
+        raise UserError(f"{folder / MANIFEST}: not the manifest of a reference; delete the folder {folder} and "
+                        "build it again") from None
     changed = next((name for name, sum_ in payload.items()
                     if not (folder / name).is_file() or sha256(folder / name) != sum_), None)
     if kind != KIND or digest != digest_of(own) or key not in (None, own) or changed:
@@ -168,7 +179,7 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     statistics = {layer: GaussianReference(**{name.rsplit(".", 1)[1]: array for name, array in arrays.items()
                                               if name.rsplit(".", 1)[0] == layer})
                   for layer in {name.rsplit(".", 1)[0] for name in arrays}}
-    return Reference(digest=digest, key=own, folder=folder, statistics=statistics, ids=tuple(ids),
+    return Reference(digest=digest, key=own, folder=folder, statistics=statistics, ids=ids,
                      features=load_file(folder / "features.safetensors"))
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,9 @@ import numpy as np
 
 from hdbench.artifact import sha256
 from hdbench.errors import UserError
+from hdbench.evaluation.weights import reason
 
+FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 CONVERSION = "--allow conversion"
 
@@ -60,8 +64,8 @@ class Images:
         """Class-balanced, random or unknown, as the labels are."""
         if self.labels is None:
             return "unknown"
-        counts = np.bincount(self.labels)
-        return "class-balanced" if counts[counts > 0].std() == 0 or np.ptp(counts) <= 1 else "random"
+        counts = np.unique(self.labels, return_counts=True)[1]
+        return "class-balanced" if np.ptp(counts) <= 1 else "random"
 
 
 def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = False) -> Images:
@@ -77,8 +81,7 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
             raise UserError(f"{path}: not an npz file; give a folder of PNG or JPEG files, or an npz file with arr_0")
         images = _open_npz([path], path, allow)
     else:
-        files = sorted((file for file in path.rglob("*") if file.is_file() and not _hidden(file, path)),
-                       key=lambda file: file.relative_to(path).as_posix())
+        files = sorted(_files(path), key=lambda file: file.relative_to(path).as_posix())
         pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
         archives = [file for file in files if file.suffix == ".npz"]
         if pictures and archives:
@@ -114,8 +117,17 @@ def of_dataset(text: str, allow: Collection[str]) -> Images:
                   labels=labels.numpy())
 
 
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _files(folder: Path) -> Iterator[Path]:
+    """The files under a folder but hidden ones; UserError for what would be left out without a word."""
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if (link := next((Path(place, name) for name in folders if Path(place, name).is_symlink()), None)):
+            raise UserError(f"{link}: a link to a folder, which is not followed; put the folder itself there, or links to "
+                            "files")
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _hash(texts: list[str]) -> str:
@@ -123,10 +135,12 @@ def _hash(texts: list[str]) -> str:
 
 
 def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Images:
+    from PIL import Image
+
     ids = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
     if (twice := [name for name, count in Counter(ids).items() if count > 1]):
         raise UserError(f"{folder}: {twice[0]!r} stands there with two suffixes; keep one file for each image")
-    with ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), ThreadPoolExecutor() as pool:
         headers = list(pool.map(lambda file: _header(file, "conversion" in allow), files))
     digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers)])
     return Images(source=str(folder), ids=tuple(ids), digest=digest, sizes=Counter(size for _, size in headers),
@@ -135,16 +149,29 @@ def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Ima
 
 def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
     """SHA-256 and (H, W) of a file whose header says that it is an RGB image."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
+        str(file).encode()
+        if not file.is_file():
+            raise OSError("a link to nothing, or not a plain file")
         content = file.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             mode, (width, height) = image.mode, image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: not a readable image ({str(error).splitlines()[0][:80]})") from None
+            if mode == "RGB" and ";16" in str(image.tile):  # Pillow would drop the lower byte
+                mode = "RGB;16"
+    except UnicodeEncodeError:
+        raise UserError(f"{str(file)!a}: a name that is not UTF-8; rename it") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise UserError(f"{file}: by its header more than {Image.MAX_IMAGE_PIXELS:,} pixels, which no image to evaluate has; "
+                        "make it again") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        what = reason(error) if not isinstance(error, UnidentifiedImageError) else "empty" if not content else \
+            "neither PNG nor JPEG"
+        raise UserError(f"{file}: not a readable image ({what}); make it again or take it away") from None
     if mode != "RGB" and not convert:
-        kind = {"L": "a grey image", "1": "a grey image", "I;16": "a grey image", "RGBA": "an image with transparency"}
+        kind = {"L": "a grey image", "1": "a grey image", "I;16": "a grey image", "RGBA": "an image with transparency",
+                "RGB;16": "an image of 16 bits a channel"}
         raise UserError(f"{file}: {kind.get(mode, 'an image')} (mode {mode}), not RGB; give {CONVERSION} to have every such "
                         "image converted by Pillow's convert('RGB'), as torch-fidelity and clean-fid do")
     return hashlib.sha256(content).hexdigest(), (height, width)
@@ -155,10 +182,10 @@ def decode(file: Path) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file}: broken image ({str(error).splitlines()[0][:80]}); make it again") from None
+        raise UserError(f"{file}: broken image ({reason(error)}); make it again") from None
 
 
 def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images:
@@ -167,6 +194,8 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
         arrays.append(_array(file, "conversion" in allow))
         labels.append(_optional(file, ("labels", "arr_1"), len(arrays[-1]), np.integer))
         names.append(_optional(file, ("ids",), len(arrays[-1]), np.str_))
+    if len({part is None for part in names}) > 1:
+        raise UserError(f"{source}: some of its npz files hold ids and others do not; give ids to all or to none")
     ends = np.cumsum([len(array) for array in arrays])
     width = max(6, len(str(ends[-1])))
     ids = [str(name) for part in names for name in part] if all(part is not None for part in names) else \
@@ -213,18 +242,21 @@ def read_array(file: Path, name: str) -> np.ndarray | None:
             entry = archive.getinfo(f"{name}.npy")
             with archive.open(entry) as stream:
                 version = np.lib.format.read_magic(stream)
-                reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+                reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, fortran, dtype = reader(stream)
                 header = stream.tell()
-            if entry.compress_type == zipfile.ZIP_STORED and not dtype.hasobject:
+                stored = entry.compress_type == zipfile.ZIP_STORED and not dtype.hasobject
+                while stored and stream.read(1 << 20):  # to the end, where the archive's checksum is compared
+                    pass
+            if stored:
                 with file.open("rb") as raw:  # the local header's lengths may differ from the central directory's
                     raw.seek(entry.header_offset + 26)
                     start = entry.header_offset + 30 + sum(np.frombuffer(raw.read(4), "<u2").tolist()) + header
                 return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
         with np.load(file, allow_pickle=False) as arrays:
             return arrays[name]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: not a readable npz file ({str(error).splitlines()[0][:80]})") from None
+    except Exception as error:  # of zipfile, of each compression, of numpy's header, which is read by Python's tokenizer
+        raise UserError(f"{file}: not a readable npz file ({reason(error)}); make it again") from None
 
 
 def _optional(file: Path, names: tuple[str, ...], n: int, kind: type) -> np.ndarray | None:
@@ -232,7 +264,9 @@ def _optional(file: Path, names: tuple[str, ...], n: int, kind: type) -> np.ndar
         array = read_array(file, name)
         if array is not None:
             if array.shape != (n,) or not np.issubdtype(array.dtype, kind):
-                raise UserError(f"{file}: {name} is {array.dtype} of shape {array.shape}, not one for each of {n} images")
+                what = "text" if kind is np.str_ else "whole number"
+                raise UserError(f"{file}: {name} is {array.dtype} of shape {array.shape}, not one {what} for each of {n} "
+                                "images")
             return np.array(array)
     return None
 
@@ -244,20 +278,20 @@ def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list
     """
     if path is None:
         raise UserError(f"{protocol} needs a prompt for each image; give --prompts meta_data.json, a JSON file of "
-                        '{key: {"prompt": ..., "category": ...}} where key is the name of the image')
+                        '{key: {"prompt": ..., "category": ...}} where key is the name of the image without suffix')
     try:
-        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON file ({reason(error)}); make it again") from None
     if not isinstance(table, dict):
-        raise UserError(f"{path}: must hold a mapping of image names to prompts")
+        raise UserError(f"{path}: must hold a mapping of image names (without suffix) to prompts")
     rows = []
     for name in ids:
         row = table.get(name.rsplit("/", 1)[-1], table.get(name))
         row = {"prompt": row} if isinstance(row, str) else row
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
             raise UserError(f"{path}: has no prompt for {name!r}; give the file that the images were made from")
-        rows.append({key: str(row[key]) for key in ("prompt", "category") if key in row})
+        rows.append({key: str(row[key]) for key in ("prompt", "category") if row.get(key) is not None})
     return rows

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
+import textwrap
+import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -84,16 +87,27 @@ def _folder(role: str, path: Path, allowed: bool) -> Weights:
 
 def _from_hub(role: str, given: str) -> Path:
     """`hf-hub:owner/name/file` from the Hugging Face hub or its local cache."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-    parts = given.removeprefix("hf-hub:").split("/", 2)
-    if len(parts) != 3:
+    owner, name, file = [*given.removeprefix("hf-hub:").split("/", 2), "", ""][:3]
+    if not (owner and name and file):
         raise UserError(f"--weights {role}={given}: write hf-hub:OWNER/NAME/FILE")
+    repository, problem = f"{owner}/{name}", ""
     try:
-        return Path(hf_hub_download("/".join(parts[:2]), parts[2]))
+        get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)  # one attempt, where the download makes five
     except Exception as error:  # the hub's errors have no common base but this
-        raise UserError(f"--weights {role}={given}: cannot be had from the hub ({type(error).__name__}); download the file "
-                        f"elsewhere and give --weights {role}=PATH") from None
+        problem = type(error).__name__
+    try:
+        return Path(hf_hub_download(repository, file, local_files_only=bool(problem)))
+    except Exception as error:
+        raise UserError(f"--weights {role}={given}: cannot be had from the hub ({problem or type(error).__name__}), nor from "
+                        f"its local cache; download the file elsewhere and give --weights {role}=PATH") from None
+
+
+def reason(error: Exception) -> str:
+    """What a library's error says, in part of a line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return textwrap.shorten(text, 100, placeholder=" ...")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -105,14 +119,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        with warnings.catch_warnings(action="ignore"):  # of old forms of pickle
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state) if isinstance(state, dict) else state
+        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise ValueError("not a mapping of names to tensors")
         return state
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: not a file of weights (not a PyTorch file, or one with objects other than tensors, which "
+                        "could run code); get it again, best as .safetensors") from None
     except Exception as error:  # each reader has errors of its own, some without another base than this
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise UserError(f"{path}: not a file of weights ({reason}); get it again") from None
+        raise UserError(f"{path}: not a file of weights ({reason(error)}); get it again") from None
 
 
 def is_torchscript(path: Path) -> bool:
