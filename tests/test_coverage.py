@@ -92,18 +92,24 @@ def test_kid_of_subsets():
                                                   size=100, seed=seed) for seed in range(500)]))
 
 
-def test_precision_and_recall_given_the_reference_and_with_it():
-    """250 samples and 250 of the reference, shifted against each other, in 6 dimensions."""
-    fixed, given, both = torch.from_numpy(normal(250, 6, 10**6)), [], []
-    for seed in range(400):
-        x = torch.from_numpy(normal(250, 6, seed, 1.25, 0.5))
+@pytest.mark.parametrize(("draw", "n", "m", "d", "scale", "shift", "trials"), [
+    (normal, 250, 250, 6, 1.25, 0.5, 400), (normal, 250, 250, 4, 1.1, 0.3, 400), (rectified, 250, 250, 64, 0.9, 0.2, 400),
+    (normal, 500, 250, 16, 1.1, 0.3, 600)])
+def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, scale, shift, trials):
+    """Precision .5 to .9, recall .8 to .95; recall's usual binomial error leaves out the draw of the samples.
+
+    In the last, recall's interval given the reference covers 97.5% of the first 400 trials, 95.9% of 800 at other seeds.
+    """
+    fixed, given, both = torch.from_numpy(draw(m, d, 10**6)), [], []
+    for seed in range(trials):
+        x = torch.from_numpy(draw(n, d, seed, scale, shift))
         given.append(manifold.estimates(x, fixed, 3))
-        both.append(manifold.estimates(x, torch.from_numpy(normal(250, 6, 10**7 + seed)), 3))
+        both.append(manifold.estimates(x, torch.from_numpy(draw(m, d, 10**7 + seed)), 3))
     for which in (0, 1):
         assert_covers(coverage([pair[which] for pair in given]))
         assert_covers(coverage([pair[which] for pair in both], [pair[which].both for pair in both]))
-    binomial = np.sqrt(np.mean([e.value * (1 - e.value) / 250 for _, e in given]))
-    assert np.std([e.value for _, e in both]) > 1.1 * binomial  # what the usual error leaves out
+    binomial = np.sqrt(np.mean([e.value * (1 - e.value) / m for _, e in given]))
+    assert np.std([e.value for _, e in both]) > 1.1 * binomial
 
 
 @pytest.mark.parametrize("splits", [shuffled_splits(2000), consecutive_splits(2000, 800)])

@@ -284,7 +284,7 @@ def _evaluation(request: Request, protocol: Protocol, images: Images, prompts: l
     used = [role for role, wanted in (("inception", protocol.inception), ("clip", protocol.prompts)) if wanted]
     other = {role: extractors.weights[role].sha256 for role in used if not extractors.weights[role].public}
     reference = "" if real is None else real.key["source"]
-    column = label(protocol, other, reference)
+    column = label(protocol, other, reference, request.layout)
     facts = {"about": protocol.about, "samples": images.source, "samples_digest": images.digest, "n": len(images),
              "labels": images.label_kind(), "sizes": {f"{w}x{h}": n for (h, w), n in images.sizes.items()},
              "weights": {role: extractors.weights[role].sha256 for role in used},

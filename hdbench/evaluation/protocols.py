@@ -76,7 +76,7 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def label(protocol: Protocol, weights: dict[str, str], reference: str) -> str:
+def label(protocol: Protocol, weights: dict[str, str], reference: str, layout: Layout = "library") -> str:
     """The protocol column: name, every deviation from the named protocol, and the reference's digest.
 
     `weights` holds the digests of those weights that are not the public ones.
@@ -84,5 +84,6 @@ def label(protocol: Protocol, weights: dict[str, str], reference: str) -> str:
     named = PROTOCOLS[protocol.name]
     changed = [f"{field}={getattr(protocol, field)}" for field in Protocol.model_fields
                if field not in ("n", "metrics") and getattr(protocol, field) != getattr(named, field)]
+    changed += [f"layout={layout}"] if protocol.inception and layout != "library" else []
     changed += [f"{role}={digest[:12]}" for role, digest in sorted(weights.items())]
     return ":".join([protocol.name + "".join(f"[{text}]" for text in changed), reference[:16] or "-"])

@@ -2,7 +2,7 @@
 
 Precision is the share of samples in the reference's manifold: given the reference, a mean of independent samples.  Recall
 is the share of the reference in the samples' manifold: what is random there is the manifold, which a binomial error over
-the reference leaves out.  `estimates` measures that part by manifolds of disjoint groups of the samples.
+the reference leaves out.  `estimates` measures that part by manifolds of disjoint parts of the samples.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from torch import Tensor
 from hdbench.metrics import Estimate, mean
 
 BLOCK = 10_000  # rows and columns of a block of distances; torch-fidelity's, so that float32 rounds as it does there
-GROUPS, PARTITIONS = 2, 12  # halves, since smaller groups see less of the tails and understate the variance
-# The variance between manifolds is itself known from few halves, as if from 16 degrees of freedom: (t(16) / 1.96)^2.
-INFLATION = (2.120 / 1.960) ** 2
+PARTITIONS = 16  # random ones, each once in halves and once in quarters; twice as many cover no better
 
 
 def radii(features: Tensor, neighbours: int) -> Tensor:
@@ -44,56 +42,74 @@ def estimates(features: Tensor, reference: Tensor, neighbours: int) -> tuple[Est
     """Precision and recall of features (N, d) against reference (M, d), both with influences of the N samples.
 
     Distances are taken in the features' own dtype: in float32 the values are bit-identical with torch-fidelity's.
-    Standard errors are over the samples given the reference, NaN for recall of fewer than GROUPS (k + 2) samples; `both`
-    counts the reference as a draw too.
+    Standard errors are over the samples given the reference; `both` counts the reference as a draw too.  Without 2 (k + 2)
+    rows in either, recall's are NaN and `both` None.  Simulated 95% intervals (k = 3; N, M of 250 to 1,000; d of 4 to 64)
+    cover 93 to 97.8% where values lie within .3 to .95.  They cover less near 1: at N = M = 250 precision of .97 is covered
+    in 92%, as any binomial share, and recall of .96 in 87 to 92% where features are rectified (d = 6, 16), since its variance
+    then comes from rare samples with large balls and falls more slowly than 1 / N.
     """
     n, m, device = len(features), len(reference), features.device
-    radius, reference_radius = _radii(features, neighbours), _radii(reference, neighbours)
+    radius, *parts = _balls(features, neighbours)
+    reference_radius, *reference_parts = _balls(reference, neighbours)
     in_reference = torch.zeros(n, dtype=torch.bool, device=device)
-    alone, in_samples = torch.zeros(n, dtype=torch.float64, device=device), []
-    for rows, limit in zip(reference.split(BLOCK), reference_radius.split(BLOCK)):
-        cross = _distances(rows, features)
-        in_reference |= (cross <= limit[:, None]).any(0)
+    in_reference_parts = torch.zeros(2 * PARTITIONS, 4, n, dtype=torch.bool, device=device)
+    alone, in_samples, in_parts = torch.zeros(n, dtype=torch.float64, device=device), [], []
+    for rows in torch.arange(m, device=device).split(BLOCK):
+        cross = _distances(reference[rows], features)
+        in_reference |= (cross <= reference_radius[rows, None]).any(0)
+        in_reference_parts |= _inside_parts(cross.T, *(of[:, rows] for of in reference_parts))
         inside = cross <= radius
         count = inside.sum(1)
         in_samples.append(count > 0)
         alone += inside[count == 1].sum(0)  # what a sample's ball covers alone: what the value would lose without it
+        in_parts.append(_inside_parts(cross, *parts))
     precision, recall = mean(in_reference.cpu().numpy()), mean(torch.cat(in_samples).cpu().numpy())
-    if min(n, m) < GROUPS * (neighbours + 2):
+    if min(n, m) < 2 * (neighbours + 2):
         return precision, Estimate(recall.value, np.full(n, np.nan))
-    samples_within, samples_between = _manifold_variance(reference, features, neighbours)
-    _, reference_between = _manifold_variance(features, reference, neighbours)
+    within, between = _variance(torch.cat(in_parts, dim=2))
+    _, reference_between = _variance(in_reference_parts)
     influence = ((alone - alone.mean()) * n / m).cpu().numpy()
     return (precision._replace(both=(precision.standard_error**2 + reference_between) ** 0.5),
-            Estimate(recall.value, influence, (recall.standard_error**2 + samples_between) ** 0.5
-                     ).with_standard_error((samples_within + samples_between) ** 0.5))
+            Estimate(recall.value, influence, (recall.standard_error**2 + between) ** 0.5
+                     ).with_standard_error((within + between) ** 0.5))
 
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
     return torch.cat([torch.cdist(points, part) for part in centres.split(BLOCK)], dim=1)
 
 
-def _radii(features: Tensor, neighbours: int) -> Tensor:
-    return torch.cat([_distances(part, features).kthvalue(neighbours + 1).values for part in features.split(BLOCK)])
+def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Radius (N,) of each row's ball; its part in 2 PARTITIONS, halves 0..1, then quarters 0..3; its radius in each part."""
+    n, k = len(features), neighbours + 1  # each row is its own nearest
+    nearest = [_distances(rows, features).topk(min(n, 16 * k), largest=False) for rows in features.split(BLOCK)]
+    distance, index = (torch.cat(blocks) for blocks in zip(*nearest))
+    order = torch.rand(PARTITIONS, n, generator=torch.Generator().manual_seed(0)).argsort(1).to(features.device)
+    part = torch.cat([order % 2, order % 4])
+    place = [((p[index] == p[:, None]).cumsum(1) < k).sum(1).clamp(max=distance.shape[1] - 1) for p in part]
+    return distance[:, neighbours], part, torch.stack([distance.gather(1, at[:, None])[:, 0] for at in place])
 
 
-def _manifold_variance(points: Tensor, centres: Tensor, neighbours: int) -> tuple[float, float]:
-    """Variance of the share of points (P, d) inside the manifold of random centres (C, d): within and between points.
+def _inside_parts(cross: Tensor, part: Tensor, radius: Tensor) -> Tensor:
+    """(2 PARTITIONS, 4, P) bool: is a point in the manifold of that part of the centres?  Distances cross (P, C)."""
+    point, centre = (cross <= radius.amax(0)).nonzero(as_tuple=True)  # few of all pairs
+    near, inside = cross[point, centre], torch.zeros(len(part), 4, len(cross), dtype=torch.bool, device=cross.device)
+    for to, p, r in zip(inside, part, radius):
+        hit = (near <= r[centre]).nonzero()[:, 0]
+        to[p[centre[hit]], point[hit]] = True
+    return inside
+
+
+def _variance(inside: Tensor) -> tuple[float, float]:
+    """Variance of the share of points inside the manifold of random centres, within and between points.
 
     The share is a mean of indicators, so its variance given the points is the mean of their own variances over P (within)
-    plus their mean covariance (between).  Both are measured over the manifolds of disjoint groups of the centres.  Whether
-    a point is covered depends on the centres nearby only, and balls to the k-th neighbour scale with their density: so
-    `within` is the same at any number of centres, and `between` falls with it.  The mean of several random partitions.
+    plus their mean covariance (between).  Both are measured over the manifolds of disjoint parts of the centres.  Whether a
+    point is covered depends on the centres nearby only, and balls to the k-th neighbour scale with their density: so
+    `within` is about the same at any number of centres, and `between` falls with it.  What quarters and halves say of
+    `within` is continued to all centres; of `between`, which is noisier, the larger is taken.
     """
-    generator, within, between = torch.Generator().manual_seed(0), [], []
-    for _ in range(PARTITIONS):
-        order = torch.randperm(len(centres), generator=generator).to(centres.device)
-        inside = torch.stack([_any_inside(points, group, _radii(group, neighbours))
-                              for group in (centres[rows] for rows in order.tensor_split(GROUPS))]).double()
-        within.append(inside.var(0).mean().item() / len(points))
-        between.append((inside.mean(1).var().item() - within[-1]) / GROUPS)
-    return float(np.mean(within)), INFLATION * max(float(np.mean(between)), 0.0)
-
-
-def _any_inside(points: Tensor, centres: Tensor, radius: Tensor) -> Tensor:
-    return torch.cat([(_distances(part, centres) <= radius).any(1) for part in points.split(BLOCK)])
+    within, between = [], []
+    for parts in (inside[:PARTITIONS, :2].double(), inside[PARTITIONS:].double()):
+        within.append(parts.var(1).mean().item() / parts.shape[2])
+        between.append((parts.mean(2).var(1).mean().item() - within[-1]) / parts.shape[1])
+    return max(2 * within[0] - within[1], 0.0), max(*between, 0.0)
