@@ -300,7 +300,7 @@ def evaluation_options(command):
                          show_default=True, help="Folder of features, references and weights."),
             click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images a forward."),
             click.option("--layout", type=click.Choice(["library", "channels-last"]), default="library", show_default=True,
-                         help="Of Inception: as torch-fidelity runs it, to the bit, or faster on a CPU, up to float32's rounding."),
+                         help="Of Inception: as torch-fidelity runs it, to the bit; or faster on a CPU, same up to rounding."),
             click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
             click.option("--device", default="cpu", show_default=True, help="cpu, cuda, or auto: cuda if there is one."),
             click.option("--rank", type=int, help="Of several processes that share the images; by default RANK."),

@@ -34,6 +34,6 @@ class OutOfMemory(Ended):
 
 
 class LostRank(Ended):
-    """Another rank of the stage ended or never came; exit code 75 (EX_TEMPFAIL): the same command goes on from the last checkpoint."""
+    """Another rank of the stage ended or never came; exit code 75 (EX_TEMPFAIL): the same command goes on from there."""
 
     code = 75

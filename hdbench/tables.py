@@ -213,8 +213,8 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
                   "(TD), this is HD.",
         "FD": f"FD: Frechet distance in features of {protocol}, to real images of either split.",
         "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
-        "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence of each sample; of training, what "
-                 "is left of the variance over chains, 0 where sampling alone explains it.",
+        "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence of each sample; of training, "
+                 "what is left of the variance over chains, 0 where sampling alone explains it.",
         "FLOPs": "FLOPs: counted by PyTorch for the network's evaluations of one image, 2 a multiplication and addition.",
         "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
         "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which "
