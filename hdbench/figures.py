@@ -52,10 +52,9 @@ SIGNED = Column(key="difference", title="", cell=lambda entry: "-", signed=True)
 class Sources:
     """Numbers and artifacts of rows, and lists of what was not there."""
 
-    def __init__(self, plan: Plan, results: Path, frame: pd.DataFrame | None = None, anybody: bool = False):
+    def __init__(self, plan: Plan, results: Path, numbers: Numbers | None = None):
         self.plan, self.results, self.missing, self.remarks = plan, results, [], []
-        empty = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-        self.numbers = Numbers(plan, empty if frame is None else frame, results, anybody)
+        self.numbers = numbers or Numbers(plan, pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS), results)
 
     def folder(self, stage: str, name: str) -> Path | None:
         """The artifact's folder, or None, with `name` noted as missing."""
@@ -119,9 +118,10 @@ def draw(plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None
     """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`: as Numbers); the paths."""
     folder, written = out / plan.name / "figures", []
     folder.mkdir(parents=True, exist_ok=True)
+    numbers = None if frame is None else Numbers(plan, frame, results, anybody)
     for name in FIGURES:
         with plt.rc_context(STYLE):
-            figure = globals()[name](Sources(plan, results, frame, anybody))
+            figure = FIGURE_OF[name](Sources(plan, results, numbers))
             for suffix, metadata in {"pdf": {"CreationDate": None}, "png": {}}.items():
                 written.append(folder / f"{name}.{suffix}")
                 figure.savefig(written[-1], metadata=metadata, bbox_inches="tight")
@@ -608,3 +608,7 @@ def weights(sources: Sources) -> Figure:
                           label=f"mean weight × N of each of N tokens, chain {plan.suite.seeds[0]}; 1: all tokens alike")
     bar.minorticks_off()
     return note_below(figure, sources.notes(shown, "Weights and entropy are means over the fake samples of a step"))
+
+
+FIGURE_OF = {"samples": samples, "curves": curves, "spectrum": spectrum, "precision_recall": precision_recall,
+             "quality": quality, "forest": forest, "weights": weights}

@@ -93,7 +93,7 @@ def test_kid_of_subsets():
 
 
 @pytest.mark.parametrize(("draw", "n", "m", "d", "scale", "shift", "trials"), [
-    (normal, 250, 250, 6, 1.25, 0.5, 400), (normal, 250, 250, 4, 1.1, 0.3, 400), (rectified, 250, 250, 64, 0.9, 0.2, 400),
+    (normal, 250, 250, 6, 1.25, 0.5, 300), (normal, 250, 250, 4, 1.1, 0.3, 300), (rectified, 250, 250, 64, 0.9, 0.2, 300),
     (normal, 500, 250, 16, 1.1, 0.3, 600)])
 def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, scale, shift, trials):
     """Precision .5 to .9, recall .8 to .95; recall's usual binomial error leaves out the draw of the samples.
@@ -104,7 +104,8 @@ def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, sca
     for seed in range(trials):
         x = torch.from_numpy(draw(n, d, seed, scale, shift))
         given.append(manifold.estimates(x, fixed, 3))
-        both.append(manifold.estimates(x, torch.from_numpy(draw(m, d, 10**7 + seed)), 3))
+        if seed < 300:
+            both.append(manifold.estimates(x, torch.from_numpy(draw(m, d, 10**7 + seed)), 3))
     for which in (0, 1):
         assert_covers(coverage([pair[which] for pair in given]))
         assert_covers(coverage([pair[which] for pair in both], [pair[which].both for pair in both]))

@@ -114,6 +114,13 @@ def test_what_is_printed_and_written(folder, table, tmp_path):
     assert document["weights"]["clip"][:12] == digest and document["labels"] == "unknown"
 
 
+def test_the_interval_of_a_share_ends_at_one():
+    estimate = Estimate(0.98, np.zeros(4)).with_standard_error(0.05)
+    evaluation = Evaluation(name="x", protocol="p:r", reference="r", digest="d", results={
+        "recall": Result(estimate, tuple("abcd")), "kid": Result(estimate, tuple("abcd"))})
+    assert "[0.882, 1]" in evaluation.table() and "[0.882, 1.078]" in evaluation.table()
+
+
 def test_a_count_stands_in_the_name_and_the_same_ids_are_drawn(folder, table, tmp_path):
     for name in ("one", "two"):
         assert clip(folder, table, tmp_path / name, "--n", 6, "--out", tmp_path / f"{name}.csv").exit_code == 0

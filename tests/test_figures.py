@@ -36,7 +36,7 @@ def close_figures():
 
 def drawn(name, plan, frame, results=Path("nowhere")):
     """The figure and the note below it."""
-    figure = getattr(figures, name)(figures.Sources(plan, results, frame))
+    figure = getattr(figures, name)(figures.Sources(plan, results, None if frame is None else Numbers(plan, frame, results)))
     return figure, " ".join(figure.texts[-1].get_text().split())
 
 

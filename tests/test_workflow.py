@@ -36,8 +36,8 @@ def pretend_done(workspace: Path) -> None:
     plan = load_plan("tiny.yaml")
     rendered = workspace / "paper_tables" / plan.name
     files = [artifact.folder(workspace / "results", stage) / artifact.MANIFEST for stage in plan.stages]
-    files += [workspace / "results" / plan.name / "metrics.csv"]
-    files += [rendered / f"{table}.{kind}" for table in TABLES for kind in ("csv", "md", "tex")]
+    files += [workspace / "results" / plan.name / name for name in ("metrics.csv", "environment.csv")]
+    files += [rendered / f"{table}.{kind}" for table in (*TABLES, "claims") for kind in ("csv", "md", "tex")]
     files += [rendered / "figures" / f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "pdf")]
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def test_a_new_arm_plans_its_own_jobs_and_no_other(workspace, monkeypatch):
     pretend_done(workspace)
     assert planned(snakemake(workspace, "--dry-run", "--quiet", "host").stdout) == {}
     write_suite(workspace, {"arms": arms, **rows, "title": "An edit of words is rendered, and no stage runs"})
-    rendering = {"collect", "tables", "figures", "all_ablations"}
+    rendering = {"collect", "tables", "claims", "figures", "all_ablations"}
     assert planned(snakemake(workspace, "--dry-run", "--quiet", "host").stdout).keys() == rendering
 
     arms["hd_pooled"] = {"refine": {"objective": {"discriminator": "pooled"}}}

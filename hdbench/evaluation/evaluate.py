@@ -32,6 +32,7 @@ from hdbench.metrics.frechet import GaussianReference
 from hdbench.metrics.inception_score import consecutive_splits, inception_score, shuffled_splits
 
 SUITE = "evaluate"  # of rows that no suite made
+SHARES = ("precision", "recall", "accuracy")  # in [0, 1]
 
 
 class Result(NamedTuple):
@@ -65,8 +66,9 @@ class Evaluation:
 
         rows = []
         for metric, (estimate, ids) in self.results.items():
-            half = 1.96 * estimate.standard_error
-            interval = "-" if math.isnan(half) else f"[{estimate.value - half:.6g}, {estimate.value + half:.6g}]"
+            half, (least, most) = 1.96 * estimate.standard_error, (0, 1) if metric in SHARES else (-math.inf, math.inf)
+            interval = "-" if math.isnan(half) else (f"[{max(estimate.value - half, least):.6g}, "
+                                                     f"{min(estimate.value + half, most):.6g}]")
             rows.append([with_count(metric, len(ids)), f"{estimate.value:.6g}", interval, len(ids),
                          self.protocol.rsplit(":", 1)[0], self.reference[:16] or "-"])
         return tabulate(rows, ["metric", "value", "95% interval", "n", "protocol", "reference"], disable_numparse=True,
