@@ -115,7 +115,7 @@ def test_what_is_printed_and_written(folder, table, tmp_path):
 
 
 def test_the_interval_of_a_share_ends_at_one():
-    estimate = Estimate(0.98, np.zeros(4)).with_standard_error(0.05)
+    estimate = Estimate(0.98, np.arange(4.0)).with_standard_error(0.05)
     evaluation = Evaluation(name="x", protocol="p:r", reference="r", digest="d", results={
         "recall": Result(estimate, tuple("abcd")), "kid": Result(estimate, tuple("abcd"))})
     assert "[0.882, 1]" in evaluation.table() and "[0.882, 1.078]" in evaluation.table()

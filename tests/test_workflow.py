@@ -83,7 +83,7 @@ def test_a_new_arm_plans_its_own_jobs_and_no_other(workspace, monkeypatch):
            for kind in ("refine", "sample", "evaluate")}
     assert {rule: made for rule, made in jobs.items() if rule in own} == own
     assert jobs.keys() == own.keys() | rendering
-    assert jobs["collect"] == ["results/tiny/metrics.csv"]
+    assert jobs["collect"] == ["results/tiny/metrics.csv, results/tiny/environment.csv"]
 
 
 def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
