@@ -206,9 +206,9 @@ def sentence(numbers: Numbers, claim: Claim, tests: list[tuple[Outcome, float, s
     if lacking:
         return f"No numbers of {', '.join(lacking)}."
     counts = Counter(found for *_, found in tests)
-    if counts["not made"]:
+    if counts["not made"] == len(tests):
         return "A number is missing or not finite, or there are fewer than two chains."
-    said = ", ".join(f"{count} {word}" for word in ("holds", "reversed", "undecided") if (count := counts[word]))
+    said = ", ".join(f"{count} {word}" for word in ("holds", "reversed", "undecided", "not made") if (count := counts[word]))
     return f"{said}; {'one test' if len(tests) == 1 else f'{claim.combine} of {len(tests)} tests'} must hold."
 
 
@@ -248,7 +248,8 @@ def write_claims(numbers: Numbers, rules: Rules, out: Path) -> list[Path]:
     frame, suite, written = judge(numbers, rules), numbers.plan.suite, []
     verdicts = frame.drop_duplicates("claim")[["claim", "says", "verdict", "sentence"]]
     tests = frame[frame.rule != "-"]
-    tests = tests.assign(**{name: [f"{p:.2g}" if math.isfinite(p) else "-" for p in tests[name]] for name in ("p", "p_holm")})
+    tests = tests.assign(**{name: [f"{p:.2g}" if math.isfinite(p) and found != "not judged" else "-"
+                                   for p, found in zip(tests[name], tests.finding)] for name in ("p", "p_holm")})
     chains = f"{len(suite.seeds)} chain{'s' if len(suite.seeds) > 1 else ''}"
     caption = (f"Claims of Hierarchical Distillation (arXiv 2511.08930). {suite.title}, {chains}. The rules of "
                f"workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by Holm over all tests "

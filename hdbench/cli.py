@@ -174,13 +174,16 @@ def figures_command(suite, results, metrics, out):
     """Draw quality, differences, samples, curves, spectra and token weights; what is missing is left out with a note."""
     from hdbench.collect import metrics_file, read_metrics
     from hdbench.figures import draw
-    from hdbench.suite import load_plan
+    from hdbench.suite import FIGURES, load_plan
 
     plan = load_plan(suite)
     path = metrics or metrics_file(plan, results)
     frame = read_metrics(path, strict=metrics is None) if metrics or path.exists() else None
-    for path in draw(plan, results, out, frame, anybody=metrics is not None):
+    written = draw(plan, results, out, frame, anybody=metrics is not None)
+    for path in written:
         click.echo(path)
+    for name in [name for name in FIGURES if name not in {path.stem for path in written}]:
+        click.echo(f"{name}: left as it is, for want of artifacts in {results}")
 
 
 @main.command("show")

@@ -130,12 +130,15 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan"], float_precision="round_trip")
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a file of metrics ({reason}); make it with `hdbench collect`") from None
     if list(frame.columns) != list(COLUMNS):
         raise UserError(f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it with "
                         "`hdbench collect`")
+    for column in ("suite", "arm", "metric", "protocol"):
+        if (empty := frame[column].isna()).any():
+            raise UserError(f"{path}: line {int(empty.to_numpy().argmax()) + 2} has no {column}; make it with `hdbench collect`")
     return check(frame, str(path)) if strict else frame
 
 
@@ -209,6 +212,9 @@ class Numbers:
     def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, anybody: bool = False):
         self.plan, self.results, self.notes = plan, results, []
         self.rows = {(row.arm, row.seed, row.nfe): row for row in plan.rows}
+        if anybody and len(frame) and plan.name not in set(frame.suite):
+            raise UserError(f"the metrics are of the suite {', '.join(sorted(set(frame.suite)))}, not of {plan.name}; name it "
+                            "by --suite")
         frame = frame[frame.suite == plan.name]
         frame = self._usable(frame) if anybody else check(frame)
         frame = frame.assign(seed=pd.Series([None if pd.isna(seed) else int(seed) for seed in frame.seed], index=frame.index,
@@ -229,7 +235,7 @@ class Numbers:
         return frame
 
     def _usable(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Without rows of unknown arms, contradictions, and rows that stand under another arm or seed than they are of."""
+        """Without rows of unknown arms, contradictions, what cannot be, and rows under another arm or seed than they are of."""
         keys, named = ["arm", "seed", "nfe"], {(row.arm, row.nfe) for row in self.plan.rows}
 
         def leave_out(frame: pd.DataFrame, those: pd.Series, why: str) -> pd.DataFrame:
@@ -242,6 +248,10 @@ class Numbers:
         frame = leave_out(frame, ~pd.Series([key in named for key in zip(frame.arm, frame.nfe)], frame.index, dtype=bool),
                           "of rows that the suite does not have")
         frame = leave_out(frame, frame.duplicated(KEY, keep=False), "that stand there twice with different values")
+        shares = frame.metric.str.startswith(("precision", "recall", "accuracy"))
+        lengths = frame.metric.str.startswith(("fd_", "power_"))
+        frame = leave_out(frame, (frame.value < 0) & (shares | lengths) | (frame.value > 1) & shares | (frame.se < 0),
+                          "that cannot be: a negative distance or error, or a share outside 0 to 1")
         expected = {self._digest(arm, None if pd.isna(seed) else int(seed), nfe): (arm, seed, nfe)
                     for arm, seed, nfe in frame[keys].itertuples(index=False)}
         own = pd.Series([self._digest(arm, None if pd.isna(seed) else int(seed), nfe) == digest

@@ -5,7 +5,7 @@ A row is an arm, its nfe and a metric, with a value of every chain (seed).  Diff
   separate   chains of other seeds, several each: Welch's t
   one alone  one chain against several others: t, with the scatter of the several for both
   sampling   one chain each, or differences without any scatter: the standard errors of sampling combined, normal
-Benjamini and Hochberg's procedure controls the share of false discoveries over all compared rows of quality.
+Benjamini and Hochberg's procedure controls the share of false discoveries over all compared rows of quality that differ.
 """
 
 from __future__ import annotations
@@ -43,12 +43,15 @@ EXPLAINED = {
 
 
 class Comparison(NamedTuple):
-    """`rows` with the columns `RESULT`, what moved first; rows of one file alone by name; sentences on the matching."""
+    """`rows` with the columns `RESULT`, what moved first; rows of one file alone by name; sentences on the matching; `lost`,
+    chains (arm and seed) that only A has, of arms that share others with B.
+    """
 
     rows: pd.DataFrame
     only_a: list[str]
     only_b: list[str]
     notes: list[str]
+    lost: list[str]
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str] = (), costs: bool = False) -> Comparison:
@@ -71,13 +74,24 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str] = (), costs
         raise UserError(f"no row stands in both A ({described(a)}) and B ({described(b)}); rows are matched by suite, arm, "
                         "nfe and metric")
     rows = pd.DataFrame(found, columns=list(RESULT)).astype(RESULT)
-    tested = rows.p.notna()
+    tested = rows.p.notna() & (rows.verdict != "identical")  # what is the same to the bit is no test of anything
+    rows.loc[rows.p.notna(), "p_adjusted"] = rows.p
     if tested.any():
         rows.loc[tested, "p_adjusted"] = stats.false_discovery_control(rows.p[tested])
     rows.loc[rows.p_adjusted <= RATE, "verdict"] = "moved"
     rows = rows.sort_values(["verdict", "p"], kind="stable", ignore_index=True,
                             key=lambda column: column.map(VERDICTS.index) if column.name == "verdict" else column)
-    return Comparison(rows, *([named(key) for key in keys] for keys in (only_a, only_b)), notes)
+    lost, new = lone_chains(a, b), lone_chains(b, a)
+    notes += [f"Chains only in {name}: {', '.join(chains[:10])}{', ...' * (len(chains) > 10)}."
+              for name, chains in (("A", lost), ("B", new)) if chains]
+    return Comparison(rows, *([named(key) for key in keys] for keys in (only_a, only_b)), notes, lost)
+
+
+def lone_chains(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
+    """`hd 1`: chains of `a` that `b` lacks, of arms of which both have other chains in common."""
+    seeds = [frame.groupby("arm", sort=False).seed.agg(set) for frame in (a, b)]
+    return [f"{arm} {seed}" for arm, own in seeds[0].items() if own & seeds[1].get(arm, set())
+            for seed in sorted(own - seeds[1][arm])]
 
 
 def named(key: Sequence[Any]) -> str:
@@ -268,5 +282,6 @@ def sentence(rows: pd.DataFrame) -> str:
 
 
 def failed(found: Comparison) -> bool:
-    """Whether a row moved, or none could be compared."""
-    return bool((found.rows.verdict == "moved").any()) or not count(found.rows)
+    """Whether a row moved, is not a number or stands in A alone, a chain of A is lost, or nothing could be compared."""
+    return bool(found.rows.verdict.isin(["moved", "not a number"]).any() or found.only_a or found.lost
+                or not count(found.rows))

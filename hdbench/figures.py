@@ -46,6 +46,7 @@ STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fonts
          "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
          "grid.linewidth": 0.5, "lines.linewidth": 1.2, "legend.frameon": False, "pdf.fonttype": 42, "figure.dpi": 200,
          "legend.title_fontsize": 7}
+NOTHING = "nothing to draw yet"
 SIGNED = Column(key="difference", title="", cell=lambda entry: "-", signed=True)
 
 
@@ -115,14 +116,19 @@ def steps_text(steps: int) -> str:
 
 
 def draw(plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None, anybody: bool = False) -> list[Path]:
-    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`: as Numbers); the paths."""
+    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`: as Numbers); the paths.
+
+    From anybody's metrics, a figure for which there is nothing does not replace one that is there.
+    """
     folder, written = out / plan.name / "figures", []
     folder.mkdir(parents=True, exist_ok=True)
     numbers = None if frame is None else Numbers(plan, frame, results, anybody)
     for name in FIGURES:
         with plt.rc_context(STYLE):
             figure = FIGURE_OF[name](Sources(plan, results, numbers))
-            for suffix, metadata in {"pdf": {"CreationDate": None}, "png": {}}.items():
+            kept = anybody and figure.get_label() == NOTHING and (folder / f"{name}.png").exists()
+            formats = {} if kept else {"pdf": {"CreationDate": None}, "png": {}}
+            for suffix, metadata in formats.items():
                 written.append(folder / f"{name}.{suffix}")
                 figure.savefig(written[-1], metadata=metadata, bbox_inches="tight")
             plt.close(figure)
@@ -137,8 +143,8 @@ def note_below(figure: Figure, text: str) -> Figure:
 
 def nothing(sources: Sources, needed: str) -> Figure:
     """In place of a figure for which there is nothing."""
-    figure = plt.figure(figsize=(7.2, 1.0))
-    figure.text(0.5, 0.5, f"nothing to draw yet: {needed}", ha="center", va="center", fontsize=9)
+    figure = plt.figure(figsize=(7.2, 1.0), label=NOTHING)
+    figure.text(0.5, 0.5, f"{NOTHING}: {needed}", ha="center", va="center", fontsize=9)
     return note_below(figure, sources.notes(()))
 
 

@@ -231,6 +231,18 @@ def test_every_figure_has_a_caption_in_the_report():
         assert len((REPOSITORY / f"workflow/report/{name}.rst").read_text(encoding="utf-8").split()) > 20
 
 
+def test_what_anybodys_metrics_cannot_draw_leaves_the_picture_that_is_there(tmp_path):
+    plan = tiny_plan(tmp_path, CHANGES)
+    folder = tmp_path / "out" / plan.name / "figures"
+    folder.mkdir(parents=True)
+    (folder / "samples.png").write_bytes(b"a picture")
+    written = figures.draw(plan, tmp_path / "nothing", tmp_path / "out", synthetic(plan), anybody=True)
+    assert (folder / "samples.png").read_bytes() == b"a picture" and "samples" not in {path.stem for path in written}
+    assert (folder / "forest.png").stat().st_size > 10_000
+    figures.draw(plan, tmp_path / "nothing", tmp_path / "out", synthetic(plan))
+    assert (folder / "samples.png").read_bytes() != b"a picture"
+
+
 def test_the_command_draws_from_a_file_of_metrics_alone(tmp_path):
     suite, metrics = write_suite(tmp_path, ONE_CHAIN), tmp_path / "metrics.csv"
     arguments = ["figures", "--suite", str(suite), "--results", str(tmp_path / "none"), "--out", str(tmp_path / "out"),

@@ -24,6 +24,8 @@ SEEDS = {"seeds": [0, 1, 2]}
 METRICS = ("fd_train", "fd_test", "precision", "recall", "accuracy", "classifier_score", "power_band1", "power_band2",
            "power_band3", "power_band4")
 
+SHARES = ("precision", "recall", "accuracy")
+
 
 def synthetic(plan, generator=None) -> pd.DataFrame:
     """Random numbers for every row of the plan, with the digests that the plan expects."""
@@ -32,7 +34,8 @@ def synthetic(plan, generator=None) -> pd.DataFrame:
         common = {"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe,
                   "digest": plan.stage(row.stages["evaluate"]).digest}
         names = [m for m in METRICS if not (plan.arms[row.arm].real == "test" and m == "fd_test")]
-        numbers += [common | {"metric": f"{name}_64", "value": generator.uniform(1, 9), "se": generator.uniform(0.1, 0.2),
+        numbers += [common | {"metric": f"{name}_64", "value": generator.uniform(1, 9) * (0.1 if name in SHARES else 1),
+                              "se": generator.uniform(0.1, 0.2),
                               "n": 64, "protocol": "classifier:abc"} for name in names]
         if row.seed is not None:
             numbers += [common | {"metric": name, "value": generator.uniform(1e3, 9e3), "protocol": "cost"} for name in
@@ -367,7 +370,9 @@ def test_numbers_have_two_digits_of_the_half_width(value, half, signed, text):
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", b"\xff\xfe\x00bad",
-                                     ",".join(collect.COLUMNS) + "\ns,a,0,1,m,high,,,p,d\n"])
+                                     ",".join(collect.COLUMNS) + "\ns,a,0,1,m,high,,,p,d\n",
+                                     ",".join(collect.COLUMNS) + "\ns,a,0.5,1,m,1,,,p,d\n",
+                                     ",".join(collect.COLUMNS) + "\ns,,0,1,m,1,,,p,d\n"])
 def test_a_file_that_is_not_of_metrics_ends_in_one_sentence(tmp_path, content):
     path, suite = tmp_path / "metrics.csv", write_suite(tmp_path)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -482,6 +487,12 @@ def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path
     assert "whose digest is that of another arm or seed (arms: hd)" in notes(swapped)[1]
     with pytest.raises(UserError, match="not of the present suite"):
         collect.Numbers(plan, other, Path("nowhere"))
+    with pytest.raises(UserError, match="of the suite another, not of tiny; name it by --suite"):
+        notes(frame.assign(suite="another"))
+    for metric, value in (("recall_64", 1.7), ("fd_test_64", -3.0), ("power_band1_64", -0.1)):
+        impossible = frame.assign(value=frame.value.where((frame.arm != "hd") | (frame.metric != metric), value))
+        numbers, said = notes(impossible)
+        assert "3 numbers that cannot be" in said and math.isnan(numbers(numbers.entries("hd")[0], metric).value)
 
 
 def test_flops_are_those_of_the_products_in_the_network():
