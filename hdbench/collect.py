@@ -138,7 +138,8 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
                         "`hdbench collect`")
     for column in ("suite", "arm", "metric", "protocol"):
         if (empty := frame[column].isna()).any():
-            raise UserError(f"{path}: line {int(empty.to_numpy().argmax()) + 2} has no {column}; make it with `hdbench collect`")
+            line = int(empty.to_numpy().argmax()) + 2
+            raise UserError(f"{path}: line {line} has no {column}; make it with `hdbench collect`")
     return check(frame, str(path)) if strict else frame
 
 
@@ -235,7 +236,7 @@ class Numbers:
         return frame
 
     def _usable(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Without rows of unknown arms, contradictions, what cannot be, and rows under another arm or seed than they are of."""
+        """Without rows of unknown arms, contradictions, what cannot be, and rows under another arm or seed than theirs."""
         keys, named = ["arm", "seed", "nfe"], {(row.arm, row.nfe) for row in self.plan.rows}
 
         def leave_out(frame: pd.DataFrame, those: pd.Series, why: str) -> pd.DataFrame:

@@ -215,6 +215,7 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
         "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
         "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence of each sample; of training, "
                  "what is left of the variance over chains, 0 where sampling alone explains it.",
+        "ms/image": "ms/image: wall time of sampling as it was; other work on the machine shows in its interval.",
         "FLOPs": "FLOPs: counted by PyTorch for the network's evaluations of one image, 2 a multiplication and addition.",
         "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
         "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which "
