@@ -58,7 +58,8 @@ def libraries(samples: Path, real: Path, table: Path, size: int, names: Path | N
     named = {} if names is None else {"cache": True, "cache_root": str(names / "torch_fidelity"),
                                       "input2_cache_name": "real"}
     found = calculate_metrics(input1=str(samples), input2=str(real), cuda=False, isc=True, fid=True, kid=True, prc=True,
-                              feature_extractor="inception-v3-compat", batch_size=TORCH_FIDELITY_BATCH, kid_subset_size=size, verbose=False,
+                              feature_extractor="inception-v3-compat", batch_size=TORCH_FIDELITY_BATCH, kid_subset_size=size,
+                              verbose=False,
                               feature_extractor_weights_path=str(inception_weights()), save_cpu_ram=True,
                               **{"cache": False} | named)
     values = {"fid": found["frechet_inception_distance"], "kid": found["kernel_inception_distance_mean"]}
@@ -67,7 +68,8 @@ def libraries(samples: Path, real: Path, table: Path, size: int, names: Path | N
     network = lambda x: body((x - 128) / 128).flatten(1)  # noqa: E731, clean-fid's own file is the same network
     if names is None:
         values["clean fid"] = fid.compute_fid(str(samples), str(real), mode="clean", num_workers=0,
-                                              batch_size=CLEAN_FID_BATCH, device=torch.device("cpu"), verbose=False, custom_feat_extractor=network)
+                                              batch_size=CLEAN_FID_BATCH, device=torch.device("cpu"), verbose=False,
+                                              custom_feat_extractor=network)
     else:
         statistics = np.load(names / "clean_fid.npz")
         x = clean_fid_features(samples, network, CLEAN_FID_BATCH)

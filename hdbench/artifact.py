@@ -39,15 +39,23 @@ def folder(results: Path, stage_id: str) -> Path:
 
 def write_atomic(path: Path, text: str) -> None:
     """Text into a file that is either the old one or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write_together({path: text.encode()})
+
+
+def write_together(contents: dict[Path, bytes]) -> None:
+    """Files of which none is ever half written; either all or, as far as a file system can promise it, none."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path].write_bytes(content)
+        for path in contents:
+            os.replace(temporary[path], path)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+        for unfinished in temporary.values():
+            with suppress(OSError):
+                unfinished.unlink()
+        raise UserError(f"{next(iter(contents))}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:

@@ -156,7 +156,7 @@ def judge(numbers: Numbers, rules: Rules) -> pd.DataFrame:
         own = [(o, p, finding(o, p, rules.level) if applies[name] else "not judged") for other, o, p in tests if other == name]
         verdict = verdict_of(claim, [found for *_, found in own])
         common = {"claim": name, "verdict": verdict, "says": claim.says,
-                  "sentence": sentence(numbers, claim, own, applies[name])}
+                  "sentence": sentence(claim, own, applies[name], verdict)}
         rows += [common | {"rule": rule_text(o.test), "effect": o.effect, "low": o.low, "high": o.high, "p": o.p, "p_holm": p,
                            "chains": o.chains, "found": number(o), "finding": found} for o, p, found in own] or [
             common | {"rule": "-", "found": "-", "finding": "not made"}]
@@ -198,12 +198,12 @@ def rule_text(test: Hypothesis) -> str:
     return f"{test.effect} of {test.metric}, {arms}, {side}"
 
 
-def sentence(numbers: Numbers, claim: Claim, tests: list[tuple[Outcome, float, str]], applies: bool) -> str:
+def sentence(claim: Claim, tests: list[tuple[Outcome, float, str]], applies: bool, verdict: str) -> str:
     """Why the verdict is what it is."""
     if not applies:
         return f"It is about the suite {' or '.join(claim.suites)}."
     lacking = dict.fromkeys(name.partition("@")[0] for o, *_ in tests for name in o.lacking)
-    if lacking:
+    if lacking and verdict == "not testable here":
         return f"No numbers of {', '.join(lacking)}."
     counts = Counter(found for *_, found in tests)
     if counts["not made"] == len(tests):
@@ -219,12 +219,11 @@ def number(o: Outcome) -> str:
     return f"{o.effect:.3g}" + (f" [{o.low:.3g}, {o.high:.3g}]" if o.low < o.high else "")
 
 
-def to_markdown(caption: str, verdicts: pd.DataFrame, tests: pd.DataFrame) -> str:
-    return "\n\n".join([caption, verdicts.to_markdown(index=False, disable_numparse=True),
-                        tests.to_markdown(index=False, disable_numparse=True)]) + "\n"
+def to_markdown(caption: str, *tables: pd.DataFrame) -> str:
+    return "\n\n".join([caption, *(table.to_markdown(index=False, disable_numparse=True) for table in tables)]) + "\n"
 
 
-def to_tex(label: str, caption: str, verdicts: pd.DataFrame, tests: pd.DataFrame) -> str:
+def to_tex(label: str, caption: str, claims: pd.DataFrame, tests: pd.DataFrame) -> str:
     """Two table environments for \\input, verdicts and tests; needs booktabs."""
     def table(frame: pd.DataFrame, columns: str, caption: str, label: str) -> list[str]:
         lines = [" & ".join(str(cell).translate(TEX) for cell in row) + r" \\" for row in [frame.columns, *frame.to_numpy()]]
@@ -238,15 +237,20 @@ def to_tex(label: str, caption: str, verdicts: pd.DataFrame, tests: pd.DataFrame
 
     return "\n".join([
         "% needs \\usepackage{booktabs}",
-        *table(verdicts, "l" + "".join(map(ragged, (0.44, 0.13, 0.29))), caption, label),
+        *table(claims, "l" + "".join(map(ragged, (0.44, 0.13, 0.29))), caption, label),
         *table(tests, "l" + "".join(map(ragged, (0.33, 0.16))) + "lll" + ragged(0.1), "The tests behind the verdicts.",
                f"{label}-tests"), ""])
+
+
+def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
+    """For people, one row a claim of what `judge` found."""
+    return frame.drop_duplicates("claim")[["claim", "says", "verdict", "sentence"]].set_axis(
+        ["Claim", "What is claimed", "Verdict", "Why"], axis=1)
 
 
 def write_claims(numbers: Numbers, rules: Rules, out: Path) -> list[Path]:
     """claims.csv, .md and .tex into out/<suite>/; the paths written."""
     frame, suite, written = judge(numbers, rules), numbers.plan.suite, []
-    verdicts = frame.drop_duplicates("claim")[["claim", "says", "verdict", "sentence"]]
     tests = frame[frame.rule != "-"]
     tests = tests.assign(**{name: [f"{p:.2g}" if math.isfinite(p) and found != "not judged" else "-"
                                    for p, found in zip(tests[name], tests.finding)] for name in ("p", "p_holm")})
@@ -254,7 +258,7 @@ def write_claims(numbers: Numbers, rules: Rules, out: Path) -> list[Path]:
     caption = (f"Claims of Hierarchical Distillation (arXiv 2511.08930). {suite.title}, {chains}. The rules of "
                f"workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by Holm over all tests "
                f"that were made, is below {rules.level:g}. AWD is a reconstruction.")
-    people = (verdicts.set_axis(["Claim", "What is claimed", "Verdict", "Why"], axis=1),
+    people = (verdicts(frame),
               tests[["claim", "rule", "found", "p", "p_holm", "chains", "finding"]].set_axis(
                   ["Claim", "Test", "Effect, 95% interval", "p", "p, Holm", "Chains", "Finding"], axis=1))
     for suffix, text in {"csv": frame.to_csv(index=False, lineterminator="\n"), "md": to_markdown(caption, *people),

@@ -27,6 +27,7 @@ from hdbench.suite import Plan, Row
 COLUMNS = {"suite": "str", "arm": "str", "seed": "Int64", "nfe": "Int64", "metric": "str", "value": "float64",
            "se": "float64", "n": "Int64", "protocol": "str", "digest": "str"}
 KEY = ["arm", "seed", "nfe", "metric"]
+SHARES = ("precision", "recall", "accuracy")  # metrics within [0, 1]
 
 Manifests = dict[str, dict[str, Any]]  # by stage id
 
@@ -217,10 +218,9 @@ class Numbers:
             raise UserError(f"the metrics are of the suite {', '.join(sorted(set(frame.suite)))}, not of {plan.name}; name it "
                             "by --suite")
         frame = frame[frame.suite == plan.name]
-        frame = self._usable(frame) if anybody else check(frame)
         frame = frame.assign(seed=pd.Series([None if pd.isna(seed) else int(seed) for seed in frame.seed], index=frame.index,
                                             dtype=object))
-        self.frame = frame if anybody else self._of_this_plan(frame)
+        self.frame = self._usable(frame) if anybody else self._of_this_plan(check(frame))
         self.groups = {key: group.set_index("seed") for keys in (["arm", "nfe"], ["arm", "nfe", "metric"])
                        for key, group in self.frame.groupby(keys)}
 
@@ -237,28 +237,25 @@ class Numbers:
 
     def _usable(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Without rows of unknown arms, contradictions, what cannot be, and rows under another arm or seed than theirs."""
-        keys, named = ["arm", "seed", "nfe"], {(row.arm, row.nfe) for row in self.plan.rows}
+        named = {(row.arm, row.nfe) for row in self.plan.rows}
 
         def leave_out(frame: pd.DataFrame, those: pd.Series, why: str) -> pd.DataFrame:
             if those.any():
                 arms = ", ".join(sorted(set(frame.arm[those]))[:5])
-                self.notes.append(f"Left out: {those.sum()} numbers {why} (arms: {arms}).")
+                self.notes.append(f"Left out: {those.sum()} number{'s' if those.sum() > 1 else ''} {why} (arms: {arms}).")
             return frame[~those]
 
         frame = frame.drop_duplicates()
         frame = leave_out(frame, ~pd.Series([key in named for key in zip(frame.arm, frame.nfe)], frame.index, dtype=bool),
                           "of rows that the suite does not have")
         frame = leave_out(frame, frame.duplicated(KEY, keep=False), "that stand there twice with different values")
-        shares = frame.metric.str.startswith(("precision", "recall", "accuracy"))
+        shares = frame.metric.str.startswith(SHARES)
         lengths = frame.metric.str.startswith(("fd_", "power_"))
         frame = leave_out(frame, (frame.value < 0) & (shares | lengths) | (frame.value > 1) & shares | (frame.se < 0),
                           "that cannot be: a negative distance or error, or a share outside 0 to 1")
-        expected = {self._digest(arm, None if pd.isna(seed) else int(seed), nfe): (arm, seed, nfe)
-                    for arm, seed, nfe in frame[keys].itertuples(index=False)}
-        own = pd.Series([self._digest(arm, None if pd.isna(seed) else int(seed), nfe) == digest
-                         for arm, seed, nfe, digest in zip(frame.arm, frame.seed, frame.nfe, frame.digest)], frame.index,
-                        dtype=bool)
-        swapped = ~own & frame.digest.isin([digest for digest in expected if digest])
+        expected = pd.Series([self._digest(*key) for key in zip(frame.arm, frame.seed, frame.nfe)], frame.index, dtype=object)
+        own = expected == frame.digest
+        swapped = ~own & frame.digest.isin(expected.dropna())
         frame = leave_out(frame, swapped, "whose digest is that of another arm or seed")
         if (others := int((~own & ~swapped).sum())):
             self.notes.append(f"{others} of {len(frame)} numbers were made by another version of this suite.")

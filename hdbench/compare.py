@@ -205,7 +205,7 @@ def report(found: Comparison, everything: bool) -> str:
         text.append(f"... and {len(tested) - len(listed)} more rows within noise; --all shows them, and costs.")
     if len(tested):
         text.append("B - A is with its own 95% interval. p is adjusted (Benjamini-Hochberg) for the number of quality rows "
-                    f"compared, {count(rows)}; a row has moved where it is {RATE} or less, so an interval without 0 is not "
+                    f"that differ, {len(tested)}; a row has moved where it is {RATE} or less, so an interval without 0 is not "
                     "enough.")
         text.append("chains: " + " ".join(line for method, line in EXPLAINED.items() if method in set(listed.method)))
     if len(costs):

@@ -200,7 +200,7 @@ def marker_handles(sources: Sources, arms: Iterable[str]) -> list[Line2D]:
 def legends(figure: Figure, columns: dict[str, list[Line2D]], wide: Sequence[str] = ()) -> None:
     """Up to three legends side by side below the axes, each with its title; those named `wide` in two columns."""
     columns = {title: handles for title, handles in columns.items() if handles}
-    places = {1: (0.5,), 2: (0, 1), 3: (0, 0.5, 1)}[len(columns)]
+    places = {0: (), 1: (0.5,), 2: (0, 1), 3: (0, 0.5, 1)}[len(columns)]
     for place, (title, handles) in zip(places, columns.items()):
         side = {0: "left", 0.5: "center", 1: "right"}[place]
         figure.legend(handles=handles, title=title, loc=f"upper {side}", bbox_to_anchor=(place, -0.01), alignment="left",

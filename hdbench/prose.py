@@ -15,11 +15,9 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
-
 from hdbench.artifact import write_atomic
-from hdbench.claims import find_entry, judge, read_rules
-from hdbench.collect import Interval, Numbers, interval, read_metrics
+from hdbench.claims import Hypothesis, find_entry, judge, outcome, read_rules, verdicts
+from hdbench.collect import Interval, Numbers, read_metrics
 from hdbench.config import nearest
 from hdbench.errors import UserError
 from hdbench.suite import load_plan
@@ -61,9 +59,7 @@ def value(key: str, tables: Path, source: str = "document") -> str:
             run = json.loads((tables / suite / "run.json").read_text(encoding="utf-8"))
             return f"{run['core_seconds'] / 3600:.1f}"
         case ["claims"]:
-            verdicts = _judged(suite, tables).drop_duplicates("claim")[["claim", "says", "verdict", "sentence"]]
-            table = verdicts.set_axis(["Claim", "What is claimed", "Verdict", "Why"], axis=1)
-            return "\n\n" + table.to_markdown(index=False, disable_numparse=True) + "\n\n"
+            return "\n\n" + verdicts(_judged(suite, tables)).to_markdown(index=False, disable_numparse=True) + "\n\n"
         case ["verdict" | "finding" as what, claim]:
             frame = _judged(suite, tables)
             found = frame[frame.claim == claim]
@@ -76,11 +72,10 @@ def value(key: str, tables: Path, source: str = "document") -> str:
             entries = [_entry(numbers, name, key, source) for name in (arm, other)]
             return _shown(numbers.difference(*entries, metric), signed=True)
         case ["ratio", metric, arm, "/", other]:
-            a, b = (numbers.of(_entry(numbers, name, key, source), _metric(numbers, metric)).value for name in (arm, other))
-            seeds = [seed for seed in a.index if seed in b.index]
-            found = interval([math.log(a[seed] / b[seed]) for seed in seeds])
-            low, high = np.exp([found.value - found.half_width, found.value + found.half_width])
-            return f"{math.exp(found.value):.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(found.value) else "-"
+            for name in (arm, other):
+                _entry(numbers, name, key, source)
+            found = outcome(numbers, Hypothesis(effect="ratio", metric=metric, arms={arm: 1, other: -1}, below=1))
+            return f"{found.effect:.2f} [{found.low:.2f}, {found.high:.2f}]" if math.isfinite(found.effect) else "-"
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
 
 

@@ -8,7 +8,6 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hdbench.collect import COLUMNS, with_count
+from hdbench.artifact import write_together
+from hdbench.collect import COLUMNS, SHARES, with_count
 from hdbench.errors import UserError
 from hdbench.evaluation import references
 from hdbench.evaluation.extractors import ClipExtractor, Inception, InceptionExtractor
@@ -32,7 +32,6 @@ from hdbench.metrics.frechet import GaussianReference
 from hdbench.metrics.inception_score import consecutive_splits, inception_score, shuffled_splits
 
 SUITE = "evaluate"  # of rows that no suite made
-SHARES = ("precision", "recall", "accuracy")  # in [0, 1]
 
 
 class Result(NamedTuple):
@@ -87,27 +86,11 @@ class Evaluation:
                     **self.facts, "metrics": rows}
         text = (self.frame().to_csv(index=False, lineterminator="\n") if path.suffix == ".csv" else
                 json.dumps(document, indent=1, allow_nan=False) + "\n")
-        _write_atomic({path: text.encode(), path.with_suffix(".npz"): buffer.getvalue()})
+        write_together({path: text.encode(), path.with_suffix(".npz"): buffer.getvalue()})
 
 
 def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else value
-
-
-def _write_atomic(contents: dict[Path, bytes]) -> None:
-    """All the files or, as far as a file system can promise it, none."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
-    try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary[path].write_bytes(content)
-        for path in contents:
-            os.replace(temporary[path], path)
-    except OSError as error:
-        for path in temporary.values():
-            with suppress(OSError):
-                path.unlink()
-        raise UserError(f"{next(iter(contents))}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def check_out(path: Path) -> None:

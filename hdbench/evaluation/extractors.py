@@ -21,7 +21,7 @@ from hdbench.errors import UserError
 from hdbench.evaluation.protocols import Layout, Preprocessing
 from hdbench.evaluation.weights import Weights, as_buffer, is_torchscript, read_tensors, reason
 
-CPU_BATCH = 8  # images a forward on a CPU: larger ones take kernels that round otherwise (5e-5), and are no faster
+CPU_BATCH = 8  # images a forward on a CPU, whatever --batch is: larger ones are slower, and may round otherwise
 SPATIAL_CHANNELS = 7  # of mixed_6/conv, 17 x 17: the ADM evaluator's features of sFID
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from hdbench.metrics import Estimate, mean
 
 BLOCK = 10_000  # rows and columns of a block of distances; torch-fidelity's, so that float32 rounds as it does there
-PARTITIONS = 16  # random ones, each once in halves and once in quarters; twice as many cover no better
+PARTITIONS = 16  # random ones in halves, and as many in quarters
 
 
 def radii(features: Tensor, neighbours: int) -> Tensor:
@@ -101,6 +101,8 @@ def _inside_parts(cross: Tensor, part: Tensor, radius: Tensor) -> Tensor:
 
 def _variance(inside: Tensor) -> tuple[float, float]:
     """Variance of the share of points inside the manifold of random centres, within and between points.
+
+    `inside` (2 PARTITIONS, 4, P) bool is what `_inside_parts` says of P points; in halves the last two parts are empty.
 
     The share is a mean of indicators, so its variance given the points is the mean of their own variances over P (within)
     plus their mean covariance (between).  Both are measured over the manifolds of disjoint parts of the centres.  Whether a

@@ -96,7 +96,8 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         scalars = {"fake_loss": fake_loss, "head_loss": head_loss,
                    "accuracy": 0.5 * ((on_real.logits > 0).float().mean() + (on_fake.logits < 0).float().mean()),
                    "token_entropy": adversarial.normalised_entropy(on_fake.token_weights)}
-        scalars |= {f"token_weight_{token:03}": weight for token, weight in enumerate(on_fake.token_weights.mean(0))}
+        if hasattr(head, "token_weights"):  # learned ones; those of other heads never change
+            scalars |= {f"token_weight_{token:03}": weight for token, weight in enumerate(on_fake.token_weights.mean(0))}
         if k.gan.r1_weight:
             noisy = judge_for_critic(x + k.gan.r1_sigma * eps_r1, eps_gan, t_gan, c_real)
             head_loss = head_loss + k.gan.r1_weight * adversarial.approximate_r1(on_real, noisy)
