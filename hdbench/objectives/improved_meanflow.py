@@ -1,0 +1,61 @@
+"""Improved MeanFlow distillation from a teacher (Geng et al., arXiv 2512.02012): MeanFlow as a loss on the velocity.
+
+compound velocity  V = u_theta(z_t, r, t, c) + (t - r) sg(du_theta/dt)
+du/dt              v_theta . grad_z u + d_t u along the student's own velocity v_theta = u_theta(z_t, t, t, c)
+loss               || V - v^w(z_t, t, c) ||^2, a plain velocity regression where r = t
+MeanFlow takes v^w in the derivative too.  The paper, which has no teacher, regresses V on eps - x; its auxiliary velocity head
+and its guidance as a condition are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hdbench.flow import MeanVelocity, interpolate
+from hdbench.objectives import meanflow
+from hdbench.objectives.base import Setting, Update, adaptive_mean_square
+from hdbench.objectives.shortcut import on_rows
+
+
+SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.stages.sample
+
+
+class Configuration(meanflow.Configuration):
+    name: Literal["improved_meanflow"] = "improved_meanflow"
+
+
+def velocity_residual(u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    """V - v, rows with r = t first, then r < t; v and z (B, C, H, W), r <= t (B,), c (B,).
+
+    MeanFlow's residual with v_theta for v is V - v_theta.
+    """
+    own, moving = v.clone(), r < t
+    own[moving] = on_rows(moving, u, z, t, t, c)
+    order = torch.argsort(moving.int(), stable=True)
+    return meanflow.meanflow_residual(u, own, z, r, t, c) + (own - v)[order]
+
+
+def updates(configuration: Configuration, setting: Setting) -> list[Update]:
+    def draw(d):
+        x, c = d.data()
+        return x, c, d.noise(), *meanflow.draw_times(d.uniform(), d.uniform(), configuration)
+
+    def loss(x, c, eps, r, t):
+        z = interpolate(x, eps, t)
+        with torch.no_grad():
+            v = setting.teacher_velocity(z, t, c)
+        delta = velocity_residual(setting.student, v, z, r, t, c)
+        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
+        return value, {"loss": value, "mean_square": delta.square().mean()}
+
+    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss,
+                   learning_rates={"student": setting.learning_rate})]
+
+
+def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
+    """MeanFlow's, and the student's own velocity on the rows with r < t."""
+    cost = meanflow.forward_equivalents(configuration, depth, guided)
+    return cost | {"target forward": 1 - configuration.prob_r_equals_t}
