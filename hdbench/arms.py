@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from hdbench.suite import Arm, Plan, leaves, merge
+from hdbench.suite import Arm, EqualTotal, Plan, leaves
 
 NAMES = {"meanflow": "MeanFlow", "consistency": "Consistency", "dmd": "DMD"}
 
 
 def equal_total(plan: Plan, name: str) -> bool:
     """Whether the arm's stage 2 has as many steps as the total compute of another arm pays for."""
-    refine = merge(plan.suite.base.model_dump(mode="json"), plan.suite.arms[name] or {})["refine"]
-    return bool(refine) and isinstance(refine["steps"], dict)
+    refine = plan.declared[name].refine
+    return bool(refine) and isinstance(refine.steps, EqualTotal)
 
 
 def head_of(arm: Arm) -> str | None:
@@ -34,15 +34,17 @@ def describe(plan: Plan, name: str) -> str:
     arm = plan.arms[name]
     if arm.real:
         return f"Real images ({arm.real})"
-    text = initialisation(arm)
-    if arm.refine:
+    recipe = plan.recipes.get(name)
+    text = recipe.title if recipe else initialisation(arm)
+    if arm.refine and not recipe:
         text += f" → {NAMES.get(arm.refine.objective.name, arm.refine.objective.name)}"
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
     said = {("trajectory",), ("refine",), ("real",), ("steps",), ("trajectory", "objective", "name"),
-            ("refine", "objective", "name"), ("refine", "objective", "discriminator"), ("refine", "steps", "equal_total")}
+            ("refine", "objective", "name"), ("refine", "objective", "discriminator"), ("refine", "steps", "equal_total"),
+            ("recipe",)}
     extra = [f"{path[-1].replace('_', ' ')} {value}" for path, value in leaves(plan.suite.arms[name] or {}).items()
              if path not in said and getattr(plan.suite.base, path[0])]
-    return ", ".join([text, *(["equal total"] if equal_total(plan, name) else []), *extra])
+    return ", ".join([text, *(["equal total"] if equal_total(plan, name) and not recipe else []), *extra])
 
 
 def base_arm(plan: Plan) -> str | None:

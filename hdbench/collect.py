@@ -41,25 +41,46 @@ def metrics_file(plan: Plan, results: Path) -> Path:
     return results / plan.name / "metrics.csv"
 
 
-def collect(plan: Plan, results: Path, partial: bool = False) -> pd.DataFrame:
+def collect(plan: Plan, results: Path, partial: bool = False, keep: Path | None = None) -> pd.DataFrame:
     """One row a number (columns `COLUMNS`), written to results/<suite>/metrics.csv.
 
     Beside it the run's manifest, run.json, and what it ran on, environment.csv.
 
-    Raises UserError for a missing or broken artifact; with `partial`, stages that are missing are skipped.
+    Raises UserError for a missing or broken artifact; with `partial`, stages that are missing are skipped.  With `keep`, a
+    file of another run of the suite (its run.json beside it), rows that are not in `results` come from there, if their
+    digests are the plan's.
     """
-    stages = [stage for stage in plan.stages if not partial or artifact.exists(results, stage)]
+    digests = [plan.stage(row.stages["evaluate"]).digest for row in plan.rows]
+    kept = kept_rows(plan, results, digests, read_metrics(keep)) if keep else {}
+    needed = {stage for number, row in enumerate(plan.rows) if number not in kept for stage in row.stages.values()}
+    stages = [stage for stage in plan.stages if artifact.exists(results, stage)
+              or not partial and (stage in needed or not kept)]
     manifests = {stage: artifact.load(results, stage)[1] for stage in stages}
-    numbers = [number | {"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe,
-                         "digest": plan.stage(row.stages["evaluate"]).digest}
-               for row in plan.rows if set(row.stages.values()) <= manifests.keys()
-               for number in (*metrics(plan, results, row), *costs(plan, manifests, row))]
-    frame = pd.DataFrame(numbers, columns=list(COLUMNS)).astype(COLUMNS)
+    parts = [pd.DataFrame(columns=list(COLUMNS))]
+    for number, (row, digest) in enumerate(zip(plan.rows, digests)):
+        if number in kept:
+            parts.append(kept[number])
+        elif set(row.stages.values()) <= manifests.keys():
+            found = pd.DataFrame([*metrics(plan, results, row), *costs(plan, manifests, row)], columns=list(COLUMNS))
+            parts.append(found.assign(suite=plan.name, arm=row.arm, seed=row.seed, nfe=row.nfe, digest=digest))
+    frame = pd.concat([part.astype(COLUMNS) for part in parts], ignore_index=True)
     artifact.write_atomic(metrics_file(plan, results), frame.to_csv(index=False, lineterminator="\n"))
     run = run_manifest(plan, manifests)
+    if kept:
+        run = with_stages_of(run, plan, keep.with_name("run.json"))
     artifact.write_atomic(results / plan.name / "run.json", json.dumps(run, indent=1) + "\n")
     artifact.write_atomic(results / plan.name / "environment.csv", environments(run).to_csv(index=False, lineterminator="\n"))
     return frame
+
+
+def kept_rows(plan: Plan, results: Path, digests: list[str], frame: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """Of another run's numbers those of the plan's rows, by position, that have no results here; digests must agree."""
+    frame = frame[frame.suite == plan.name]
+    groups = {(arm, None if pd.isna(seed) else int(seed), int(nfe), digest): group for (arm, seed, nfe, digest), group
+              in frame.groupby(["arm", "seed", "nfe", "digest"], dropna=False)}
+    return {number: groups[key] for number, (row, digest) in enumerate(zip(plan.rows, digests))
+            if (key := (row.arm, row.seed, row.nfe, digest)) in groups
+            and not all(artifact.exists(results, stage) for stage in row.stages.values())}
 
 
 def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
@@ -92,14 +113,17 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
     if "teacher" not in row.stages:
         return
     own = {kind: manifests[row.stages[kind]] for kind in ("trajectory", "refine") if kind in row.stages}
-    found = {"training_forward_equivalents": sum(m["forward_equivalents"] for m in own.values()),
-             "training_core_seconds": sum(m["core_seconds"] for m in own.values())}
+    pairs = {stage: manifests[stage] for kind, stage in row.stages.items() if kind.endswith("pairs")}  # each paid once
+    found = {f"training_{cost}": sum(m[cost] for m in (*own.values(), *pairs.values()))
+             for cost in ("forward_equivalents", "core_seconds")}
     if not own:
         found["teacher_forward_equivalents"] = manifests[row.stages["teacher"]]["forward_equivalents"]
     for name, total in {"gpu_seconds": sum, "queue_seconds": sum, "peak_memory_bytes": max}.items():
         if own and all(name in manifest for manifest in own.values()):  # older manifests have none
             found[f"training_{name}"] = total(manifest[name] for manifest in own.values())
     found |= {f"{kind}_core_seconds": manifest["core_seconds"] for kind, manifest in own.items()}
+    if pairs:
+        found["pairs_core_seconds"] = sum(manifest["core_seconds"] for manifest in pairs.values())
     student = [manifests[row.stages["teacher"]], *own.values()][-1]
     found |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
     data = plan.suite.data
@@ -117,6 +141,19 @@ def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
     return {"suite": plan.name, "title": plan.suite.title, "stages_of_plan": len(plan.stages), "stages_done": len(manifests),
             "core_seconds": round(sum(m["core_seconds"] for m in manifests.values()), 3),
             "stages": [{key: manifest[key] for key in kept if key in manifest} for manifest in manifests.values()]}
+
+
+def with_stages_of(run: dict[str, Any], plan: Plan, path: Path) -> dict[str, Any]:
+    """The run manifest with the plan's stages that only another run's manifest has."""
+    try:
+        other = json.loads(path.read_text(encoding="utf-8"))["stages"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the manifest of the run whose metrics are kept ({error}); it belongs beside "
+                        "them") from None
+    here = {stage["id"] for stage in run["stages"]}
+    stages = run["stages"] + [stage for stage in other if stage["id"] in plan.stages and stage["id"] not in here]
+    return run | {"stages": stages, "stages_done": len(stages),
+                  "core_seconds": round(sum(stage["core_seconds"] for stage in stages), 3)}
 
 
 def environments(run: dict[str, Any]) -> pd.DataFrame:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from string import ascii_letters
 
 import matplotlib
 
@@ -28,7 +30,7 @@ from scipy.optimize import isotonic_regression
 
 from hdbench import artifact
 from hdbench.arms import describe, equal_total, head_name, head_of, is_teacher, same_from_trajectory, same_without_head
-from hdbench.collect import COLUMNS, Entry, Interval, Numbers
+from hdbench.collect import COLUMNS, MISSING, Entry, Interval, Numbers
 from hdbench.discriminators import HEADS
 from hdbench.images import load_images
 from hdbench.suite import FIGURES, Plan, Row
@@ -122,10 +124,15 @@ def draw(plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None
     """
     folder, written = out / plan.name / "figures", []
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = None if frame is None else Numbers(plan, frame, results, anybody)
+    main = ablations(plan)
+    numbers = {}
+    for part in (plan, main):
+        kept = frame if frame is None else frame[~frame.arm.isin(plan.arms.keys() - part.arms.keys())]
+        numbers[id(part)] = None if frame is None else Numbers(part, kept, results, anybody)
     for name in FIGURES:
+        part = plan if name == "methods" else main
         with plt.rc_context(STYLE):
-            figure = FIGURE_OF[name](Sources(plan, results, numbers))
+            figure = FIGURE_OF[name](Sources(part, results, numbers[id(part)]))
             kept = anybody and figure.get_label() == NOTHING and (folder / f"{name}.png").exists()
             formats = {} if kept else {"pdf": {"CreationDate": None}, "png": {}}
             for suffix, metadata in formats.items():
@@ -133,6 +140,12 @@ def draw(plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None
                 figure.savefig(written[-1], metadata=metadata, bbox_inches="tight")
             plt.close(figure)
     return written
+
+
+def ablations(plan: Plan) -> Plan:
+    """The plan with the arms of its main table and the real images alone: other methods have a figure of their own."""
+    arms = {name: arm for name, arm in plan.arms.items() if arm.real or name in plan.suite.tables.main.rows}
+    return replace(plan, arms=arms, rows=[row for row in plan.rows if row.arm in arms])
 
 
 def note_below(figure: Figure, text: str) -> Figure:
@@ -336,6 +349,53 @@ def quality(sources: Sources) -> Figure:
                          *marker_handles(sources, dict.fromkeys(entry.arm for entry in rest)),
                          *sampling.get_legend_handles_labels()[0]]}, wide=[heads])
     return note_below(figure, sources.notes(arms, sources.intervals_are()))
+
+
+def methods(sources: Sources) -> Figure:
+    """FD test of every method by its sampling steps, and against what its training took; equal letters, equal method."""
+    plan, numbers = sources.plan, sources.numbers
+    fd = numbers.counted("fd_test")
+    arms = [name for name in plan.suite.tables.methods.rows if not plan.arms[name].real]
+    found = {entry: interval for entry, (interval,) in sources.numbers_of(
+        (entry for arm in arms for entry in numbers.entries(arm)), fd).items()}
+    if not found:
+        return nothing(sources, "no method has been measured")
+    arms = sorted(dict.fromkeys(entry.arm for entry in found),
+                  key=lambda arm: next(interval.value for entry, interval in found.items() if entry.arm == arm))
+    letters = dict(zip(arms, ascii_letters))
+    steps = sorted({entry.steps for entry in found})
+    styles = dict(zip(steps, zip(cycle((BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)), cycle("osD^vP*"))))
+    figure, (by_steps, by_cost) = plt.subplots(
+        1, 2, figsize=(7.2, 1.6 + 0.19 * len(arms)), layout="constrained", width_ratios=(1.25, 1))
+    for place, arm in enumerate(arms):
+        own = [entry for entry in found if entry.arm == arm]
+        shift = dict(zip(own, np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else [0.0]))
+        for entry in own:
+            colour, marker = styles[entry.steps]
+            by_steps.errorbar(found[entry].value, place + shift[entry], marker=marker, color=colour, markersize=3.5,
+                              xerr=None if math.isnan(found[entry].half_width) else found[entry].half_width,
+                              elinewidth=0.7, linestyle="none")
+        spent = sources.numbers_of(own[:1], "training_core_seconds").get(own[0], [MISSING])[0]
+        if plan.arms[arm].trajectory or plan.arms[arm].refine and math.isfinite(spent.value):
+            colour, _ = styles[own[0].steps]
+            error_bars(by_cost, spent.value, found[own[0]], {"marker": "", "color": colour, "linestyle": "none"})
+            by_cost.annotate(letters[arm], (spent.value, found[own[0]].value), ha="center", va="center", fontsize=7)
+    by_steps.set(yticks=range(len(arms)), yticklabels=[f"{sources.label(arm)}  {letters[arm]}" for arm in arms],
+                 xlabel=f"{title_of(numbers, 'fd_test')}, lower is better", xscale="log",
+                 title="Quality by steps of sampling")
+    by_steps.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    by_steps.xaxis.set_major_formatter("{x:g}")
+    by_steps.xaxis.set_minor_locator(NullLocator())
+    by_steps.invert_yaxis()
+    by_cost.set(xlabel="training after the teacher's: core-seconds", ylabel=title_of(numbers, "fd_test"),
+                title="Quality at its fewest steps, and the training's time")
+    logarithmic(by_cost)
+    handles = [Line2D([], [], label=f"{count} step{'s' if count > 1 else ''}", color=styles[count][0],
+                      marker=styles[count][1], markersize=4, linestyle="none") for count in steps]
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=len(steps))
+    return note_below(figure, sources.notes(
+        arms, "All but the teacher and TD have equal training compute in forward-equivalents",
+        "guidance doubles the teacher's evaluations", sources.intervals_are()))
 
 
 def title_of(numbers: Numbers, metric: str) -> str:
@@ -617,4 +677,4 @@ def weights(sources: Sources) -> Figure:
 
 
 FIGURE_OF = {"samples": samples, "curves": curves, "spectrum": spectrum, "precision_recall": precision_recall,
-             "quality": quality, "forest": forest, "weights": weights}
+             "quality": quality, "methods": methods, "forest": forest, "weights": weights}

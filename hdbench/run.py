@@ -13,7 +13,7 @@ from hdbench.config import nearest
 from hdbench.errors import OutOfMemory, UserError
 from hdbench.suite import Plan, Stage
 
-SPLIT = ("classifier", "teacher", "trajectory", "refine", "sample")  # kinds of stage that several ranks share
+SPLIT = ("classifier", "teacher", "pairs", "trajectory", "refine", "sample")  # kinds of stage that several ranks share
 
 
 def find_stage(plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None) -> Stage:

@@ -39,8 +39,12 @@ class Draws:
 
     def data(self) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) float32 in [-1, 1] and labels (B,) int64, drawn uniformly with replacement."""
-        index = torch.randint(len(self.images), (self.batch,), generator=self.generator)
-        return self.images[index], self.labels[index]
+        return self.rows(self.images, self.labels)
+
+    def rows(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The same B rows of each tensor (M, ...), drawn uniformly with replacement."""
+        index = torch.randint(len(tensors[0]), (self.batch,), generator=self.generator)
+        return tuple(tensor[index] for tensor in tensors)
 
     def label(self) -> Tensor:
         """Labels (B,) int64 with the data's own frequencies."""

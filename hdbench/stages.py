@@ -22,7 +22,7 @@ from hdbench.errors import Divergence, UserError
 from hdbench.datasets import DATASETS
 from hdbench.discriminators import build_head, parameter_count
 from hdbench.evaluation import classifier as classifier_protocol
-from hdbench.flow import guided, sample_consistency, sample_flow_map
+from hdbench.flow import guided, sample_consistency, sample_flow_map, sample_ode
 from hdbench.images import load_images, save_images, to_float, to_uint8
 from hdbench.metrics import classification
 from hdbench.networks import TransformerConfig
@@ -36,7 +36,7 @@ from hdbench.train import Progress, Trainer, run
 if TYPE_CHECKING:
     from hdbench.networks.transformer import Transformer
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
 SAMPLE_BATCH = 256
 
 
@@ -122,10 +122,14 @@ def distill(context: Context) -> Payload:
         return module.to(context.device)
 
     facts: dict[str, Any] = {}
+    ode_pairs = None
+    if "pairs" in context.stage.parents:
+        found = load_file(context.parent("pairs")[0] / PAIRS)
+        ode_pairs = found["eps"], found["x"], found["labels"]
     setting = Setting(
         student=load_network(context, "student", mean_velocity=True), learning_rate=training.learning_rate, teacher=frozen,
         teacher_velocity=guided(frozen, config["guidance"], tuple(config["guidance_interval"])),
-        copy_teacher=lambda: load_network(context, "teacher", mean_velocity=False), head=head)
+        copy_teacher=lambda: load_network(context, "teacher", mean_velocity=False), head=head, pairs=ode_pairs)
     names, counted = train(context, setting, training)
     return names, counted | facts
 
@@ -153,11 +157,56 @@ def train(context: Context, setting: Setting, training: Training) -> Payload:
                                       "parameters": parameters}
 
 
-def sample(context: Context) -> Payload:
-    """N images, class-balanced; sample i has its own seed, so neither batch size nor number of processes changes it.
+def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axes: tuple[str | int, ...], noises: int,
+              n: int, keep: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
+    """n samples, class-balanced, kept as `keep` makes them, and the seconds that they took; on rank 0.
 
-    Ranks share the batches, whole ones in contiguous runs: kernels may round otherwise for another number of rows.
+    `sampler` takes noises (noises, B, C, H, W) and labels (B,).  Sample i has its own seed, so neither batch size nor number
+    of processes changes it.  Ranks share the batches, whole ones in contiguous runs: kernels may round otherwise for another
+    number of rows.
     """
+    classes, shape = context.dataset().classes, dimensions(context.dataset())
+    world_size = distributed.world_size()
+    whole = math.ceil(n / SAMPLE_BATCH)
+    bounds = [min(SAMPLE_BATCH * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
+    batches, seconds, finite = [keep(torch.empty(0, *shape))], 0.0, True
+    first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
+    progress = Progress(context.label, last - first)
+    for start in range(first, last, SAMPLE_BATCH):
+        progress(start - first)
+        indices = range(start, min(start + SAMPLE_BATCH, last))
+        c = torch.tensor([index % classes for index in indices]).to(context.device)
+        eps = sample_noise(axes, indices, (noises, *shape)).to(context.device)
+        begun = time.perf_counter()
+        with torch.no_grad():
+            x = sampler(eps.transpose(0, 1), c)
+        if not (finite := bool(x.isfinite().all())):
+            break
+        batches.append(keep(x).cpu())
+        seconds += time.perf_counter() - begun
+    if any(distributed.any_of(not finite)):
+        raise Divergence(f"{context.label}: an image is not finite; its network has diverged")
+    progress(last - first)
+    counts = [stop - start for start, stop in zip(bounds, bounds[1:])]
+    return distributed.concatenate(torch.cat(batches), counts), sum(distributed.gather(seconds))
+
+
+def pairs(context: Context) -> Payload:
+    """The guided teacher's ODE as pairs: standard normal eps, the x (N, C, H, W) float32 that it leads to, and labels (N,)."""
+    config, n, steps = context.stage.config, context.stage.config["count"], context.stage.config["steps"]
+    network = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
+    v = guided(network, config["guidance"], tuple(config["guidance_interval"]))
+    axes = (config["seed"], "pairs")
+    x, _ = generated(context, lambda eps, c: sample_ode(v, eps[0], c, steps), axes, 1, n, lambda x: x)
+    if distributed.rank() == 0:
+        save_file({"eps": sample_noise(axes, range(n), (1, *dimensions(context.dataset())))[:, 0].contiguous(),
+                   "x": x.contiguous(), "labels": torch.arange(n) % context.dataset().classes}, context.work.path / PAIRS)
+    count = n * steps * (2 if config["guidance"] != 1.0 else 1)
+    return [PAIRS], {"network_evaluations": {"teacher forward": count}, "forward_equivalents": count}
+
+
+def sample(context: Context) -> Payload:
+    """N images, class-balanced: of the parent's network by the stage's sampler, or real ones of a split."""
     config, n = context.stage.config, context.stage.config["samples"]
     source, manifest = context.parent("source")
     if "split" in config:
@@ -166,40 +215,17 @@ def sample(context: Context) -> Payload:
         if distributed.rank() == 0:
             save_images(context.work.path / "samples.npz", images, labels)
         return ["samples.npz"], {}
-    network = load_network(context, "source", mean_velocity=manifest["kind"] != "teacher").requires_grad_(False)
-    steps, classes = config["steps"], context.dataset().classes
+    u = network = load_network(context, "source", mean_velocity=manifest["kind"] != "teacher").requires_grad_(False)
+    steps = config["steps"]
     if config["sampler"] == "ode":
         v = guided(network, config.get("guidance", 1.0), tuple(config.get("guidance_interval", (0.0, 1.0))))
         u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
-    else:
-        u = network
     noises = steps if config["sampler"] == "consistency" else 1
-    world_size = distributed.world_size()
-    whole = math.ceil(n / SAMPLE_BATCH)
-    bounds = [min(SAMPLE_BATCH * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
-    counts = [stop - start for start, stop in zip(bounds, bounds[1:])]
-    batches, seconds, finite = [torch.empty(0, *dimensions(context.dataset()), dtype=torch.uint8)], 0.0, True
-    first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
-    progress = Progress(context.label, last - first)
-    for start in range(first, last, SAMPLE_BATCH):
-        progress(start - first)
-        indices = range(start, min(start + SAMPLE_BATCH, last))
-        c = torch.tensor([index % classes for index in indices]).to(context.device)
-        eps = sample_noise((config["seed"], "sample"), indices, (noises, *dimensions(context.dataset()))).to(context.device)
-        begun = time.perf_counter()
-        with torch.no_grad():
-            x = (sample_consistency(u, eps.transpose(0, 1), c) if noises > 1 else sample_flow_map(u, eps[:, 0], c, steps))
-        if not (finite := bool(x.isfinite().all())):
-            break
-        batches.append(to_uint8(x).cpu())
-        seconds += time.perf_counter() - begun
-    if any(distributed.any_of(not finite)):
-        raise Divergence(f"{context.label}: an image is not finite; its network has diverged")
-    progress(last - first)
-    seconds = sum(distributed.gather(seconds))
-    images = distributed.concatenate(torch.cat(batches), counts)
+    images, seconds = generated(
+        context, lambda eps, c: sample_consistency(u, eps, c) if noises > 1 else sample_flow_map(u, eps[0], c, steps),
+        (config["seed"], "sample"), noises, n, to_uint8)
     if distributed.rank() == 0:
-        save_images(context.work.path / "samples.npz", images, torch.arange(n) % classes)
+        save_images(context.work.path / "samples.npz", images, torch.arange(n) % context.dataset().classes)
     return ["samples.npz"], {"milliseconds_per_sample": round(1000 * seconds / n, 4)}
 
 
@@ -221,8 +247,8 @@ def evaluate(context: Context) -> Payload:
 
 
 STAGES: dict[str, Callable[[Context], Payload]] = {
-    "data": data, "classifier": classifier, "reference": reference, "teacher": teacher, "trajectory": distill,
-    "refine": distill, "sample": sample, "evaluate": evaluate}
+    "data": data, "classifier": classifier, "reference": reference, "teacher": teacher, "pairs": pairs,
+    "trajectory": distill, "refine": distill, "sample": sample, "evaluate": evaluate}
 
 
 @contextmanager

@@ -18,15 +18,16 @@ from hdbench.errors import UserError
 from hdbench.networks import TransformerConfig
 from hdbench.networks.classifier import ClassifierConfig
 from hdbench.objectives import OBJECTIVES
+from hdbench.objectives.base import Pairs
 
-SUITES = Path("workflow/suites")
+SUITES, RECIPES = Path("workflow/suites"), Path("workflow/recipes")
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
-VERSIONS = {"data": 1, "classifier": 1, "reference": 1, "teacher": 1, "trajectory": 1, "refine": 1, "sample": 1,
+VERSIONS = {"data": 1, "classifier": 1, "reference": 1, "teacher": 1, "pairs": 1, "trajectory": 1, "refine": 1, "sample": 1,
             "evaluate": 1}
 KINDS = tuple(VERSIONS)
-TABLES = ("main", "components", "discriminators", "initialisation", "cost", "reproducibility")
-FIGURES = ("samples", "curves", "spectrum", "precision_recall", "quality", "forest", "weights")
+TABLES = ("main", "components", "discriminators", "initialisation", "methods", "cost", "reproducibility")
+FIGURES = ("samples", "curves", "spectrum", "precision_recall", "quality", "methods", "forest", "weights")
 
 Objective = Annotated[Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")]
 Dataset = Annotated[Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")]
@@ -108,8 +109,36 @@ class Arm(Config):
             raise ValueError(f"real = {self.real!r}: real images take no model; set trajectory and refine to null")
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
-        if self.refine and max(self.steps) > 1:
+        trained = getattr(self.refine.objective, "generator_steps", 1) if self.refine else 0
+        if trained == 1 and max(self.steps) > 1:
             raise ValueError(f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]")
+        if trained and any(trained % steps for steps in self.steps):
+            raise ValueError(f"steps = {list(self.steps)}: stage 2 trains {trained} steps, and can take a divisor of them")
+        return self
+
+
+class Recipe(Config):
+    """A published method as an arm: every hyper-parameter with where it is from, and what differs from the paper."""
+
+    title: str
+    source: str
+    differences: str
+    arm: Arm
+    hyper_parameters: dict[str, str] = Field(description="where values are from, by path in `arm`; a path covers those below")
+
+    @model_validator(mode="after")
+    def _every_value_has_a_source(self):
+        paths = {".".join(path) for path in leaves(self.arm.model_dump(mode="json"))}
+
+        def covers(key: str, path: str) -> bool:
+            return path == key or path.startswith(f"{key}.")
+
+        for key in self.hyper_parameters:
+            if not any(covers(key, path) for path in paths):
+                raise ValueError(f"hyper_parameters.{key}: the arm has no such value" + nearest(key, paths))
+        for path in sorted(paths):
+            if not path.endswith("objective.name") and not any(covers(key, path) for key in self.hyper_parameters):
+                raise ValueError(f"hyper_parameters: nothing says where arm.{path} is from; add a line")
         return self
 
 
@@ -118,6 +147,7 @@ class Table(Config):
 
     caption: str
     rows: tuple[str, ...] = Field(min_length=1)
+    against: tuple[str, ...] = Field((), description="arms to which paired differences are shown")
 
 
 class Tables(Config):
@@ -125,6 +155,7 @@ class Tables(Config):
     components: Table
     discriminators: Table
     initialisation: Table
+    methods: Table
     cost: Table
     reproducibility: Table
 
@@ -195,7 +226,9 @@ class Plan:
     name: str
     suite: Suite
     arms: dict[str, Arm]
-    sources: tuple[Path, ...]  # the suite's file and those that it extends
+    sources: tuple[Path, ...]  # the suite's file, those that it extends, and the recipes that it names
+    recipes: dict[str, Recipe] = field(default_factory=dict)  # by arm
+    declared: dict[str, Arm] = field(default_factory=dict)  # the arms with `equal_total` as it was written
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
@@ -278,8 +311,9 @@ def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
                 raise UserError(f"{path}: only = {arm!r}: unknown arm" + nearest(arm, arms))
         data["arms"] = {name: value for name, value in arms.items() if name in only}
         for table in tables.values():
-            if isinstance(table, dict) and isinstance(table.get("rows"), list):
-                table["rows"] = [row for row in table["rows"] if row in only or row not in arms]
+            for key in ("rows", "against"):
+                if isinstance(table, dict) and isinstance(table.get(key), list):
+                    table[key] = [row for row in table[key] if row in only or row not in arms]
     return data
 
 
@@ -289,23 +323,38 @@ def suite_files(path: Path) -> tuple[Path, ...]:
     return (path,) if parent is None else (path, *suite_files(find_suite(str(parent))))
 
 
+def read_recipe(name: Any, where: str) -> tuple[Path, dict[str, Any], Recipe]:
+    """The file of a recipe, its arm as it was written, and the whole of it, validated."""
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"{where}.recipe = {name!r}: no such recipe in {RECIPES}" + nearest(name, known))
+    path = RECIPES / f"{name}.yaml"
+    data = read_yaml(path)
+    return path, data.get("arm"), validate(Recipe, data, str(path))
+
+
 def load_plan(name: str) -> Plan:
     """Read, validate and plan a suite; every mistake in it is a UserError, before any compute."""
     path = find_suite(name)
     data = read_suite(path)
     suite = validate(Suite, data, str(path))
-    arms = {}
+    arms, recipes, sources = {}, {}, suite_files(path)
     for arm, override in suite.arms.items():
-        override = {} if override is None else override
-        arms[arm] = validate(Arm, merge(data["base"], override), str(path), ("arms", arm))
+        override, base, whose = {} if override is None else override, data["base"], "the base"
+        if isinstance(override, dict) and "recipe" in override:
+            file, base, recipes[arm] = read_recipe(override["recipe"], f"{path}: arms.{arm}")
+            override = {key: value for key, value in override.items() if key != "recipe"}
+            sources, whose = sources + ((file,) if file not in sources else ()), str(file)
+        arms[arm] = validate(Arm, merge(base, override), str(path), ("arms", arm))
         for keys, value in leaves(override).items():
-            if keys and not differs(suite.base, arms[arm], keys):
-                raise UserError(f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is the base's value; remove it")
+            if keys and not differs(recipes[arm].arm if arm in recipes else suite.base, arms[arm], keys):
+                raise UserError(f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s value; remove it")
     for table, spec in suite.tables:
-        for row in spec.rows:
-            if row not in arms:
-                raise UserError(f"{path}: tables.{table}.rows = {row!r}: unknown arm" + nearest(row, arms))
-    plan = Plan(name=path.stem, suite=suite, arms=arms, sources=suite_files(path))
+        for key in ("rows", "against"):
+            for row in getattr(spec, key):
+                if row not in arms:
+                    raise UserError(f"{path}: tables.{table}.{key} = {row!r}: unknown arm" + nearest(row, arms))
+    plan = Plan(name=path.stem, suite=suite, arms=arms, sources=sources, recipes=recipes, declared=dict(arms))
     _check(plan, str(path))
     for seed in suite.seeds:
         _chain(plan, seed, str(path))
@@ -342,9 +391,8 @@ def _check_training(key: str, training: Training, objectives: tuple[str, ...], s
     name = training.objective.name
     if name not in objectives:
         raise UserError(f"{source}: {key}.objective.name = {name!r}: not for this stage" + nearest(name, objectives))
-    if not isinstance(training.steps, int) and not key.endswith("refine"):
-        raise UserError(f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for "
-                        "refine.steps")
+    if not isinstance(training.steps, int) and not key.startswith("arms."):
+        raise UserError(f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for arms")
 
 
 def _check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
@@ -363,6 +411,12 @@ def _check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
             raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {error}") from None
 
 
+def sampler(objective: Any) -> str:
+    """How a network of this objective samples: its module's `sampler` of the configuration, or `SAMPLER`."""
+    module = OBJECTIVES[objective.name]
+    return module.sampler(objective) if hasattr(module, "sampler") else module.SAMPLER
+
+
 def cost_per_step(plan: Plan, training: Training) -> float:
     """Forward-equivalents of one training step: the objective's own count a sample, times the batch."""
     terms = OBJECTIVES[training.objective.name].forward_equivalents(
@@ -370,28 +424,51 @@ def cost_per_step(plan: Plan, training: Training) -> float:
     return training.batch * sum(terms.values())
 
 
+def pairs_of(training: Training) -> Pairs | None:
+    """The teacher's ODE pairs that an objective, or the regulariser of stage 2, needs."""
+    objective = training.objective
+    return getattr(objective, "pairs", None) or getattr(getattr(objective, "regulariser", None), "pairs", None)
+
+
+def pairs_cost(pairs: Pairs, guided: bool) -> int:
+    """Forward-equivalents of making them: each Euler step is one forward, two with guidance."""
+    return pairs.count * pairs.steps * (2 if guided else 1)
+
+
 def total_cost(plan: Plan, arm: Arm) -> float:
-    """Forward-equivalents of the arm's own training: trajectory and refine, without the teacher that all share."""
-    return sum(training.steps * cost_per_step(plan, training) for training in (arm.trajectory, arm.refine) if training)
+    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the teacher that all share."""
+    trained = [training for training in (arm.trajectory, arm.refine) if training]
+    pairs = {pairs for training in trained if (pairs := pairs_of(training))}
+    return (sum(training.steps * cost_per_step(plan, training) for training in trained)
+            + sum(pairs_cost(each, plan.suite.teacher.guidance != 1.0) for each in pairs))
 
 
 def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     """The arm with `equal_total` replaced by the number of steps that comes nearest to that budget."""
     arm = plan.arms[name]
-    if not (arm.refine and isinstance(arm.refine.steps, EqualTotal)):
+    kinds = [kind for kind in ("trajectory", "refine") if (training := getattr(arm, kind)) and
+             isinstance(training.steps, EqualTotal)]
+    if not kinds:
         return arm
-    other = arm.refine.steps.equal_total
-    where = f"{source}: arms.{name}.refine.steps.equal_total = {other!r}"
+    kind = kinds[0]
+    training = getattr(arm, kind)
+    other = training.steps.equal_total
+    where = f"{source}: arms.{name}.{kind}.steps.equal_total = {other!r}"
+    if len(kinds) > 1:
+        raise UserError(f"{where}: and that of refine too; one of them must be a number")
     if other not in plan.arms:
         raise UserError(f"{where}: unknown arm" + nearest(other, plan.arms))
     target = plan.arms[other]
-    if target.refine and isinstance(target.refine.steps, EqualTotal):
+    if any(t and isinstance(t.steps, EqualTotal) for t in (target.trajectory, target.refine)):
         raise UserError(f"{where}: that arm's steps are not a number")
-    spent = arm.trajectory.steps * cost_per_step(plan, arm.trajectory) if arm.trajectory else 0
-    steps = round((total_cost(plan, target) - spent) / cost_per_step(plan, arm.refine))
+
+    def with_steps(steps: int) -> Arm:
+        return arm.model_copy(update={kind: training.model_copy(update={"steps": steps})})
+
+    steps = round((total_cost(plan, target) - total_cost(plan, with_steps(0))) / cost_per_step(plan, training))
     if steps < 1:
-        raise UserError(f"{source}: arms.{name}: the compute of {other!r} leaves no step for refine")
-    return arm.model_copy(update={"refine": arm.refine.model_copy(update={"steps": steps})})
+        raise UserError(f"{source}: arms.{name}: the compute of {other!r} leaves no step for {kind}")
+    return with_steps(steps)
 
 
 def _chain(plan: Plan, seed: int, source: str) -> None:
@@ -432,13 +509,19 @@ def _chain(plan: Plan, seed: int, source: str) -> None:
             stages["teacher"] = teacher.id
             for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
                 if training is not None:
-                    objective = training.objective
+                    if training.steps < (least := getattr(training.objective, "rounds", 1)):
+                        raise UserError(f"{source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} "
+                                        "rounds; give it at least a step for each")
+                    objective, parents = training.objective, {"data": data, "teacher": teacher, "student": student}
+                    if pairs := pairs_of(training):
+                        config = {"network": network, "seed": seed, **guidance, **dump(pairs)}
+                        parents["pairs"] = add("pairs", f"{pairs.steps}step-s{seed}", config, teacher=teacher)
+                        stages[f"{kind}_pairs"] = parents["pairs"].id
                     parent = student.label if kind == "refine" else f"s{seed}"
                     label = "-".join(filter(None, (objective.name, getattr(objective, "discriminator", None), parent)))
-                    student = add(kind, label, {"network": network, "seed": seed, **guidance, **dump(training)},
-                                  data=data, teacher=teacher, student=student)
+                    student = add(kind, label, {"network": network, "seed": seed, **guidance, **dump(training)}, **parents)
                     stages[kind] = student.id
-            config = {"seed": suite.evaluation.seed, "sampler": OBJECTIVES[objective.name].SAMPLER}
+            config = {"seed": suite.evaluation.seed, "sampler": sampler(objective)}
             if student is teacher:
                 config |= guidance
         for steps in arm.steps:

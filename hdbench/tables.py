@@ -47,7 +47,7 @@ class Column:
     signed: bool = False
 
 
-def against(numbers: Numbers, reference: Callable[[Plan, str], str | None], title: str) -> list[Column]:
+def against(numbers: Numbers, reference: Callable[[Plan, str], str | None], title: str, suffix: str = "") -> list[Column]:
     """Difference of FD test to the arm that `reference` names for an entry's arm, and, in csv alone, that arm's name."""
     plan = numbers.plan
 
@@ -58,8 +58,8 @@ def against(numbers: Numbers, reference: Callable[[Plan, str], str | None], titl
         compared = numbers.entries(other)[0]
         return "reference" if compared == e else numbers.difference(e, compared, "fd_test")
 
-    return [Column(key=numbers.counted("difference_fd_test"), title=title, cell=cell, signed=True),
-            Column(key="difference_against", title="", cell=lambda e: reference(plan, e.arm) or "")]
+    return [Column(key=numbers.counted("difference_fd_test") + suffix, title=title, cell=cell, signed=True),
+            Column(key=f"difference_against{suffix}", title="", cell=lambda e: reference(plan, e.arm) or "")]
 
 
 def columns_of(table: str, numbers: Numbers) -> list[Column]:
@@ -99,6 +99,12 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     if table == "main":
         return [method, steps, nfe, chains, *quality, metric("accuracy", "Accuracy ↑"),
                 metric("classifier_score", "Score ↑"), *power, training, speed]
+    if table == "methods":
+        to = [column for arm in plan.suite.tables.methods.against
+              for column in against(numbers, lambda plan, _, arm=arm: arm, f"Δ FD test to {describe(plan, arm)}", f"_{arm}")]
+        return [method, text("source", "Source", lambda e: plan.recipes[e.arm].source if e.arm in plan.recipes else "-"),
+                steps, nfe, chains, *quality, *power, *to, training, cost("training_core_seconds", "Core-s"),
+                cost("sampling_flops", "MFLOPs/image", 1e-6), speed]
     if table == "components":
         return [method, text("td", "TD", lambda e: "yes" if arms[e.arm].trajectory else "no"),
                 text("dmd", "DMD", lambda e: "yes" if arms[e.arm].refine else "no"), head, nfe, chains, *quality, power[-1],

@@ -95,8 +95,8 @@ class Trainer:
         self.history: dict[str, list[float]] = {}
 
     def modules(self) -> dict[str, nn.Module]:
-        """What is trained, by name."""
-        return {name: module for update in self.updates for name, module in update.modules.items()}
+        """What is trained and what only belongs to the state, by name."""
+        return {name: module for update in self.updates for name, module in (update.modules | update.frozen).items()}
 
     def _optimizer(self, update: Update) -> torch.optim.Optimizer:
         groups = [{"params": list(module.parameters()), "lr": update.learning_rates[name],
@@ -108,6 +108,7 @@ class Trainer:
         scalars = {}
         factor = learning_rate_factor(self.training.schedule, self.step, self.training.steps)
         for update in self.updates:
+            update.begin(self.step, self.training.steps)
             optimizer = self.optimizers[update.name]
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["peak"]
@@ -181,7 +182,7 @@ class Trainer:
         """Everything that the next step depends on, as flat tensors, whole on rank 0; all ranks call it."""
         tensors = {f"ema/{name}": value for name, value in self.ema.items()}
         for update in self.updates:
-            for name, module in update.modules.items():
+            for name, module in (update.modules | update.frozen).items():
                 tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
             for index, values in self.optimizers[update.name].state_dict()["state"].items():
                 tensors |= {f"optimizer/{update.name}/{index}/{key}": value for key, value in values.items()}
@@ -197,7 +198,7 @@ class Trainer:
                     for name, value in self.ema.items()}
         self.history = {key.partition("/")[2]: value.tolist() for key, value in sorted(under("history/").items())}
         for update in self.updates:
-            for name, module in update.modules.items():
+            for name, module in (update.modules | update.frozen).items():
                 own = module.state_dict()
                 module.load_state_dict({key: distributed.spread_like(value, own[key])
                                         for key, value in under(f"module/{name}/").items()})

@@ -29,7 +29,9 @@ from hdbench.errors import Divergence, LostRank, UserError
 from hdbench.flow import guided
 from hdbench.networks import TransformerConfig, transformer
 from hdbench.networks.classifier import Classifier, ClassifierConfig
-from hdbench.objectives import OBJECTIVES, consistency, cross_entropy, dmd, flow_matching, gan, meanflow
+from hdbench.objectives import (OBJECTIVES, adm, consistency, cross_entropy, decoupled_dmd, dmd, dmd2, f_distill,
+                                flow_matching, gan, improved_meanflow, knowledge, ladd, meanflow, progressive, reflow, scm,
+                                shortcut, sid)
 from hdbench.objectives.base import Setting
 from hdbench.suite import Plan, Training
 from hdbench.train import CHECKPOINT, Trainer
@@ -133,8 +135,12 @@ def a_head(name: str, settings: gan.GanConfiguration) -> nn.Module:
     return head.double()
 
 
+def of_two_blocks(**settings) -> gan.GanConfiguration:
+    return gan.GanConfiguration(blocks=(1, 2), parameters=2000, **settings)
+
+
 def with_head(name: str, **settings) -> dmd.Configuration:
-    return dmd.Configuration(discriminator=name, gan=gan.GanConfiguration(blocks=(1, 2), parameters=2000, **settings))
+    return dmd.Configuration(discriminator=name, gan=of_two_blocks(**settings))
 
 
 CASES = {
@@ -143,8 +149,19 @@ CASES = {
     "meanflow_uneven": meanflow.Configuration(prob_r_equals_t=0.1),  # 1 row of 10 with r = t: most ranks have none
     "consistency": consistency.Configuration(), "dmd": dmd.Configuration(), "patch": with_head("patch"),
     "pooled_hinge_r1": with_head("pooled", loss="hinge", r1_weight=0.5),
-    "awd_logit_fake": with_head("awd_logit", feature_network="fake", r1_weight=0.5)}
-SHARDED = ("flow_matching", "meanflow_uneven", "dmd", "awd_logit_fake")  # slower: every block is gathered for itself
+    "awd_logit_fake": with_head("awd_logit", feature_network="fake", r1_weight=0.5),
+    "knowledge": knowledge.Configuration(), "reflow": reflow.Configuration(),
+    "progressive": progressive.Configuration(start_steps=4), "scm": scm.Configuration(),
+    "shortcut_uneven": shortcut.Configuration(finest=8, consistency_share=0.1),
+    "improved_meanflow_uneven": improved_meanflow.Configuration(prob_r_equals_t=0.9, prob_t_equals_1=0.0),
+    "regularised": dmd.Configuration(regulariser=meanflow.Configuration(prob_r_equals_t=0.1)),
+    "dmd2": dmd2.Configuration(gan=of_two_blocks(feature_network="fake"), generator_steps=2, fake_steps_per_generator_step=1),
+    "decoupled_dmd": decoupled_dmd.Configuration(), "sid": sid.Configuration(alpha=1.2),
+    "f_distill": f_distill.Configuration(gan=of_two_blocks(feature_network="fake", t_max=0.98)),
+    "ladd": ladd.Configuration(gan=of_two_blocks(loss="hinge")),
+    "adm": adm.Configuration(gan=of_two_blocks(loss="hinge", t_max=0.98))}
+SHARDED = ("flow_matching", "meanflow_uneven", "dmd", "awd_logit_fake",  # slower: every block is gathered for itself
+           "progressive", "shortcut_uneven", "improved_meanflow_uneven", "regularised", "dmd2", "sid", "adm")
 
 
 def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer:
@@ -154,7 +171,8 @@ def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer
         torch.manual_seed(1)
         student = Classifier(ClassifierConfig(width=4, features=8), image_size=8, channels=1, classes=3).double()
     setting = Setting(student=student, learning_rate=1e-2, teacher=teacher, teacher_velocity=guided(teacher, 1.5),
-                      copy_teacher=lambda: network(False, 2), head=a_head)
+                      copy_teacher=lambda: network(False, 2), head=a_head,
+                      pairs=(*torch.randn(2, 12, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(12) % 3))
     training = Training(objective=configuration, steps=steps, batch=10, learning_rate=1e-2, ema=0.9, clip=0.5)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(20, 1, 8, 8, generator=generator, dtype=torch.float64) * 2 - 1

@@ -21,7 +21,7 @@ from hdbench.discriminators.patch import Patch
 from hdbench.flow import expand, guided, interpolate
 from hdbench.networks import TransformerConfig
 from hdbench.networks.transformer import Transformer
-from hdbench.objectives import consistency, dmd, flow_matching, gan, meanflow
+from hdbench.objectives import consistency, dmd, flow_matching, gan, matching, meanflow
 from hdbench.objectives.base import Setting, adaptive_mean_square
 from hdbench.seeds import Draws
 from hdbench.suite import Training
@@ -349,7 +349,7 @@ def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
 
 def test_surrogate_gradient_is_g_over_numel():
     x, g = normal(3, 2, 4, 4).requires_grad_(), normal(3, 2, 4, 4, seed=1)
-    loss = dmd.generator_surrogate(x, g)
+    loss = matching.generator_surrogate(x, g)
     assert loss.item() == pytest.approx(0.5 * g.square().mean().item())
     torch.testing.assert_close(torch.autograd.grad(loss, x)[0], g / g.numel())
 
@@ -369,7 +369,7 @@ def test_dmd_training_matches_the_real_mean_and_sd():
         fake = Gaussian(torch.full((1, 2, 2), b), a)
         gradient = dmd.dmd_gradient(x_hat.detach(), interpolate(x_hat.detach(), eps_renoise, t), t, None, real.v, fake.v)
         optimizer.zero_grad()
-        dmd.generator_surrogate(x_hat, gradient).backward()
+        matching.generator_surrogate(x_hat, gradient).backward()
         optimizer.step()
         schedule.step()
     assert abs(theta[0].item()) == pytest.approx(0.35, rel=0.03) and theta[1].item() == pytest.approx(0.6, rel=0.03)
@@ -698,8 +698,8 @@ def test_generator_update_trains_the_student_alone_and_the_critic_the_rest(featu
 
 def test_gan_gradient_is_scaled_to_its_relative_weight(monkeypatch):
     """What is added to the DMD gradient has relative_weight times its RMS, and subtracting it lowers the GAN loss."""
-    given, surrogate = [], dmd.generator_surrogate
-    monkeypatch.setattr(dmd, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1])
+    given, surrogate = [], matching.generator_surrogate
+    monkeypatch.setattr(matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1])
     for discriminator in ("none", "patch"):
         torch.manual_seed(5)
         modules, _, generator, draws = stage_two(discriminator, relative_weight=0.5)

@@ -13,8 +13,11 @@ from tiny import REMOVED, REPOSITORY, changed, stage_of, tiny_plan, write_suite
 
 from hdbench import suite
 from hdbench.cli import main
-from hdbench.suite import SUITES, Plan, load_plan, merge, read_suite, total_cost
+from hdbench.objectives import OBJECTIVES
+from hdbench.suite import RECIPES, SUITES, Plan, load_plan, merge, pairs_cost, pairs_of, read_suite, total_cost
 
+STUDENTS = OBJECTIVES.keys() - {"flow_matching", "cross_entropy"}
+RECIPE_NAMES = sorted(path.stem for path in (REPOSITORY / RECIPES).glob("*.yaml"))
 SHIPPED = sorted(path.stem for path in (REPOSITORY / SUITES).glob("*.yaml"))
 
 
@@ -93,7 +96,7 @@ MISTAKES = [
     ("classifier.training.objective.name", "meanflow",
      "classifier.training.objective.name = 'meanflow': not for this stage; valid: cross_entropy"),
     ("base.trajectory.objective.name", "flow_matching",
-     "base.trajectory.objective.name = 'flow_matching': not for this stage; valid: consistency, dmd, meanflow"),
+     "base.trajectory.objective.name = 'flow_matching': not for this stage; valid: " + ", ".join(sorted(STUDENTS))),
     # numbers out of range
     ("teacher.training.steps", 0, "teacher.training.steps = 0: a training stage takes at least 1 step"),
     ("base.refine.steps", -3, "base.refine.steps = -3: a training stage takes at least 1 step"),
@@ -134,8 +137,8 @@ MISTAKES = [
      "arms.dmd_total.refine.steps.equal_total = 'dmd_total': that arm's steps are not a number"),
     ("arms.dmd_total.refine", {"steps": {"equal_total": "teacher"}},
      "arms.dmd_total: the compute of 'teacher' leaves no step for refine"),
-    ("arms.td.trajectory", {"steps": {"equal_total": "hd"}},
-     "arms.td.trajectory.steps = {'equal_total': 'hd'}: must be an integer; equal_total is for refine.steps"),
+    ("base.trajectory.steps", {"equal_total": "hd"},
+     "base.trajectory.steps = {'equal_total': 'hd'}: must be an integer; equal_total is for arms"),
     ("extends", "digitz", "extends = 'digitz': no suite 'digitz' in workflow/suites; did you mean 'digits'?"),
 ]
 
@@ -221,6 +224,7 @@ def test_arms_differ_in_exactly_the_fields_that_they_declare(name):
     declared = declared_paths(name)
     dumps = {arm: resolved.model_dump(mode="json") for arm, resolved in plan.arms.items()}
     base = plan.suite.base.model_dump(mode="json")
+    dumps = {arm: dump for arm, dump in dumps.items() if arm not in plan.recipes}  # these name all of theirs
     for arm, dump in dumps.items():
         assert collapsed(differing(base, dump), declared[arm]) == declared[arm], arm
     for a in dumps:
@@ -326,3 +330,80 @@ def test_controls_of_equal_compute_cost_as_much_as_their_target(name):
             assert control.refine.steps > target.refine.steps
             found += 1
     assert found >= 2
+
+
+# recipes
+
+@pytest.mark.parametrize("name", RECIPE_NAMES)
+def test_a_recipe_is_whole_and_an_arm_of_the_reference_run(name):
+    """It names every value of its arm, so no suite's base changes it, and only its budget depends on another arm."""
+    _, written, recipe = suite.read_recipe(name, "")
+    assert written.keys() == type(recipe.arm).model_fields.keys()
+    for kind in ("trajectory", "refine"):
+        if written[kind]:
+            assert written[kind].keys() == type(getattr(recipe.arm, kind)).model_fields.keys()
+    plan = load_plan("textured_digits")
+    (arm,) = (arm for arm, found in plan.recipes.items() if found == recipe and "recipe" in plan.suite.arms[arm]
+              and len(plan.suite.arms[arm]) == 1)
+    assert arm in plan.suite.tables.methods.rows and REPOSITORY / RECIPES / f"{name}.yaml" in [
+        REPOSITORY / source for source in plan.sources]
+    steps = [training.steps for training in (plan.arms[arm].trajectory, plan.arms[arm].refine) if training]
+    ratio = total_cost(plan, plan.arms[arm]) / total_cost(plan, plan.arms["hd"])
+    assert ratio == pytest.approx(1, abs=0.5 / min(steps))
+
+
+def test_every_method_has_a_recipe():
+    assert {kind["objective"]["name"] for name in RECIPE_NAMES for kind in (
+        suite.read_recipe(name, "")[1][stage] for stage in ("trajectory", "refine")) if kind} == STUDENTS
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"recipe": "knowlege"}, "arms.kd.recipe = 'knowlege': no such recipe in workflow/recipes; did you mean 'knowledge'?"),
+    ({"recipe": "knowledge", "trajectory": {"batch": 128}},
+     "arms.kd.trajectory.batch = 128: that is workflow/recipes/knowledge.yaml's value; remove it"),
+    ({"recipe": "knowledge", "trajectory": {"bach": 1}}, "arms.kd.trajectory.bach = 1: unknown key; did you mean 'batch'?"),
+    ({"recipe": "knowledge"}, "arms.kd: the compute of 'hd' leaves no step for trajectory"),
+    ({"recipe": "progressive", "trajectory": {"steps": 4}},
+     "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step for each")])
+def test_a_mistake_with_a_recipe_is_one_sentence(tmp_path, change, sentence):
+    path = write_suite(tmp_path, {"arms.kd": change})
+    refuse(path, tmp_path / "results", f"{path}: {sentence}")
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"hyper_parameters": {"refine": "ours"}}, "hyper_parameters: nothing says where arm.real is from; add a line"),
+    ({"hyper_parameters": {"refine": "a", "trajectory": "b", "real": "c", "steps": "d", "trajectory.batsh": "e"}},
+     "hyper_parameters.trajectory.batsh: the arm has no such value"),
+    ({"titel": "x"}, "titel = 'x': unknown key; did you mean 'title'?")])
+def test_a_recipe_says_where_every_value_is_from(tmp_path, monkeypatch, change, sentence):
+    data = yaml.safe_load((REPOSITORY / RECIPES / "knowledge.yaml").read_text(encoding="utf-8")) | change
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    monkeypatch.setattr(suite, "RECIPES", tmp_path)
+    path = write_suite(tmp_path, {"arms.kd": {"recipe": "mine"}})
+    result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
+    assert result.exit_code == 2 and sentence.replace("'x'", '"x"') in result.output and result.output.count("\n") == 1
+
+
+KD = {"trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 32, "steps": 2}}}, "refine": None}
+
+
+def test_an_objective_with_pairs_pulls_them_in_and_pays_for_them(tmp_path):
+    """One stage of pairs for all that want the same ones; its cost is part of each arm's budget."""
+    plan = tiny_plan(tmp_path, {"arms.kd": KD, "arms.hd_kd": KD | {"refine": {}},
+                                "arms.kd_total": merge(KD, {"trajectory": {"steps": {"equal_total": "hd"}}})})
+    pairs = {stage.id for stage in plan.stages.values() if stage.kind == "pairs"}
+    assert pairs == {stage_of(plan, "trajectory_pairs", arm) for arm in ("kd", "hd_kd", "kd_total")} and len(pairs) == 1
+    kd, total = plan.arms["kd"], plan.arms["kd_total"]
+    cost = pairs_cost(pairs_of(kd.trajectory), guided=True)
+    assert cost == 32 * 2 * 2 and total_cost(plan, kd) == cost + 3 * 16 * kd.trajectory.steps
+    assert total.trajectory.steps == round((total_cost(plan, plan.arms["hd"]) - cost) / (3 * 16))
+    assert list(plan.stages).index(pairs.pop()) < list(plan.stages).index(stage_of(plan, "trajectory", "kd"))
+
+
+def test_arms_without_pairs_keep_their_digests():
+    """Numbers of earlier runs stay valid: a stage's key has a value for pairs only where there are some."""
+    plan = load_plan("digits")
+    for stage in plan.stages.values():
+        if stage.kind in ("trajectory", "refine"):
+            objective = stage.config["objective"]
+            assert ("pairs" in stage.parents) == ("pairs" in objective or "pairs" in (objective.get("regulariser") or {}))

@@ -294,7 +294,7 @@ def test_comparisons_follow_from_configurations_not_from_names(tmp_path):
             "g": {"trajectory": {"objective": {"name": "consistency"}}, "refine": patch},
             "h": {"trajectory": None, "refine": None}}
     listed = {f"tables.{name}": {"caption": "x", "rows": list(arms)} for name in
-              ("main", "components", "discriminators", "initialisation", "cost", "reproducibility")}
+              ("main", "components", "discriminators", "initialisation", "methods", "cost", "reproducibility")}
     plan = tiny_plan(tmp_path, {"arms": arms, **listed})
     frame = synthetic(plan)
 

@@ -2,10 +2,15 @@
 
 A module offers `Configuration`, `updates(configuration, setting) -> list[Update]`,
 `forward_equivalents(configuration, depth, guided) -> dict[str, float]` and, if its network generates, the name of its
-`SAMPLER`.  The training loop and the DAG know none by name.
+`SAMPLER`, or `sampler(configuration)` where that depends.  A configuration with `pairs`, its own or its regulariser's, gets
+the teacher's ODE pairs from the DAG.  The training loop and the DAG know none by name.
 """
 
-from hdbench.objectives import consistency, cross_entropy, dmd, flow_matching, meanflow
+from hdbench.objectives import (adm, adversarial, consistency, cross_entropy, decoupled_dmd, dmd, dmd2, f_distill,
+                                flow_matching, improved_meanflow, knowledge, ladd, meanflow, progressive, reflow, scm,
+                                shortcut, sid, vsd)
 
-OBJECTIVES = {"flow_matching": flow_matching, "meanflow": meanflow, "consistency": consistency, "dmd": dmd,
-              "cross_entropy": cross_entropy}
+OBJECTIVES = {module.Configuration.model_fields["name"].default: module for module in (
+    flow_matching, cross_entropy,
+    meanflow, consistency, knowledge, reflow, progressive, shortcut, scm, improved_meanflow,
+    dmd, dmd2, decoupled_dmd, f_distill, vsd, sid, adversarial, ladd, adm)}

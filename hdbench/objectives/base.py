@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from pydantic import Field
 from torch import Tensor, nn
 
+from hdbench.config import Config
 from hdbench.flow import Velocity
 from hdbench.seeds import Draws
 
@@ -21,6 +23,8 @@ class Update:
     draw: Callable[[Draws], tuple[Tensor, ...]]
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]  # of what `draw` returned: (scalar loss, scalars to log)
     repeats: int = 1
+    frozen: dict[str, nn.Module] = field(default_factory=dict)  # part of the state, shaped like the student, not trained
+    begin: Callable[[int, int], None] = lambda step, steps: None  # called before each step, counted from 0, of `steps`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,14 @@ class Setting:
     teacher_velocity: Velocity | None = None  # frozen teacher with the suite's guidance
     copy_teacher: Callable[[], nn.Module] | None = None  # a trainable copy of the teacher
     head: Callable[..., nn.Module] | None = None  # (name, GanConfiguration) -> a fresh discriminator head
+    pairs: tuple[Tensor, Tensor, Tensor] | None = None  # the teacher's eps and x (M, C, H, W), and their labels (M,)
+
+
+class Pairs(Config):
+    """How many pairs (noise, image) of the teacher's ODE an objective needs; the DAG makes them, and their cost counts."""
+
+    count: int = Field(4000, ge=1)
+    steps: int = Field(25, ge=1, description="Euler steps of the guided teacher from noise to image")
 
 
 def adaptive_mean_square(delta: Tensor, power: float, offset: float) -> Tensor:

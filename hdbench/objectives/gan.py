@@ -30,8 +30,9 @@ class GanConfiguration(Config):
     blocks: tuple[int, ...] = Field((2, 3), min_length=1, description="blocks whose tokens are read, 1 = first")
     parameters: int = Field(20000, ge=1, description="size of every head, met within 10% by its hidden width")
     learning_rate: float = Field(1e-3, gt=0)
-    relative_weight: float = Field(0.5, gt=0, description="RMS of the GAN's image gradient over that of the DMD gradient: "
-                                                          "the one rule that sets every head's weight")
+    relative_weight: float = Field(0.5, gt=0, description="RMS of the GAN's image gradient over that of the method's "
+                                                          "direction, or that RMS itself for a method without one: the one "
+                                                          "rule that sets every head's weight")
     t_min: float = Field(0.02, ge=0, le=1)
     t_max: float = Field(0.7, ge=0, le=1)
     r1_weight: float = Field(0.0, ge=0, description="weight of approximate R1")

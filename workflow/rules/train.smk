@@ -27,6 +27,20 @@ rule teacher:
         stage_command("teacher")
 
 
+rule pairs:
+    input:
+        parents("pairs"),
+    output:
+        f"{RESULTS}/stages/pairs/{{stage}}/manifest.json",
+    priority: 30
+    params:
+        arm=arms("pairs"),
+    resources:
+        gpus=GPUS,
+    shell:
+        stage_command("pairs")
+
+
 rule trajectory:
     input:
         parents("trajectory"),
