@@ -72,7 +72,8 @@ rule all_ablations:
     default_target: True
     input:
         [manifest(stage) for stage in PLAN.stages],
-        expand(f"{RENDERED}/{{table}}.{{kind}}", table=(*TABLES, "claims"), kind=("csv", "md", "tex")),
+        expand(f"{RENDERED}/{{table}}.{{kind}}", table=(*TABLES, "claims"), kind=("csv", "md", "tex", "html")),
+        expand(f"{config['tables']}/theory/theory.{{kind}}", kind=("csv", "md", "pdf", "png")),
         expand(f"{RENDERED}/figures/{{figure}}.{{kind}}", figure=FIGURES, kind=("png", "pdf")),
 
 

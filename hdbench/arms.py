@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from hdbench.suite import Arm, EqualTotal, Plan, leaves
 
-NAMES = {"meanflow": "MeanFlow", "consistency": "Consistency", "dmd": "DMD"}
+NAMES = {"meanflow": "MeanFlow", "consistency": "Consistency", "knowledge": "Knowledge distillation",
+         "progressive": "Progressive distillation", "reflow": "Reflow", "shortcut": "Shortcut", "scm": "sCM",
+         "improved_meanflow": "Improved MeanFlow", "dmd": "DMD", "dmd2": "DMD2", "decoupled_dmd": "Decoupled DMD",
+         "sid": "SiD", "vsd": "VSD", "f_distill": "f-distill", "adversarial": "GAN", "ladd": "LADD", "adm": "ADM"}
 
 
 def equal_total(plan: Plan, name: str) -> bool:
@@ -41,7 +44,7 @@ def describe(plan: Plan, name: str) -> str:
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
     said = {("trajectory",), ("refine",), ("real",), ("steps",), ("trajectory", "objective", "name"),
             ("refine", "objective", "name"), ("refine", "objective", "discriminator"), ("refine", "steps", "equal_total"),
-            ("recipe",)}
+            ("trajectory", "steps", "equal_total"), ("recipe",)}
     extra = [f"{path[-1].replace('_', ' ')} {value}" for path, value in leaves(plan.suite.arms[name] or {}).items()
              if path not in said and getattr(plan.suite.base, path[0])]
     return ", ".join([text, *(["equal total"] if equal_total(plan, name) and not recipe else []), *extra])

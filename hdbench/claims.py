@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,20 +16,22 @@ from pydantic import Field, model_validator
 from scipy import stats
 
 from hdbench.artifact import write_atomic
-from hdbench.collect import Entry, Numbers
+from hdbench.collect import Entry, Numbers, read_metrics
 from hdbench.config import Config, read_yaml, validate
-from hdbench.tables import TEX
+from hdbench.errors import UserError
+from hdbench.tables import TEX, to_page
 
 RULES = Path("workflow/claims.yaml")
 VERDICTS = ("reproduced", "not reproduced", "reversed", "not testable here")
+Values = Callable[[str, str], pd.Series | None]  # (arm or arm@sampling steps, metric) -> values by seed, None if without
 
 
 class Hypothesis(Config):
     """One inequality about a contrast of arms; see the head of workflow/claims.yaml."""
 
-    effect: Literal["difference", "ratio", "deviation", "spread"]
+    effect: Literal["value", "difference", "ratio", "deviation", "spread"]
     metric: str = Field(description="without its sample count")
-    arms: dict[str, float] = Field(min_length=2, description="coefficients by arm, or by arm@sampling steps")
+    arms: dict[str, float] = Field(min_length=1, description="coefficients by arm, or by arm@sampling steps")
     below: float | None = None
     above: float | None = None
 
@@ -38,6 +41,10 @@ class Hypothesis(Config):
             raise ValueError("give either below or above")
         if self.effect == "ratio" and self.bound <= 0:
             raise ValueError(f"{'below' if self.above is None else 'above'} = {self.bound}: a ratio's bound is positive")
+        if self.effect == "value" and list(self.arms.values()) != [1]:
+            raise ValueError("arms of a value is one arm with the coefficient 1")
+        if self.effect != "value" and len(self.arms) < 2:
+            raise ValueError(f"arms of a {self.effect} are at least two")
         if self.effect == "spread" and sorted(self.arms.values()) != [-1, 1]:
             raise ValueError("arms of a spread have the coefficients 1 and -1")
         for name in self.arms:
@@ -54,6 +61,7 @@ class Claim(Config):
     says: str
     combine: Literal["all", "any"] = "all"
     suites: tuple[str, ...] | None = Field(None, description="suites that can test it; by default those with the arms")
+    source: Literal["suite", "theory"] = Field("suite", description="whose metrics: the suite's, or those of `hdbench theory`")
     tests: tuple[Hypothesis, ...]
 
 
@@ -90,26 +98,51 @@ def find_entry(numbers: Numbers, name: str) -> Entry | None:
     return next((entry for entry in found if not steps or entry.steps == int(steps)), None)
 
 
-def outcome(numbers: Numbers, test: Hypothesis) -> Outcome:
-    """The test on the chains that all of its arms have; with fewer than two there is an effect at most."""
-    columns, lacking = {}, []
-    for name in test.arms:
+def values_of(numbers: Numbers) -> Values:
+    """Those of a suite, the metric with its sample count or without."""
+    def values(name: str, metric: str) -> pd.Series | None:
         entry = find_entry(numbers, name)
-        metric = next((m for m in (numbers.counted(test.metric), test.metric) if entry and len(numbers.of(entry, m))), None)
-        if metric is None:
-            lacking.append(name)
-        else:
-            columns[name] = numbers.of(entry, metric).value
-    values = pd.concat(columns, axis=1, join="inner") if columns else pd.DataFrame()
+        found = (numbers.of(entry, m).value for m in (numbers.counted(metric), metric) if entry)
+        return next((series for series in found if len(series)), None)
+
+    return values
+
+
+def theory_values(frame: pd.DataFrame) -> Values:
+    """Those of `hdbench theory`, whose arms all sample in one step."""
+    by_seed = {key: group.set_index("seed").value for key, group in frame.groupby(["arm", "nfe", "metric"])}
+
+    def values(name: str, metric: str) -> pd.Series | None:
+        arm, _, steps = name.partition("@")
+        return by_seed.get((arm, int(steps or 1), metric))
+
+    return values
+
+
+def read_theory(path: Path, missing_is_none: bool = False) -> Values | None:
+    """The values in a metrics file of `hdbench theory`; UserError for another one, or none where a missing file may be."""
+    if missing_is_none and not path.exists():
+        return None
+    frame = read_metrics(path)
+    if set(frame.suite) != {"theory"}:
+        raise UserError(f"{path}: has no metrics of the theory alone; make it with `hdbench theory`")
+    return theory_values(frame)
+
+
+def outcome(source: Values, test: Hypothesis) -> Outcome:
+    """The test on the chains that all of its arms have; with fewer than two there is an effect at most."""
+    columns = {name: source(name, test.metric) for name in test.arms}
+    lacking = [name for name, series in columns.items() if series is None]
+    values = pd.DataFrame() if lacking else pd.concat(columns, axis=1, join="inner")
     nothing = Outcome(test=test, effect=math.nan, low=math.nan, high=math.nan, p=math.nan, chains=len(values),
                       lacking=tuple(lacking))
-    if lacking or values.empty or not np.isfinite(values.to_numpy()).all():
+    if values.empty or not np.isfinite(values.to_numpy()).all():
         return nothing
     coefficients, n = np.array(list(test.arms.values())), len(values)
     if test.effect == "spread":
         return nothing if n < 2 else _spread(test, values)
     x = values.to_numpy()
-    if test.effect != "difference":
+    if test.effect not in ("value", "difference"):
         if (x <= 0).any():
             return nothing
         x = np.log(x) if test.effect == "ratio" else np.abs(np.log(x))
@@ -145,10 +178,16 @@ def holm(p: list[float]) -> list[float]:
     return corrected
 
 
-def judge(numbers: Numbers, rules: Rules) -> pd.DataFrame:
-    """One row a test (a claim without tests has one): claim, verdict and its sentence, rule, effect, interval, p, finding."""
-    applies = {name: claim.suites is None or numbers.plan.name in claim.suites for name, claim in rules.claims.items()}
-    made = [(name, outcome(numbers, test)) for name, claim in rules.claims.items() for test in claim.tests]
+def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.DataFrame:
+    """One row a test (a claim without tests has one): claim, verdict and its sentence, rule, effect, interval, p, finding.
+
+    `theory` is where claims with this source take their values from; without it they are not testable.
+    """
+    sources = {"suite": values_of(numbers), "theory": theory or (lambda name, metric: None)}
+    given = {"suite": True, "theory": theory is not None}
+    applies = {name: given[claim.source] and (claim.suites is None or numbers.plan.name in claim.suites)
+               for name, claim in rules.claims.items()}
+    made = [(name, outcome(sources[claim.source], test)) for name, claim in rules.claims.items() for test in claim.tests]
     corrected = iter(holm([o.p for name, o in made if applies[name]]))
     tests = [(name, o, next(corrected) if applies[name] else math.nan) for name, o in made]
     rows = []
@@ -194,12 +233,16 @@ def rule_text(test: Hypothesis) -> str:
         arms = f"{first} / {second}"
     else:
         arms = " ".join(part(coefficient, name) for name, coefficient in test.arms.items()).removeprefix("+ ")
+    if test.effect == "value":
+        arms = next(iter(test.arms))
     side = f"below {test.below:g}" if test.above is None else f"above {test.above:g}"
     return f"{test.effect} of {test.metric}, {arms}, {side}"
 
 
 def sentence(claim: Claim, tests: list[tuple[Outcome, float, str]], applies: bool, verdict: str) -> str:
     """Why the verdict is what it is."""
+    if not applies and claim.source == "theory":
+        return "Its metrics are not given: `hdbench theory` makes them, and --theory names their file."
     if not applies:
         return f"It is about the suite {' or '.join(claim.suites)}."
     lacking = dict.fromkeys(name.partition("@")[0] for o, *_ in tests for name in o.lacking)
@@ -248,9 +291,9 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
         ["Claim", "What is claimed", "Verdict", "Why"], axis=1)
 
 
-def write_claims(numbers: Numbers, rules: Rules, out: Path) -> list[Path]:
-    """claims.csv, .md and .tex into out/<suite>/; the paths written."""
-    frame, suite, written = judge(numbers, rules), numbers.plan.suite, []
+def write_claims(numbers: Numbers, rules: Rules, out: Path, theory: Values | None = None) -> list[Path]:
+    """claims.csv, .md, .tex and .html into out/<suite>/; the paths written."""
+    frame, suite, written = judge(numbers, rules, theory), numbers.plan.suite, []
     tests = frame[frame.rule != "-"]
     tests = tests.assign(**{name: [f"{p:.2g}" if math.isfinite(p) and found != "not judged" else "-"
                                    for p, found in zip(tests[name], tests.finding)] for name in ("p", "p_holm")})
@@ -262,7 +305,8 @@ def write_claims(numbers: Numbers, rules: Rules, out: Path) -> list[Path]:
               tests[["claim", "rule", "found", "p", "p_holm", "chains", "finding"]].set_axis(
                   ["Claim", "Test", "Effect, 95% interval", "p", "p, Holm", "Chains", "Finding"], axis=1))
     for suffix, text in {"csv": frame.to_csv(index=False, lineterminator="\n"), "md": to_markdown(caption, *people),
-                         "tex": to_tex(f"{numbers.plan.name}-claims", caption, *people)}.items():
+                         "tex": to_tex(f"{numbers.plan.name}-claims", caption, *people),
+                         "html": to_page(caption, people, kind="text")}.items():
         written.append(out / numbers.plan.name / f"claims.{suffix}")
         write_atomic(written[-1], text)
     return written

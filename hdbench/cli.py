@@ -17,8 +17,9 @@ KIND_HELP = {
     "classifier": "Train the classifier whose features the metrics use.",
     "reference": "Features and spectra of the real images.",
     "teacher": "Train the many-step teacher by flow matching.",
-    "trajectory": "Stage 1, trajectory distillation of the teacher (MeanFlow, consistency).",
-    "refine": "Stage 2, distribution matching, with or without a discriminator.",
+    "pairs": "Pairs of noise and image of the teacher's ODE, for the methods that need them.",
+    "trajectory": "Stage 1, trajectory distillation of the teacher (MeanFlow, consistency, ...).",
+    "refine": "Stage 2, distribution matching (DMD, ...), with or without a discriminator.",
     "sample": "Generate images.",
     "evaluate": "Measure images against the reference.",
 }
@@ -102,16 +103,18 @@ out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=Fal
 
 @main.command("collect")
 @click.option("--partial", is_flag=True, help="Take what is finished; without it, a missing stage is an error.")
+@click.option("--keep", type=click.Path(path_type=Path, dir_okay=False),
+              help="metrics.csv of another run of the suite: its numbers stand where there are no results here.")
 @suite_option
 @results_option
 @clean_errors
-def collect_command(suite, results, partial):
+def collect_command(suite, results, partial, keep):
     """Gather every metric and cost of a suite into results/<suite>/metrics.csv."""
     from hdbench.collect import collect, metrics_file
     from hdbench.suite import load_plan
 
     plan = load_plan(suite)
-    click.echo(f"{len(collect(plan, results, partial))} numbers in {metrics_file(plan, results)}")
+    click.echo(f"{len(collect(plan, results, partial, keep))} numbers in {metrics_file(plan, results)}")
 
 
 @main.command("tables")
@@ -136,19 +139,40 @@ def tables_command(suite, results, metrics, out):
 @click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
 @click.option("--rules", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/claims.yaml"),
               show_default=True, help="The claims and what decides them.")
+@click.option("--theory", type=click.Path(path_type=Path, dir_okay=False),
+              help="Metrics of `hdbench theory`; by default results/theory/metrics.csv, if it is there.")
 @suite_option
 @results_option
 @out_option
 @clean_errors
-def claims_command(suite, results, metrics, rules, out):
+def claims_command(suite, results, metrics, rules, theory, out):
     """Judge the paper's claims by declared rules: verdict, effect, interval, corrected p."""
-    from hdbench.claims import read_rules, write_claims
+    from hdbench.claims import read_rules, read_theory, write_claims
     from hdbench.collect import Numbers, metrics_file, read_metrics
     from hdbench.suite import load_plan
 
     plan, declared = load_plan(suite), read_rules(rules)
     frame, given = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None), metrics is not None
-    for path in write_claims(Numbers(plan, frame, results, anybody=given), declared, out):
+    values = read_theory(theory or results / "theory" / "metrics.csv", missing_is_none=theory is None)
+    for path in write_claims(Numbers(plan, frame, results, anybody=given), declared, out, values):
+        click.echo(path)
+
+
+@main.command("theory")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/theory.yaml"),
+              show_default=True, help="Data, networks and methods.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@results_option
+@out_option
+@clean_errors
+def theory_command(config, threads, results, out):
+    """Train students where the true mean velocity is known: their errors, and what small ones lose; what is done is kept."""
+    from hdbench.runtime import set_up
+    from hdbench.theory import read_theory_config, run_theory
+
+    theory = read_theory_config(config)
+    set_up(threads, "cpu")
+    for path in run_theory(theory, results, out):
         click.echo(path)
 
 

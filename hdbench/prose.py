@@ -4,7 +4,8 @@
     <!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with these sampling steps
     <!-- hdbench textured_digits fd_test hd_conv - hd -->...                  paired difference
     <!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired ratio
-    <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts)
+    <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts),
+    methods (every recipe with its source and its distance by sampling steps)
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import math
 import re
 from pathlib import Path
 
+import pandas as pd
+
+from hdbench.arms import describe
 from hdbench.artifact import write_atomic
-from hdbench.claims import Hypothesis, find_entry, judge, outcome, read_rules, verdicts
+from hdbench.claims import Hypothesis, find_entry, judge, outcome, read_rules, read_theory, values_of, verdicts
 from hdbench.collect import Interval, Numbers, read_metrics
 from hdbench.config import nearest
 from hdbench.errors import UserError
-from hdbench.suite import load_plan
+from hdbench.suite import RECIPES, load_plan
 from hdbench.tables import Column, for_people
 
 SPAN = re.compile(r"<!-- hdbench (?P<key>[^>]*?) -->(?P<text>.*?)<!-- / -->", re.DOTALL)
@@ -60,6 +64,8 @@ def value(key: str, tables: Path, source: str = "document") -> str:
             return f"{run['core_seconds'] / 3600:.1f}"
         case ["claims"]:
             return "\n\n" + verdicts(_judged(suite, tables)).to_markdown(index=False, disable_numparse=True) + "\n\n"
+        case ["methods"]:
+            return "\n\n" + _methods(numbers).to_markdown(index=False, disable_numparse=True) + "\n\n"
         case ["verdict" | "finding" as what, claim]:
             frame = _judged(suite, tables)
             found = frame[frame.claim == claim]
@@ -74,9 +80,25 @@ def value(key: str, tables: Path, source: str = "document") -> str:
         case ["ratio", metric, arm, "/", other]:
             for name in (arm, other):
                 _entry(numbers, name, key, source)
-            found = outcome(numbers, Hypothesis(effect="ratio", metric=metric, arms={arm: 1, other: -1}, below=1))
+            found = outcome(values_of(numbers), Hypothesis(effect="ratio", metric=metric, arms={arm: 1, other: -1}, below=1))
             return f"{found.effect:.2f} [{found.low:.2f}, {found.high:.2f}]" if math.isfinite(found.effect) else "-"
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
+
+
+def _methods(numbers: Numbers) -> pd.DataFrame:
+    plan, fd = numbers.plan, numbers.counted("fd_test")
+    arms = [arm for arm in plan.suite.tables.methods.rows if not plan.arms[arm].real]
+    steps = sorted({entry.steps for arm in arms if arm in plan.recipes for entry in numbers.entries(arm)})
+    rows = []
+    for arm in arms:
+        recipe, own = plan.recipes.get(arm), {entry.steps: entry for entry in numbers.entries(arm)}
+        name = describe(plan, arm)
+        if recipe:
+            name, source = f"[{name}]({RECIPES}/{plan.suite.arms[arm]['recipe']}.yaml)", recipe.source.replace("arXiv ", "")
+            source = f"[{source}](https://arxiv.org/abs/{source})"
+        rows.append([name, f"`{arm}`", source if recipe else "this suite",
+                     *(_shown(numbers(own[n], fd)) if n in own else "" for n in steps)])
+    return pd.DataFrame(rows, columns=["Method", "Arm", "Source", *(f"FD test, {n} step{'s' * (n > 1)}" for n in steps)])
 
 
 def _shown(found: Interval, signed: bool = False) -> str:
@@ -100,7 +122,8 @@ def _numbers(suite: str, tables: Path) -> Numbers:
 
 @functools.cache
 def _judged(suite: str, tables: Path):
-    return judge(_numbers(suite, tables), read_rules())
+    theory = read_theory(tables / "theory" / "metrics.csv", missing_is_none=True)
+    return judge(_numbers(suite, tables), read_rules(), theory)
 
 
 def forget() -> None:

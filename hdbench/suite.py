@@ -191,6 +191,7 @@ class RunConfig(Config):
     tables: str
     device: str
     sharding: Literal["none", "fsdp2"]
+    theory: str
 
 
 @dataclass(frozen=True, kw_only=True)

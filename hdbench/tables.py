@@ -1,13 +1,14 @@
-"""The suite's tables, as csv for machines, and as Markdown and LaTeX for people.
+"""The suite's tables, as csv for machines, and as Markdown, LaTeX and HTML for people.
 
 Missing is "-", never 0, and a footnote says why.
 """
 
 from __future__ import annotations
 
+import html
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -284,6 +285,30 @@ def to_markdown(table: Rendered) -> str:
     return "\n\n".join([table.caption, text, *table.footnotes]) + "\n"
 
 
+STYLE_SHEET = """body{font:14px/1.45 system-ui,sans-serif;margin:1rem;color:#222}div{overflow-x:auto}
+table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
+th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #ddd}
+th:first-child,td:first-child{text-align:left;white-space:normal;min-width:9rem;position:sticky;left:0;
+background:#fff}.text td,.text th,.text td:first-child{white-space:normal;text-align:left;min-width:0}
+p{max-width:60rem}"""
+
+
+def to_page(caption: str, tables: Sequence[pd.DataFrame], notes: Sequence[str] = (), kind: str = "") -> str:
+    """One self-contained HTML page of tables for people; bold and italic are written `\x02cell\x03` and `\x04cell\x05`."""
+    text = "".join(f"<div>{table.to_html(index=False, border=0, classes=kind, justify='inherit')}</div>" for table in tables)
+    for mark, tag in {"\x02": "<b>", "\x03": "</b>", "\x04": "<i>", "\x05": "</i>"}.items():
+        text = text.replace(mark, tag)
+    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    title = html.escape(caption)
+    return ('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{title}</title><style>{STYLE_SHEET}</style><p>{title}</p>{text}{below}</html>\n")
+
+
+def to_html(table: Rendered) -> str:
+    titles, rows = as_text(table, {"best": "\x02{}\x03", "second": "\x04{}\x05"})
+    return to_page(table.caption, [pd.DataFrame(rows, columns=titles)], table.footnotes)
+
+
 def to_tex(table: Rendered) -> str:
     """A table environment for \\input; needs booktabs and graphicx."""
     titles, rows = as_text(table, {"best": "best:{}", "second": "second:{}"})
@@ -324,7 +349,7 @@ def write_tables(plan: Plan, frame: pd.DataFrame, results: Path, out: Path, anyb
         write_atomic(written[-1], run.read_text(encoding="utf-8"))
     for name in TABLES:
         table = render(numbers, name)
-        for suffix, write in {"csv": to_csv, "md": to_markdown, "tex": to_tex}.items():
+        for suffix, write in {"csv": to_csv, "md": to_markdown, "tex": to_tex, "html": to_html}.items():
             written.append(out / plan.name / f"{name}.{suffix}")
             write_atomic(written[-1], write(table))
     return written

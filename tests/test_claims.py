@@ -10,7 +10,7 @@ from scipy import stats
 from test_tables import synthetic, values
 from tiny import tiny_plan, write_suite
 
-from hdbench.claims import RULES, Claim, Rules, Hypothesis, holm, judge, outcome, read_rules, verdict_of
+from hdbench.claims import RULES, Claim, Rules, Hypothesis, holm, judge, outcome, read_rules, rule_text, values_of, verdict_of
 from hdbench.cli import main
 from hdbench.collect import Numbers
 from hdbench.config import validate
@@ -46,7 +46,7 @@ def judged(numbers, **claims) -> pd.DataFrame:
 
 
 def test_a_difference_is_the_paired_t_test(numbers):
-    o = outcome(numbers, hypothesis("difference", {"hd": 1, "dmd": -1}, below=0.5))
+    o = outcome(values_of(numbers), hypothesis("difference", {"hd": 1, "dmd": -1}, below=0.5))
     x = values(numbers.frame, "hd", "fd_test_64") - values(numbers.frame, "dmd", "fd_test_64")
     expected = stats.ttest_1samp(x, 0.5)
     assert (o.effect, o.p, o.chains) == (pytest.approx(x.mean()), pytest.approx(expected.pvalue), 4)
@@ -54,7 +54,7 @@ def test_a_difference_is_the_paired_t_test(numbers):
 
 
 def test_a_ratio_is_the_t_test_of_logarithms_and_steps_are_told_apart(numbers):
-    o = outcome(numbers, hypothesis("ratio", {"hd": 1, "teacher@4": -1}, below=1.1))
+    o = outcome(values_of(numbers), hypothesis("ratio", {"hd": 1, "teacher@4": -1}, below=1.1))
     x = np.log(values(numbers.frame, "hd", "fd_test_64") / values(numbers.frame, "teacher", "fd_test_64", nfe=8))
     expected = stats.ttest_1samp(x, math.log(1.1))
     assert (o.effect, o.p) == (pytest.approx(np.exp(x.mean())), pytest.approx(expected.pvalue))
@@ -62,13 +62,13 @@ def test_a_ratio_is_the_t_test_of_logarithms_and_steps_are_told_apart(numbers):
 
 
 def test_a_deviation_is_of_the_distance_to_one_on_a_log_scale(numbers):
-    o = outcome(numbers, hypothesis("deviation", {"hd": 1, "td@1": -1}, "power_band4", below=0))
+    o = outcome(values_of(numbers), hypothesis("deviation", {"hd": 1, "td@1": -1}, "power_band4", below=0))
     a, b = (values(numbers.frame, arm, "power_band4_64") for arm in ("hd", "td"))
     assert o.effect == pytest.approx(np.mean(np.abs(np.log(a)) - np.abs(np.log(b))))
 
 
 def test_a_spread_is_the_f_test_of_two_variances(numbers):
-    o = outcome(numbers, hypothesis("spread", {"hd": -1, "dmd": 1}, above=1))
+    o = outcome(values_of(numbers), hypothesis("spread", {"hd": -1, "dmd": 1}, above=1))
     a, b = (values(numbers.frame, arm, "fd_test_64").var(ddof=1) for arm in ("dmd", "hd"))
     upper = stats.f.sf(a / b, 3, 3)
     assert (o.effect, o.p) == (pytest.approx((a / b) ** 0.5), pytest.approx(2 * min(upper, 1 - upper)))
@@ -76,9 +76,18 @@ def test_a_spread_is_the_f_test_of_two_variances(numbers):
     assert o.high == pytest.approx((a / b * stats.f.ppf(0.975, 3, 3)) ** 0.5)
 
 
+def test_a_value_is_the_t_test_of_one_arm(numbers):
+    o = outcome(values_of(numbers), hypothesis("value", {"teacher@4": 1}, below=6))
+    x = values(numbers.frame, "teacher", "fd_test_64", nfe=8)
+    expected = stats.ttest_1samp(x, 6)
+    assert (o.effect, o.p, o.chains) == (pytest.approx(x.mean()), pytest.approx(expected.pvalue), 4)
+    assert (o.low, o.high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert rule_text(o.test) == "value of fd_test, teacher@4, below 6"
+
+
 def test_a_difference_of_differences_has_four_arms(numbers):
     arms = {"hd_awd_logit": 1, "hd_patch": -1, "dmd": -1, "dmd_total": 1}
-    o = outcome(numbers, hypothesis("difference", arms, below=0))
+    o = outcome(values_of(numbers), hypothesis("difference", arms, below=0))
     assert o.effect == pytest.approx(sum(k * values(numbers.frame, arm, "fd_test_64").mean() for arm, k in arms.items()))
 
 
@@ -141,7 +150,7 @@ def test_missing_arms_one_chain_and_what_is_not_a_number_are_said(numbers, tmp_p
 
 def test_chains_that_only_one_arm_has_are_left_out(numbers, tmp_path):
     frame = numbers.frame[~((numbers.frame.arm == "dmd") & (numbers.frame.seed == 2))]
-    o = outcome(Numbers(numbers.plan, frame, tmp_path), hypothesis("difference", {"hd": 1, "dmd": -1}, below=0))
+    o = outcome(values_of(Numbers(numbers.plan, frame, tmp_path)), hypothesis("difference", {"hd": 1, "dmd": -1}, below=0))
     kept = [0, 1, 3]
     x = values(numbers.frame, "hd", "fd_test_64")[kept] - values(numbers.frame, "dmd", "fd_test_64")[kept]
     assert o.chains == 3 and o.p == pytest.approx(stats.ttest_1samp(x, 0).pvalue)
@@ -152,7 +161,7 @@ def test_every_arm_and_metric_of_the_committed_rules_is_of_the_reference_suite()
     assert set(rules.claims) == {f"C{number}" for number in range(1, 10)}
     steps = {(row.arm, row.steps) for row in plan.rows}
     for claim in rules.claims.values():
-        for test in claim.tests:
+        for test in claim.tests if claim.source == "suite" else ():
             for name in test.arms:
                 arm, _, number = name.partition("@")
                 assert arm in plan.arms and (not number or (arm, int(number)) in steps), name
@@ -161,6 +170,8 @@ def test_every_arm_and_metric_of_the_committed_rules_is_of_the_reference_suite()
 @pytest.mark.parametrize(("change", "message"), [
     ({"below": 0, "above": 1}, "give either below or above"), ({}, "give either below or above"),
     ({"effect": "ratio", "below": -1}, "positive"), ({"effect": "spread", "above": 1, "arms": {"a": 1, "b": 1}}, "1 and -1"),
+    ({"effect": "value", "above": 1}, "one arm with the coefficient 1"),
+    ({"effect": "ratio", "below": 1, "arms": {"a": 1}}, "arms of a ratio are at least two"),
     ({"effect": "mean", "below": 0}, "valid: "), ({"below": 0, "bellow": 1}, "did you mean 'below'")])
 def test_a_mistake_in_the_rules_is_one_sentence(change, message):
     test = {"effect": "difference", "metric": "m", "arms": {"a": 1, "b": -1}} | change
@@ -173,7 +184,8 @@ def test_the_command_writes_csv_markdown_and_tex(tmp_path):
     plan = load_plan(str(suite))
     synthetic(plan).to_csv(tmp_path / "metrics.csv", index=False)
     result = CliRunner().invoke(main, ["claims", "--suite", str(suite), "--metrics", str(tmp_path / "metrics.csv"),
-                                       "--rules", str(RULES), "--out", str(tmp_path / "out")])
+                                       "--rules", str(RULES), "--out", str(tmp_path / "out"),
+                                       "--results", str(tmp_path / "none")])
     assert result.exit_code == 0, result.output
     frame = pd.read_csv(tmp_path / "out/tiny/claims.csv")
     text = (tmp_path / "out/tiny/claims.md").read_text()

@@ -165,6 +165,25 @@ def test_one_chain_has_intervals_over_samples(tmp_path, name):
         assert (low, high) == pytest.approx((value - 1.96 * se, value + 1.96 * se))
 
 
+def test_methods_stand_at_their_distances_best_first(tmp_path):
+    plan = tiny_plan(tmp_path, CHANGES)
+    frame = synthetic(plan)
+    numbers, (figure, note) = Numbers(plan, frame, tmp_path), drawn("methods", plan, frame)
+    by_steps, _ = figure.axes
+    entries = [entry for arm in plan.suite.tables.methods.rows for entry in numbers.entries(arm)]
+    expected = {entry: numbers(entry, "fd_test_64") for entry in entries}
+    found = points(by_steps)
+    assert sorted(place[0] for place, _ in found) == pytest.approx(sorted(interval.value for interval in expected.values()))
+    for (x, _), ends in found:
+        assert ends["x"] == ends_of(next(interval for interval in expected.values() if interval.value == x))
+    first = [next(interval.value for entry, interval in expected.items() if entry.arm == arm)
+             for arm in dict.fromkeys(entry.arm for entry in entries)]
+    labels = [text.get_text() for text in by_steps.get_yticklabels()]
+    assert len(labels) == len(first) and labels[0].startswith(
+        figures.describe(plan, list(dict.fromkeys(entry.arm for entry in entries))[int(np.argmin(first))]))
+    assert "t-intervals over 3 chains" in note
+
+
 @pytest.mark.parametrize("suite", ["textured_digits", "digits", "demo"])
 def test_distinct_arms_look_distinct(suite):
     plan = figures.ablations(load_plan(str(REPOSITORY / f"workflow/suites/{suite}.yaml")))

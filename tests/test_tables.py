@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import html
 import io
 import json
 import math
@@ -286,6 +287,40 @@ def test_differences_over_chains_are_paired_by_chain(tmp_path):
     assert float(row["difference_fd_test_64_half_width"]) == pytest.approx((high - low) / 2)
 
 
+def test_the_page_shows_what_the_markdown_shows(tmp_path):
+    """Every cell, emphasis as tags, nothing loaded from elsewhere, and markup in a name is text."""
+    plan = tiny_plan(tmp_path, SEEDS | {"tables.main.caption": "<script>a & b"})
+    frame = synthetic(plan)
+    fd = frame.metric == "fd_test_64"
+    frame.loc[fd, "value"] = 5 + 0.01 * frame.value[fd]
+    frame.loc[fd & (frame.arm == "hd"), "value"] = [0.1, 0.1001, 0.1002]
+    table = rendered(plan, frame, "main")
+    page, markdown = tables.to_html(table), tables.to_markdown(table)
+    rows = [[html.unescape(re.sub("<.*?>", "", cell)).strip() for cell in re.findall(r"<t[hd]>(.*?)</t[hd]>", row, re.DOTALL)]
+            for row in re.findall(r"<tr.*?>(.*?)</tr>", page, re.DOTALL)]
+    lines = [[cell.strip().strip("*") for cell in line.split("|")[1:-1]]
+             for line in markdown.splitlines() if line.startswith("|")]
+    assert rows == [lines[0], *lines[2:]]
+    assert "<b>0.1" in page and "&lt;script&gt;a &amp; b" in page and "<script" not in page
+    assert not re.search(r"(src|href)=|@import|url\(", page)
+
+
+def test_methods_are_compared_with_the_arms_that_the_suite_names(tmp_path):
+    """Differences of the same chains, one pair of columns an arm of `against`, and a recipe's title and source."""
+    kd = {"recipe": "knowledge", "trajectory": {"objective": {"pairs": {"count": 16, "steps": 2}}, "batch": 16}}
+    plan = tiny_plan(tmp_path, SEEDS | {"arms.kd": kd, "tables.methods.rows": ["kd", "td", "hd"],
+                                        "tables.methods.against": ["hd", "td"]})
+    frame = synthetic(plan)
+    table = rendered(plan, frame, "methods")
+    row = rows_of(table)["kd"]
+    for other in ("hd", "td"):
+        difference = values(frame, "kd", "fd_test_64") - values(frame, other, "fd_test_64")
+        assert float(row[f"difference_fd_test_64_{other}"]) == pytest.approx(difference.mean())
+        assert row[f"difference_against_{other}"] == other
+        assert rows_of(table)[other][f"difference_fd_test_64_{other}"] == ""
+    assert row["method"].startswith("Knowledge distillation") and row["source"] == "arXiv 2101.02388"
+
+
 def test_comparisons_follow_from_configurations_not_from_names(tmp_path):
     patch = {"objective": {"discriminator": "patch"}}
     arms = {"a": {"refine": patch}, "b": {"trajectory": None}, "c": {}, "d": {"trajectory": None, "refine": patch},
@@ -398,7 +433,7 @@ def test_commands_from_artifacts_to_the_terminal(tmp_path):
             assert f"{plan.name}/report.html (missing; make it with: " in report_at
     assert {path.name for path in (tmp_path / "out" / plan.name).iterdir()} == {
         f"{name}.{kind}" for name in TABLES
-        for kind in ("csv", "md", "tex")} | {"metrics.csv", "run.json"}
+        for kind in ("csv", "md", "tex", "html")} | {"metrics.csv", "run.json"}
     assert f"{len(plan.stages)} of {len(plan.stages)} stages done" in result.output
     assert all(stage in result.output for stage in plan.stages)
 

@@ -27,7 +27,8 @@ def workspace(tmp_path) -> Path:
 
 def snakemake(workspace: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-    return subprocess.run([sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--config", "suite=tiny.yaml"],
+    return subprocess.run([sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--config", "suite=tiny.yaml",
+                           f"theory={REPOSITORY / 'tests/theory.yaml'}"],
                           cwd=workspace, env=environment, capture_output=True, text=True)
 
 
@@ -37,8 +38,11 @@ def pretend_done(workspace: Path) -> None:
     rendered = workspace / "paper_tables" / plan.name
     files = [artifact.folder(workspace / "results", stage) / artifact.MANIFEST for stage in plan.stages]
     files += [workspace / "results" / plan.name / name for name in ("metrics.csv", "environment.csv")]
-    files += [rendered / f"{table}.{kind}" for table in (*TABLES, "claims") for kind in ("csv", "md", "tex")]
+    files += [rendered / f"{table}.{kind}" for table in (*TABLES, "claims") for kind in ("csv", "md", "tex", "html")]
     files += [rendered / "figures" / f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "pdf")]
+    files += [workspace / "results/theory/metrics.csv"]
+    files += [workspace / "paper_tables/theory" / name for name in ("metrics.csv", *(f"theory.{kind}" for kind in (
+        "csv", "md", "pdf", "png")))]
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

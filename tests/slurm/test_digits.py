@@ -21,7 +21,8 @@ from tiny import REPOSITORY, run_until, stage_of, write_suite
 from hdbench import artifact
 from hdbench.suite import load_plan
 
-COMMAND = ["-m", "snakemake", "--profile", "slurm", "all_ablations", "--config", "suite=digits"]
+COMMAND = ["-m", "snakemake", "--profile", "slurm", "all_ablations", "--config", "suite=digits",
+           f"theory={REPOSITORY / 'tests/theory.yaml'}"]
 
 
 def start(workspace: Path, cluster) -> subprocess.Popen:
@@ -75,7 +76,7 @@ def test_the_digits_suite_survives_faults_and_equals_a_local_run(tmp_path_factor
 
     results, local = tmp_path / "results", tmp_path / "local"
     assert set(successes(tmp_path).values()) == {1}
-    assert len(successes(tmp_path)) == len(plan.stages)
+    assert len(successes(tmp_path)) == len(plan.stages) + 1  # and the theory
     last = stage_of(plan, "evaluate", "hd_patch")
     run_until(plan, local, last)
     for stage in plan.stages:

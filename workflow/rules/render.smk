@@ -2,20 +2,33 @@ rule tables:
     input:
         METRICS,
     output:
-        [report(f"{RENDERED}/{table}.csv", category="Tables", labels={"table": table}, caption=f"../report/{table}.rst")
+        [report(f"{RENDERED}/{table}.html", category="Tables", labels={"table": table}, caption=f"../report/{table}.rst")
          for table in TABLES],
-        expand(f"{RENDERED}/{{table}}.{{kind}}", table=TABLES, kind=("md", "tex")),
+        expand(f"{RENDERED}/{{table}}.{{kind}}", table=TABLES, kind=("csv", "md", "tex")),
     shell:
         command("tables", *OUT)
+
+
+rule theory:
+    input:
+        config["theory"],
+    output:
+        f"{RESULTS}/theory/metrics.csv",
+        expand(f"{config['tables']}/theory/{{name}}", name=("metrics.csv", "theory.csv", "theory.md", "theory.pdf")),
+        report(f"{config['tables']}/theory/theory.png", category="Figures", labels={"figure": "theory"},
+               caption="../report/theory.rst"),
+    shell:
+        shlex.join([*HDBENCH, "theory", "--config", config["theory"], "--results", RESULTS, *OUT])
 
 
 rule claims:
     input:
         METRICS,
+        f"{RESULTS}/theory/metrics.csv",
         rules="workflow/claims.yaml",
     output:
-        report(f"{RENDERED}/claims.csv", category="Claims", caption="../report/claims.rst"),
-        expand(f"{RENDERED}/claims.{{kind}}", kind=("md", "tex")),
+        report(f"{RENDERED}/claims.html", category="Claims", caption="../report/claims.rst"),
+        expand(f"{RENDERED}/claims.{{kind}}", kind=("csv", "md", "tex")),
     shell:
         command("claims", *OUT)
 
