@@ -24,9 +24,12 @@ OBJECTIVES = {
     "dmd, guided": ({"name": "dmd", "fake_steps_per_generator_step": 4}, 1.5),
     "dmd + patch on teacher": ({"name": "dmd", "discriminator": "patch", "fake_steps_per_generator_step": 4,
                                 "gan": {"blocks": [3, 4]}}, 1.5),
-    "dmd2 + conv on fake": ({"name": "dmd", "discriminator": "conv", "fake_steps_per_generator_step": 4,
-                             "gan": {"blocks": [3], "feature_network": "fake"}}, 1.5),
-}
+    "progressive, first round": ({"name": "progressive", "start_steps": 1}, 1.5),
+    "dmd2, four steps": ({"name": "dmd2", "generator_steps": 4}, 1.5),
+    "dmd + regression": ({"name": "dmd", "regulariser": {"name": "knowledge"}, "regulariser_weight": 0.25}, 1.5),
+} | {f"{name}, guided": ({"name": name}, 1.5) for name in (
+    "improved_meanflow", "scm", "shortcut", "knowledge", "reflow", "dmd2", "decoupled_dmd", "f_distill", "vsd", "sid",
+    "adversarial", "ladd", "adm")}
 
 
 def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str) -> dict[str, float]:
@@ -62,7 +65,7 @@ def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads
     setting = Setting(
         student=student, learning_rate=1e-4, teacher=teacher,
         teacher_velocity=guided(teacher, guidance) if guidance else lambda z, t, c: z,
-        copy_teacher=lambda: network(False),
+        copy_teacher=lambda: network(False), pairs=(*torch.randn(2, 512, 4, 16, 16), torch.randint(10, (512,))),
         head=lambda head, gan: build_head(head, layers=len(gan.blocks), width=width, grid=8, parameters=60000).to(place))
     images, labels = torch.randn(512, 4, 16, 16), torch.randint(10, (512,))
     trainer = Trainer(module.updates(training.objective, setting), training, student, ("bench",), images, labels)
