@@ -45,8 +45,9 @@ def describe(plan: Plan, name: str) -> str:
     said = {("trajectory",), ("refine",), ("real",), ("steps",), ("trajectory", "objective", "name"),
             ("refine", "objective", "name"), ("refine", "objective", "discriminator"), ("refine", "steps", "equal_total"),
             ("trajectory", "steps", "equal_total"), ("recipe",)}
+    said = {("recipe",), ("steps",)} if recipe else said
     extra = [f"{path[-1].replace('_', ' ')} {value}" for path, value in leaves(plan.suite.arms[name] or {}).items()
-             if path not in said and getattr(plan.suite.base, path[0])]
+             if path not in said and (recipe or getattr(plan.suite.base, path[0]))]
     return ", ".join([text, *(["equal total"] if equal_total(plan, name) and not recipe else []), *extra])
 
 

@@ -119,14 +119,23 @@ def theory_values(frame: pd.DataFrame) -> Values:
     return values
 
 
-def read_theory(path: Path, missing_is_none: bool = False) -> Values | None:
-    """The values in a metrics file of `hdbench theory`; UserError for another one, or none where a missing file may be."""
-    if missing_is_none and not path.exists():
-        return None
+def read_theory(path: Path, config: Path = Path("workflow/theory.yaml"), missing_is_none: bool = False) -> Values | None:
+    """The values in a metrics file of `hdbench theory`; UserError for another one, or none where a missing file may be.
+
+    Values of students of another configuration are left out.
+    """
+    from hdbench.theory import read_theory_config, units
+
+    if not path.exists():
+        if missing_is_none:
+            return None
+        raise UserError(f"{path}: does not exist; make it with `hdbench theory`")
     frame = read_metrics(path)
     if set(frame.suite) != {"theory"}:
         raise UserError(f"{path}: has no metrics of the theory alone; make it with `hdbench theory`")
-    return theory_values(frame)
+    known = {(unit.arm, unit.seed, unit.digest) for unit in units(read_theory_config(config))}
+    keys = zip(frame.arm, frame.seed, frame.digest)
+    return theory_values(frame[[arm == "euler" or (arm, seed, digest) in known for arm, seed, digest in keys]])
 
 
 def outcome(source: Values, test: Hypothesis) -> Outcome:
@@ -181,15 +190,17 @@ def holm(p: list[float]) -> list[float]:
 def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.DataFrame:
     """One row a test (a claim without tests has one): claim, verdict and its sentence, rule, effect, interval, p, finding.
 
-    `theory` is where claims with this source take their values from; without it they are not testable.
+    `theory` is where claims with this source take their values from; without it they are not testable.  Each source's tests
+    are corrected for themselves, so that a finding on the theory is the same beside any suite.
     """
     sources = {"suite": values_of(numbers), "theory": theory or (lambda name, metric: None)}
     given = {"suite": True, "theory": theory is not None}
     applies = {name: given[claim.source] and (claim.suites is None or numbers.plan.name in claim.suites)
                for name, claim in rules.claims.items()}
     made = [(name, outcome(sources[claim.source], test)) for name, claim in rules.claims.items() for test in claim.tests]
-    corrected = iter(holm([o.p for name, o in made if applies[name]]))
-    tests = [(name, o, next(corrected) if applies[name] else math.nan) for name, o in made]
+    corrected = {source: iter(holm([o.p for name, o in made if applies[name] and rules.claims[name].source == source]))
+                 for source in sources}
+    tests = [(name, o, next(corrected[rules.claims[name].source]) if applies[name] else math.nan) for name, o in made]
     rows = []
     for name, claim in rules.claims.items():
         own = [(o, p, finding(o, p, rules.level) if applies[name] else "not judged") for other, o, p in tests if other == name]
@@ -300,7 +311,7 @@ def write_claims(numbers: Numbers, rules: Rules, out: Path, theory: Values | Non
     chains = f"{len(suite.seeds)} chain{'s' if len(suite.seeds) > 1 else ''}"
     caption = (f"Claims of Hierarchical Distillation (arXiv 2511.08930). {suite.title}, {chains}. The rules of "
                f"workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by Holm over all tests "
-               f"that were made, is below {rules.level:g}. AWD is a reconstruction.")
+               f"of its source (suite or theory), is below {rules.level:g}. AWD is a reconstruction.")
     people = (verdicts(frame),
               tests[["claim", "rule", "found", "p", "p_holm", "chains", "finding"]].set_axis(
                   ["Claim", "Test", "Effect, 95% interval", "p", "p, Holm", "Chains", "Finding"], axis=1))

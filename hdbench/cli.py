@@ -114,7 +114,9 @@ def collect_command(suite, results, partial, keep):
     from hdbench.suite import load_plan
 
     plan = load_plan(suite)
-    click.echo(f"{len(collect(plan, results, partial, keep))} numbers in {metrics_file(plan, results)}")
+    frame = collect(plan, results, partial, keep)
+    rows = frame[["arm", "seed", "nfe"]].drop_duplicates()
+    click.echo(f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in {metrics_file(plan, results)}")
 
 
 @main.command("tables")

@@ -64,17 +64,22 @@ def collect(plan: Plan, results: Path, partial: bool = False, keep: Path | None 
             found = pd.DataFrame([*metrics(plan, results, row), *costs(plan, manifests, row)], columns=list(COLUMNS))
             parts.append(found.assign(suite=plan.name, arm=row.arm, seed=row.seed, nfe=row.nfe, digest=digest))
     frame = pd.concat([part.astype(COLUMNS) for part in parts], ignore_index=True)
-    artifact.write_atomic(metrics_file(plan, results), frame.to_csv(index=False, lineterminator="\n"))
     run = run_manifest(plan, manifests)
     if kept:
         run = with_stages_of(run, plan, keep.with_name("run.json"))
-    artifact.write_atomic(results / plan.name / "run.json", json.dumps(run, indent=1) + "\n")
-    artifact.write_atomic(results / plan.name / "environment.csv", environments(run).to_csv(index=False, lineterminator="\n"))
+    folder = metrics_file(plan, results).parent
+    artifact.write_together({
+        metrics_file(plan, results): frame.to_csv(index=False, lineterminator="\n").encode(),
+        folder / "run.json": (json.dumps(run, indent=1) + "\n").encode(),
+        folder / "environment.csv": environments(run).to_csv(index=False, lineterminator="\n").encode()})
     return frame
 
 
 def kept_rows(plan: Plan, results: Path, digests: list[str], frame: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    """Of another run's numbers those of the plan's rows, by position, that have no results here; digests must agree."""
+    """Of another run's numbers those of the plan's rows, by position, that have no results here; UserError if none are."""
+    if not (set(frame.digest[frame.suite == plan.name]) & set(digests)):
+        raise UserError(f"no number to keep is of the present suite {plan.name}: suite or digests differ; leave out --keep, or "
+                        "name the metrics of a run of this suite")
     frame = frame[frame.suite == plan.name]
     groups = {(arm, None if pd.isna(seed) else int(seed), int(nfe), digest): group for (arm, seed, nfe, digest), group
               in frame.groupby(["arm", "seed", "nfe", "digest"], dropna=False)}
@@ -114,13 +119,14 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
         return
     own = {kind: manifests[row.stages[kind]] for kind in ("trajectory", "refine") if kind in row.stages}
     pairs = {stage: manifests[stage] for kind, stage in row.stages.items() if kind.endswith("pairs")}  # each paid once
-    found = {f"training_{cost}": sum(m[cost] for m in (*own.values(), *pairs.values()))
+    trained = [*own.values(), *pairs.values()]
+    found = {f"training_{cost}": sum(manifest[cost] for manifest in trained)
              for cost in ("forward_equivalents", "core_seconds")}
     if not own:
         found["teacher_forward_equivalents"] = manifests[row.stages["teacher"]]["forward_equivalents"]
     for name, total in {"gpu_seconds": sum, "queue_seconds": sum, "peak_memory_bytes": max}.items():
-        if own and all(name in manifest for manifest in own.values()):  # older manifests have none
-            found[f"training_{name}"] = total(manifest[name] for manifest in own.values())
+        if own and all(name in manifest for manifest in trained):  # older manifests have none
+            found[f"training_{name}"] = total(manifest[name] for manifest in trained)
     found |= {f"{kind}_core_seconds": manifest["core_seconds"] for kind, manifest in own.items()}
     if pairs:
         found["pairs_core_seconds"] = sum(manifest["core_seconds"] for manifest in pairs.values())
@@ -145,13 +151,14 @@ def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
 
 def with_stages_of(run: dict[str, Any], plan: Plan, path: Path) -> dict[str, Any]:
     """The run manifest with the plan's stages that only another run's manifest has."""
-    try:
-        other = json.loads(path.read_text(encoding="utf-8"))["stages"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the manifest of the run whose metrics are kept ({error}); it belongs beside "
-                        "them") from None
     here = {stage["id"] for stage in run["stages"]}
-    stages = run["stages"] + [stage for stage in other if stage["id"] in plan.stages and stage["id"] not in here]
+    try:
+        other = {stage["id"]: stage for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]
+                 if stage["id"] in plan.stages.keys() - here and stage["core_seconds"] >= 0 and dict(stage["environment"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the manifest of the run whose metrics are kept ({error!r}); it belongs beside "
+                        "them") from None
+    stages = [*run["stages"], *other.values()]
     return run | {"stages": stages, "stages_done": len(stages),
                   "core_seconds": round(sum(stage["core_seconds"] for stage in stages), 3)}
 

@@ -29,11 +29,11 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from scipy.optimize import isotonic_regression
 
 from hdbench import artifact
-from hdbench.arms import describe, equal_total, head_name, head_of, is_teacher, same_from_trajectory, same_without_head
+from hdbench.arms import base_arm, describe, equal_total, head_name, head_of, is_teacher, same_from_trajectory, same_without_head
 from hdbench.collect import COLUMNS, MISSING, Entry, Interval, Numbers
 from hdbench.discriminators import HEADS
 from hdbench.images import load_images
-from hdbench.suite import FIGURES, Plan, Row
+from hdbench.suite import FIGURES, Plan, Row, total_cost
 from hdbench.tables import Column, for_people
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (  # Okabe and Ito's colours, for every kind of sight
@@ -362,13 +362,13 @@ def methods(sources: Sources) -> Figure:
         return nothing(sources, "no method has been measured")
     arms = sorted(dict.fromkeys(entry.arm for entry in found),
                   key=lambda arm: next(interval.value for entry, interval in found.items() if entry.arm == arm))
-    letters = dict(zip(arms, ascii_letters))
+    letters = dict(zip(arms, (*ascii_letters, *map(str, range(len(arms))))))
     steps = sorted({entry.steps for entry in found})
     styles = dict(zip(steps, zip(cycle((BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)), cycle("osD^vP*"))))
     figure, (by_steps, by_cost) = plt.subplots(
         1, 2, figsize=(7.2, 1.6 + 0.19 * len(arms)), layout="constrained", width_ratios=(1.25, 1))
     for place, arm in enumerate(arms):
-        own = [entry for entry in found if entry.arm == arm]
+        own = sorted((entry for entry in found if entry.arm == arm), key=lambda entry: entry.steps)
         shift = dict(zip(own, np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else [0.0]))
         for entry in own:
             colour, marker = styles[entry.steps]
@@ -376,7 +376,7 @@ def methods(sources: Sources) -> Figure:
                               xerr=None if math.isnan(found[entry].half_width) else found[entry].half_width,
                               elinewidth=0.7, linestyle="none")
         spent = sources.numbers_of(own[:1], "training_core_seconds").get(own[0], [MISSING])[0]
-        if plan.arms[arm].trajectory or plan.arms[arm].refine and math.isfinite(spent.value):
+        if not is_teacher(plan.arms[arm]) and math.isfinite(spent.value):
             colour, _ = styles[own[0].steps]
             error_bars(by_cost, spent.value, found[own[0]], {"marker": "", "color": colour, "linestyle": "none"})
             by_cost.annotate(letters[arm], (spent.value, found[own[0]].value), ha="center", va="center", fontsize=7)
@@ -393,9 +393,12 @@ def methods(sources: Sources) -> Figure:
     handles = [Line2D([], [], label=f"{count} step{'s' if count > 1 else ''}", color=styles[count][0],
                       marker=styles[count][1], markersize=4, linestyle="none") for count in steps]
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=len(steps))
+    base = base_arm(plan)
+    others = [sources.label(arm) for arm in arms if base and not is_teacher(plan.arms[arm])
+              and abs(total_cost(plan, plan.arms[arm]) / total_cost(plan, plan.arms[base]) - 1) > 0.02]
+    equal = f"Training compute within 2% of that of {sources.label(base)}" if base else "Training compute differs"
     return note_below(figure, sources.notes(
-        arms, "All but the teacher and TD have equal training compute in forward-equivalents",
-        "guidance doubles the teacher's evaluations", sources.intervals_are()))
+        arms, equal + (f", but for {', '.join(others)}" if base and others else ""), sources.intervals_are()))
 
 
 def title_of(numbers: Numbers, metric: str) -> str:

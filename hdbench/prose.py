@@ -95,7 +95,7 @@ def _methods(numbers: Numbers) -> pd.DataFrame:
         name = describe(plan, arm)
         if recipe:
             name, source = f"[{name}]({RECIPES}/{plan.suite.arms[arm]['recipe']}.yaml)", recipe.source.replace("arXiv ", "")
-            source = f"[{source}](https://arxiv.org/abs/{source})"
+            source = f"[{source}](https://arxiv.org/abs/{source})" if recipe.source.startswith("arXiv") else source
         rows.append([name, f"`{arm}`", source if recipe else "this suite",
                      *(_shown(numbers(own[n], fd)) if n in own else "" for n in steps)])
     return pd.DataFrame(rows, columns=["Method", "Arm", "Source", *(f"FD test, {n} step{'s' * (n > 1)}" for n in steps)])

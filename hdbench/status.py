@@ -37,7 +37,7 @@ def work_of(plan: Plan, stage: Stage) -> float:
     if "objective" in config:
         training = Training.model_validate_json(json.dumps({key: config[key] for key in Training.model_fields}))
         return training.steps * cost_per_step(plan, training)
-    return config.get("samples", 1) * config.get("steps", 1)
+    return config.get("samples", config.get("count", 1)) * config.get("steps", 1)
 
 
 def look(plan: Plan, results: Path) -> pd.DataFrame:

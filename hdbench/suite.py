@@ -109,7 +109,8 @@ class Arm(Config):
             raise ValueError(f"real = {self.real!r}: real images take no model; set trajectory and refine to null")
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
-        trained = getattr(self.refine.objective, "generator_steps", 1) if self.refine else 0
+        last = self.refine or self.trajectory
+        trained = getattr(last.objective, "generator_steps", 1 if self.refine else 0) if last else 0
         if trained == 1 and max(self.steps) > 1:
             raise ValueError(f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]")
         if trained and any(trained % steps for steps in self.steps):
@@ -341,10 +342,15 @@ def load_plan(name: str) -> Plan:
     suite = validate(Suite, data, str(path))
     arms, recipes, sources = {}, {}, suite_files(path)
     for arm, override in suite.arms.items():
-        override, base, whose = {} if override is None else override, data["base"], "the base"
+        override = {} if override is None else override
+        base, whose = data["base"], "the base"
         if isinstance(override, dict) and "recipe" in override:
             file, base, recipes[arm] = read_recipe(override["recipe"], f"{path}: arms.{arm}")
             override = {key: value for key, value in override.items() if key != "recipe"}
+            for keys, value in leaves(override).items():
+                if keys[-2:] == ("objective", "name"):
+                    raise UserError(f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective stays what it "
+                                    "is; leave out recipe, or the name")
             sources, whose = sources + ((file,) if file not in sources else ()), str(file)
         arms[arm] = validate(Arm, merge(base, override), str(path), ("arms", arm))
         for keys, value in leaves(override).items():
@@ -458,7 +464,8 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     if len(kinds) > 1:
         raise UserError(f"{where}: and that of refine too; one of them must be a number")
     if other not in plan.arms:
-        raise UserError(f"{where}: unknown arm" + nearest(other, plan.arms))
+        of_recipe = f" (it is in {RECIPES}/{plan.suite.arms[name]['recipe']}.yaml)" if name in plan.recipes else ""
+        raise UserError(f"{where}: unknown arm{of_recipe}" + nearest(other, plan.arms))
     target = plan.arms[other]
     if any(t and isinstance(t.steps, EqualTotal) for t in (target.trajectory, target.refine)):
         raise UserError(f"{where}: that arm's steps are not a number")

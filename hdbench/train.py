@@ -106,9 +106,9 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """All updates once, in order; scalars of each update's last repeat, by `update/name`."""
         scalars = {}
-        factor = learning_rate_factor(self.training.schedule, self.step, self.training.steps)
+        factor, since = learning_rate_factor(self.training.schedule, self.step, self.training.steps), 0
         for update in self.updates:
-            update.begin(self.step, self.training.steps)
+            since = max(since, update.begin(self.step, self.training.steps))
             optimizer = self.optimizers[update.name]
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["peak"]
@@ -124,7 +124,7 @@ class Trainer:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             scalars |= {f"{update.name}/{key}": value for key, value in found.items()}
-        decay = min(self.training.ema, (1 + self.step) / (10 + self.step))
+        decay = min(self.training.ema, (1 + self.step - since) / (10 + self.step - since))
         torch._foreach_lerp_(*([distributed.own_part(value) for value in values.values()]
                                for values in (self.ema, self.student.state_dict())), 1 - decay)
         for key, value in scalars.items():

@@ -135,8 +135,8 @@ def a_head(name: str, settings: gan.GanConfiguration) -> nn.Module:
     return head.double()
 
 
-def of_two_blocks(**settings) -> gan.GanConfiguration:
-    return gan.GanConfiguration(blocks=(1, 2), parameters=2000, **settings)
+def of_two_blocks(kind: type[gan.GanConfiguration] = gan.GanConfiguration, **settings) -> gan.GanConfiguration:
+    return kind(blocks=(1, 2), parameters=2000, **settings)
 
 
 def with_head(name: str, **settings) -> dmd.Configuration:
@@ -155,11 +155,11 @@ CASES = {
     "shortcut_uneven": shortcut.Configuration(finest=8, consistency_share=0.1),
     "improved_meanflow_uneven": improved_meanflow.Configuration(prob_r_equals_t=0.9, prob_t_equals_1=0.0),
     "regularised": dmd.Configuration(regulariser=meanflow.Configuration(prob_r_equals_t=0.1)),
-    "dmd2": dmd2.Configuration(gan=of_two_blocks(feature_network="fake"), generator_steps=2, fake_steps_per_generator_step=1),
+    "dmd2": dmd2.Configuration(gan=of_two_blocks(gan.OnFake), generator_steps=2, fake_steps_per_generator_step=1),
     "decoupled_dmd": decoupled_dmd.Configuration(), "sid": sid.Configuration(alpha=1.2),
-    "f_distill": f_distill.Configuration(gan=of_two_blocks(feature_network="fake", t_max=0.98)),
-    "ladd": ladd.Configuration(gan=of_two_blocks(loss="hinge")),
-    "adm": adm.Configuration(gan=of_two_blocks(loss="hinge", t_max=0.98))}
+    "f_distill": f_distill.Configuration(gan=of_two_blocks(f_distill.Gan)),
+    "ladd": ladd.Configuration(gan=of_two_blocks(gan.HingeOnTeacher)),
+    "adm": adm.Configuration(gan=of_two_blocks(adm.Gan))}
 SHARDED = ("flow_matching", "meanflow_uneven", "dmd", "awd_logit_fake",  # slower: every block is gathered for itself
            "progressive", "shortcut_uneven", "improved_meanflow_uneven", "regularised", "dmd2", "sid", "adm")
 

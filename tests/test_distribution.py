@@ -290,7 +290,7 @@ def configured(name: str, **settings):
     module = METHODS[name]
     k = module.Configuration()
     steps = "head_steps_per_generator_step" if name == "ladd" else "fake_steps_per_generator_step"
-    settings["gan"] = gan.GanConfiguration(**k.gan.model_dump() | BLOCKS | settings.pop("gan", {}))
+    settings["gan"] = type(k.gan)(**k.gan.model_dump() | BLOCKS | settings.pop("gan", {}))
     return module.Configuration(**{steps: 2} | settings)
 
 
@@ -551,7 +551,8 @@ def test_adm_tells_nothing_apart_where_fake_and_real_agree():
     (adm, {"delta": 0.05}, "delta = 0.05: must not exceed gan.t_min = 0.02")])
 def test_combinations_that_make_no_sense_are_refused(module, settings, sentence):
     if "gan" in settings:
-        settings = settings | {"gan": gan.GanConfiguration(**module.Configuration().gan.model_dump() | settings["gan"])}
+        default = module.Configuration().gan
+        settings = settings | {"gan": type(default)(**default.model_dump() | settings["gan"])}
     with pytest.raises(ValidationError) as error:
         module.Configuration(**settings)
     assert sentence in str(error.value)
@@ -561,3 +562,14 @@ def test_combinations_that_make_no_sense_are_refused(module, settings, sentence)
 def test_a_method_has_no_fields_that_mean_nothing(module, unknown):
     with pytest.raises(ValidationError, match="Extra inputs"):
         module.Configuration(**{unknown: 0.1})
+
+
+@pytest.mark.parametrize(("name", "kept"), [
+    ("dmd2", {"feature_network": "fake"}), ("adversarial", {"feature_network": "fake"}), ("ladd", {"loss": "hinge"}),
+    ("f_distill", {"feature_network": "fake", "t_max": 0.98}), ("adm", {"loss": "hinge", "t_max": 0.98})])
+def test_a_part_of_gan_leaves_the_methods_other_defaults(name, kept):
+    """As a suite's file gives it: some keys of the mapping, the rest the method's and not those of dmd."""
+    text = f'{{"name": "{name}", "gan": {{"learning_rate": 0.002}}}}'
+    found = METHODS[name].Configuration.model_validate_json(text).gan.model_dump()
+    assert found == METHODS[name].Configuration().gan.model_dump() | {"learning_rate": 0.002}
+    assert found | kept == found

@@ -81,15 +81,24 @@ def test_numbers_of_another_run_stand_where_there_are_no_results(run, tmp_path):
         collect(plan, part, keep=file)
 
 
-def test_numbers_of_other_stages_are_not_kept(run, tmp_path):
+@pytest.mark.parametrize("change", [{"digest": "0" * 16}, {"suite": "another"}])
+def test_numbers_of_other_stages_are_not_kept(run, tmp_path, change):
     plan, results = run
     collect(plan, results, partial=True)
-    file = tmp_path / "metrics.csv"
     shutil.copy(results / plan.name / "run.json", tmp_path / "run.json")
-    frame = read_metrics(results / plan.name / "metrics.csv")
-    frame.assign(digest="0" * 16).to_csv(file, index=False)
-    assert collect(plan, tmp_path / "empty", partial=True, keep=file).empty
-    (tmp_path / "run.json").unlink()
-    frame.to_csv(file, index=False)
-    with pytest.raises(UserError, match="run.json"):
-        collect(plan, tmp_path / "empty", partial=True, keep=file)
+    read_metrics(results / plan.name / "metrics.csv").assign(**change).to_csv(tmp_path / "metrics.csv", index=False)
+    with pytest.raises(UserError, match="no number to keep is of the present suite"):
+        collect(plan, tmp_path / "empty", partial=True, keep=tmp_path / "metrics.csv")
+    assert not (tmp_path / "empty").exists()
+
+
+@pytest.mark.parametrize("manifest", [None, "null", '{"stages": [1]}', '{"stages": [{"id": "ID"}]}', "{"])
+def test_a_broken_manifest_beside_kept_numbers_is_one_sentence_and_nothing_is_written(run, tmp_path, manifest):
+    plan, results = run
+    collect(plan, results, partial=True)
+    shutil.copy(results / plan.name / "metrics.csv", tmp_path)
+    if manifest is not None:
+        (tmp_path / "run.json").write_text(manifest.replace("ID", next(iter(plan.stages))))
+    with pytest.raises(UserError, match="run.json: not the manifest of the run"):
+        collect(plan, tmp_path / "empty", partial=True, keep=tmp_path / "metrics.csv")
+    assert not (tmp_path / "empty").exists()

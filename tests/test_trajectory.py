@@ -396,6 +396,19 @@ def test_rounds_have_their_grid_and_halve():
         assert set(places) == set(range(1, n + 1)) and min(places.values()) > 0.75 * 4000 / n
 
 
+def test_the_average_of_weights_begins_anew_in_each_round():
+    """After 4, 3 and 3 of 10 steps; decay min(0.98, (1 + k) / (10 + k)) with k counted from the round's first step."""
+    trainer, mean = trainer_of(progressive, progressive.Configuration(start_steps=4), 10, batch=8), None
+    for first, last in ((0, 4), (4, 7), (7, 10)):
+        for k in range(last - first):
+            before = trainer.ema if mean is None else mean
+            decay = min(0.98, (1 + k) / (10 + k))
+            before = copied(before)
+            trainer.train_step()
+            mean = {name: decay * before[name] + (1 - decay) * value for name, value in trainer.student.state_dict().items()}
+    torch.testing.assert_close(trainer.ema, mean)
+
+
 def test_rounds_that_are_not_powers_of_two():
     configuration = progressive.Configuration(start_steps=12, final_steps=3)
     update = only_update(progressive, Known(a_gaussian()), configuration)

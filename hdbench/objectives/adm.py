@@ -4,8 +4,8 @@ z_t = (1 - t) x_hat + t eps',  s = t - delta
 z_s^real = z_t - (t - s) v^w_phi(z_t, t, c),  z_s^fake = z_t - (t - s) v_psi(z_t, t, c)
 The critic raises D(z_s^real, s, c) and lowers D(z_s^fake, s, c), the generator raises D(z_s^fake, s, c) through the fake
 velocity and z_t; hinge loss, tokens of several blocks of the frozen teacher, g as in hdbench.objectives.adversarial.
-The critic sees no data, and there is no DMD term.  t is uniform in [gan.t_min, gan.t_max] and
-delta = 1/64 of the time axis; head, blocks and update ratio are ours.
+The critic sees no data, and there is no DMD term.  t is uniform in [gan.t_min, gan.t_max];
+delta = 1/64 of the time axis, head, blocks and update ratio are ours.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from hdbench.flow import Velocity, interpolate
 from hdbench.objectives import matching
 from hdbench.objectives.adversarial import Adversarial, require_head
 from hdbench.objectives.base import Setting, Update
-from hdbench.objectives.gan import GanConfiguration
+from hdbench.objectives.gan import HingeOnTeacher
 
 
 SAMPLER, sampler = matching.SAMPLER, matching.sampler
 
 
+class Gan(HingeOnTeacher):
+    t_max: float = Field(0.98, ge=0, le=1)
+
+
 class Configuration(matching.Configuration):
     name: Literal["adm"] = "adm"
     discriminator: matching.Discriminator = "conv"
-    gan: GanConfiguration = GanConfiguration(loss="hinge", blocks=(1, 2, 3), t_min=0.02, t_max=0.98)
+    gan: Gan = Gan()
     delta: float = Field(1 / 64, gt=0, lt=1, description="t - s: length of the Euler step, in units of time")
 
     @model_validator(mode="after")

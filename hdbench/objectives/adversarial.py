@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from hdbench.objectives import matching
 from hdbench.objectives.base import Setting, Update
-from hdbench.objectives.gan import GanConfiguration
+from hdbench.objectives.gan import OnFake
 from hdbench.objectives.matching import Matching
 
 
@@ -22,7 +22,7 @@ SAMPLER, sampler = matching.SAMPLER, matching.sampler
 class Configuration(matching.Configuration):
     name: Literal["adversarial"] = "adversarial"
     discriminator: matching.Discriminator = "conv"
-    gan: GanConfiguration = GanConfiguration(feature_network="fake")
+    gan: OnFake = OnFake()
     fake_steps_per_generator_step: int = Field(5, ge=1)
 
     @model_validator(mode="after")

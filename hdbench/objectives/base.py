@@ -24,7 +24,7 @@ class Update:
     loss: Callable[..., tuple[Tensor, dict[str, Tensor]]]  # of what `draw` returned: (scalar loss, scalars to log)
     repeats: int = 1
     frozen: dict[str, nn.Module] = field(default_factory=dict)  # part of the state, shaped like the student, not trained
-    begin: Callable[[int, int], None] = lambda step, steps: None  # called before each step, counted from 0, of `steps`
+    begin: Callable[[int, int], int] = lambda step, steps: 0  # before each `step` of `steps`: since which one weights average
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,9 @@ class Configuration(matching.Configuration):
 
     @model_validator(mode="after")
     def _guidance_times_in_order(self):
+        if self.generator_steps > 1:
+            raise ValueError(f"generator_steps = {self.generator_steps}: the guidance term's times would have to follow the "
+                             "step; objective decoupled_dmd has one step")
         if self.ca_t_min >= self.ca_t_max:
             raise ValueError(f"ca_t_min = {self.ca_t_min}: must be below ca_t_max = {self.ca_t_max}")
         return self

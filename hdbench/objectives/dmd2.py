@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from hdbench.objectives import dmd, matching
-from hdbench.objectives.gan import GanConfiguration
+from hdbench.objectives.gan import OnFake
 
 
 SAMPLER, sampler = matching.SAMPLER, matching.sampler
@@ -22,5 +22,5 @@ updates, forward_equivalents = dmd.updates, dmd.forward_equivalents
 class Configuration(matching.Configuration):
     name: Literal["dmd2"] = "dmd2"
     discriminator: matching.Discriminator = "conv"
-    gan: GanConfiguration = GanConfiguration(feature_network="fake")
+    gan: OnFake = OnFake()
     fake_steps_per_generator_step: int = Field(5, ge=1)

@@ -3,7 +3,8 @@
 gradient of D_f(p_real,t || p_fake,t) = E int p_fake,t f(r) is E[h(r) (s_fake - s_real) dz/dtheta],  h = r^2 f''(r)
 r = p_real / p_fake at z_t: the exponential of a non-saturating head's logit there, its log clamped to +- log_ratio_limit
 reverse KL `rkl` h = 1 (DMD),  Jensen-Shannon `js` h = r / (1 + r),  forward KL `fkl` h = r
-h is divided by its mean over the global batch, so that the step does not depend on the divergence: ours, as is the clamp.
+h is divided by its mean over the global batch, so that the step does not depend on the divergence, and r is bounded: both
+as in public code (FastGen), which also normalises r in bins of t.
 The other defaults are those of DMD2, on which the paper builds; the head is `pooled`, with the times of the matching term.
 """
 
@@ -20,11 +21,15 @@ from hdbench.flow import expand, interpolate
 from hdbench.objectives import matching
 from hdbench.objectives.base import Setting, Update
 from hdbench.objectives.dmd import dmd_gradient
-from hdbench.objectives.gan import GanConfiguration
+from hdbench.objectives.gan import OnFake
 from hdbench.objectives.matching import Matching
 
 
 SAMPLER, sampler = matching.SAMPLER, matching.sampler
+
+
+class Gan(OnFake):
+    t_max: float = Field(0.98, ge=0, le=1)
 
 
 class Configuration(matching.Configuration):
@@ -32,7 +37,7 @@ class Configuration(matching.Configuration):
     divergence: Literal["rkl", "js", "fkl"] = "js"
     log_ratio_limit: float = Field(3.0, gt=0, description="largest absolute log density ratio, in nats")
     discriminator: matching.Discriminator = "pooled"
-    gan: GanConfiguration = GanConfiguration(feature_network="fake", t_min=0.02, t_max=0.98)
+    gan: Gan = Gan()
     fake_steps_per_generator_step: int = Field(5, ge=1)
 
     @model_validator(mode="after")

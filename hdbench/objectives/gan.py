@@ -45,6 +45,19 @@ class GanConfiguration(Config):
         return self
 
 
+class OnFake(GanConfiguration):
+    """The head reads the trained fake score, as in DMD2."""
+
+    feature_network: Literal["teacher", "fake"] = "fake"
+
+
+class HingeOnTeacher(GanConfiguration):
+    """Hinge loss on several blocks of the frozen teacher, as in LADD."""
+
+    loss: Literal["non_saturating", "hinge"] = "hinge"
+    blocks: tuple[int, ...] = Field((1, 2, 3), min_length=1)
+
+
 def critic_loss(real: Verdict, fake: Verdict, kind: str) -> Tensor:
     """Mean over the batch of the weighted sum over logits; a scalar."""
     if kind == "hinge":

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from hdbench.objectives import matching
 from hdbench.objectives.adversarial import Adversarial, require_head
 from hdbench.objectives.base import Setting, Update
-from hdbench.objectives.gan import GanConfiguration
+from hdbench.objectives.gan import HingeOnTeacher
 
 
 SAMPLER, sampler = matching.SAMPLER, matching.sampler
@@ -24,7 +24,7 @@ SAMPLER, sampler = matching.SAMPLER, matching.sampler
 class Configuration(matching.Shared):
     name: Literal["ladd"] = "ladd"
     discriminator: matching.Discriminator = "conv"
-    gan: GanConfiguration = GanConfiguration(loss="hinge", blocks=(1, 2, 3))
+    gan: HingeOnTeacher = HingeOnTeacher()
     head_steps_per_generator_step: int = Field(1, ge=1)
 
     @model_validator(mode="after")

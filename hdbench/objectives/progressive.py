@@ -4,8 +4,9 @@ Round with N student steps, t in {1/N, ..., 1}, r = t - 1/N, m = (r + t)/2; u' i
 two steps  z'_m = z_t - (t - m) u'(z_t, m, t, c),   z'_r = z'_m - (m - r) u'(z'_m, r, m, c)
 loss       || u_theta(z_t, r, t, c) - (z_t - z'_r) / (t - r) ||^2
 In the first round u' is the teacher's velocity v^w, so that its two steps are Euler's, which on this path are DDIM's.
-Rounds share the steps of the stage evenly.  Here the learning rate follows the stage's one schedule and squares of velocities
-are weighted alike; in the paper it falls in each round, and squares of x weigh max(SNR, 1).
+Rounds share the steps of the stage evenly, and in each the average of weights begins anew; the weights themselves, not that
+average, start and teach the next.  Here the learning rate follows the stage's one schedule and squares of velocities weigh
+alike; in the paper it falls in each round, and squares of x weigh max(SNR, 1).
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         if step and number > (step - 1) * rounds // steps:
             for old, new in zip(previous.state_dict().values(), setting.student.state_dict().values(), strict=True):
                 own_part(old).copy_(own_part(new))
+        return -(-number * steps // rounds)
 
     def draw(d):
         x, c = d.data()

@@ -56,6 +56,7 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
     def begin(step, steps):
         nonlocal w
         w = warmup(step, steps, configuration.warmup_share)
+        return 0
 
     def draw(d):
         x, c = d.data()

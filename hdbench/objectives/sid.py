@@ -5,7 +5,8 @@ g is its gradient in x_hat, also through z_t = (1 - t) x_hat + t eps' into the i
 
 With d = x_real - x_fake and an exact fake, E[x_hat | z_t] = x_fake and so E<d, x_fake - x_hat> = 0: the score identity.
 Without the normaliser the gradient at alpha = 1/2 is exactly half that of E||d||^2, a Fisher divergence, in which the fake
-follows the generator: there the derivative through the fake vanishes.  That times weigh alike but for the normaliser: ours.
+follows the generator: there the derivative through the fake vanishes.  The normaliser is that of the authors' code;
+uniform times are ours.
 """
 
 from __future__ import annotations
