@@ -93,12 +93,14 @@ def _methods(numbers: Numbers) -> pd.DataFrame:
     for arm in arms:
         recipe, own = plan.recipes.get(arm), {entry.steps: entry for entry in numbers.entries(arm)}
         name = describe(plan, arm)
+        if not own.keys() & set(steps):
+            name += f", {max(own)} steps: {_shown(numbers(own[max(own)], fd))}"
         if recipe:
             name, source = f"[{name}]({RECIPES}/{plan.suite.arms[arm]['recipe']}.yaml)", recipe.source.replace("arXiv ", "")
             source = f"[{source}](https://arxiv.org/abs/{source})" if recipe.source.startswith("arXiv") else source
-        rows.append([name, f"`{arm}`", source if recipe else "this suite",
+        rows.append([name, f"`{arm}`", source if recipe else "this suite", numbers.chains(numbers.entries(arm)[0])[0],
                      *(_shown(numbers(own[n], fd)) if n in own else "" for n in steps)])
-    return pd.DataFrame(rows, columns=["Method", "Arm", "Source", *(f"FD test, {n} step{'s' * (n > 1)}" for n in steps)])
+    return pd.DataFrame(rows, columns=["Method", "Arm", "Source", "Chains", *(f"FD test, {n} step{'s' * (n > 1)}" for n in steps)])
 
 
 def _shown(found: Interval, signed: bool = False) -> str:

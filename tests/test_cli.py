@@ -27,9 +27,10 @@ EVALUATION_OPTIONS = {"--layout", "--weights", "--resolution", "--allow", "--cac
                       "--rank", "--world-size", "--wait-seconds"}
 COMMANDS = {
     "stage": set(), **{f"stage {kind}": STAGE_OPTIONS for kind in KINDS},
-    "collect": {"--partial", "--suite", "--results"},
+    "collect": {"--partial", "--keep", "--suite", "--results"},
     "tables": {"--metrics", "--suite", "--results", "--out"},
-    "claims": {"--metrics", "--rules", "--suite", "--results", "--out"},
+    "claims": {"--metrics", "--theory", "--rules", "--suite", "--results", "--out"},
+    "theory": {"--config", "--threads", "--results", "--out"},
     "prose": {"documents", "--out"},
     "figures": {"--metrics", "--suite", "--results", "--out"},
     "show": {"--suite", "--results", "--out"},

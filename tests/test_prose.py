@@ -57,8 +57,9 @@ def test_a_key_that_names_nothing_is_one_sentence(tiny, key, message):
 def test_the_table_of_methods_has_each_with_its_source_and_distance_by_steps(tiny):
     lines = [[cell.strip() for cell in line.split("|")[1:-1]]
              for line in prose.value("tiny methods", Path("paper_tables")).strip().splitlines()]
-    assert lines[0] == ["Method", "Arm", "Source"]  # no recipe has steps here
+    assert lines[0] == ["Method", "Arm", "Source", "Chains"]  # no recipe has steps here
     assert [line[1] for line in lines[2:]] == ["`teacher`", "`td`", "`cd`", "`hd`", "`hd_patch`"]
+    assert {line[3] for line in lines[2:]} == {"3"}
 
 
 def test_a_span_that_is_not_closed_is_told():
