@@ -81,7 +81,7 @@ MISTAKES = [
     ("teacher.training.betas", [0.9], "teacher.training.betas.1: this item is missing; add it"),
     # an unknown data set, method, head or word
     ("data.name", "digit", "data.name = \"digit\": unknown; did you mean 'digits'?"),
-    ("data.name", "mnist", "data.name = \"mnist\": unknown; valid: digits, textured_digits"),
+    ("data.name", "mnist", "data.name = \"mnist\": unknown; valid: canvas, digits, textured_digits"),
     ("base.trajectory.objective.name", "meanflo",
      "base.trajectory.objective.name = \"meanflo\": unknown; did you mean 'meanflow'?"),
     ("arms.cd.trajectory.objective", {"name": "consistancy"},
