@@ -176,6 +176,22 @@ def theory_command(config, threads, results, out):
         click.echo(path)
 
 
+@main.command("tuned")
+@click.option("--suite", default="local_flaws_tuning", show_default=True, help="One chain with every head over a grid.")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@results_option
+@clean_errors
+def tuned_command(suite, metrics, results):
+    """Print each head's tuned values: those of its arm with the smallest fd_train on the validation chain."""
+    from hdbench.collect import metrics_file, read_metrics
+    from hdbench.suite import load_plan
+    from hdbench.tuning import chosen, settings
+
+    plan = load_plan(suite)
+    for head, arm in chosen(plan, read_metrics(metrics or metrics_file(plan, results))).items():
+        click.echo(f"{head}: {settings(plan, arm)}  # {arm}")
+
+
 @main.command("prose")
 @click.argument("documents", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 @out_option

@@ -329,7 +329,7 @@ def test_controls_of_equal_compute_cost_as_much_as_their_target(name):
             assert abs(total_cost(plan, control) - total_cost(plan, target)) <= one_step
             assert control.refine.steps > target.refine.steps
             found += 1
-    assert found >= 2
+    assert found >= 2 or not any(arm.startswith("dmd") for arm in plan.arms)
 
 
 # recipes
