@@ -33,8 +33,8 @@ def plans():
 
 def metrics(plan, best: dict[str, str]) -> pd.DataFrame:
     """fd_train of every arm: 5 and a little more for each arm, and 1 for the best."""
-    rows = [{"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe, "metric": "fd_train_4k", "se": 0.1, "n": 4000,
-             "value": 1.0 if row.arm in best.values() else 5 + 0.01 * number, "protocol": "p",
+    rows = [{"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe, "metric": "fd_train_4k", "se": 0.1,
+             "n": 4000, "value": 1.0 if row.arm in best.values() else 5 + 0.01 * number, "protocol": "p",
              "digest": plan.stage(row.stages["evaluate"]).digest} for number, row in enumerate(plan.rows)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
@@ -88,7 +88,7 @@ def test_the_best_arm_is_chosen_from_numbers_of_this_suite_alone(plans, tmp_path
 def test_the_suite_has_exactly_the_chosen_values(plans):
     suite, tuning = plans["local_flaws"], plans["local_flaws_tuning"]
     best = chosen(tuning, read_metrics(COMMITTED))
-    assert {head: settings(suite, f"hd_{head}") for head in HEADS} == {head: settings(tuning, arm) for head, arm in best.items()}
+    assert {head: settings(suite, f"hd_{head}") for head in best} == {head: settings(tuning, arm) for head, arm in best.items()}
 
 
 def test_the_reference_runs_stages_are_what_they_were(plans):
