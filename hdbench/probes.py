@@ -446,9 +446,9 @@ def explanation(probes: Probes) -> str:
     return (f"Real images with one planted flaw against clean ones: heads of equal size on frozen features, {probes.steps:,} "
             f"steps, measured on {probes.images:,} held-out images. Flip: the texture's phase is turned by half a period; "
             "fade: its amplitude is halved. Inside: share of the energy of the generator's gradient where the image is wrong. "
-            "Cosine: of minus the gradient with the true correction. Damage: squared change elsewhere for each unit of squared error "
-            "repaired, at the step that repairs the flaw best. Learning rates by the largest cosine on a seed that is not shown. 95% "
-            f"intervals, {over}.")
+            "Cosine: of minus the gradient with the true correction. Damage: squared change elsewhere for each unit of squared "
+            "error repaired, at the step that repairs the flaw best. Learning rates by the largest cosine on a seed that is not "
+            f"shown. 95% intervals, {over}.")
 
 
 def to_markdown(probes: Probes, table: pd.DataFrame) -> str:
@@ -491,6 +491,9 @@ def draw_crossover(probes: Probes, frame: pd.DataFrame) -> Figure:
     for axis, (metric, title) in zip(axes[0], MEASURES.items()):
         axis.set_title(title.replace("↑", "(higher is better)").replace("↓", "(lower is better)").replace(" (", "\n("))
         axis.set_yscale("log" if metric == "damage" else "linear")
+        if metric in ("auc", "in_flaw_share"):  # intervals of shares may go beyond
+            low, high = axis.get_ylim()
+            axis.set_ylim(max(low, -0.02), min(high, 1.03))
     for axis in axes[-1]:
         axis.set_xlabel("tokens in the flaw, share")
         axis.xaxis.set_major_formatter("{x:g}")
