@@ -10,8 +10,9 @@ from test_tables import synthetic
 from tiny import REPOSITORY
 
 from hdbench.arms import head_of
+from hdbench.claims import RULES, judge, read_rules
 from hdbench.cli import main
-from hdbench.collect import COLUMNS, read_metrics
+from hdbench.collect import COLUMNS, Numbers, read_metrics
 from hdbench.discriminators import HEADS
 from hdbench.suite import digest_of, load_plan
 from hdbench.tuning import TUNED, chosen, grid, settings
@@ -31,9 +32,9 @@ def plans():
         return {name: load_plan(name) for name in ("local_flaws", "local_flaws_tuning", "textured_digits")}
 
 
-def metrics(plan, best: dict[str, str]) -> pd.DataFrame:
-    """fd_train of every arm: 5 and a little more for each arm, and 1 for the best."""
-    rows = [{"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe, "metric": "fd_train_4k", "se": 0.1,
+def metrics(plan, best: dict[str, str], metric: str = "fd_train_4k") -> pd.DataFrame:
+    """Of every row 5 and a little more for each, and 1 for the best arms."""
+    rows = [{"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe, "metric": metric, "se": 0.1,
              "n": 4000, "value": 1.0 if row.arm in best.values() else 5 + 0.01 * number, "protocol": "p",
              "digest": plan.stage(row.stages["evaluate"]).digest} for number, row in enumerate(plan.rows)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
@@ -89,6 +90,14 @@ def test_the_suite_has_exactly_the_chosen_values(plans):
     suite, tuning = plans["local_flaws"], plans["local_flaws_tuning"]
     best = chosen(tuning, read_metrics(COMMITTED))
     assert {head: settings(suite, f"hd_{head}") for head in best} == {head: settings(tuning, arm) for head, arm in best.items()}
+
+
+@pytest.mark.parametrize(("best", "verdict"), [("hd_awd_logit", "reproduced"), ("hd_pooled", "reversed")])
+def test_c5_is_judged_in_this_suite_and_claims_about_other_starts_are_not(plans, tmp_path, best, verdict):
+    numbers = Numbers(plans["local_flaws"], metrics(plans["local_flaws"], {"": best}, "fd_test_4k"), tmp_path)
+    frame = judge(numbers, read_rules(REPOSITORY / RULES)).set_index("claim")
+    assert set(frame.verdict["C5"]) == {verdict}
+    assert {frame.verdict.loc[[claim]].iloc[0] for claim in ("C2", "C4", "C6")} == {"not testable here"}
 
 
 def test_the_reference_runs_stages_are_what_they_were(plans):
