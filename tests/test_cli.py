@@ -30,6 +30,8 @@ COMMANDS = {
     "collect": {"--partial", "--suite", "--results"},
     "tables": {"--metrics", "--suite", "--results", "--out"},
     "claims": {"--metrics", "--rules", "--suite", "--results", "--out"},
+    "probes": {"--config", "--threads", "--results", "--out"},
+    "tuned": {"--suite", "--metrics", "--results"},
     "prose": {"documents", "--out"},
     "figures": {"--metrics", "--suite", "--results", "--out"},
     "show": {"--suite", "--results", "--out"},
