@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from snakemake.utils import min_version
 
@@ -60,8 +61,20 @@ def arms(kind):
     return named
 
 
+def probe_teachers(wildcards):
+    """Those of this suite; `hdbench probes` says which of other suites are missing, and every mistake in the configuration."""
+    from hdbench.probes import read_probes, teachers
+
+    try:
+        stages = [source.stage.id for source in teachers(read_probes(Path(config["probes"]))).values()]
+    except UserError:
+        return []
+    return [ancient(manifest(stage)) for stage in stages if stage in PLAN.stages]
+
+
 localrules:
     all_ablations,
+    teachers,
     collect,
     tables,
     claims,
@@ -75,6 +88,11 @@ rule all_ablations:
         expand(f"{RENDERED}/{{table}}.{{kind}}", table=(*TABLES, "claims"), kind=("csv", "md", "tex", "html")),
         expand(f"{config['tables']}/theory/theory.{{kind}}", kind=("csv", "md", "pdf", "png")),
         expand(f"{RENDERED}/figures/{{figure}}.{{kind}}", figure=FIGURES, kind=("png", "pdf")),
+
+
+rule teachers:
+    input:
+        [manifest(stage) for stage in PLAN.stages if stage.startswith("teacher/")],
 
 
 include: "workflow/rules/data.smk"

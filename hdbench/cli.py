@@ -178,6 +178,40 @@ def theory_command(config, threads, results, out):
         click.echo(path)
 
 
+@main.command("probes")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/probes.yaml"),
+              show_default=True, help="Teachers, flaws and heads.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@results_option
+@out_option
+@clean_errors
+def probes_command(config, threads, results, out):
+    """Train heads to find planted flaws on frozen features: where each sees them and mends them; what is done is kept."""
+    from hdbench.probes import read_probes, run_probes
+    from hdbench.runtime import set_up
+
+    probes = read_probes(config)
+    set_up(threads, "cpu")
+    for path in run_probes(probes, results, out):
+        click.echo(path)
+
+
+@main.command("tuned")
+@click.option("--suite", default="local_flaws_tuning", show_default=True, help="One chain with every head over a grid.")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@results_option
+@clean_errors
+def tuned_command(suite, metrics, results):
+    """Print each head's tuned values: those of its arm with the smallest fd_train on the validation chain."""
+    from hdbench.collect import metrics_file, read_metrics
+    from hdbench.suite import load_plan
+    from hdbench.tuning import chosen, settings
+
+    plan = load_plan(suite)
+    for head, arm in chosen(plan, read_metrics(metrics or metrics_file(plan, results))).items():
+        click.echo(f"{head}: {settings(plan, arm)}  # {arm}")
+
+
 @main.command("prose")
 @click.argument("documents", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 @out_option

@@ -193,6 +193,7 @@ class RunConfig(Config):
     device: str
     sharding: Literal["none", "fsdp2"]
     theory: str
+    probes: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,8 @@ COMMANDS = {
     "tables": {"--metrics", "--suite", "--results", "--out"},
     "claims": {"--metrics", "--theory", "--rules", "--suite", "--results", "--out"},
     "theory": {"--config", "--threads", "--results", "--out"},
+    "probes": {"--config", "--threads", "--results", "--out"},
+    "tuned": {"--suite", "--metrics", "--results"},
     "prose": {"documents", "--out"},
     "figures": {"--metrics", "--suite", "--results", "--out"},
     "show": {"--suite", "--results", "--out"},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from hdbench.datasets import DATASETS, digits, textured_digits
+from hdbench.datasets import DATASETS, canvas, digits, textured_digits
 
 
 def build(name: str, **settings):
@@ -56,19 +58,19 @@ def test_textured_digits_draw_each_split_from_its_own_originals(monkeypatch):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_images_and_labels_are_well_formed(name):
-    configuration, splits = build(name, **(SMALL if name == "textured_digits" else {}))
+    configuration, splits = build(name, **({} if name == "digits" else SMALL))
     for split, (images, labels) in splits.items():
         side = configuration.image_size
         assert images.dtype == torch.uint8 and images.shape == (len(labels), configuration.channels, side, side), split
         assert labels.dtype == torch.int64 and set(labels.tolist()) == set(range(configuration.classes))
         assert images.max() > 240 and images.min() == 0
-    if name == "textured_digits":
+    if name != "digits":
         assert [len(images) for images, _ in splits.values()] == [600, 300]
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_data_depend_on_the_seed_alone(name):
-    sizes = SMALL if name == "textured_digits" else {}
+    sizes = {} if name == "digits" else SMALL
     (_, first), (_, again), (_, other) = build(name, **sizes), build(name, **sizes), build(name, seed=1, **sizes)
     for split in first:
         assert all(torch.equal(a, b) for a, b in zip(first[split], again[split]))
@@ -148,3 +150,43 @@ def test_a_shift_is_cyclic_and_loses_no_ink(monkeypatch):
     images, _ = textured_digits.build(textured_digits.Configuration(**SMALL, contrast=0.0))["train"]
     ink = images.double().sum(dim=(1, 2, 3))
     assert len(images.flatten(1).unique(dim=0)) == 3 and ink.unique().numel() == 1
+
+
+def test_textured_digits_are_those_of_earlier_runs():
+    _, splits = build("textured_digits", seed=1, train=500, test=300)
+    found = [hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
+             for images, labels in splits.values()]
+    assert found == ["6076f15183608840", "2645ab9c06a36f6b"]
+
+
+def numbered(seed):
+    """Originals of one level each, so that a quarter of a canvas says which it is: 40 for train, 20 for test, 10 classes."""
+    levels = np.arange(1, 61) / 64
+    ink = np.ones((60, 8, 8)) * levels[:, None, None]
+    return {"train": (ink[:40], np.arange(40) % 10), "test": (ink[40:], np.arange(20) % 10)}
+
+
+def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
+    monkeypatch.setattr(canvas, "originals", numbered)
+    _, splits = build("canvas", **SMALL, contrast=0.0)
+    for (images, labels), first, count in zip(splits.values(), (0, 40), (40, 20)):
+        parts = images.unfold(2, 16, 16).unfold(3, 16, 16).flatten(-2)[:, 0]
+        assert torch.equal(parts.amin(-1), parts.amax(-1))
+        index = (parts[..., 0].double() / 255 * 64).round().long().flatten(1) - 1 - first
+        assert set(index.flatten().tolist()) == set(range(count))
+        assert torch.equal(index % 10, labels[:, None].expand(-1, 4))
+        assert not (index == index[:, :1]).all()  # drawn one by one
+        for corner in range(1, 4):  # independent of the first: equal in one of 4 (or 2) cases
+            assert (index[:, 0] == index[:, corner]).double().mean() == pytest.approx(10 / count, abs=0.08)
+
+
+def test_a_turned_canvas_has_the_opposite_texture_on_the_same_ink():
+    """clean + turned is the ink alone, (2 - contrast) times the shape, up to rounding; where there is none both are 0."""
+    configuration = canvas.Configuration(**SMALL)
+    images, turned, labels = canvas.with_turned(configuration)["train"]
+    assert torch.equal(images, canvas.build(configuration)["train"][0])
+    plain, same, _ = canvas.with_turned(canvas.Configuration(**SMALL, contrast=0.0))["train"]
+    assert torch.equal(plain, same)
+    total = images.double() + turned.double()
+    torch.testing.assert_close(total, 1.3 * plain.double(), rtol=0, atol=1.7)  # three roundings
+    assert (images != turned).double().mean() > 0.2 and not images[plain == 0].any()

@@ -82,7 +82,7 @@ MISTAKES = [
     ("teacher.training.betas", [0.9], "teacher.training.betas.1: this item is missing; add it"),
     # an unknown data set, method, head or word
     ("data.name", "digit", "data.name = \"digit\": unknown; did you mean 'digits'?"),
-    ("data.name", "mnist", "data.name = \"mnist\": unknown; valid: digits, textured_digits"),
+    ("data.name", "mnist", "data.name = \"mnist\": unknown; valid: canvas, digits, textured_digits"),
     ("base.trajectory.objective.name", "meanflo",
      "base.trajectory.objective.name = \"meanflo\": unknown; did you mean 'meanflow'?"),
     ("arms.cd.trajectory.objective", {"name": "consistancy"},
@@ -330,7 +330,7 @@ def test_controls_of_equal_compute_cost_as_much_as_their_target(name):
             assert abs(total_cost(plan, control) - total_cost(plan, target)) <= one_step
             assert control.refine.steps > target.refine.steps
             found += 1
-    assert found >= 2
+    assert found >= 2 or not any(arm.startswith("dmd") for arm in plan.arms)
 
 
 # recipes

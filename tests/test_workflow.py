@@ -96,7 +96,7 @@ def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
     arms = {"real_test": {"trajectory": None, "refine": None, "real": "test"},
             "teacher": {"trajectory": None, "refine": None, "steps": [2]},
             "broken": {"trajectory": None, "refine": {"learning_rate": 1.0e30}}}
-    data = changed({"arms": arms, **{f"tables.{table}.rows": list(arms) for table in TABLES}})
+    data = changed({"arms": arms, **{f"tables.{table}.rows": list(arms) for table in TABLES}, "tables.methods.against": []})
     (workspace / "tiny.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     plan, results = load_plan("tiny.yaml"), workspace / "results"
     for stage in (stage_of(plan, "evaluate", "real_test"), stage_of(plan, "sample", "teacher")):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 
 from hdbench.config import Config
 from hdbench.datasets.digits import Splits, originals
@@ -35,19 +36,26 @@ class Configuration(Config):
         return min(self.train // 2, self.test)
 
 
+def textured(ink: np.ndarray, rng: np.random.Generator, configuration: Configuration) -> tuple[Tensor, Tensor]:
+    """Of each original (N, 8, 8): upsampled x2, shifted cyclically by up to 1 pixel, ink times a sinusoid; and the same image
+    with the sinusoid's phase turned by half a period.  Both (N, 1, 16, 16) uint8.
+    """
+    n = len(ink)
+    shape = F.interpolate(torch.from_numpy(ink).unsqueeze(1), scale_factor=2, mode="bilinear").squeeze(1).numpy()
+    shape = np.stack([np.roll(image, tuple(shift), (0, 1)) for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))])
+    y, x = np.mgrid[:16, :16]
+    direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]  # the two diagonals
+    phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
+    wave = np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * configuration.wavelength) + phase)
+    images, turned = (np.rint(255 * shape * (1 - configuration.contrast * (0.5 - 0.5 * w))).astype(np.uint8)
+                      for w in (wave, -wave))
+    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(turned).unsqueeze(1)
+
+
 def build(configuration: Configuration) -> Splits:
-    """Each image: an original drawn at random, upsampled x2, shifted cyclically by up to 1 pixel, ink times a sinusoid."""
     splits = {}
     for number, (split, (ink, labels)) in enumerate(originals(configuration.seed).items()):
         rng = np.random.default_rng((configuration.seed, 1 + number))
-        n = getattr(configuration, split)
-        index = rng.integers(len(ink), size=n)
-        shape = F.interpolate(torch.from_numpy(ink[index]).unsqueeze(1), scale_factor=2, mode="bilinear").squeeze(1).numpy()
-        shape = np.stack([np.roll(image, tuple(shift), (0, 1)) for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))])
-        y, x = np.mgrid[:16, :16]
-        direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]  # the two diagonals
-        phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
-        wave = np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * configuration.wavelength) + phase)
-        images = np.rint(255 * shape * (1 - configuration.contrast * (0.5 - 0.5 * wave))).astype(np.uint8)
-        splits[split] = torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels[index])
+        index = rng.integers(len(ink), size=getattr(configuration, split))  # uniformly, with replacement
+        splits[split] = textured(ink[index], rng, configuration)[0], torch.from_numpy(labels[index])
     return splits

@@ -21,6 +21,21 @@ rule theory:
         shlex.join([*HDBENCH, "theory", "--config", config["theory"], "--results", RESULTS, *OUT])
 
 
+rule probes:  # no part of all_ablations: `snakemake probes --config suite=local_flaws`
+    input:
+        config["probes"],
+        probe_teachers,
+    output:
+        f"{RESULTS}/probes/metrics.csv",
+        expand(f"{config['tables']}/probes/{{name}}", name=("metrics.csv", "probes.csv", "probes.md", "crossover.pdf",
+                                                            "weights.pdf")),
+        [report(f"{config['tables']}/probes/{figure}.png", category="Figures", labels={"figure": f"probes, {figure}"},
+                caption="../report/probes.rst")
+         for figure in ("crossover", "weights")],
+    shell:
+        shlex.join([*HDBENCH, "probes", "--config", config["probes"], "--results", RESULTS, *OUT])
+
+
 rule claims:
     input:
         METRICS,

@@ -1,0 +1,331 @@
+"""Planted flaws are exact, measures of planted gradients are known, units are run once, and mistakes are one sentence."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from click.testing import CliRunner
+from sklearn.metrics import roc_auc_score
+from test_workflow import planned, snakemake, workspace  # noqa: F401, a fixture
+from tiny import REPOSITORY, changed, run_until, stage_of, write_suite
+from torch import nn
+
+from hdbench import probes as module
+from hdbench.cli import main
+from hdbench.collect import COLUMNS, read_metrics
+from hdbench.config import read_yaml, validate
+from hdbench.datasets import canvas
+from hdbench.discriminators import HEADS, build_head, parameter_count
+from hdbench.errors import UserError
+from hdbench.images import to_float
+from hdbench.seeds import generator
+from hdbench.suite import load_plan
+
+TINY = read_yaml(REPOSITORY / "tests/probes.yaml")
+CANVAS = {"data": {"name": "canvas", "train": 60, "test": 40}, "network.patch": 8, "seeds": [0, 1, 2],
+          "evaluation.samples": 30, "base.refine.objective.gan.parameters": 600}
+
+
+def config(changes=None) -> module.Probes:
+    return validate(module.Probes, changed(changes or {}, TINY), "probes.yaml")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return canvas.with_turned(canvas.Configuration(train=300, test=20))["train"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the tests' suite on canvases and its three teachers."""
+    folder = tmp_path_factory.mktemp("probes")
+    plan = load_plan(str(write_suite(folder, CANVAS)))
+    for seed in plan.suite.seeds:
+        run_until(plan, folder / "results", stage_of(plan, "teacher", "teacher", seed))
+    return folder
+
+
+# flaws
+
+@pytest.mark.parametrize("change", module.STRENGTH)
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_a_flaw_changes_its_patch_and_nothing_else(images, change, size):
+    clean, turned, _ = images
+    y, where = module.plant(clean, turned, module.Flaw(change=change, size=size), generator("test"))
+    x, opposite = to_float(clean), to_float(turned)
+    assert torch.equal(where.flatten(1).sum(1), torch.full((len(x),), size**2))
+    assert torch.equal(y[~where], x[~where])
+    torch.testing.assert_close(y + (x - y), x, rtol=0, atol=1e-6)
+    share = {"flip": 1.0, "fade": 0.25}[change]
+    torch.testing.assert_close(y[where], (x + share * (opposite - x))[where], rtol=0, atol=1e-6)
+    assert (y != x).flatten(1).any(1).double().mean() > 0.95
+    rows, columns = where[:, 0].any(2), where[:, 0].any(1)
+    for line in (rows, columns):  # one run of `size` pixels
+        assert torch.equal(line.sum(1), torch.full((len(x),), size))
+        assert (line.int().diff(dim=1).abs().sum(1) <= 2).all()
+
+
+def test_a_fade_everywhere_halves_the_texture(images):
+    clean, turned, _ = images
+    y, where = module.plant(clean, turned, module.Flaw(change="fade", size=None), generator("test"))
+    middle = (to_float(clean) + to_float(turned)) / 2
+    assert where.all()
+    torch.testing.assert_close(y - middle, 0.5 * (to_float(clean) - middle), rtol=0, atol=1e-6)
+
+
+def test_flaws_lie_around_ink_in_proportion_to_it():
+    ink = torch.zeros(6000, 1, 32, 32, dtype=torch.uint8)
+    ink[:, 0, 10, 12], ink[:, 0, 20, 5], ink[:, 0, 31, 31] = 100, 50, 50
+    _, where = module.plant(ink, ink, module.Flaw(change="flip", size=3), generator("test"))
+    found = where[:, 0].flatten(1).int().argmax(1)  # the first pixel
+    shares = {9 * 32 + 11: 0.5, 19 * 32 + 4: 0.25, 29 * 32 + 29: 0.25}  # the last is moved into the image
+    assert {int(pixel): float((found == pixel).double().mean()) for pixel in found.unique()} == pytest.approx(shares, abs=0.03)
+
+
+# measures
+
+def test_a_gradient_that_is_the_correction_has_share_1_cosine_1_and_damage_0(images):
+    clean, turned, _ = images
+    y, _ = module.plant(clean, turned, module.Flaw(change="flip", size=4), generator("test"))
+    correction = to_float(clean) - y
+    found = module.of_gradient(-3e-9 * correction, correction)
+    assert {name: value for name, (value, _) in found.items()} == pytest.approx(
+        {"in_flaw_share": 1, "cosine": 1, "damage": 0})
+    assert max(se for _, se in found.values()) < 1e-8
+    assert module.of_gradient(correction, correction)["cosine"].value == pytest.approx(-1)
+
+
+def test_a_uniform_gradient_has_the_share_of_the_area():
+    correction = torch.zeros(7, 1, 32, 32)
+    correction[:6, :, 3:7, 8:12] = 0.5  # the last image has no flaw, and is left out
+    found = module.of_gradient(torch.full_like(correction, -0.2), correction)
+    assert {name: value for name, (value, _) in found.items()} == pytest.approx(
+        {"in_flaw_share": 1 / 64, "cosine": 1 / 8, "damage": 63})
+    assert module.of_gradient(torch.zeros_like(correction), correction)["cosine"].value == 0
+
+
+def test_errors_are_those_of_repeated_samples():
+    random = torch.Generator().manual_seed(0)
+    size = torch.rand(8000, 1, 1, 1, generator=random) + 0.5
+    correction = F.pad(torch.randn(8000, 1, 2, 2, generator=random), (0, 2, 0, 2))
+    g = size * (torch.randn(8000, 1, 4, 4, generator=random) - 0.5 * correction)
+    parts = [module.of_gradient(g[i:i + 100], correction[i:i + 100]) for i in range(0, 8000, 100)]
+    for name in parts[0]:
+        values, errors = np.array([part[name] for part in parts]).T
+        assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.3), name
+
+
+def test_auc_is_sklearns_and_its_error_that_of_repeated_samples():
+    random = np.random.default_rng(0)
+    clean, flawed = random.normal(0.7, 1, 6000), random.normal(0, 1.5, 9000)
+    for a, b in ((clean[:80], flawed[:110]), (clean[:90].round(), flawed[:70].round())):  # with ties, too
+        labels = np.repeat([1, 0], [len(a), len(b)])
+        assert module.auc(a, b).value == pytest.approx(roc_auc_score(labels, np.concatenate([a, b])), abs=1e-12)
+    parts = [module.auc(clean[40 * i:40 * i + 40], flawed[60 * i:60 * i + 60]) for i in range(150)]
+    values, errors = np.array(parts).T
+    assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.2)
+    assert module.auc(np.ones(5), np.zeros(4)) == (1, 0)
+
+
+class Patches(nn.Module):
+    """In the place of a teacher: its tokens are the image's patches themselves."""
+
+    config, grid = SimpleNamespace(width=16, patch=4), 8
+
+    def features(self, z, t, c, blocks):
+        return [F.unfold(z, 4, stride=4).mT for _ in blocks]
+
+
+@pytest.fixture
+def easy(tmp_path):
+    """A unit whose tokens show the flaw plainly."""
+    def unit(flaw, heads, **settings) -> module.Unit:
+        plan = load_plan(str(write_suite(tmp_path, CANVAS | {
+            "data": {"name": "canvas", "train": 800, "test": 200}, "base.refine.objective.gan.t_max": 0.05,
+            "base.refine.batch": 64})))
+        probes = config({"steps": 120, "images": 80, "flaws": [flaw], **settings})
+        return module.Unit(probes, module.Source(plan, plan.stage(stage_of(plan, "teacher", "teacher"))), 64, 1,
+                           probes.flaws[0], {head: (1e-2,) for head in heads})
+    return unit
+
+
+def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
+    """The gradient of a head that sees the flaw points to the true correction; that of a fresh one does not."""
+    unit = easy({"change": "fade", "size": None}, ("patch", "awd_logit"))
+    found = module.run_unit(unit, Patches(), lambda step: None)
+    values = dict(zip(found["names"], found["values"][..., 0].T))
+    assert found["heads"].tolist() == ["patch", "awd_logit"] and (values["auc"] > 0.9).all()
+    assert (values["cosine"] > 0.08).all() and (values["in_flaw_share"] > 0.5).all()
+    assert math.isnan(values["weight_in_flaw"][0]) and 0 < values["weight_in_flaw"][1] <= 1
+    np.testing.assert_allclose(found["weights"].sum(-1), 1, rtol=1e-5)
+    assert found["weights"].shape == (2, 2, 64) and found["flawed"].shape == (2, 1, 32, 32)
+    unit.probes.__dict__["steps"] = 1
+    fresh = module.run_unit(unit, Patches(), lambda step: None)
+    assert abs(fresh["values"][0, list(found["names"]).index("auc"), 0] - 0.5) < 0.2
+
+
+def test_a_head_does_not_depend_on_what_is_trained_beside_it(easy):
+    flaw = {"change": "flip", "size": 8}
+    both, one = (module.run_unit(easy(flaw, heads, steps=5), Patches(), lambda step: None)
+                 for heads in (("patch", "conv"), ("conv",)))
+    np.testing.assert_array_equal(both["values"][1], one["values"][0])
+
+
+def test_a_head_that_diverges_has_no_numbers_and_is_the_last_choice(easy):
+    unit = easy({"change": "flip", "size": 8}, ("patch",), steps=4)
+    unit.rates["patch"] = (math.inf, 1e-3)
+    found = module.run_unit(unit, Patches(), lambda step: None)
+    assert np.isnan(found["values"][0]).all() and np.isfinite(found["values"][1, :4]).all()
+    assert module.choose(found) == {"patch": (1e-3,)}
+
+
+def test_the_rate_with_the_largest_cosine_is_chosen():
+    cosine = [0.1, 0.3, 0.2, math.nan, math.nan, -0.5]
+    found = {"heads": np.repeat(["a", "b"], 3), "rates": np.array([1, 2, 3] * 2), "names": np.array(["auc", "cosine"]),
+             "values": np.stack([np.ones((6, 2)), np.stack([cosine, np.zeros(6)], 1)], 1)}
+    assert module.choose(found) == {"a": (2,), "b": (3,)}
+
+
+@pytest.mark.parametrize("name", ["local_flaws_16", "local_flaws", "local_flaws_256"])
+def test_heads_have_equal_size(name, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    suite = load_plan(name).suite
+    gan, grid = suite.base.refine.objective.gan, suite.data.image_size // suite.network.patch
+    assert grid**2 == {"local_flaws_16": 16, "local_flaws": 64, "local_flaws_256": 256}[name]
+    with torch.device("meta"):
+        sizes = [parameter_count(build_head(head, layers=len(gan.blocks), width=suite.network.width, grid=grid,
+                                            parameters=gan.parameters)) for head in HEADS]
+    assert sizes == pytest.approx([gan.parameters] * len(sizes), rel=0.1) and max(sizes) < 1.1 * min(sizes)
+
+
+# the command
+
+def invoke(folder, changes=None) -> tuple[int, str]:
+    path = folder / "probes.yaml"
+    path.write_text(yaml.safe_dump(changed({"suites": [str(folder / "tiny.yaml")]} | (changes or {}), TINY)), encoding="utf-8")
+    result = CliRunner().invoke(main, ["probes", "--config", str(path), "--results", str(folder / "results"),
+                                       "--out", str(folder / "out")])
+    return result.exit_code, result.output
+
+
+def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, monkeypatch):
+    code, output = invoke(trained)
+    assert code == 0, output
+    frame, out = read_metrics(trained / "results/probes/metrics.csv"), trained / "out/probes"
+    names = {"metrics.csv", "probes.csv", "probes.md", *(f"{figure}.{kind}" for figure in ("crossover", "weights")
+                                                         for kind in ("pdf", "png"))}
+    assert list(frame) == list(COLUMNS) and {path.name for path in out.iterdir()} == names
+    assert (out / "metrics.csv").read_bytes() == (trained / "results/probes/metrics.csv").read_bytes()
+    own, tuning = (frame[frame.suite == suite] for suite in ("probes", "probes_validation"))
+    assert set(own.seed) == {1, 2} and set(tuning.seed) == {0}
+    table = pd.read_csv(out / "probes.csv", index_col="arm")
+    assert set(table.index) == {f"{head}_n16_{flaw}" for head in TINY["heads"] for flaw in ("flip4", "fade_global")}
+    for arm, row in table.iterrows():
+        cosines = {rate: tuning[(tuning.arm == f"{arm}_lr{rate:g}") & (tuning.metric == "cosine")].value.item()
+                   for rate in TINY["learning_rates"]}
+        assert row.learning_rate == max(cosines, key=cosines.get)
+        assert row.cosine == pytest.approx(own[(own.arm == arm) & (own.metric == "cosine")].value.mean())
+        assert row.flaw_share == pytest.approx(1, abs=0.1) if "global" in arm else 1 / 16 <= row.flaw_share <= 4 / 16
+    assert table.head_parameters.to_numpy() == pytest.approx(600, rel=0.1)
+
+    units = trained / "results/probes/units"
+    done = {path: path.stat().st_mtime_ns for path in units.iterdir()}
+    assert len(done) == 2 * 3
+    run = module.run_unit
+    monkeypatch.setattr(module, "run_unit", lambda *arguments: pytest.fail("run again"))
+    probes = config({"suites": [str(trained / "tiny.yaml")]})
+    module.collect(probes, trained / "results")[0].to_csv(trained / "again.csv", index=False, lineterminator="\n")
+    assert done == {path: path.stat().st_mtime_ns for path in units.iterdir()}
+    assert (trained / "again.csv").read_bytes() == (out / "metrics.csv").read_bytes()
+    again = []
+    monkeypatch.setattr(module, "run_unit", lambda unit, *more: again.append(unit.name) or run(unit, *more))
+    next(units.glob("n16-flip4-s2-*")).unlink()
+    repeated, timed = module.collect(probes, trained / "results")[0], frame.metric == "training_core_seconds"
+    assert again == ["n16-flip4-s2"]
+    pd.testing.assert_frame_equal(repeated[~timed], frame[~timed], check_exact=True)
+    broken = next(iter(done))
+    broken.write_bytes(b"half")
+    code, output = invoke(trained)
+    assert code == 2 and f"{broken}: not a finished unit" in output and output.count("hdbench:") == 1
+    broken.unlink()
+
+
+def test_a_change_runs_what_it_changes_and_no_more(trained):
+    def digests(changes=None, rates=(1e-3,)):
+        probes = config({"suites": [str(trained / "tiny.yaml")]} | (changes or {}))
+        sources = module.teachers(probes)
+        return {(seed, flaw.name): module.Unit(probes, sources[16, seed], 16, seed, flaw, {"patch": rates}).digest
+                for seed in (0, 1) for flaw in probes.flaws}
+
+    before = digests()
+    assert len(set(before.values())) == 4 and digests({"learning_rates": [1.0], "seeds": [1], "heads": ["patch"]}) == before
+    other = digests({"flaws": [{"change": "flip", "size": 4}, {"change": "fade", "size": 8}]})
+    assert before.items() & other.items() == {item for item in before.items() if item[0][1] == "flip4"}
+    for after in (digests({"steps": 7}), digests({"images": 19}), digests(rates=(2e-3,))):
+        assert not set(after.values()) & set(before.values())
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"flaws": [{"change": "flop", "size": 2}]}, "flaws.0.change = .flop.: unknown"),
+    ({"flaws": [{"change": "flip", "size": 16}]}, "flaws.0.size = 16: a flip of more than half a digit is as likely"),
+    ({"flaws": [{"change": "flip", "size": None}]}, "flaws.0.size = None: a flip of more than half a digit"),
+    ({"flaws": [{"change": "fade"}]}, "flaws.0.size: this key is missing; add it"),
+    ({"flaws": [{"change": "fade", "size": 0}]}, "flaws.0.size = 0: must be greater than or equal to 1"),
+    ({"heads": ["pached"]}, "heads.0 = .pached.: unknown; did you mean 'patch'?"),
+    ({"heads": ["patch", "patch"]}, "heads = .*: one stands twice; remove it"),
+    ({"learning_rates": [0.0]}, "learning_rates = .0.0.: must be positive"),
+    ({"validation_seed": 1}, "validation_seed = 1: is one of seeds"),
+    ({"shown": 21}, "shown = 21: must not be above images = 20"), ({"seeds": []}, "at least 1 entry"),
+    ({"stepz": 3}, "unknown key; did you mean 'steps'?")])
+def test_a_mistake_in_the_configuration_is_one_sentence(changes, message):
+    with pytest.raises(UserError, match=message):
+        config(changes)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"tokens": [64]}, "none has a teacher of 64 tokens and seed 0; they have 16 tokens, seed 0, 16 tokens, seed 1"),
+    ({"seeds": [5]}, "none has a teacher of 16 tokens and seed 5"),
+    ({"images": 21}, "images = 21: test has only 20 for validation and as many to report; lower it"),
+    ({"suites": ["nowhere"]}, "no suite 'nowhere'"), ({"suites": ["demo"]}, "demo has data textured_digits")])
+def test_teachers_that_cannot_be_had_are_one_sentence(trained, monkeypatch, changes, message):
+    monkeypatch.chdir(REPOSITORY)
+    code, output = invoke(trained, changes)
+    assert code == 2 and output.count("\n") == 1 and message in output
+
+
+def test_other_suites_must_differ_in_networks_alone_and_teachers_must_be_there(trained, tmp_path):
+    shutil.copy(trained / "tiny.yaml", tmp_path)
+    other = write_suite(tmp_path, CANVAS | {"base.refine.batch": 4}, "other")
+    code, output = invoke(tmp_path, {"suites": [str(tmp_path / "tiny.yaml"), str(other)]})
+    assert code == 2 and "other has other base than tiny; name suites that differ in networks and seeds" in output
+    code, output = invoke(tmp_path)
+    assert code == 2 and output.count("\n") == 1 and "the teacher of 16 tokens and seed 0 does not exist yet; make it" in output
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    probes = module.read_probes()
+    suites = (*probes.suites, "local_flaws_16", "local_flaws_256")
+    every = probes.model_copy(update={"suites": suites, "tokens": (16, 64, 256)})
+    assert probes.heads == tuple(HEADS) and len(module.teachers(every)) == 3 * 4
+    refine = load_plan("local_flaws").suite.base.refine
+    assert probes.steps == refine.steps * refine.objective.critic_steps
+    assert {source.plan.name for source in module.teachers(probes).values()} == {"local_flaws_tuning", "local_flaws"}
+
+
+def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(workspace)
+    write_suite(workspace, CANVAS)
+    (workspace / "probes.yaml").write_text(yaml.safe_dump(TINY | {"suites": ["tiny.yaml"]}), encoding="utf-8")
+    (workspace / "config.yaml").write_text("probes: probes.yaml\n", encoding="utf-8")
+    jobs = planned(snakemake(workspace, "probes", "--configfile", "config.yaml", "--dry-run", "--quiet", "host").stdout)
+    assert jobs.keys() == {"probes", "teacher", "data"} and len(jobs["teacher"]) == 3
