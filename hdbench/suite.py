@@ -326,12 +326,12 @@ def suite_files(path: Path) -> tuple[Path, ...]:
     return (path,) if parent is None else (path, *suite_files(find_suite(str(parent))))
 
 
-def read_recipe(name: Any, where: str) -> tuple[Path, dict[str, Any], Recipe]:
+def read_recipe(name: Any, where: str, folder: Path = RECIPES) -> tuple[Path, dict[str, Any], Recipe]:
     """The file of a recipe, its arm as it was written, and the whole of it, validated."""
-    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"{where}.recipe = {name!r}: no such recipe in {RECIPES}" + nearest(name, known))
-    path = RECIPES / f"{name}.yaml"
+        raise UserError(f"{where}.recipe = {name!r}: no such recipe in {folder}" + nearest(name, known))
+    path = folder / f"{name}.yaml"
     data = read_yaml(path)
     return path, data.get("arm"), validate(Recipe, data, str(path))
 
@@ -346,7 +346,9 @@ def load_plan(name: str) -> Plan:
         override = {} if override is None else override
         base, whose = data["base"], "the base"
         if isinstance(override, dict) and "recipe" in override:
-            file, base, recipes[arm] = read_recipe(override["recipe"], f"{path}: arms.{arm}")
+            beside = path.parent.parent / RECIPES.name  # a suite is in a folder beside them, or takes those from here
+            file, base, recipes[arm] = read_recipe(override["recipe"], f"{path}: arms.{arm}",
+                                                   beside if beside.is_dir() else RECIPES)
             override = {key: value for key, value in override.items() if key != "recipe"}
             for keys, value in leaves(override).items():
                 if keys[-2:] == ("objective", "name"):

@@ -330,11 +330,13 @@ def to_tex(table: Rendered) -> str:
     last = len(titles) if len(titles) <= 12 else 8  # a wide table goes on below itself, its first columns repeated
     panels = [list(range(last))] + ([[0, 1, 2, *range(last, len(titles))]] if last < len(titles) else [])
     notes = r" \\ ".join(note.translate(TEX) for note in table.footnotes)
-    return "\n".join([
-        "% needs \\usepackage{booktabs,graphicx}", r"\begin{table}[tbp]", r"\centering",
-        rf"\caption{{{table.caption.translate(TEX)}}}", rf"\label{{tab:{table.label}}}", r"\medskip",
-        "\n\\par\\medskip\n".join(map(tabular, panels)),
-        *([rf"\par\smallskip\raggedright\scriptsize {notes}"] if notes else []), r"\end{table}", ""])
+    head = [rf"\caption{{{table.caption.translate(TEX)}}}", rf"\label{{tab:{table.label}}}"]
+    below = [rf"\par\smallskip\raggedright\scriptsize {notes}"] if notes else []
+    again = [r"\end{table}", r"\begin{table}[tbp]", r"\centering", rf"Table~\ref{{tab:{table.label}}}, continued."]
+    tall = len(rows) * len(panels) > 70  # lines of a page
+    between = [*again, r"\medskip"] if tall else [r"\par\medskip"]
+    return "\n".join(["% needs \\usepackage{booktabs,graphicx}", r"\begin{table}[tbp]", r"\centering", *head, r"\medskip",
+                      "\n".join(["", *between, ""]).join(map(tabular, panels)), *below, r"\end{table}", ""])
 
 
 def write_tables(plan: Plan, frame: pd.DataFrame, results: Path, out: Path, anybody: bool = False) -> list[Path]:
