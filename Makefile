@@ -15,8 +15,8 @@ run: $(INSTALLED)  ## any suite: make run SUITE=digits
 	$(VENV)/bin/snakemake --cores $(CORES) all_ablations --config suite=$(SUITE)
 	@$(VENV)/bin/hdbench show --suite $(SUITE)
 
-test: $(INSTALLED)  ## on all cores, each file in one process
-	$(VENV)/bin/pytest --numprocesses logical --dist loadfile
+test: $(INSTALLED)  ## on all cores, each file in one process; `make test-slurm` has those that need SLURM
+	$(VENV)/bin/pytest --numprocesses logical --dist loadfile --ignore tests/slurm
 
 test-slurm: $(INSTALLED)  ## on a real one-node SLURM, from Debian's packages, installed if missing
 	command -v slurmctld >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y slurm-wlm munge; }
