@@ -101,7 +101,17 @@ def environment(device: str) -> dict[str, str]:
     except OSError:  # no git on this machine
         commit = ""
     return {"python": platform.python_version(), **{name: version(name) for name in packages}, "device": device,
-            "machine": platform.machine(), "commit": commit or "unknown"}
+            "machine": platform.machine(), "processor": processor(), "commit": commit or "unknown"}
+
+
+def processor() -> str:
+    """The processor's name: another kind may round otherwise, so that equal versions and seeds need not give equal bits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or "unknown")
 
 
 class Work:

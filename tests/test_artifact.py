@@ -62,7 +62,8 @@ def test_a_manifest_says_what_the_artifact_is(done):
     assert manifest["config"] == stage.config
     assert manifest["config"]["steps"] == plan.suite.teacher.training.steps
     assert manifest["parents"] == {"data": next(iter(plan.stages))}
-    assert manifest["environment"].keys() >= {"python", "torch", "numpy", "device", "machine", "commit"}
+    assert manifest["environment"].keys() >= {"python", "torch", "numpy", "device", "machine", "processor", "commit"}
+    assert manifest["environment"]["processor"]
     assert manifest["environment"]["torch"] == torch.__version__.split("+")[0]
     assert manifest["wall_seconds"] > 0 and manifest["core_seconds"] > 0
     assert (manifest["gpu_seconds"], manifest["queue_seconds"], manifest["ranks"]) == (0, 0, 1)
