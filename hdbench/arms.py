@@ -42,10 +42,10 @@ def describe(plan: Plan, name: str) -> str:
     if arm.refine and not recipe:
         text += f" → {NAMES.get(arm.refine.objective.name, arm.refine.objective.name)}"
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
-    said = {("trajectory",), ("refine",), ("real",), ("steps",), ("trajectory", "objective", "name"),
-            ("refine", "objective", "name"), ("refine", "objective", "discriminator"), ("refine", "steps", "equal_total"),
-            ("trajectory", "steps", "equal_total"), ("recipe",)}
-    said = {("recipe",), ("steps",)} if recipe else said
+    said = {("recipe",), ("steps",)} if recipe else {
+        ("trajectory",), ("refine",), ("real",), ("steps",), ("trajectory", "objective", "name"),
+        ("refine", "objective", "name"), ("refine", "objective", "discriminator"), ("refine", "steps", "equal_total"),
+        ("trajectory", "steps", "equal_total")}
     extra = [f"{path[-1].replace('_', ' ')} {value}" for path, value in leaves(plan.suite.arms[name] or {}).items()
              if path not in said and (recipe or getattr(plan.suite.base, path[0]))]
     return ", ".join([text, *(["equal total"] if equal_total(plan, name) and not recipe else []), *extra])

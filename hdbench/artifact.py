@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hdbench import distributed
@@ -90,6 +92,15 @@ def allocation() -> tuple[float, float | None]:
 
 def exists(results: Path, stage_id: str) -> bool:
     return (folder(results, stage_id) / MANIFEST).is_file()
+
+
+def load_unit(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """These arrays of an npz, a finished unit of an experiment beside the suites; UserError for a broken file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a finished unit ({error}); delete it and run again") from None
 
 
 def environment(device: str) -> dict[str, str]:

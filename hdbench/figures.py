@@ -6,6 +6,7 @@ no numbers or no artifact is left out, and a note below the figure says so.
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ from scipy.optimize import isotonic_regression
 
 from hdbench import artifact
 from hdbench.arms import base_arm, describe, equal_total, head_name, head_of, is_teacher, same_from_trajectory, same_without_head
+from hdbench.artifact import write_together
 from hdbench.collect import COLUMNS, MISSING, Entry, Interval, Numbers
 from hdbench.discriminators import HEADS
 from hdbench.images import load_images
@@ -122,24 +124,34 @@ def draw(plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None
 
     From anybody's metrics, a figure for which there is nothing does not replace one that is there.
     """
-    folder, written = out / plan.name / "figures", []
-    folder.mkdir(parents=True, exist_ok=True)
-    main = ablations(plan)
-    numbers = {}
-    for part in (plan, main):
-        kept = frame if frame is None else frame[~frame.arm.isin(plan.arms.keys() - part.arms.keys())]
-        numbers[id(part)] = None if frame is None else Numbers(part, kept, results, anybody)
+    folder, main, pictures = out / plan.name / "figures", ablations(plan), {}
+
+    def numbers(of: Plan) -> Numbers | None:
+        return None if frame is None else Numbers(
+            of, frame[~frame.arm.isin(plan.arms.keys() - of.arms.keys())], results, anybody)
+
+    known = {True: (plan, numbers(plan)), False: (main, numbers(main))}
     for name in FIGURES:
-        part = plan if name == "methods" else main
+        part, found = known[name == "methods"]
         with plt.rc_context(STYLE):
-            figure = FIGURE_OF[name](Sources(part, results, numbers[id(part)]))
-            kept = anybody and figure.get_label() == NOTHING and (folder / f"{name}.png").exists()
-            formats = {} if kept else {"pdf": {"CreationDate": None}, "png": {}}
-            for suffix, metadata in formats.items():
-                written.append(folder / f"{name}.{suffix}")
-                figure.savefig(written[-1], metadata=metadata, bbox_inches="tight")
-            plt.close(figure)
-    return written
+            figure = FIGURE_OF[name](Sources(part, results, found))
+            if anybody and figure.get_label() == NOTHING and (folder / f"{name}.png").exists():
+                plt.close(figure)
+            else:
+                pictures |= pictures_of(figure, folder / name)
+    write_together(pictures)
+    return list(pictures)
+
+
+def pictures_of(figure: Figure, path: Path) -> dict[Path, bytes]:
+    """The figure as path.pdf and path.png, the same bytes at every drawing; it is closed."""
+    pictures = {}
+    for suffix, metadata in {"pdf": {"CreationDate": None}, "png": {}}.items():
+        picture = io.BytesIO()
+        figure.savefig(picture, format=suffix, metadata=metadata, bbox_inches="tight")
+        pictures[path.with_suffix(f".{suffix}")] = picture.getvalue()
+    plt.close(figure)
+    return pictures
 
 
 def ablations(plan: Plan) -> Plan:

@@ -27,7 +27,6 @@ import io
 import json
 import math
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,14 +331,6 @@ def run_unit(unit: Unit, network: nn.Module, progress: Callable[[int], None]) ->
             "where": where[:k].numpy(), "core_seconds": np.array(time.process_time() - started)}
 
 
-def load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in FIELDS}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a finished unit ({error}); delete it and run again") from None
-
-
 def finish(units: list[Unit], results: Path) -> dict[Unit, dict[str, np.ndarray]]:
     """What each unit found; those that are not in results are run first."""
     todo = [unit for unit in units if not unit.path(results).exists()]
@@ -349,7 +340,7 @@ def finish(units: list[Unit], results: Path) -> dict[Unit, dict[str, np.ndarray]
         found = run_unit(unit, load_teacher(unit.source, results), lambda step: progress(done + step, unit.name))
         np.savez(payload, **found)
         artifact.write_together({unit.path(results): payload.getvalue()})
-    return {unit: load(unit.path(results)) for unit in units}
+    return {unit: artifact.load_unit(unit.path(results), FIELDS) for unit in units}
 
 
 def choose(found: Mapping[str, np.ndarray]) -> Rates:
@@ -401,12 +392,8 @@ def run_probes(probes: Probes, results: Path, out: Path) -> list[Path]:
                 folder / "probes.csv": table.to_csv(index=False, lineterminator="\n").encode(),
                 folder / "probes.md": to_markdown(probes, table).encode()}
     with figures.plt.rc_context(figures.STYLE):
-        for name, figure in (("crossover", draw_crossover(probes, frame)), ("weights", draw_weights(probes, units))):
-            for suffix, metadata in {"pdf": {"CreationDate": None}, "png": {}}.items():
-                picture = io.BytesIO()
-                figure.savefig(picture, format=suffix, metadata=metadata, bbox_inches="tight")
-                contents[folder / f"{name}.{suffix}"] = picture.getvalue()
-            figures.plt.close(figure)
+        contents |= figures.pictures_of(draw_crossover(probes, frame), folder / "crossover")
+        contents |= figures.pictures_of(draw_weights(probes, units), folder / "weights")
     artifact.write_together(contents)
     return list(contents)
 

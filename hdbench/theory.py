@@ -20,7 +20,6 @@ import io
 import json
 import math
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +38,10 @@ from scipy.stats import gaussian_kde, norm
 from torch import Tensor, nn
 
 from hdbench import figures
-from hdbench.artifact import write_together
+from hdbench.artifact import load_unit, write_together
 from hdbench.collect import COLUMNS, MISSING, Interval, check, interval
 from hdbench.config import Config, nearest, read_yaml, validate
-from hdbench.errors import Divergence, UserError
+from hdbench.errors import Divergence
 from hdbench.flow import generate, sample_ode
 from hdbench.objectives import OBJECTIVES
 from hdbench.objectives.base import Setting
@@ -341,14 +340,6 @@ def read_theory_config(path: Path = CONFIG) -> Theory:
     return validate(Theory, read_yaml(path), str(path))
 
 
-def load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in ("samples", "core_seconds", "parameters")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a finished unit ({error}); delete it and run again") from None
-
-
 def collect(theory: Theory, results: Path) -> tuple[pd.DataFrame, dict[tuple[str, int], np.ndarray], Material]:
     """Metrics (columns of hdbench.collect) and samples (N,) of every unit; those that are not in results are trained first."""
     todo = [unit for unit in units(theory) if not unit.path(results).exists()]
@@ -369,7 +360,7 @@ def collect(theory: Theory, results: Path) -> tuple[pd.DataFrame, dict[tuple[str
         found = sample_ode(lambda z, t, c: given.exact.velocity(z, t.to(z)), given.noises.double(), None, steps)
         add({"arm": "euler", "nfe": steps, "digest": digest(theory, "data", "noises")}, found.flatten().numpy())
     for unit in units(theory):
-        found = load(unit.path(results))
+        found = load_unit(unit.path(results), ("samples", "core_seconds", "parameters"))
         samples[unit.arm, unit.seed] = found["samples"]
         common = {"arm": unit.arm, "seed": unit.seed, "nfe": 1, "digest": unit.digest}
         add(common, found["samples"])
@@ -388,12 +379,7 @@ def run_theory(theory: Theory, results: Path, out: Path) -> list[Path]:
                 folder / "theory.csv": table.to_csv(index=False, lineterminator="\n").encode(),
                 folder / "theory.md": to_markdown(theory, table).encode()}
     with figures.plt.rc_context(figures.STYLE):
-        figure = draw(theory, frame, samples, given)
-        for suffix, metadata in {"pdf": {"CreationDate": None}, "png": {}}.items():
-            picture = io.BytesIO()
-            figure.savefig(picture, format=suffix, metadata=metadata, bbox_inches="tight")
-            contents[folder / f"theory.{suffix}"] = picture.getvalue()
-        figures.plt.close(figure)
+        contents |= figures.pictures_of(draw(theory, frame, samples, given), folder / "theory")
     write_together(contents)
     return list(contents)
 

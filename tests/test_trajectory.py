@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from hdbench.config import validate
 from hdbench.errors import UserError
 from hdbench.flow import expand, generate, guided, interpolate, sample_ode
-from hdbench.objectives import (consistency, flow_matching, improved_meanflow, knowledge, meanflow, progressive, reflow, scm,
-                                shortcut)
+from hdbench.objectives import (base, consistency, flow_matching, improved_meanflow, knowledge, meanflow, progressive, reflow,
+                                scm, shortcut)
 from hdbench.objectives.base import Setting, Update
 from hdbench.seeds import Draws
 from hdbench.suite import Training
@@ -323,7 +323,7 @@ def test_pairs_are_drawn_together():
 @pytest.mark.parametrize("module", [shortcut, improved_meanflow])
 def test_ranks_call_the_networks_equally_often(monkeypatch, module):
     """A rank whose rows are all of one kind asks for as much as one with both, and keeps nothing of it."""
-    for place in (shortcut, meanflow):
+    for place in (base, meanflow):
         monkeypatch.setattr(place, "any_of", lambda *flags: [True] * len(flags))
     asked, n = [], 8
     (r, t), z = pair_of_times(n), normal(n, 1, 2, 3)

@@ -1,14 +1,16 @@
-"""What an objective and the training loop have in common: an `Update`, a `Setting` and the adaptive weight."""
+"""What objectives and the training loop have in common: an `Update`, a `Setting`, the adaptive weight and regressions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hdbench.config import Config
+from hdbench.distributed import any_of
 from hdbench.flow import Velocity
 from hdbench.seeds import Draws
 
@@ -54,3 +56,29 @@ def adaptive_mean_square(delta: Tensor, power: float, offset: float) -> Tensor:
     """
     d = delta.square().flatten(1).mean(1)
     return ((d + offset).pow(-power).detach() * d).mean()
+
+
+def regression(configuration: Config, setting: Setting, draw: Callable[[Draws], tuple[Tensor, ...]],
+               residual: Callable[..., Tensor], **more) -> list[Update]:
+    """The one update of a student whose loss is the adaptive mean square of `residual` (B, C, H, W) of what `draw` returned.
+
+    `configuration` has adaptive_power and adaptive_offset; `more` goes to the `Update`.
+    """
+    def loss(*drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        delta = residual(*drawn)
+        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
+        return value, {"loss": value, "mean_square": delta.square().mean()}
+
+    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss,
+                   learning_rates={"student": setting.learning_rate}, **more)]
+
+
+def on_rows(rows: Tensor, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    """function of these rows (B,) of the arguments, without gradient.
+
+    Ranks call it equally often, since a network may be spread over them: one without such rows takes any and keeps none.
+    """
+    if not any_of(bool(rows.any()))[0]:
+        return arguments[0][rows]
+    with torch.no_grad():
+        return function(*(x[rows if rows.any() else slice(0, 1)] for x in arguments))[:rows.sum()]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hdbench.config import Config
 from hdbench.flow import MeanVelocity, expand, interpolate
-from hdbench.objectives.base import Setting, Update, adaptive_mean_square
+from hdbench.objectives.base import Setting, Update, regression
 
 
 SAMPLER = "consistency"  # how a network of this objective samples, see hdbench.stages.sample
@@ -49,16 +49,13 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         t = (torch.floor(d.uniform() * k) + 1) / k
         return x, c, d.noise(), (t - 1 / k).clamp(min=0), t
 
-    def loss(x, c, eps, s, t):
+    def residual(x, c, eps, s, t):
         z = interpolate(x, eps, t)
         with torch.no_grad():
             v = setting.teacher_velocity(z, t, c)
-        delta = consistency_residual(setting.student, v, z, s, t, c)
-        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
-        return value, {"loss": value, "mean_square": delta.square().mean()}
+        return consistency_residual(setting.student, v, z, s, t, c)
 
-    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss,
-                   learning_rates={"student": setting.learning_rate})]
+    return regression(configuration, setting, draw, residual)
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

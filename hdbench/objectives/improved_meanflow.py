@@ -14,10 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hdbench.flow import MeanVelocity, interpolate
+from hdbench.flow import MeanVelocity
 from hdbench.objectives import meanflow
-from hdbench.objectives.base import Setting, Update, adaptive_mean_square
-from hdbench.objectives.shortcut import on_rows
+from hdbench.objectives.base import Setting, Update, on_rows
 
 
 SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.stages.sample
@@ -39,20 +38,7 @@ def velocity_residual(u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tenso
 
 
 def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    def draw(d):
-        x, c = d.data()
-        return x, c, d.noise(), *meanflow.draw_times(d.uniform(), d.uniform(), configuration)
-
-    def loss(x, c, eps, r, t):
-        z = interpolate(x, eps, t)
-        with torch.no_grad():
-            v = setting.teacher_velocity(z, t, c)
-        delta = velocity_residual(setting.student, v, z, r, t, c)
-        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
-        return value, {"loss": value, "mean_square": delta.square().mean()}
-
-    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss,
-                   learning_rates={"student": setting.learning_rate})]
+    return meanflow.updates(configuration, setting, velocity_residual)
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from hdbench.config import Config
 from hdbench.flow import generate
-from hdbench.objectives.base import Pairs, Setting, Update, adaptive_mean_square
+from hdbench.objectives.base import Pairs, Setting, Update, regression
 
 
 SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.stages.sample
@@ -27,13 +27,8 @@ class Configuration(Config):
 
 
 def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    def loss(eps, x, c):
-        delta = generate(setting.student, eps, c) - x
-        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
-        return value, {"loss": value, "mean_square": delta.square().mean()}
-
-    return [Update(name="student", modules={"student": setting.student}, draw=lambda d: d.rows(*setting.pairs), loss=loss,
-                   learning_rates={"student": setting.learning_rate})]
+    return regression(configuration, setting, lambda d: d.rows(*setting.pairs),
+                      lambda eps, x, c: generate(setting.student, eps, c) - x)
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

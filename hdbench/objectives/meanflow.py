@@ -7,6 +7,7 @@ loss               || u_theta(z_t, r, t, c) - sg(v^w - (t - r) du_theta/dt) ||^2
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from hdbench.config import Config
 from hdbench.distributed import any_of
 from hdbench.flow import MeanVelocity, expand, interpolate
 from hdbench.jvp import jvp
-from hdbench.objectives.base import Setting, Update, adaptive_mean_square
+from hdbench.objectives.base import Setting, Update, regression
 
 
 SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.stages.sample
@@ -66,21 +67,19 @@ def draw_times(s: Tensor, t: Tensor, configuration: Configuration) -> tuple[Tens
     return r, t
 
 
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
+def updates(configuration: Configuration, setting: Setting,
+            residual: Callable[..., Tensor] = meanflow_residual) -> list[Update]:
     def draw(d):
         x, c = d.data()
         return x, c, d.noise(), *draw_times(d.uniform(), d.uniform(), configuration)
 
-    def loss(x, c, eps, r, t):
+    def of_batch(x, c, eps, r, t):
         z = interpolate(x, eps, t)
         with torch.no_grad():
             v = setting.teacher_velocity(z, t, c)
-        delta = meanflow_residual(setting.student, v, z, r, t, c)
-        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
-        return value, {"loss": value, "mean_square": delta.square().mean()}
+        return residual(setting.student, v, z, r, t, c)
 
-    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss,
-                   learning_rates={"student": setting.learning_rate})]
+    return regression(configuration, setting, draw, of_batch)
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

@@ -22,7 +22,7 @@ from hdbench.config import Config
 from hdbench.distributed import own_part
 from hdbench.errors import UserError
 from hdbench.flow import MeanVelocity, expand, interpolate
-from hdbench.objectives.base import Setting, Update, adaptive_mean_square
+from hdbench.objectives.base import Setting, Update, regression
 
 
 SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.stages.sample
@@ -75,15 +75,12 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         i = torch.floor(d.uniform() * n).clamp(max=n - 1)
         return x, c, d.noise(), i / n, (i + 1) / n
 
-    def loss(x, c, eps, r, t):
+    def residual(x, c, eps, r, t):
         z = interpolate(x, eps, t)
         teach = previous if number else lambda z, r, t, c: setting.teacher_velocity(z, t, c)
-        delta = setting.student(z, r, t, c) - two_halves(teach, z, r, t, c)
-        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
-        return value, {"loss": value, "mean_square": delta.square().mean()}
+        return setting.student(z, r, t, c) - two_halves(teach, z, r, t, c)
 
-    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss, frozen={"previous": previous},
-                   begin=begin, learning_rates={"student": setting.learning_rate})]
+    return regression(configuration, setting, draw, residual, frozen={"previous": previous}, begin=begin)
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

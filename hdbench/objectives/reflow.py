@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hdbench.config import Config
 from hdbench.flow import interpolate
-from hdbench.objectives.base import Pairs, Setting, Update, adaptive_mean_square
+from hdbench.objectives.base import Pairs, Setting, Update, regression
 
 
 SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.stages.sample
@@ -41,13 +41,10 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
     def draw(d):
         return *d.rows(*setting.pairs), *draw_times(d.uniform(), d.uniform(), configuration)
 
-    def loss(eps, x, c, r, t):
-        delta = setting.student(interpolate(x, eps, t), r, t, c) - (eps - x)
-        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
-        return value, {"loss": value, "mean_square": delta.square().mean()}
+    def residual(eps, x, c, r, t):
+        return setting.student(interpolate(x, eps, t), r, t, c) - (eps - x)
 
-    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss,
-                   learning_rates={"student": setting.learning_rate})]
+    return regression(configuration, setting, draw, residual)
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

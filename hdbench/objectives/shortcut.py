@@ -11,7 +11,6 @@ targets by the student itself instead of its moving average.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -19,9 +18,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from hdbench.config import Config
-from hdbench.distributed import any_of
 from hdbench.flow import MeanVelocity, Velocity, interpolate
-from hdbench.objectives.base import Setting, Update, adaptive_mean_square
+from hdbench.objectives.base import Setting, Update, on_rows, regression
 from hdbench.objectives.progressive import two_halves
 
 
@@ -50,17 +48,6 @@ def draw_times(level: Tensor, place: Tensor, configuration: Configuration) -> tu
     return torch.cat([place[:first], i / n]), torch.cat([place[:first], (i + 1) / n])
 
 
-def on_rows(rows: Tensor, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-    """function of these rows (B,) of the arguments, without gradient.
-
-    Ranks call it equally often, since a network may be spread over them: one without such rows takes any and keeps none.
-    """
-    if not any_of(bool(rows.any()))[0]:
-        return arguments[0][rows]
-    with torch.no_grad():
-        return function(*(x[rows if rows.any() else slice(0, 1)] for x in arguments))[:rows.sum()]
-
-
 def shortcut_target(u: MeanVelocity, v: Velocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor, finest: int) -> Tensor:
     """The velocity where r = t, the mean slope of two steps of u where r < t; z (B, C, H, W), r and t (B,)."""
     def half(z, r, t, c):
@@ -77,15 +64,12 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         x, c = d.data()
         return x, c, d.noise(), *draw_times(d.uniform(), d.uniform(), configuration)
 
-    def loss(x, c, eps, r, t):
+    def residual(x, c, eps, r, t):
         z = interpolate(x, eps, t)
         target = shortcut_target(setting.student, setting.teacher_velocity, z, r, t, c, configuration.finest)
-        delta = setting.student(z, r, t, c) - target
-        value = adaptive_mean_square(delta, configuration.adaptive_power, configuration.adaptive_offset)
-        return value, {"loss": value, "mean_square": delta.square().mean()}
+        return setting.student(z, r, t, c) - target
 
-    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss,
-                   learning_rates={"student": setting.learning_rate})]
+    return regression(configuration, setting, draw, residual)
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
