@@ -29,7 +29,7 @@ def initialisation(arm: Arm) -> str:
 
 
 def is_teacher(arm: Arm) -> bool:
-    return not (arm.real or arm.trajectory or arm.refine)
+    return not (arm.real or arm.trajectory or arm.refine or arm.baseline)
 
 
 def describe(plan: Plan, name: str) -> str:
@@ -37,6 +37,8 @@ def describe(plan: Plan, name: str) -> str:
     arm = plan.arms[name]
     if arm.real:
         return f"Real images ({arm.real})"
+    if arm.baseline:
+        return arm.baseline.title
     recipe = plan.recipes.get(name)
     text = recipe.title if recipe else initialisation(arm)
     if arm.refine and not recipe:

@@ -208,7 +208,7 @@ class Work:
             shutil.rmtree(self.final)
         os.rename(self.path, self.final)
         for leftover in self.final.iterdir():
-            if leftover.name not in (*payload, MANIFEST):
+            if leftover.is_file() and leftover.name not in (*payload, MANIFEST):  # a folder's files are in an index
                 leftover.unlink()
 
 

@@ -99,9 +99,9 @@ def find_entry(numbers: Numbers, name: str) -> Entry | None:
 
 
 def values_of(numbers: Numbers) -> Values:
-    """Those of a suite, the metric with its sample count or without."""
+    """Those of a suite, the metric with its sample count or without; fd_test is the distance of the suite's protocol."""
     def values(name: str, metric: str) -> pd.Series | None:
-        entry = find_entry(numbers, name)
+        entry, metric = find_entry(numbers, name), numbers.distance if metric == "fd_test" else metric
         found = (numbers.of(entry, m).value for m in (numbers.counted(metric), metric) if entry)
         return next((series for series in found if len(series)), None)
 

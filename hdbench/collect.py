@@ -21,7 +21,7 @@ from scipy import stats
 from hdbench import artifact
 from hdbench.errors import UserError
 from hdbench.metrics.comparison import variance_components
-from hdbench.networks import TransformerConfig
+from hdbench.networks import SanaConfig, TransformerConfig
 from hdbench.suite import Plan, Row
 
 COLUMNS = {"suite": "str", "arm": "str", "seed": "Int64", "nfe": "Int64", "metric": "str", "value": "float64",
@@ -91,14 +91,27 @@ def kept_rows(plan: Plan, results: Path, digests: list[str], frame: pd.DataFrame
 def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
     """What the row's evaluate stage measured."""
     path, manifest = artifact.load(results, row.stages["evaluate"])
-    protocol = f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
-    for number in pd.read_csv(path / "metrics.csv", float_precision="round_trip").itertuples():
+    protocol = manifest.get("protocol") or f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
+    for number in pd.read_csv(path / "metrics.csv").itertuples():
         yield {"metric": with_count(number.metric, number.n), "value": number.value, "se": number.se, "n": number.n,
                "protocol": protocol}
 
 
+class Unencoded(NamedTuple):
+    """Prompts of this length and width, of no content: what counting needs of `hdbench.text.Conditions`."""
+
+    length: int
+    width: int
+
+    def __getitem__(self, c):
+        import torch
+
+        return torch.empty(len(c), self.length, self.width), torch.ones(len(c), self.length, dtype=torch.bool)
+
+
 @functools.cache
-def forward_flops(config: TransformerConfig, image_size: int, channels: int, classes: int, mean_velocity: bool) -> int:
+def forward_flops(config: TransformerConfig | SanaConfig, image_size: int, channels: int, classes: int, mean_velocity: bool,
+                  prompt_length: int = 0) -> int:
     """FLOPs of one forward of one image, as PyTorch counts them: 2 for each multiplication and addition of a product."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -106,7 +119,14 @@ def forward_flops(config: TransformerConfig, image_size: int, channels: int, cla
     from hdbench.networks.transformer import Transformer
 
     with torch.device("meta"):
-        network = Transformer(config, image_size=image_size, channels=channels, classes=classes, mean_velocity=mean_velocity)
+        if isinstance(config, SanaConfig):
+            from hdbench.networks.sana import SanaNetwork
+
+            network = SanaNetwork(config, image_size=image_size, channels=channels, mean_velocity=mean_velocity,
+                                  conditions=Unencoded(prompt_length, config.caption_width))
+        else:
+            network = Transformer(config, image_size=image_size, channels=channels, classes=classes,
+                                  mean_velocity=mean_velocity)
         z, t, c = torch.empty(1, channels, image_size, image_size), torch.empty(1), torch.empty(1, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
             network(z, t, t, c)
@@ -132,12 +152,18 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
         found["pairs_core_seconds"] = sum(manifest["core_seconds"] for manifest in pairs.values())
     student = [manifests[row.stages["teacher"]], *own.values()][-1]
     found |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
-    data = plan.suite.data
-    found["sampling_flops"] = row.nfe * forward_flops(plan.suite.network, data.image_size, data.channels, data.classes,
-                                                      bool(own))
+    found["sampling_flops"] = row.nfe * flops_of(plan, row.arm)
     found["milliseconds_per_sample"] = manifests[row.stages["sample"]]["milliseconds_per_sample"]
     for metric, value in found.items():
         yield {"metric": metric, "value": value, "protocol": "cost"}
+
+
+def flops_of(plan: Plan, arm: str) -> int:
+    """FLOPs of one forward of the network that an arm samples with."""
+    suite, own = plan.suite, plan.arms[arm]
+    network = own.baseline.network if own.baseline else suite.network
+    return forward_flops(network, suite.data.image_size, suite.data.channels, suite.data.classes,
+                         bool(own.trajectory or own.refine), suite.text.tokens if suite.text else 0)
 
 
 def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
@@ -172,7 +198,7 @@ def environments(run: dict[str, Any]) -> pd.DataFrame:
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
     """A file that `collect` wrote; UserError where it is missing or is not such a file, or fails `check` (if `strict`)."""
     try:
-        frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan"], float_precision="round_trip")
+        frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan"])
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
     except (OSError, ValueError, TypeError) as error:
@@ -211,7 +237,7 @@ def paired_difference(results: Path, plan: Plan, row_a: Row, row_b: Row, metric:
     values, influences = [], []
     for row in (row_a, row_b):
         path, _ = artifact.load(results, plan.stage(row.stages["evaluate"]).id)
-        table = pd.read_csv(path / "metrics.csv", index_col="metric", float_precision="round_trip")
+        table = pd.read_csv(path / "metrics.csv", index_col="metric")
         with np.load(path / "influence.npz", allow_pickle=False) as file:
             if metric not in table.index or metric not in file:
                 raise UserError(f"{path}: has no metric {metric!r}; it has {', '.join(table.index)}")
@@ -256,7 +282,7 @@ class Numbers:
     """
 
     def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, anybody: bool = False):
-        self.plan, self.results, self.notes = plan, results, []
+        self.plan, self.results, self.notes, self.distance = plan, results, [], plan.suite.evaluation.distance
         self.rows = {(row.arm, row.seed, row.nfe): row for row in plan.rows}
         if anybody and len(frame) and plan.name not in set(frame.suite):
             raise UserError(f"the metrics are of the suite {', '.join(sorted(set(frame.suite)))}, not of {plan.name}; name it "
@@ -318,6 +344,7 @@ class Numbers:
 
     def __call__(self, entry: Entry, metric: str) -> Interval:
         found = self.of(entry, metric)
+        found = found[~found[["digest", "value"]].duplicated()]  # a public teacher's samples are one set in every chain
         return interval(found.value.to_numpy(), found.se.iloc[0] if len(found) else math.nan)
 
     def components(self, entry: Entry, metric: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
 from hdbench.errors import UserError
 
@@ -128,8 +128,8 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
         owner = next((m for m in models if part in m.model_fields), models[0] if models else None)
         if owner and part in owner.model_fields:
             current = owner.model_fields[part].annotation
-        elif part in [tag for m in models for tag in _tags(m)]:  # the tag of a discriminated union
-            current = next(m for m in models if part in _tags(m))
+        elif part in (tagged := dict(_tagged(current))):  # of a discriminated union
+            current = tagged[part]
             continue
         elif part in [m.__name__ for m in models] or (isinstance(part, str) and part in ("int", "float", "str")):
             continue
@@ -140,9 +140,16 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
     return keys, owner
 
 
-def _tags(model: type[Config]) -> tuple:
-    field = model.model_fields.get("name")
-    return typing.get_args(field.annotation) if field is not None else ()
+def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
+    """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of the field `name`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get("name")
+        yield from ((tag, annotation) for tag in (typing.get_args(field.annotation) if field is not None else ()))
+    else:
+        parts = typing.get_args(annotation)
+        yield from ((part.tag, parts[0]) for part in parts if isinstance(part, Tag))
+        for part in parts:
+            yield from _tagged(part)
 
 
 def _models(annotation: Any) -> Iterable[type[Config]]:

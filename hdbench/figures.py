@@ -34,7 +34,7 @@ from hdbench.arms import base_arm, describe, equal_total, head_name, head_of, is
 from hdbench.artifact import write_together
 from hdbench.collect import COLUMNS, MISSING, Entry, Interval, Numbers
 from hdbench.discriminators import HEADS
-from hdbench.images import load_images
+from hdbench.images import first_images, load_images
 from hdbench.suite import FIGURES, Plan, Row, total_cost
 from hdbench.tables import Column, for_people
 
@@ -317,7 +317,7 @@ def spread(x: Sequence[float], distance: float) -> np.ndarray:
 def quality(sources: Sources) -> Figure:
     """FD test against what sampling costs, and against what training cost."""
     plan, numbers = sources.plan, sources.numbers
-    fd = numbers.counted("fd_test")
+    fd = numbers.counted(numbers.distance)
     models = [name for name, arm in plan.arms.items() if not arm.real]
     entries = sorted((entry for arm in models for entry in numbers.entries(arm)), key=lambda e: (
         not plan.arms[e.arm].refine, equal_total(plan, e.arm)))
@@ -341,7 +341,7 @@ def quality(sources: Sources) -> Figure:
         for entry, x in place.items():
             error_bars(axis, x, found[entry][0], point_style(plan, entry.arm) | {"markersize": 4})
         floor(sources, axis, fd)
-        axis.set_ylabel(f"{title_of(numbers, 'fd_test')}, lower is better")
+        axis.set_ylabel(f"{title_of(numbers, numbers.distance)}, lower is better")
         logarithmic(axis)
     if one:
         left = min(places[sampling][entry] for entry in one) / 1.05
@@ -366,7 +366,7 @@ def quality(sources: Sources) -> Figure:
 def methods(sources: Sources) -> Figure:
     """FD test of every method by its sampling steps, and against what its training took; equal letters, equal method."""
     plan, numbers = sources.plan, sources.numbers
-    fd = numbers.counted("fd_test")
+    fd = numbers.counted(numbers.distance)
     arms = [name for name in plan.suite.tables.methods.rows if not plan.arms[name].real]
     found = {entry: interval for entry, (interval,) in sources.numbers_of(
         (entry for arm in arms for entry in numbers.entries(arm)), fd).items()}
@@ -393,13 +393,13 @@ def methods(sources: Sources) -> Figure:
             error_bars(by_cost, spent.value, found[own[0]], {"marker": "", "color": colour, "linestyle": "none"})
             by_cost.annotate(letters[arm], (spent.value, found[own[0]].value), ha="center", va="center", fontsize=7)
     by_steps.set(yticks=range(len(arms)), yticklabels=[f"{sources.label(arm)}  {letters[arm]}" for arm in arms],
-                 xlabel=f"{title_of(numbers, 'fd_test')}, lower is better", xscale="log",
+                 xlabel=f"{title_of(numbers, numbers.distance)}, lower is better", xscale="log",
                  title="Quality by steps of sampling")
     by_steps.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     by_steps.xaxis.set_major_formatter("{x:g}")
     by_steps.xaxis.set_minor_locator(NullLocator())
     by_steps.invert_yaxis()
-    by_cost.set(xlabel="training after the teacher's: core-seconds", ylabel=title_of(numbers, "fd_test"),
+    by_cost.set(xlabel="training after the teacher's: core-seconds", ylabel=title_of(numbers, numbers.distance),
                 title="Quality at its fewest steps, and the training's time")
     logarithmic(by_cost)
     handles = [Line2D([], [], label=f"{count} step{'s' if count > 1 else ''}", color=styles[count][0],
@@ -415,7 +415,7 @@ def methods(sources: Sources) -> Figure:
 
 def title_of(numbers: Numbers, metric: str) -> str:
     """`FD test 4k`, for axes."""
-    return numbers.counted(metric).replace("fd_", "FD ").replace("_", " ")
+    return numbers.counted(metric).replace("fd_", "FD ").replace("fid", "FID").replace("_", " ")
 
 
 def floor(sources: Sources, axis: Axes, metric: str) -> None:
@@ -452,7 +452,7 @@ def forest(sources: Sources) -> Figure:
             y += 1.3
         axis.axvline(0, color="0.2", linewidth=0.8, zorder=1)
         axis.set(ylim=(lines - 0.3, -1.6), yticks=list(ticks), yticklabels=list(ticks.values()), title=title,
-                 xlabel=f"difference of {title_of(numbers, 'fd_test')}")
+                 xlabel=f"difference of {title_of(numbers, numbers.distance)}")
         axis.grid(axis="y", visible=False)
         axis.spines["left"].set_visible(False)
         axis.tick_params(axis="y", length=0)
@@ -473,8 +473,8 @@ def groups_of_differences(sources: Sources, reference) -> dict[str, dict[str, In
         if other is None or other == arm:
             continue
         pair = [numbers.entries(name)[0] for name in (arm, other)]
-        difference = numbers.difference(*pair, "fd_test")
-        if len(sources.numbers_of(pair, numbers.counted("fd_test"))) == 2 and math.isfinite(difference.value):
+        difference = numbers.difference(*pair, numbers.distance)
+        if len(sources.numbers_of(pair, numbers.counted(numbers.distance))) == 2 and math.isfinite(difference.value):
             rule = ", equal total" if equal_total(plan, arm) else ""
             against = "" if reference is same_without_head else f" − {kind_of(plan, other)}"
             groups.setdefault(kind_of(plan, arm) + rule + against, {})[arm] = difference
@@ -484,9 +484,10 @@ def groups_of_differences(sources: Sources, reference) -> dict[str, dict[str, In
 def samples(sources: Sources) -> Figure:
     """The same noises (columns) through every method (rows), first chain; on top real test images of those classes."""
     plan, shown = sources.plan, []
-    count = min(10, plan.suite.data.classes)
+    count = min(10, plan.suite.data.classes or 10)
     data = next(stage.id for stage in plan.stages.values() if stage.kind == "data")
-    if (folder := sources.folder(data, "real images")):
+    folder = sources.folder(data, "real images")
+    if folder and (folder / "test.npz").is_file():
         images, labels = load_images(folder / "test.npz")
         shown.append(("real", "Real images (test)", images[[int((labels == c).nonzero()[0]) for c in range(count)]]))
     for name, arm in plan.arms.items():
@@ -496,7 +497,7 @@ def samples(sources: Sources) -> Figure:
             label = sources.name(Entry(name, row.steps, row.nfe))
             group = (kind_of(plan, name), equal_total(plan, name)) if arm.refine else "before stage 2"
             if (folder := sources.folder(row.stages["sample"], label)):
-                shown.append((group, label, load_images(folder / "samples.npz")[0][:count]))
+                shown.append((group, label, first_images(folder, count)))
     if not shown:
         return nothing(sources, "no images have been made")
     tops = np.cumsum([0, *(1 + 0.25 * (above[0] != below[0]) for above, below in zip(shown, shown[1:]))])  # in rows
@@ -599,7 +600,8 @@ def relative_power(sources: Sources, rows: list[Row], name: str) -> np.ndarray:
     """Power over real images (chains, H/2) on integer radii."""
     found = []
     for row in rows:
-        if (folder := sources.folder(row.stages["evaluate"], f"{name}, chain {row.seed}" if row.seed is not None else name)):
+        folder = sources.folder(row.stages["evaluate"], f"{name}, chain {row.seed}" if row.seed is not None else name)
+        if folder and (folder / "rings.npz").is_file():  # the protocols of large images have no spectrum
             with np.load(folder / "rings.npz", allow_pickle=False) as file:
                 found.append(file["rings"] / file["real"])
     return np.array(found)

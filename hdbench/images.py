@@ -1,7 +1,9 @@
-"""The one conversion between floats and uint8 of the whole tree, and the npz files that hold images."""
+"""The one conversion between floats and uint8 of the whole tree, and the files that hold images."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from hdbench.errors import UserError
 
+PICTURES = "samples"
 
 def to_uint8(x: Tensor) -> Tensor:
     """Float in [-1, 1] -> uint8 in [0, 255], *rounded* to the nearest level (flooring would darken by half a level)."""
@@ -33,3 +36,43 @@ def load_images(path: Path) -> tuple[Tensor, Tensor]:
             return torch.from_numpy(file["arr_0"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(file["labels"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not an npz of images with arr_0 and labels ({error}); make it again") from None
+
+
+def first_images(folder: Path, count: int) -> Tensor:
+    """The first samples of a `sample` stage, (count, C, H, W) uint8."""
+    if (folder / "samples.npz").is_file():
+        return load_images(folder / "samples.npz")[0][:count]
+    from PIL import Image
+
+    files = sorted((folder / PICTURES).glob("*.png"))[:count]
+    return torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(0, 3, 1, 2)
+
+
+class Pictures:
+    """Large samples: a PNG each in `work`/samples, written whole or not at all, so that an interrupted run goes on."""
+
+    def __init__(self, work: Path, names: Sequence[str]):
+        self.work, self.files = work, [work / PICTURES / f"{name}.png" for name in names]
+
+    def written(self, indices: range) -> bool:
+        return all(self.files[index].exists() for index in indices)
+
+    def write(self, parts: Iterable[Tensor], indices: range) -> Tensor:
+        """The images of these indices, parts (B, 3, H, W) float in [-1, 1]; nothing is left to keep in memory."""
+        from PIL import Image
+
+        images = (image for part in parts for image in to_uint8(part).permute(0, 2, 3, 1).cpu().numpy())
+        for index, image in zip(indices, images):
+            self.files[index].parent.mkdir(exist_ok=True)
+            temporary = self.files[index].with_suffix(".tmp")
+            Image.fromarray(image).save(temporary, "PNG")
+            temporary.replace(self.files[index])
+        return torch.empty(0)
+
+    def index(self) -> list[str]:
+        """Writes every file's digest into the one file that a manifest then names."""
+        from hdbench.artifact import sha256, write_atomic
+
+        digests = {file.name: sha256(file) for file in self.files}
+        write_atomic(self.work / f"{PICTURES}.json", json.dumps(digests, indent=0) + "\n")
+        return [f"{PICTURES}.json"]

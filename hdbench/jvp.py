@@ -1,7 +1,7 @@
 """One forward-mode pass that returns a network's value, with its autograd graph, and its directional derivative.
 
 PyTorch's own forward mode multiplies every linear layer's input by a materialised zero tangent of the weight and records
-a graph for tangents that nobody walks.  Here the four operations that carry the cost have their rule written out: the
+a graph for tangents that nobody walks.  Here the five operations that carry the cost have their rule written out: the
 value is computed once, as ever, and the tangent beside it without a graph.  All other operations keep PyTorch's rules.
 """
 
@@ -23,6 +23,13 @@ def _linear(x: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
     y = F.linear(x[0], weight, bias)
     with torch.no_grad():
         return y, F.linear(x[1], weight)
+
+
+def _conv2d(x: Dual, weight: Tensor, bias: Tensor | None = None, *options, **more) -> Dual:
+    """y = w * x + b, dy = w * dx."""
+    y = F.conv2d(x[0], weight, bias, *options, **more)
+    with torch.no_grad():
+        return y, F.conv2d(x[1], weight, None, *options, **more)
 
 
 def _gelu(x: Dual, approximate: str = "none") -> Dual:
@@ -58,7 +65,7 @@ def _attention(q: Dual, k: Dual, v: Dual, attn_mask=None, dropout_p=0.0, is_caus
         return y, (pds - p * pds.sum(-1, keepdim=True)) @ v[0] + p @ v[1]
 
 
-_RULES = {F.linear: (_linear, 1), F.gelu: (_gelu, 1), F.layer_norm: (_layer_norm, 1),
+_RULES = {F.linear: (_linear, 1), F.conv2d: (_conv2d, 1), F.gelu: (_gelu, 1), F.layer_norm: (_layer_norm, 1),
           F.scaled_dot_product_attention: (_attention, 3)}  # function: (rule, how many leading arguments are dual)
 
 
@@ -75,10 +82,10 @@ class _LeanRules(TorchFunctionMode):
 def jvp(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """(f(primals), J_f(primals) tangents): the value keeps its autograd graph, the derivative is detached.
 
-    Both come from one pass; the derivative adds about one forward to the value's one.  Shapes are those that `function`
+    Both come from one pass, without autocast; the derivative adds about one forward to the value's one.  Shapes are those that `function`
     takes and returns; a tangent has the shape and dtype of its primal.
     """
-    with forward_ad.dual_level(), _LeanRules():
+    with torch.autocast(primals[0].device.type, enabled=False), forward_ad.dual_level(), _LeanRules():
         dual = function(*(forward_ad.make_dual(p, q) for p, q in zip(primals, tangents, strict=True)))
         value, tangent = forward_ad.unpack_dual(dual)
         return value, tangent.detach()

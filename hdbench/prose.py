@@ -86,7 +86,7 @@ def value(key: str, tables: Path, source: str = "document") -> str:
 
 
 def _methods(numbers: Numbers) -> pd.DataFrame:
-    plan, fd = numbers.plan, numbers.counted("fd_test")
+    plan, fd = numbers.plan, numbers.counted(numbers.distance)
     arms = [arm for arm in plan.suite.tables.methods.rows if not plan.arms[arm].real]
     steps = sorted({entry.steps for arm in arms if arm in plan.recipes for entry in numbers.entries(arm)})
     rows = []

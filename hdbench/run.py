@@ -10,15 +10,17 @@ import torch
 
 from hdbench import artifact, distributed
 from hdbench.config import nearest
+from hdbench.datasets import DATASETS
 from hdbench.errors import OutOfMemory, UserError
 from hdbench.suite import Plan, Stage
 
-SPLIT = ("classifier", "teacher", "pairs", "trajectory", "refine", "sample")  # kinds of stage that several ranks share
+SPLIT = ("classifier", "clip", "teacher", "pairs", "trajectory", "refine", "sample")  # kinds of stage that several ranks share
 
 
 def find_stage(plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None) -> Stage:
     """The stage of this kind on the chain of an arm and a seed; of the first seed and step count where not given."""
-    shared = [stage for stage in plan.stages.values() if stage.kind == kind and kind in ("data", "classifier", "reference")]
+    shared = [stage for stage in plan.stages.values()
+              if stage.kind == kind and kind in ("data", "classifier", "clip", "text", "reference")]
     if shared:
         return shared[0]
     if arm is None and kind == "teacher":
@@ -39,6 +41,12 @@ def find_stage(plan: Plan, kind: str, arm: str | None, seed: int | None, steps: 
     return plan.stage(rows[0].stages[kind])
 
 
+def is_split(stage: Stage) -> bool:
+    """Whether ranks share the stage's work: training, sampling, and the encoding of large data and of their prompts."""
+    return (stage.kind in SPLIT or stage.kind == "data" and hasattr(DATASETS[stage.config["name"]], "encode")
+            or stage.kind == "text" and "clip" not in stage.parents)
+
+
 def label_of(plan: Plan, stage: Stage) -> str:
     """What progress lines call a stage: kind, label and the arms that need it."""
     arms = list(dict.fromkeys(row.arm for row in plan.rows if stage.id in row.stages.values()))
@@ -56,7 +64,7 @@ def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
     for parent in stage.parents.values():
         artifact.load(results, parent)
     batch = stage.config.get("batch", math.inf)
-    if stage.kind in SPLIT and batch < distributed.world_size():
+    if is_split(stage) and batch < distributed.world_size():
         raise UserError(f"{stage.id}: its batch of {batch} cannot be split over {distributed.world_size()} processes; start "
                         f"at most {batch}")
     held.enter_context(work.locked())
@@ -67,11 +75,11 @@ def run_stage(plan: Plan, stage: Stage, results: Path, device: torch.device, che
               sharding: str = "none") -> None:
     """Compute and publish a stage; does nothing if its artifact is there and sound.
 
-    Of several ranks, 0 alone looks, holds the lock and publishes; it computes alone what is not in `SPLIT`.
+    Of several ranks, 0 alone looks, holds the lock and publishes; it computes alone what is not split.
     """
     from hdbench.stages import STAGES, Context
 
-    ranks = distributed.world_size() if stage.kind in SPLIT else 1
+    ranks = distributed.world_size() if is_split(stage) else 1
     work = artifact.Work(results, stage, device, ranks)
     label = label_of(plan, stage)
     with ExitStack() as held:

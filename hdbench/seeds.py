@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from hdbench.datasets.images import Latents
 
 
 def seed_of(*axes: str | int) -> int:
@@ -32,16 +36,17 @@ class Draws:
     """What one update draws: rows of the data set and noise, always for the whole batch, from one seed of its axes.
 
     With several ranks each draws the same global batch; the trainer keeps its own rows, so nothing depends on their number.
+    `images` (N, C, H, W) is all in memory or, as `hdbench.datasets.images.Latents`, on disk: for the same rows the same draws.
     """
 
-    def __init__(self, axes: tuple[str | int, ...], images: Tensor, labels: Tensor, batch: int):
+    def __init__(self, axes: tuple[str | int, ...], images: Tensor | Latents, labels: Tensor, batch: int):
         self.generator, self.images, self.labels, self.batch = generator(*axes), images, labels, batch
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """x (B, C, H, W) float32 in [-1, 1] and labels (B,) int64, drawn uniformly with replacement."""
+        """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64, drawn uniformly with replacement."""
         return self.rows(self.images, self.labels)
 
-    def rows(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def rows(self, *tensors: Tensor | Latents) -> tuple[Tensor, ...]:
         """The same B rows of each tensor (M, ...), drawn uniformly with replacement."""
         index = torch.randint(len(tensors[0]), (self.batch,), generator=self.generator)
         return tuple(tensor[index] for tensor in tensors)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,26 +19,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hdbench import artifact, distributed
+from hdbench.artifact import write_atomic
 from hdbench.errors import Divergence, UserError
 from hdbench.datasets import DATASETS
 from hdbench.discriminators import build_head, parameter_count
 from hdbench.evaluation import classifier as classifier_protocol
 from hdbench.flow import guided, sample_consistency, sample_flow_map, sample_ode
-from hdbench.images import load_images, save_images, to_float, to_uint8
-from hdbench.metrics import classification
-from hdbench.networks import TransformerConfig
+from hdbench.images import PICTURES, Pictures, load_images, save_images, to_float, to_uint8
+from hdbench.metrics import Estimate, classification
+from hdbench.metrics.clip_score import clip_score
+from hdbench.networks import SanaConfig, TransformerConfig
 from hdbench.networks.classifier import Classifier, ClassifierConfig
 from hdbench.objectives import OBJECTIVES
 from hdbench.objectives.base import Setting
 from hdbench.seeds import sample_noise, seed_of
-from hdbench.suite import Plan, Stage, Training
+from hdbench.suite import Checkpoint, Plan, Stage, Training
+from hdbench.text import Conditions, TextConfig, encode
 from hdbench.train import Progress, Trainer, run
 
 if TYPE_CHECKING:
+    from hdbench.clip import Captioned
     from hdbench.networks.transformer import Transformer
 
 WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
-SAMPLE_BATCH = 256
+DECODED = 8  # latents that the autoencoder takes at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +69,39 @@ Payload = tuple[list[str], dict[str, Any]]  # names of the files in the work fol
 
 
 def data(context: Context) -> Payload:
-    configuration = context.dataset()
-    for split, (images, labels) in DATASETS[configuration.name].build(configuration).items():
+    configuration, module = context.dataset(), DATASETS[context.dataset().name]
+    if hasattr(module, "encode"):
+        return module.encode(configuration, context.work.path, context.device, progress_of(context))
+    splits = []
+    for split, (images, labels) in module.build(configuration).items():
         save_images(context.work.path / f"{split}.npz", images, labels)
-    return ["train.npz", "test.npz"], {}
+        splits.append(f"{split}.npz")
+    return splits, {}
+
+
+def clip(context: Context) -> Payload:
+    """A CLIP on the images and captions of one split of the data."""
+    config = context.stage.config
+    training = training_of(config)
+    with seeded(config["seed"], "clip", config["split"]):
+        network = new_clip(context)
+    return train(context, Setting(student=network.to(context.device), learning_rate=training.learning_rate), training,
+                 config["split"])
+
+
+def text(context: Context) -> Payload:
+    """Prompts encoded once: those of the data, then those of the samples if they are others, then the empty one."""
+    folder, (path, _) = context.work.path, context.parent("data")
+    if "clip" in context.stage.parents:
+        prompts = prompts_of(context)
+        from hdbench.clip import write_table
+
+        return write_table(load_clip(context).network, prompts, folder), {"sampled": [0, len(prompts)]}
+    captions = [row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))]
+    config = {key: value for key, value in context.stage.config.items() if key != "prompts"}
+    wanted = [row["prompt"] for row in sampled_prompts(context).values()]
+    names = encode([*captions, *wanted], TextConfig(**config), folder, context.device, progress_of(context))
+    return names, {"sampled": [len(captions), len(wanted)]}
 
 
 def classifier(context: Context) -> Payload:
@@ -75,19 +109,28 @@ def classifier(context: Context) -> Payload:
     training = training_of(config)
     network_config = ClassifierConfig(**config["network"])
     with seeded(config["seed"], "classifier"):
-        network = Classifier(network_config, **shape(context.dataset())).to(context.device)
+        network = Classifier(network_config, **of_classifier(context.dataset())).to(context.device)
     names, facts = train(context, Setting(student=network, learning_rate=training.learning_rate), training)
     if distributed.rank():
         return names, facts
-    network = Classifier(network_config, **shape(context.dataset())).to(context.device)
+    network = Classifier(network_config, **of_classifier(context.dataset())).to(context.device)
     network.load_state_dict(load_file(context.work.path / WEIGHTS))
     images, labels = load_images(context.parent("data")[0] / "test.npz")
     _, probabilities = classify(network, images, context.device)
-    return names, facts | {"test_accuracy": classification.accuracy(probabilities, labels.numpy()).value}
+    right = classification.accuracy(probabilities, targets_of(context, labels).numpy(), network.attributes)
+    return names, facts | {"test_accuracy": right.value}
 
 
 def reference(context: Context) -> Payload:
-    """Features and spectra of three real sets of equal N: two disjoint parts of train, and test."""
+    """Features and spectra of three real sets of equal N: two disjoint parts of train, and test; or a protocol's reference."""
+    if "protocol" in context.stage.config:
+        from hdbench.evaluation.evaluate import Extractors, build_references
+
+        request = evaluation_request(context)
+        (extractors := Extractors(request)).load()
+        built = build_references(request, extractors)[request.protocols[0].name]
+        write_atomic(context.work.path / "reference.json", json.dumps({"key": built.key, "folder": built.folder.name}) + "\n")
+        return ["reference.json"], {}
     n = context.stage.config["samples"]
     path, network = context.parent("data")[0], load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
@@ -102,6 +145,10 @@ def reference(context: Context) -> Payload:
 
 def teacher(context: Context) -> Payload:
     config = context.stage.config
+    if "checkpoint" in config:
+        weights = read_checkpoint(context, Checkpoint(**config["checkpoint"]))
+        save_file({name: value.contiguous() for name, value in weights.items()}, context.work.path / WEIGHTS)
+        return [WEIGHTS], {"parameters": sum(value.numel() for value in weights.values()), "forward_equivalents": 0}
     network = new_network(context, mean_velocity=False, axes=(config["seed"], "teacher"))
     setting = Setting(student=network, learning_rate=config["learning_rate"])
     return train(context, setting, training_of(config))
@@ -111,12 +158,12 @@ def distill(context: Context) -> Payload:
     """Trajectory and refine: a student from its parent's weights, under the stage's objective."""
     config, seed = context.stage.config, context.stage.config["seed"]
     training = training_of(config)
-    frozen = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
+    frozen = made_for(training, load_network(context, "teacher", mean_velocity=False).requires_grad_(False))
     axes = (seed, context.stage.kind)
 
     def head(name: str, settings) -> nn.Module:
         with seeded(*axes, "head"):
-            module = build_head(name, layers=len(settings.blocks), width=frozen.config.width, grid=frozen.grid,
+            module = build_head(name, layers=len(settings.blocks), width=frozen.width, grid=frozen.grid,
                                 parameters=settings.parameters)
         facts["head_parameters"] = parameter_count(module)
         return module.to(context.device)
@@ -126,21 +173,24 @@ def distill(context: Context) -> Payload:
     if "pairs" in context.stage.parents:
         found = load_file(context.parent("pairs")[0] / PAIRS)
         ode_pairs = found["eps"], found["x"], found["labels"]
+    student = load_network(context, "student", mean_velocity=True)
+    student.gradient_checkpointing = training.gradient_checkpointing
     setting = Setting(
-        student=load_network(context, "student", mean_velocity=True), learning_rate=training.learning_rate, teacher=frozen,
+        student=student, learning_rate=training.learning_rate, teacher=frozen,
         teacher_velocity=guided(frozen, config["guidance"], tuple(config["guidance_interval"])),
-        copy_teacher=lambda: load_network(context, "teacher", mean_velocity=False), head=head, pairs=ode_pairs)
+        copy_teacher=lambda: made_for(training, load_network(context, "teacher", mean_velocity=False)), head=head,
+        pairs=ode_pairs)
     names, counted = train(context, setting, training)
     return names, counted | facts
 
 
-def train(context: Context, setting: Setting, training: Training) -> Payload:
+def train(context: Context, setting: Setting, training: Training, split: str = "train") -> Payload:
     """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's EMA weights and history."""
-    images, labels = load_images(context.parent("data")[0] / "train.npz")
+    x, labels = training_data(context, split)
     updates = OBJECTIVES[training.objective.name].updates(training.objective, setting)
     axes = (context.stage.config["seed"], context.stage.kind)
     parameters = parameter_count(setting.student)
-    trainer = Trainer(updates, training, setting.student, axes, to_float(images), labels, context.sharding)
+    trainer = Trainer(updates, training, setting.student, axes, x, labels, context.sharding)
     run(trainer, context.work, context.label, context.checkpoint_seconds)
     weights = {name: distributed.on_rank_0(value) for name, value in trainer.ema.items()}
     if distributed.rank() == 0:
@@ -157,38 +207,55 @@ def train(context: Context, setting: Setting, training: Training) -> Payload:
                                       "parameters": parameters}
 
 
-def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axes: tuple[str | int, ...], noises: int,
-              n: int, keep: Callable[[Tensor], Tensor]) -> tuple[Tensor, float]:
-    """n samples, class-balanced, kept as `keep` makes them, and the seconds that they took; on rank 0.
+def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
+    """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that draws like them, and their labels (N,).
 
-    `sampler` takes noises (noises, B, C, H, W) and labels (B,).  Sample i has its own seed, so neither batch size nor number
-    of processes changes it.  Ranks share the batches, whole ones in contiguous runs: kernels may round otherwise for another
-    number of rows.
+    Of a classifier the labels are the wanted classes, (N, A) where an image has several attributes.
     """
-    classes, shape = context.dataset().classes, dimensions(context.dataset())
-    world_size = distributed.world_size()
-    whole = math.ceil(n / SAMPLE_BATCH)
-    bounds = [min(SAMPLE_BATCH * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
-    batches, seconds, finite = [keep(torch.empty(0, *shape))], 0.0, True
+    path, module = context.parent("data")[0], DATASETS[context.dataset().name]
+    if hasattr(module, "open_latents"):
+        return module.open_latents(path)
+    images, labels = load_images(path / f"{split}.npz")
+    return to_float(images), targets_of(context, labels) if context.stage.kind == "classifier" else labels
+
+
+def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axes: tuple[str | int, ...], noises: int,
+              n: int, keep: Callable[[Tensor, range], Tensor],
+              done: Callable[[range], bool] = lambda indices: False) -> tuple[Tensor, float]:
+    """n samples, class-balanced, and the seconds that one took; on rank 0.
+
+    `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which samples these are, and
+    returns the rows to hold in memory; batches that are `done` are left out.  Sample i has its own seed, so neither batch
+    size nor number of processes changes it.  Ranks share the batches, whole ones in contiguous runs: kernels may round
+    otherwise for another number of rows.
+    """
+    (own, count), shape = sampled_rows(context), dimensions(context.dataset())
+    world_size, size = distributed.world_size(), context.plan.suite.evaluation.batch
+    whole = math.ceil(n / size)
+    bounds = [min(size * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
+    batches, seconds, made, finite = [keep(torch.empty(0, *shape), range(0))], 0.0, 0, True
     first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
     progress = Progress(context.label, last - first)
-    for start in range(first, last, SAMPLE_BATCH):
+    for start in range(first, last, size):
         progress(start - first)
-        indices = range(start, min(start + SAMPLE_BATCH, last))
-        c = torch.tensor([index % classes for index in indices]).to(context.device)
+        indices = range(start, min(start + size, last))
+        if done(indices):
+            continue
+        c = torch.tensor([own + index % count for index in indices]).to(context.device)
         eps = sample_noise(axes, indices, (noises, *shape)).to(context.device)
         begun = time.perf_counter()
         with torch.no_grad():
             x = sampler(eps.transpose(0, 1), c)
         if not (finite := bool(x.isfinite().all())):
             break
-        batches.append(keep(x).cpu())
-        seconds += time.perf_counter() - begun
+        batches.append(keep(x, indices).cpu())
+        seconds, made = seconds + time.perf_counter() - begun, made + len(indices)
     if any(distributed.any_of(not finite)):
         raise Divergence(f"{context.label}: an image is not finite; its network has diverged")
     progress(last - first)
-    counts = [stop - start for start, stop in zip(bounds, bounds[1:])]
-    return distributed.concatenate(torch.cat(batches), counts), sum(distributed.gather(seconds))
+    kept = torch.cat(batches)
+    return distributed.concatenate(kept, distributed.gather(len(kept))), (sum(distributed.gather(seconds))
+                                                                          / max(1, sum(distributed.gather(made))))
 
 
 def pairs(context: Context) -> Payload:
@@ -197,7 +264,7 @@ def pairs(context: Context) -> Payload:
     network = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
     v = guided(network, config["guidance"], tuple(config["guidance_interval"]))
     axes = (config["seed"], "pairs")
-    x, _ = generated(context, lambda eps, c: sample_ode(v, eps[0], c, steps), axes, 1, n, lambda x: x)
+    x, _ = generated(context, lambda eps, c: sample_ode(v, eps[0], c, steps), axes, 1, n, lambda x, indices: x)
     if distributed.rank() == 0:
         save_file({"eps": sample_noise(axes, range(n), (1, *dimensions(context.dataset())))[:, 0].contiguous(),
                    "x": x.contiguous(), "labels": torch.arange(n) % context.dataset().classes}, context.work.path / PAIRS)
@@ -221,33 +288,88 @@ def sample(context: Context) -> Payload:
         v = guided(network, config.get("guidance", 1.0), tuple(config.get("guidance_interval", (0.0, 1.0))))
         u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
     noises = steps if config["sampler"] == "consistency" else 1
-    images, seconds = generated(
-        context, lambda eps, c: sample_consistency(u, eps, c) if noises > 1 else sample_flow_map(u, eps[0], c, steps),
-        (config["seed"], "sample"), noises, n, to_uint8)
-    if distributed.rank() == 0:
-        save_images(context.work.path / "samples.npz", images, torch.arange(n) % context.dataset().classes)
-    return ["samples.npz"], {"milliseconds_per_sample": round(1000 * seconds / n, 4)}
+    make = partial(generated, context,
+                   lambda eps, c: sample_consistency(u, eps, c) if noises > 1 else sample_flow_map(u, eps[0], c, steps),
+                   (config["seed"], "sample"), noises, n)
+    if hasattr(context.dataset(), "autoencoder"):
+        from hdbench.autoencoders import load
+
+        autoencoder = load(context.dataset().autoencoder, context.device)
+        prompted = context.plan.suite.evaluation.prompts
+        pictures = Pictures(context.work.path, list(sampled_prompts(context))[:n] if prompted else [f"{i:06}" for i in range(n)])
+        _, seconds = make(lambda z, indices: pictures.write(map(autoencoder.decode, z.split(DECODED)), indices),
+                          pictures.written)
+        payload = distributed.from_rank_0(pictures.index)
+    else:
+        images, seconds = make(lambda x, indices: to_uint8(x))
+        if distributed.rank() == 0:
+            save_images(context.work.path / "samples.npz", images, torch.arange(n) % context.dataset().classes)
+        payload = ["samples.npz"]
+    return payload, {"milliseconds_per_sample": round(1000 * seconds, 4)}
+
+
+def evaluation_request(context: Context, **more):
+    """What `hdbench evaluate` would be asked for: the suite's protocol, weights and reference."""
+    from hdbench.evaluation.evaluate import Request
+    from hdbench.evaluation.features import Settings
+    from hdbench.evaluation.protocols import protocol_named
+
+    wanted = context.plan.suite.evaluation
+    return Request(**{"samples": None} | more, protocols=(protocol_named(wanted.protocol),),
+                   references={wanted.protocol: Path(wanted.reference)}, weights=wanted.weights, device=context.device,
+                   settings=Settings(cache=context.results / "evaluation", threads=torch.get_num_threads(), label=context.label),
+                   n=None if wanted.samples == protocol_named(wanted.protocol).n else wanted.samples,
+                   prompts=wanted.prompts and Path(wanted.prompts),
+                   allow=frozenset(["other-weights"] if wanted.weights else []))
 
 
 def evaluate(context: Context) -> Payload:
     """Every metric of the tier with its standard error; the influences of the samples are kept for paired differences."""
+    if "protocol" in context.stage.config:
+        from hdbench.evaluation.evaluate import evaluate
+
+        found, = evaluate(evaluation_request(context, samples=context.parent("sample")[0] / PICTURES))
+        estimates = {metric: estimate for metric, (estimate, _) in found.results.items()}
+        counts = {metric: len(ids) for metric, (_, ids) in found.results.items()}
+        return written(context, estimates, counts), {"protocol": found.protocol}
     images, labels = load_images(context.parent("sample")[0] / "samples.npz")
     real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
-    features, probabilities = classify(load_classifier(context), images, context.device)
+    network = load_classifier(context)
+    features, probabilities = classify(network, images, context.device)
+    wanted = targets_of(context, labels).numpy()
     estimates, rings = classifier_protocol.estimates(
-        images, labels, features, probabilities, real, neighbours=context.stage.config["neighbours"],
-        itself=context.parent("sample")[1]["config"].get("split"))
+        images, wanted, features, probabilities, real, neighbours=context.stage.config["neighbours"],
+        itself=context.parent("sample")[1]["config"].get("split"), attributes=network.attributes)
+    counts = dict.fromkeys(estimates, len(images))
+    if "clip" in context.stage.parents:
+        table, clip_network = DATASETS[context.dataset().name].prompts(context.dataset()), load_clip(context)
+        from hdbench.clip import features as towers_of
+
+        towers = (part.numpy() for part in towers_of(clip_network, to_float(images), labels))
+        estimates["clip_score"] = clip_score(*towers)
+        counts["clip_score"] = len(images)
+        rows = labels.tolist()
+        of_real = load_images(context.parent("data")[0] / "test.npz")[1][:len(real["test_features"])].tolist()
+        found = classifier_protocol.by_caption(features, probabilities, wanted, [table[row] for row in rows], real,
+                                               [table[row] for row in of_real], network.attributes)
+        estimates |= {name: estimate for name, (estimate, _) in found.items()}
+        counts |= {name: count for name, (_, count) in found.items()}
+    np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
+    return [*written(context, estimates, counts), "rings.npz"], {}
+
+
+def written(context: Context, estimates: dict[str, Estimate], counts: dict[str, int]) -> list[str]:
+    """The files of metrics, each with its number of samples, and of influences."""
     with (context.work.path / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["metric", "value", "se", "n"])
-        writer.writerows([name, repr(e.value), repr(e.standard_error), len(images)] for name, e in estimates.items())
+        writer.writerows([name, repr(e.value), repr(e.standard_error), counts[name]] for name, e in estimates.items())
     np.savez(context.work.path / "influence.npz", **{name: e.influence.astype(np.float32) for name, e in estimates.items()})
-    np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
-    return ["metrics.csv", "influence.npz", "rings.npz"], {}
+    return ["metrics.csv", "influence.npz"]
 
 
 STAGES: dict[str, Callable[[Context], Payload]] = {
-    "data": data, "classifier": classifier, "reference": reference, "teacher": teacher, "pairs": pairs,
+    "data": data, "classifier": classifier, "clip": clip, "text": text, "reference": reference, "teacher": teacher, "pairs": pairs,
     "trajectory": distill, "refine": distill, "sample": sample, "evaluate": evaluate}
 
 
@@ -261,15 +383,21 @@ def seeded(*axes: str | int):
 
 def training_of(config: dict[str, Any]) -> Training:
     """The training part of a stage's configuration, typed again."""
-    return Training.model_validate_json(json.dumps({key: config[key] for key in Training.model_fields}))
+    return Training.model_validate_json(json.dumps({key: config[key] for key in Training.model_fields if key in config}))
 
 
 def new_network(context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]) -> Transformer:
-    from hdbench.networks.transformer import Transformer  # diffusers takes seconds to import; not every stage needs it
+    config, data = context.stage.config["network"], context.dataset()
+    with seeded(*axes):  # diffusers takes seconds to import; not every stage needs it
+        if config.get("name") == "sana":
+            from hdbench.networks.sana import SanaNetwork
 
-    config = TransformerConfig(**context.stage.config["network"])
-    with seeded(*axes):
-        network = Transformer(config, **shape(context.dataset()), mean_velocity=mean_velocity)
+            network = SanaNetwork(SanaConfig(**config), image_size=data.image_size, channels=data.channels,
+                                  conditions=Conditions(context.parent("text")[0]), mean_velocity=mean_velocity)
+        else:
+            from hdbench.networks.transformer import Transformer
+
+            network = Transformer(TransformerConfig(**config), **shape(data), mean_velocity=mean_velocity)
     return network.to(context.device)
 
 
@@ -283,9 +411,85 @@ def load_network(context: Context, role: str, *, mean_velocity: bool) -> Transfo
     return network
 
 
+def made_for(training: Training, network: nn.Module) -> nn.Module:
+    """A network that no forward-mode pass goes through, with the training's options."""
+    network.gradient_checkpointing = training.gradient_checkpointing
+    for block in network.blocks if training.compile else ():
+        block.compile()
+    return network
+
+
+def read_checkpoint(context: Context, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """A public network's weights in the names of ours; UserError where they are not of this family and size."""
+    path, config, data = Path(checkpoint.path), context.stage.config["network"], context.dataset()
+    if checkpoint.format == "sana":
+        from hdbench.networks.sana import read
+
+        return read(path, SanaConfig(**config), image_size=data.image_size, channels=data.channels)
+    from hdbench.networks.checkpoints import read
+
+    return read(path, checkpoint.format, TransformerConfig(**config), **shape(data))
+
+
+def new_clip(context: Context) -> Captioned:
+    from hdbench.clip import Captioned, build
+
+    return Captioned(build(context.plan.suite.text.model), prompts_of(context))
+
+
+def load_clip(context: Context) -> Captioned:
+    network = new_clip(context)
+    network.load_state_dict(load_file(context.parent("clip")[0] / WEIGHTS))
+    return network.to(context.device).eval().requires_grad_(False)
+
+
+def prompts_of(context: Context) -> list[str]:
+    """The prompts of the data, by label."""
+    return [row["prompt"] for row in DATASETS[context.dataset().name].prompts(context.dataset())]
+
+
+def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
+    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such a file."""
+    from hdbench.evaluation.samples import read_prompts
+
+    path = Path(context.plan.suite.evaluation.prompts)
+    names = tuple(json.loads(path.read_text(encoding="utf-8-sig"))) if path.is_file() else ()
+    return dict(zip(names, read_prompts(path, names, context.plan.suite.evaluation.protocol)))
+
+
+def sampled_rows(context: Context) -> tuple[int, int]:
+    """The first label and how many of them samples take in turn."""
+    if "text" in context.stage.parents:
+        return tuple(context.parent("text")[1]["sampled"])
+    return 0, context.dataset().classes
+
+
+def targets_of(context: Context, labels: Tensor) -> Tensor:
+    """What a classifier should find: labels (N,), or of data with several attributes their classes (N, A)."""
+    module = DATASETS[context.dataset().name]
+    return torch.from_numpy(module.attributes_of(labels.numpy())) if hasattr(module, "attributes_of") else labels
+
+
+def of_classifier(dataset) -> dict[str, Any]:
+    """The classifier's sizes: one group of classes, or one for each attribute."""
+    attributes = getattr(DATASETS[dataset.name], "ATTRIBUTES", (dataset.classes,))
+    return {"image_size": dataset.image_size, "channels": dataset.channels, "attributes": attributes}
+
+
+def progress_of(context: Context) -> Callable[[int, int], None]:
+    """Progress for work that says itself how much it is."""
+    progress = Progress(context.label, 0)
+
+    def said(done: int, total: int) -> None:
+        progress.total = total
+        progress(done)
+
+    return said
+
+
 def load_classifier(context: Context) -> Classifier:
     path, manifest = context.parent("classifier")
-    network = Classifier(ClassifierConfig(**manifest["config"]["network"]), **shape(context.dataset()))
+    network = Classifier(ClassifierConfig(**manifest["config"]["network"]), **of_classifier(context.dataset()))
     network.load_state_dict(load_file(path / WEIGHTS))
     return network.to(context.device).eval()
 
@@ -294,7 +498,8 @@ def load_classifier(context: Context) -> Classifier:
 def classify(network: Classifier, images: Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, H, W) uint8 -> features (N, d) and probabilities (N, classes), float32."""
     features = torch.cat([network.penultimate(to_float(part).to(device)) for part in images.split(500)])
-    return features.cpu().numpy(), torch.softmax(network.out(features), dim=1).cpu().numpy()
+    groups = network.out(features).split(network.attributes, dim=1)
+    return features.cpu().numpy(), torch.cat([torch.softmax(group, dim=1) for group in groups], dim=1).cpu().numpy()
 
 
 def dimensions(dataset) -> tuple[int, int, int]:

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from hdbench.config import Config, nearest, read_yaml, validate
 from hdbench.datasets import DATASETS
 from hdbench.discriminators import build_head
 from hdbench.errors import UserError
-from hdbench.networks import TransformerConfig
+from hdbench.networks import SanaConfig, TransformerConfig
 from hdbench.networks.classifier import ClassifierConfig
 from hdbench.objectives import OBJECTIVES
 from hdbench.objectives.base import Pairs
+from hdbench.text import TextConfig
 
 SUITES, RECIPES = Path("workflow/suites"), Path("workflow/recipes")
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
-VERSIONS = {"data": 1, "classifier": 1, "reference": 1, "teacher": 1, "pairs": 1, "trajectory": 1, "refine": 1, "sample": 1,
+VERSIONS = {"data": 1, "classifier": 1, "clip": 1, "text": 1, "reference": 1, "teacher": 1, "pairs": 1, "trajectory": 1, "refine": 1, "sample": 1,
             "evaluate": 1}
 KINDS = tuple(VERSIONS)
 TABLES = ("main", "components", "discriminators", "initialisation", "methods", "cost", "reproducibility")
@@ -33,6 +34,11 @@ Objective = Annotated[Union[tuple(m.Configuration for m in OBJECTIVES.values())]
 Dataset = Annotated[Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _absent(value: Any) -> bool:
+    """A field that is not given is not hashed, so that older digests stay."""
+    return not value
 
 
 class EqualTotal(Config):
@@ -53,6 +59,12 @@ class Training(Config):
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0, description="bound on the norm of each network's gradient")
     ema: float = Field(ge=0, lt=1, description="decay of the student's moving average, reached after a warm-up")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", exclude_if=lambda precision: precision == "float32",
+        description="of matrix products; weights, forward-mode derivatives, losses and averages stay float32")
+    micro_batch: int | None = Field(None, ge=1, exclude_if=_absent, description="rows of a rank at once; gradients add up")
+    gradient_checkpointing: bool = Field(False, exclude_if=_absent, description="blocks are computed again in the backward")
+    compile: bool = Field(False, exclude_if=_absent, description="blocks of networks that no forward-mode pass goes through")
 
     @model_validator(mode="after")
     def _some_steps(self):
@@ -63,10 +75,18 @@ class Training(Config):
         return self
 
 
-class Teacher(Config):
-    """The teacher's training and the guidance with which every stage uses it."""
+class Checkpoint(Config):
+    """A public network, converted once by a `teacher` stage that trains nothing."""
 
-    training: Training
+    format: Literal["sit", "dit", "sana"]
+    path: str = Field(description="the published file, or the folder of a diffusers pipeline")
+
+
+class Teacher(Config):
+    """The teacher's training, or where it comes from, and the guidance with which every stage uses it."""
+
+    training: Training | None = Field(None, exclude_if=_absent)
+    checkpoint: Checkpoint | None = Field(None, exclude_if=_absent)
     guidance: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
     guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
 
@@ -75,6 +95,8 @@ class Teacher(Config):
         low, high = self.guidance_interval
         if low > high:
             raise ValueError(f"guidance_interval = {[low, high]}: the first must not be above the second")
+        if bool(self.training) == bool(self.checkpoint):
+            raise ValueError("give either training or checkpoint")
         return self
 
 
@@ -86,6 +108,30 @@ class ClassifierStage(Config):
     seed: int = Field(0, ge=0)
 
 
+class ClipText(Config):
+    """A CLIP trained in the DAG whose text tower encodes the prompts; one of the data's split `score` gives the CLIP score."""
+
+    name: Literal["clip"] = "clip"
+    model: dict[str, Any] = Field(description="open_clip's model configuration, as its JSON files have it")
+    training: Training
+    seed: int = Field(0, ge=0)
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens of a prompt."""
+        return self.model["text_cfg"]["context_length"]
+
+
+def _named(default: str) -> Discriminator:
+    """Which alternative is meant: by `name`, and without one the default, whose older files and digests have none."""
+    return Discriminator(lambda value: (value.get("name") if isinstance(value, dict) else getattr(value, "name", None)) or default)
+
+
+Network = Annotated[Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
+                    _named("transformer")]
+Text = Annotated[Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]], _named("pipeline")]
+
+
 class Evaluation(Config):
     """Sampling and metrics, the same for every arm."""
 
@@ -93,6 +139,30 @@ class Evaluation(Config):
     neighbours: int = Field(3, ge=1, description="k of precision and recall")
     bands: int = Field(4, ge=1, description="number of equal bands of radial frequency, up to Nyquist")
     seed: int = Field(0, ge=0, description="axis of the sampling noise, shared by all arms")
+    protocol: Literal["classifier", "adm_imagenet256_50k", "torch_fidelity", "clean_fid", "mjhq30k"] = "classifier"
+    reference: str | None = Field(None, description="real images, or ADM's npz; of every protocol but `classifier`")
+    weights: dict[Literal["inception", "clip"], str] = Field({}, description="by path; without, the public files")
+    prompts: str | None = Field(None, description="MJHQ's meta_data.json: a sample for each of its prompts, in order")
+    batch: int = Field(256, ge=1, description="samples that are made at once; of no sample's noise or condition")
+
+    @model_validator(mode="after")
+    def _reference_of_protocol(self):
+        if (self.protocol == "classifier") == bool(self.reference):
+            raise ValueError("reference belongs to every protocol but `classifier`, whose real images are the data's own")
+        return self
+
+    @property
+    def distance(self) -> str:
+        """The metric by which arms are compared."""
+        return "fd_test" if self.protocol == "classifier" else "fid"
+
+
+class Baseline(Config):
+    """A public few-step network, which is sampled and not trained."""
+
+    title: str
+    network: Network
+    checkpoint: Checkpoint
 
 
 class Arm(Config):
@@ -100,11 +170,14 @@ class Arm(Config):
 
     trajectory: Training | None
     refine: Training | None
+    baseline: Baseline | None = Field(None, exclude_if=_absent)
     steps: tuple[int, ...] = Field(min_length=1, description="sampling steps, each of them a row")
     real: Literal["train", "test"] | None = Field(None, description="no model at all: real images, for the noise floor")
 
     @model_validator(mode="after")
     def _real_has_no_stages(self):
+        if self.baseline and (self.real or self.trajectory or self.refine):
+            raise ValueError("baseline is sampled as it is; set trajectory and refine to null and leave out real")
         if self.real and (self.trajectory or self.refine):
             raise ValueError(f"real = {self.real!r}: real images take no model; set trajectory and refine to null")
         if min(self.steps) < 1:
@@ -166,8 +239,9 @@ class Suite(Config):
 
     title: str
     data: Dataset
-    classifier: ClassifierStage
-    network: TransformerConfig
+    classifier: ClassifierStage | None = Field(None, description="of the protocol `classifier`")
+    network: Network
+    text: Text | None = Field(None, description="how prompts are encoded; labels are then rows of prompts, not classes")
     teacher: Teacher
     evaluation: Evaluation
     seeds: tuple[int, ...] = Field(min_length=1, description="each seed is a complete chain: teacher, TD, stage 2")
@@ -377,6 +451,32 @@ def _check(plan: Plan, source: str) -> None:
     if data.image_size % suite.network.patch:
         raise UserError(f"{source}: network.patch = {suite.network.patch} does not divide the image side "
                         f"{data.image_size}; choose a divisor")
+    if suite.evaluation.protocol == "classifier":
+        _check_classifier(suite, source)
+    if (suite.network.name if isinstance(suite.network, SanaConfig) else None) != (suite.text and "sana"):
+        raise UserError(f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it")
+    if isinstance(suite.text, ClipText):
+        _check_training("text.training", suite.text.training, ("contrastive",), source)
+    if suite.teacher.training:
+        _check_training("teacher.training", suite.teacher.training, ("flow_matching",), source)
+    students = tuple(name for name in OBJECTIVES if name not in ("cross_entropy", "contrastive", "flow_matching"))
+    for name, arm in {"base": suite.base, **{f"arms.{name}": arm for name, arm in plan.arms.items()}}.items():
+        if arm.real and suite.evaluation.protocol != "classifier":
+            raise UserError(f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol classifier alone; "
+                            "remove the arm")
+        for kind in ("trajectory", "refine"):
+            if training := getattr(arm, kind):
+                _check_training(f"{name}.{kind}", training, students, source)
+                _check_head(f"{name}.{kind}.objective", training.objective, suite, source)
+
+
+def _check_classifier(suite: Suite, source: str) -> None:
+    """The small suites' protocol: it has its classifier, and enough images and frequencies."""
+    data = suite.data
+    if suite.classifier is None:
+        raise UserError(f"{source}: classifier: this key is missing; add it, or name another evaluation.protocol")
+    if not hasattr(data, "largest_sample"):
+        raise UserError(f"{source}: evaluation.protocol = 'classifier': not for the data {data.name}; name another protocol")
     if suite.evaluation.samples > data.largest_sample:
         raise UserError(f"{source}: evaluation.samples = {suite.evaluation.samples}, but {data.name} has only "
                         f"{data.largest_sample} real images for each side of a comparison; lower it")
@@ -387,13 +487,6 @@ def _check(plan: Plan, source: str) -> None:
         raise UserError(f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side {data.image_size} have "
                         f"only {data.image_size // 2} frequencies; lower it")
     _check_training("classifier.training", suite.classifier.training, ("cross_entropy",), source)
-    _check_training("teacher.training", suite.teacher.training, ("flow_matching",), source)
-    students = tuple(name for name in OBJECTIVES if name not in ("cross_entropy", "flow_matching"))
-    for name, arm in {"base": suite.base, **{f"arms.{name}": arm for name, arm in plan.arms.items()}}.items():
-        for kind in ("trajectory", "refine"):
-            if training := getattr(arm, kind):
-                _check_training(f"{name}.{kind}", training, students, source)
-                _check_head(f"{name}.{kind}.objective", training.objective, suite, source)
 
 
 def _check_training(key: str, training: Training, objectives: tuple[str, ...], source: str) -> None:
@@ -500,12 +593,24 @@ def _chain(plan: Plan, seed: int, source: str) -> None:
     network = dump(suite.network)
     guidance = {"guidance": suite.teacher.guidance, "guidance_interval": list(suite.teacher.guidance_interval)}
     data = add("data", suite.data.name, dump(suite.data))
-    c = suite.classifier
-    classifier = add("classifier", suite.data.name,
-                     {"network": dump(c.network), "seed": c.seed, **dump(c.training)}, data=data)
-    evaluation = dump(suite.evaluation)
-    reference = add("reference", suite.data.name, {k: evaluation[k] for k in ("samples", "bands")},
-                    data=data, classifier=classifier)
+    evaluation = suite.evaluation
+    if c := suite.classifier:
+        classifier = add("classifier", suite.data.name,
+                         {"network": dump(c.network), "seed": c.seed, **dump(c.training)}, data=data)
+        reference = add("reference", suite.data.name, {"samples": evaluation.samples, "bands": evaluation.bands},
+                        data=data, classifier=classifier)
+        measured, measuring = {"neighbours": evaluation.neighbours}, {"reference": reference, "classifier": classifier}
+    else:
+        measured = {"protocol": evaluation.protocol, "weights": evaluation.weights}
+        measuring = {"reference": add("reference", evaluation.protocol, measured | {"reference": evaluation.reference})}
+    conditions = {}
+    if isinstance(suite.text, ClipText):
+        config = {"model": suite.text.model, "seed": suite.text.seed, **dump(suite.text.training)}
+        clip = {split: add("clip", split, {"split": split, **config}, data=data) for split in ("train", "score")}
+        conditions = {"text": add("text", "clip", {}, data=data, clip=clip["train"])}
+        measuring |= {"clip": clip["score"], "data": data}
+    elif suite.text:
+        conditions = {"text": add("text", "pipeline", {"prompts": evaluation.prompts, **dump(suite.text)}, data=data)}
     teacher = None
     for name in plan.arms:
         arm = plan.arms[name] = resolve_steps(plan, name, source)
@@ -514,33 +619,45 @@ def _chain(plan: Plan, seed: int, source: str) -> None:
             student, config = data, {"split": arm.real}
             label = f"real-{arm.real}"
         else:
-            config = {"network": network, "seed": seed, **dump(suite.teacher.training)}
-            teacher = teacher or add("teacher", f"s{seed}", config, data=data)
-            student, label, objective = teacher, f"teacher-s{seed}", suite.teacher.training.objective
-            stages["teacher"] = teacher.id
+            own_network, public = (arm.baseline.network, arm.baseline.checkpoint) if arm.baseline else (
+                suite.network, suite.teacher.checkpoint)
+            if arm.baseline:
+                student = add("teacher", public.format, {"network": dump(own_network), "checkpoint": dump(public)})
+                sampled = "consistency"
+            elif public:
+                teacher = add("teacher", public.format, {"network": network, "checkpoint": dump(public)})
+                start, sampled = f"{public.format}-s{seed}", "ode"
+            else:
+                config = {"network": network, "seed": seed, **dump(suite.teacher.training)}
+                teacher = teacher or add("teacher", f"s{seed}", config, data=data, **conditions)
+                start, sampled = teacher.label, sampler(suite.teacher.training.objective)
+            student = student if arm.baseline else teacher
+            label, stages["teacher"] = f"{'baseline' if arm.baseline else 'teacher'}-{student.label}", student.id
             for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
                 if training is not None:
                     if training.steps < (least := getattr(training.objective, "rounds", 1)):
                         raise UserError(f"{source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} "
                                         "rounds; give it at least a step for each")
-                    objective, parents = training.objective, {"data": data, "teacher": teacher, "student": student}
+                    objective = training.objective
+                    parents = {"data": data, "teacher": teacher, "student": student, **conditions}
                     if pairs := pairs_of(training):
                         config = {"network": network, "seed": seed, **guidance, **dump(pairs)}
-                        parents["pairs"] = add("pairs", f"{pairs.steps}step-s{seed}", config, teacher=teacher)
+                        parents["pairs"] = add("pairs", f"{pairs.steps}step-s{seed}", config, teacher=teacher, **conditions)
                         stages[f"{kind}_pairs"] = parents["pairs"].id
-                    parent = student.label if kind == "refine" else f"s{seed}"
+                    parent = student.label if kind == "refine" and student is not teacher else start
                     label = "-".join(filter(None, (objective.name, getattr(objective, "discriminator", None), parent)))
                     student = add(kind, label, {"network": network, "seed": seed, **guidance, **dump(training)}, **parents)
                     stages[kind] = student.id
-            config = {"seed": suite.evaluation.seed, "sampler": sampler(objective)}
+                    sampled = sampler(objective)
+            config = {"seed": evaluation.seed, "sampler": sampled}
             if student is teacher:
                 config |= guidance
         for steps in arm.steps:
-            steps_config = {} if arm.real else {"steps": steps, "network": network}
+            steps_config = {} if arm.real else {"steps": steps, "network": dump(own_network)}
             sample = add("sample", label if arm.real else f"{label}-{steps}step",
-                         {"samples": suite.evaluation.samples, **config, **steps_config}, source=student)
-            evaluate = add("evaluate", sample.label, {"neighbours": suite.evaluation.neighbours},
-                           sample=sample, reference=reference, classifier=classifier)
+                         {"samples": evaluation.samples, **config, **steps_config}, source=student,
+                         **({} if arm.real else conditions))
+            evaluate = add("evaluate", sample.label, measured, sample=sample, **measuring)
             row = Row(arm=name, seed=None if arm.real else seed, steps=0 if arm.real else steps,
                       nfe=0 if arm.real else steps * (2 if student is teacher and suite.teacher.guidance != 1.0 else 1),
                       stages=stages | {"sample": sample.id, "evaluate": evaluate.id})

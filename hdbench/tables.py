@@ -26,6 +26,12 @@ FOOTNOTES = {
     "‡": "Not available: the stages of this row have not all run.",
     "§": "Fewer chains than the suite has; a single one has its sampling interval.",
     "¶": "Not a number in at least one chain."}
+_INCEPTION = {"fid": "FID N ↓", "precision": "Precision ↑", "recall": "Recall ↑"}
+QUALITY = {  # columns by the suite's protocol
+    "classifier": {"fd_train": "FD train N ↓", "fd_test": "FD test N ↓", "precision": "Precision ↑", "recall": "Recall ↑"},
+    "adm_imagenet256_50k": {"fid": "FID N ↓", "sfid": "sFID ↓", "inception_score": "IS ↑", **_INCEPTION},
+    "torch_fidelity": {"fid": "FID N ↓", "kid": "KID ↓", "inception_score": "IS ↑", **_INCEPTION},
+    "clean_fid": {"fid": "FID N ↓"}, "mjhq30k": {"fid": "FID N ↓", "clip_score": "CLIP score ↑"}}
 RANKS = "Bold: better than every other model here by a 95% interval of paired differences; italic: than all but that one."
 TEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -49,7 +55,7 @@ class Column:
 
 
 def against(numbers: Numbers, reference: Callable[[Plan, str], str | None], title: str, suffix: str = "") -> list[Column]:
-    """Difference of FD test to the arm that `reference` names for an entry's arm, and, in csv alone, that arm's name."""
+    """Difference of the distance to the arm that `reference` names for an entry's arm, and, in csv alone, that arm's name."""
     plan = numbers.plan
 
     def cell(e: Entry) -> Cell:
@@ -57,9 +63,9 @@ def against(numbers: Numbers, reference: Callable[[Plan, str], str | None], titl
         if other is None or plan.arms[e.arm].real:
             return MISSING
         compared = numbers.entries(other)[0]
-        return "reference" if compared == e else numbers.difference(e, compared, "fd_test")
+        return "reference" if compared == e else numbers.difference(e, compared, numbers.distance)
 
-    return [Column(key=numbers.counted("difference_fd_test") + suffix, title=title, cell=cell, signed=True),
+    return [Column(key=numbers.counted(f"difference_{numbers.distance}") + suffix, title=title, cell=cell, signed=True),
             Column(key=f"difference_against{suffix}", title="", cell=lambda e: reference(plan, e.arm) or "")]
 
 
@@ -91,38 +97,39 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     start = text("initialisation", "Initialisation", lambda e: "-" if arms[e.arm].real else initialisation(arms[e.arm]))
     steps, nfe = text("steps", "Steps", lambda e: e.steps or "-"), text("nfe", "NFE", lambda e: e.nfe or "-")
     chains = text("chains", "Chains", lambda e: "-" if arms[e.arm].real else numbers.chains(e)[0])
-    quality = [metric("fd_train", "FD train N ↓"), metric("fd_test", "FD test N ↓"), metric("precision", "Precision ↑"),
-               metric("recall", "Recall ↑")]
-    power = [metric(f"power_band{band}", f"Band {band}") for band in range(1, bands + 1)]
+    quality = [metric(name, title) for name, title in QUALITY[plan.suite.evaluation.protocol].items()]
+    power = [metric(f"power_band{band}", f"Band {band}") for band in range(1, bands + 1) if plan.suite.classifier]
+    scores = [metric("accuracy", "Accuracy ↑"), metric("classifier_score", "Score ↑")] if plan.suite.classifier else []
+    distance, distance_title = numbers.distance, QUALITY[plan.suite.evaluation.protocol][numbers.distance]
+    difference = distance_title.removesuffix(" N ↓")
     budget = text("budget", "Stage-2 steps", lambda e: arms[e.arm].refine.steps if arms[e.arm].refine else "-")
     training = cost("training_forward_equivalents", "Training, kFE", 1e-3)
     speed = cost("milliseconds_per_sample", "ms/image")
     if table == "main":
-        return [method, steps, nfe, chains, *quality, metric("accuracy", "Accuracy ↑"),
-                metric("classifier_score", "Score ↑"), *power, training, speed]
+        return [method, steps, nfe, chains, *quality, *scores, *power, training, speed]
     if table == "methods":
         to = [column for arm in plan.suite.tables.methods.against
-              for column in against(numbers, lambda plan, _, arm=arm: arm, f"Δ FD test to {describe(plan, arm)}", f"_{arm}")]
+              for column in against(numbers, lambda plan, _, arm=arm: arm, f"Δ {difference} to {describe(plan, arm)}", f"_{arm}")]
         return [method, text("source", "Source", lambda e: plan.recipes[e.arm].source if e.arm in plan.recipes else "-"),
                 steps, nfe, chains, *quality, *power, *to, training, cost("training_core_seconds", "Core-s"),
                 cost("sampling_flops", "MFLOPs/image", 1e-6), speed]
     if table == "components":
         return [method, text("td", "TD", lambda e: "yes" if arms[e.arm].trajectory else "no"),
-                text("dmd", "DMD", lambda e: "yes" if arms[e.arm].refine else "no"), head, nfe, chains, *quality, power[-1],
-                *against(numbers, lambda plan, arm: base_arm(plan), "Δ FD test to base")]
+                text("dmd", "DMD", lambda e: "yes" if arms[e.arm].refine else "no"), head, nfe, chains, *quality, *power[-1:],
+                *against(numbers, lambda plan, arm: base_arm(plan), f"Δ {difference} to base")]
     if table == "discriminators":
         return [head, start, budget, cost("head_parameters", "Head parameters"), chains, *quality,
-                *against(numbers, same_without_head, "Δ FD test to no head")]
+                *against(numbers, same_without_head, f"Δ {difference} to no head")]
     if table == "initialisation":
         return [head, start, text("control", "Control", control), budget, training, chains, *quality,
-                *against(numbers, same_from_trajectory, "Δ FD test to TD start")]
+                *against(numbers, same_from_trajectory, f"Δ {difference} to TD start")]
     if table == "reproducibility":
-        fd = numbers.counted("fd_test")
+        fd = numbers.counted(distance)
 
         def components(part: str, title: str) -> Column:
             return Column(key=f"{fd}_{part}", title=title, cell=lambda e: Interval(numbers.components(e, fd)[part], math.nan))
 
-        return [method, nfe, chains, metric("fd_test", "FD test N ↓"), components("lowest", "Lowest"),
+        return [method, nfe, chains, metric(distance, distance_title), components("lowest", "Lowest"),
                 components("highest", "Highest"), components("total", "SD of chains"),
                 components("sampling", "of it sampling"), components("training", "of it training")]
     return [method, nfe, cost("parameters", "Parameters"), cost("head_parameters", "Head parameters"),
@@ -360,7 +367,7 @@ def write_tables(plan: Plan, frame: pd.DataFrame, results: Path, out: Path, anyb
 def print_main(plan: Plan, results: Path = Path("results"), out: Path = Path("paper_tables"), width: int = 118) -> None:
     """The main table in at most `width` columns, then where tables, figures and report lie."""
     numbers = Numbers(plan, read_metrics(metrics_file(plan, results)), results)
-    quality = map(numbers.counted, ("fd_train", "fd_test", "precision", "recall"))
+    quality = map(numbers.counted, QUALITY[plan.suite.evaluation.protocol])
     table = render(numbers, "main", ["method", "nfe", *quality, "training_forward_equivalents"])
     titles, rows = as_text(table)
     others = [max(len(title) + 2, *(len(row[i]) for row in rows)) for i, title in enumerate(titles) if i]

@@ -115,8 +115,7 @@ class Trainer:
             for repeat in range(update.repeats):
                 draws = Draws((*self.axes, self.step, update.name, repeat), self.images, self.labels, self.training.batch)
                 rows = [drawn[distributed.rank()::distributed.world_size()].to(self.device) for drawn in update.draw(draws)]
-                loss, values = update.loss(*rows)
-                values = self._backward(update, loss, values, len(rows[0]) / self.training.batch)
+                values = self._backward(update, rows)
                 norms = {f"{name}_gradient_norm": nn.utils.clip_grad_norm_(module.parameters(), self.training.clip)
                          for name, module in update.modules.items()}
                 found = {key: float(distributed.whole(value.detach())) for key, value in (values | norms).items()}
@@ -132,17 +131,25 @@ class Trainer:
         self.step += 1
         return scalars
 
-    def _backward(self, update: Update, loss: Tensor, values: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-        """Gradients of the mean over the global batch, of which this rank has a `share`, and the scalars' means over it."""
-        ranks = distributed.world_size()
+    def _backward(self, update: Update, rows: list[Tensor]) -> dict[str, Tensor]:
+        """Gradients of the mean over the global batch, of which these rows are this rank's, and the scalars' means over it.
+
+        They go through in parts of at most `micro_batch` rows, equally many on every rank; a loss that looks at its batch as
+        a whole (the size of a GAN's gradient) then looks at a part.
+        """
+        ranks, batch, own = distributed.world_size(), self.training.batch, len(rows[0])
+        share, values = own / batch, {}
+        parts = min(math.ceil(math.ceil(batch / ranks) / (self.training.micro_batch or batch)), batch // ranks)
+        for part in zip(*(row.tensor_split(parts) for row in rows)):
+            with torch.autocast(self.device.type, torch.bfloat16, self.training.precision == "bfloat16"):
+                loss, found = update.loss(*part)
+            weight = len(part[0]) / own
+            (loss * (weight * share * ranks if self.sharded else weight)).backward()  # FSDP2 takes the plain mean over ranks
+            values = {key: values.get(key, 0) + weight * value.detach() for key, value in found.items()}
         if ranks == 1:
-            loss.backward()
             return values
-        averaged = [torch.stack([value.detach() for value in values.values()])]
-        if self.sharded:
-            (loss * (share * ranks)).backward()  # FSDP2 takes the plain mean over ranks
-        else:
-            loss.backward()
+        averaged = [torch.stack(list(values.values()))]
+        if not self.sharded:
             parameters = [parameter for module in update.modules.values() for parameter in module.parameters()]
             for parameter in parameters:  # all ranks must send the same shapes, whichever terms their rows have
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -169,7 +169,7 @@ def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer
     student = network(configuration.name != "flow_matching", 1)
     if configuration.name == "cross_entropy":
         torch.manual_seed(1)
-        student = Classifier(ClassifierConfig(width=4, features=8), image_size=8, channels=1, classes=3).double()
+        student = Classifier(ClassifierConfig(width=4, features=8), image_size=8, channels=1, attributes=(3,)).double()
     setting = Setting(student=student, learning_rate=1e-2, teacher=teacher, teacher_velocity=guided(teacher, 1.5),
                       copy_teacher=lambda: network(False, 2), head=a_head,
                       pairs=(*torch.randn(2, 12, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(12) % 3))

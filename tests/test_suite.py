@@ -17,7 +17,7 @@ from hdbench.cli import main
 from hdbench.objectives import OBJECTIVES
 from hdbench.suite import RECIPES, SUITES, Plan, load_plan, merge, pairs_cost, pairs_of, read_suite, total_cost
 
-STUDENTS = OBJECTIVES.keys() - {"flow_matching", "cross_entropy"}
+STUDENTS = OBJECTIVES.keys() - {"flow_matching", "cross_entropy", "contrastive"}
 RECIPE_NAMES = sorted(path.stem for path in (REPOSITORY / RECIPES).glob("*.yaml"))
 SHIPPED = sorted(path.stem for path in (REPOSITORY / SUITES).glob("*.yaml"))
 
@@ -82,7 +82,7 @@ MISTAKES = [
     ("teacher.training.betas", [0.9], "teacher.training.betas.1: this item is missing; add it"),
     # an unknown data set, method, head or word
     ("data.name", "digit", "data.name = \"digit\": unknown; did you mean 'digits'?"),
-    ("data.name", "mnist", "data.name = \"mnist\": unknown; valid: canvas, digits, textured_digits"),
+    ("data.name", "mnist", "data.name = \"mnist\": unknown; valid: canvas, captions, digits, images, textured_digits"),
     ("base.trajectory.objective.name", "meanflo",
      "base.trajectory.objective.name = \"meanflo\": unknown; did you mean 'meanflow'?"),
     ("arms.cd.trajectory.objective", {"name": "consistancy"},
@@ -330,19 +330,24 @@ def test_controls_of_equal_compute_cost_as_much_as_their_target(name):
             assert abs(total_cost(plan, control) - total_cost(plan, target)) <= one_step
             assert control.refine.steps > target.refine.steps
             found += 1
-    assert found >= 2 or not any(arm.startswith("dmd") for arm in plan.arms)
+    assert found or not any(arm.startswith("dmd") for arm in plan.arms)
 
 
 # recipes
+
+def values_of(config):
+    """Keys of a configuration, but for those that are left out where nothing is wished."""
+    return {key for key, field in type(config).model_fields.items() if field.exclude_if is None}
+
 
 @pytest.mark.parametrize("name", RECIPE_NAMES)
 def test_a_recipe_is_whole_and_an_arm_of_the_reference_run(name):
     """It names every value of its arm, so no suite's base changes it, and only its budget depends on another arm."""
     _, written, recipe = suite.read_recipe(name, "")
-    assert written.keys() == type(recipe.arm).model_fields.keys()
+    assert written.keys() == values_of(recipe.arm)
     for kind in ("trajectory", "refine"):
         if written[kind]:
-            assert written[kind].keys() == type(getattr(recipe.arm, kind)).model_fields.keys()
+            assert written[kind].keys() == values_of(getattr(recipe.arm, kind))
     plan = load_plan("textured_digits")
     (arm,) = (arm for arm, found in plan.recipes.items() if found == recipe and "recipe" in plan.suite.arms[arm]
               and len(plan.suite.arms[arm]) == 1)

@@ -1,5 +1,8 @@
-"""Data sets: one file each, with a `Configuration` (its sizes as properties) and `build(configuration) -> Splits`."""
+"""Data sets: one file each, with a `Configuration` (its sizes as properties) and `build(configuration) -> Splits`.
 
-from hdbench.datasets import canvas, digits, textured_digits
+One too large for memory has `encode` and `open_latents` instead, see images.py.
+"""
 
-DATASETS = {"digits": digits, "textured_digits": textured_digits, "canvas": canvas}
+from hdbench.datasets import canvas, captions, digits, images, textured_digits
+
+DATASETS = {"digits": digits, "textured_digits": textured_digits, "canvas": canvas, "captions": captions, "images": images}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +28,13 @@ def reference_arrays(parts: Mapping[str, tuple[Tensor, np.ndarray]], bands: int)
     return arrays
 
 
-def estimates(images: Tensor, labels: Tensor, features: np.ndarray, probabilities: np.ndarray,
+def estimates(images: Tensor, wanted: np.ndarray, features: np.ndarray, probabilities: np.ndarray,
               real: Mapping[str, np.ndarray], *, neighbours: int, itself: str | None = None,
-              ) -> tuple[dict[str, Estimate], np.ndarray]:
+              attributes: tuple[int, ...] | None = None) -> tuple[dict[str, Estimate], np.ndarray]:
     """Every metric by name, and the mean radial power (H/2,) of the images.
 
-    images (N, C, H, W) uint8, labels (N,), features (N, d), probabilities (N, classes); `real` is what `reference_arrays`
-    made.  `itself` names the real set that the images are, which is not compared with itself where that is test.
+    images (N, C, H, W) uint8, wanted classes (N,) or (N, A), features (N, d), probabilities (N, classes), see
+    `classification.accuracy`; `real` is what `reference_arrays` made.  `itself` names the real set that the images are, which is not compared with itself where that is test.
     """
     rings = spectrum.radial_power(to_float(images))
     bands = spectrum.band_power(rings, real["train_bands"].shape[1])
@@ -42,11 +42,30 @@ def estimates(images: Tensor, labels: Tensor, features: np.ndarray, probabilitie
                                                   neighbours)
     found = {f"fd_{to}": frechet.frechet_distance(features, frechet.GaussianReference.of(real[f"{to}_features"]))
              for to in ("train", "test") if to == "train" or itself != "test"}  # test against itself measures nothing
-    found |= {"precision": precision, "recall": recall, "accuracy": classification.accuracy(probabilities, labels.numpy()),
-              "classifier_score": classification.classifier_score(probabilities)}
+    found |= {"precision": precision, "recall": recall, "accuracy": classification.accuracy(probabilities, wanted, attributes),
+              "classifier_score": classification.classifier_score(probabilities[:, :(attributes or [None])[0]])}
     found |= {f"power_band{band + 1}": spectrum.relative_power(bands[:, band], real["train_bands"][:, band])
               for band in range(bands.shape[1])}
     return found, rings.mean(0)
+
+
+def by_caption(features: np.ndarray, probabilities: np.ndarray, wanted: np.ndarray, captions: Sequence[Mapping],
+               real: Mapping[str, np.ndarray], real_captions: Sequence[Mapping], attributes: tuple[int, ...],
+               ) -> dict[str, tuple[Estimate, int]]:
+    """Frechet distance to test images of each category, and accuracy on captions that training had and had not; with N."""
+    def rows(table: Sequence[Mapping], key: str, value) -> np.ndarray:
+        return np.flatnonzero([row[key] == value for row in table])
+
+    found = {}
+    for category in sorted({row["category"] for row in captions}):
+        ours, theirs = rows(captions, "category", category), rows(real_captions, "category", category)
+        if min(len(ours), len(theirs)) > 1:
+            reference = frechet.GaussianReference.of(real["test_features"][theirs])
+            found[f"fd_test_{category}"] = frechet.frechet_distance(features[ours], reference), len(ours)
+    for name, hidden in (("accuracy_seen", False), ("accuracy_held_out", True)):
+        if len(ours := rows(captions, "held_out", hidden)) > 1:
+            found[name] = classification.accuracy(probabilities[ours], wanted[ours], attributes), len(ours)
+    return found
 
 
 def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, device: torch.device) -> Evaluation:
@@ -57,6 +76,7 @@ def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, d
     from safetensors.torch import load_file
 
     from hdbench import artifact, stages
+    from hdbench.datasets import DATASETS
     from hdbench.evaluation.evaluate import Evaluation, Result
     from hdbench.evaluation.features import digest_of
     from hdbench.networks.classifier import Classifier, ClassifierConfig
@@ -69,6 +89,8 @@ def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, d
     path, manifest = artifact.load(results, f"reference/{place.name}")
     weights, trained = artifact.load(results, manifest["parents"]["classifier"])
     data = artifact.load(results, trained["parents"]["data"])[1]["config"]
+    module = DATASETS[data["name"]]
+    attributes = getattr(module, "ATTRIBUTES", (data["classes"],))
     shape = {"image_size": data["image_size"], "channels": data["channels"], "classes": data["classes"]}
     images, labels = load_images(samples)
     wanted, found = manifest["config"]["samples"], len(images)
@@ -78,11 +100,13 @@ def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, d
     if images.shape[1:] != (shape["channels"], shape["image_size"], shape["image_size"]):
         raise UserError(f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
                         f"{(shape['channels'], shape['image_size'], shape['image_size'])}")
-    network = Classifier(ClassifierConfig(**trained["config"]["network"]), **shape)
+    network = Classifier(ClassifierConfig(**trained["config"]["network"]), image_size=data["image_size"],
+                         channels=data["channels"], attributes=attributes)
     network.load_state_dict(load_file(weights / stages.WEIGHTS))
     features, probabilities = stages.classify(network.to(device).eval(), images, device)
+    wanted = module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
     with np.load(path / "reference.npz", allow_pickle=False) as real:
-        measured, _ = estimates(images, labels, features, probabilities, real, neighbours=3)
+        measured, _ = estimates(images, wanted, features, probabilities, real, neighbours=3, attributes=attributes)
     ids = tuple(f"{row:06}" for row in range(found))
     of_reference = tuple(f"reference {row:06}" for row in range(wanted))  # binomial recall is of reference images
     protocol = f"classifier:{manifest['digest']}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import pickle
 import textwrap
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,8 +112,11 @@ def reason(error: Exception) -> str:
     return textwrap.shorten(text, 100, placeholder=" ...")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, a PyTorch file (read with weights_only) or a TorchScript archive, on the CPU."""
+def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, a PyTorch file (read with weights_only) or a TorchScript archive, on the CPU.
+
+    Of a PyTorch file with more than weights, such as a trainer's, those under the first of the `wrappers` that it has.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -119,9 +124,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
-        with warnings.catch_warnings(action="ignore"):  # of old forms of pickle
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state) if isinstance(state, dict) else state
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)  # warnings: of old forms of pickle
+        if isinstance(state, dict):
+            state = next((state[name] for name in wrappers if name in state), state)
         if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
             raise ValueError("not a mapping of names to tensors")
         return state

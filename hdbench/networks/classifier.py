@@ -16,16 +16,19 @@ class ClassifierConfig(Config):
 
 
 class Classifier(nn.Module):
-    """(B, C, H, W) float in [-1, 1] -> logits (B, classes); `penultimate` gives the features (B, features)."""
+    """(B, C, H, W) float in [-1, 1] -> logits (B, sum of `attributes`); `penultimate` gives the features (B, features).
 
-    def __init__(self, config: ClassifierConfig, *, image_size: int, channels: int, classes: int):
+    `attributes` are the numbers of classes of what it tells apart, each with its own logits; mostly one.
+    """
+
+    def __init__(self, config: ClassifierConfig, *, image_size: int, channels: int, attributes: tuple[int, ...]):
         super().__init__()
-        self.depth, w = 1, config.width
+        self.depth, self.attributes, w = 1, attributes, config.width
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
             nn.Conv2d(w, 2 * w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
         self.hidden = nn.Sequential(nn.Linear(2 * w * (image_size // 4) ** 2, config.features), nn.ReLU())
-        self.out = nn.Linear(config.features, classes)
+        self.out = nn.Linear(config.features, sum(attributes))
 
     def penultimate(self, x: Tensor) -> Tensor:
         return self.hidden(self.convolutions(x))

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from hdbench.flow import expand
 from hdbench.networks import TransformerConfig
 
 
@@ -40,25 +43,62 @@ class Block(nn.Module):
         return x + gate_2 * self.feed_forward(modulate(x, shift_2, scale_2))
 
 
+class NoiseToVelocity(nn.Module):
+    """A prediction eps_hat at DDPM's 1,000 steps (linear beta, 1e-4 to 0.02; arXiv 2006.11239) as a velocity on our path.
+
+    z_t / n_t, n_t = sqrt((1 - t)^2 + t^2), is DDPM's z_k = alpha_k x + sigma_k eps at t_k = sigma_k / (alpha_k + sigma_k),
+    from t_0 = 0.0099 to t_999 = 0.9937.  Then x_hat = (z_t - t eps_hat) / (1 - t), and v = (z_t - x_hat) / t is
+    (eps_hat - z_t) / (1 - t), without a division by t.  Before t_0 the step stays 0.  Beyond t_999, where DDPM has no step, it
+    stays 999 with its alpha and sigma, x_hat = (z_t / n_t - sigma_999 eps_hat) / alpha_999: v is continuous, and t = 1 starts
+    as DDPM's sampling does, with noise taken for z_999.  There an error of eps_hat counts 157 times.
+    """
+
+    def __init__(self):
+        super().__init__()
+        signal = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)  # alpha_k^2
+        self.register_buffer("times", 1 / (1 + (signal / (1 - signal)).sqrt()), persistent=False)
+
+    def step(self, t: Tensor) -> Tensor:
+        """k (B,) in [0, 999], linear between the t_k; its slope grows to 16,000 at t_999, where DDPM's steps crowd."""
+        times = self.times.to(t.dtype)
+        t = t.clamp(times[0], times[-1])
+        k = torch.searchsorted(times, t.detach()).clamp(min=1)
+        return k - 1 + (t - times[k - 1]) / (times[k] - times[k - 1])
+
+    def velocity(self, z: Tensor, eps_hat: Tensor, t: Tensor) -> Tensor:
+        """v (B, C, H, W) = (l eps_hat - (l - 1 + n_s / n_t) z_t) / (max(t, l) (1 - s)), l = t_999 and s = min(t, l)."""
+        last = self.times[-1].to(t.dtype)
+        s = t.clamp(max=last)
+        share = last - 1 + norm(s) / norm(t)
+        return (last * eps_hat - expand(share) * z) / expand(t.clamp(min=last) * (1 - s))
+
+
+def norm(t: Tensor) -> Tensor:
+    """n_t = sqrt((1 - t)^2 + t^2), the standard deviation of z_t for data of unit variance."""
+    return ((1 - t) ** 2 + t**2).sqrt()
+
+
 class Transformer(nn.Module):
     """u(z_t, r, t, c): a mean velocity, or the velocity v(z_t, t, c) where r = t.
 
     With `mean_velocity=False` (teacher, fake score) there is no embedding of t - r and only r = t is meaningful.  With
     True the last layer of that embedding starts at zero, so a student that loads a teacher's weights equals the teacher
-    for every r until it is trained (METHOD: u(z, t, t) = v(z, t)).
+    for every r until it is trained (METHOD: u(z, t, t) = v(z, t)).  `gradient_checkpointing` computes blocks again in the
+    backward pass instead of keeping their activations, except under forward-mode AD.
     """
 
-    def __init__(self, config: TransformerConfig, *, image_size: int, channels: int, classes: int, mean_velocity: bool):
+    def __init__(self, config: TransformerConfig, *, image_size: int, channels: int, classes: int, mean_velocity: bool,
+                 gradient_checkpointing: bool = False):
         super().__init__()
         if image_size % config.patch:
             raise ValueError(f"patch {config.patch} does not divide the image side {image_size}")
         self.config, self.channels, self.classes, self.mean_velocity = config, channels, classes, mean_velocity
-        self.grid = image_size // config.patch
-        width = config.width
+        self.grid, self.gradient_checkpointing = image_size // config.patch, gradient_checkpointing
+        width, time_features = config.width, config.time_features or min(config.width, 256)
         self.patch_embed = nn.Linear(channels * config.patch**2, width)
-        position = get_2d_sincos_pos_embed(width, self.grid, output_type="pt").float()
-        self.register_buffer("position", position, persistent=False)
-        self.time_embed = TimestepEmbedding(min(width, 256), width)
+        self.register_buffer("position", positions(config, self.grid), persistent=False)
+        self.noise_to_velocity = NoiseToVelocity() if config.prediction == "epsilon" else None
+        self.time_embed = TimestepEmbedding(time_features, width)
         self.label_embed = nn.Embedding(classes + 1, width)  # the last row is the null label of guidance
         self.blocks = nn.ModuleList(Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.out_modulation = nn.Linear(width, 2 * width)
@@ -69,11 +109,15 @@ class Transformer(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
         zero = [block.modulation for block in self.blocks] + [self.out_modulation, self.out]
         if mean_velocity:
-            self.interval_embed = TimestepEmbedding(min(width, 256), width)
+            self.interval_embed = TimestepEmbedding(time_features, width)
             zero.append(self.interval_embed.linear_2)
         for layer in zero:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    @property
+    def width(self) -> int:
+        return self.config.width
 
     @property
     def depth(self) -> int:
@@ -95,37 +139,54 @@ class Transformer(nn.Module):
         tokens = tokens.unflatten(-1, (self.channels, p, p)).unflatten(1, (g, g))
         return tokens.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), self.channels, g * p, g * p)
 
-    def _embed_time(self, t: Tensor, embed: nn.Module) -> Tensor:
+    def _embed_time(self, t: Tensor, embed: TimestepEmbedding) -> Tensor:
         # get_timestep_embedding calls .float(), so the angle is formed there from the scaled time
-        angles = get_timestep_embedding(t * self.config.time_scale, min(self.config.width, 256), flip_sin_to_cos=True,
+        angles = get_timestep_embedding(t * self.config.time_scale, embed.linear_1.in_features, flip_sin_to_cos=True,
                                         downscale_freq_shift=0)
         return embed(angles)
 
-    def _condition(self, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        condition = self._embed_time(t, self.time_embed) + self.label_embed(c)
-        if self.mean_velocity:
-            condition = condition + self._embed_time(t - r, self.interval_embed)
-        return F.silu(condition)
+    def embed_times(self, r: Tensor, t: Tensor) -> list[Tensor]:
+        """What the condition has of t, in the network's own time, and of t - r, if at all: each (B, d)."""
+        own = self.noise_to_velocity.step(t) if self.noise_to_velocity else 1 - t if self.config.reversed_time else t
+        return [self._embed_time(own, self.time_embed),
+                *([self._embed_time(t - r, self.interval_embed)] if self.mean_velocity else [])]
+
+    def _start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, d) and condition (B, d)."""
+        own_time, *interval = self.embed_times(r, t)
+        condition = F.silu(sum(interval, own_time + self.label_embed(c)))
+        z = z / expand(norm(t)) if self.noise_to_velocity else z
+        return self.patch_embed(self.patchify(z)) + self.position, condition
+
+    def _through(self, block: Block, x: Tensor, condition: Tensor) -> Tensor:
+        dual = any(forward_ad.unpack_dual(part).tangent is not None for part in (x, condition))
+        if self.gradient_checkpointing and torch.is_grad_enabled() and not dual:
+            return checkpoint(block, x, condition, use_reentrant=False)
+        return block(x, condition)
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
-        condition = self._condition(r, t, c)
-        x = self.patch_embed(self.patchify(z)) + self.position
+        x, condition = self._start(z, r, t, c)
         for block in self.blocks:
-            x = block(x, condition)
+            x = self._through(block, x, condition)
         shift, scale = self.out_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
-        return self.unpatchify(self.out(modulate(x, shift, scale)))
+        out = self.unpatchify(self.out(modulate(x, shift, scale)))
+        return self.noise_to_velocity.velocity(z, out, t) if self.noise_to_velocity else out
 
     def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Tokens (B, N, d) after the named blocks (1 = first), layer-normalised; the pass stops at the last of them."""
-        condition = self._condition(t, t, c)
-        x = self.patch_embed(self.patchify(z)) + self.position
+        x, condition = self._start(z, t, t, c)
         tokens = {}
         for number, block in enumerate(self.blocks[: max(blocks)], start=1):
-            x = block(x, condition)
+            x = self._through(block, x, condition)
             if number in blocks:
                 tokens[number] = F.layer_norm(x, x.shape[-1:])
         return [tokens[number] for number in blocks]
+
+
+def positions(config: TransformerConfig, grid: int) -> Tensor:
+    """Fixed position embeddings (grid^2, d), float32, tokens in raster order."""
+    return get_2d_sincos_pos_embed(config.width, grid, base_size=config.position_side, output_type="pt").float()
 
 
 def _xavier(module: nn.Module) -> None:

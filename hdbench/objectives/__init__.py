@@ -6,11 +6,11 @@ A module offers `Configuration`, `updates(configuration, setting) -> list[Update
 the teacher's ODE pairs from the DAG.  The training loop and the DAG know none by name.
 """
 
-from hdbench.objectives import (adm, adversarial, consistency, cross_entropy, decoupled_dmd, dmd, dmd2, f_distill,
+from hdbench.objectives import (adm, adversarial, consistency, contrastive, cross_entropy, decoupled_dmd, dmd, dmd2, f_distill,
                                 flow_matching, improved_meanflow, knowledge, ladd, meanflow, progressive, reflow, scm,
                                 shortcut, sid, vsd)
 
 OBJECTIVES = {module.Configuration.model_fields["name"].default: module for module in (
-    flow_matching, cross_entropy,
+    flow_matching, cross_entropy, contrastive,
     meanflow, consistency, knowledge, reflow, progressive, shortcut, scm, improved_meanflow,
     dmd, dmd2, decoupled_dmd, f_distill, vsd, sid, adversarial, ladd, adm)}

@@ -1,4 +1,4 @@
-"""Cross-entropy of a classifier on clean images; it trains the network whose features the small suites' metrics use."""
+"""Cross-entropy of a classifier on clean images, summed over what it tells apart; it trains the network whose features the small suites' metrics use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Configuration(Config):
 
 def updates(configuration: Configuration, setting: Setting) -> list[Update]:
     def loss(x, labels):
-        value = F.cross_entropy(setting.student(x), labels)
+        groups = setting.student(x).split(setting.student.attributes, dim=1)
+        value = sum(F.cross_entropy(group, wanted) for group, wanted in zip(groups, labels.view(len(x), -1).unbind(1)))
         return value, {"loss": value}
 
     return [Update(name="student", modules={"student": setting.student}, draw=lambda d: d.data(), loss=loss,

@@ -3,8 +3,23 @@ rule data:
         f"{RESULTS}/stages/data/{{stage}}/manifest.json",
     params:
         arm=arms("data"),
+    resources:
+        gpus=GPUS,
     shell:
         stage_command("data")
+
+
+rule text:
+    input:
+        parents("text"),
+    output:
+        f"{RESULTS}/stages/text/{{stage}}/manifest.json",
+    params:
+        arm=arms("text"),
+    resources:
+        gpus=GPUS,
+    shell:
+        stage_command("text")
 
 
 rule reference:

@@ -13,6 +13,20 @@ rule classifier:
         stage_command("classifier")
 
 
+rule clip:
+    input:
+        parents("clip"),
+    output:
+        f"{RESULTS}/stages/clip/{{stage}}/manifest.json",
+    priority: 10
+    params:
+        arm=arms("clip"),
+    resources:
+        gpus=GPUS,
+    shell:
+        stage_command("clip")
+
+
 rule teacher:
     input:
         parents("teacher"),

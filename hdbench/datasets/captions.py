@@ -1,0 +1,98 @@
+"""`captions`, 16x16 RGB, **semi-synthetic**: a real handwritten digit in a colour, at a place, on a background, and a caption.
+
+Ten categories, as MJHQ-30K has: the digits.  A share of the combinations of digit, colour, place and background is held out:
+no image or caption of these is in `train`.  Every split has digits, that is shapes, of its own: `train` teaches the text encoder
+and the generator, `score` the other model of the same family that gives the CLIP score, and `test` is what samples are compared
+with.  Labels are rows of `prompts`: two captions of each combination.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hdbench.config import Config
+from hdbench.datasets.digits import originals
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+COLOURS = {"red": (230, 60, 50), "green": (60, 200, 80), "blue": (70, 110, 240), "yellow": (240, 220, 70),
+           "pink": (240, 120, 200), "white": (245, 245, 245)}
+PLACES = {"top left": (0, 0), "top right": (0, 8), "bottom left": (8, 0), "bottom right": (8, 8)}
+BACKGROUNDS = {"black": (10, 10, 10), "grey": (95, 95, 95), "brown": (90, 55, 25), "navy": (15, 20, 80)}
+ATTRIBUTES = (len(DIGITS), len(COLOURS), len(PLACES), len(BACKGROUNDS))
+CAPTIONS = ("a {colour} {digit} at the {place} on {background}", "on a {background} ground, {place}: the digit {digit} in {colour}")
+
+
+class Configuration(Config):
+    name: Literal["captions"] = "captions"
+    seed: int = Field(0, ge=0, description="of the split of the digits, of what is held out, and of the images")
+    train: int = Field(12000, ge=2)
+    score: int = Field(12000, ge=2)
+    test: int = Field(4000, ge=2)
+    held_out: float = Field(0.2, ge=0, lt=1, description="share of the combinations that `train` does not have")
+
+    image_size: int = Field(16, ge=16, le=16)
+    channels: int = Field(3, ge=3, le=3)
+    classes: int = Field(len(CAPTIONS) * int(np.prod(ATTRIBUTES)), description="rows of `prompts`")
+
+    @property
+    def largest_sample(self) -> int:
+        """The most real images that fit on both sides of every comparison: two disjoint parts of train, and test."""
+        return min(self.train // 2, self.test)
+
+
+def attributes_of(rows: np.ndarray) -> np.ndarray:
+    """Digit, colour, place and background (N, 4) of rows (N,) of `prompts`."""
+    return np.stack(np.unravel_index(rows // len(CAPTIONS), ATTRIBUTES), axis=1)
+
+
+def held_out(configuration: Configuration) -> np.ndarray:
+    """Whether each combination is (960,): a random share of them, of every digit about as many."""
+    combinations = int(np.prod(ATTRIBUTES))
+    of_digit = combinations // len(DIGITS)
+    rng, count = np.random.default_rng((configuration.seed, 1)), round(configuration.held_out * of_digit)
+    return np.concatenate([rng.permutation(of_digit) < count for _ in DIGITS])
+
+
+def prompts(configuration: Configuration) -> list[dict[str, Any]]:
+    """Every caption with its category, and whether its combination is held out; a label is a row."""
+    hidden, rows = held_out(configuration), np.arange(configuration.classes)
+    names = DIGITS, tuple(COLOURS), tuple(PLACES), tuple(BACKGROUNDS)
+    table = []
+    for row, each in zip(rows, attributes_of(rows)):
+        digit, colour, place, background = (part[index] for part, index in zip(names, each))
+        text = CAPTIONS[row % len(CAPTIONS)].format(digit=digit, colour=colour, place=place, background=background)
+        table.append({"prompt": text, "category": digit, "held_out": bool(hidden[row // len(CAPTIONS)])})
+    return table
+
+
+def build(configuration: Configuration) -> dict[str, tuple[Tensor, Tensor]]:
+    """`train`, `test` and `score`: images (N, 3, 16, 16) uint8 and rows of `prompts` (N,) int64, equally often each digit."""
+    parts, hidden = originals(configuration.seed), held_out(configuration)
+    (ink, digits), half = parts["train"], len(parts["train"][1]) // 2
+    parts |= {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
+    seen = np.repeat(~hidden, len(CAPTIONS))
+    splits = {}
+    for number, split in enumerate(("train", "test", "score")):
+        rng = np.random.default_rng((configuration.seed, 2 + number))
+        rows = rng.choice(np.flatnonzero(seen) if split == "train" else configuration.classes, getattr(configuration, split))
+        splits[split] = draw(*parts[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
+    return splits
+
+
+def draw(ink: np.ndarray, digits: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, its digit drawn from ink (M, 8, 8) with the labels `digits`."""
+    images = np.empty((len(rows), 16, 16, 3))
+    shapes = [np.flatnonzero(digits == digit) for digit in range(len(DIGITS))]
+    for image, (digit, colour, place, background) in zip(images, attributes_of(rows)):
+        image[:] = list(BACKGROUNDS.values())[background]
+        top, left = list(PLACES.values())[place]
+        alpha = ink[rng.choice(shapes[digit])][..., None]
+        cell = image[top:top + 8, left:left + 8]
+        cell += alpha * (np.array(list(COLOURS.values())[colour]) - cell)
+    images += rng.normal(0, 3, (len(rows), 1, 1, 3))  # the light differs from image to image
+    return torch.from_numpy(np.rint(images).clip(0, 255).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,187 @@
+"""A one-step student as a folder of diffusers, which samples without hdbench: weights, configuration and a model card.
+
+x = eps - u(eps, 0, 1, c) needs the network at t = 1 and r = 0 alone.  There the embeddings of t and of t - r are constants,
+so they go into a bias of diffusers' own `DiTTransformer2DModel`, and the time that it is given does not matter.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from diffusers import DiTTransformer2DModel
+from safetensors.torch import load_file
+from tabulate import tabulate
+
+from hdbench import artifact
+from hdbench.arms import describe
+from hdbench.collect import COLUMNS, Entry, Interval, Numbers, metrics_file, read_metrics
+from hdbench.datasets import DATASETS
+from hdbench.errors import UserError
+from hdbench.networks import TransformerConfig
+from hdbench.networks.transformer import Transformer
+from hdbench.run import find_stage
+from hdbench.stages import WEIGHTS, shape
+from hdbench.suite import Plan, Stage
+from hdbench.tables import FOOTNOTES, caption, columns_of, explanations, for_people, marks
+
+
+def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> list[Path]:
+    """Write the student of an arm and a chain (None: the first) into the folder `out`; the paths.
+
+    UserError for an arm that has no one-step student or is not trained yet, or whose network diffusers does not have.
+    """
+    stage = student_stage(plan, arm, seed)
+    path, manifest = artifact.load(results, stage.id)
+    network = Transformer(TransformerConfig(**stage.config["network"]), **shape(plan.suite.data), mean_velocity=True)
+    network.load_state_dict(load_file(path / WEIGHTS))
+    model, scale = to_diffusers(network)
+    text = card(plan, results, arm, stage, manifest["environment"], sampling_lines(network, scale, plan.suite.data))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(out)
+    except OSError as error:
+        raise UserError(f"--out = {out}: cannot be written ({error.strerror}); choose another folder") from None
+    artifact.write_atomic(out / "README.md", text)
+    return sorted(out.iterdir())
+
+
+def student_stage(plan: Plan, name: str, seed: int | None) -> Stage:
+    """The last training stage of an arm that samples in one step."""
+    arm = plan.arms.get(name)
+    fault = arm and ("its images are real" if arm.real else
+                     "it samples from the teacher" if not (arm.trajectory or arm.refine) else
+                     f"it samples in {', '.join(map(str, arm.steps))} steps, not in one" if 1 not in arm.steps else
+                     "its network is not the class-conditional transformer"
+                     if not isinstance(plan.suite.network, TransformerConfig) else
+                     "its network's mlp_ratio is not diffusers' 4" if plan.suite.network.mlp_ratio != 4 else None)
+    if fault:
+        raise UserError(f"--arm = {name!r}: {fault}; export takes a student that was trained for one step, and the "
+                        "class-conditional transformer")
+    return find_stage(plan, "refine" if arm and arm.refine else "trajectory", name, seed, None)
+
+
+@torch.no_grad()
+def to_diffusers(network: Transformer) -> tuple[DiTTransformer2DModel, float]:
+    """A model and a number s such that x = s eps - model(eps, any time, c) is the network's one step, up to rounding.
+
+    Where the network gives u, s = 1.  Where it gives eps_hat, u = a eps + b eps_hat at t = 1: b goes into the last layer, and
+    s = 1 - a.
+    """
+    config, p, one, zero = network.config, network.config.patch, torch.ones(1), torch.zeros(1)
+    a, b = 0.0, 1.0
+    if network.noise_to_velocity:
+        u = [network.noise_to_velocity.velocity(z, 1 - z, one) for z in (one.view(1, 1, 1, 1), zero.view(1, 1, 1, 1))]
+        a, b = (value.item() for value in u)
+    model = DiTTransformer2DModel(
+        num_attention_heads=config.heads, attention_head_dim=config.width // config.heads, in_channels=network.channels,
+        out_channels=network.channels, num_layers=config.depth, sample_size=network.grid * p, patch_size=p,
+        num_embeds_ada_norm=network.classes, norm_eps=1e-6).eval()
+    model.pos_embed.proj.weight.copy_(network.patch_embed.weight.unflatten(1, (network.channels, p, p)))
+    model.pos_embed.proj.bias.copy_(network.patch_embed.bias)
+    model.proj_out_1.load_state_dict(network.out_modulation.state_dict())
+    for theirs, ours in ((model.proj_out_2.weight, network.out.weight), (model.proj_out_2.bias, network.out.bias)):
+        theirs.copy_(b * ours.unflatten(0, (network.channels, p * p)).transpose(0, 1).flatten(0, 1))  # (c, p, p) -> (p, p, c)
+    times = sum(network.embed_times(zero, one))[0]
+    for block, own in zip(model.transformer_blocks, network.blocks, strict=True):
+        for part in ("weight", "bias"):
+            for layer, tensor in zip((block.attn1.to_q, block.attn1.to_k, block.attn1.to_v), getattr(own.qkv, part).chunk(3)):
+                getattr(layer, part).copy_(tensor)
+        block.attn1.to_out[0].load_state_dict(own.proj.state_dict())
+        block.ff.load_state_dict(own.feed_forward.state_dict())
+        block.norm1.linear.load_state_dict(own.modulation.state_dict())
+        for parameter in block.norm1.emb.timestep_embedder.parameters():
+            parameter.zero_()
+        block.norm1.emb.timestep_embedder.linear_2.bias.copy_(times)
+        block.norm1.emb.class_embedder.embedding_table.load_state_dict(network.label_embed.state_dict())
+    return model, 1 - a
+
+
+def sampling_lines(network: Transformer, scale: float, data) -> str:
+    """Python that makes images in [-1, 1] from the folder, with torch and diffusers alone; `scale` is of `to_diffusers`."""
+    config, grid, channels = network.config, network.grid, network.channels
+    n, side, autoencoder = min(network.classes, 10), grid * config.patch, getattr(data, "autoencoder", None)
+    imports, positions, decoding = ["from diffusers import DiTTransformer2DModel"], [], []
+    if config.position_side != grid:  # diffusers' own positions are 0 to grid - 1
+        imports += ["from diffusers.models.embeddings import get_2d_sincos_pos_embed"]
+        positions = [f"positions = get_2d_sincos_pos_embed({config.width}, {grid}, base_size={config.position_side}, "
+                     'output_type="pt")', "model.pos_embed.pos_embed = positions.float().unsqueeze(0)"]
+    if autoencoder:
+        kind = {"kl": "AutoencoderKL", "dc": "AutoencoderDC"}[autoencoder.name]
+        part = ', subfolder="vae"' if Path(autoencoder.path, "vae").is_dir() else ""
+        imports = [f"from diffusers import {kind}, DiTTransformer2DModel", *imports[1:]]
+        decoding = [f'    autoencoder = {kind}.from_pretrained("{autoencoder.path}"{part})',
+                    f"    x = autoencoder.decode(x / {autoencoder.scale} + {autoencoder.shift}).sample"]
+    return "\n".join([
+        "import torch", *imports, "",
+        'model = DiTTransformer2DModel.from_pretrained(".")  # this folder, or its name on the hub', *positions,
+        f"labels = torch.arange({n})  # classes are 0 to {network.classes - 1}",
+        f"eps = torch.randn({n}, {channels}, {side}, {side}, generator=torch.Generator().manual_seed(0))",
+        "with torch.no_grad():",
+        f"    x = {'' if scale == 1 else f'{scale!r} * '}eps - model(eps, torch.zeros({n}), labels).sample  # at any time",
+        *decoding, "images = x.clamp(-1, 1)"])
+
+
+def card(plan: Plan, results: Path, name: str, stage: Stage, environment: dict[str, str], lines: str) -> str:
+    """The model card: how to sample, what it was made from, and how good it is, as far as that was collected."""
+    suite, arm, recipe, source = plan.suite, plan.arms[name], plan.recipes.get(name), metrics_file(plan, results)
+    made = {"data": suite.data, "network": suite.network, "teacher": suite.teacher, "trajectory": arm.trajectory,
+            "refine": arm.refine}
+    settings = yaml.safe_dump({key: part.model_dump(mode="json") for key, part in made.items() if part}, sort_keys=False,
+                              default_flow_style=None, width=110)
+    public = getattr(suite.teacher, "checkpoint", None)
+    front = {"library_name": "diffusers", "license": "other" if public else "apache-2.0",
+             "tags": ["class-conditional", "one-step", "distillation", "hdbench", suite.data.name]}
+    teacher = (f"the public {public.format} checkpoint `{Path(public.path).name}`, whose license holds for this model too"
+               if public else f"trained from scratch by {suite.teacher.training.objective.name}")
+    numbers = Numbers(plan, read_metrics(source) if source.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS),
+                      results)
+    entry = Entry(name, 1, 1)
+    mark, table, notes = metrics(numbers, entry)
+    about = (f"- Teacher: {teacher}; guidance {suite.teacher.guidance:g}.\n"
+             f"- Data: {DATASETS[suite.data.name].__doc__.splitlines()[0]}"
+             + (f"\n- Recipe: {recipe.title}, {recipe.source}. {recipe.differences.strip()}" if recipe else ""))
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False)}---
+
+# {describe(plan, name)}{mark}, one step
+
+Chain {stage.config["seed"]} of the arm `{name}` of hdbench's suite `{plan.name}` ({suite.title}): `{stage.id}`, made with
+{", ".join(f"{key} {environment[key]}" for key in ("torch", "diffusers", "commit"))}. Time is folded into the weights, so that
+this is diffusers' own `DiTTransformer2DModel`.
+
+## Sampling
+
+```python
+{lines}
+```
+
+## Teacher, data and training
+
+{about}
+
+```yaml
+{settings}```
+
+## Metrics
+
+{caption(numbers, "This arm in one step", [entry])}
+
+{table}
+
+{notes}
+"""
+
+
+def metrics(numbers: Numbers, entry: Entry) -> tuple[str, str, str]:
+    """Footnote marks of an entry, its numbers with intervals as a Markdown table ("-" where there are none), and notes."""
+    columns = columns_of("main", numbers)
+    cells = [column.cell(entry) for column in columns]
+    rows = {"Protocol": ", ".join(sorted(set(numbers.of(entry).protocol) - {"cost"})) or "-",
+            "Chains": "{} of {}".format(*numbers.chains(entry))}
+    rows |= {column.title: for_people(column, cell) for column, cell in zip(columns, cells) if isinstance(cell, Interval)}
+    found = marks(numbers, entry, columns, cells)
+    return (found, tabulate(rows.items(), headers=["Metric", "Value"], tablefmt="pipe", disable_numparse=True),
+            "\n\n".join([*(f"{mark} {FOOTNOTES[mark]}" for mark in found), *explanations(numbers, " ".join(rows))]))

@@ -1,0 +1,190 @@
+"""SANA (arXiv 2410.10629) as a network of the suite: diffusers' SanaTransformer2DModel with r, and a prompt as a label.
+
+SANA's own time is ours: on z_t = (1 - t) x + t eps it predicts v = eps - x and is given 1000 t.
+
+SANA-Sprint (arXiv 2503.09641) is a consistency network in TrigFlow's time s: its sampler jumps from x_s = sigma_d (cos s x +
+sin s eps) to sigma_d x_hat = cos s x_s - sin s sigma_d G.  With t = sin s / (cos s + sin s) and n = 1 / (cos s + sin s)
+    n^2 = (1 - t)^2 + t^2,   cos s = (1 - t) / n,   sin s = t / n,   z_t = n x_s / sigma_d,
+and the network F is given z_t and t (unscaled), with G = ((1 - 2t) z_t + n^2 F) / n.  So
+    x_hat = [(1 - t) - t (1 - 2t)] z_t / n^2 - t F = z_t - t F,
+since (1 - t) - t (1 - 2t) = n^2: F(z_t, t) is u(z_t, 0, t) in our notation, and no change of variables is left to compute.
+Such a network is for one-step and consistency sampling alone; it has no velocity and takes its guidance as an input.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from diffusers import SanaTransformer2DModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hdbench.autoencoders import pretrained
+from hdbench.errors import UserError
+from hdbench.networks import SanaConfig
+from hdbench.networks.transformer import _xavier
+from hdbench.text import PUBLIC, Conditions
+
+
+class LinearAttention:
+    """y_i = relu(q_i) sum_j relu(k_j)' v_j / (relu(q_i) . sum_j relu(k_j)), in float32 even under autocast, as SANA is trained.
+
+    diffusers' processor leaves the sums to autocast, and casts float64 down.
+    """
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states=None, attention_mask=None) -> Tensor:
+        q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        if attn.norm_q is not None:
+            q, k = attn.norm_q(q), attn.norm_k(k)
+        with torch.autocast(q.device.type, enabled=False):
+            q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+                       for x in (q, k, v))
+            sums = F.relu(q) @ (F.relu(k).mT @ F.pad(v, (0, 1), value=1.0))
+            y = sums[..., :-1] / (sums[..., -1:] + 1e-15)
+        return attn.to_out[0](y.transpose(1, 2).flatten(2).to(hidden_states.dtype))
+
+
+class SanaNetwork(nn.Module):
+    """u(z_t, r, t, c) of SANA, where c is a row of `conditions`; see `hdbench.networks.transformer.Transformer` for the rest.
+
+    With `mean_velocity` an embedding of t - r, zero at first, is added to that of t, for the blocks' and the final modulation.
+    The initialisation is SANA's own.
+    """
+
+    def __init__(self, config: SanaConfig, *, image_size: int, channels: int, conditions: Conditions, mean_velocity: bool,
+                 gradient_checkpointing: bool = False):
+        super().__init__()
+        if conditions.width != config.caption_width:
+            raise UserError(f"network.caption_width = {config.caption_width}: the encoded prompts have width "
+                            f"{conditions.width}; set it to that, or encode with another text encoder")
+        if image_size % config.patch:
+            raise ValueError(f"patch {config.patch} does not divide the image side {image_size}")
+        self.config, self.channels, self.conditions, self.mean_velocity = config, channels, conditions, mean_velocity
+        self.grid, self.gradient_checkpointing = image_size // config.patch, gradient_checkpointing
+        self.transformer = model = SanaTransformer2DModel(**arguments(config, image_size, channels))
+        for block in self.blocks:
+            block.attn1.set_processor(LinearAttention())
+        self.apply(_xavier)
+        nn.init.xavier_uniform_(model.patch_embed.proj.weight.view(config.width, -1))
+        embedders = [module for module in model.modules() if isinstance(module, TimestepEmbedding)]
+        for embedder in (*embedders, model.caption_projection):
+            nn.init.normal_(embedder.linear_1.weight, std=0.02)
+            nn.init.normal_(embedder.linear_2.weight, std=0.02)
+        nn.init.normal_(model.time_embed.linear.weight, std=0.02)
+        if mean_velocity:
+            self.time_proj = Timesteps(256, flip_sin_to_cos=True, downscale_freq_shift=0)
+            self.interval_embed = TimestepEmbedding(256, config.width)
+            nn.init.zeros_(self.interval_embed.linear_2.weight)
+            nn.init.zeros_(self.interval_embed.linear_2.bias)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.transformer_blocks
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def depth(self) -> int:
+        return self.config.depth
+
+    @property
+    def null_label(self) -> int:
+        return len(self.conditions) - 1
+
+    def _embed_times(self, r: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The blocks' modulation (B, 6 d) and the embedded times (B, d)."""
+        embed, scale, guidance = self.transformer.time_embed, self.config.time_scale, {}
+        if self.config.guidance_input is not None:
+            given = self.config.guidance_input * self.transformer.config.guidance_embeds_scale
+            guidance = {"guidance": torch.full_like(t, given)}
+        modulation, embedded = embed(scale * t, hidden_dtype=dtype, **guidance)
+        if self.mean_velocity:
+            embedded = embedded + self.interval_embed(self.time_proj(scale * (t - r)).to(dtype))
+            modulation = embed.linear(embed.silu(embedded))
+        return modulation, embedded
+
+    def _start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, tuple, Tensor]:
+        """Tokens (B, N, d), what else a block takes, and the embedded times (B, d)."""
+        model = self.transformer
+        modulation, embedded = self._embed_times(r, t, z.dtype)
+        embeddings, mask = self.conditions[c]
+        captions = model.caption_norm(model.caption_projection(embeddings.to(z.dtype)))
+        if _dual(z, r, t):  # jvp's rule for attention wants tangents of all three
+            captions = forward_ad.make_dual(captions, torch.zeros_like(captions))
+        bias = (mask.to(z.dtype) - 1)[:, None] * 10000  # of the scores, as diffusers has it
+        return model.patch_embed(z), (None, captions, bias, modulation, self.grid, self.grid), embedded
+
+    def _through(self, block: nn.Module, x: Tensor, others: tuple) -> Tensor:
+        _, captions, *_ = others  # they have a tangent where anything has
+        if self.gradient_checkpointing and torch.is_grad_enabled() and not _dual(captions):
+            return checkpoint(block, x, *others, use_reentrant=False)
+        return block(x, *others)
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
+        model, g, p = self.transformer, self.grid, self.config.patch
+        x, others, embedded = self._start(z, r, t, c)
+        for block in self.blocks:
+            x = self._through(block, x, others)
+        x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))
+        return x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4).reshape(z.shape).contiguous()
+
+    def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Tokens (B, N, d) after the named blocks (1 = first), layer-normalised; the pass stops at the last of them."""
+        x, others, _ = self._start(z, t, t, c)
+        tokens = {}
+        for number, block in enumerate(self.blocks[: max(blocks)], start=1):
+            x = self._through(block, x, others)
+            if number in blocks:
+                tokens[number] = F.layer_norm(x, x.shape[-1:])
+        return [tokens[number] for number in blocks]
+
+
+def _dual(*tensors: Tensor) -> bool:
+    """Whether any carries a tangent of forward-mode AD."""
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+
+
+def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, Any]:
+    """The configuration as SanaTransformer2DModel's arguments; those not named have diffusers' defaults."""
+    return {"in_channels": channels, "out_channels": channels, "sample_size": image_size, "patch_size": config.patch,
+            "num_layers": config.depth, "num_attention_heads": config.heads, "attention_head_dim": config.width // config.heads,
+            "num_cross_attention_heads": config.cross_heads, "cross_attention_head_dim": config.width // config.cross_heads,
+            "cross_attention_dim": config.width, "caption_channels": config.caption_width, "mlp_ratio": config.mlp_ratio,
+            "qk_norm": "rms_norm_across_heads" if config.qk_norm else None,
+            "guidance_embeds": config.guidance_input is not None,
+            "timestep_scale": config.time_scale / 1000 if config.guidance_input is None else 1.0}
+
+
+def read(path: Path, config: SanaConfig, *, image_size: int, channels: int) -> dict[str, Tensor]:
+    """The state dict, float32, of our SanaNetwork with `mean_velocity=False`, from a pipeline's folder or its `transformer`.
+
+    UserError for a missing folder, another class, missing or unexpected keys, and sizes that differ, with those that fit.
+    """
+    model = pretrained(SanaTransformer2DModel, str(path), "transformer", PUBLIC)
+    own = model.config
+    fitting = {"width": own.num_attention_heads * own.attention_head_dim, "depth": own.num_layers, "patch": own.patch_size,
+               "heads": own.num_attention_heads, "cross_heads": own.num_cross_attention_heads, "mlp_ratio": own.mlp_ratio,
+               "caption_width": own.caption_channels, "qk_norm": own.qk_norm is not None,
+               "time_scale": 1.0 if own.guidance_embeds else 1000 * own.timestep_scale,
+               "guidance_input": own.guidance_embeds and (config.guidance_input or 4.5) or None}
+    if wrong := {key: value for key, value in fitting.items() if value != getattr(config, key)}:
+        raise UserError(f"{path}: not of the configured size; set " + ", ".join(
+            f"network.{key} to {json.dumps(value)} (not {json.dumps(getattr(config, key))})" for key, value in wrong.items()))
+    with torch.device("meta"):
+        ours = SanaTransformer2DModel(**arguments(config, image_size, channels)).config
+    unused = "timestep_scale" if own.guidance_embeds else None
+    if wrong := [key for key in ours if key[0] != "_" and key != unused and own[key] != ours[key]]:
+        raise UserError(f"{path}: its " + ", ".join(f"{key} is {own[key]} (not {ours[key]})" for key in wrong)
+                        + ", which data and network do not fit; choose another checkpoint or other data")
+    return {f"transformer.{key}": tensor for key, tensor in model.state_dict().items()}
