@@ -1,5 +1,6 @@
 # hdbench: teacher -> trajectory distillation -> distribution matching -> samples -> metrics -> tables, figures, report.
 # A suite's stages are keyed by digest, so rules only wire paths; what a stage does is `hdbench stage <kind> --help`.
+import atexit
 import shlex
 import subprocess
 import sys
@@ -99,6 +100,23 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/render.smk"
+
+
+def print_cost():
+    """Of the jobs that a dry run plans; where planning fails there is no scheduler."""
+    from hdbench.cost import read_model, report
+
+    if workflow.scheduler:
+        jobs = list(workflow.dag.needrun_jobs(exclude_finished=False))
+        stages = [f"{job.rule.name}/{job.wildcards.stage}" for job in jobs if "stage" in job.wildcards.keys()]
+        try:
+            print("\n" + report(PLAN, stages, read_model(), Path(config["tables"]), local=len(jobs) - len(stages)))
+        except UserError as error:
+            print(f"hdbench: {error}", file=sys.stderr)
+
+
+if workflow.output_settings.dryrun:
+    atexit.register(print_cost)  # Snakemake calls none of its hooks after a dry run
 
 
 onsuccess:

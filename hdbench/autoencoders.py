@@ -70,7 +70,8 @@ def load(config: AutoencoderConfig, device: torch.device, dtype: torch.dtype = t
     if wrong := [key for key, value in found.items() if not math.isclose(value, getattr(config, key), rel_tol=1e-6)]:
         raise UserError(f"{config.path}: not the autoencoder of this configuration; set "
                         + ", ".join(f"autoencoder.{key} to {found[key]} (not {getattr(config, key)})" for key in wrong))
-    return Autoencoder(config, model.to(device, dtype).requires_grad_(False))
+    model = model.to(device) if dtype == torch.float32 else model.to(device, dtype)  # diffusers warns of any dtype
+    return Autoencoder(config, model.requires_grad_(False))
 
 
 def pretrained(kind: type[ModelMixin], given: str, part: str, public: str) -> ModelMixin:

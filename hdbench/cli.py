@@ -15,6 +15,8 @@ from hdbench.errors import Ended, Interrupted, UserError
 KIND_HELP = {
     "data": "Build the data set's train and test splits.",
     "classifier": "Train the classifier whose features the metrics use.",
+    "clip": "Train a CLIP: the prompts' encoder, or the judge of captions.",
+    "text": "Encode the prompts once.",
     "reference": "Features and spectra of the real images.",
     "teacher": "Train the many-step teacher by flow matching.",
     "pairs": "Pairs of noise and image of the teacher's ODE, for the methods that need them.",
@@ -259,6 +261,22 @@ def show_command(suite, results, out):
     print_main(load_plan(suite), results, out)
 
 
+@main.command("export")
+@click.option("--arm", required=True, help="A student that samples in one step.")
+@click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
+@suite_option
+@results_option
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write.")
+@clean_errors
+def export_command(suite, results, arm, seed, out):
+    """Write a one-step student as a folder of diffusers, with a model card; it samples without hdbench."""
+    from hdbench.export import export
+    from hdbench.suite import load_plan
+
+    for path in export(load_plan(suite), results, arm, seed, out):
+        click.echo(path)
+
+
 @main.command("published")
 @click.option("--benchmark", "names", multiple=True, type=click.Choice(["imagenet256", "mjhq"]), help="By default both.")
 @click.option("--metrics", "files", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
@@ -320,6 +338,43 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
         click.echo(f"{name}: {path} ({described(frame)})")
     click.echo("\n" + report(found, everything))
     sys.exit(int(fail_if_moved and failed(found)))
+
+
+@main.command("cost")
+@click.option("--memory", is_flag=True, help="Memory of each training stage on a GPU instead.")
+@click.option("--gpu", help="One of the model's GPUs, in place of its own choice.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/cost.yaml"),
+              show_default=True, help="The cost model.")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def cost_command(suite, results, out, config, gpu, memory):
+    """Say what the stages that are not done will cost: GPU hours, or core-hours of a small suite, and disk; runs nothing."""
+    from hdbench.cost import memory_report, read_model, report, to_do
+    from hdbench.suite import load_plan
+
+    plan, model = load_plan(suite), read_model(config, gpu)
+    click.echo(memory_report(plan, model) if memory else report(plan, to_do(plan, results), model, out))
+
+
+@main.command("doctor")
+@click.option("--verify", is_flag=True, help="Compare sizes, and SHA-256 where one is known.")
+@click.option("--device", default="cpu", show_default=True, help="Also look for this one: cuda.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/sources.yaml"),
+              show_default=True, help="Where public things are from.")
+@suite_option
+@results_option
+@clean_errors
+def doctor_command(suite, results, config, device, verify):
+    """Say which weights and data of a suite are missing, where to get and put them; exit code 1 if any is missing or broken."""
+    from hdbench.doctor import look, read_sources, report
+    from hdbench.suite import load_plan
+
+    plan = load_plan(suite)
+    findings = list(look(plan, results, read_sources(config), verify, device))
+    click.echo(report(plan, findings))
+    sys.exit(int(any(finding.state != "ok" for finding in findings)))
 
 
 @main.command("status")

@@ -3,7 +3,7 @@
 Bytes that one block of our Transformer keeps for its backward; T = rows x tokens, width d, heads h, MLP ratio m, and s bytes a
 number in matrix products (float32 4, bfloat16 2):
 
-    T d (16 + (8 + 2m) s)   inputs and outputs of both norms, float32; of products the inputs of qkv, q, k, v, attention, its
+    T d (16 + (8 + 2m) s)   inputs and outputs of both norms, float32; of products the input of qkv, q, k, v, attention, its
                             projection, the inputs of both MLP layers and of the GELU, the MLP's output
     + T (16 + 4 h)          means and deviations of the norms; attention's log-sums
     + rows 8 d s            six modulations, two 1 + scale
@@ -13,8 +13,9 @@ number in matrix products (float32 4, bfloat16 2):
 - with gradient checkpointing 4 T d, its input, and one block whole at a time; not in forward mode;
 - in bfloat16 autocast's copies of the weights too, 2 bytes each; with checkpointing those of one block.
 
-Around the blocks T d (8 + s) + T C p^2 s: the last norm, and the inputs of the last and the first layer.  Not counted: heads'
-activations, what a backward makes and drops at once, passes without gradient, CUDA's own and fragmentation; leave a fifth for them.
+Around them T d (8 + s) + T C p^2 s + 9 rows d s: the last norm, the inputs of the last and the first layer, the condition.
+Not counted: heads' activations, what a pass makes and drops at once, passes without gradient, CUDA's own and fragmentation;
+leave a fifth for them.
 """
 
 from __future__ import annotations
@@ -120,9 +121,15 @@ class Memory:
         setting = Setting(student=student, learning_rate=1.0, teacher=teacher, teacher_velocity=lambda z, t, c: z,
                           copy_teacher=lambda: teacher, head=head)
         updates: list[Update] = OBJECTIVES[training.objective.name].updates(training.objective, setting)
-        return Held(student=parameter_count(student), trained=tuple(count(update.modules.values()) for update in updates),
+        return Held(student=parameter_count(student),
+                    trained=tuple(count(update.modules.values()) for update in updates),
                     copies=sum(count(update.frozen.values()) for update in updates),
                     teacher=parameter_count(teacher) if distilled else 0)
+
+    @staticmethod
+    def rows(training: Training) -> int:
+        """Of a micro-batch on one GPU."""
+        return min(training.micro_batch or training.batch, training.batch)
 
     def activations(self, stage: Stage, training: Training) -> float | None:
         """The most that any update's graphs keep for a micro-batch, in bytes; None for other networks than our Transformer."""
@@ -130,8 +137,8 @@ class Memory:
         if stage.kind not in ("teacher", "trajectory", "refine") or config.get("name") == "sana":
             return None
         network, data = TransformerConfig(**config), self.plan.suite.data
-        rows, objective = min(training.micro_batch or training.batch, training.batch), training.objective
-        terms = OBJECTIVES[objective.name].forward_equivalents(objective, network.depth, self.plan.suite.teacher.guidance != 1)
+        rows, objective, guided = self.rows(training), training.objective, self.plan.suite.teacher.guidance != 1.0
+        terms = OBJECTIVES[objective.name].forward_equivalents(objective, network.depth, guided)
         forward_mode = sum(count for term, count in terms.items() if term.endswith("tangent"))
         moving = min(rows, round(min(forward_mode, 1) * training.batch))  # rows of one kind come one after another
         size = 2 if training.precision == "bfloat16" else 4
@@ -151,8 +158,9 @@ def count(modules: Iterable[nn.Module]) -> int:
     return sum(parameter_count(module) for module in modules)
 
 
-def activations(network: TransformerConfig, *, tokens: int, channels: int, rows: int, size: int = 4, checkpointing: bool = False,
-                forward_mode: bool = False, trained: bool = True, depth: int | None = None) -> float:
+def activations(network: TransformerConfig, *, tokens: int, channels: int, rows: int, size: int = 4,
+                checkpointing: bool = False, forward_mode: bool = False, trained: bool = True,
+                depth: int | None = None) -> float:
     """Bytes that a pass through the first `depth` blocks keeps, the formula above; `size` is s."""
     d, m, depth = network.width, network.mlp_ratio, network.depth if depth is None else depth
     if not rows:
@@ -163,5 +171,9 @@ def activations(network: TransformerConfig, *, tokens: int, channels: int, rows:
     block += t * (16 + 4 * network.heads * softmax) + rows * 8 * d * size
     if size == 2:
         block += 2 * d * d * (10 + 2 * m if trained else 4 + 2 * m)  # copies of qkv, proj, both MLP layers, and modulation
-    around = t * d * (8 + size) + t * channels * network.patch**2 * size if trained else 4 * t * d
+    around = 4 * t * d
+    if trained:
+        patch, features = channels * network.patch**2, network.time_features or min(d, 256)
+        around = t * d * (8 + size) + t * patch * size + 9 * rows * d * size
+        around += 4 * d * (2 * d + features + patch) if size == 2 else 0  # copies of the weights there
     return (depth * 4 * t * d + block if checkpointing and not forward_mode else depth * block) + around

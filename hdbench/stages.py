@@ -82,7 +82,7 @@ def data(context: Context) -> Payload:
 def clip(context: Context) -> Payload:
     """A CLIP on the images and captions of one split of the data."""
     config = context.stage.config
-    training = training_of(config)
+    training = Training.of(config)
     with seeded(config["seed"], "clip", config["split"]):
         network = new_clip(context)
     return train(context, Setting(student=network.to(context.device), learning_rate=training.learning_rate), training,
@@ -106,7 +106,7 @@ def text(context: Context) -> Payload:
 
 def classifier(context: Context) -> Payload:
     config = context.stage.config
-    training = training_of(config)
+    training = Training.of(config)
     network_config = ClassifierConfig(**config["network"])
     with seeded(config["seed"], "classifier"):
         network = Classifier(network_config, **of_classifier(context.dataset())).to(context.device)
@@ -151,13 +151,13 @@ def teacher(context: Context) -> Payload:
         return [WEIGHTS], {"parameters": sum(value.numel() for value in weights.values()), "forward_equivalents": 0}
     network = new_network(context, mean_velocity=False, axes=(config["seed"], "teacher"))
     setting = Setting(student=network, learning_rate=config["learning_rate"])
-    return train(context, setting, training_of(config))
+    return train(context, setting, Training.of(config))
 
 
 def distill(context: Context) -> Payload:
     """Trajectory and refine: a student from its parent's weights, under the stage's objective."""
     config, seed = context.stage.config, context.stage.config["seed"]
-    training = training_of(config)
+    training = Training.of(config)
     frozen = made_for(training, load_network(context, "teacher", mean_velocity=False).requires_grad_(False))
     axes = (seed, context.stage.kind)
 
@@ -379,11 +379,6 @@ def seeded(*axes: str | int):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(*axes))
         yield
-
-
-def training_of(config: dict[str, Any]) -> Training:
-    """The training part of a stage's configuration, typed again."""
-    return Training.model_validate_json(json.dumps({key: config[key] for key in Training.model_fields if key in config}))
 
 
 def new_network(context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]) -> Transformer:

@@ -35,7 +35,7 @@ def work_of(plan: Plan, stage: Stage) -> float:
     """What the seconds of a stage are taken to be proportional to, within its kind: forward-equivalents, sampling steps, 1."""
     config = stage.config
     if "objective" in config:
-        training = Training.model_validate_json(json.dumps({key: config[key] for key in Training.model_fields}))
+        training = Training.of(config)
         return training.steps * cost_per_step(plan, training)
     return config.get("samples", config.get("count", 1)) * config.get("steps", 1)
 

@@ -66,6 +66,11 @@ class Training(Config):
     gradient_checkpointing: bool = Field(False, exclude_if=_absent, description="blocks are computed again in the backward")
     compile: bool = Field(False, exclude_if=_absent, description="blocks of networks that no forward-mode pass goes through")
 
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Training:
+        """The training part of a stage's configuration, typed again."""
+        return cls.model_validate_json(json.dumps({key: config[key] for key in cls.model_fields if key in config}))
+
     @model_validator(mode="after")
     def _some_steps(self):
         if isinstance(self.steps, int) and self.steps > 10**9:

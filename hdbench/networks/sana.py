@@ -44,7 +44,7 @@ class LinearAttention:
         q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         if attn.norm_q is not None:
             q, k = attn.norm_q(q), attn.norm_k(k)
-        with torch.autocast(q.device.type, enabled=False):
+        with torch.autocast("cuda" if q.is_cuda else "cpu", enabled=False):  # counting runs on the meta device, which has none
             q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
                        for x in (q, k, v))
             sums = F.relu(q) @ (F.relu(k).mT @ F.pad(v, (0, 1), value=1.0))
@@ -137,7 +137,7 @@ class SanaNetwork(nn.Module):
         for block in self.blocks:
             x = self._through(block, x, others)
         x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))
-        return x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4).reshape(z.shape).contiguous()
+        return x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4).reshape(z.shape).to(z.dtype).contiguous()
 
     def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Tokens (B, N, d) after the named blocks (1 = first), layer-normalised; the pass stops at the last of them."""

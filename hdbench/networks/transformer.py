@@ -170,7 +170,7 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = self._through(block, x, condition)
         shift, scale = self.out_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
-        out = self.unpatchify(self.out(modulate(x, shift, scale)))
+        out = self.unpatchify(self.out(modulate(x, shift, scale))).to(z.dtype)  # autocast or not
         return self.noise_to_velocity.velocity(z, out, t) if self.noise_to_velocity else out
 
     def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:

@@ -1,0 +1,157 @@
+"""The suites of the paper's scale through every stage, with tiny networks in the public formats; and what large runs add to training."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from paper_scale import SAMPLES, write
+from tiny import run_until, stage_of, tiny_plan
+
+from hdbench import artifact
+from hdbench.claims import read_rules, write_claims
+from hdbench.collect import Numbers, collect
+from hdbench.errors import UserError
+from hdbench.figures import draw
+from hdbench.run import run_stage
+from hdbench.stages import WEIGHTS
+from hdbench.suite import FIGURES, load_plan
+from hdbench.tables import QUALITY, write_tables
+
+
+@pytest.fixture(scope="module")
+def suites(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("paper"))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return tmp_path_factory.mktemp("results")
+
+
+def finished(plan, results):
+    for stage in plan.stages.values():
+        run_stage(plan, stage, results, torch.device("cpu"), 1000.0)
+    return collect(plan, results)
+
+
+@pytest.mark.parametrize("name", ["imagenet256", "imagenet256_dit", "mjhq"])
+def test_a_suite_of_the_papers_scale_runs_through_every_stage(name, suites, results, tmp_path):
+    plan = load_plan(str(suites[name]))
+    frame = finished(plan, results)
+    measured = frame[frame.protocol != "cost"]
+    protocol = plan.suite.evaluation.protocol
+    assert measured.protocol.str.startswith(protocol).all() and measured.value.map(np.isfinite).all()
+    for entry in plan.rows:
+        own = set(measured.metric[(measured.arm == entry.arm) & (measured.nfe == entry.nfe)])
+        assert {f"{metric}_{SAMPLES}" for metric in QUALITY[protocol]} <= own
+    numbers = Numbers(plan, frame, results)
+    written = {path.name for path in write_tables(plan, frame, results, tmp_path)}
+    assert "main.md" in written and "FID 12" in (tmp_path / plan.name / "main.md").read_text()
+    assert {path.stem for path in draw(plan, results, tmp_path, frame)} == set(FIGURES)
+    assert write_claims(numbers, read_rules(), tmp_path, None)
+    samples = results / "stages" / stage_of(plan, "sample", "teacher", 1) / "samples"
+    assert len(list(samples.glob("*.png"))) == SAMPLES
+    if name == "mjhq":
+        assert {"fid_animals_6", "fid_food_6"} <= set(measured.metric)
+        assert {path.stem for path in samples.iterdir()} == set(json.loads((suites[name].parent / "mjhq/meta_data.json").read_text()))
+        assert set(frame.nfe[frame.arm == "sprint"]) == {2}
+
+
+def test_interrupted_sampling_goes_on_with_the_same_bits(suites, results, tmp_path, monkeypatch):
+    """The second batch fails once; what is there then is not made again."""
+    plan = load_plan(str(suites["imagenet256"]))
+    sample = stage_of(plan, "sample", "teacher", 1)
+    run_until(plan, results, sample)
+    run_until(plan, tmp_path, plan.stages[sample].parents["source"])
+    from hdbench import images
+
+    saved, calls = images.Pictures.write, []
+
+    def write_some(self, parts, indices):
+        calls.append(indices)
+        if len(calls) == 3:  # after the empty one and the first
+            raise KeyboardInterrupt
+        return saved(self, parts, indices)
+
+    monkeypatch.setattr(images.Pictures, "write", write_some)
+    with pytest.raises(KeyboardInterrupt):
+        run_until(plan, tmp_path, sample)
+    calls.append(None)
+    run_until(plan, tmp_path, sample)
+    assert calls[-1] == range(8, 12) and len(calls) == 6
+    index = "samples.json"
+    assert (tmp_path / "stages" / sample / index).read_text() == (results / "stages" / sample / index).read_text()
+
+
+def test_a_planned_suite_needs_neither_data_nor_weights():
+    for name in ("imagenet256", "imagenet256_dit", "mjhq", "mjhq_1600m"):
+        assert len(load_plan(name).stages) > 100
+
+
+@pytest.mark.parametrize("key, value, sentence", [
+    ("data.autoencoder.path", "nowhere", "nowhere: there is no such folder; put diffusers' AutoencoderKL there"),
+    ("data.source", "nowhere", "nowhere: neither a folder nor a glob of .tar files that are there"),
+    ("data.autoencoder.scale", 0.5, "set autoencoder.scale to 0.18215 (not 0.5)"),
+    ("teacher.checkpoint.path", "nowhere", "nowhere: there is no such file; put the SiT checkpoint there"),
+    ("network.depth", 3, "network.depth")])
+def test_what_is_missing_or_wrong_is_one_sentence(suites, tmp_path, key, value, sentence):
+    import yaml
+    from tiny import changed
+
+    data = changed({key: value}, yaml.safe_load(suites["imagenet256"].read_text()))
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(data))
+    plan = load_plan(str(path))
+    kind = "data" if key.startswith("data") else "teacher"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        run_until(plan, tmp_path / "results", next(stage for stage in plan.stages if stage.startswith(kind)))
+
+
+# training
+
+def weights_of(folder, changes, arm="td", kind="trajectory"):
+    plan = tiny_plan(folder, changes)
+    stage = stage_of(plan, kind, arm)
+    run_until(plan, folder / "results", stage)
+    return artifact.load(folder / "results", stage)[0] / WEIGHTS
+
+
+@pytest.mark.parametrize("arm, kind", [("td", "trajectory"), ("hd", "refine")])
+def test_micro_batches_and_recomputation_change_rounding_alone(tmp_path, arm, kind):
+    from safetensors.torch import load_file
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = load_file(weights_of(tmp_path / "a", {}, arm, kind))
+    parts = load_file(weights_of(tmp_path / "b", {f"base.{kind}.micro_batch": 3, f"base.{kind}.gradient_checkpointing": True},
+                                 arm, kind))
+    assert any(not torch.equal(whole[key], parts[key]) for key in whole)
+    for key in whole:
+        torch.testing.assert_close(parts[key], whole[key], atol=2e-4, rtol=2e-3)
+
+
+def test_bfloat16_is_near_float32_and_keeps_weights_in_float32(tmp_path):
+    from safetensors.torch import load_file
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    exact = load_file(weights_of(tmp_path / "a", {}))
+    rounded = load_file(weights_of(tmp_path / "b", {"base.trajectory.precision": "bfloat16"}))
+    assert all(value.dtype == torch.float32 for value in rounded.values())
+    moved = sum((rounded[key] - exact[key]).square().sum() for key in exact).sqrt()
+    size = sum(value.square().sum() for value in exact.values()).sqrt()
+    assert 0 < moved < 0.02 * size
+
+
+def test_forward_mode_is_float32_under_autocast():
+    from hdbench.jvp import jvp
+
+    layer = torch.nn.Linear(8, 8)
+    x = torch.randn(4, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+        assert all(part.dtype == torch.float32 for part in jvp(layer, (x,), (x,)))
