@@ -1,7 +1,8 @@
 """A one-step student as a folder of diffusers, which samples without hdbench: weights, configuration and a model card.
 
 x = eps - u(eps, 0, 1, c) needs the network at t = 1 and r = 0 alone.  There the embeddings of t and of t - r are constants,
-so they go into a bias of diffusers' own `DiTTransformer2DModel`, and the time that it is given does not matter.
+so they go into a bias of diffusers' own `DiTTransformer2DModel` or `SanaTransformer2DModel`, and the time that it is given does
+not matter.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from pathlib import Path
 import pandas as pd
 import torch
 import yaml
-from diffusers import DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel, ModelMixin, SanaTransformer2DModel
 from safetensors.torch import load_file
 from tabulate import tabulate
 
 from hdbench import artifact
 from hdbench.arms import describe
+from hdbench.autoencoders import AutoencoderConfig
 from hdbench.collect import COLUMNS, Entry, Interval, Numbers, metrics_file, read_metrics
 from hdbench.datasets import DATASETS
 from hdbench.errors import UserError
-from hdbench.networks import TransformerConfig
+from hdbench.networks import SanaConfig, TransformerConfig
+from hdbench.networks.sana import SanaNetwork, arguments
 from hdbench.networks.transformer import Transformer
 from hdbench.run import find_stage
 from hdbench.stages import WEIGHTS, shape
-from hdbench.suite import Plan, Stage
+from hdbench.suite import ClipText, Plan, Stage
 from hdbench.tables import FOOTNOTES, caption, columns_of, explanations, for_people, marks
+from hdbench.text import Conditions, TextConfig
 
 
 def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> list[Path]:
@@ -35,10 +39,19 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
     """
     stage = student_stage(plan, arm, seed)
     path, manifest = artifact.load(results, stage.id)
-    network = Transformer(TransformerConfig(**stage.config["network"]), **shape(plan.suite.data), mean_velocity=True)
-    network.load_state_dict(load_file(path / WEIGHTS))
-    model, scale = to_diffusers(network)
-    text = card(plan, results, arm, stage, manifest["environment"], sampling_lines(network, scale, plan.suite.data))
+    data = plan.suite.data
+    if isinstance(plan.suite.network, SanaConfig):
+        table = Conditions(artifact.load(results, stage.parents["text"])[0])
+        network = SanaNetwork(plan.suite.network, image_size=data.image_size, channels=data.channels, conditions=table,
+                              mean_velocity=True)
+        network.load_state_dict(load_file(path / WEIGHTS))
+        model, lines = sana_to_diffusers(network), sana_lines(network, plan.suite.text, data.autoencoder)
+    else:
+        network = Transformer(plan.suite.network, **shape(data), mean_velocity=True)
+        network.load_state_dict(load_file(path / WEIGHTS))
+        model, scale = to_diffusers(network)
+        lines = sampling_lines(network, scale, data)
+    text = card(plan, results, arm, stage, manifest["environment"], lines, model)
     try:
         out.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(out)
@@ -54,12 +67,13 @@ def student_stage(plan: Plan, name: str, seed: int | None) -> Stage:
     fault = arm and ("its images are real" if arm.real else
                      "it samples from the teacher" if not (arm.trajectory or arm.refine) else
                      f"it samples in {', '.join(map(str, arm.steps))} steps, not in one" if 1 not in arm.steps else
-                     "its network is not the class-conditional transformer"
-                     if not isinstance(plan.suite.network, TransformerConfig) else
-                     "its network's mlp_ratio is not diffusers' 4" if plan.suite.network.mlp_ratio != 4 else None)
+                     "its text encoder is the suite's own, which diffusers does not have"
+                     if isinstance(plan.suite.text, ClipText) else
+                     "its network's mlp_ratio is not diffusers' 4"
+                     if isinstance(plan.suite.network, TransformerConfig) and plan.suite.network.mlp_ratio != 4 else None)
     if fault:
-        raise UserError(f"--arm = {name!r}: {fault}; export takes a student that was trained for one step, and the "
-                        "class-conditional transformer")
+        raise UserError(f"--arm = {name!r}: {fault}; export takes a student that was trained for one step, of a network that "
+                        "diffusers has")
     return find_stage(plan, "refine" if arm and arm.refine else "trajectory", name, seed, None)
 
 
@@ -99,6 +113,41 @@ def to_diffusers(network: Transformer) -> tuple[DiTTransformer2DModel, float]:
     return model, 1 - a
 
 
+@torch.no_grad()
+def sana_to_diffusers(network: SanaNetwork) -> SanaTransformer2DModel:
+    """A model such that x = eps - model(eps, prompts, any time) is the network's one step, up to rounding."""
+    model = SanaTransformer2DModel(**arguments(network.config, network.grid * network.config.patch, network.channels)).eval()
+    model.load_state_dict(network.transformer.state_dict())
+    _, times = network.embed_times(torch.zeros(1), torch.ones(1), torch.float32)
+    embedder = model.time_embed.emb.timestep_embedder
+    for parameter in embedder.parameters():
+        parameter.zero_()
+    embedder.linear_2.bias.copy_(times[0])
+    return model
+
+
+def sana_lines(network: SanaNetwork, text: TextConfig, autoencoder: AutoencoderConfig) -> str:
+    """Python that makes images in [-1, 1] from the folder and the pipeline that encoded the prompts, by diffusers alone."""
+    side, imports, instruction = network.grid * network.config.patch, ["import torch"], "None"
+    if text.complex_human_instruction:
+        imports = ["import inspect", "", "import torch"]
+        instruction = 'inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default'
+    return "\n".join([
+        *imports, "from diffusers import SanaPipeline, SanaTransformer2DModel", "",
+        'model = SanaTransformer2DModel.from_pretrained(".")  # this folder, or its name on the hub',
+        f'pipeline = SanaPipeline.from_pretrained("{text.path}", transformer=model)',
+        'prompts = ["a red bird on a branch", "two cups of tea"]',
+        f"instruction = {instruction}",
+        f"eps = torch.randn(2, {network.channels}, {side}, {side}, generator=torch.Generator().manual_seed(0))",
+        "with torch.no_grad():",
+        "    tokens, mask, *_ = pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, "
+        f"max_sequence_length={text.length},",
+        "                                              complex_human_instruction=instruction)",
+        "    z = eps - model(eps, tokens.float(), torch.zeros(2), encoder_attention_mask=mask).sample  # at any time",
+        f"    x = pipeline.vae.decode(z / {autoencoder.scale} + {autoencoder.shift}).sample",
+        "images = x.clamp(-1, 1)"])
+
+
 def sampling_lines(network: Transformer, scale: float, data) -> str:
     """Python that makes images in [-1, 1] from the folder, with torch and diffusers alone; `scale` is of `to_diffusers`."""
     config, grid, channels = network.config, network.grid, network.channels
@@ -124,7 +173,8 @@ def sampling_lines(network: Transformer, scale: float, data) -> str:
         *decoding, "images = x.clamp(-1, 1)"])
 
 
-def card(plan: Plan, results: Path, name: str, stage: Stage, environment: dict[str, str], lines: str) -> str:
+def card(plan: Plan, results: Path, name: str, stage: Stage, environment: dict[str, str], lines: str,
+         model: ModelMixin) -> str:
     """The model card: how to sample, what it was made from, and how good it is, as far as that was collected."""
     suite, arm, recipe, source = plan.suite, plan.arms[name], plan.recipes.get(name), metrics_file(plan, results)
     made = {"data": suite.data, "network": suite.network, "teacher": suite.teacher, "trajectory": arm.trajectory,
@@ -133,7 +183,7 @@ def card(plan: Plan, results: Path, name: str, stage: Stage, environment: dict[s
                               default_flow_style=None, width=110)
     public = getattr(suite.teacher, "checkpoint", None)
     front = {"library_name": "diffusers", "license": "other" if public else "apache-2.0",
-             "tags": ["class-conditional", "one-step", "distillation", "hdbench", suite.data.name]}
+             "tags": ["text-to-image" if suite.text else "class-conditional", "one-step", "distillation", "hdbench", suite.data.name]}
     teacher = (f"the public {public.format} checkpoint `{Path(public.path).name}`, whose license holds for this model too"
                if public else f"trained from scratch by {suite.teacher.training.objective.name}")
     numbers = Numbers(plan, read_metrics(source) if source.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS),
@@ -150,7 +200,7 @@ def card(plan: Plan, results: Path, name: str, stage: Stage, environment: dict[s
 
 Chain {stage.config["seed"]} of the arm `{name}` of hdbench's suite `{plan.name}` ({suite.title}): `{stage.id}`, made with
 {", ".join(f"{key} {environment[key]}" for key in ("torch", "diffusers", "commit"))}. Time is folded into the weights, so that
-this is diffusers' own `DiTTransformer2DModel`.
+this is diffusers' own `{type(model).__name__}`.
 
 ## Sampling
 

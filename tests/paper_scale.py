@@ -23,7 +23,7 @@ from sit_reference import random_reference
 from hdbench.suite import find_suite, merge, read_suite
 
 SIDE, SAMPLES = LATENT_SIDE * FACTOR, 12
-ARMS = {"imagenet256": ("teacher", "td", "hd_awd_logit"), "imagenet256_dit": ("teacher", "td"),
+ARMS = {"imagenet256": ("teacher", "hd_awd_logit"), "imagenet256_dit": ("teacher", "td"),
         "mjhq": ("teacher", "sprint", "hd_awd_logit")}  # a Frechet distance of 2,048 dimensions takes seconds
 CATEGORIES = ("animals", "food")
 

@@ -20,7 +20,7 @@ from tiny import run_until, stage_of, tiny_plan, write_suite
 from hdbench import artifact, autoencoders
 from hdbench.cli import main
 from hdbench.collect import collect
-from hdbench.export import sampling_lines, to_diffusers
+from hdbench.export import sampling_lines, sana_lines, sana_to_diffusers, to_diffusers
 from hdbench.flow import generate
 from hdbench.networks import TransformerConfig
 from hdbench.networks.transformer import Transformer
@@ -136,6 +136,35 @@ def test_lines_of_the_card_make_the_images_of_the_student(trained, exported, arm
     compare(exported[arm], network.requires_grad_(False))
 
 
+def test_lines_of_a_text_to_image_card_make_the_images_of_the_student(tmp_path):
+    """SANA's student, its prompts encoded by the pipeline's own text encoder."""
+    from pipelines import CHANNELS, FACTOR, LATENT_SIDE, TRANSFORMER, sana_pipeline
+
+    from hdbench.networks import SanaConfig
+    from hdbench.networks.sana import SanaNetwork
+    from hdbench.text import Conditions, TextConfig, encode
+
+    prompts = ["a red bird on a branch", "two cups of tea"]
+    text = TextConfig(path=str(sana_pipeline()), length=32, dtype="float32", complex_human_instruction=False)
+    encode(prompts, text, tmp_path, torch.device("cpu"), lambda done, total: None)
+    config = SanaConfig(width=16, depth=2, heads=2, cross_heads=4, caption_width=TRANSFORMER["caption_channels"])
+    network = SanaNetwork(config, image_size=LATENT_SIDE, channels=CHANNELS, conditions=Conditions(tmp_path), mean_velocity=True)
+    with_random_weights(network).eval()
+    kind = autoencoders.AutoencoderConfig(name="dc", path=str(sana_pipeline()), channels=CHANNELS, factor=FACTOR, scale=0.41407)
+    sana_to_diffusers(network).save_pretrained(tmp_path)
+    (tmp_path / "lines.py").write_text(sana_lines(network, text, kind))
+    stranger = STRANGER.replace('"labels", "x"', '"x", "z"')
+    subprocess.run([sys.executable, "-c", stranger, str(tmp_path)], cwd=tmp_path, check=True)
+    found = torch.load(tmp_path / "found.pt")
+    with torch.no_grad():
+        z = generate(network, found["eps"], torch.tensor([0, 1]))
+        x = autoencoders.load(kind, torch.device("cpu")).decode(z)
+    assert (generate(network, found["eps"], torch.tensor([1, 0])) - z).std() > 1e-3
+    torch.testing.assert_close(found["z"], z, atol=1e-5 * max(1.0, z.std().item()), rtol=0)
+    torch.testing.assert_close(found["x"], x, atol=1e-5 * max(1.0, x.std().item()), rtol=0)
+    assert torch.equal(found["images"], found["x"].clamp(-1, 1))
+
+
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_time_position_and_prediction_fold(exported, name):
     decode = (autoencoders.load(autoencoder(exported[name].parent / "vae"), torch.device("cpu")).decode if name == "latents"
@@ -186,11 +215,11 @@ def test_card_without_metrics_and_without_an_adaptive_head(exported):
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
     (("--arm", "real_test"), "--arm = 'real_test': its images are real; export takes a student that was trained for one step, "
-     "and the class-conditional transformer"),
+     "of a network that diffusers has"),
     (("--arm", "teacher"), "--arm = 'teacher': it samples from the teacher; export takes a student that was trained for one "
-     "step, and the class-conditional transformer"),
+     "step, of a network that diffusers has"),
     (("--arm", "many"), "--arm = 'many': it samples in 2, 4 steps, not in one; export takes a student that was trained for "
-     "one step, and the class-conditional transformer"),
+     "one step, of a network that diffusers has"),
     (("--arm", "hd_pach"), "--arm = 'hd_pach': unknown arm; did you mean 'hd_patch'?"),
     (("--arm", "td", "--seed", 3), "--seed = 3: suite tiny has the seeds 0")])
 def test_what_cannot_be_exported(tmp_path, arguments, sentence):

@@ -101,7 +101,7 @@ class SanaNetwork(nn.Module):
     def null_label(self) -> int:
         return len(self.conditions) - 1
 
-    def _embed_times(self, r: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def embed_times(self, r: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The blocks' modulation (B, 6 d) and the embedded times (B, d)."""
         embed, scale, guidance = self.transformer.time_embed, self.config.time_scale, {}
         if self.config.guidance_input is not None:
@@ -116,7 +116,7 @@ class SanaNetwork(nn.Module):
     def _start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, tuple, Tensor]:
         """Tokens (B, N, d), what else a block takes, and the embedded times (B, d)."""
         model = self.transformer
-        modulation, embedded = self._embed_times(r, t, z.dtype)
+        modulation, embedded = self.embed_times(r, t, z.dtype)
         embeddings, mask = self.conditions[c]
         captions = model.caption_norm(model.caption_projection(embeddings.to(z.dtype)))
         if _dual(z, r, t):  # jvp's rule for attention wants tangents of all three
