@@ -24,7 +24,7 @@ from hdbench.suite import find_suite, merge, read_suite
 
 SIDE, SAMPLES = LATENT_SIDE * FACTOR, 12
 ARMS = {"imagenet256": ("teacher", "hd_awd_logit"), "imagenet256_dit": ("teacher", "td"),
-        "mjhq": ("teacher", "sprint", "hd_awd_logit")}  # a Frechet distance of 2,048 dimensions takes seconds
+        "mjhq_1024": ("teacher", "sprint", "hd_awd_logit")}  # a Frechet distance of 2,048 dimensions takes seconds
 CATEGORIES = ("animals", "food")
 
 
@@ -75,7 +75,7 @@ def write(folder: Path) -> dict[str, Path]:
         "arms": {"sprint": {"steps": [2], "baseline": {"network": tiny, "checkpoint": {"path": f"{folder}/weights/sprint"}}}}})
     dit = merge(sit, {"teacher": {"checkpoint": {"path": f"{folder}/weights/dit.pt"}}})
     suites = {}
-    for name, changes in {"imagenet256": sit, "imagenet256_dit": dit, "mjhq": sana}.items():
+    for name, changes in {"imagenet256": sit, "imagenet256_dit": dit, "mjhq_1024": sana}.items():
         data = merge(read_suite(find_suite(name)), changes)
         data["arms"] = {arm: data["arms"][arm] for arm in ARMS[name]}
         for table in data["tables"].values():

@@ -104,7 +104,7 @@ def test_a_sana_pipeline_is_looked_at_part_by_part(tmp_path):
     shutil.copytree(sana_pipeline(), folder)
     prompts = tmp_path / "meta_data.json"
     prompts.write_text(json.dumps({"a": {"prompt": "a cat", "category": "animals"}}))
-    suite = change(tmp_path, "mjhq", data={"autoencoder": {"path": str(folder)}}, text={"path": str(folder)},
+    suite = change(tmp_path, "mjhq_1024", data={"autoencoder": {"path": str(folder)}}, text={"path": str(folder)},
                    teacher={"checkpoint": {"path": str(folder)}}, evaluation={"prompts": str(prompts)})
     found = states(run("--suite", suite)[1])
     assert {found[what] for what in ("teacher", "autoencoder", "text encoder", "prompts", "package")} == {"ok"}

@@ -83,7 +83,7 @@ def test_interrupted_sampling_goes_on_with_the_same_bits(suites, results, tmp_pa
 
 
 def test_a_planned_suite_needs_neither_data_nor_weights():
-    for name in ("imagenet256", "imagenet256_dit", "mjhq", "mjhq_1600m"):
+    for name in ("imagenet256", "imagenet256_dit", "mjhq", "mjhq_1024", "mjhq_1600m"):
         assert len(load_plan(name).stages) > 100
 
 
