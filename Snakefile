@@ -10,7 +10,7 @@ from snakemake.utils import min_version
 
 from hdbench.config import validate
 from hdbench.errors import UserError
-from hdbench.suite import FIGURES, TABLES, RunConfig, load_plan
+from hdbench.suite import FIGURES, RunConfig, load_plan
 
 min_version("9.8")
 
@@ -86,7 +86,7 @@ rule all_ablations:
     default_target: True
     input:
         [manifest(stage) for stage in PLAN.stages],
-        expand(f"{RENDERED}/{{table}}.{{kind}}", table=(*TABLES, "claims"), kind=("csv", "md", "tex", "html")),
+        expand(f"{RENDERED}/{{table}}.{{kind}}", table=(*PLAN.tables, "claims"), kind=("csv", "md", "tex", "html")),
         expand(f"{config['tables']}/theory/theory.{{kind}}", kind=("csv", "md", "pdf", "png")),
         expand(f"{RENDERED}/figures/{{figure}}.{{kind}}", figure=FIGURES, kind=("png", "pdf")),
 

@@ -489,7 +489,8 @@ def samples(sources: Sources) -> Figure:
     folder = sources.folder(data, "real images")
     if folder and (folder / "test.npz").is_file():
         images, labels = load_images(folder / "test.npz")
-        shown.append(("real", "Real images (test)", images[[int((labels == c).nonzero()[0]) for c in range(count)]]))
+        shown.append(("real", "Real images (test)", images[:count] if plan.suite.text else
+                      images[[int((labels == c).nonzero()[0]) for c in range(count)]]))
     for name, arm in plan.arms.items():
         rows = sorted((row for row in sources.rows(name) if row.seed == plan.suite.seeds[0]), key=lambda row: row.steps)
         kept = [] if arm.real else rows[-1:] if is_teacher(arm) else rows[:1] + rows[1:][-1:]

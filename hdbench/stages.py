@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from hdbench.networks.transformer import Transformer
 
 WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
+GOLDEN = 1187  # a prime near 0.618 of the 1,920 captions
 DECODED = 8  # latents that the autoencoder takes at once
 
 
@@ -96,12 +97,12 @@ def text(context: Context) -> Payload:
         prompts = prompts_of(context)
         from hdbench.clip import write_table
 
-        return write_table(load_clip(context).network, prompts, folder), {"sampled": [0, len(prompts)]}
+        return write_table(load_clip(context).network, prompts, folder), {"sampled": [0, len(prompts), GOLDEN]}
     captions = [row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))]
     config = {key: value for key, value in context.stage.config.items() if key != "prompts"}
     wanted = [row["prompt"] for row in sampled_prompts(context).values()]
     names = encode([*captions, *wanted], TextConfig(**config), folder, context.device, progress_of(context))
-    return names, {"sampled": [len(captions), len(wanted)]}
+    return names, {"sampled": [len(captions), len(wanted), 1]}
 
 
 def classifier(context: Context) -> Payload:
@@ -229,7 +230,7 @@ def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axe
     size nor number of processes changes it.  Ranks share the batches, whole ones in contiguous runs: kernels may round
     otherwise for another number of rows.
     """
-    (own, count), shape = sampled_rows(context), dimensions(context.dataset())
+    shape = dimensions(context.dataset())
     world_size, size = distributed.world_size(), context.plan.suite.evaluation.batch
     whole = math.ceil(n / size)
     bounds = [min(size * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
@@ -241,7 +242,7 @@ def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axe
         indices = range(start, min(start + size, last))
         if done(indices):
             continue
-        c = torch.tensor([own + index % count for index in indices]).to(context.device)
+        c = labels_of(context, indices).to(context.device)
         eps = sample_noise(axes, indices, (noises, *shape)).to(context.device)
         begun = time.perf_counter()
         with torch.no_grad():
@@ -267,7 +268,7 @@ def pairs(context: Context) -> Payload:
     x, _ = generated(context, lambda eps, c: sample_ode(v, eps[0], c, steps), axes, 1, n, lambda x, indices: x)
     if distributed.rank() == 0:
         save_file({"eps": sample_noise(axes, range(n), (1, *dimensions(context.dataset())))[:, 0].contiguous(),
-                   "x": x.contiguous(), "labels": torch.arange(n) % context.dataset().classes}, context.work.path / PAIRS)
+                   "x": x.contiguous(), "labels": labels_of(context, range(n))}, context.work.path / PAIRS)
     count = n * steps * (2 if config["guidance"] != 1.0 else 1)
     return [PAIRS], {"network_evaluations": {"teacher forward": count}, "forward_equivalents": count}
 
@@ -303,7 +304,7 @@ def sample(context: Context) -> Payload:
     else:
         images, seconds = make(lambda x, indices: to_uint8(x))
         if distributed.rank() == 0:
-            save_images(context.work.path / "samples.npz", images, torch.arange(n) % context.dataset().classes)
+            save_images(context.work.path / "samples.npz", images, labels_of(context, range(n)))
         payload = ["samples.npz"]
     return payload, {"milliseconds_per_sample": round(1000 * seconds, 4)}
 
@@ -336,10 +337,10 @@ def evaluate(context: Context) -> Payload:
     real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
-    wanted = targets_of(context, labels).numpy()
+    wanted, itself = targets_of(context, labels).numpy(), context.parent("sample")[1]["config"].get("split")
     estimates, rings = classifier_protocol.estimates(
         images, wanted, features, probabilities, real, neighbours=context.stage.config["neighbours"],
-        itself=context.parent("sample")[1]["config"].get("split"), attributes=network.attributes)
+        itself=itself, attributes=network.attributes)
     counts = dict.fromkeys(estimates, len(images))
     if "clip" in context.stage.parents:
         table, clip_network = DATASETS[context.dataset().name].prompts(context.dataset()), load_clip(context)
@@ -351,7 +352,8 @@ def evaluate(context: Context) -> Payload:
         rows = labels.tolist()
         of_real = load_images(context.parent("data")[0] / "test.npz")[1][:len(real["test_features"])].tolist()
         found = classifier_protocol.by_caption(features, probabilities, wanted, [table[row] for row in rows], real,
-                                               [table[row] for row in of_real], network.attributes)
+                                               None if itself == "test" else [table[row] for row in of_real],
+                                               network.attributes)
         estimates |= {name: estimate for name, (estimate, _) in found.items()}
         counts |= {name: count for name, (_, count) in found.items()}
     np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
@@ -452,11 +454,14 @@ def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
     return dict(zip(names, read_prompts(path, names, context.plan.suite.evaluation.protocol)))
 
 
-def sampled_rows(context: Context) -> tuple[int, int]:
-    """The first label and how many of them samples take in turn."""
-    if "text" in context.stage.parents:
-        return tuple(context.parent("text")[1]["sampled"])
-    return 0, context.dataset().classes
+def labels_of(context: Context, indices: range) -> Tensor:
+    """Labels (N,) of these samples: classes in turn, or the rows of the prompts to be sampled, in turn as `sampled` says.
+
+    That is [first row, number of rows, stride]: where prompts are ordered, a stride without common factor mixes them.
+    """
+    first, count, stride = (context.parent("text")[1]["sampled"] if "text" in context.stage.parents
+                            else (0, context.dataset().classes, 1))
+    return first + torch.tensor(indices, dtype=torch.int64) * stride % count
 
 
 def targets_of(context: Context, labels: Tensor) -> Tensor:

@@ -237,6 +237,7 @@ class Tables(Config):
     methods: Table
     cost: Table
     reproducibility: Table
+    categories: Table | None = Field(None, description="of suites whose samples have captions")
 
 
 class Suite(Config):
@@ -313,6 +314,11 @@ class Plan:
     declared: dict[str, Arm] = field(default_factory=dict)  # the arms with `equal_total` as it was written
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that are rendered."""
+        return (*TABLES, *(["categories"] if self.suite.tables.categories else []))
 
     def stage(self, stage_id: str) -> Stage:
         if stage_id not in self.stages:
@@ -439,7 +445,7 @@ def load_plan(name: str) -> Plan:
             if keys and not differs(recipes[arm].arm if arm in recipes else suite.base, arms[arm], keys):
                 raise UserError(f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s value; remove it")
     for table, spec in suite.tables:
-        for key in ("rows", "against"):
+        for key in ("rows", "against") if spec else ():
             for row in getattr(spec, key):
                 if row not in arms:
                     raise UserError(f"{path}: tables.{table}.{key} = {row!r}: unknown arm" + nearest(row, arms))
@@ -460,6 +466,8 @@ def _check(plan: Plan, source: str) -> None:
         _check_classifier(suite, source)
     if (suite.network.name if isinstance(suite.network, SanaConfig) else None) != (suite.text and "sana"):
         raise UserError(f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it")
+    if suite.tables.categories and not suite.text:
+        raise UserError(f"{source}: tables.categories: only samples of prompts have categories; remove it")
     if isinstance(suite.text, ClipText):
         _check_training("text.training", suite.text.training, ("contrastive",), source)
     if suite.teacher.training:

@@ -19,7 +19,7 @@ from hdbench.arms import (base_arm, describe, equal_total, head_name, head_of, i
                           same_from_trajectory, same_without_head)
 from hdbench.artifact import write_atomic
 from hdbench.collect import MISSING, Entry, Interval, Numbers, metrics_file, read_metrics
-from hdbench.suite import TABLES, Plan
+from hdbench.suite import Plan
 
 FOOTNOTES = {
     "†": "Reconstruction: the paper gives no formula for its adaptive weighted discriminator.",
@@ -79,6 +79,17 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
         title = title.replace(" N", key.removeprefix(name).replace("_", " "))
         return Column(key=key, title=title, cell=lambda e: numbers(e, key), expected=True)
 
+    def parts(prefix: str, what: str = "") -> list[Column]:
+        """Metrics of parts of the samples; each entry has its own count behind the name: `fd_test_seven_400`."""
+        found = sorted({key.rpartition("_")[0] for key in set(numbers.frame.metric) if key.startswith(prefix)} - {prefix[:-1]})
+
+        def cell(e: Entry, name: str) -> Interval:
+            own = [key for key in set(numbers.of(e).metric) if key.rpartition("_")[0] == name]
+            return numbers(e, own[0]) if len(own) == 1 else MISSING
+
+        return [Column(key=name, title=what + name.removeprefix(prefix).replace("_", " ").capitalize(),
+                       cell=lambda e, name=name: cell(e, name)) for name in found]
+
     def cost(key: str, title: str, scale: float = 1.0) -> Column:
         return Column(key=key, title=title, cell=lambda e: numbers(e, key), scale=scale)
 
@@ -100,6 +111,8 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     quality = [metric(name, title) for name, title in QUALITY[plan.suite.evaluation.protocol].items()]
     power = [metric(f"power_band{band}", f"Band {band}") for band in range(1, bands + 1) if plan.suite.classifier]
     scores = [metric("accuracy", "Accuracy ↑"), metric("classifier_score", "Score ↑")] if plan.suite.classifier else []
+    if plan.suite.text and plan.suite.classifier:
+        scores.append(metric("clip_score", "CLIP score ↑"))
     distance, distance_title = numbers.distance, QUALITY[plan.suite.evaluation.protocol][numbers.distance]
     difference = distance_title.removesuffix(" N ↓")
     budget = text("budget", "Stage-2 steps", lambda e: arms[e.arm].refine.steps if arms[e.arm].refine else "-")
@@ -123,6 +136,8 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     if table == "initialisation":
         return [head, start, text("control", "Control", control), budget, training, chains, *quality,
                 *against(numbers, same_from_trajectory, f"Δ {difference} to TD start")]
+    if table == "categories":
+        return [method, nfe, chains, metric(distance, distance_title), *parts(f"{distance}_"), *scores, *parts("accuracy_", "Accuracy: ")]
     if table == "reproducibility":
         fd = numbers.counted(distance)
 
@@ -356,7 +371,7 @@ def write_tables(plan: Plan, frame: pd.DataFrame, results: Path, out: Path, anyb
     if (run := metrics_file(plan, results).with_name("run.json")).is_file():
         written.append(out / plan.name / run.name)
         write_atomic(written[-1], run.read_text(encoding="utf-8"))
-    for name in TABLES:
+    for name in plan.tables:
         table = render(numbers, name)
         for suffix, write in {"csv": to_csv, "md": to_markdown, "tex": to_tex, "html": to_html}.items():
             written.append(out / plan.name / f"{name}.{suffix}")

@@ -50,14 +50,17 @@ def estimates(images: Tensor, wanted: np.ndarray, features: np.ndarray, probabil
 
 
 def by_caption(features: np.ndarray, probabilities: np.ndarray, wanted: np.ndarray, captions: Sequence[Mapping],
-               real: Mapping[str, np.ndarray], real_captions: Sequence[Mapping], attributes: tuple[int, ...],
+               real: Mapping[str, np.ndarray], real_captions: Sequence[Mapping] | None, attributes: tuple[int, ...],
                ) -> dict[str, tuple[Estimate, int]]:
-    """Frechet distance to test images of each category, and accuracy on captions that training had and had not; with N."""
+    """Frechet distance to test images of each category, and accuracy on captions that training had and had not; with N.
+
+    Without `real_captions`, of images that are the test images, there is no distance.
+    """
     def rows(table: Sequence[Mapping], key: str, value) -> np.ndarray:
         return np.flatnonzero([row[key] == value for row in table])
 
     found = {}
-    for category in sorted({row["category"] for row in captions}):
+    for category in sorted({row["category"] for row in captions}) if real_captions else ():
         ours, theirs = rows(captions, "category", category), rows(real_captions, "category", category)
         if min(len(ours), len(theirs)) > 1:
             reference = frechet.GaussianReference.of(real["test_features"][theirs])
