@@ -25,6 +25,8 @@ def head_name(arm: Arm) -> str:
 
 
 def initialisation(arm: Arm) -> str:
+    if arm.baseline:
+        return "-"
     return NAMES.get(arm.trajectory.objective.name, arm.trajectory.objective.name) if arm.trajectory else "Teacher"
 
 

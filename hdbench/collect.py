@@ -153,7 +153,7 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
     student = [manifests[row.stages["teacher"]], *own.values()][-1]
     found |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
     found["sampling_flops"] = row.nfe * flops_of(plan, row.arm)
-    found["milliseconds_per_sample"] = manifests[row.stages["sample"]]["milliseconds_per_sample"]
+    found |= {key: value for key, value in manifests[row.stages["sample"]].items() if key == "milliseconds_per_sample"}
     for metric, value in found.items():
         yield {"metric": metric, "value": value, "protocol": "cost"}
 
@@ -350,6 +350,7 @@ class Numbers:
     def components(self, entry: Entry, metric: str) -> dict[str, float]:
         """Scatter of single chains (all NaN if there are fewer than two, or a value is not finite)."""
         found = self.of(entry, metric)
+        found = found[~found[["digest", "value"]].duplicated()]
         values = found.value.to_numpy()
         if len(values) < 2 or not np.isfinite(values).all():
             return dict.fromkeys(("lowest", "highest", "total", "sampling", "training"), math.nan)
@@ -364,8 +365,10 @@ class Numbers:
 
     def difference(self, entry: Entry, other: Entry, metric: str) -> Interval:
         """Entry minus other, chain by chain; for a single chain by the paired influences of its samples."""
-        a, b = (self.of(e, self.counted(metric)).value for e in (entry, other))
+        a, b = (self.of(e, self.counted(metric)) for e in (entry, other))
         seeds = [seed for seed in a.index if seed in b.index]
+        kept = {(a.digest[seed], b.digest[seed], a.value[seed], b.value[seed]): seed for seed in reversed(seeds)}
+        seeds, a, b = [seed for seed in seeds if seed in kept.values()], a.value, b.value  # two public networks differ once
         standard_error = math.nan
         if len(seeds) == 1:
             try:

@@ -64,7 +64,7 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
 def student_stage(plan: Plan, name: str, seed: int | None) -> Stage:
     """The last training stage of an arm that samples in one step."""
     arm = plan.arms.get(name)
-    fault = arm and ("its images are real" if arm.real else
+    fault = arm and ("its images are real" if arm.real else "it is a public network" if arm.baseline else
                      "it samples from the teacher" if not (arm.trajectory or arm.refine) else
                      f"it samples in {', '.join(map(str, arm.steps))} steps, not in one" if 1 not in arm.steps else
                      "its text encoder is the suite's own, which diffusers does not have"

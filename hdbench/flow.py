@@ -5,7 +5,7 @@ z_t = (1 - t) x + t eps, conditional velocity v = eps - x, x-prediction x = z_t 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -68,15 +68,16 @@ def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tens
     return z
 
 
-def sample_consistency(u: MeanVelocity, noises: Tensor, c: Tensor) -> Tensor:
+def sample_consistency(u: MeanVelocity, noises: Tensor, c: Tensor, times: Sequence[float] | None = None) -> Tensor:
     """Multi-step consistency sampling (Song et al., arXiv 2303.01469, Algorithm 1): jump to data, noise again, jump.
 
-    noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, t uniform in (0, 1].
+    noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, at `times` (steps - 1 of
+    them) or t uniform in (0, 1].
     """
     steps, full = len(noises), partial(torch.full, (noises.shape[1],), device=noises.device)
     x = generate(u, noises[0], c)
     for number in range(1, steps):
-        t = full(1 - number / steps)
+        t = full(times[number - 1] if times else 1 - number / steps)
         z = interpolate(x, noises[number], t)
         x = z - expand(t) * u(z, torch.zeros_like(t), t, c)
     return x

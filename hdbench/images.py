@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +57,11 @@ class Pictures:
     def written(self, indices: range) -> bool:
         return all(self.files[index].exists() for index in indices)
 
-    def write(self, parts: Iterable[Tensor], indices: range) -> Tensor:
-        """The images of these indices, parts (B, 3, H, W) float in [-1, 1]; nothing is left to keep in memory."""
+    def write(self, x: Tensor, indices: range) -> Tensor:
+        """The images of these indices, (B, 3, H, W) float in [-1, 1]; nothing is left to keep in memory."""
         from PIL import Image
 
-        images = (image for part in parts for image in to_uint8(part).permute(0, 2, 3, 1).cpu().numpy())
-        for index, image in zip(indices, images):
+        for index, image in zip(indices, to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()):
             self.files[index].parent.mkdir(exist_ok=True)
             temporary = self.files[index].with_suffix(".tmp")
             Image.fromarray(image).save(temporary, "PNG")
@@ -76,3 +75,14 @@ class Pictures:
         digests = {file.name: sha256(file) for file in self.files}
         write_atomic(self.work / f"{PICTURES}.json", json.dumps(digests, indent=0) + "\n")
         return [f"{PICTURES}.json"]
+
+
+def check_pictures(folder: Path) -> None:
+    """UserError where a sample stage's pictures are not those of the index that its manifest names."""
+    from hdbench.artifact import sha256
+
+    index = json.loads((folder / f"{PICTURES}.json").read_text(encoding="utf-8"))
+    files = {file.name: file for file in (folder / PICTURES).glob("*.png")}
+    wrong = sorted(index.keys() ^ files.keys()) or [name for name, digest in index.items() if sha256(files[name]) != digest]
+    if wrong:
+        raise UserError(f"{folder / PICTURES / wrong[0]}: differs from its manifest; delete the folder {folder} and run again")

@@ -63,7 +63,9 @@ def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
         return False
     for parent in stage.parents.values():
         artifact.load(results, parent)
-    batch = stage.config.get("batch", math.inf)
+    batch = stage.config["batch"] if "objective" in stage.config else math.inf
+    if stage.kind == "clip" and distributed.world_size() > 1:
+        raise UserError(f"{stage.id}: a CLIP compares the rows of a whole batch; train it with one process")
     if is_split(stage) and batch < distributed.world_size():
         raise UserError(f"{stage.id}: its batch of {batch} cannot be split over {distributed.world_size()} processes; start "
                         f"at most {batch}")

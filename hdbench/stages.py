@@ -7,9 +7,8 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from hdbench.datasets import DATASETS
 from hdbench.discriminators import build_head, parameter_count
 from hdbench.evaluation import classifier as classifier_protocol
 from hdbench.flow import guided, sample_consistency, sample_flow_map, sample_ode
-from hdbench.images import PICTURES, Pictures, load_images, save_images, to_float, to_uint8
+from hdbench.images import PICTURES, Pictures, check_pictures, load_images, save_images, to_float, to_uint8
 from hdbench.metrics import Estimate, classification
 from hdbench.metrics.clip_score import clip_score
 from hdbench.networks import SanaConfig, TransformerConfig
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from hdbench.networks.transformer import Transformer
 
 WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
+PROMPTS = "sampled.json"  # of a `text` stage: the prompts of the samples, by the names of their images
 GOLDEN = 1187  # a prime near 0.618 of the 1,920 captions
 DECODED = 8  # latents that the autoencoder takes at once
 
@@ -58,9 +58,14 @@ class Context:
     device: torch.device
     checkpoint_seconds: float
     sharding: str = "none"  # of what is trained, over several ranks; see hdbench.train
+    loaded: dict[str, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
 
     def parent(self, role: str) -> tuple[Path, dict[str, Any]]:
-        return artifact.load(self.results, self.stage.parents[role])
+        """Folder and manifest, checked once: a cache of latents takes minutes to hash."""
+        stage = self.stage.parents[role]
+        if stage not in self.loaded:
+            self.loaded[stage] = artifact.load(self.results, stage)
+        return self.loaded[stage]
 
     def dataset(self):
         return self.plan.suite.data
@@ -100,9 +105,12 @@ def text(context: Context) -> Payload:
         return write_table(load_clip(context).network, prompts, folder), {"sampled": [0, len(prompts), GOLDEN]}
     captions = [row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))]
     config = {key: value for key, value in context.stage.config.items() if key != "prompts"}
-    wanted = [row["prompt"] for row in sampled_prompts(context).values()]
+    sampled = sampled_prompts(context)
+    wanted = [row["prompt"] for row in sampled.values()]
     names = encode([*captions, *wanted], TextConfig(**config), folder, context.device, progress_of(context))
-    return names, {"sampled": [len(captions), len(wanted), 1]}
+    if distributed.rank() == 0:
+        write_atomic(folder / PROMPTS, json.dumps(sampled) + "\n")
+    return [*names, PROMPTS], {"sampled": [len(captions), len(wanted), 1]}
 
 
 def classifier(context: Context) -> Payload:
@@ -149,10 +157,11 @@ def teacher(context: Context) -> Payload:
     if "checkpoint" in config:
         weights = read_checkpoint(context, Checkpoint(**config["checkpoint"]))
         save_file({name: value.contiguous() for name, value in weights.items()}, context.work.path / WEIGHTS)
-        return [WEIGHTS], {"parameters": sum(value.numel() for value in weights.values()), "forward_equivalents": 0}
+        return [WEIGHTS], {"parameters": sum(value.numel() for value in weights.values()), "forward_equivalents": 0,
+                           "source_sha256": digests_of(Path(config["checkpoint"]["path"]))}
     network = new_network(context, mean_velocity=False, axes=(config["seed"], "teacher"))
-    setting = Setting(student=network, learning_rate=config["learning_rate"])
-    return train(context, setting, Training.of(config))
+    training = Training.of(config)
+    return train(context, Setting(student=made_for(training, network), learning_rate=training.learning_rate), training)
 
 
 def distill(context: Context) -> Payload:
@@ -221,16 +230,16 @@ def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
 
 
 def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axes: tuple[str | int, ...], noises: int,
-              n: int, keep: Callable[[Tensor, range], Tensor],
-              done: Callable[[range], bool] = lambda indices: False) -> tuple[Tensor, float]:
-    """n samples, class-balanced, and the seconds that one took; on rank 0.
+              labels: Tensor, keep: Callable[[Tensor, range], Tensor],
+              done: Callable[[range], bool] = lambda indices: False) -> tuple[Tensor, float | None]:
+    """Samples of these labels (N,), and the seconds that one took (None: all were there); on rank 0.
 
     `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which samples these are, and
     returns the rows to hold in memory; batches that are `done` are left out.  Sample i has its own seed, so neither batch
     size nor number of processes changes it.  Ranks share the batches, whole ones in contiguous runs: kernels may round
     otherwise for another number of rows.
     """
-    shape = dimensions(context.dataset())
+    shape, n = dimensions(context.dataset()), len(labels)
     world_size, size = distributed.world_size(), context.plan.suite.evaluation.batch
     whole = math.ceil(n / size)
     bounds = [min(size * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
@@ -242,21 +251,21 @@ def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axe
         indices = range(start, min(start + size, last))
         if done(indices):
             continue
-        c = labels_of(context, indices).to(context.device)
+        c = labels[indices.start:indices.stop].to(context.device)
         eps = sample_noise(axes, indices, (noises, *shape)).to(context.device)
         begun = time.perf_counter()
         with torch.no_grad():
             x = sampler(eps.transpose(0, 1), c)
         if not (finite := bool(x.isfinite().all())):
             break
-        batches.append(keep(x, indices).cpu())
         seconds, made = seconds + time.perf_counter() - begun, made + len(indices)
+        batches.append(keep(x, indices).cpu())
     if any(distributed.any_of(not finite)):
         raise Divergence(f"{context.label}: an image is not finite; its network has diverged")
     progress(last - first)
     kept = torch.cat(batches)
-    return distributed.concatenate(kept, distributed.gather(len(kept))), (sum(distributed.gather(seconds))
-                                                                          / max(1, sum(distributed.gather(made))))
+    seconds, made = (sum(distributed.gather(number)) for number in (seconds, made))
+    return distributed.concatenate(kept, distributed.gather(len(kept))), seconds / made if made else None
 
 
 def pairs(context: Context) -> Payload:
@@ -264,11 +273,14 @@ def pairs(context: Context) -> Payload:
     config, n, steps = context.stage.config, context.stage.config["count"], context.stage.config["steps"]
     network = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
     v = guided(network, config["guidance"], tuple(config["guidance_interval"]))
-    axes = (config["seed"], "pairs")
-    x, _ = generated(context, lambda eps, c: sample_ode(v, eps[0], c, steps), axes, 1, n, lambda x, indices: x)
+    axes, own = (config["seed"], "pairs"), torch.arange(context.dataset().classes or 0)
+    if "text" in context.stage.parents:  # the prompts of the data, never those of the samples
+        own = training_data(context, "train")[1].unique()
+    labels = own[torch.arange(n) % len(own)]
+    x, _ = generated(context, lambda eps, c: sample_ode(v, eps[0], c, steps), axes, 1, labels, lambda x, indices: x)
     if distributed.rank() == 0:
         save_file({"eps": sample_noise(axes, range(n), (1, *dimensions(context.dataset())))[:, 0].contiguous(),
-                   "x": x.contiguous(), "labels": labels_of(context, range(n))}, context.work.path / PAIRS)
+                   "x": x.contiguous(), "labels": labels}, context.work.path / PAIRS)
     count = n * steps * (2 if config["guidance"] != 1.0 else 1)
     return [PAIRS], {"network_evaluations": {"teacher forward": count}, "forward_equivalents": count}
 
@@ -289,38 +301,42 @@ def sample(context: Context) -> Payload:
         v = guided(network, config.get("guidance", 1.0), tuple(config.get("guidance_interval", (0.0, 1.0))))
         u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
     noises = steps if config["sampler"] == "consistency" else 1
-    make = partial(generated, context,
-                   lambda eps, c: sample_consistency(u, eps, c) if noises > 1 else sample_flow_map(u, eps[0], c, steps),
-                   (config["seed"], "sample"), noises, n)
+    times, decode = config.get("times"), lambda z: z
+
+    def make(eps: Tensor, c: Tensor) -> Tensor:
+        return decode(sample_consistency(u, eps, c, times) if noises > 1 else sample_flow_map(u, eps[0], c, steps))
+
+    labels, axes = labels_of(context, range(n)), (config["seed"], "sample")
     if hasattr(context.dataset(), "autoencoder"):
         from hdbench.autoencoders import load
 
         autoencoder = load(context.dataset().autoencoder, context.device)
-        prompted = context.plan.suite.evaluation.prompts
-        pictures = Pictures(context.work.path, list(sampled_prompts(context))[:n] if prompted else [f"{i:06}" for i in range(n)])
-        _, seconds = make(lambda z, indices: pictures.write(map(autoencoder.decode, z.split(DECODED)), indices),
-                          pictures.written)
+        decode = lambda z: torch.cat([autoencoder.decode(part) for part in z.split(DECODED)])  # noqa: E731
+        names = [f"{index:06}" for index in range(n)]
+        if "text" in context.stage.parents:
+            names = list(json.loads((context.parent("text")[0] / PROMPTS).read_text(encoding="utf-8")))[:n]
+        pictures = Pictures(context.work.path, names)
+        _, seconds = generated(context, make, axes, noises, labels, pictures.write, pictures.written)
         payload = distributed.from_rank_0(pictures.index)
     else:
-        images, seconds = make(lambda x, indices: to_uint8(x))
+        images, seconds = generated(context, make, axes, noises, labels, lambda x, indices: to_uint8(x))
         if distributed.rank() == 0:
-            save_images(context.work.path / "samples.npz", images, labels_of(context, range(n)))
+            save_images(context.work.path / "samples.npz", images, labels)
         payload = ["samples.npz"]
-    return payload, {"milliseconds_per_sample": round(1000 * seconds, 4)}
+    return payload, {} if seconds is None else {"milliseconds_per_sample": round(1000 * seconds, 4)}
 
 
 def evaluation_request(context: Context, **more):
-    """What `hdbench evaluate` would be asked for: the suite's protocol, weights and reference."""
+    """What `hdbench evaluate` would be asked for: the suite's protocol and weights, and by default its reference's images."""
     from hdbench.evaluation.evaluate import Request
     from hdbench.evaluation.features import Settings
     from hdbench.evaluation.protocols import protocol_named
 
     wanted = context.plan.suite.evaluation
-    return Request(**{"samples": None} | more, protocols=(protocol_named(wanted.protocol),),
-                   references={wanted.protocol: Path(wanted.reference)}, weights=wanted.weights, device=context.device,
+    return Request(**{"samples": None, "references": {wanted.protocol: Path(wanted.reference)}} | more,
+                   protocols=(protocol_named(wanted.protocol),), weights=wanted.weights, device=context.device,
                    settings=Settings(cache=context.results / "evaluation", threads=torch.get_num_threads(), label=context.label),
                    n=None if wanted.samples == protocol_named(wanted.protocol).n else wanted.samples,
-                   prompts=wanted.prompts and Path(wanted.prompts),
                    allow=frozenset(["other-weights"] if wanted.weights else []))
 
 
@@ -329,7 +345,12 @@ def evaluate(context: Context) -> Payload:
     if "protocol" in context.stage.config:
         from hdbench.evaluation.evaluate import evaluate
 
-        found, = evaluate(evaluation_request(context, samples=context.parent("sample")[0] / PICTURES))
+        folder, made = context.parent("sample")
+        check_pictures(folder)
+        built = json.loads((context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8"))["folder"]
+        references = {context.stage.config["protocol"]: context.results / "evaluation/references" / built}
+        prompts = artifact.load(context.results, made["parents"]["text"])[0] / PROMPTS if "text" in made["parents"] else None
+        found, = evaluate(evaluation_request(context, samples=folder / PICTURES, references=references, prompts=prompts))
         estimates = {metric: estimate for metric, (estimate, _) in found.results.items()}
         counts = {metric: len(ids) for metric, (_, ids) in found.results.items()}
         return written(context, estimates, counts), {"protocol": found.protocol}
@@ -446,12 +467,25 @@ def prompts_of(context: Context) -> list[str]:
 
 
 def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
-    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such a file."""
+    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such a file, or has too few."""
     from hdbench.evaluation.samples import read_prompts
 
-    path = Path(context.plan.suite.evaluation.prompts)
-    names = tuple(json.loads(path.read_text(encoding="utf-8-sig"))) if path.is_file() else ()
-    return dict(zip(names, read_prompts(path, names, context.plan.suite.evaluation.protocol)))
+    wanted, names = context.plan.suite.evaluation, ()
+    path = Path(wanted.prompts)
+    with suppress(OSError, ValueError):  # `read_prompts` says what is wrong
+        names = tuple(json.loads(path.read_text(encoding="utf-8-sig")))
+    rows = read_prompts(path, names, wanted.protocol)
+    if len(rows) < wanted.samples:
+        raise UserError(f"{path}: has {len(rows)} prompts, evaluation.samples = {wanted.samples}; lower it")
+    if (nested := next((name for name in names if "/" in name), None)) is not None:
+        raise UserError(f"{path}: {nested!r}: an image's name has no '/'; leave the folder out")
+    return dict(zip(names, rows))
+
+
+def digests_of(path: Path) -> dict[str, str]:
+    """SHA-256 of a public file, or of every .safetensors of a folder."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    return {file.name if file == path else file.relative_to(path).as_posix(): artifact.sha256(file) for file in files}
 
 
 def labels_of(context: Context, indices: range) -> Tensor:

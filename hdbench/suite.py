@@ -24,8 +24,8 @@ from hdbench.text import TextConfig
 SUITES, RECIPES = Path("workflow/suites"), Path("workflow/recipes")
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
-VERSIONS = {"data": 1, "classifier": 1, "clip": 1, "text": 1, "reference": 1, "teacher": 1, "pairs": 1, "trajectory": 1, "refine": 1, "sample": 1,
-            "evaluate": 1}
+VERSIONS = {"data": 1, "classifier": 1, "clip": 1, "text": 1, "reference": 1, "teacher": 1, "pairs": 1, "trajectory": 1,
+            "refine": 1, "sample": 1, "evaluate": 1}
 KINDS = tuple(VERSIONS)
 TABLES = ("main", "components", "discriminators", "initialisation", "methods", "cost", "reproducibility")
 FIGURES = ("samples", "curves", "spectrum", "precision_recall", "quality", "methods", "forest", "weights")
@@ -121,6 +121,17 @@ class ClipText(Config):
     training: Training
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def _says_its_sizes(self):
+        text, vision = self.model.get("text_cfg") or {}, self.model.get("vision_cfg") or {}
+        if not all(isinstance(n, int) for n in (text.get("context_length"), text.get("width"), vision.get("image_size"))):
+            raise ValueError("model: give text_cfg.context_length, text_cfg.width and vision_cfg.image_size")
+        if text.get("vocab_size", 49408) < 49408:
+            raise ValueError(f"model: text_cfg.vocab_size = {text['vocab_size']}: open_clip's tokens need 49408")
+        if self.training.micro_batch:
+            raise ValueError("training.micro_batch: captions are compared over the whole batch; remove it")
+        return self
+
     @property
     def tokens(self) -> int:
         """The most tokens of a prompt."""
@@ -168,6 +179,7 @@ class Baseline(Config):
     title: str
     network: Network
     checkpoint: Checkpoint
+    times: dict[int, tuple[Fraction, ...]] = Field({}, description="t of the further steps, by number of steps; else uniform")
 
 
 class Arm(Config):
@@ -462,10 +474,9 @@ def _check(plan: Plan, source: str) -> None:
     if data.image_size % suite.network.patch:
         raise UserError(f"{source}: network.patch = {suite.network.patch} does not divide the image side "
                         f"{data.image_size}; choose a divisor")
+    _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)
-    if (suite.network.name if isinstance(suite.network, SanaConfig) else None) != (suite.text and "sana"):
-        raise UserError(f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it")
     if suite.tables.categories and not suite.text:
         raise UserError(f"{source}: tables.categories: only samples of prompts have categories; remove it")
     if isinstance(suite.text, ClipText):
@@ -483,13 +494,51 @@ def _check(plan: Plan, source: str) -> None:
                 _check_head(f"{name}.{kind}.objective", training.objective, suite, source)
 
 
+def _check_scale(plan: Plan, source: str) -> None:
+    """Data, network, text, public files and protocol go together."""
+    suite, data, evaluation = plan.suite, plan.suite.data, plan.suite.evaluation
+    sana, latents = isinstance(suite.network, SanaConfig), hasattr(data, "autoencoder")
+    if sana != bool(suite.text):
+        raise UserError(f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it")
+    fits = {type(None): bool(data.classes) and not hasattr(DATASETS[data.name], "prompts"),
+            TextConfig: getattr(data, "text", False), ClipText: hasattr(DATASETS[data.name], "prompts")}
+    if not fits[type(suite.text)]:
+        raise UserError(f"{source}: text: not for the data {data.name}; a pipeline encodes images with text: true, a clip the "
+                        "data set captions, and classes have none")
+    if isinstance(suite.text, ClipText):
+        sizes = {"vision_cfg.image_size": data.image_size, "text_cfg.width": suite.network.caption_width}
+        for key, value in sizes.items():
+            part, _, size = key.partition(".")
+            if suite.text.model[part][size] != value:
+                raise UserError(f"{source}: text.model.{key} = {suite.text.model[part][size]}: data and network need {value}")
+    publics = {"teacher.checkpoint": (suite.network, suite.teacher.checkpoint)}
+    publics |= {f"arms.{name}.baseline.checkpoint": (arm.baseline.network, arm.baseline.checkpoint)
+                for name, arm in plan.arms.items() if arm.baseline}
+    for key, (network, public) in publics.items():
+        if public and not (public.format == "sana") == isinstance(network, SanaConfig) == sana:
+            raise UserError(f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana goes with "
+                            "network.name = 'sana', sit and dit go without a name")
+        if data.image_size % network.patch:
+            raise UserError(f"{source}: {key}: its network.patch = {network.patch} does not divide the side {data.image_size}")
+    if getattr(suite.network, "guidance_input", None):
+        raise UserError(f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network has no velocity to "
+                        "distil; it can be a baseline alone")
+    if bool(evaluation.prompts) != isinstance(suite.text, TextConfig):
+        raise UserError(f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; add it, or remove it")
+    if evaluation.protocol == "mjhq30k" and not evaluation.prompts:
+        raise UserError(f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name another, or add text and "
+                        "evaluation.prompts")
+    if (evaluation.protocol == "classifier") == latents:
+        raise UserError(f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data {data.name}; name another")
+    if suite.classifier and latents:
+        raise UserError(f"{source}: classifier: belongs to evaluation.protocol = 'classifier'; set it to null")
+
+
 def _check_classifier(suite: Suite, source: str) -> None:
     """The small suites' protocol: it has its classifier, and enough images and frequencies."""
     data = suite.data
     if suite.classifier is None:
         raise UserError(f"{source}: classifier: this key is missing; add it, or name another evaluation.protocol")
-    if not hasattr(data, "largest_sample"):
-        raise UserError(f"{source}: evaluation.protocol = 'classifier': not for the data {data.name}; name another protocol")
     if suite.evaluation.samples > data.largest_sample:
         raise UserError(f"{source}: evaluation.samples = {suite.evaluation.samples}, but {data.name} has only "
                         f"{data.largest_sample} real images for each side of a comparison; lower it")
@@ -655,7 +704,8 @@ def _chain(plan: Plan, seed: int, source: str) -> None:
                     parents = {"data": data, "teacher": teacher, "student": student, **conditions}
                     if pairs := pairs_of(training):
                         config = {"network": network, "seed": seed, **guidance, **dump(pairs)}
-                        parents["pairs"] = add("pairs", f"{pairs.steps}step-s{seed}", config, teacher=teacher, **conditions)
+                        parents["pairs"] = add("pairs", f"{pairs.steps}step-s{seed}", config, teacher=teacher, **conditions,
+                                               **({"data": data} if conditions else {}))
                         stages[f"{kind}_pairs"] = parents["pairs"].id
                     parent = student.label if kind == "refine" and student is not teacher else start
                     label = "-".join(filter(None, (objective.name, getattr(objective, "discriminator", None), parent)))
@@ -667,6 +717,8 @@ def _chain(plan: Plan, seed: int, source: str) -> None:
                 config |= guidance
         for steps in arm.steps:
             steps_config = {} if arm.real else {"steps": steps, "network": dump(own_network)}
+            if arm.baseline and steps in arm.baseline.times:
+                steps_config["times"] = list(arm.baseline.times[steps])
             sample = add("sample", label if arm.real else f"{label}-{steps}step",
                          {"samples": evaluation.samples, **config, **steps_config}, source=student,
                          **({} if arm.real else conditions))

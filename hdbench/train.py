@@ -141,7 +141,8 @@ class Trainer:
         share, values = own / batch, {}
         parts = min(math.ceil(math.ceil(batch / ranks) / (self.training.micro_batch or batch)), batch // ranks)
         for part in zip(*(row.tensor_split(parts) for row in rows)):
-            with torch.autocast(self.device.type, torch.bfloat16, self.training.precision == "bfloat16"):
+            with torch.autocast(self.device.type, torch.bfloat16, self.training.precision == "bfloat16",
+                                cache_enabled=False):  # before 2.11 a cast made under no_grad stayed there, without gradient
                 loss, found = update.loss(*part)
             weight = len(part[0]) / own
             (loss * (weight * share * ranks if self.sharded else weight)).backward()  # FSDP2 takes the plain mean over ranks

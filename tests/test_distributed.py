@@ -391,13 +391,13 @@ def test_when_a_rank_is_killed_the_others_end_and_the_stage_resumes(whole, tmp_p
     assert payloads[0] == payloads[1]  # of as many ranks: the same bytes
 
 
-def test_samples_are_the_same_bytes_for_any_number_of_ranks(whole, tmp_path, monkeypatch):
+def test_samples_are_the_same_bytes_for_any_number_of_ranks(whole, tmp_path):
     """64 images in batches of 10: 7 batches over 2 and 3 ranks, and one batch for both."""
     plan, folder = whole
     rows = {arm: next(row for row in plan.rows if row.arm == arm and row.steps == 2) for arm in ("td", "cd")}
-    suite, payloads = write_suite(tmp_path, LENGTH), {}
+    payloads = {}
     for world_size, batch in ((1, 10), (2, 10), (3, 10), (2, 256)):
-        monkeypatch.setattr(stages, "SAMPLE_BATCH", batch)
+        suite = write_suite(tmp_path, LENGTH | {"evaluation.batch": batch})
         results = tmp_path / f"{world_size}-{batch}"
         shutil.copytree(folder / "stages", results / "stages")
 

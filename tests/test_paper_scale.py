@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from paper_scale import SAMPLES, write
 from tiny import run_until, stage_of, tiny_plan
 
 from hdbench import artifact
 from hdbench.claims import read_rules, write_claims
-from hdbench.collect import Numbers, collect
+from hdbench.collect import COLUMNS, Numbers, collect
 from hdbench.errors import UserError
 from hdbench.figures import draw
+from hdbench.images import check_pictures
 from hdbench.run import run_stage
 from hdbench.stages import WEIGHTS
-from hdbench.suite import FIGURES, load_plan
+from hdbench.suite import FIGURES, find_suite, load_plan, merge, read_suite
 from hdbench.tables import QUALITY, write_tables
 
 
@@ -94,7 +99,6 @@ def test_a_planned_suite_needs_neither_data_nor_weights():
     ("teacher.checkpoint.path", "nowhere", "nowhere: there is no such file; put the SiT checkpoint there"),
     ("network.depth", 3, "network.depth")])
 def test_what_is_missing_or_wrong_is_one_sentence(suites, tmp_path, key, value, sentence):
-    import yaml
     from tiny import changed
 
     data = changed({key: value}, yaml.safe_load(suites["imagenet256"].read_text()))
@@ -150,3 +154,87 @@ def test_forward_mode_is_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
         assert all(part.dtype == torch.float32 for part in jvp(layer, (x,), (x,)))
+
+
+# what only a whole suite can see
+
+WRONG = [
+    ("imagenet256", {"teacher": {"checkpoint": {"format": "sana"}}}, "teacher.checkpoint.format = 'sana': not of this kind of network"),
+    ("imagenet256", {"evaluation": {"protocol": "mjhq30k"}}, "evaluation.protocol = 'mjhq30k': its samples have prompts"),
+    ("imagenet256", {"evaluation": {"protocol": "classifier", "reference": None}}, "not for the data images"),
+    ("imagenet256", {"data": {"text": True}}, "give classes, or text: true"),
+    ("imagenet256", {"data": {"resolution": 250}}, "data.resolution = 250: must be a multiple of the autoencoder's factor, 8"),
+    ("imagenet256", {"teacher": {"checkpoint": None}}, "give either training or checkpoint"),
+    ("imagenet256", {"tables": {"categories": {"caption": "c", "rows": ["td"]}}}, "tables.categories: only samples of prompts"),
+    ("mjhq", {"evaluation": {"prompts": None}}, "evaluation.prompts: goes with the text of a pipeline"),
+    ("mjhq", {"text": None}, "text: belongs to network.name = 'sana'"),
+    ("mjhq", {"network": {"guidance_input": 4.5}}, "network.guidance_input = 4.5: such a network has no velocity"),
+    ("captions", {"network": {"caption_width": 32}}, "text.model.text_cfg.width = 64: data and network need 32"),
+    ("captions", {"text": {"model": {"text_cfg": {"vocab_size": 100}}}}, "open_clip's tokens need 49408"),
+    ("captions", {"text": {"training": {"micro_batch": 4}}}, "captions are compared over the whole batch"),
+    ("captions", {"evaluation": {"protocol": "clean_fid", "reference": "x"}}, "not for the data captions"),
+    ("digits", {"evaluation": {"protocol": "clean_fid", "reference": "x"}}, "not for the data digits")]
+
+
+@pytest.mark.parametrize("name, change, sentence", WRONG)
+def test_parts_that_do_not_go_together_are_one_sentence(tmp_path, name, change, sentence):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(merge(read_suite(find_suite(name)), change)))
+    with pytest.raises(UserError, match=re.escape(sentence)) as error:
+        load_plan(str(path))
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text, said", [
+    ("{", "not a JSON file"), ("{}", "has 0 prompts, evaluation.samples = 12; lower it"),
+    (json.dumps({f"a/{row}": "x" for row in range(12)}), "an image's name has no '/'")])
+def test_prompts_that_cannot_be_sampled_are_one_sentence(suites, results, tmp_path, text, said):
+    (tmp_path / "prompts.json").write_text(text)
+    data = merge(yaml.safe_load(suites["mjhq_1024"].read_text()), {"evaluation": {"prompts": str(tmp_path / "prompts.json")}})
+    (tmp_path / "mjhq_1024.yaml").write_text(yaml.safe_dump(data))
+    plan = load_plan(str(tmp_path / "mjhq_1024.yaml"))
+    with pytest.raises(UserError, match=re.escape(said)):
+        run_until(plan, results, next(stage for stage in plan.stages if stage.startswith("text/")))
+
+
+def test_a_picture_that_is_not_the_manifests_is_named(suites, results, tmp_path):
+    plan = load_plan(str(suites["imagenet256"]))
+    sample = stage_of(plan, "sample", "teacher", 1)
+    run_until(plan, results, sample)
+    folder = tmp_path / "copy"
+    shutil.copytree(results / "stages" / sample, folder)
+    check_pictures(folder)
+    (folder / "samples/000003.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"000003.png: differs from its manifest"):
+        check_pictures(folder)
+    (folder / "samples/000003.png").unlink()
+    with pytest.raises(UserError, match=r"000003.png: differs from its manifest"):
+        check_pictures(folder)
+
+
+def test_a_public_teacher_is_one_network_in_every_chain(tmp_path):
+    """Its numbers are those of one set of samples: a sampling interval, and no difference is exact."""
+    plan = load_plan("imagenet256")
+    rows = [{"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe, "metric": "fid_50k", "n": 50000, "se": 0.1,
+             "value": {50: 3.0, 500: 2.0}.get(row.nfe, 4.0 + row.seed), "protocol": "adm_imagenet256_50k:x",
+             "digest": plan.stage(row.stages["evaluate"]).digest} for row in plan.rows if row.arm in ("teacher", "hd")]
+    numbers = Numbers(plan, pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), tmp_path)
+    few, many = numbers.entries("teacher")
+    (student,) = numbers.entries("hd")
+    assert numbers(few, "fid_50k") == (3.0, pytest.approx(0.196))
+    assert np.isnan(numbers.difference(few, many, "fid").half_width) and numbers.difference(few, many, "fid").value == 1
+    assert numbers.difference(student, many, "fid").half_width == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    assert np.isnan(numbers.components(many, "fid_50k")["total"])
+
+
+def test_pairs_are_of_the_datas_prompts_and_never_of_the_samples(suites, results, tmp_path):
+    from safetensors.torch import load_file
+
+    data = yaml.safe_load(suites["mjhq_1024"].read_text())
+    data["arms"]["kd"] = {"trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 9, "steps": 1}}}, "refine": None}
+    (tmp_path / "mjhq_1024.yaml").write_text(yaml.safe_dump(data))
+    plan = load_plan(str(tmp_path / "mjhq_1024.yaml"))
+    pairs = stage_of(plan, "trajectory_pairs", "kd", 1)
+    run_until(plan, results, pairs)
+    labels = load_file(results / "stages" / pairs / "pairs.safetensors")["labels"]
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]  # ten images of seven captions; the samples' prompts come after them

@@ -52,7 +52,8 @@ class Configuration(Config):
     classes: int | None = Field(None, ge=1, description="class folders; without text alone")
     flips: bool = True
     autoencoder: autoencoders.AutoencoderConfig
-    corrupt_allowed: int = Field(0, ge=0, description="so many broken images are skipped; a cut tar counts as one")
+    corrupt_allowed: int = Field(0, ge=0, exclude=True,  # of no digest: raising it goes on with what has been encoded
+                                 description="so many broken images are skipped; a cut tar counts as one")
     images_per_shard: int = Field(4096, ge=1)
     dtype: Literal["float16", "bfloat16", "float32"] = Field("float32", description="of the cache; it is made in float32")
     text: bool = False
@@ -345,7 +346,7 @@ def encoded(configuration: Configuration, autoencoder: autoencoders.Autoencoder,
 
 def digest_of(configuration: Configuration, listing: Listing) -> str:
     """Of all that the latents depend on but the pixels: shards with the same one belong together."""
-    found = hashlib.sha256(configuration.model_dump_json(exclude={"corrupt_allowed"}).encode())
+    found = hashlib.sha256(configuration.model_dump_json().encode())
     for row in zip(listing.items, listing.labels):
         found.update(repr(row).encode())
     return found.hexdigest()

@@ -107,9 +107,9 @@ def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, d
                          channels=data["channels"], attributes=attributes)
     network.load_state_dict(load_file(weights / stages.WEIGHTS))
     features, probabilities = stages.classify(network.to(device).eval(), images, device)
-    wanted = module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
+    targets = module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
     with np.load(path / "reference.npz", allow_pickle=False) as real:
-        measured, _ = estimates(images, wanted, features, probabilities, real, neighbours=3, attributes=attributes)
+        measured, _ = estimates(images, targets, features, probabilities, real, neighbours=3, attributes=attributes)
     ids = tuple(f"{row:06}" for row in range(found))
     of_reference = tuple(f"reference {row:06}" for row in range(wanted))  # binomial recall is of reference images
     protocol = f"classifier:{manifest['digest']}"

@@ -102,8 +102,9 @@ def of_dataset(text: str, allow: Collection[str]) -> Images:
     from hdbench.datasets import DATASETS
 
     name, _, split = text.partition(":")
-    if name not in DATASETS:
-        raise UserError(f"--dataset = {text!r}: unknown data set" + nearest(name, DATASETS))
+    known = [known for known, module in DATASETS.items() if hasattr(module, "build")]
+    if name not in known:
+        raise UserError(f"--dataset = {text!r}: unknown data set" + nearest(name, known))
     splits = DATASETS[name].build(DATASETS[name].Configuration())
     if split not in splits:
         raise UserError(f"--dataset = {text!r}: write {name}:{' or '.join(splits)}")

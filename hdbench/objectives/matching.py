@@ -170,12 +170,17 @@ class Matching:
         return z, t, c
 
     def judge(self, z: Tensor, t: Tensor, c: Tensor) -> Verdict:
-        return self.head(self.feature_network.features(z, t, c, self.configuration.gan.blocks))
+        return self.of_head(self.feature_network.features(z, t, c, self.configuration.gan.blocks))
+
+    def of_head(self, tokens: list[Tensor]) -> Verdict:
+        """The head's verdict, without autocast: its logits and weights stay float32."""
+        with torch.autocast("cuda" if tokens[0].is_cuda else "cpu", enabled=False):
+            return self.head([h.to(next(self.head.parameters()).dtype) for h in tokens])
 
     def judge_for_critic(self, z: Tensor, t: Tensor, c: Tensor) -> Verdict:
         with torch.no_grad() if self.feature_network is self.setting.teacher else nullcontext():
             tokens = self.feature_network.features(z, t, c, self.configuration.gan.blocks)
-        return self.head(tokens)
+        return self.of_head(tokens)
 
     def draw_critic(self, d) -> list[Tensor]:
         k = self.configuration
