@@ -1,4 +1,4 @@
-"""A small CLIP by open_clip's own code: the text encoder of a text-to-image suite, and apart from it the judge of its captions."""
+"""A small CLIP by open_clip's own code: the text encoder of a text-to-image suite, and another one that judges its captions."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from scipy import stats
 from hdbench import artifact
 from hdbench.errors import UserError
 from hdbench.metrics.comparison import variance_components
-from hdbench.networks import SanaConfig, TransformerConfig
+from hdbench.networks import SanaConfig, TransformerConfig, build
 from hdbench.suite import Plan, Row
 
 COLUMNS = {"suite": "str", "arm": "str", "seed": "Int64", "nfe": "Int64", "metric": "str", "value": "float64",
@@ -116,17 +116,10 @@ def forward_flops(config: TransformerConfig | SanaConfig, image_size: int, chann
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from hdbench.networks.transformer import Transformer
-
+    conditions = Unencoded(prompt_length, config.caption_width) if isinstance(config, SanaConfig) else None
     with torch.device("meta"):
-        if isinstance(config, SanaConfig):
-            from hdbench.networks.sana import SanaNetwork
-
-            network = SanaNetwork(config, image_size=image_size, channels=channels, mean_velocity=mean_velocity,
-                                  conditions=Unencoded(prompt_length, config.caption_width))
-        else:
-            network = Transformer(config, image_size=image_size, channels=channels, classes=classes,
-                                  mean_velocity=mean_velocity)
+        network = build(config, image_size=image_size, channels=channels, classes=classes, mean_velocity=mean_velocity,
+                        conditions=conditions)
         z, t, c = torch.empty(1, channels, image_size, image_size), torch.empty(1), torch.empty(1, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
             network(z, t, t, c)

@@ -22,7 +22,7 @@ from hdbench.autoencoders import AutoencoderConfig
 from hdbench.collect import COLUMNS, Entry, Interval, Numbers, metrics_file, read_metrics
 from hdbench.datasets import DATASETS
 from hdbench.errors import UserError
-from hdbench.networks import SanaConfig, TransformerConfig
+from hdbench.networks import TransformerConfig, build
 from hdbench.networks.sana import SanaNetwork, arguments
 from hdbench.networks.transformer import Transformer
 from hdbench.run import find_stage
@@ -40,15 +40,12 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
     stage = student_stage(plan, arm, seed)
     path, manifest = artifact.load(results, stage.id)
     data = plan.suite.data
-    if isinstance(plan.suite.network, SanaConfig):
-        table = Conditions(artifact.load(results, stage.parents["text"])[0])
-        network = SanaNetwork(plan.suite.network, image_size=data.image_size, channels=data.channels, conditions=table,
-                              mean_velocity=True)
-        network.load_state_dict(load_file(path / WEIGHTS))
+    table = Conditions(artifact.load(results, stage.parents["text"])[0]) if plan.suite.text else None
+    network = build(plan.suite.network, **shape(data), mean_velocity=True, conditions=table)
+    network.load_state_dict(load_file(path / WEIGHTS))
+    if plan.suite.text:
         model, lines = sana_to_diffusers(network), sana_lines(network, plan.suite.text, data.autoencoder)
     else:
-        network = Transformer(plan.suite.network, **shape(data), mean_velocity=True)
-        network.load_state_dict(load_file(path / WEIGHTS))
         model, scale = to_diffusers(network)
         lines = sampling_lines(network, scale, data)
     text = card(plan, results, arm, stage, manifest["environment"], lines, model)
@@ -183,7 +180,8 @@ def card(plan: Plan, results: Path, name: str, stage: Stage, environment: dict[s
                               default_flow_style=None, width=110)
     public = getattr(suite.teacher, "checkpoint", None)
     front = {"library_name": "diffusers", "license": "other" if public else "apache-2.0",
-             "tags": ["text-to-image" if suite.text else "class-conditional", "one-step", "distillation", "hdbench", suite.data.name]}
+             "tags": ["text-to-image" if suite.text else "class-conditional", "one-step", "distillation", "hdbench",
+                      suite.data.name]}
     teacher = (f"the public {public.format} checkpoint `{Path(public.path).name}`, whose license holds for this model too"
                if public else f"trained from scratch by {suite.teacher.training.objective.name}")
     numbers = Numbers(plan, read_metrics(source) if source.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS),

@@ -82,8 +82,8 @@ class _LeanRules(TorchFunctionMode):
 def jvp(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """(f(primals), J_f(primals) tangents): the value keeps its autograd graph, the derivative is detached.
 
-    Both come from one pass, without autocast; the derivative adds about one forward to the value's one.  Shapes are those that `function`
-    takes and returns; a tangent has the shape and dtype of its primal.
+    Both come from one pass, without autocast; the derivative adds about one forward to the value's one.  Shapes are those
+    that `function` takes and returns; a tangent has the shape and dtype of its primal.
     """
     with torch.autocast(primals[0].device.type, enabled=False), forward_ad.dual_level(), _LeanRules():
         dual = function(*(forward_ad.make_dual(p, q) for p, q in zip(primals, tangents, strict=True)))

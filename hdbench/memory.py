@@ -26,9 +26,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from hdbench.datasets import DATASETS
+from hdbench.collect import Unencoded
+from hdbench.datasets import attributes
 from hdbench.discriminators import build_head, parameter_count
-from hdbench.networks import SanaConfig, TransformerConfig
+from hdbench.networks import build
 from hdbench.networks.classifier import Classifier, ClassifierConfig
 from hdbench.objectives import OBJECTIVES
 from hdbench.objectives.base import Setting, Update
@@ -60,32 +61,23 @@ class Held(NamedTuple):
 def network_of(plan: Plan, config: dict[str, Any], mean_velocity: bool) -> nn.Module:
     """A generator's network, without memory for it."""
     data, text = plan.suite.data, plan.suite.text
-    sizes = {"image_size": data.image_size, "channels": data.channels, "mean_velocity": mean_velocity}
     with torch.device("meta"):
-        if config.get("name") == "sana":
-            from hdbench.collect import Unencoded
-            from hdbench.networks.sana import SanaNetwork
-
-            sana = SanaConfig(**config)
-            return SanaNetwork(sana, conditions=Unencoded(text.tokens, sana.caption_width), **sizes)
-        from hdbench.networks.transformer import Transformer
-
-        return Transformer(TransformerConfig(**config), classes=data.classes, **sizes)
+        return build(config, image_size=data.image_size, channels=data.channels, classes=data.classes,
+                     mean_velocity=mean_velocity, conditions=text and Unencoded(text.tokens, config["caption_width"]))
 
 
 def student_of(plan: Plan, stage: Stage) -> nn.Module:
     """What a training stage trains, without memory for it."""
     if stage.kind == "clip":
-        from hdbench.clip import build
+        from hdbench import clip
 
         with torch.device("meta"):
-            return build(stage.config["model"])
+            return clip.build(stage.config["model"])
     if stage.kind == "classifier":
         data = plan.suite.data
-        attributes = getattr(DATASETS[data.name], "ATTRIBUTES", (data.classes,))
         with torch.device("meta"):
             return Classifier(ClassifierConfig(**stage.config["network"]), image_size=data.image_size, channels=data.channels,
-                              attributes=attributes)
+                              attributes=attributes(data.name, data.classes))
     return network_of(plan, stage.config["network"], stage.kind != "teacher")
 
 

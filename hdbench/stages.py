@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hdbench import artifact, distributed
+from hdbench import artifact, distributed, networks
 from hdbench.artifact import write_atomic
 from hdbench.errors import Divergence, UserError
-from hdbench.datasets import DATASETS
+from hdbench.datasets import DATASETS, attributes
 from hdbench.discriminators import build_head, parameter_count
 from hdbench.evaluation import classifier as classifier_protocol
 from hdbench.flow import guided, sample_consistency, sample_flow_map, sample_ode
@@ -392,7 +392,8 @@ def written(context: Context, estimates: dict[str, Estimate], counts: dict[str, 
 
 
 STAGES: dict[str, Callable[[Context], Payload]] = {
-    "data": data, "classifier": classifier, "clip": clip, "text": text, "reference": reference, "teacher": teacher, "pairs": pairs,
+    "data": data, "classifier": classifier, "clip": clip, "text": text, "reference": reference, "teacher": teacher,
+    "pairs": pairs,
     "trajectory": distill, "refine": distill, "sample": sample, "evaluate": evaluate}
 
 
@@ -405,17 +406,10 @@ def seeded(*axes: str | int):
 
 
 def new_network(context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]) -> Transformer:
-    config, data = context.stage.config["network"], context.dataset()
-    with seeded(*axes):  # diffusers takes seconds to import; not every stage needs it
-        if config.get("name") == "sana":
-            from hdbench.networks.sana import SanaNetwork
-
-            network = SanaNetwork(SanaConfig(**config), image_size=data.image_size, channels=data.channels,
-                                  conditions=Conditions(context.parent("text")[0]), mean_velocity=mean_velocity)
-        else:
-            from hdbench.networks.transformer import Transformer
-
-            network = Transformer(TransformerConfig(**config), **shape(data), mean_velocity=mean_velocity)
+    conditions = Conditions(context.parent("text")[0]) if "text" in context.stage.parents else None
+    with seeded(*axes):
+        network = networks.build(context.stage.config["network"], **shape(context.dataset()), mean_velocity=mean_velocity,
+                                 conditions=conditions)
     return network.to(context.device)
 
 
@@ -506,8 +500,8 @@ def targets_of(context: Context, labels: Tensor) -> Tensor:
 
 def of_classifier(dataset) -> dict[str, Any]:
     """The classifier's sizes: one group of classes, or one for each attribute."""
-    attributes = getattr(DATASETS[dataset.name], "ATTRIBUTES", (dataset.classes,))
-    return {"image_size": dataset.image_size, "channels": dataset.channels, "attributes": attributes}
+    return {"image_size": dataset.image_size, "channels": dataset.channels,
+            "attributes": attributes(dataset.name, dataset.classes)}
 
 
 def progress_of(context: Context) -> Callable[[int, int], None]:

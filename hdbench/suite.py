@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Union
 
 import torch
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -140,7 +140,10 @@ class ClipText(Config):
 
 def _named(default: str) -> Discriminator:
     """Which alternative is meant: by `name`, and without one the default, whose older files and digests have none."""
-    return Discriminator(lambda value: (value.get("name") if isinstance(value, dict) else getattr(value, "name", None)) or default)
+    def tag(value: Any) -> str:
+        return (value.get("name") if isinstance(value, dict) else getattr(value, "name", None)) or default
+
+    return Discriminator(tag)
 
 
 Network = Annotated[Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
@@ -464,7 +467,7 @@ def load_plan(name: str) -> Plan:
     plan = Plan(name=path.stem, suite=suite, arms=arms, sources=sources, recipes=recipes, declared=dict(arms))
     _check(plan, str(path))
     for seed in suite.seeds:
-        _chain(plan, seed, str(path))
+        _Chain(plan, seed, str(path))
     return plan
 
 
@@ -524,7 +527,8 @@ def _check_scale(plan: Plan, source: str) -> None:
         raise UserError(f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network has no velocity to "
                         "distil; it can be a baseline alone")
     if bool(evaluation.prompts) != isinstance(suite.text, TextConfig):
-        raise UserError(f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; add it, or remove it")
+        raise UserError(f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; add it, or remove "
+                        "it")
     if evaluation.protocol == "mjhq30k" and not evaluation.prompts:
         raise UserError(f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name another, or add text and "
                         "evaluation.prompts")
@@ -637,94 +641,128 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     return with_steps(steps)
 
 
-def _chain(plan: Plan, seed: int, source: str) -> None:
-    """Add one seed's stages and rows; equal stages of different arms, seeds and suites have one digest and meet here."""
-    suite = plan.suite
+class _Origin(NamedTuple):
+    """What an arm starts from: a stage, what its students and its samples are called by, its sampler and its network."""
 
-    def add(kind: str, label: str, config: dict[str, Any], **parents: Stage) -> Stage:
+    stage: Stage
+    start: str
+    label: str
+    sampler: str
+    network: dict[str, Any]
+
+
+@dataclass
+class _Chain:
+    """One seed's stages and rows; equal stages of different arms, seeds and suites have one digest and meet in the plan."""
+
+    plan: Plan
+    seed: int
+    source: str
+
+    def __post_init__(self):
+        suite = self.plan.suite
+        self.guidance = {"guidance": suite.teacher.guidance, "guidance_interval": list(suite.teacher.guidance_interval)}
+        self.data = self.add("data", suite.data.name, _dump(suite.data))
+        self.measured, self.measuring = self.measurement()
+        self.conditions = self.text()
+        for name in self.plan.arms:
+            arm = self.plan.arms[name] = resolve_steps(self.plan, name, self.source)
+            self.real(name, arm) if arm.real else self.model(name, arm)
+
+    def add(self, kind: str, label: str, config: dict[str, Any], **parents: Stage) -> Stage:
         key = {"kind": kind, "version": VERSIONS[kind], "config": config,
                "parents": {role: parent.digest for role, parent in parents.items()}}
         stage = Stage(kind=kind, label=label, config=config, parents={r: p.id for r, p in parents.items()},
                       digest=digest_of(key))
-        plan.stages.setdefault(stage.id, stage)
+        self.plan.stages.setdefault(stage.id, stage)
         return stage
 
-    def dump(config: Config) -> dict[str, Any]:
-        return config.model_dump(mode="json")
+    def measurement(self) -> tuple[dict[str, Any], dict[str, Stage]]:
+        """Configuration of `evaluate`, and its parents beside the samples."""
+        suite, wanted = self.plan.suite, self.plan.suite.evaluation
+        if not (c := suite.classifier):
+            config = {"protocol": wanted.protocol, "weights": wanted.weights}
+            return config, {"reference": self.add("reference", wanted.protocol, config | {"reference": wanted.reference})}
+        classifier = self.add("classifier", suite.data.name,
+                              {"network": _dump(c.network), "seed": c.seed, **_dump(c.training)}, data=self.data)
+        reference = self.add("reference", suite.data.name, {"samples": wanted.samples, "bands": wanted.bands},
+                             data=self.data, classifier=classifier)
+        return {"neighbours": wanted.neighbours}, {"reference": reference, "classifier": classifier}
 
-    network = dump(suite.network)
-    guidance = {"guidance": suite.teacher.guidance, "guidance_interval": list(suite.teacher.guidance_interval)}
-    data = add("data", suite.data.name, dump(suite.data))
-    evaluation = suite.evaluation
-    if c := suite.classifier:
-        classifier = add("classifier", suite.data.name,
-                         {"network": dump(c.network), "seed": c.seed, **dump(c.training)}, data=data)
-        reference = add("reference", suite.data.name, {"samples": evaluation.samples, "bands": evaluation.bands},
-                        data=data, classifier=classifier)
-        measured, measuring = {"neighbours": evaluation.neighbours}, {"reference": reference, "classifier": classifier}
-    else:
-        measured = {"protocol": evaluation.protocol, "weights": evaluation.weights}
-        measuring = {"reference": add("reference", evaluation.protocol, measured | {"reference": evaluation.reference})}
-    conditions = {}
-    if isinstance(suite.text, ClipText):
-        config = {"model": suite.text.model, "seed": suite.text.seed, **dump(suite.text.training)}
-        clip = {split: add("clip", split, {"split": split, **config}, data=data) for split in ("train", "score")}
-        conditions = {"text": add("text", "clip", {}, data=data, clip=clip["train"])}
-        measuring |= {"clip": clip["score"], "data": data}
-    elif suite.text:
-        conditions = {"text": add("text", "pipeline", {"prompts": evaluation.prompts, **dump(suite.text)}, data=data)}
-    teacher = None
-    for name in plan.arms:
-        arm = plan.arms[name] = resolve_steps(plan, name, source)
-        stages = {}
-        if arm.real:
-            student, config = data, {"split": arm.real}
-            label = f"real-{arm.real}"
-        else:
-            own_network, public = (arm.baseline.network, arm.baseline.checkpoint) if arm.baseline else (
-                suite.network, suite.teacher.checkpoint)
-            if arm.baseline:
-                student = add("teacher", public.format, {"network": dump(own_network), "checkpoint": dump(public)})
-                sampled = "consistency"
-            elif public:
-                teacher = add("teacher", public.format, {"network": network, "checkpoint": dump(public)})
-                start, sampled = f"{public.format}-s{seed}", "ode"
-            else:
-                config = {"network": network, "seed": seed, **dump(suite.teacher.training)}
-                teacher = teacher or add("teacher", f"s{seed}", config, data=data, **conditions)
-                start, sampled = teacher.label, sampler(suite.teacher.training.objective)
-            student = student if arm.baseline else teacher
-            label, stages["teacher"] = f"{'baseline' if arm.baseline else 'teacher'}-{student.label}", student.id
-            for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
-                if training is not None:
-                    if training.steps < (least := getattr(training.objective, "rounds", 1)):
-                        raise UserError(f"{source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} "
-                                        "rounds; give it at least a step for each")
-                    objective = training.objective
-                    parents = {"data": data, "teacher": teacher, "student": student, **conditions}
-                    if pairs := pairs_of(training):
-                        config = {"network": network, "seed": seed, **guidance, **dump(pairs)}
-                        parents["pairs"] = add("pairs", f"{pairs.steps}step-s{seed}", config, teacher=teacher, **conditions,
-                                               **({"data": data} if conditions else {}))
-                        stages[f"{kind}_pairs"] = parents["pairs"].id
-                    parent = student.label if kind == "refine" and student is not teacher else start
-                    label = "-".join(filter(None, (objective.name, getattr(objective, "discriminator", None), parent)))
-                    student = add(kind, label, {"network": network, "seed": seed, **guidance, **dump(training)}, **parents)
-                    stages[kind] = student.id
-                    sampled = sampler(objective)
-            config = {"seed": evaluation.seed, "sampler": sampled}
-            if student is teacher:
-                config |= guidance
+    def text(self) -> dict[str, Stage]:
+        """The parent that networks with prompts need; a suite's own CLIP also measures."""
+        text = self.plan.suite.text
+        if isinstance(text, ClipText):
+            config = {"model": text.model, "seed": text.seed, **_dump(text.training)}
+            clip = {split: self.add("clip", split, {"split": split, **config}, data=self.data) for split in ("train", "score")}
+            self.measuring |= {"clip": clip["score"], "data": self.data}
+            return {"text": self.add("text", "clip", {}, data=self.data, clip=clip["train"])}
+        config = {"prompts": self.plan.suite.evaluation.prompts}
+        return {"text": self.add("text", "pipeline", config | _dump(text), data=self.data)} if text else {}
+
+    def origin(self, arm: Arm) -> _Origin:
+        """The teacher, trained or public, or an arm's own public network."""
+        suite, network = self.plan.suite, _dump(self.plan.suite.network)
+        if (own := arm.baseline):
+            network = _dump(own.network)
+            stage = self.add("teacher", own.checkpoint.format, {"network": network, "checkpoint": _dump(own.checkpoint)})
+            return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
+        if (public := suite.teacher.checkpoint):
+            stage = self.add("teacher", public.format, {"network": network, "checkpoint": _dump(public)})
+            return _Origin(stage, f"{public.format}-s{self.seed}", f"teacher-{stage.label}", "ode", network)
+        training = suite.teacher.training
+        stage = self.add("teacher", f"s{self.seed}", {"network": network, "seed": self.seed, **_dump(training)},
+                         data=self.data, **self.conditions)
+        return _Origin(stage, stage.label, f"teacher-{stage.label}", sampler(training.objective), network)
+
+    def real(self, name: str, arm: Arm) -> None:
+        """The row of real images."""
+        evaluation = self.plan.suite.evaluation
+        sample = self.add("sample", f"real-{arm.real}", {"samples": evaluation.samples, "split": arm.real}, source=self.data)
+        self.row(name, None, 0, 0, {}, sample)
+
+    def model(self, name: str, arm: Arm) -> None:
+        """Training stages of an arm, and the rows of its numbers of sampling steps."""
+        origin, evaluation = self.origin(arm), self.plan.suite.evaluation
+        student, label, sampled, stages = origin.stage, origin.label, origin.sampler, {"teacher": origin.stage.id}
+        for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
+            if training is not None:
+                sampled, objective = sampler(training.objective), training.objective
+                start = student.label if kind == "refine" and student is not origin.stage else origin.start
+                label = "-".join(filter(None, (objective.name, getattr(objective, "discriminator", None), start)))
+                student = self.trained(name, kind, label, training, origin, student, stages)
+                stages[kind] = student.id
+        teacher = student is origin.stage and not arm.baseline
+        config = {"samples": evaluation.samples, "seed": evaluation.seed, "sampler": sampled}
+        config |= self.guidance if teacher else {}
         for steps in arm.steps:
-            steps_config = {} if arm.real else {"steps": steps, "network": dump(own_network)}
-            if arm.baseline and steps in arm.baseline.times:
-                steps_config["times"] = list(arm.baseline.times[steps])
-            sample = add("sample", label if arm.real else f"{label}-{steps}step",
-                         {"samples": evaluation.samples, **config, **steps_config}, source=student,
-                         **({} if arm.real else conditions))
-            evaluate = add("evaluate", sample.label, measured, sample=sample, **measuring)
-            row = Row(arm=name, seed=None if arm.real else seed, steps=0 if arm.real else steps,
-                      nfe=0 if arm.real else steps * (2 if student is teacher and suite.teacher.guidance != 1.0 else 1),
-                      stages=stages | {"sample": sample.id, "evaluate": evaluate.id})
-            if row not in plan.rows:
-                plan.rows.append(row)
+            times = {"times": list(arm.baseline.times[steps])} if arm.baseline and steps in arm.baseline.times else {}
+            sample = self.add("sample", f"{label}-{steps}step", {**config, "steps": steps, "network": origin.network, **times},
+                              source=student, **self.conditions)
+            guided = teacher and self.plan.suite.teacher.guidance != 1.0
+            self.row(name, self.seed, steps, steps * (2 if guided else 1), stages, sample)
+
+    def trained(self, name: str, kind: str, label: str, training: Training, origin: _Origin, student: Stage,
+                stages: dict[str, str]) -> Stage:
+        """A training stage; the teacher's pairs, if it needs them, go into `stages`."""
+        if training.steps < (least := getattr(training.objective, "rounds", 1)):
+            raise UserError(f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} rounds; "
+                            "give it at least a step for each")
+        config = {"network": origin.network, "seed": self.seed, **self.guidance}
+        parents = {"data": self.data, "teacher": origin.stage, "student": student, **self.conditions}
+        if (pairs := pairs_of(training)):
+            with_prompts = {"data": self.data, **self.conditions} if self.conditions else {}
+            parents["pairs"] = self.add("pairs", f"{pairs.steps}step-s{self.seed}", config | _dump(pairs),
+                                        teacher=origin.stage, **with_prompts)
+            stages[f"{kind}_pairs"] = parents["pairs"].id
+        return self.add(kind, label, config | _dump(training), **parents)
+
+    def row(self, name: str, seed: int | None, steps: int, nfe: int, stages: dict[str, str], sample: Stage) -> None:
+        evaluate = self.add("evaluate", sample.label, self.measured, sample=sample, **self.measuring)
+        row = Row(arm=name, seed=seed, steps=steps, nfe=nfe, stages=stages | {"sample": sample.id, "evaluate": evaluate.id})
+        if row not in self.plan.rows:
+            self.plan.rows.append(row)
+
+
+def _dump(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json")

@@ -137,7 +137,8 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
         return [head, start, text("control", "Control", control), budget, training, chains, *quality,
                 *against(numbers, same_from_trajectory, f"Δ {difference} to TD start")]
     if table == "categories":
-        return [method, nfe, chains, metric(distance, distance_title), *parts(f"{distance}_"), *scores, *parts("accuracy_", "Accuracy: ")]
+        return [method, nfe, chains, metric(distance, distance_title), *parts(f"{distance}_"), *scores,
+                *parts("accuracy_", "Accuracy: ")]
     if table == "reproducibility":
         fd = numbers.counted(distance)
 

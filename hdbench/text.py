@@ -75,7 +75,7 @@ class Conditions:
         return len(self.lengths)
 
     def __getitem__(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """c (B,) int64 -> embeddings (B, L, D) of the table's dtype, 0 beyond a prompt's tokens, and mask (B, L) bool, true before.
+        """c (B,) int64 -> embeddings (B, L, D) of the table's dtype, 0 beyond a prompt's tokens, and where these are (B, L) bool.
 
         Both are on c's device; UserError for a label that is not a row.
         """

@@ -6,3 +6,8 @@ One too large for memory has `encode` and `open_latents` instead, see images.py.
 from hdbench.datasets import canvas, captions, digits, images, textured_digits
 
 DATASETS = {"digits": digits, "textured_digits": textured_digits, "canvas": canvas, "captions": captions, "images": images}
+
+
+def attributes(name: str, classes: int) -> tuple[int, ...]:
+    """Numbers of classes of what images of this data set show: its `ATTRIBUTES`, or one, their class."""
+    return getattr(DATASETS[name], "ATTRIBUTES", (classes,))

@@ -24,7 +24,8 @@ COLOURS = {"red": (230, 60, 50), "green": (60, 200, 80), "blue": (70, 110, 240),
 PLACES = {"top left": (0, 0), "top right": (0, 8), "bottom left": (8, 0), "bottom right": (8, 8)}
 BACKGROUNDS = {"black": (10, 10, 10), "grey": (95, 95, 95), "brown": (90, 55, 25), "navy": (15, 20, 80)}
 ATTRIBUTES = (len(DIGITS), len(COLOURS), len(PLACES), len(BACKGROUNDS))
-CAPTIONS = ("a {colour} {digit} at the {place} on {background}", "on a {background} ground, {place}: the digit {digit} in {colour}")
+CAPTIONS = ("a {colour} {digit} at the {place} on {background}",
+            "on a {background} ground, {place}: the digit {digit} in {colour}")
 
 
 class Configuration(Config):

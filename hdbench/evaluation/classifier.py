@@ -34,7 +34,8 @@ def estimates(images: Tensor, wanted: np.ndarray, features: np.ndarray, probabil
     """Every metric by name, and the mean radial power (H/2,) of the images.
 
     images (N, C, H, W) uint8, wanted classes (N,) or (N, A), features (N, d), probabilities (N, classes), see
-    `classification.accuracy`; `real` is what `reference_arrays` made.  `itself` names the real set that the images are, which is not compared with itself where that is test.
+    `classification.accuracy`; `real` is what `reference_arrays` made.  `itself` names the real set that the
+    images are, which is not compared with itself where that is test.
     """
     rings = spectrum.radial_power(to_float(images))
     bands = spectrum.band_power(rings, real["train_bands"].shape[1])
@@ -79,7 +80,7 @@ def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, d
     from safetensors.torch import load_file
 
     from hdbench import artifact, stages
-    from hdbench.datasets import DATASETS
+    from hdbench.datasets import DATASETS, attributes
     from hdbench.evaluation.evaluate import Evaluation, Result
     from hdbench.evaluation.features import digest_of
     from hdbench.networks.classifier import Classifier, ClassifierConfig
@@ -93,7 +94,7 @@ def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, d
     weights, trained = artifact.load(results, manifest["parents"]["classifier"])
     data = artifact.load(results, trained["parents"]["data"])[1]["config"]
     module = DATASETS[data["name"]]
-    attributes = getattr(module, "ATTRIBUTES", (data["classes"],))
+    shown = attributes(data["name"], data["classes"])
     shape = {"image_size": data["image_size"], "channels": data["channels"], "classes": data["classes"]}
     images, labels = load_images(samples)
     wanted, found = manifest["config"]["samples"], len(images)
@@ -104,12 +105,12 @@ def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, d
         raise UserError(f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
                         f"{(shape['channels'], shape['image_size'], shape['image_size'])}")
     network = Classifier(ClassifierConfig(**trained["config"]["network"]), image_size=data["image_size"],
-                         channels=data["channels"], attributes=attributes)
+                         channels=data["channels"], attributes=shown)
     network.load_state_dict(load_file(weights / stages.WEIGHTS))
     features, probabilities = stages.classify(network.to(device).eval(), images, device)
     targets = module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
     with np.load(path / "reference.npz", allow_pickle=False) as real:
-        measured, _ = estimates(images, targets, features, probabilities, real, neighbours=3, attributes=attributes)
+        measured, _ = estimates(images, targets, features, probabilities, real, neighbours=3, attributes=shown)
     ids = tuple(f"{row:06}" for row in range(found))
     of_reference = tuple(f"reference {row:06}" for row in range(wanted))  # binomial recall is of reference images
     protocol = f"classifier:{manifest['digest']}"

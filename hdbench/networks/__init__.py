@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from torch import nn
 
 from hdbench.config import Config
 
@@ -67,3 +68,18 @@ class SanaConfig(Config):
             raise ValueError(f"width {self.width} must be a multiple of heads = {self.heads} and of cross_heads = "
                              f"{self.cross_heads}")
         return self
+
+
+def build(config: TransformerConfig | SanaConfig | dict[str, Any], *, image_size: int, channels: int, classes: int | None,
+          mean_velocity: bool, conditions: Any = None) -> nn.Module:
+    """The network of a configuration, or of one that was dumped; `conditions` are the encoded prompts of SANA's."""
+    if isinstance(config, dict):
+        config = SanaConfig(**config) if config.get("name") == "sana" else TransformerConfig(**config)
+    sizes = {"image_size": image_size, "channels": channels, "mean_velocity": mean_velocity}
+    if isinstance(config, SanaConfig):  # diffusers takes seconds to import; not everything needs it
+        from hdbench.networks.sana import SanaNetwork
+
+        return SanaNetwork(config, conditions=conditions, **sizes)
+    from hdbench.networks.transformer import Transformer
+
+    return Transformer(config, classes=classes, **sizes)

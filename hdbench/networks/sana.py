@@ -137,7 +137,8 @@ class SanaNetwork(nn.Module):
         for block in self.blocks:
             x = self._through(block, x, others)
         x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))
-        return x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4).reshape(z.shape).to(z.dtype).contiguous()
+        x = x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(z.shape).to(z.dtype).contiguous()
 
     def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Tokens (B, N, d) after the named blocks (1 = first), layer-normalised; the pass stops at the last of them."""

@@ -1,4 +1,7 @@
-"""Cross-entropy of a classifier on clean images, summed over what it tells apart; it trains the network whose features the small suites' metrics use."""
+"""Cross-entropy of a classifier on clean images, summed over what it tells apart.
+
+It trains the network whose features the small suites' metrics use.
+"""
 
 from __future__ import annotations
 
