@@ -29,7 +29,7 @@ from torch import nn
 from hdbench.collect import Unencoded
 from hdbench.datasets import attributes
 from hdbench.discriminators import build_head, parameter_count
-from hdbench.networks import build
+from hdbench.networks import TransformerConfig, build
 from hdbench.networks.classifier import Classifier, ClassifierConfig
 from hdbench.objectives import OBJECTIVES
 from hdbench.objectives.base import Setting, Update
