@@ -264,7 +264,8 @@ def test_the_task_that_failed_first_is_the_one_that_is_told(workflow):
     result = workflow.run("--retries", "2")
     assert result.returncode == 1
     assert ": exit code 1: disk full\n" in result.stdout
-    assert sorted((workflow.folder / "starts").read_text().split()) == ["0", "1"]
+    starts = (workflow.folder / "starts").read_text().split()  # never tried again; on a busy machine 0 may be ended before it starts
+    assert starts.count("1") == 1 and starts.count("0") <= 1
 
 
 def test_a_stop_after_the_last_step_leaves_a_success(workflow):
