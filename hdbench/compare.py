@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import stats
 from tabulate import tabulate
 
-from hdbench.collect import COLUMNS, Interval, interval, with_count
+from hdbench.collect import COLUMNS, interval, with_count
 from hdbench.config import nearest
 from hdbench.errors import UserError
 from hdbench.tables import number

@@ -27,7 +27,7 @@ from tabulate import tabulate
 
 from hdbench.config import Config, nearest, read_yaml, validate
 from hdbench.errors import UserError
-from hdbench.networks import SanaConfig, TransformerConfig
+from hdbench.networks import typed
 from hdbench.suite import KINDS, Plan, Stage, Training
 
 MODEL = Path("workflow/cost.yaml")
@@ -147,8 +147,7 @@ class Costs:
         from hdbench.collect import forward_flops
 
         config, text = stage.config["network"], self.plan.suite.text
-        network = SanaConfig(**config) if config.get("name") == "sana" else TransformerConfig(**config)
-        return forward_flops(network, self.data.image_size, self.data.channels, self.data.classes,
+        return forward_flops(typed(config), self.data.image_size, self.data.channels, self.data.classes,
                              stage.kind != "teacher", text.tokens if text else 0)
 
     def latent(self, images: int, item: int = 4) -> int:

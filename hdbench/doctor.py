@@ -165,12 +165,9 @@ def check_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         return check_model("transformer", "SanaTransformer2DModel", path)
     check_weights(path)
     if path.suffix == ".safetensors":
-        from hdbench.networks.checkpoints import MODELS, WRAPPERS, check_keys
+        from hdbench.networks.checkpoints import MODELS, check_keys, unwrapped
 
-        tensors = {key: SimpleNamespace(ndim=len(shape)) for key, shape in shapes_in(path).items()}
-        for name in WRAPPERS:
-            inner = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-            tensors = inner or tensors
+        tensors = unwrapped({key: SimpleNamespace(ndim=len(shape)) for key, shape in shapes_in(path).items()})
         check_keys(tensors, MODELS[checkpoint.format], path.name)
     elif path.is_dir():
         raise UserError("a folder, not a file")

@@ -27,12 +27,12 @@ import torch
 from torch import nn
 
 from hdbench.collect import Unencoded
-from hdbench.datasets import attributes
 from hdbench.discriminators import build_head, parameter_count
-from hdbench.networks import TransformerConfig, build
+from hdbench.networks import TransformerConfig, build, typed
 from hdbench.networks.classifier import Classifier, ClassifierConfig
 from hdbench.objectives import OBJECTIVES
 from hdbench.objectives.base import Setting, Update
+from hdbench.stages import of_classifier
 from hdbench.suite import Plan, Stage, Training, canonical
 
 FLOAT = 4  # bytes of weights, gradients, moments and averages, whatever the precision of products
@@ -62,7 +62,7 @@ def network_of(plan: Plan, config: dict[str, Any], mean_velocity: bool) -> nn.Mo
     """A generator's network, without memory for it."""
     data, text = plan.suite.data, plan.suite.text
     with torch.device("meta"):
-        return build(config, image_size=data.image_size, channels=data.channels, classes=data.classes,
+        return build(typed(config), image_size=data.image_size, channels=data.channels, classes=data.classes,
                      mean_velocity=mean_velocity, conditions=text and Unencoded(text.tokens, config["caption_width"]))
 
 
@@ -74,10 +74,8 @@ def student_of(plan: Plan, stage: Stage) -> nn.Module:
         with torch.device("meta"):
             return clip.build(stage.config["model"])
     if stage.kind == "classifier":
-        data = plan.suite.data
         with torch.device("meta"):
-            return Classifier(ClassifierConfig(**stage.config["network"]), image_size=data.image_size, channels=data.channels,
-                              attributes=attributes(data.name, data.classes))
+            return Classifier(ClassifierConfig(**stage.config["network"]), **of_classifier(plan.suite.data))
     return network_of(plan, stage.config["network"], stage.kind != "teacher")
 
 

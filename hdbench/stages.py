@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
 PROMPTS = "sampled.json"  # of a `text` stage: the prompts of the samples, by the names of their images
-GOLDEN = 1187  # a prime near 0.618 of the 1,920 captions
 DECODED = 8  # latents that the autoencoder takes at once
 
 
@@ -99,10 +98,10 @@ def text(context: Context) -> Payload:
     """Prompts encoded once: those of the data, then those of the samples if they are others, then the empty one."""
     folder, (path, _) = context.work.path, context.parent("data")
     if "clip" in context.stage.parents:
-        prompts = prompts_of(context)
         from hdbench.clip import write_table
 
-        return write_table(load_clip(context).network, prompts, folder), {"sampled": [0, len(prompts), GOLDEN]}
+        prompts, stride = prompts_of(context), DATASETS[context.dataset().name].stride(context.dataset())
+        return write_table(load_clip(context).network, prompts, folder), {"sampled": [0, len(prompts), stride]}
     captions = [row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))]
     config = {key: value for key, value in context.stage.config.items() if key != "prompts"}
     sampled = sampled_prompts(context)
@@ -343,17 +342,7 @@ def evaluation_request(context: Context, **more):
 def evaluate(context: Context) -> Payload:
     """Every metric of the tier with its standard error; the influences of the samples are kept for paired differences."""
     if "protocol" in context.stage.config:
-        from hdbench.evaluation.evaluate import evaluate
-
-        folder, made = context.parent("sample")
-        check_pictures(folder)
-        built = json.loads((context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8"))["folder"]
-        references = {context.stage.config["protocol"]: context.results / "evaluation/references" / built}
-        prompts = artifact.load(context.results, made["parents"]["text"])[0] / PROMPTS if "text" in made["parents"] else None
-        found, = evaluate(evaluation_request(context, samples=folder / PICTURES, references=references, prompts=prompts))
-        estimates = {metric: estimate for metric, (estimate, _) in found.results.items()}
-        counts = {metric: len(ids) for metric, (_, ids) in found.results.items()}
-        return written(context, estimates, counts), {"protocol": found.protocol}
+        return evaluate_pictures(context)
     images, labels = load_images(context.parent("sample")[0] / "samples.npz")
     real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
     network = load_classifier(context)
@@ -364,21 +353,33 @@ def evaluate(context: Context) -> Payload:
         itself=itself, attributes=network.attributes)
     counts = dict.fromkeys(estimates, len(images))
     if "clip" in context.stage.parents:
-        table, clip_network = DATASETS[context.dataset().name].prompts(context.dataset()), load_clip(context)
-        from hdbench.clip import features as towers_of
+        from hdbench.clip import features as towers
 
-        towers = (part.numpy() for part in towers_of(clip_network, to_float(images), labels))
-        estimates["clip_score"] = clip_score(*towers)
-        counts["clip_score"] = len(images)
-        rows = labels.tolist()
-        of_real = load_images(context.parent("data")[0] / "test.npz")[1][:len(real["test_features"])].tolist()
-        found = classifier_protocol.by_caption(features, probabilities, wanted, [table[row] for row in rows], real,
-                                               None if itself == "test" else [table[row] for row in of_real],
-                                               network.attributes)
+        estimates["clip_score"] = clip_score(*(part.numpy() for part in towers(load_clip(context), to_float(images), labels)))
+        table = DATASETS[context.dataset().name].prompts(context.dataset())
+        of_test = load_images(context.parent("data")[0] / "test.npz")[1][:len(real["test_features"])]
+        captions, test_captions = ([table[row] for row in rows.tolist()] for rows in (labels, of_test))
+        found = classifier_protocol.by_caption(features, probabilities, wanted, captions, real,
+                                               None if itself == "test" else test_captions, network.attributes)
         estimates |= {name: estimate for name, (estimate, _) in found.items()}
-        counts |= {name: count for name, (_, count) in found.items()}
+        counts |= {"clip_score": len(images)} | {name: count for name, (_, count) in found.items()}
     np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
     return [*written(context, estimates, counts), "rings.npz"], {}
+
+
+def evaluate_pictures(context: Context) -> Payload:
+    """The suite's named protocol on the samples, against the reference that its stage has built."""
+    from hdbench.evaluation.evaluate import evaluate
+
+    folder, made = context.parent("sample")
+    check_pictures(folder)
+    built = json.loads((context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8"))["folder"]
+    references = {context.stage.config["protocol"]: context.results / "evaluation/references" / built}
+    prompts = artifact.load(context.results, made["parents"]["text"])[0] / PROMPTS if "text" in made["parents"] else None
+    found, = evaluate(evaluation_request(context, samples=folder / PICTURES, references=references, prompts=prompts))
+    estimates = {metric: estimate for metric, (estimate, _) in found.results.items()}
+    counts = {metric: len(ids) for metric, (_, ids) in found.results.items()}
+    return written(context, estimates, counts), {"protocol": found.protocol}
 
 
 def written(context: Context, estimates: dict[str, Estimate], counts: dict[str, int]) -> list[str]:
@@ -408,8 +409,8 @@ def seeded(*axes: str | int):
 def new_network(context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]) -> Transformer:
     conditions = Conditions(context.parent("text")[0]) if "text" in context.stage.parents else None
     with seeded(*axes):
-        network = networks.build(context.stage.config["network"], **shape(context.dataset()), mean_velocity=mean_velocity,
-                                 conditions=conditions)
+        network = networks.build(networks.typed(context.stage.config["network"]), **shape(context.dataset()),
+                                 mean_velocity=mean_velocity, conditions=conditions)
     return network.to(context.device)
 
 

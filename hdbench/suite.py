@@ -184,6 +184,13 @@ class Baseline(Config):
     checkpoint: Checkpoint
     times: dict[int, tuple[Fraction, ...]] = Field({}, description="t of the further steps, by number of steps; else uniform")
 
+    @model_validator(mode="after")
+    def _a_time_for_each_further_step(self):
+        for steps, found in self.times.items():
+            if len(found) != steps - 1:
+                raise ValueError(f"times = {{{steps}: {list(found)}}}: give {steps - 1} times, one for each step after the first")
+        return self
+
 
 class Arm(Config):
     """What one row of a table does: stages after the teacher, and how it samples."""

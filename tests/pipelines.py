@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel, SCMScheduler
 from material import material
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from hdbench.text import Conditions, names
 
@@ -109,3 +112,14 @@ def random_conditions(rows: int, length: int = 6, width: int = CAPTION_WIDTH) ->
     folder.mkdir(exist_ok=True)
     save_file({"tokens": tokens, "lengths": lengths, "length": torch.tensor(length)}, folder / names(1)[0])
     return Conditions(folder)
+
+
+def changed(source: Path, folder: Path, change: Callable[[dict, dict], object]) -> Path:
+    """A copy of a model's folder after `change` of its configuration and its tensors."""
+    shutil.copytree(source, folder)
+    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
+    settings, tensors = json.loads(config.read_text()), load_file(weights)
+    change(settings, tensors)
+    config.write_text(json.dumps(settings))
+    save_file(tensors, weights)
+    return folder

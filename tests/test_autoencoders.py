@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
-from pipelines import CHANNELS, FACTOR, dc_autoencoder, kl_autoencoder, sana_pipeline
-from safetensors.torch import load_file, save_file
+from pipelines import CHANNELS, FACTOR, changed, dc_autoencoder, kl_autoencoder, sana_pipeline
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hdbench.autoencoders import AutoencoderConfig, load
@@ -66,7 +64,7 @@ def test_pipelines_latents_decode_to_its_image():
 @torch.no_grad()
 def test_a_shift_is_taken_before_the_scale(tmp_path):
     """(latent - shift) scale, as in diffusers' pipelines with a shift_factor."""
-    folder = changed(tmp_path, "kl", lambda config, tensors: config.update(shift_factor=0.5))
+    folder = changed(kl_autoencoder(), tmp_path / "vae", lambda config, tensors: config.update(shift_factor=0.5))
     autoencoder, plain = load(configured("kl", path=str(folder), shift=0.5), CPU), load(configured("kl"), CPU)
     torch.testing.assert_close(autoencoder.encode(images()), plain.encode(images()) - 0.5 * 0.18215)
     z = plain.encode(images())
@@ -100,18 +98,6 @@ def test_other_sizes(name, channels, factor):
 
 # what a folder may have wrong
 
-def changed(tmp_path: Path, name: str, change) -> Path:
-    """A copy of an autoencoder's folder after `change` of its configuration and weights."""
-    folder = tmp_path / "vae"
-    shutil.copytree(FOLDERS[name](), folder)
-    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
-    settings, tensors = json.loads(config.read_text()), load_file(weights)
-    change(settings, tensors)
-    config.write_text(json.dumps(settings))
-    save_file(tensors, weights)
-    return folder
-
-
 @pytest.mark.parametrize(("changes", "message"), [
     ({"scale": 0.41407}, r"set autoencoder.scale to 0.18215 \(not 0.41407\)"),
     ({"shift": 0.1}, r"set autoencoder.shift to 0.0 \(not 0.1\)"),
@@ -132,7 +118,7 @@ def test_what_differs_from_the_configuration_is_named(changes, message):
     (lambda config, tensors: tensors.update({"quant_conv.bias": torch.zeros(3)}), "cannot be read as .safetensors"),
     (lambda config, tensors: config.pop("_class_name"), "no config.json of diffusers; give")])
 def test_broken_folders_are_refused(tmp_path, change, message):
-    folder = changed(tmp_path, "kl", change)
+    folder = changed(kl_autoencoder(), tmp_path / "vae", change)
     with pytest.raises(UserError, match=message):
         load(configured("kl", path=str(folder)), CPU)
 
@@ -155,7 +141,7 @@ def test_weights_with_the_old_names_of_attention_are_read(tmp_path):
                 if f"attentions.0.{new}." in key:
                     tensors[key.replace(new, name)] = tensors.pop(key)
 
-    folder = changed(tmp_path, "kl", rename)
+    folder = changed(kl_autoencoder(), tmp_path / "vae", rename)
     assert "decoder.mid_block.attentions.0.query.weight" in load_file(folder / "diffusion_pytorch_model.safetensors")
     found, expected = load(configured("kl", path=str(folder)), CPU), load(configured("kl"), CPU)
     with torch.no_grad():

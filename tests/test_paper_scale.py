@@ -166,6 +166,7 @@ WRONG = [
     ("imagenet256", {"data": {"resolution": 250}}, "data.resolution = 250: must be a multiple of the autoencoder's factor, 8"),
     ("imagenet256", {"teacher": {"checkpoint": None}}, "give either training or checkpoint"),
     ("imagenet256", {"tables": {"categories": {"caption": "c", "rows": ["td"]}}}, "tables.categories: only samples of prompts"),
+    ("mjhq_1024", {"arms": {"sprint": {"baseline": {"times": {"2": [0.5, 0.2]}}}}}, "give 1 times, one for each step after the first"),
     ("mjhq", {"evaluation": {"prompts": None}}, "evaluation.prompts: goes with the text of a pipeline"),
     ("mjhq", {"text": None}, "text: belongs to network.name = 'sana'"),
     ("mjhq", {"network": {"guidance_input": 4.5}}, "network.guidance_input = 4.5: such a network has no velocity"),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import SanaTransformer2DModel
 from diffusers.models import embeddings
-from pipelines import (CAPTION_WIDTH, CHANNELS, LATENT_SIDE, SPRINT, TRANSFORMER, made, random_conditions, sana_pipeline,
+from pipelines import (CAPTION_WIDTH, CHANNELS, LATENT_SIDE, SPRINT, TRANSFORMER, changed, made, random_conditions, sana_pipeline,
                        sana_sprint_pipeline)
 from test_jvp import double_timestep_embedding
 from torch import Tensor, nn
@@ -230,20 +228,6 @@ def test_weights_in_shards_or_of_a_variant_read_the_same(tmp_path):
         assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
 
-def broken(tmp_path: Path, change) -> Path:
-    """A copy of the transformer's folder after `change` of its configuration and weights."""
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path / "transformer"
-    shutil.copytree(sana_pipeline() / "transformer", folder)
-    config, weights = folder / "config.json", folder / "diffusion_pytorch_model.safetensors"
-    settings, tensors = json.loads(config.read_text()), load_file(weights)
-    change(settings, tensors)
-    config.write_text(json.dumps(settings))
-    save_file(tensors, weights)
-    return folder
-
-
 @pytest.mark.parametrize(("change", "message"), [
     (lambda config, tensors: config.update(_class_name="UNet2DModel"), "holds UNet2DModel, not SanaTransformer2DModel"),
     (lambda config, tensors: tensors.pop("proj_out.bias"), r"1 missing keys \(proj_out.bias\)"),
@@ -252,7 +236,7 @@ def broken(tmp_path: Path, change) -> Path:
     (lambda config, tensors: config.update(interpolation_scale=1.0), r"interpolation_scale is 1.0 \(not None\)")])
 def test_wrong_folders_are_refused(tmp_path, change, message):
     with pytest.raises(UserError, match=message):
-        read(broken(tmp_path, change), CONFIG, **SIZES)
+        read(changed(sana_pipeline() / "transformer", tmp_path / "transformer", change), CONFIG, **SIZES)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

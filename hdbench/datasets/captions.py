@@ -8,6 +8,7 @@ with.  Labels are rows of `prompts`: two captions of each combination.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +45,15 @@ class Configuration(Config):
     def largest_sample(self) -> int:
         """The most real images that fit on both sides of every comparison: two disjoint parts of train, and test."""
         return min(self.train // 2, self.test)
+
+
+def stride(configuration: Configuration) -> int:
+    """How far apart the captions of successive samples are, so that few of them already mix everything.
+
+    The first number from the golden section of the rows on that has no factor in common with their number.
+    """
+    rows = configuration.classes
+    return next(step for step in range(round(rows * (math.sqrt(5) - 1) / 2), rows) if math.gcd(step, rows) == 1)
 
 
 def attributes_of(rows: np.ndarray) -> np.ndarray:

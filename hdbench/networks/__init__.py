@@ -70,11 +70,14 @@ class SanaConfig(Config):
         return self
 
 
-def build(config: TransformerConfig | SanaConfig | dict[str, Any], *, image_size: int, channels: int, classes: int | None,
+def typed(config: dict[str, Any]) -> TransformerConfig | SanaConfig:
+    """A configuration that was dumped."""
+    return SanaConfig(**config) if config.get("name") == "sana" else TransformerConfig(**config)
+
+
+def build(config: TransformerConfig | SanaConfig, *, image_size: int, channels: int, classes: int | None,
           mean_velocity: bool, conditions: Any = None) -> nn.Module:
-    """The network of a configuration, or of one that was dumped; `conditions` are the encoded prompts of SANA's."""
-    if isinstance(config, dict):
-        config = SanaConfig(**config) if config.get("name") == "sana" else TransformerConfig(**config)
+    """The network of a configuration; `conditions` are the encoded prompts of SANA's."""
     sizes = {"image_size": image_size, "channels": channels, "mean_velocity": mean_velocity}
     if isinstance(config, SanaConfig):  # diffusers takes seconds to import; not everything needs it
         from hdbench.networks.sana import SanaNetwork

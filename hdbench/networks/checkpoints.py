@@ -11,7 +11,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from hdbench.networks import TransformerConfig
 from hdbench.networks.transformer import Transformer, positions
 
 Kind = Literal["sit", "dit"]
+T = TypeVar("T")
 
 MODELS = {"sit": "SiT", "dit": "DiT"}
 WRAPPERS = ("ema", "model", "state_dict")  # of a trainer's file; papers evaluate the average
@@ -46,11 +47,16 @@ def read(path: Path, kind: Kind, config: TransformerConfig, *, image_size: int, 
     """`convert` of a .pt or .safetensors file, whose weights may lie under one of `WRAPPERS`; UserError without the file."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its path")
-    tensors = read_tensors(path, WRAPPERS)
-    for name in WRAPPERS:  # a .safetensors file has no mappings in it, so a wrapper is a prefix there
+    tensors = unwrapped(read_tensors(path, WRAPPERS))
+    return convert(tensors, kind, config, image_size=image_size, channels=channels, classes=classes, source=str(path))
+
+
+def unwrapped(tensors: dict[str, T]) -> dict[str, T]:
+    """A .safetensors file has no mappings in it, so a wrapper is a prefix there: what is under it, or all where it is not."""
+    for name in WRAPPERS:
         inner = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
         tensors = inner or tensors
-    return convert(tensors, kind, config, image_size=image_size, channels=channels, classes=classes, source=str(path))
+    return tensors
 
 
 def convert(tensors: dict[str, Tensor], kind: Kind, config: TransformerConfig, *, image_size: int, channels: int,

@@ -14,7 +14,6 @@ Such a network is for one-step and consistency sampling alone; it has no velocit
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,11 @@ from diffusers import SanaTransformer2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hdbench.autoencoders import pretrained
 from hdbench.errors import UserError
 from hdbench.networks import SanaConfig
-from hdbench.networks.transformer import _xavier
+from hdbench.networks.base import TokenNetwork, dual, xavier
 from hdbench.text import PUBLIC, Conditions
 
 
@@ -52,7 +50,7 @@ class LinearAttention:
         return attn.to_out[0](y.transpose(1, 2).flatten(2).to(hidden_states.dtype))
 
 
-class SanaNetwork(nn.Module):
+class SanaNetwork(TokenNetwork):
     """u(z_t, r, t, c) of SANA, where c is a row of `conditions`; see `hdbench.networks.transformer.Transformer` for the rest.
 
     With `mean_velocity` an embedding of t - r, zero at first, is added to that of t, for the blocks' and the final modulation.
@@ -72,7 +70,7 @@ class SanaNetwork(nn.Module):
         self.transformer = model = SanaTransformer2DModel(**arguments(config, image_size, channels))
         for block in self.blocks:
             block.attn1.set_processor(LinearAttention())
-        self.apply(_xavier)
+        self.apply(xavier)
         nn.init.xavier_uniform_(model.patch_embed.proj.weight.view(config.width, -1))
         embedders = [module for module in model.modules() if isinstance(module, TimestepEmbedding)]
         for embedder in (*embedders, model.caption_projection):
@@ -90,14 +88,6 @@ class SanaNetwork(nn.Module):
         return self.transformer.transformer_blocks
 
     @property
-    def width(self) -> int:
-        return self.config.width
-
-    @property
-    def depth(self) -> int:
-        return self.config.depth
-
-    @property
     def null_label(self) -> int:
         return len(self.conditions) - 1
 
@@ -113,47 +103,26 @@ class SanaNetwork(nn.Module):
             modulation = embed.linear(embed.silu(embedded))
         return modulation, embedded
 
-    def _start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, tuple, Tensor]:
+    def start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, tuple, Tensor]:
         """Tokens (B, N, d), what else a block takes, and the embedded times (B, d)."""
         model = self.transformer
         modulation, embedded = self.embed_times(r, t, z.dtype)
         embeddings, mask = self.conditions[c]
         captions = model.caption_norm(model.caption_projection(embeddings.to(z.dtype)))
-        if _dual(z, r, t):  # jvp's rule for attention wants tangents of all three
+        if dual(z, r, t):  # jvp's rule for attention wants tangents of all three
             captions = forward_ad.make_dual(captions, torch.zeros_like(captions))
         bias = (mask.to(z.dtype) - 1)[:, None] * 10000  # of the scores, as diffusers has it
         return model.patch_embed(z), (None, captions, bias, modulation, self.grid, self.grid), embedded
 
-    def _through(self, block: nn.Module, x: Tensor, others: tuple) -> Tensor:
-        _, captions, *_ = others  # they have a tangent where anything has
-        if self.gradient_checkpointing and torch.is_grad_enabled() and not _dual(captions):
-            return checkpoint(block, x, *others, use_reentrant=False)
-        return block(x, *others)
-
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
         model, g, p = self.transformer, self.grid, self.config.patch
-        x, others, embedded = self._start(z, r, t, c)
-        for block in self.blocks:
-            x = self._through(block, x, others)
+        x, others, embedded = self.start(z, r, t, c)
+        for x in self.after_blocks(x, others, self.depth):
+            pass
         x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))
         x = x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(z.shape).to(z.dtype).contiguous()
-
-    def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Tokens (B, N, d) after the named blocks (1 = first), layer-normalised; the pass stops at the last of them."""
-        x, others, _ = self._start(z, t, t, c)
-        tokens = {}
-        for number, block in enumerate(self.blocks[: max(blocks)], start=1):
-            x = self._through(block, x, others)
-            if number in blocks:
-                tokens[number] = F.layer_norm(x, x.shape[-1:])
-        return [tokens[number] for number in blocks]
-
-
-def _dual(*tensors: Tensor) -> bool:
-    """Whether any carries a tangent of forward-mode AD."""
-    return any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, Any]:

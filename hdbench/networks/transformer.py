@@ -6,18 +6,15 @@ numbers, same code.  Feed-forward, timestep and position embeddings are diffuser
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from hdbench.flow import expand
 from hdbench.networks import TransformerConfig
+from hdbench.networks.base import TokenNetwork, xavier
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -78,13 +75,12 @@ def norm(t: Tensor) -> Tensor:
     return ((1 - t) ** 2 + t**2).sqrt()
 
 
-class Transformer(nn.Module):
+class Transformer(TokenNetwork):
     """u(z_t, r, t, c): a mean velocity, or the velocity v(z_t, t, c) where r = t.
 
     With `mean_velocity=False` (teacher, fake score) there is no embedding of t - r and only r = t is meaningful.  With
     True the last layer of that embedding starts at zero, so a student that loads a teacher's weights equals the teacher
-    for every r until it is trained (METHOD: u(z, t, t) = v(z, t)).  `gradient_checkpointing` computes blocks again in the
-    backward pass instead of keeping their activations, except under forward-mode AD.
+    for every r until it is trained (METHOD: u(z, t, t) = v(z, t)).
     """
 
     def __init__(self, config: TransformerConfig, *, image_size: int, channels: int, classes: int, mean_velocity: bool,
@@ -103,7 +99,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.out_modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, channels * config.patch**2)
-        self.apply(_xavier)
+        self.apply(xavier)
         nn.init.normal_(self.label_embed.weight, std=0.02)
         for layer in (self.time_embed.linear_1, self.time_embed.linear_2):
             nn.init.normal_(layer.weight, std=0.02)
@@ -114,14 +110,6 @@ class Transformer(nn.Module):
         for layer in zero:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-
-    @property
-    def width(self) -> int:
-        return self.config.width
-
-    @property
-    def depth(self) -> int:
-        return self.config.depth
 
     @property
     def null_label(self) -> int:
@@ -151,46 +139,23 @@ class Transformer(nn.Module):
         return [self._embed_time(own, self.time_embed),
                 *([self._embed_time(t - r, self.interval_embed)] if self.mean_velocity else [])]
 
-    def _start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, d) and condition (B, d)."""
+    def start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, tuple, Tensor]:
+        """Tokens (B, N, d) and, for the blocks and for the output, the condition (B, d)."""
         own_time, *interval = self.embed_times(r, t)
         condition = F.silu(sum(interval, own_time + self.label_embed(c)))
         z = z / expand(norm(t)) if self.noise_to_velocity else z
-        return self.patch_embed(self.patchify(z)) + self.position, condition
-
-    def _through(self, block: Block, x: Tensor, condition: Tensor) -> Tensor:
-        dual = any(forward_ad.unpack_dual(part).tangent is not None for part in (x, condition))
-        if self.gradient_checkpointing and torch.is_grad_enabled() and not dual:
-            return checkpoint(block, x, condition, use_reentrant=False)
-        return block(x, condition)
+        return self.patch_embed(self.patchify(z)) + self.position, (condition,), condition
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
-        x, condition = self._start(z, r, t, c)
-        for block in self.blocks:
-            x = self._through(block, x, condition)
+        x, others, condition = self.start(z, r, t, c)
+        for x in self.after_blocks(x, others, self.depth):
+            pass
         shift, scale = self.out_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         out = self.unpatchify(self.out(modulate(x, shift, scale))).to(z.dtype)  # autocast or not
         return self.noise_to_velocity.velocity(z, out, t) if self.noise_to_velocity else out
-
-    def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Tokens (B, N, d) after the named blocks (1 = first), layer-normalised; the pass stops at the last of them."""
-        x, condition = self._start(z, t, t, c)
-        tokens = {}
-        for number, block in enumerate(self.blocks[: max(blocks)], start=1):
-            x = self._through(block, x, condition)
-            if number in blocks:
-                tokens[number] = F.layer_norm(x, x.shape[-1:])
-        return [tokens[number] for number in blocks]
 
 
 def positions(config: TransformerConfig, grid: int) -> Tensor:
     """Fixed position embeddings (grid^2, d), float32, tokens in raster order."""
     return get_2d_sincos_pos_embed(config.width, grid, base_size=config.position_side, output_type="pt").float()
-
-
-def _xavier(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

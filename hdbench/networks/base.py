@@ -1,0 +1,62 @@
+"""What the networks of every tier share: tokens that go through blocks, and how those meet autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class TokenNetwork(nn.Module):
+    """A network with a `config` (width, depth), `blocks` and `start`.
+
+    `gradient_checkpointing` computes blocks again in the backward pass instead of keeping their activations, except under
+    forward-mode AD.
+    """
+
+    config: Any
+    blocks: nn.ModuleList
+    gradient_checkpointing: bool
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def depth(self) -> int:
+        return self.config.depth
+
+    def start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, tuple, Tensor]:
+        """Tokens (B, N, d), what else a block takes, and what the output is modulated by (B, d)."""
+        raise NotImplementedError
+
+    def after_blocks(self, x: Tensor, others: tuple, count: int) -> Iterator[Tensor]:
+        """Tokens (B, N, d) after each of the first `count` blocks."""
+        again = self.gradient_checkpointing and torch.is_grad_enabled() and not dual(x, *others)
+        for block in self.blocks[:count]:
+            x = checkpoint(block, x, *others, use_reentrant=False) if again else block(x, *others)
+            yield x
+
+    def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Tokens (B, N, d) after the named blocks (1 = first), layer-normalised; the pass stops at the last of them."""
+        x, others, _ = self.start(z, t, t, c)
+        tokens = {number: F.layer_norm(x, x.shape[-1:])
+                  for number, x in enumerate(self.after_blocks(x, others, max(blocks)), start=1) if number in blocks}
+        return [tokens[number] for number in blocks]
+
+
+def dual(*arguments: Any) -> bool:
+    """Whether any of them is a tensor that carries a tangent of forward-mode AD."""
+    return any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in arguments)
+
+
+def xavier(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
