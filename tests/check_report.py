@@ -5,6 +5,7 @@ A page that fails is looked at first, so that a browser which sees nothing is no
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,8 +31,8 @@ def look(page: Path, width: int, height: int, picture: Path) -> tuple[int, int, 
                              check=True, capture_output=True, text=True, timeout=300).stdout
         starts = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
         asked = {start["url"] for start in starts if start.get("initiator", "not an origin") != "not an origin"}  # by a page
-    found = dict(part.split("=", 1) for part in dom[dom.index("<body"):].split(">", 1)[0].replace('"', "").split() if "data-" in part)
-    return int(found["data-width"]), int(found["data-letters"]), sorted(url for url in asked if url.startswith(("http", "ws")))
+    size, letters = (int(re.search(rf'data-{name}="(\d+)"', dom)[1]) for name in ("width", "letters"))
+    return size, letters, sorted(url for url in asked if url.startswith(("http", "ws")))
 
 
 def main(report: Path, folder: Path) -> None:
