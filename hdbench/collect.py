@@ -340,6 +340,11 @@ class Numbers:
         found = found[~found[["digest", "value"]].duplicated()]  # a public teacher's samples are one set in every chain
         return interval(found.value.to_numpy(), found.se.iloc[0] if len(found) else math.nan)
 
+    def part(self, entry: Entry, metric: str) -> Interval:
+        """Of a part of the samples, such as a category, whose own count is behind the name: `fd_test_seven_400`."""
+        own = [key for key in set(self.of(entry).metric) if key.rpartition("_")[0] == metric]
+        return self(entry, own[0]) if len(own) == 1 else MISSING
+
     def components(self, entry: Entry, metric: str) -> dict[str, float]:
         """Scatter of single chains (all NaN if there are fewer than two, or a value is not finite)."""
         found = self.of(entry, metric)

@@ -73,7 +73,9 @@ def value(key: str, tables: Path, source: str = "document") -> str:
                 raise UserError(f"{source}: {key}: no claim {claim!r}" + nearest(claim, set(frame.claim)))
             return found.verdict.iloc[0] if what == "verdict" else found.found.iloc[0]
         case [metric, arm]:
-            return _shown(numbers(_entry(numbers, arm, key, source), _metric(numbers, metric)))
+            entry, known = _entry(numbers, arm, key, source), set(numbers.frame.metric)
+            name = next((name for name in (metric, numbers.counted(metric)) if name in known), None)
+            return _shown(numbers(entry, name) if name else numbers.part(entry, metric))
         case [metric, arm, "-", other]:
             entries = [_entry(numbers, name, key, source) for name in (arm, other)]
             return _shown(numbers.difference(*entries, metric), signed=True)
@@ -105,10 +107,6 @@ def _methods(numbers: Numbers) -> pd.DataFrame:
 
 def _shown(found: Interval, signed: bool = False) -> str:
     return for_people(Column(key="", title="", cell=lambda e: found, signed=signed), found)
-
-
-def _metric(numbers: Numbers, metric: str) -> str:
-    return metric if metric in set(numbers.frame.metric) else numbers.counted(metric)
 
 
 def _entry(numbers: Numbers, name: str, key: str, source: str):

@@ -80,15 +80,10 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
         return Column(key=key, title=title, cell=lambda e: numbers(e, key), expected=True)
 
     def parts(prefix: str, what: str = "") -> list[Column]:
-        """Metrics of parts of the samples; each entry has its own count behind the name: `fd_test_seven_400`."""
+        """Metrics of parts of the samples."""
         found = sorted({key.rpartition("_")[0] for key in set(numbers.frame.metric) if key.startswith(prefix)} - {prefix[:-1]})
-
-        def cell(e: Entry, name: str) -> Interval:
-            own = [key for key in set(numbers.of(e).metric) if key.rpartition("_")[0] == name]
-            return numbers(e, own[0]) if len(own) == 1 else MISSING
-
         return [Column(key=name, title=what + name.removeprefix(prefix).replace("_", " ").capitalize(),
-                       cell=lambda e, name=name: cell(e, name)) for name in found]
+                       cell=lambda e, name=name: numbers.part(e, name)) for name in found]
 
     def cost(key: str, title: str, scale: float = 1.0) -> Column:
         return Column(key=key, title=title, cell=lambda e: numbers(e, key), scale=scale)

@@ -47,6 +47,13 @@ def test_spans_show_means_differences_ratios_and_verdicts(tiny):
     assert float(shown("recall teacher@4").split(" ± ")[0]) == pytest.approx(steps.mean(), rel=0.02)
 
 
+def test_a_part_of_the_samples_has_its_own_count_behind_the_name(tiny):
+    part = tiny[(tiny.metric == "fd_test_64") & (tiny.arm == "hd")].assign(metric="fd_test_seven_7", n=7)
+    pd.concat([tiny, part]).to_csv("paper_tables/tiny/metrics.csv", index=False)
+    prose.forget()
+    assert shown("fd_test_seven hd") == shown("fd_test hd") != "-" and shown("fd_test_seven dmd") == "-"
+
+
 @pytest.mark.parametrize(("key", "message"), [
     ("fd_test hx", "no arm 'hx'"), ("what is this thing", "not a key of a number"), ("verdict C99", "no claim 'C99'")])
 def test_a_key_that_names_nothing_is_one_sentence(tiny, key, message):

@@ -1,4 +1,5 @@
-# Priorities put the longest chain first: everything waits for the teacher, most of the rest for the trajectory stage.
+# Priorities put the longest chain first: everything waits for the teacher, which may wait for prompts and their encoder, and most
+# of the rest for the trajectory stage.
 rule classifier:
     input:
         parents("classifier"),
@@ -18,7 +19,7 @@ rule clip:
         parents("clip"),
     output:
         f"{RESULTS}/stages/clip/{{stage}}/manifest.json",
-    priority: 10
+    priority: 40
     params:
         arm=arms("clip"),
     resources:
