@@ -28,7 +28,7 @@ bench: $(INSTALLED)
 $(INSTALLED): pyproject.toml $(PLUGIN)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdbench needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --no-compile -e '.[test]' -e $(PLUGIN)
+	$(VENV)/bin/pip install -e '.[test]' -e $(PLUGIN)
 	@touch $@
 
 clean:  ## removes what was computed; the environment and rendered tables stay
