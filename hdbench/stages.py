@@ -427,8 +427,10 @@ def load_network(context: Context, role: str, *, mean_velocity: bool) -> Transfo
 def made_for(training: Training, network: nn.Module) -> nn.Module:
     """A network that no forward-mode pass goes through, with the training's options."""
     network.gradient_checkpointing = training.gradient_checkpointing
-    for block in network.blocks if training.compile else ():
-        block.compile()
+    if training.compile:
+        torch.use_deterministic_algorithms(True)  # the compiler too, whose import others are spared
+        for block in network.blocks:
+            block.compile()
     return network
 
 
