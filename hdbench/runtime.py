@@ -26,7 +26,7 @@ def set_up(threads: int, device: str) -> torch.device:
         pass  # another libc: slower, same results
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without seconds of importing a compiler
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without importing a compiler
     found = choose(device)
     if found.type == "cuda" and found.index is not None:
         torch.cuda.set_device(found)

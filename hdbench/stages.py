@@ -100,8 +100,9 @@ def text(context: Context) -> Payload:
     if "clip" in context.stage.parents:
         from hdbench.clip import write_table
 
-        prompts, stride = prompts_of(context), DATASETS[context.dataset().name].stride(context.dataset())
-        return write_table(load_clip(context).network, prompts, folder), {"sampled": [0, len(prompts), stride]}
+        prompts = prompts_of(context)
+        sampled = [0, len(prompts), context.dataset().stride]
+        return write_table(load_clip(context).network, prompts, folder), {"sampled": sampled}
     captions = [row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))]
     config = {key: value for key, value in context.stage.config.items() if key != "prompts"}
     sampled = sampled_prompts(context)

@@ -46,14 +46,14 @@ class Configuration(Config):
         """The most real images that fit on both sides of every comparison: two disjoint parts of train, and test."""
         return min(self.train // 2, self.test)
 
+    @property
+    def stride(self) -> int:
+        """How far apart the captions of successive samples are, so that few of them already mix everything.
 
-def stride(configuration: Configuration) -> int:
-    """How far apart the captions of successive samples are, so that few of them already mix everything.
-
-    The first number from the golden section of the rows on that has no factor in common with their number.
-    """
-    rows = configuration.classes
-    return next(step for step in range(round(rows * (math.sqrt(5) - 1) / 2), rows) if math.gcd(step, rows) == 1)
+        The first number from the golden section of the rows on that has no factor in common with their number.
+        """
+        golden = round(self.classes * (math.sqrt(5) - 1) / 2)
+        return next(step for step in range(golden, self.classes) if math.gcd(step, self.classes) == 1)
 
 
 def attributes_of(rows: np.ndarray) -> np.ndarray:

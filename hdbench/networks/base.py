@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,19 +35,20 @@ class TokenNetwork(nn.Module):
         """Tokens (B, N, d), what else a block takes, and what the output is modulated by (B, d)."""
         raise NotImplementedError
 
-    def after_blocks(self, x: Tensor, others: tuple, count: int) -> Iterator[Tensor]:
-        """Tokens (B, N, d) after each of the first `count` blocks."""
+    def after(self, x: Tensor, others: tuple, blocks: Sequence[int]) -> list[Tensor]:
+        """Tokens (B, N, d) after the named blocks (1 = first), in their order; the pass stops at the last of them."""
         again = self.gradient_checkpointing and torch.is_grad_enabled() and not dual(x, *others)
-        for block in self.blocks[:count]:
+        tokens = {}
+        for number, block in enumerate(self.blocks[:max(blocks)], start=1):
             x = checkpoint(block, x, *others, use_reentrant=False) if again else block(x, *others)
-            yield x
+            if number in blocks:
+                tokens[number] = x
+        return [tokens[number] for number in blocks]
 
     def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Tokens (B, N, d) after the named blocks (1 = first), layer-normalised; the pass stops at the last of them."""
+        """`after`, layer-normalised, of z (B, C, H, W) at t (B,) with labels c (B,)."""
         x, others, _ = self.start(z, t, t, c)
-        tokens = {number: F.layer_norm(x, x.shape[-1:])
-                  for number, x in enumerate(self.after_blocks(x, others, max(blocks)), start=1) if number in blocks}
-        return [tokens[number] for number in blocks]
+        return [F.layer_norm(x, x.shape[-1:]) for x in self.after(x, others, blocks)]
 
 
 def dual(*arguments: Any) -> bool:
@@ -56,6 +57,7 @@ def dual(*arguments: Any) -> bool:
 
 
 def xavier(module: nn.Module) -> None:
+    """Glorot-uniform weights and zero biases, where it is a Linear; for `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -118,8 +118,7 @@ class SanaNetwork(TokenNetwork):
         """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
         model, g, p = self.transformer, self.grid, self.config.patch
         x, others, embedded = self.start(z, r, t, c)
-        for x in self.after_blocks(x, others, self.depth):
-            pass
+        x, = self.after(x, others, [self.depth])
         x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))
         x = x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(z.shape).to(z.dtype).contiguous()

@@ -149,8 +149,7 @@ class Transformer(TokenNetwork):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
         x, others, condition = self.start(z, r, t, c)
-        for x in self.after_blocks(x, others, self.depth):
-            pass
+        x, = self.after(x, others, [self.depth])
         shift, scale = self.out_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         out = self.unpatchify(self.out(modulate(x, shift, scale))).to(z.dtype)  # autocast or not
         return self.noise_to_velocity.velocity(z, out, t) if self.noise_to_velocity else out
