@@ -14,7 +14,6 @@ rule text:
         parents("text"),
     output:
         f"{RESULTS}/stages/text/{{stage}}/manifest.json",
-    priority: 40
     params:
         arm=arms("text"),
     resources:

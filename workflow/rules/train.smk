@@ -1,5 +1,5 @@
-# Priorities put the longest chain first: everything waits for the teacher, which may wait for prompts and their encoder, and most
-# of the rest for the trajectory stage.
+# Priorities put the longest chain first: most of what follows waits for the trajectory stage.  The teacher, and whatever it waits
+# for itself, go before all of them: profiles/default.
 rule classifier:
     input:
         parents("classifier"),
@@ -19,7 +19,6 @@ rule clip:
         parents("clip"),
     output:
         f"{RESULTS}/stages/clip/{{stage}}/manifest.json",
-    priority: 40
     params:
         arm=arms("clip"),
     resources:
@@ -33,7 +32,6 @@ rule teacher:
         parents("teacher"),
     output:
         f"{RESULTS}/stages/teacher/{{stage}}/manifest.json",
-    priority: 40
     params:
         arm=arms("teacher"),
     resources:
