@@ -147,7 +147,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def as_buffer(tensors: dict[str, Tensor]) -> io.BytesIO:
-    """Checked tensors as a PyTorch file in memory, for a library that would read a file with weights_only=False."""
+    """Checked tensors as a PyTorch file in memory, for a library that would read the file itself, unchecked."""
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     buffer.seek(0)
