@@ -24,7 +24,7 @@ import torch
 
 from hdbench import distributed
 from hdbench.errors import UserError
-from hdbench.suite import VERSIONS, Stage
+from hdbench.suite import Stage, version_of
 
 MANIFEST = "manifest.json"
 
@@ -199,8 +199,8 @@ class Work:
         if distributed.rank():
             return
         stage = self.stage
-        manifest = {"id": stage.id, "kind": stage.kind, "version": VERSIONS[stage.kind], "digest": stage.digest,
-                    "config": stage.config, "parents": stage.parents, "seed": stage.config.get("seed"),
+        manifest = {"id": stage.id, "kind": stage.kind, "version": version_of(stage.kind, stage.label),
+                    "digest": stage.digest, "config": stage.config, "parents": stage.parents, "seed": stage.config.get("seed"),
                     "environment": environment(str(self.device)), **{k: round(v, 3) for k, v in cost.items()}, **facts,
                     "payload": {name: sha256(self.path / name) for name in sorted(payload)}}
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")

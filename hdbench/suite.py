@@ -24,6 +24,7 @@ from hdbench.text import TextConfig
 SUITES, RECIPES = Path("workflow/suites"), Path("workflow/recipes")
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
+# A data set whose images change says so by its own VERSION, and the others' results stay.
 VERSIONS = {"data": 1, "classifier": 1, "clip": 1, "text": 1, "reference": 1, "teacher": 1, "pairs": 1, "trajectory": 1,
             "refine": 1, "sample": 1, "evaluate": 1}
 KINDS = tuple(VERSIONS)
@@ -658,6 +659,11 @@ class _Origin(NamedTuple):
     network: dict[str, Any]
 
 
+def version_of(kind: str, label: str) -> int:
+    """Of the results of a stage; `label` is a data set's name where its kind is data."""
+    return getattr(DATASETS[label], "VERSION", VERSIONS[kind]) if kind == "data" else VERSIONS[kind]
+
+
 @dataclass
 class _Chain:
     """One seed's stages and rows; equal stages of different arms, seeds and suites have one digest and meet in the plan."""
@@ -677,7 +683,7 @@ class _Chain:
             self.real(name, arm) if arm.real else self.model(name, arm)
 
     def add(self, kind: str, label: str, config: dict[str, Any], **parents: Stage) -> Stage:
-        key = {"kind": kind, "version": VERSIONS[kind], "config": config,
+        key = {"kind": kind, "version": version_of(kind, label), "config": config,
                "parents": {role: parent.digest for role, parent in parents.items()}}
         stage = Stage(kind=kind, label=label, config=config, parents={r: p.id for r, p in parents.items()},
                       digest=digest_of(key))

@@ -15,6 +15,8 @@ from torch import Tensor
 from hdbench.datasets import textured_digits
 from hdbench.datasets.digits import Splits, originals
 
+VERSION = textured_digits.VERSION
+
 
 class Configuration(textured_digits.Configuration):
     name: Literal["canvas"] = "canvas"

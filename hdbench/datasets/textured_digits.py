@@ -17,6 +17,8 @@ from torch import Tensor
 from hdbench.config import Config
 from hdbench.datasets.digits import Splits, originals
 
+VERSION = 2  # in the first, digits filled the image and were shifted cyclically
+
 
 class Configuration(Config):
     name: Literal["textured_digits"] = "textured_digits"
@@ -37,11 +39,11 @@ class Configuration(Config):
 
 
 def textured(ink: np.ndarray, rng: np.random.Generator, configuration: Configuration) -> tuple[Tensor, Tensor]:
-    """Of each original (N, 8, 8): upsampled x2, shifted cyclically by up to 1 pixel, ink times a sinusoid; and the same image
+    """Of each original (N, 8, 8): enlarged to 14x14, put anywhere on 16x16, ink times a sinusoid; and the same image
     with the sinusoid's phase turned by half a period.  Both (N, 1, 16, 16) uint8.
     """
     n = len(ink)
-    shape = F.interpolate(torch.from_numpy(ink).unsqueeze(1), scale_factor=2, mode="bilinear").squeeze(1).numpy()
+    shape = F.pad(F.interpolate(torch.from_numpy(ink).unsqueeze(1), 14, mode="bilinear").squeeze(1), (1, 1, 1, 1)).numpy()
     shape = np.stack([np.roll(image, tuple(shift), (0, 1)) for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))])
     y, x = np.mgrid[:16, :16]
     direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]  # the two diagonals
