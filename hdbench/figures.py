@@ -237,12 +237,13 @@ def error_bars(axis: Axes, x: float, y: Interval, style: dict, x_half: float = m
                   yerr=None if math.isnan(y.half_width) else y.half_width, ecolor=to_rgba(style["color"], faint), **style)
 
 
-def logarithmic(axis: Axes) -> None:
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_locator(NullLocator())
+def logarithmic(axes: Axes, along: str = "y") -> None:
+    axes.set(**{f"{along}scale": "log"})
+    axis = getattr(axes, f"{along}axis")
+    low, high = sorted(axis.get_view_interval())
+    axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high < 20 * low else (1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def join(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
@@ -393,11 +394,8 @@ def methods(sources: Sources) -> Figure:
             error_bars(by_cost, spent.value, found[own[0]], {"marker": "", "color": colour, "linestyle": "none"})
             by_cost.annotate(letters[arm], (spent.value, found[own[0]].value), ha="center", va="center", fontsize=7)
     by_steps.set(yticks=range(len(arms)), yticklabels=[f"{sources.label(arm)}  {letters[arm]}" for arm in arms],
-                 xlabel=f"{title_of(numbers, numbers.distance)}, lower is better", xscale="log",
-                 title="Quality by steps of sampling")
-    by_steps.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    by_steps.xaxis.set_major_formatter("{x:g}")
-    by_steps.xaxis.set_minor_locator(NullLocator())
+                 xlabel=f"{title_of(numbers, numbers.distance)}, lower is better", title="Quality by steps of sampling")
+    logarithmic(by_steps, "x")
     by_steps.invert_yaxis()
     by_cost.set(xlabel="training after the teacher's: core-seconds", ylabel=title_of(numbers, numbers.distance),
                 title="Quality at its fewest steps, and the training's time")
