@@ -4,6 +4,7 @@
     <!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with these sampling steps
     <!-- hdbench textured_digits fd_test hd_conv - hd -->...                  paired difference
     <!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired ratio
+    <!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm of the smallest mean, and it (no arms: all in one step)
     <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts),
     methods (every recipe with its source and its distance by sampling steps)
 """
@@ -72,6 +73,14 @@ def value(key: str, tables: Path, source: str = "document") -> str:
             if found.empty:
                 raise UserError(f"{source}: {key}: no claim {claim!r}" + nearest(claim, set(frame.claim)))
             return found.verdict.iloc[0] if what == "verdict" else found.found.iloc[0]
+        case ["lowest", metric, *arms]:
+            entries = [_entry(numbers, arm, key, source) for arm in arms] or [
+                entry for arm in numbers.plan.arms if not numbers.plan.arms[arm].real
+                for entry in numbers.entries(arm) if entry.steps == 1]
+            found = {entry: numbers(entry, numbers.counted(metric)) for entry in entries}
+            lowest = min((entry for entry in entries if math.isfinite(found[entry].value)),
+                         key=lambda entry: found[entry].value, default=None)
+            return f"{describe(numbers.plan, lowest.arm)}, {_shown(found[lowest])}" if lowest else "-"
         case [metric, arm]:
             entry, known = _entry(numbers, arm, key, source), set(numbers.frame.metric)
             name = next((name for name in (metric, numbers.counted(metric)) if name in known), None)

@@ -47,6 +47,19 @@ def test_spans_show_means_differences_ratios_and_verdicts(tiny):
     assert float(shown("recall teacher@4").split(" ± ")[0]) == pytest.approx(steps.mean(), rel=0.02)
 
 
+def test_the_lowest_is_of_the_arms_named_or_of_all_models_in_one_step(tiny):
+    frame = tiny.copy()
+    for arm, nfe, value in [("real_train", 0, 0.1), ("teacher", 8, 0.2), ("td", 1, 2.0), ("hd", 1, 3.0), ("hd_patch", 1, np.nan)]:
+        here = (frame.metric == "fd_test_64") & (frame.arm == arm) & (frame.nfe == nfe)
+        assert here.any() or arm == "real_train"
+        frame.loc[here, "value"] = value
+    frame.to_csv("paper_tables/tiny/metrics.csv", index=False)
+    prose.forget()
+    assert shown("lowest fd_test") == shown("lowest fd_test hd td hd_patch") == f"MeanFlow, {shown('fd_test td@1')}"
+    assert shown("lowest fd_test hd hd_patch") == f"MeanFlow → DMD, {shown('fd_test hd')}"
+    assert shown("lowest fd_test hd_patch") == "-"
+
+
 def test_a_part_of_the_samples_has_its_own_count_behind_the_name(tiny):
     part = tiny[(tiny.metric == "fd_test_64") & (tiny.arm == "hd")].assign(metric="fd_test_seven_7", n=7)
     pd.concat([tiny, part]).to_csv("paper_tables/tiny/metrics.csv", index=False)
@@ -55,7 +68,7 @@ def test_a_part_of_the_samples_has_its_own_count_behind_the_name(tiny):
 
 
 @pytest.mark.parametrize(("key", "message"), [
-    ("fd_test hx", "no arm 'hx'"), ("what is this thing", "not a key of a number"), ("verdict C99", "no claim 'C99'")])
+    ("fd_test hx", "no arm 'hx'"), ("lowest fd_test hx", "no arm 'hx'"), ("what is this thing", "not a key of a number"), ("verdict C99", "no claim 'C99'")])
 def test_a_key_that_names_nothing_is_one_sentence(tiny, key, message):
     with pytest.raises(UserError, match=message):
         shown(key)
