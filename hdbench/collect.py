@@ -191,7 +191,7 @@ def environments(run: dict[str, Any]) -> pd.DataFrame:
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
     """A file that `collect` wrote; UserError where it is missing or is not such a file, or fails `check` (if `strict`)."""
     try:
-        frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan"])
+        frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan", "NaN"])
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
     except (OSError, ValueError, TypeError) as error:
@@ -252,6 +252,7 @@ MISSING = Interval(math.nan, math.nan)
 
 def interval(values: Sequence[float], standard_error: float = math.nan) -> Interval:
     """Mean over chains and t-interval; for one value its sampling interval.  A value that is not finite leaves nothing."""
+    values = np.asarray(values)  # a Series is indexed by its seeds
     n = len(values)
     if n == 0 or not np.isfinite(values).all():
         return MISSING

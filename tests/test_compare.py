@@ -144,6 +144,13 @@ def test_costs_are_ratios_and_only_on_demand():
     assert list(compare(pd.concat([a, quality]), pd.concat([b, quality])).rows.metric) == ["fd_4k"]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_costs_of_one_chain_are_a_ratio_whatever_its_seed(seed):
+    a, b = (frame({"forward_equivalents": {seed: value}}, protocol="cost", n=None) for value in (2.0, 3.0))
+    row = only(a, b, costs=True)
+    assert (row.ratio, row.verdict) == (1.5, "cost") and np.isnan(row.high)
+
+
 @pytest.mark.parametrize(("changes", "verdict"), [
     ({"n": 450}, "not comparable: other N"), ({"protocol": "classifier:xyz"}, "not comparable: other protocol")])
 def test_numbers_of_another_count_or_protocol_are_not_compared(changes, verdict, files):
