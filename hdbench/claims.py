@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -273,11 +273,11 @@ def number(o: Outcome) -> str:
     return f"{o.effect:.3g}" + (f" [{o.low:.3g}, {o.high:.3g}]" if o.low < o.high else "")
 
 
-def to_markdown(caption: str, *tables: pd.DataFrame) -> str:
-    return "\n\n".join([caption, *(table.to_markdown(index=False, disable_numparse=True) for table in tables)]) + "\n"
+def to_markdown(caption: str, *tables: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    return "\n\n".join([caption, *(table.to_markdown(index=False, disable_numparse=True) for table in tables), *notes]) + "\n"
 
 
-def to_tex(label: str, caption: str, claims: pd.DataFrame, tests: pd.DataFrame) -> str:
+def to_tex(label: str, caption: str, claims: pd.DataFrame, tests: pd.DataFrame, notes: Sequence[str] = ()) -> str:
     """Two table environments for \\input, verdicts and tests; needs booktabs."""
     def table(frame: pd.DataFrame, columns: str, caption: str, label: str) -> list[str]:
         lines = [" & ".join(str(cell).translate(TEX) for cell in row) + r" \\" for row in [frame.columns, *frame.to_numpy()]]
@@ -292,8 +292,8 @@ def to_tex(label: str, caption: str, claims: pd.DataFrame, tests: pd.DataFrame) 
     return "\n".join([
         "% needs \\usepackage{booktabs}",
         *table(claims, "l" + "".join(map(ragged, (0.44, 0.13, 0.29))), caption, label),
-        *table(tests, "l" + "".join(map(ragged, (0.33, 0.16))) + "lll" + ragged(0.1), "The tests behind the verdicts.",
-               f"{label}-tests"), ""])
+        *table(tests, "l" + "".join(map(ragged, (0.33, 0.16))) + "lll" + ragged(0.1),
+               " ".join(["The tests behind the verdicts.", *notes]), f"{label}-tests"), ""])
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -308,16 +308,16 @@ def write_claims(numbers: Numbers, rules: Rules, out: Path, theory: Values | Non
     tests = frame[frame.rule != "-"]
     tests = tests.assign(**{name: [f"{p:.2g}" if math.isfinite(p) and found != "not judged" else "-"
                                    for p, found in zip(tests[name], tests.finding)] for name in ("p", "p_holm")})
-    chains = f"{len(suite.seeds)} chain{'s' if len(suite.seeds) > 1 else ''}"
-    caption = (f"Claims of Hierarchical Distillation (arXiv 2511.08930). {suite.title}, {chains}. The rules of "
+    caption = (f"Claims of Hierarchical Distillation (arXiv 2511.08930). {suite.title}, {numbers.over()}. The rules of "
                f"workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by Holm over all tests "
                f"of its source (suite or theory), is below {rules.level:g}. AWD is a reconstruction.")
     people = (verdicts(frame),
               tests[["claim", "rule", "found", "p", "p_holm", "chains", "finding"]].set_axis(
                   ["Claim", "Test", "Effect, 95% interval", "p", "p, Holm", "Chains", "Finding"], axis=1))
-    for suffix, text in {"csv": frame.to_csv(index=False, lineterminator="\n"), "md": to_markdown(caption, *people),
-                         "tex": to_tex(f"{numbers.plan.name}-claims", caption, *people),
-                         "html": to_page(caption, people, kind="text")}.items():
+    for suffix, text in {"csv": frame.to_csv(index=False, lineterminator="\n"),
+                         "md": to_markdown(caption, *people, notes=numbers.notes),
+                         "tex": to_tex(f"{numbers.plan.name}-claims", caption, *people, notes=numbers.notes),
+                         "html": to_page(caption, people, numbers.notes, kind="text")}.items():
         written.append(out / numbers.plan.name / f"claims.{suffix}")
         write_atomic(written[-1], text)
     return written

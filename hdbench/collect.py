@@ -281,6 +281,8 @@ class Numbers:
         if anybody and len(frame) and plan.name not in set(frame.suite):
             raise UserError(f"the metrics are of the suite {', '.join(sorted(set(frame.suite)))}, not of {plan.name}; name it "
                             "by --suite")
+        if (others := frame[frame.suite != plan.name]).size:
+            self.notes.append(f"Left out: {len(others)} numbers of other suites ({', '.join(sorted(set(others.suite)))}).")
         frame = frame[frame.suite == plan.name]
         frame = frame.assign(seed=pd.Series([None if pd.isna(seed) else int(seed) for seed in frame.seed], index=frame.index,
                                             dtype=object))
@@ -310,20 +312,46 @@ class Numbers:
             return frame[~those]
 
         frame = frame.drop_duplicates()
+        frame = frame.assign(value=frame.value.replace([-math.inf, math.inf], math.nan))
         frame = leave_out(frame, ~pd.Series([key in named for key in zip(frame.arm, frame.nfe)], frame.index, dtype=bool),
                           "of rows that the suite does not have")
         frame = leave_out(frame, frame.duplicated(KEY, keep=False), "that stand there twice with different values")
+        cost = frame.protocol == "cost"
+        frame = leave_out(frame, ~cost & pd.Series([pd.isna(n) or not metric.endswith(with_count("", n)) for metric, n
+                                                    in zip(frame.metric, frame.n)], frame.index, dtype=bool),
+                          "whose sample count is not the one in their name")
         shares = frame.metric.str.startswith(SHARES)
-        lengths = frame.metric.str.startswith(("fd_", "power_"))
-        frame = leave_out(frame, (frame.value < 0) & (shares | lengths) | (frame.value > 1) & shares | (frame.se < 0),
-                          "that cannot be: a negative distance or error, or a share outside 0 to 1")
+        lengths = frame.metric.str.startswith(("fd_", "power_")) | (frame.protocol == "cost")
+        frame = leave_out(frame, (frame.value < 0) & (shares | lengths) | (frame.value > 1) & shares
+                          | (frame.se < 0) | np.isinf(frame.se),
+                          "that cannot be: a negative distance, cost or error, or a share outside 0 to 1")
         expected = pd.Series([self._digest(*key) for key in zip(frame.arm, frame.seed, frame.nfe)], frame.index, dtype=object)
         own = expected == frame.digest
         swapped = ~own & frame.digest.isin(expected.dropna())
         frame = leave_out(frame, swapped, "whose digest is that of another arm or seed")
-        if (others := int((~own & ~swapped).sum())):
+        frame = leave_out(frame, self._repeated(frame), "of chains that repeat another chain of their arm to the bit")
+        if (others := int((~own[frame.index]).sum())):
             self.notes.append(f"{others} of {len(frame)} numbers were made by another version of this suite.")
         return check(frame)
+
+    def _repeated(self, frame: pd.DataFrame) -> pd.Series:
+        """Which rows are of a chain whose quality is, number by number, that of a chain before: a copy, no draw of its own.
+
+        Chains that share a digest (a public teacher's) are one on purpose.
+        """
+        seen, copies = {}, set()
+        for key, part in frame[frame.protocol != "cost"].groupby(["arm", "nfe", "seed"]):
+            same = (*key[:2], tuple(sorted(zip(part.metric, part.value))))
+            if len(part) > 1 and seen.setdefault(same, set(part.digest)) != set(part.digest):
+                copies.add(key)
+        return pd.Series([key in copies for key in zip(frame.arm, frame.nfe, frame.seed)], frame.index, dtype=bool)
+
+    def over(self) -> str:
+        """`3 complete chains`, `2 of 3 chains`, `one chain`, `one chain of 3`: what the file has, and the suite."""
+        have, declared = max(1, self.frame.seed.nunique()), len(self.plan.suite.seeds)
+        if have == 1:
+            return "one chain" + f" of {declared}" * (declared > 1)
+        return f"{have} of {declared} chains" if have < declared else f"{have} complete chains"
 
     def entries(self, arm: str) -> list[Entry]:
         return list(dict.fromkeys(Entry(arm, row.steps, row.nfe) for row in self.plan.rows if row.arm == arm))

@@ -82,16 +82,16 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str] = (), costs
     rows = rows.sort_values(["verdict", "p"], kind="stable", ignore_index=True,
                             key=lambda column: column.map(VERDICTS.index) if column.name == "verdict" else column)
     lost, new = lone_chains(a, b), lone_chains(b, a)
-    notes += [f"Chains only in {name}: {', '.join(chains[:10])}{', ...' * (len(chains) > 10)}."
+    notes += [f"Chains of which only {name} has all numbers: {', '.join(chains[:10])}{', ...' * (len(chains) > 10)}."
               for name, chains in (("A", lost), ("B", new)) if chains]
     return Comparison(rows, *([named(key) for key in keys] for keys in (only_a, only_b)), notes, lost)
 
 
 def lone_chains(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
-    """`hd 1`: chains of `a` that `b` lacks, of arms of which both have other chains in common."""
-    seeds = [frame.groupby("arm", sort=False).seed.agg(set) for frame in (a, b)]
-    return [f"{arm} {seed}" for arm, own in seeds[0].items() if own & seeds[1].get(arm, set())
-            for seed in sorted(own - seeds[1][arm])]
+    """`hd 1`: chains of which `a` has a number that `b` lacks, of rows of which both have other chains in common."""
+    seeds = [frame.groupby(KEY, sort=False).seed.agg(set) for frame in (a, b)]
+    return list(dict.fromkeys(f"{key[1]} {seed}" for key, own in seeds[0].items() if own & seeds[1].get(key, set())
+                              for seed in sorted(own - seeds[1][key])))
 
 
 def named(key: Sequence[Any]) -> str:
@@ -138,7 +138,7 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     for column, what in (("protocol", "protocol"), ("n", "N")):
         here, there = (sorted(set(frame[column].dropna())) for frame in (a, b))
         if here != there:
-            return result | {"verdict": f"not comparable: other {what}", "note": f"{here[0]} and {there[0]}"}
+            return result | {"verdict": f"not comparable: other {what}", "note": " and ".join("/".join(map(str, found)) for found in (here, there))}
     if not np.isfinite([*a.value, *b.value]).all():
         return result | {"verdict": "not a number"}
     shared = a.index.intersection(b.index)

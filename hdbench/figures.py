@@ -106,9 +106,9 @@ class Sources:
         return ". ".join([*parts, *(note.rstrip(".") for note in self.numbers.notes)]) + "."
 
     def intervals_are(self, of: str = "") -> str:
-        seeds = len(self.plan.suite.seeds)
-        several = f"t-intervals over {seeds} chains" + ("" if of else ", of real images over samples")
-        return f"95% intervals{of}: {several if seeds > 1 else 'over samples, one chain'}"
+        over = self.numbers.over()
+        several = f"t-intervals over {over}" + ("" if of else ", of real images over samples")
+        return f"95% intervals{of}: {f'over samples, {over}' if over.startswith('one ') else several}"
 
 
 def dagger(head: str | None) -> str:

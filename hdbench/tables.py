@@ -24,7 +24,7 @@ from hdbench.suite import Plan
 FOOTNOTES = {
     "†": "Reconstruction: the paper gives no formula for its adaptive weighted discriminator.",
     "‡": "Not available: the stages of this row have not all run.",
-    "§": "Fewer chains than the suite has; a single one has its sampling interval.",
+    "§": "Fewer chains than the suite has, in all columns or some; a single one has its sampling interval.",
     "¶": "Not a number in at least one chain."}
 _INCEPTION = {"fid": "FID N ↓", "precision": "Precision ↑", "recall": "Recall ↑"}
 QUALITY = {  # columns by the suite's protocol
@@ -172,12 +172,14 @@ def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Cel
     """Footnote marks of a row: reconstruction, missing, fewer chains, not a number."""
     arm, (have, all_chains) = numbers.plan.arms[entry.arm], numbers.chains(entry)
     found = numbers.of(entry)
+    fewer = 0 < have < all_chains or any(  # a column alone may lack a chain that the row has
+        0 < len(numbers.of(entry, column.key)) < have for column in columns if column.expected)
     broken = not found.value[found.metric.isin([column.key for column in columns])].map(math.isfinite).all()
     itself = numbers.counted("fd_test") if arm.real == "test" else None  # test images against themselves measure nothing
     missing = any(column.expected and cell == "-" for column, cell in zip(columns, map(for_people, columns, cells))
                   if column.key != itself)
     return "".join(mark for mark, holds in {
-        "†": (head_of(arm) or "").startswith("awd"), "‡": missing and not broken, "§": 0 < have < all_chains,
+        "†": (head_of(arm) or "").startswith("awd"), "‡": missing and not broken, "§": fewer,
         "¶": broken}.items() if holds)
 
 
@@ -219,10 +221,11 @@ def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry
 
 def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
     """The suite's caption, then what the numbers are."""
-    plan, seeds = numbers.plan, len(numbers.plan.suite.seeds)
-    kind = ("one chain, with its 95% sampling interval" if seeds == 1 else
-            f"means over {seeds} complete chains (teacher included) with 95% t-intervals")
-    if seeds > 1 and any(plan.arms[entry.arm].real for entry in entries):
+    plan, over = numbers.plan, numbers.over()
+    alone = over.startswith("one ")
+    kind = (f"{over}, with its 95% sampling interval" if alone else
+            f"means over {over} (teacher included) with 95% t-intervals")
+    if not alone and any(plan.arms[entry.arm].real for entry in entries):
         kind += "; real images with 95% sampling intervals"
     return f"{text.strip().rstrip('.')}. {plan.suite.title}. N = {plan.suite.evaluation.samples:,} images a set; {kind}."
 

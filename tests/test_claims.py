@@ -10,7 +10,8 @@ from scipy import stats
 from test_tables import synthetic, values
 from tiny import tiny_plan, write_suite
 
-from hdbench.claims import RULES, Claim, Rules, Hypothesis, holm, judge, outcome, read_rules, rule_text, values_of, verdict_of
+from hdbench.claims import (RULES, Claim, Rules, Hypothesis, holm, judge, outcome, read_rules, rule_text, values_of,
+                            verdict_of, write_claims)
 from hdbench.cli import main
 from hdbench.collect import Numbers
 from hdbench.config import validate
@@ -193,3 +194,6 @@ def test_the_command_writes_csv_markdown_and_tex(tmp_path):
     for row in frame[frame.effect.notna()].itertuples():
         assert f"{row.effect:.3g}" in text and row.rule in text
     assert (tmp_path / "out/tiny/claims.tex").read_text().count(r"\toprule") == 2
+    other = synthetic(plan).assign(digest="0" * 16)
+    written = write_claims(Numbers(plan, other, tmp_path, anybody=True), read_rules(RULES), tmp_path / "out")
+    assert all("made by another version" in path.read_text() for path in written if path.suffix != ".csv")

@@ -162,6 +162,11 @@ def test_numbers_of_another_count_or_protocol_are_not_compared(changes, verdict,
     assert files(a, b, "--fail-if-moved").exit_code == 1
 
 
+def test_a_chain_of_another_count_is_named_with_both():
+    a = frame({"fd": chains([1.0, 2.0, 3.0])})
+    assert only(a, a.assign(n=a.n.where(a.seed != 1, 50000))).note == "4000 and 4000/50000"
+
+
 def test_rows_of_one_file_alone_are_counted_and_ten_are_named(files):
     shared = frame({"fd": chains([1.0, 2.0])})
     more = pd.concat([shared, frame({f"m{i:02}": chains([1.0, 2.0]) for i in range(12)}, arm="td")])
@@ -199,7 +204,11 @@ def test_chains_that_one_file_lacks_are_named_and_fail_where_asked(files):
     a = pd.concat([frame({"fd": chains([1.0, 2.0, 3.0])}), frame({"fd": chains([4.0, 5.0], [10, 11])}, arm="td")])
     b = pd.concat([frame({"fd": chains([1.0, 2.0], [0, 1])}), frame({"fd": chains([4.0, 5.0], [20, 21])}, arm="td")])
     assert compare(a, b).lost == ["hd 2"] and compare(b, a).lost == []  # td has other seeds altogether
-    assert "Chains only in A: hd 2." in files(a, b).output and "Chains only in B: hd 2." in files(b, a).output
+    for name, one, two in (("A", a, b), ("B", b, a)):
+        assert f"Chains of which only {name} has all numbers: hd 2." in files(one, two).output
+    both = frame({"fd": chains([1.0, 2.0, 3.0]), "recall": chains([0.1, 0.2, 0.3])})
+    without = both[~((both.metric == "fd_4k") & (both.seed == 2))]  # a number of a chain that is there otherwise
+    assert compare(both, without).lost == ["hd 2"] and files(both, without, "--fail-if-moved").exit_code == 1
     hd = {name: table[table.arm == "hd"] for name, table in {"a": a, "b": b}.items()}
     assert files(hd["a"], hd["b"], "--fail-if-moved").exit_code == 1
     assert files(hd["b"], hd["a"], "--fail-if-moved").exit_code == 0

@@ -79,7 +79,7 @@ def test_precision_and_recall_stand_where_the_numbers_say(tmp_path):
     refined = [e for e in expected if plan.arms[e.arm].refine]
     assert all(left < numbers(e, "recall_64").value < right and bottom < numbers(e, "precision_64").value < top
                for e in refined)
-    assert "t-intervals over 3 chains" in note and "Not available" not in note
+    assert "t-intervals over 3 complete chains" in note and "Not available" not in note
 
 
 def test_quality_stands_where_the_numbers_say(tmp_path):
@@ -181,7 +181,7 @@ def test_methods_stand_at_their_distances_best_first(tmp_path):
     labels = [text.get_text() for text in by_steps.get_yticklabels()]
     assert len(labels) == len(first) and labels[0].startswith(
         figures.describe(plan, list(dict.fromkeys(entry.arm for entry in entries))[int(np.argmin(first))]))
-    assert "t-intervals over 3 chains" in note
+    assert "t-intervals over 3 complete chains" in note
 
 
 @pytest.mark.parametrize("suite", ["textured_digits", "digits", "demo"])

@@ -528,6 +528,41 @@ def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path
         impossible = frame.assign(value=frame.value.where((frame.arm != "hd") | (frame.metric != metric), value))
         numbers, said = notes(impossible)
         assert "3 numbers that cannot be" in said and math.isnan(numbers(numbers.entries("hd")[0], metric).value)
+    cost = frame.metric == "milliseconds_per_sample"
+    assert f"{cost.sum()} numbers that cannot be" in notes(frame.assign(value=frame.value.where(~cost, -1.0)))[1]
+    recall = frame.metric == "recall_64"
+    assert f"{recall.sum()} numbers whose sample count is not" in notes(frame.assign(n=frame.n.where(~recall, 640)))[1]
+    elsewhere = frame[frame.arm == "hd"].assign(suite="another")
+    assert f"{len(elsewhere)} numbers of other suites (another)" in notes(pd.concat([frame, elsewhere]))[1]
+    for infinite in (math.inf, -math.inf):
+        broken = recall & (frame.arm == "hd") & (frame.seed == 1)
+        numbers, said = notes(frame.assign(value=frame.value.where(~broken, infinite)))
+        assert "¶ Not a number" in said and math.isnan(numbers(numbers.entries("hd")[0], "recall_64").value)
+
+
+def test_a_chain_that_repeats_another_is_no_chain(tmp_path):
+    """A copy under another seed would have no scatter, so no interval and p = 0."""
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan).assign(digest=lambda frame: frame.digest + frame.seed.astype("str").fillna(""))
+    first = frame[(frame.arm == "hd") & (frame.seed == 0)].set_index("metric").value
+    copy = (frame.arm == "hd") & (frame.seed == 2)
+    copied = frame.assign(value=frame.value.where(~copy, frame.metric.map(first)))
+    numbers = collect.Numbers(plan, copied, Path("nowhere"), anybody=True)
+    assert f"{copy.sum()} numbers of chains that repeat another chain of their arm to the bit (arms: hd)" in numbers.notes[0]
+    assert numbers.chains(numbers.entries("hd")[0]) == (2, 3)
+    assert "repeat" not in " ".join(collect.Numbers(plan, frame, Path("nowhere"), anybody=True).notes)
+    one = copied.assign(value=copied.value.where(~copy | (copied.metric != "recall_64"), 0.3))  # equal but for one number
+    assert "repeat" not in " ".join(collect.Numbers(plan, one, Path("nowhere"), anybody=True).notes)
+
+
+def test_a_column_with_fewer_chains_than_its_row_is_marked_and_captions_count_the_chains_there_are(tmp_path):
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    less = frame[~((frame.arm == "hd") & (frame.seed == 2) & (frame.metric == "recall_64"))]
+    row = rows_of(rendered(plan, less, "main"))["hd"]
+    assert (row["chains"], row["note"]) == ("3", "fewer chains") and rows_of(rendered(plan, frame, "main"))["hd"]["note"] == ""
+    for seeds, said in (((0, 1), "means over 2 of 3 chains"), ((1,), "one chain of 3, with its 95% sampling interval")):
+        assert said in rendered(plan, frame[frame.seed.isin(seeds) | frame.seed.isna()], "main").caption
 
 
 def test_flops_are_those_of_the_products_in_the_network():
