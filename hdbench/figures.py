@@ -124,15 +124,16 @@ def draw(plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None
 
     From anybody's metrics, a figure for which there is nothing does not replace one that is there.
     """
-    folder, main, pictures = out / plan.name / "figures", ablations(plan), {}
+    folder, pictures = out / plan.name / "figures", {}
 
     def numbers(of: Plan) -> Numbers | None:
         return None if frame is None else Numbers(
             of, frame[~frame.arm.isin(plan.arms.keys() - of.arms.keys())], results, anybody)
 
-    known = {True: (plan, numbers(plan)), False: (main, numbers(main))}
+    parts = {"methods": plan, "forest": ablations(plan, "main", "initialisation")}
+    known = {name: (part, numbers(part)) for name, part in {**parts, "": ablations(plan, "main")}.items()}
     for name in FIGURES:
-        part, found = known[name == "methods"]
+        part, found = known.get(name, known[""])
         with plt.rc_context(STYLE):
             figure = FIGURE_OF[name](Sources(part, results, found))
             if anybody and figure.get_label() == NOTHING and (folder / f"{name}.png").exists():
@@ -154,9 +155,10 @@ def pictures_of(figure: Figure, path: Path) -> dict[Path, bytes]:
     return pictures
 
 
-def ablations(plan: Plan) -> Plan:
-    """The plan with the arms of its main table and the real images alone: other methods have a figure of their own."""
-    arms = {name: arm for name, arm in plan.arms.items() if arm.real or name in plan.suite.tables.main.rows}
+def ablations(plan: Plan, *tables: str) -> Plan:
+    """The plan with the arms of these tables and the real images alone: other methods have a figure of their own."""
+    shown = {name for table in tables for name in getattr(plan.suite.tables, table).rows}
+    arms = {name: arm for name, arm in plan.arms.items() if arm.real or name in shown}
     return replace(plan, arms=arms, rows=[row for row in plan.rows if row.arm in arms])
 
 
@@ -511,7 +513,7 @@ def samples(sources: Sources) -> Figure:
                     aspect="auto")
         axis.set_axis_off()
         figure.text((margin - 0.08) / size[0], 1 - side * (top + 0.5) / size[1], label, ha="right", va="center")
-    return note_below(figure, sources.notes(plan.arms))
+    return note_below(figure, sources.notes(plan.arms, f"Columns: equal noises and classes; chain {plan.suite.seeds[0]}"))
 
 
 def histories(sources: Sources, arm: str, kind: str) -> dict[int, pd.DataFrame]:

@@ -186,7 +186,7 @@ def test_methods_stand_at_their_distances_best_first(tmp_path):
 
 @pytest.mark.parametrize("suite", ["textured_digits", "digits", "demo"])
 def test_distinct_arms_look_distinct(suite):
-    plan = figures.ablations(load_plan(str(REPOSITORY / f"workflow/suites/{suite}.yaml")))
+    plan = figures.ablations(load_plan(str(REPOSITORY / f"workflow/suites/{suite}.yaml")), "main")
     styles = [figures.point_style(plan, arm) for arm in (*figures.stage_two(plan), *figures.before_stage_two(plan))]
     looks = [(style["marker"], to_hex(style["color"]), to_hex(style["markerfacecolor"])) for style in styles]
     assert len(set(looks)) == len(looks)
