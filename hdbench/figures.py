@@ -382,6 +382,7 @@ def methods(sources: Sources) -> Figure:
     styles = dict(zip(steps, zip(cycle((BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)), cycle("osD^vP*"))))
     figure, (by_steps, by_cost) = plt.subplots(
         1, 2, figsize=(7.2, 1.6 + 0.19 * len(arms)), layout="constrained", width_ratios=(1.25, 1))
+    trained = []
     for place, arm in enumerate(arms):
         own = sorted((entry for entry in found if entry.arm == arm), key=lambda entry: entry.steps)
         shift = dict(zip(own, np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else [0.0]))
@@ -392,9 +393,15 @@ def methods(sources: Sources) -> Figure:
                               elinewidth=0.7, linestyle="none")
         spent = sources.numbers_of(own[:1], "training_core_seconds").get(own[0], [MISSING])[0]
         if not is_teacher(plan.arms[arm]) and math.isfinite(spent.value):
-            colour, _ = styles[own[0].steps]
-            error_bars(by_cost, spent.value, found[own[0]], {"marker": "", "color": colour, "linestyle": "none"})
-            by_cost.annotate(letters[arm], (spent.value, found[own[0]].value), ha="center", va="center", fontsize=7)
+            trained.append((spent.value, found[own[0]], own[0]))
+    for cost, interval, entry in trained:
+        error_bars(by_cost, cost, interval, {"marker": ".", "markersize": 3, "color": styles[entry.steps][0],
+                                             "linestyle": "none"})
+        near = [other - cost for other, level, of in trained
+                if of != entry and abs(math.log(level.value / interval.value)) < 0.05]
+        side, aside = ("right", -2) if min(near, key=abs, default=0) > 0 else ("left", 2)  # away from the nearest as high
+        by_cost.annotate(letters[entry.arm], (cost, interval.value), (aside, 0), textcoords="offset points", ha=side,
+                         va="center", fontsize=7)
     by_steps.set(yticks=range(len(arms)), yticklabels=[f"{sources.label(arm)}  {letters[arm]}" for arm in arms],
                  xlabel=f"{title_of(numbers, numbers.distance)}, lower is better", title="Quality by steps of sampling")
     logarithmic(by_steps, "x")
