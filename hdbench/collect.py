@@ -323,8 +323,8 @@ class Numbers:
         shares = frame.metric.str.startswith(SHARES)
         lengths = frame.metric.str.startswith(("fd_", "power_")) | (frame.protocol == "cost")
         frame = leave_out(frame, (frame.value < 0) & (shares | lengths) | (frame.value > 1) & shares
-                          | (frame.se < 0) | np.isinf(frame.se),
-                          "that cannot be: a negative distance, cost or error, or a share outside 0 to 1")
+                          | (frame.se < 0) | np.isinf(frame.se) | (frame.value.abs() > 1e9) & (frame.protocol != "cost"),
+                          "that cannot be: a negative distance, cost or error, a share outside 0 to 1, or a size beyond 1e9")
         expected = pd.Series([self._digest(*key) for key in zip(frame.arm, frame.seed, frame.nfe)], frame.index, dtype=object)
         own = expected == frame.digest
         swapped = ~own & frame.digest.isin(expected.dropna())

@@ -105,9 +105,9 @@ class Sources:
                 parts.append(text + "; ".join([*names[:8], *([f"and {len(names) - 8} more"] if len(names) > 8 else [])]))
         return ". ".join([*parts, *(note.rstrip(".") for note in self.numbers.notes)]) + "."
 
-    def intervals_are(self, of: str = "") -> str:
+    def intervals_are(self, of: str = "", real: bool = True) -> str:
         over = self.numbers.over()
-        several = f"t-intervals over {over}" + ("" if of else ", of real images over samples")
+        several = f"t-intervals over {over}" + ", of real images over samples" * real
         return f"95% intervals{of}: {f'over samples, {over}' if over.startswith('one ') else several}"
 
 
@@ -260,7 +260,7 @@ def precision_recall(sources: Sources) -> Figure:
     found = sources.numbers_of((entry for arm in shown for entry in numbers.entries(arm)),
                                *map(numbers.counted, ("recall", "precision")))
     if not found:
-        return nothing(sources, "no arm has been measured")
+        return nothing(sources, "the metrics have no arm of it")
     figure, (whole, part) = plt.subplots(1, 2, figsize=(7.2, 4.4), layout="constrained")
     for axis in (whole, part):
         for arm in before_stage_two(plan):
@@ -328,7 +328,7 @@ def quality(sources: Sources) -> Figure:
     spent = {entry: interval.value / 1e3 for entry, (interval,) in sources.numbers_of(
         found, "training_forward_equivalents").items()}
     if not found:
-        return nothing(sources, "no arm has been measured")
+        return nothing(sources, "the metrics have no arm of it")
     figure, (sampling, training) = plt.subplots(2, 1, figsize=(7.2, 6.6), sharey=True, layout="constrained")
     one = [entry for entry in found if plan.arms[entry.arm].refine]
     rest = [entry for entry in found if not plan.arms[entry.arm].refine]
@@ -374,7 +374,7 @@ def methods(sources: Sources) -> Figure:
     found = {entry: interval for entry, (interval,) in sources.numbers_of(
         (entry for arm in arms for entry in numbers.entries(arm)), fd).items()}
     if not found:
-        return nothing(sources, "no method has been measured")
+        return nothing(sources, "the metrics have no method")
     arms = sorted(dict.fromkeys(entry.arm for entry in found),
                   key=lambda arm: next(interval.value for entry, interval in found.items() if entry.arm == arm))
     letters = dict(zip(arms, (*ascii_letters, *map(str, range(len(arms))))))
@@ -417,7 +417,7 @@ def methods(sources: Sources) -> Figure:
               and abs(total_cost(plan, plan.arms[arm]) / total_cost(plan, plan.arms[base]) - 1) > 0.02]
     equal = f"Training compute within 2% of that of {sources.label(base)}" if base else "Training compute differs"
     return note_below(figure, sources.notes(
-        arms, equal + (f", but for {', '.join(others)}" if base and others else ""), sources.intervals_are()))
+        arms, equal + (f", but for {', '.join(others)}" if base and others else ""), sources.intervals_are(real=False)))
 
 
 def title_of(numbers: Numbers, metric: str) -> str:
@@ -441,7 +441,7 @@ def forest(sources: Sources) -> Figure:
               "Another start of stage 2, same head": same_from_trajectory}
     grouped = [groups_of_differences(sources, reference) for reference in panels.values()]
     if not any(grouped):
-        return nothing(sources, "no two arms that are compared have been measured")
+        return nothing(sources, "the metrics have no two arms that are compared")
     lines = max(sum(len(group) + 1.3 for group in groups.values()) for groups in grouped)
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 0.9 + 0.155 * lines), sharex=True, layout="constrained")
     for axis, title, groups in zip(axes, panels, grouped):
@@ -468,7 +468,7 @@ def forest(sources: Sources) -> Figure:
     figure.get_layout_engine().set(wspace=0.08)
     arms = [arm for groups in grouped for group in groups.values() for arm in group]
     unknown = any(math.isnan(interval.half_width) for groups in grouped for g in groups.values() for interval in g.values())
-    return note_below(figure, sources.notes(arms, sources.intervals_are(" of differences within a chain"), *(
+    return note_below(figure, sources.notes(arms, sources.intervals_are(" of differences within a chain", real=False), *(
         ["Without interval: the artifacts that it needs are not there"] if unknown else [])))
 
 
@@ -507,7 +507,7 @@ def samples(sources: Sources) -> Figure:
             if (folder := sources.folder(row.stages["sample"], label)):
                 shown.append((group, label, first_images(folder, count)))
     if not shown:
-        return nothing(sources, "no images have been made")
+        return nothing(sources, "results has no samples")
     tops = np.cumsum([0, *(1 + 0.25 * (above[0] != below[0]) for above, below in zip(shown, shown[1:]))])  # in rows
     side, margin = min(0.42, 9.2 / (tops[-1] + 1)), 2.6  # inches; the whole fits on a page
     size = np.array([margin + side * count, side * (tops[-1] + 1)])
@@ -598,7 +598,7 @@ def curves(sources: Sources) -> Figure:
                 axis.set_xlabel(label)
     if not any(axis.lines for axis in axes.flat):
         plt.close(figure)
-        return nothing(sources, "no stage has been trained")
+        return nothing(sources, "results has no trained stage")
     figure.legend(handles=head_handles(plan, refined), title="Head", loc="upper center", bbox_to_anchor=(0.5, 0), ncol=7)
     return note_below(figure, sources.notes(
         refined, "Lines: rolling medians, mean over chains; bands: from the lowest to the highest chain"))
@@ -642,7 +642,7 @@ def spectrum(sources: Sources) -> Figure:
             for name, arm in plan.arms.items() if arm.real == "test"]
     if not (any(axis.lines for axis in axes.flat) or any(len(power) for _, power in real)):
         plt.close(figure)
-        return nothing(sources, "no arm has been measured")
+        return nothing(sources, "results has no measured arm")
     for axis, title in zip((before, *after), ("Before stage 2, by sampling steps", *(f"{kind}, one step" for kind in groups))):
         for name, power in real:
             plot_power(axis, power, color="0.6", linestyle=(0, (4, 1)), linewidth=2.2, zorder=1, label=sources.label(name))
@@ -673,7 +673,7 @@ def weights(sources: Sources) -> Figure:
             else:
                 shown[arm] = first * first.shape[1], scalar_of(found, "critic/token_entropy")
     if not shown:
-        return nothing(sources, "no adaptive head has been trained")
+        return nothing(sources, "results has no trained adaptive head")
     fractions = (0, 0.1, 0.3, 0.6, 1)
     largest = 2 ** max(0.25, *(np.log2(first.to_numpy().max()) for first, _ in shown.values()))
     figure, axes = plt.subplots(len(shown), len(fractions) + 1, figsize=(7.2, 0.9 + 0.78 * len(shown)), squeeze=False,

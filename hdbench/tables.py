@@ -23,7 +23,7 @@ from hdbench.suite import Plan
 
 FOOTNOTES = {
     "†": "Reconstruction: the paper gives no formula for its adaptive weighted discriminator.",
-    "‡": "Not available: the stages of this row have not all run.",
+    "‡": "Not available: the metrics lack a number of this row, as before its stages have run.",
     "§": "Fewer chains than the suite has, in all columns or some; a single one has its sampling interval.",
     "¶": "Not a number in at least one chain."}
 _INCEPTION = {"fid": "FID N ↓", "precision": "Precision ↑", "recall": "Recall ↑"}

@@ -524,7 +524,7 @@ def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path
         collect.Numbers(plan, other, Path("nowhere"))
     with pytest.raises(UserError, match="of the suite another, not of tiny; name it by --suite"):
         notes(frame.assign(suite="another"))
-    for metric, value in (("recall_64", 1.7), ("fd_test_64", -3.0), ("power_band1_64", -0.1)):
+    for metric, value in (("recall_64", 1.7), ("fd_test_64", 1e300), ("fd_test_64", -3.0), ("power_band1_64", -0.1)):
         impossible = frame.assign(value=frame.value.where((frame.arm != "hd") | (frame.metric != metric), value))
         numbers, said = notes(impossible)
         assert "3 numbers that cannot be" in said and math.isnan(numbers(numbers.entries("hd")[0], metric).value)
