@@ -308,7 +308,7 @@ def write_claims(numbers: Numbers, rules: Rules, out: Path, theory: Values | Non
     tests = frame[frame.rule != "-"]
     tests = tests.assign(**{name: [f"{p:.2g}" if math.isfinite(p) and found != "not judged" else "-"
                                    for p, found in zip(tests[name], tests.finding)] for name in ("p", "p_holm")})
-    caption = (f"Claims of Hierarchical Distillation (arXiv 2511.08930). {suite.title}, {numbers.over()}. The rules of "
+    caption = (f"Claims of Hierarchical Distillation (arXiv 2511.08930). {suite.title}, {numbers.over}. The rules of "
                f"workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by Holm over all tests "
                f"of its source (suite or theory), is below {rules.level:g}. AWD is a reconstruction.")
     people = (verdicts(frame),

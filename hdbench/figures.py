@@ -106,9 +106,9 @@ class Sources:
         return ". ".join([*parts, *(note.rstrip(".") for note in self.numbers.notes)]) + "."
 
     def intervals_are(self, of: str = "", real: bool = True) -> str:
-        over = self.numbers.over()
-        several = f"t-intervals over {over}" + ", of real images over samples" * real
-        return f"95% intervals{of}: {f'over samples, {over}' if over.startswith('one ') else several}"
+        if self.numbers.alone:
+            return f"95% intervals{of}: over samples, {self.numbers.over}"
+        return f"95% intervals{of}: t-intervals over {self.numbers.over}" + ", of real images over samples" * real
 
 
 def dagger(head: str | None) -> str:
@@ -260,7 +260,7 @@ def precision_recall(sources: Sources) -> Figure:
     found = sources.numbers_of((entry for arm in shown for entry in numbers.entries(arm)),
                                *map(numbers.counted, ("recall", "precision")))
     if not found:
-        return nothing(sources, "the metrics have no arm of it")
+        return nothing(sources, "the metrics have none of its arms")
     figure, (whole, part) = plt.subplots(1, 2, figsize=(7.2, 4.4), layout="constrained")
     for axis in (whole, part):
         for arm in before_stage_two(plan):
@@ -328,7 +328,7 @@ def quality(sources: Sources) -> Figure:
     spent = {entry: interval.value / 1e3 for entry, (interval,) in sources.numbers_of(
         found, "training_forward_equivalents").items()}
     if not found:
-        return nothing(sources, "the metrics have no arm of it")
+        return nothing(sources, "the metrics have none of its arms")
     figure, (sampling, training) = plt.subplots(2, 1, figsize=(7.2, 6.6), sharey=True, layout="constrained")
     one = [entry for entry in found if plan.arms[entry.arm].refine]
     rest = [entry for entry in found if not plan.arms[entry.arm].refine]
@@ -398,7 +398,7 @@ def methods(sources: Sources) -> Figure:
         error_bars(by_cost, cost, interval, {"marker": ".", "markersize": 3, "color": styles[entry.steps][0],
                                              "linestyle": "none"})
         near = [other - cost for other, level, of in trained
-                if of != entry and abs(math.log(level.value / interval.value)) < 0.05]
+                if of != entry and math.isclose(level.value, interval.value, rel_tol=0.05)]
         side, aside = ("right", -2) if min(near, key=abs, default=0) > 0 else ("left", 2)  # away from the nearest as high
         by_cost.annotate(letters[entry.arm], (cost, interval.value), (aside, 0), textcoords="offset points", ha=side,
                          va="center", fontsize=7)

@@ -4,7 +4,7 @@
     <!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with these sampling steps
     <!-- hdbench textured_digits fd_test hd_conv - hd -->...                  paired difference
     <!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired ratio
-    <!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm of the smallest mean, and it (no arms: all in one step)
+    <!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm with it (no arms: all in one step)
     <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts),
     methods (every recipe with its source and its distance by sampling steps)
 """

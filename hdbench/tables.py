@@ -221,11 +221,10 @@ def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry
 
 def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
     """The suite's caption, then what the numbers are."""
-    plan, over = numbers.plan, numbers.over()
-    alone = over.startswith("one ")
-    kind = (f"{over}, with its 95% sampling interval" if alone else
+    plan, over = numbers.plan, numbers.over
+    kind = (f"{over}, with its 95% sampling interval" if numbers.alone else
             f"means over {over} (teacher included) with 95% t-intervals")
-    if not alone and any(plan.arms[entry.arm].real for entry in entries):
+    if not numbers.alone and any(plan.arms[entry.arm].real for entry in entries):
         kind += "; real images with 95% sampling intervals"
     return f"{text.strip().rstrip('.')}. {plan.suite.title}. N = {plan.suite.evaluation.samples:,} images a set; {kind}."
 
