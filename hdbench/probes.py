@@ -10,13 +10,15 @@ of a unit are trained side by side on the same batches: clean against flawed ima
 
 Measures of a head, on held-out images; g is the gradient of the generator's loss in y:
 auc            P(score of a clean image > score of a flawed one), the score sum_j weights_j logits_j; DeLong's standard error
-in_flaw_share  E [|g|^2 where x != y] / |g|^2
+in_flaw_share  E [|g|^2 where x != y] / |g|^2; a uniform gradient has flaw_area, the share of pixels that are wrong
 cosine         E cos(-g, x - y)
-damage         E |g outside|^2 / E |g inside|^2.  Let a step -b g, b for all images, repair the flaw itself as far as it can,
-               b = E <g, y - x> / E |g inside|^2: this is the squared change outside for each unit of squared error repaired
+log10_damage   log10 of E |g outside|^2 E |x - y|^2 / E <g, y - x>^2.  Let a step -b g, b for all images, cancel the flaw along
+               the true correction, b = E |x - y|^2 / E <g, y - x>: this is the squared change outside for each unit of
+               squared error so repaired.  Infinite where the gradient leads away from the correction
 flaw_share     the tokens in which anything is wrong, of all; weight_in_flaw: the token weight that lies on them
 Rule: of the declared learning rates a head has the one with the largest cosine on the validation seed, whose teacher and
-held-out images are others, for each flaw and number of tokens.
+held-out images are others, for each flaw and number of tokens.  (Canvases are others; the digits on them are of the same 450.)
+Heads of a seed share teacher, images and noise, so adaptive heads are compared with each plain one by differences within seeds.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import time
@@ -62,11 +65,12 @@ from hdbench.suite import Plan, Stage, load_plan
 from hdbench.tables import for_people
 from hdbench.train import Progress
 
-VERSION = 1  # of a unit's meaning
+VERSION = 2  # of a unit's meaning
 CONFIG = Path("workflow/probes.yaml")
 STRENGTH = {"flip": 1.0, "fade": 0.25}  # a
 DIGIT = 16  # side of one of a canvas's digits
-MEASURES = {"auc": "AUC ↑", "in_flaw_share": "Gradient inside ↑", "cosine": "Cosine ↑", "damage": "Damage ↓"}
+MEASURES = {"auc": "AUC ↑", "in_flaw_share": "Gradient inside ↑", "cosine": "Cosine ↑", "log10_damage": "log10 damage ↓"}
+CHANCE = {"auc": 0.5, "in_flaw_share": None, "cosine": 0.0}  # of a head that sees nothing; None: the flaw's area
 PART = 125  # images measured at once
 FIELDS = ("heads", "rates", "names", "values", "parameters", "weights", "flawed", "where", "core_seconds")
 
@@ -82,6 +86,8 @@ class Flaw(Config):
         if self.change == "flip" and (self.size is None or self.size > DIGIT // 2):
             raise ValueError(f"size = {self.size}: a flip of more than half a digit is as likely as the digit itself; take at "
                              f"most {DIGIT // 2}, or a fade")
+        if (self.size or 0) >= 2 * DIGIT:
+            raise ValueError(f"size = {self.size}: a canvas has {2 * DIGIT} x {2 * DIGIT} pixels; for all of it write null")
         return self
 
     @property
@@ -140,16 +146,18 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
     first, told = plans[0].suite, f"suites = {list(probes.suites)}"
     if first.data.name != "canvas":
         raise UserError(f"{told}: {plans[0].name} has data {first.data.name}; flaws are planted in canvas alone")
-    if first.base.refine is None or first.base.refine.objective.gan.feature_network != "teacher":
+    gan = getattr(first.base.refine and first.base.refine.objective, "gan", None)
+    if gan is None or gan.feature_network != "teacher":
         raise UserError(f"{told}: stage 2 of {plans[0].name} does not read a frozen teacher's features; name another suite")
     if probes.images > first.data.test // 2:
         raise UserError(f"images = {probes.images}: test has only {first.data.test // 2} for validation and as many to "
                         "report; lower it")
     for plan in plans:
-        for part in ("data", "base"):
-            if getattr(plan.suite, part) != getattr(first, part):
+        alike = plan.suite.model_copy(update={"network": plan.suite.network.model_copy(update={"patch": first.network.patch})})
+        for part in ("data", "base", "network", "teacher"):
+            if getattr(alike, part) != getattr(first, part):
                 raise UserError(f"{told}: {plan.name} has other {part} than {plans[0].name}; name suites that differ in "
-                                "networks and seeds")
+                                "network.patch and seeds")
         tokens = (first.data.image_size // plan.suite.network.patch) ** 2
         for row in plan.rows:
             if "teacher" in row.stages:
@@ -159,6 +167,14 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
         if (tokens, seed) not in found:
             have = ", ".join(f"{n} tokens, seed {s}" for n, s in sorted(found))
             raise UserError(f"{told}: none has a teacher of {tokens} tokens and seed {seed}; they have {have}")
+    for tokens in probes.tokens:
+        for head in probes.heads:
+            try:
+                with torch.device("meta"):
+                    build_head(head, layers=len(gan.blocks), width=first.network.width, grid=math.isqrt(tokens),
+                               parameters=gan.parameters)
+            except ValueError as error:
+                raise UserError(f"heads: {head} of {plans[0].name}, {tokens} tokens: {error}") from None
     return {key: found[key] for key in wanted}
 
 
@@ -238,16 +254,19 @@ def mean_of(values: np.ndarray) -> Measured:
 
 
 def auc(clean: np.ndarray, flawed: np.ndarray) -> Measured:
-    """P(clean > flawed) + P(equal) / 2 of scores (n,) and (m,), by ranks; DeLong, DeLong and Clarke-Pearson 1988."""
-    n, m = len(clean), len(flawed)
+    """P(clean > flawed) + P(equal) / 2 of scores (n,) and (n,) of the same images, by ranks.
+
+    The error is that of DeLong, DeLong and Clarke-Pearson 1988, with a pair's two parts kept together.
+    """
+    n = len(clean)
     ranks = rankdata(np.concatenate([clean, flawed]))
-    of_clean = (ranks[:n] - rankdata(clean)) / m  # share of flawed ones below each clean one
+    of_clean = (ranks[:n] - rankdata(clean)) / n  # share of flawed ones below each clean one
     of_flawed = 1 - (ranks[n:] - rankdata(flawed)) / n
-    return Measured(float(of_clean.mean()), math.sqrt(of_clean.var(ddof=1) / n + of_flawed.var(ddof=1) / m))
+    return Measured(float(of_clean.mean()), math.sqrt((of_clean + of_flawed).var(ddof=1) / n))
 
 
 def of_gradient(g: Tensor, correction: Tensor) -> dict[str, Measured]:
-    """in_flaw_share, cosine and damage of gradients g (N, C, H, W) and corrections x - y; images without flaw are left out."""
+    """in_flaw_share, cosine and log10_damage of gradients g (N, C, H, W) and corrections x - y, of images with a flaw."""
     g, correction = (tensor.double().flatten(1) for tensor in (g, correction))
     flawed = correction.ne(0).any(1)
     g, correction = g[flawed], correction[flawed]
@@ -256,9 +275,12 @@ def of_gradient(g: Tensor, correction: Tensor) -> dict[str, Measured]:
     tiny = torch.finfo(torch.float64).tiny
     found = {"in_flaw_share": mean_of((inside / energy.clamp(min=tiny)).numpy()),
              "cosine": mean_of((along / (energy * error).sqrt().clamp(min=tiny)).numpy())}
-    damage = (energy - inside).mean() / inside.mean().clamp(min=tiny)
-    influence = (energy - inside - damage * inside) / inside.mean().clamp(min=tiny)
-    return found | {"damage": Measured(float(damage), float(influence.std() / math.sqrt(len(g))))}
+    outside = energy - inside
+    if along.mean() <= 0:
+        return found | {"log10_damage": Measured(math.inf, math.nan)}
+    damage = torch.log10(outside.mean() * error.mean() / along.mean().square())
+    influence = (outside / outside.mean() + error / error.mean() - 2 * along / along.mean()) / math.log(10)
+    return found | {"log10_damage": Measured(float(damage), float(influence.std() / math.sqrt(len(g))))}
 
 
 def run_unit(unit: Unit, network: nn.Module, progress: Callable[[int], None]) -> dict[str, np.ndarray]:
@@ -314,15 +336,17 @@ def run_unit(unit: Unit, network: nn.Module, progress: Callable[[int], None]) ->
             scores[number].append(torch.stack([score(verdict) for verdict in verdicts]))
             weights[number].append(verdicts[1].token_weights)
             gradients[number].append(len(part) * image_gradient(loss, y[part]))
-    wrong = F.max_pool2d((y != x).any(1, keepdim=True).float(), network.config.patch).flatten(1)  # (N, tokens)
-    rows, names = [], (*MEASURES, "flaw_share", "weight_in_flaw")
+    pixels = (y != x).any(1, keepdim=True).double()
+    wrong = F.max_pool2d(pixels, network.config.patch).flatten(1)  # (N, tokens)
+    rows, names = [], (*MEASURES, "flaw_area", "flaw_share", "weight_in_flaw")
     for head, s, g, w in zip(heads, scores, gradients, weights):
         s, g, w = torch.cat(s, 1).double().numpy(), torch.cat(g), torch.cat(w)
         found = dict.fromkeys(names, Measured(math.nan, math.nan))
         if np.isfinite(s).all() and g.isfinite().all():  # else the head has diverged
-            found |= {"auc": auc(*s), **of_gradient(g, x - y), "flaw_share": mean_of(wrong.mean(1).double().numpy())}
+            found |= {"auc": auc(*s), **of_gradient(g, x - y), "flaw_share": mean_of(wrong.mean(1).numpy()),
+                      "flaw_area": mean_of(pixels.flatten(1).mean(1).numpy())}
             if hasattr(head, "token_weights"):
-                found["weight_in_flaw"] = mean_of((w * wrong).sum(1).double().numpy())
+                found["weight_in_flaw"] = mean_of((w * wrong).sum(1).numpy())
         rows.append([found[name] for name in names])
     k = unit.probes.shown
     return {"heads": np.array([head for head, _ in runs]), "rates": np.array([rate for _, rate in runs]),
@@ -387,10 +411,12 @@ def collect(probes: Probes, results: Path) -> tuple[pd.DataFrame, dict[Unit, dic
 def run_probes(probes: Probes, results: Path, out: Path) -> list[Path]:
     """Everything: results/probes/metrics.csv, a copy of it, table and figures in out/probes; the paths written."""
     frame, units = collect(probes, results)
+    paired = differences(probes, frame)
     text, folder, table = frame.to_csv(index=False, lineterminator="\n").encode(), out / "probes", render(probes, frame)
     contents = {results / "probes" / "metrics.csv": text, folder / "metrics.csv": text,
                 folder / "probes.csv": table.to_csv(index=False, lineterminator="\n").encode(),
-                folder / "probes.md": to_markdown(probes, table).encode()}
+                folder / "differences.csv": paired.to_csv(index=False, lineterminator="\n").encode(),
+                folder / "probes.md": to_markdown(probes, table, paired, lost(probes, frame)).encode()}
     with figures.plt.rc_context(figures.STYLE):
         contents |= figures.pictures_of(draw_crossover(probes, frame), folder / "crossover")
         contents |= figures.pictures_of(draw_weights(probes, units), folder / "weights")
@@ -398,13 +424,15 @@ def run_probes(probes: Probes, results: Path, out: Path) -> list[Path]:
     return list(contents)
 
 
-def intervals(frame: pd.DataFrame) -> Callable[[str, str], Interval]:
-    """Of a reported arm and metric: over seeds, or over images where there is one seed."""
-    groups = dict(list(frame[frame.suite == "probes"].groupby(["arm", "metric"])))
+def intervals(frame: pd.DataFrame) -> Callable[..., Interval]:
+    """Of a reported arm and metric, or of it minus another arm's, paired: over seeds; one arm's over images for one seed."""
+    groups = dict(list(frame[frame.suite == "probes"].set_index("seed").groupby(["arm", "metric"])))
 
-    def found(arm: str, metric: str) -> Interval:
-        group = groups.get((arm, metric))
-        return MISSING if group is None else interval(group.value.to_numpy(), group.se.iloc[0])
+    def found(arm: str, metric: str, minus: str | None = None) -> Interval:
+        group, other = groups.get((arm, metric)), groups.get((minus, metric))
+        if group is None or minus and other is None:
+            return MISSING
+        return interval(group.value - other.value) if minus else interval(group.value, group.se.iloc[0])
 
     return found
 
@@ -417,11 +445,34 @@ def render(probes: Probes, frame: pd.DataFrame) -> pd.DataFrame:
             for head in probes.heads:
                 arm = f"{head}_n{tokens}_{flaw.name}"
                 row: dict[str, Any] = {"arm": arm, "tokens": tokens, "flaw": flaw.name, "head": head}
-                for metric in ("flaw_share", *MEASURES, "weight_in_flaw", "learning_rate", "head_parameters"):
+                for metric in ("flaw_area", "flaw_share", *MEASURES, "weight_in_flaw", "learning_rate", "head_parameters"):
                     value = found(arm, metric)
                     row |= {metric: value.value, f"{metric}_half_width": value.half_width}
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def differences(probes: Probes, frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a flaw, number of tokens, adaptive head and plain head: each measure of the first minus the second, by seeds."""
+    found, rows = intervals(frame), []
+    adaptive = [head for head in probes.heads if head.startswith("awd")]
+    for tokens, flaw, head, plain in itertools.product(probes.tokens, probes.flaws, adaptive, probes.heads):
+        if plain not in adaptive:
+            row = {"tokens": tokens, "flaw": flaw.name, "head": head, "minus": plain}
+            for metric in MEASURES:
+                value = found(f"{head}_n{tokens}_{flaw.name}", metric, f"{plain}_n{tokens}_{flaw.name}")
+                row |= {metric: value.value, f"{metric}_half_width": value.half_width}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def lost(probes: Probes, frame: pd.DataFrame) -> str:
+    """A sentence that names what has no number on some seed, or nothing."""
+    found = intervals(frame)
+    names = [f"{title.strip(' ↑↓')} of {label(head)}, {tokens} tokens, {flaw.title}"
+             for tokens, flaw, head in itertools.product(probes.tokens, probes.flaws, probes.heads)
+             for metric, title in MEASURES.items() if not math.isfinite(found(f"{head}_n{tokens}_{flaw.name}", metric).value)]
+    return f" Without a finite number on some seed: {'; '.join(names)}." if names else ""
 
 
 def label(head: str) -> str:
@@ -434,19 +485,25 @@ def explanation(probes: Probes) -> str:
             f"steps, measured on {probes.images:,} held-out images. Flip: the texture's phase is turned by half a period; "
             "fade: its amplitude is halved. Inside: share of the energy of the generator's gradient where the image is wrong. "
             "Cosine: of minus the gradient with the true correction. Damage: squared change elsewhere for each unit of squared "
-            "error repaired, at the step that repairs the flaw best. Learning rates by the largest cosine on a seed that is not "
-            f"shown. 95% intervals, {over}.")
+            "error repaired, at the step that cancels the flaw along the true correction. Learning rates by the largest cosine "
+            f"on a seed that is not shown. 95% intervals, {over}.")
 
 
-def to_markdown(probes: Probes, table: pd.DataFrame) -> str:
+def to_markdown(probes: Probes, table: pd.DataFrame, differences: pd.DataFrame, lost: str) -> str:
     titles = {"flaw_share": "Share of tokens", **MEASURES, "weight_in_flaw": "Weight inside", "learning_rate": "Learning rate"}
-    names = {flaw.name: flaw.title for flaw in probes.flaws}
-    named = {"Tokens": table.tokens.astype(str), "Flaw": table.flaw.map(names), "Head": table["head"].map(label)}
-    shown = pd.DataFrame(named | {
-        title: [for_people(None, Interval(*pair)) for pair in zip(table[key], table[f"{key}_half_width"])]
-        for key, title in titles.items()})
-    return (explanation(probes) + " † Reconstruction: the paper gives no formula.\n\n"
-            + shown.to_markdown(index=False, disable_numparse=True) + "\n")
+    flaws = {flaw.name: flaw.title for flaw in probes.flaws}
+
+    def shown(table: pd.DataFrame, titles: Mapping[str, str], **more: pd.Series) -> str:
+        named = {"Tokens": table.tokens.astype(str), "Flaw": table.flaw.map(flaws), "Head": table["head"].map(label)}
+        columns = {title: [for_people(None, Interval(*pair)) for pair in zip(table[key], table[f"{key}_half_width"])]
+                   for key, title in titles.items()}
+        return pd.DataFrame(named | more | columns).to_markdown(index=False, disable_numparse=True)
+
+    parts = [explanation(probes) + " † Reconstruction: the paper gives no formula." + lost, shown(table, titles)]
+    if len(differences):
+        parts += ["Each adaptive head minus each plain one, within seeds:",
+                  shown(differences, MEASURES, Minus=differences["minus"].map(label))]
+    return "\n\n".join(parts) + "\n"
 
 
 def draw_crossover(probes: Probes, frame: pd.DataFrame) -> Figure:
@@ -475,9 +532,14 @@ def draw_crossover(probes: Probes, frame: pd.DataFrame) -> Figure:
             if axis is row[0]:
                 axis.set_ylabel(f"{tokens} tokens, {change}")
             axis.set_xscale("log")
+            chance = [[found(f"{probes.heads[0]}_n{tokens}_{flaw.name}", name).value for name in ("flaw_share", "flaw_area")]
+                      for flaw in probes.flaws if flaw.change == change]
+            x, area = zip(*sorted(chance))
+            if metric in CHANCE:
+                axis.plot(x, area if CHANCE[metric] is None else [CHANCE[metric]] * len(x), color=figures.REFERENCE,
+                          linestyle=":", linewidth=0.9, zorder=0)
     for axis, (metric, title) in zip(axes[0], MEASURES.items()):
         axis.set_title(title.replace("↑", "(higher is better)").replace("↓", "(lower is better)").replace(" (", "\n("))
-        axis.set_yscale("log" if metric == "damage" else "linear")
         if metric in ("auc", "in_flaw_share"):  # intervals of shares may go beyond
             low, high = axis.get_ylim()
             axis.set_ylim(max(low, -0.02), min(high, 1.03))
@@ -488,8 +550,10 @@ def draw_crossover(probes: Probes, frame: pd.DataFrame) -> Figure:
                for head in probes.heads]
     handles += [Line2D([], [], color=figures.REFERENCE, marker="o", markersize=3.5, linestyle="none", label=text,
                        markerfacecolor=face) for text, face in (("local", figures.REFERENCE), ("global", "white"))]
+    handles.append(Line2D([], [], color=figures.REFERENCE, linestyle=":", label="uniform or by chance"))
     figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncol=4)
-    return figures.note_below(figure, explanation(probes) + " †\u00a0Reconstruction: the paper gives no formula.")
+    return figures.note_below(figure, explanation(probes) + " †\u00a0Reconstruction: the paper gives no formula."
+                              + lost(probes, frame))
 
 
 def draw_weights(probes: Probes, units: Mapping[Unit, Mapping[str, np.ndarray]]) -> Figure:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 from click.testing import CliRunner
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 from test_workflow import planned, snakemake, workspace  # noqa: F401, a fixture
 from tiny import REPOSITORY, changed, run_until, stage_of, write_suite
@@ -92,15 +93,32 @@ def test_flaws_lie_around_ink_in_proportion_to_it():
 
 # measures
 
-def test_a_gradient_that_is_the_correction_has_share_1_cosine_1_and_damage_0(images):
+def test_a_gradient_that_is_the_correction_has_share_1_cosine_1_and_no_damage(images):
     clean, turned, _ = images
-    y, _ = module.plant(clean, turned, module.Flaw(change="flip", size=4), generator("test"))
+    y, where = module.plant(clean, turned, module.Flaw(change="flip", size=4), generator("test"))
     correction = to_float(clean) - y
     found = module.of_gradient(-3e-9 * correction, correction)
     assert {name: value for name, (value, _) in found.items()} == pytest.approx(
-        {"in_flaw_share": 1, "cosine": 1, "damage": 0})
-    assert max(se for _, se in found.values()) < 1e-8
-    assert module.of_gradient(correction, correction)["cosine"].value == pytest.approx(-1)
+        {"in_flaw_share": 1, "cosine": 1, "log10_damage": -math.inf})
+    assert max(found[name].se for name in ("in_flaw_share", "cosine")) < 1e-8
+    away = module.of_gradient(correction, correction)  # no step along it repairs anything
+    assert away["cosine"].value == pytest.approx(-1) and away["log10_damage"].value == math.inf
+
+
+def test_damage_is_the_change_elsewhere_of_the_step_that_cancels_the_flaw_along_the_correction():
+    random = torch.Generator().manual_seed(0)
+    correction = F.pad(torch.randn(50, 1, 2, 2, generator=random, dtype=torch.float64), (0, 2, 0, 2))
+    g = torch.randn(50, 1, 4, 4, generator=random, dtype=torch.float64) - 0.5 * correction
+    step = -correction.square().sum() / (g * correction).sum()  # x - (y - step g), projected on the correction, is 0 in the mean
+    assert ((correction + step * g) * correction).sum() == pytest.approx(0, abs=1e-9)
+    changed_elsewhere = (step * g)[correction == 0].square().sum() / correction.square().sum()
+    found = module.of_gradient(g, correction)["log10_damage"]
+    assert found.value == pytest.approx(math.log10(changed_elsewhere))
+    aside = torch.randn(50, 1, 4, 4, generator=random, dtype=torch.float64) * (correction != 0)  # inside, repairs nothing
+    aside -= (aside * correction).sum() / correction.square().sum() * correction
+    more = module.of_gradient(g + 3 * aside, correction)
+    assert more["log10_damage"].value == pytest.approx(found.value)
+    assert more["in_flaw_share"].value > module.of_gradient(g, correction)["in_flaw_share"].value + 0.1
 
 
 def test_a_uniform_gradient_has_the_share_of_the_area():
@@ -108,7 +126,7 @@ def test_a_uniform_gradient_has_the_share_of_the_area():
     correction[:6, :, 3:7, 8:12] = 0.5  # the last image has no flaw, and is left out
     found = module.of_gradient(torch.full_like(correction, -0.2), correction)
     assert {name: value for name, (value, _) in found.items()} == pytest.approx(
-        {"in_flaw_share": 1 / 64, "cosine": 1 / 8, "damage": 63})
+        {"in_flaw_share": 1 / 64, "cosine": 1 / 8, "log10_damage": math.log10(63)})
     assert module.of_gradient(torch.zeros_like(correction), correction)["cosine"].value == 0
 
 
@@ -123,16 +141,18 @@ def test_errors_are_those_of_repeated_samples():
         assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.3), name
 
 
-def test_auc_is_sklearns_and_its_error_that_of_repeated_samples():
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_auc_is_sklearns_and_its_error_that_of_repeated_samples_of_pairs(correlation):
     random = np.random.default_rng(0)
-    clean, flawed = random.normal(0.7, 1, 6000), random.normal(0, 1.5, 9000)
-    for a, b in ((clean[:80], flawed[:110]), (clean[:90].round(), flawed[:70].round())):  # with ties, too
+    clean = random.normal(0.7, 1, 9000)
+    flawed = correlation * (clean - 0.7) + math.sqrt(1 - correlation**2) * random.normal(0, 1, 9000)
+    for a, b in ((clean[:80], flawed[:80]), (clean[:90].round(), flawed[:90].round())):  # with ties, too
         labels = np.repeat([1, 0], [len(a), len(b)])
         assert module.auc(a, b).value == pytest.approx(roc_auc_score(labels, np.concatenate([a, b])), abs=1e-12)
-    parts = [module.auc(clean[40 * i:40 * i + 40], flawed[60 * i:60 * i + 60]) for i in range(150)]
+    parts = [module.auc(clean[60 * i:60 * i + 60], flawed[60 * i:60 * i + 60]) for i in range(150)]
     values, errors = np.array(parts).T
     assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.2)
-    assert module.auc(np.ones(5), np.zeros(4)) == (1, 0)
+    assert module.auc(np.ones(5), np.zeros(5)) == (1, 0)
 
 
 class Patches(nn.Module):
@@ -220,7 +240,7 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     code, output = invoke(trained)
     assert code == 0, output
     frame, out = read_metrics(trained / "results/probes/metrics.csv"), trained / "out/probes"
-    names = {"metrics.csv", "probes.csv", "probes.md", *(f"{figure}.{kind}" for figure in ("crossover", "weights")
+    names = {"metrics.csv", "probes.csv", "differences.csv", "probes.md", *(f"{figure}.{kind}" for figure in ("crossover", "weights")
                                                          for kind in ("pdf", "png"))}
     assert list(frame) == list(COLUMNS) and {path.name for path in out.iterdir()} == names
     assert (out / "metrics.csv").read_bytes() == (trained / "results/probes/metrics.csv").read_bytes()
@@ -235,6 +255,13 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
         assert row.cosine == pytest.approx(own[(own.arm == arm) & (own.metric == "cosine")].value.mean())
         assert row.flaw_share == pytest.approx(1, abs=0.1) if "global" in arm else 1 / 16 <= row.flaw_share <= 4 / 16
     assert table.head_parameters.to_numpy() == pytest.approx(600, rel=0.1)
+    paired = pd.read_csv(out / "differences.csv", index_col=["flaw", "head", "minus"])
+    assert set(paired.index) == {(flaw, "awd_loss", plain) for flaw in ("flip4", "fade_global") for plain in ("pooled", "patch")}
+    wide = own[own.metric == "cosine"].pivot(index="seed", columns="arm", values="value")
+    expected = stats.ttest_rel(wide.awd_loss_n16_flip4, wide.pooled_n16_flip4).confidence_interval(0.95)
+    row = paired.loc["flip4", "awd_loss", "pooled"]
+    assert [row.cosine - row.cosine_half_width, row.cosine + row.cosine_half_width] == pytest.approx(list(expected))
+    assert "| Minus" in (out / "probes.md").read_text(encoding="utf-8")
 
     units = trained / "results/probes/units"
     done = {path: path.stat().st_mtime_ns for path in units.iterdir()}
@@ -258,6 +285,22 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     broken.unlink()
 
 
+def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
+    assert invoke(trained)[0] == 0
+    frame, probes = read_metrics(trained / "results/probes/metrics.csv"), config({"suites": [str(trained / "tiny.yaml")]})
+    assert "inf" not in module.lost(probes, frame)
+    one = (frame.suite == "probes") & (frame.arm == "awd_loss_n16_flip4") & (frame.seed == 2)
+    frame.loc[one & (frame.metric == "auc"), "value"] = math.nan
+    frame.loc[one & (frame.metric == "log10_damage"), "value"] = math.inf
+    text = module.to_markdown(probes, module.render(probes, frame), module.differences(probes, frame), module.lost(probes, frame))
+    for measure in ("AUC", "log10 damage"):
+        assert f"{measure} of AWD-loss†, 16 tokens, flip, 4 x 4" in text.splitlines()[0]
+    figure = module.draw_crossover(probes, frame)
+    drawn = [len(axis.containers) for axis in figure.axes[:4]]  # heads with a number
+    assert drawn == [2, 3, 3, sum(math.isfinite(module.intervals(frame)(f"{head}_n16_flip4", "log10_damage").value)
+                                  for head in probes.heads)] and drawn[3] <= 2
+
+
 def test_a_change_runs_what_it_changes_and_no_more(trained):
     def digests(changes=None, rates=(1e-3,)):
         probes = config({"suites": [str(trained / "tiny.yaml")]} | (changes or {}))
@@ -277,6 +320,7 @@ def test_a_change_runs_what_it_changes_and_no_more(trained):
     ({"flaws": [{"change": "flop", "size": 2}]}, "flaws.0.change = .flop.: unknown"),
     ({"flaws": [{"change": "flip", "size": 16}]}, "flaws.0.size = 16: a flip of more than half a digit is as likely"),
     ({"flaws": [{"change": "flip", "size": None}]}, "flaws.0.size = None: a flip of more than half a digit"),
+    ({"flaws": [{"change": "fade", "size": 32}]}, "flaws.0.size = 32: a canvas has 32 x 32 pixels; for all of it write null"),
     ({"flaws": [{"change": "fade"}]}, "flaws.0.size: this key is missing; add it"),
     ({"flaws": [{"change": "fade", "size": 0}]}, "flaws.0.size = 0: must be greater than or equal to 1"),
     ({"heads": ["pached"]}, "heads.0 = .pached.: unknown; did you mean 'patch'?"),
@@ -301,11 +345,25 @@ def test_teachers_that_cannot_be_had_are_one_sentence(trained, monkeypatch, chan
     assert code == 2 and output.count("\n") == 1 and message in output
 
 
-def test_other_suites_must_differ_in_networks_alone_and_teachers_must_be_there(trained, tmp_path):
+@pytest.mark.parametrize(("part", "changes"), [
+    ("base", {"base.refine.batch": 4}), ("network", {"network.depth": 3}), ("teacher", {"teacher.training.steps": 3})])
+def test_other_suites_must_differ_in_patches_and_seeds_alone(trained, tmp_path, part, changes):
+    other = write_suite(tmp_path, CANVAS | changes, "other")
+    code, output = invoke(trained, {"suites": [str(trained / "tiny.yaml"), str(other)]})
+    assert code == 2 and f"other has other {part} than tiny; name suites that differ in network.patch and seeds" in output
+
+
+@pytest.mark.parametrize(("suite", "changes", "message"), [
+    ({"base.refine.objective.gan.parameters": 60, "only": ["td", "hd"]}, {}, "heads: pooled of tiny, 16 tokens: "),
+    ({"base.refine.objective": {"name": "meanflow"}, "only": ["td", "hd"]}, {}, "stage 2 of tiny does not read a frozen teacher's features")])
+def test_heads_that_cannot_be_built_or_read_are_one_sentence(tmp_path, suite, changes, message):
+    write_suite(tmp_path, CANVAS | suite)
+    code, output = invoke(tmp_path, changes)
+    assert code == 2 and output.count("\n") == 1 and message in output, output
+
+
+def test_teachers_must_be_there(trained, tmp_path):
     shutil.copy(trained / "tiny.yaml", tmp_path)
-    other = write_suite(tmp_path, CANVAS | {"base.refine.batch": 4}, "other")
-    code, output = invoke(tmp_path, {"suites": [str(tmp_path / "tiny.yaml"), str(other)]})
-    assert code == 2 and "other has other base than tiny; name suites that differ in networks and seeds" in output
     code, output = invoke(tmp_path)
     assert code == 2 and output.count("\n") == 1 and "the teacher of 16 tokens and seed 0 does not exist yet; make it" in output
     assert not (tmp_path / "results").exists()
