@@ -17,7 +17,7 @@ from scipy import stats
 
 from hdbench.artifact import write_atomic
 from hdbench.collect import Entry, Numbers, read_metrics
-from hdbench.config import Config, read_yaml, validate
+from hdbench.config import Config, nearest, read_yaml, validate
 from hdbench.errors import UserError
 from hdbench.tables import TEX, to_page
 
@@ -194,8 +194,12 @@ def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.Da
     are corrected for themselves, so that a finding on the theory is the same beside any suite.
     """
     sources = {"suite": values_of(numbers), "theory": theory or (lambda name, metric: None)}
-    given = {"suite": True, "theory": theory is not None}
-    applies = {name: given[claim.source] and (claim.suites is None or numbers.plan.name in claim.suites)
+    plan, given = numbers.plan, {"suite": rules.claims if numbers.plan.suite.claims is None else numbers.plan.suite.claims,
+                                 "theory": rules.claims if theory else ()}
+    for name in given["suite"]:
+        if name not in rules.claims:
+            raise UserError(f"suite {plan.name}: claims: no claim {name!r}" + nearest(name, rules.claims))
+    applies = {name: name in given[claim.source] and (claim.suites is None or plan.name in claim.suites)
                for name, claim in rules.claims.items()}
     made = [(name, outcome(sources[claim.source], test)) for name, claim in rules.claims.items() for test in claim.tests]
     corrected = {source: iter(holm([o.p for name, o in made if applies[name] and rules.claims[name].source == source]))
@@ -255,7 +259,7 @@ def sentence(claim: Claim, tests: list[tuple[Outcome, float, str]], applies: boo
     if not applies and claim.source == "theory":
         return "Its metrics are not given: `hdbench theory` makes them, and --theory names their file."
     if not applies:
-        return f"It is about the suite {' or '.join(claim.suites)}."
+        return f"It is about the suite {' or '.join(claim.suites)}." if claim.suites else "This suite is not made for it."
     lacking = dict.fromkeys(name.partition("@")[0] for o, *_ in tests for name in o.lacking)
     if lacking and verdict == "not testable here":
         return f"No numbers of {', '.join(lacking)}."

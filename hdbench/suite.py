@@ -276,6 +276,8 @@ class Suite(Config):
     seeds: tuple[int, ...] = Field(min_length=1, description="each seed is a complete chain: teacher, TD, stage 2")
     base: Arm
     arms: dict[str, Any] = Field(min_length=1)
+    claims: tuple[str, ...] | None = Field(None, description="of workflow/claims.yaml, that the suite is made to judge by its "
+                                                             "own numbers; by default all")
     tables: Tables
 
     directives: ClassVar[tuple[str, ...]] = ("extends", "only")

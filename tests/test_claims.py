@@ -46,6 +46,20 @@ def judged(numbers, **claims) -> pd.DataFrame:
     return judge(numbers, Rules(level=0.05, claims=claims)).set_index("claim")
 
 
+def test_a_suite_made_for_some_claims_judges_and_corrects_for_these_alone(tmp_path):
+    def found(changes) -> pd.DataFrame:
+        plan = tiny_plan(tmp_path, SEEDS | changes)
+        return judged(Numbers(plan, synthetic(plan), tmp_path), **{name: Claim(says=name, tests=(
+            hypothesis("difference", {"hd": 1, other: -1}, below=0),)) for name, other in (("A", "dmd"), ("B", "td@1"))})
+
+    both, one = found({}), found({"claims": ["B"]})
+    assert one.sentence["A"] == "This suite is not made for it." and one.verdict["A"] == "not testable here"
+    assert one.p["B"] == both.p["B"] == one.p_holm["B"] and math.isnan(one.p_holm["A"])
+    assert both.p_holm["B"] == pytest.approx(min(1, max(2 * both.p.min(), both.p["B"])))
+    with pytest.raises(UserError, match="suite tiny: claims: no claim 'b'"):
+        found({"claims": ["b"]})
+
+
 def test_a_difference_is_the_paired_t_test(numbers):
     o = outcome(values_of(numbers), hypothesis("difference", {"hd": 1, "dmd": -1}, below=0.5))
     x = values(numbers.frame, "hd", "fd_test_64") - values(numbers.frame, "dmd", "fd_test_64")
