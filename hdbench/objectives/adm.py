@@ -5,7 +5,7 @@ z_s^real = z_t - (t - s) v^w_phi(z_t, t, c),  z_s^fake = z_t - (t - s) v_psi(z_t
 The critic raises D(z_s^real, s, c) and lowers D(z_s^fake, s, c), the generator raises D(z_s^fake, s, c) through the fake
 velocity and z_t; hinge loss, tokens of several blocks of the frozen teacher, g as in hdbench.objectives.adversarial.
 The critic sees no data, and there is no DMD term.  t is uniform in [gan.t_min, gan.t_max];
-delta, head, blocks and update ratio are ours.
+delta = 1/64 is the paper's; head, blocks and update ratio are ours.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Consistency function  f(z_t, t, c) = z_t - t u_theta(z_t, 0, t, c), so f(z, 0) = z holds by construction
 teacher step          z_s = z_t - (t - s) v^w(z_t, t, c),  s = t - 1/K
 loss                  || f_theta(z_t, t, c) - sg f_theta(z_s, s, c) ||^2                           (Eq. 7)
-The target network is the student itself, as in improved consistency training (arXiv 2310.14189, Section 3.2).
+The target network is the student itself, as arXiv 2310.14189 (Section 3.2) advises for training without a teacher; this
+paper finds a moving average better.
 """
 
 from __future__ import annotations

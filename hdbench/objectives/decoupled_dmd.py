@@ -4,7 +4,8 @@ matching (DM)      x_fake(z_t) - x_cond(z_t)           at t in [t_min, t_max], t
 augmentation (CA)  x^w(z_s) - x_cond(z_s) = -s (v^w - v_cond)(z_s, s, c)   at s in [ca_t_min, ca_t_max]
 g = [DM - CA] / mean |x_hat - x_cond(z_t)|   per sample; with z_s = z_t the numerator is DMD's x_fake - x^w.
 The paper ties s to the times that the student has still to pass; after one step from noise those are all, so both ranges
-start alike here.  That the augmentation is divided by the norm of the matching term is ours.
+start alike here, and what is left is independent noise, which the paper finds to change little in four steps.  That the
+augmentation is divided by the norm of the matching term is ours.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 z_t = (1 - t) x_hat + t eps';  v_psi the fake velocity
 x_real = z_t - t v^w_phi(z_t, t, c),  x_fake = z_t - t v_psi(z_t, t, c)
-g = (x_fake - x_real) / mean |x_hat - x_real|   per sample                          (DMD, Eqs. 7 and 8)
+g = (x_fake - x_real) / mean |x_hat - x_real|   per sample          (DMD's pseudocode; its Eqs. 7 and 8 have 1 - t times this)
 Critic, generator loss, GAN term and regulariser: hdbench.objectives.matching.
 """
 

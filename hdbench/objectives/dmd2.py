@@ -2,7 +2,8 @@
 update), a GAN on the trained fake score's features (4.3) and, with generator_steps = 4, backward simulation (4.5).
 
 These are defaults of hdbench.objectives.dmd, under the name of their paper.  There the GAN's weight is a constant, here
-relative to the RMS of the direction, by the rule of all heads; and renoising times do not depend on the generator's step.
+relative to the RMS of the direction, by the rule of all heads.  Renoising times do not depend on the generator's step, as in
+its code.
 """
 
 from __future__ import annotations

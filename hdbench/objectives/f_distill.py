@@ -1,7 +1,8 @@
 """f-divergence distribution matching (Xu et al., arXiv 2502.15681, Theorem 1): DMD's direction, weighted by h(r).
 
 gradient of D_f(p_real,t || p_fake,t) = E int p_fake,t f(r) is E[h(r) (s_fake - s_real) dz/dtheta],  h = r^2 f''(r)
-r = p_real / p_fake at z_t: the exponential of a non-saturating head's logit there, its log clamped to +- log_ratio_limit
+r = p_real / p_fake at z_t: the exponential of a non-saturating head's logit there, its log clamped to +- log_ratio_limit;
+the head's real samples are the data's, so with guidance r is not the ratio of the distribution whose score is matched
 reverse KL `rkl` h = 1 (DMD),  Jensen-Shannon `js` h = r / (1 + r),  forward KL `fkl` h = r
 h is divided by its mean over the global batch, so that the step does not depend on the divergence, and r is bounded: both
 as in public code (FastGen), which also normalises r in bins of t.

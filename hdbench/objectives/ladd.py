@@ -2,8 +2,8 @@
 blocks of the frozen teacher.  There is no fake network; the critic update trains the head.
 
 g = relative_weight * g_gan / RMS(g_gan), over the global batch, as in hdbench.objectives.adversarial.
-Real samples are the data's, where the paper takes the teacher's; times are uniform, where it takes a logit-normal law; R1
-may be added in its approximate form.  One head reads all blocks, of the size of all heads.
+Real samples are the data's, where the paper takes the teacher's; times are uniform in [gan.t_min, gan.t_max], where it takes
+a logit-normal law; R1 may be added in its approximate form.  One head reads all blocks, of the size of all heads.
 """
 
 from __future__ import annotations

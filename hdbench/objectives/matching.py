@@ -7,7 +7,8 @@ A method gives the direction g, in units of x where it is normalised; RMS(g_gan)
 batch, and relative_weight itself where a method has no g.
 
 Backward simulation (DMD2, arXiv 2405.14867, Section 4.5): with S = generator_steps > 1 a row trains at the input z_k of its
-own random step k = 0 .. S - 1 of `hdbench.flow.sample_consistency`, t_k = 1 - k / S, simulated without gradient.
+own random step k = 0 .. S - 1 (its code: one for the batch) of `hdbench.flow.sample_consistency`, t_k = 1 - k / S, simulated
+without gradient.
 A regulariser is the loss of a trajectory objective, kept while the generator is refined: with `meanflow` regularised HD, with
 `knowledge` the regression on the teacher's ODE pairs of DMD (arXiv 2311.18828, Eq. 9; 0.25 LPIPS there, a mean square here).
 """

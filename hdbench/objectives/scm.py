@@ -6,8 +6,9 @@ tangent               g = (v - u) - w t du/dt,   w rising from 0 to 1 over the f
 normalised            g / (||g|| + c),           ||g|| the root mean square over C, H, W
 loss                  || u_theta(z_t, 0, t, c) - sg(u_theta(z_t, 0, t, c) + g / (||g|| + c)) ||^2 (mean)
 With w = 1 and without the normalisation it is MeanFlow at r = 0.  The paper writes ||g|| and no more; public codes take a root
-mean square or a root of the sum, which differ by sqrt(C H W).  Not the paper's: its trigonometric path, the learned weight
-of times, and its log-normal proposal of noise levels, for which t is uniform here.
+mean square or a root of the sum, which differ by sqrt(C H W).  Not the paper's: its trigonometric path; its factor cos t,
+here (1 - t) sqrt(t^2 + (1 - t)^2), which takes the tangent to zero at pure noise, where the normalisation keeps ours; the
+learned weight of times; and its log-normal proposal of noise levels, for which t is uniform here.
 """
 
 from __future__ import annotations

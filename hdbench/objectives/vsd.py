@@ -2,7 +2,8 @@
 
 g = omega(t) [eps_real(z_t, t, c) - eps_fake(z_t, t, c)],  eps = z_t + (1 - t) v,  so with omega = 1
 g = (1 - t) [v^w_phi(z_t, t, c) - v_psi(z_t, t, c)],  in units of noise, not normalised.
-The papers train a LoRA of the teacher as the fake; here it is a full network, as in the other methods.
+Ours: omega = 1, where public codes have t^2; guidance of the teacher alone, where SwiftBrush guides the fake as well; and a
+full network as the fake, as in the other methods, where the papers train a LoRA of the teacher.
 """
 
 from __future__ import annotations
