@@ -256,6 +256,27 @@ def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[fl
     return abs(trainer.ema["a"].item()), trainer.ema["b"].item()
 
 
+def test_a_trained_heads_logit_is_the_log_density_ratio_of_real_to_fake():
+    """What f_distill takes for log r: real samples of N(1, 0.5^2), fake ones of N(0, 1), whose ratio is quadratic."""
+    head, real, fake = QuadraticHead(), torch.distributions.Normal(1.0, 0.5), torch.distributions.Normal(0.0, 1.0)
+    torch.manual_seed(0)
+    samples = [distribution.sample((20_000, 1)) for distribution in (real, fake)]
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def tokens(x):
+        return [torch.stack([x, x**2], -1)]
+
+    def closure():
+        optimizer.zero_grad()
+        loss = gan.critic_loss(*(head(tokens(x)) for x in samples), "non_saturating")
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    x = torch.linspace(0, 2, 30)[:, None]
+    torch.testing.assert_close(head(tokens(x)).logits, real.log_prob(x) - fake.log_prob(x), rtol=0, atol=0.1)
+
+
 def training_of(**settings) -> Training:
     """The trainer does not read the objective."""
     return Training(objective=flow_matching.Configuration(), learning_rate=1e-4, **settings)

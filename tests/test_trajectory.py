@@ -138,6 +138,10 @@ def test_first_round_of_progressive_distillation_errs_as_euler_does(data):
     update = only_update(progressive, Known(oracle), teacher_velocity=oracle.v)
     for n in (16, 32, 64):
         errors.append(update.loss(x, None, eps, t - 1 / n, t)[0].sqrt().item())
+        half, z = 1 / (2 * n), expand(1 - t) * x + expand(t) * eps
+        first = oracle.v(z, t)
+        second = oracle.v(z - half * first, t - half)
+        assert errors[-1] == pytest.approx(rms(oracle.u(z, t - 1 / n, t) - (first + second) / 2))
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.15) and errors[1] / errors[2] == pytest.approx(2, abs=0.1)
     assert errors[0] > 1e-3
 
@@ -466,19 +470,19 @@ NO_WEIGHT = {"adaptive_power": 0.0}
 REACHES = {  # name: (module, configuration, steps of the Euler sampler that is the optimum; None where it is the exact one)
     "meanflow": (meanflow, meanflow.Configuration(**NO_WEIGHT), None),
     "improved_meanflow": (improved_meanflow, improved_meanflow.Configuration(**NO_WEIGHT), None),
-    "consistency": (consistency, consistency.Configuration(intervals=40, **NO_WEIGHT), 40),
+    "consistency": (consistency, consistency.Configuration(intervals=8, **NO_WEIGHT), 8),
     "scm": (scm, scm.Configuration(), None),
     "knowledge": (knowledge, knowledge.Configuration(), None),
     "reflow": (reflow, reflow.Configuration(), None),
-    "progressive": (progressive, progressive.Configuration(start_steps=16), 32),
-    "shortcut": (shortcut, shortcut.Configuration(finest=64), 64),
+    "progressive": (progressive, progressive.Configuration(start_steps=4), 8),
+    "shortcut": (shortcut, shortcut.Configuration(finest=8), 8),
 }
 
 
 @pytest.mark.parametrize("name", REACHES)
 def test_training_reaches_the_optimum(name):
-    """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum and 5% of the exact one (relative RMS), where
-    the teacher's velocity in its place is off by over 30%."""
+    """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where the teacher's velocity in
+    its place is off by over 30%; a method whose optimum is an Euler sampler of few steps is nearer to that than to the ODE."""
     module, configuration, euler = REACHES[name]
     trainer = trainer_of(module, configuration, 1000)
     for _ in range(1000):
@@ -490,7 +494,7 @@ def test_training_reaches_the_optimum(name):
     with torch.no_grad():
         found = generate(trainer.student, eps.float(), c)
     assert rms(found - optimum) < 0.03 * rms(eps - optimum)
-    assert rms(found - exact) < 0.05 * rms(eps - exact)
+    assert euler is None or rms(found - exact) > max(0.03 * rms(eps - exact), rms(found - optimum))
     assert rms(eps - TRUTH.v(eps, torch.ones(4000).double()) - exact) > 0.3 * rms(eps - exact)
 
 
