@@ -7,6 +7,7 @@
     <!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm with it (no arms: all in one step)
     <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts),
     methods (every recipe with its source and its distance by sampling steps)
+    <!-- hdbench probes cosine awd_logit_n64_flip4 -->... , with  - pooled_n64_flip4  behind it the difference within seeds
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import functools
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -56,6 +58,8 @@ def write(path: Path, tables: Path) -> bool:
 def value(key: str, tables: Path, source: str = "document") -> str:
     """What a span shows."""
     suite, _, rest = key.partition(" ")
+    if suite == "probes":
+        return _of_probes(rest.split(), tables, key, source)
     numbers = _numbers(suite, tables)
     match rest.split():
         case ["chains"]:
@@ -96,6 +100,17 @@ def value(key: str, tables: Path, source: str = "document") -> str:
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
 
 
+def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
+    found, known = _probes(tables)
+    match words:
+        case [metric, *arms] if arms[1::2] in ([], ["-"]) and 0 < len(arms) < 4:
+            for name in arms[::2]:
+                if (name, metric) not in known:
+                    raise UserError(f"{source}: {key}: no {metric} of {name!r}" + nearest(name, {arm for arm, _ in known}))
+            return _shown(found(arms[0], metric, *arms[2:]), signed=len(arms) > 1)
+    raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
+
+
 def _methods(numbers: Numbers) -> pd.DataFrame:
     plan, fd = numbers.plan, numbers.counted(numbers.distance)
     arms = [arm for arm in plan.suite.tables.methods.rows if not plan.arms[arm].real]
@@ -130,6 +145,15 @@ def _numbers(suite: str, tables: Path) -> Numbers:
 
 
 @functools.cache
+def _probes(tables: Path) -> tuple[Callable[..., Interval], set[tuple[str, str]]]:
+    from hdbench.probes import intervals
+
+    frame = read_metrics(tables / "probes" / "metrics.csv")
+    own = frame[frame.suite == "probes"]
+    return intervals(frame), set(zip(own.arm, own.metric))
+
+
+@functools.cache
 def _judged(suite: str, tables: Path):
     theory = read_theory(tables / "theory" / "metrics.csv", missing_is_none=True)
     return judge(_numbers(suite, tables), read_rules(), theory)
@@ -139,3 +163,4 @@ def forget() -> None:
     """Read files of metrics anew."""
     _numbers.cache_clear()
     _judged.cache_clear()
+    _probes.cache_clear()

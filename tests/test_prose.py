@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from scipy import stats
 from test_tables import synthetic, values
 from tiny import write_suite
 
@@ -59,6 +60,27 @@ def test_the_lowest_is_of_the_arms_named_or_of_all_models_in_one_step(tiny):
     assert shown("lowest fd_test") == shown("lowest fd_test hd td hd_patch") == f"MeanFlow, {shown('fd_test td@1')}"
     assert shown("lowest fd_test hd hd_patch") == f"MeanFlow → DMD, {shown('fd_test hd')}"
     assert shown("lowest fd_test hd_patch") == "-"
+
+
+def test_numbers_of_the_probes_and_their_differences_within_seeds(tiny):
+    cosines = {"awd_n64_flip4": [0.1, 0.2, 0.3], "conv_n64_flip4": [0.15, 0.2, 0.28]}
+    frame = pd.DataFrame([{"suite": "probes", "arm": arm, "seed": seed, "nfe": 0, "metric": "cosine", "value": value,
+                           "protocol": "probe"} for arm, values in cosines.items() for seed, value in enumerate(values)],
+                         columns=list(tiny))
+    Path("paper_tables/probes").mkdir()
+    frame.to_csv("paper_tables/probes/metrics.csv", index=False)
+
+    def of_probes(key: str) -> str:
+        text = prose.fill(f"<!-- hdbench probes {key} -->?<!-- / -->", Path("paper_tables"), "d.md")
+        return re.fullmatch(r"<!-- hdbench .* -->(.*)<!-- / -->", text).group(1)
+
+    assert of_probes("cosine awd_n64_flip4") == "0.20 ± 0.25"
+    half = stats.ttest_rel(*cosines.values()).confidence_interval(0.95).high - np.mean([-0.05, 0, 0.02])
+    assert of_probes("cosine awd_n64_flip4 - conv_n64_flip4") == f"-0.010 ± {half:.3f}"
+    for key, message in (("cosine awd_n64_flip5", "no cosine of 'awd_n64_flip5'; did you mean 'awd_n64_flip4'"),
+                         ("cosine", "not a key"), ("cosine awd_n64_flip4 / conv_n64_flip4", "not a key")):
+        with pytest.raises(UserError, match=message):
+            of_probes(key)
 
 
 def test_a_part_of_the_samples_has_its_own_count_behind_the_name(tiny):
