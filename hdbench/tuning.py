@@ -40,6 +40,7 @@ def chosen(plan: Plan, frame: pd.DataFrame) -> dict[str, str]:
     best = {}
     for head, arms in grid(plan).items():
         if (missing := [arm for arm in arms if arm not in values]):
-            raise UserError(f"suite {plan.name}: no {METRIC} of {', '.join(missing)}; run the suite first")
+            raise UserError(f"suite {plan.name}: no {METRIC} of {', '.join(missing)}; run the suite first (an arm that has "
+                            "diverged has none: take its settings out of the grid of all heads)")
         best[head] = min(arms, key=values.__getitem__)
     return best

@@ -372,12 +372,13 @@ def test_teachers_must_be_there(trained, tmp_path):
 def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     probes = module.read_probes()
-    suites = (*probes.suites, "local_flaws_16", "local_flaws_256")
+    suites = (*probes.suites, "local_flaws_256")
     every = probes.model_copy(update={"suites": suites, "tokens": (16, 64, 256)})
     assert probes.heads == tuple(HEADS) and len(module.teachers(every)) == 3 * 4
     refine = load_plan("local_flaws").suite.base.refine
     assert probes.steps == refine.steps * refine.objective.critic_steps
-    assert {source.plan.name for source in module.teachers(probes).values()} == {"local_flaws_tuning", "local_flaws"}
+    assert {source.plan.name for source in module.teachers(probes).values()} == {
+        "local_flaws_tuning", "local_flaws", "local_flaws_16"}
 
 
 def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
