@@ -339,12 +339,12 @@ def run_unit(unit: Unit, network: nn.Module, progress: Callable[[int], None]) ->
     pixels = (y != x).any(1, keepdim=True).double()
     wrong = F.max_pool2d(pixels, network.config.patch).flatten(1)  # (N, tokens)
     rows, names = [], (*MEASURES, "flaw_area", "flaw_share", "weight_in_flaw")
+    flaw = {"flaw_area": mean_of(pixels.flatten(1).mean(1).numpy()), "flaw_share": mean_of(wrong.mean(1).numpy())}
     for head, s, g, w in zip(heads, scores, gradients, weights):
         s, g, w = torch.cat(s, 1).double().numpy(), torch.cat(g), torch.cat(w)
-        found = dict.fromkeys(names, Measured(math.nan, math.nan))
+        found = dict.fromkeys(names, Measured(math.nan, math.nan)) | flaw
         if np.isfinite(s).all() and g.isfinite().all():  # else the head has diverged
-            found |= {"auc": auc(*s), **of_gradient(g, x - y), "flaw_share": mean_of(wrong.mean(1).numpy()),
-                      "flaw_area": mean_of(pixels.flatten(1).mean(1).numpy())}
+            found |= {"auc": auc(*s), **of_gradient(g, x - y)}
             if hasattr(head, "token_weights"):
                 found["weight_in_flaw"] = mean_of((w * wrong).sum(1).numpy())
         rows.append([found[name] for name in names])

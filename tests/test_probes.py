@@ -203,7 +203,7 @@ def test_a_head_that_diverges_has_no_numbers_and_is_the_last_choice(easy):
     unit = easy({"change": "flip", "size": 8}, ("patch",), steps=4)
     unit.rates["patch"] = (math.inf, 1e-3)
     found = module.run_unit(unit, Patches(), lambda step: None)
-    assert np.isnan(found["values"][0]).all() and np.isfinite(found["values"][1, :4]).all()
+    assert np.isnan(found["values"][0, :4]).all() and np.isfinite(found["values"][1, :4]).all()
     assert module.choose(found) == {"patch": (1e-3,)}
 
 
@@ -256,7 +256,8 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
         assert row.flaw_share == pytest.approx(1, abs=0.1) if "global" in arm else 1 / 16 <= row.flaw_share <= 4 / 16
     assert table.head_parameters.to_numpy() == pytest.approx(600, rel=0.1)
     paired = pd.read_csv(out / "differences.csv", index_col=["flaw", "head", "minus"])
-    assert set(paired.index) == {(flaw, "awd_loss", plain) for flaw in ("flip4", "fade_global") for plain in ("pooled", "patch")}
+    assert set(paired.index) == {(flaw, "awd_loss", plain) for flaw in ("flip4", "fade_global")
+                                 for plain in ("pooled", "patch")}
     wide = own[own.metric == "cosine"].pivot(index="seed", columns="arm", values="value")
     expected = stats.ttest_rel(wide.awd_loss_n16_flip4, wide.pooled_n16_flip4).confidence_interval(0.95)
     row = paired.loc["flip4", "awd_loss", "pooled"]

@@ -27,8 +27,8 @@ rule probes:  # no part of all_ablations: `snakemake probes --config suite=local
         probe_teachers,
     output:
         f"{RESULTS}/probes/metrics.csv",
-        expand(f"{config['tables']}/probes/{{name}}", name=("metrics.csv", "probes.csv", "probes.md", "crossover.pdf",
-                                                            "weights.pdf")),
+        expand(f"{config['tables']}/probes/{{name}}", name=("metrics.csv", "probes.csv", "differences.csv", "probes.md",
+                                                            "crossover.pdf", "weights.pdf")),
         [report(f"{config['tables']}/probes/{figure}.png", category="Figures", labels={"figure": f"probes, {figure}"},
                 caption="../report/probes.rst")
          for figure in ("crossover", "weights")],
