@@ -5,8 +5,8 @@ Flawed    y = x + a m (x' - x), x a real canvas, x' the same with every texture'
 where     m = 1 in one s x s patch whose centre is a pixel drawn in proportion to its ink, or m = 1 everywhere (global)
 correction x - y, known exactly.  A flip of a whole digit is as likely as the digit itself: there is nothing to find, so a
           global control must be a fade.
-Features are those of a suite's frozen teachers; heads, their size, loss, times and optimiser are those of its stage 2.  Heads
-of a unit are trained side by side on the same batches: clean against flawed images, other canvases, by the critic's loss.
+Features are those of a suite's frozen teachers, at times from its stage 2's smallest to t_max; heads, their size, loss and
+optimiser are those of its stage 2.  Heads of a unit are trained side by side on the same batches: clean against flawed images, other canvases, by the critic's loss.
 
 Measures of a head, on held-out images; g is the gradient of the generator's loss in y:
 auc            P(score of a clean image > score of a flawed one), the score sum_j weights_j logits_j; DeLong's standard error
@@ -65,7 +65,7 @@ from hdbench.suite import Plan, Stage, load_plan
 from hdbench.tables import for_people
 from hdbench.train import Progress
 
-VERSION = 2  # of a unit's meaning
+VERSION = 3  # of a unit's meaning
 CONFIG = Path("workflow/probes.yaml")
 STRENGTH = {"flip": 1.0, "fade": 0.25}  # a
 DIGIT = 16  # side of one of a canvas's digits
@@ -109,6 +109,7 @@ class Probes(Config):
     flaws: tuple[Flaw, ...] = Field(min_length=1)
     heads: tuple[Literal[tuple(HEADS)], ...] = Field(min_length=1)
     learning_rates: tuple[float, ...] = Field(min_length=1, description="the grid that all heads share")
+    t_max: float = Field(gt=0, le=1, description="times are uniform from stage 2's smallest to this; much noise hides a flaw")
     steps: int = Field(ge=1, description="of the heads' training")
     images: int = Field(ge=2, description="held-out images on which heads are measured")
     shown: int = Field(2, ge=1, description="images of each flaw in the figure of token weights")
@@ -149,6 +150,8 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
     gan = getattr(first.base.refine and first.base.refine.objective, "gan", None)
     if gan is None or gan.feature_network != "teacher":
         raise UserError(f"{told}: stage 2 of {plans[0].name} does not read a frozen teacher's features; name another suite")
+    if probes.t_max < gan.t_min:
+        raise UserError(f"t_max = {probes.t_max}: stage 2 of {plans[0].name} has times from t_min = {gan.t_min}; raise it")
     if probes.images > first.data.test // 2:
         raise UserError(f"images = {probes.images}: test has only {first.data.test // 2} for validation and as many to "
                         "report; lower it")
@@ -213,7 +216,7 @@ class Unit:
         said = {"version": VERSION, "teacher": self.source.stage.id, "seed": self.seed, "rates": self.rates,
                 "validates": self.validates, "flaw": self.flaw.model_dump(mode="json"),
                 "refine": self.source.plan.suite.base.refine.model_dump(mode="json"),
-                **self.probes.model_dump(mode="json", include={"steps", "images", "shown"})}
+                **self.probes.model_dump(mode="json", include={"steps", "images", "shown", "t_max"})}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def path(self, results: Path) -> Path:
@@ -298,7 +301,7 @@ def run_unit(unit: Unit, network: nn.Module, progress: Callable[[int], None]) ->
                                             weight_decay=refine.weight_decay, fused=True))
 
     def times(n: int, random: torch.Generator) -> Tensor:
-        return gan.t_min + (gan.t_max - gan.t_min) * torch.rand(n, generator=random)
+        return gan.t_min + (unit.probes.t_max - gan.t_min) * torch.rand(n, generator=random)
 
     def features(x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> list[Tensor]:
         return network.features(interpolate(x, eps, t), t, c, gan.blocks)
@@ -481,8 +484,8 @@ def label(head: str) -> str:
 
 def explanation(probes: Probes) -> str:
     over = f"t over {len(probes.seeds)} seeds" if len(probes.seeds) > 1 else "over images"
-    return (f"Real images with one planted flaw against clean ones: heads of equal size on frozen features, {probes.steps:,} "
-            f"steps, measured on {probes.images:,} held-out images. Flip: the texture's phase is turned by half a period; "
+    return (f"Real images with one planted flaw against clean ones: heads of equal size on frozen features at times up to "
+            f"{probes.t_max:g}, {probes.steps:,} steps, measured on {probes.images:,} held-out images. Flip: the texture's phase is turned by half a period; "
             "fade: its amplitude is halved. Inside: share of the energy of the generator's gradient where the image is wrong. "
             "Cosine: of minus the gradient with the true correction. Damage: squared change elsewhere for each unit of squared "
             "error repaired, at the step that cancels the flaw along the true correction. Learning rates by the largest cosine "

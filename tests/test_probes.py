@@ -169,9 +169,8 @@ def easy(tmp_path):
     """A unit whose tokens show the flaw plainly."""
     def unit(flaw, heads, **settings) -> module.Unit:
         plan = load_plan(str(write_suite(tmp_path, CANVAS | {
-            "data": {"name": "canvas", "train": 800, "test": 200}, "base.refine.objective.gan.t_max": 0.05,
-            "base.refine.batch": 64})))
-        probes = config({"steps": 120, "images": 80, "flaws": [flaw], **settings})
+            "data": {"name": "canvas", "train": 800, "test": 200}, "base.refine.batch": 64})))
+        probes = config({"t_max": 0.05, "steps": 120, "images": 80, "flaws": [flaw], **settings})
         return module.Unit(probes, module.Source(plan, plan.stage(stage_of(plan, "teacher", "teacher"))), 64, 1,
                            probes.flaws[0], {head: (1e-2,) for head in heads})
     return unit
@@ -313,7 +312,7 @@ def test_a_change_runs_what_it_changes_and_no_more(trained):
     assert len(set(before.values())) == 4 and digests({"learning_rates": [1.0], "seeds": [1], "heads": ["patch"]}) == before
     other = digests({"flaws": [{"change": "flip", "size": 4}, {"change": "fade", "size": 8}]})
     assert before.items() & other.items() == {item for item in before.items() if item[0][1] == "flip4"}
-    for after in (digests({"steps": 7}), digests({"images": 19}), digests(rates=(2e-3,))):
+    for after in (digests({"steps": 7}), digests({"images": 19}), digests({"t_max": 0.5}), digests(rates=(2e-3,))):
         assert not set(after.values()) & set(before.values())
 
 
@@ -338,6 +337,7 @@ def test_a_mistake_in_the_configuration_is_one_sentence(changes, message):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"tokens": [64]}, "none has a teacher of 64 tokens and seed 0; they have 16 tokens, seed 0, 16 tokens, seed 1"),
     ({"seeds": [5]}, "none has a teacher of 16 tokens and seed 5"),
+    ({"t_max": 0.01}, "t_max = 0.01: stage 2 of tiny has times from t_min = 0.02; raise it"),
     ({"images": 21}, "images = 21: test has only 20 for validation and as many to report; lower it"),
     ({"suites": ["nowhere"]}, "no suite 'nowhere'"), ({"suites": ["demo"]}, "demo has data textured_digits")])
 def test_teachers_that_cannot_be_had_are_one_sentence(trained, monkeypatch, changes, message):
