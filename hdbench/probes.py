@@ -485,8 +485,8 @@ def label(head: str) -> str:
 def explanation(probes: Probes) -> str:
     over = f"t over {len(probes.seeds)} seeds" if len(probes.seeds) > 1 else "over images"
     return (f"Real images with one planted flaw against clean ones: heads of equal size on frozen features at times up to "
-            f"{probes.t_max:g}, {probes.steps:,} steps, measured on {probes.images:,} held-out images. Flip: the texture's phase is turned by half a period; "
-            "fade: its amplitude is halved. Inside: share of the energy of the generator's gradient where the image is wrong. "
+            f"{probes.t_max:g}, {probes.steps:,} steps, measured on {probes.images:,} held-out images. Flip: the texture's phase "
+            "is turned by half a period; fade: its amplitude is halved. Inside: share of the energy of the generator's gradient where the image is wrong. "
             "Cosine: of minus the gradient with the true correction. Damage: squared change elsewhere for each unit of squared "
             "error repaired, at the step that cancels the flaw along the true correction. Learning rates by the largest cosine "
             f"on a seed that is not shown. 95% intervals, {over}.")
