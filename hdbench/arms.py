@@ -46,13 +46,18 @@ def describe(plan: Plan, name: str) -> str:
     if arm.refine and not recipe:
         text += f" → {NAMES.get(arm.refine.objective.name, arm.refine.objective.name)}"
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
+    return ", ".join([text, *(["equal total"] if equal_total(plan, name) and not recipe else []), *settings(plan, name)])
+
+
+def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
+    """What an arm's entry changes (under these keys) beside its stages, head and rule for its steps: `relative weight 4.0`."""
+    recipe = plan.recipes.get(name)
     said = {("recipe",), ("steps",)} if recipe else {
         ("trajectory",), ("refine",), ("real",), ("steps",), ("trajectory", "objective", "name"),
         ("refine", "objective", "name"), ("refine", "objective", "discriminator"), ("refine", "steps", "equal_total"),
         ("trajectory", "steps", "equal_total")}
-    extra = [f"{path[-1].replace('_', ' ')} {value}" for path, value in leaves(plan.suite.arms[name] or {}).items()
-             if path not in said and (recipe or getattr(plan.suite.base, path[0]))]
-    return ", ".join([text, *(["equal total"] if equal_total(plan, name) and not recipe else []), *extra])
+    return [f"{path[-1].replace('_', ' ')} {value}" for path, value in leaves(plan.suite.arms[name] or {}).items()
+            if path not in said and path[:len(under)] == under and (recipe or getattr(plan.suite.base, path[0]))]
 
 
 def base_arm(plan: Plan) -> str | None:

@@ -62,7 +62,7 @@ from hdbench.objectives.gan import critic_loss, generator_loss, image_gradient
 from hdbench.seeds import generator
 from hdbench.stages import WEIGHTS, seeded, shape
 from hdbench.suite import Plan, Stage, load_plan
-from hdbench.tables import for_people
+from hdbench.tables import Column, for_people
 from hdbench.train import Progress
 
 VERSION = 3  # of a unit's meaning
@@ -435,6 +435,8 @@ def intervals(frame: pd.DataFrame) -> Callable[..., Interval]:
         group, other = groups.get((arm, metric)), groups.get((minus, metric))
         if group is None or minus and other is None:
             return MISSING
+        if not minus and len(group) > 1 and group.value.nunique(dropna=False) == 1:  # settings; the mean of equal values rounds
+            return Interval(group.value.iloc[0], math.nan)
         return interval(group.value - other.value) if minus else interval(group.value, group.se.iloc[0])
 
     return found
@@ -498,7 +500,8 @@ def to_markdown(probes: Probes, table: pd.DataFrame, differences: pd.DataFrame, 
 
     def shown(table: pd.DataFrame, titles: Mapping[str, str], **more: pd.Series) -> str:
         named = {"Tokens": table.tokens.astype(str), "Flaw": table.flaw.map(flaws), "Head": table["head"].map(label)}
-        columns = {title: [for_people(None, Interval(*pair)) for pair in zip(table[key], table[f"{key}_half_width"])]
+        column = Column(key="", title="", cell=lambda entry: MISSING, signed=bool(more))
+        columns = {title: [for_people(column, Interval(*pair)) for pair in zip(table[key], table[f"{key}_half_width"])]
                    for key, title in titles.items()}
         return pd.DataFrame(named | more | columns).to_markdown(index=False, disable_numparse=True)
 

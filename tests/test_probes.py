@@ -261,7 +261,10 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     expected = stats.ttest_rel(wide.awd_loss_n16_flip4, wide.pooled_n16_flip4).confidence_interval(0.95)
     row = paired.loc["flip4", "awd_loss", "pooled"]
     assert [row.cosine - row.cosine_half_width, row.cosine + row.cosine_half_width] == pytest.approx(list(expected))
-    assert "| Minus" in (out / "probes.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in (out / "probes.md").read_text(encoding="utf-8").splitlines()
+            if line.startswith("|") and "AWD-loss" in line]
+    assert rows[0][-1].strip() in ("0.00100", "0.00300") and rows[-1][3].strip() == "patch"
+    assert rows[-1][-2].strip()[0] in "+-"
 
     units = trained / "results/probes/units"
     done = {path: path.stat().st_mtime_ns for path in units.iterdir()}
