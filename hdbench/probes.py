@@ -6,7 +6,8 @@ where     m = 1 in one s x s patch whose centre is a pixel drawn in proportion t
 correction x - y, known exactly.  A flip of a whole digit is as likely as the digit itself: there is nothing to find, so a
           global control must be a fade.
 Features are those of a suite's frozen teachers, at times from its stage 2's smallest to t_max; heads, their size, loss and
-optimiser are those of its stage 2.  Heads of a unit are trained side by side on the same batches: clean against flawed images, other canvases, by the critic's loss.
+optimiser are those of its stage 2.  Heads of a unit are trained side by side on the same batches: clean against flawed images,
+other canvases, by the critic's loss.
 
 Measures of a head, on held-out images; g is the gradient of the generator's loss in y:
 auc            P(score of a clean image > score of a flawed one), the score sum_j weights_j logits_j; DeLong's standard error
@@ -61,7 +62,7 @@ from hdbench.networks import TransformerConfig
 from hdbench.objectives.gan import critic_loss, generator_loss, image_gradient
 from hdbench.seeds import generator
 from hdbench.stages import WEIGHTS, seeded, shape
-from hdbench.suite import Plan, Stage, load_plan
+from hdbench.suite import Plan, Stage, check_head, load_plan
 from hdbench.tables import Column, for_people
 from hdbench.train import Progress
 
@@ -170,14 +171,9 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
         if (tokens, seed) not in found:
             have = ", ".join(f"{n} tokens, seed {s}" for n, s in sorted(found))
             raise UserError(f"{told}: none has a teacher of {tokens} tokens and seed {seed}; they have {have}")
-    for tokens in probes.tokens:
-        for head in probes.heads:
-            try:
-                with torch.device("meta"):
-                    build_head(head, layers=len(gan.blocks), width=first.network.width, grid=math.isqrt(tokens),
-                               parameters=gan.parameters)
-            except ValueError as error:
-                raise UserError(f"heads: {head} of {plans[0].name}, {tokens} tokens: {error}") from None
+    for plan, head in itertools.product(plans, probes.heads):
+        objective = plan.suite.base.refine.objective.model_copy(update={"discriminator": head})
+        check_head("base.refine.objective", objective, plan.suite, f"heads: {head} of {plan.name}")
     return {key: found[key] for key in wanted}
 
 
@@ -488,7 +484,8 @@ def explanation(probes: Probes) -> str:
     over = f"t over {len(probes.seeds)} seeds" if len(probes.seeds) > 1 else "over images"
     return (f"Real images with one planted flaw against clean ones: heads of equal size on frozen features at times up to "
             f"{probes.t_max:g}, {probes.steps:,} steps, measured on {probes.images:,} held-out images. Flip: the texture's phase "
-            "is turned by half a period; fade: its amplitude is halved. Inside: share of the energy of the generator's gradient where the image is wrong. "
+            "is turned by half a period; fade: its amplitude is halved. Inside: share of the energy of the generator's gradient "
+            "where the image is wrong. "
             "Cosine: of minus the gradient with the true correction. Damage: squared change elsewhere for each unit of squared "
             "error repaired, at the step that cancels the flaw along the true correction. Learning rates by the largest cosine "
             f"on a seed that is not shown. 95% intervals, {over}.")

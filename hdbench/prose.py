@@ -103,11 +103,11 @@ def value(key: str, tables: Path, source: str = "document") -> str:
 def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
     found, known = _probes(tables)
     match words:
-        case [metric, *arms] if arms[1::2] in ([], ["-"]) and 0 < len(arms) < 4:
-            for name in arms[::2]:
+        case [metric, arm] | [metric, arm, "-", _]:
+            for name in words[1::2]:
                 if (name, metric) not in known:
                     raise UserError(f"{source}: {key}: no {metric} of {name!r}" + nearest(name, {arm for arm, _ in known}))
-            return _shown(found(arms[0], metric, *arms[2:]), signed=len(arms) > 1)
+            return _shown(found(arm, metric, *words[3:]), signed=len(words) > 2)
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
 
 

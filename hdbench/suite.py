@@ -504,7 +504,7 @@ def _check(plan: Plan, source: str) -> None:
         for kind in ("trajectory", "refine"):
             if training := getattr(arm, kind):
                 _check_training(f"{name}.{kind}", training, students, source)
-                _check_head(f"{name}.{kind}.objective", training.objective, suite, source)
+                check_head(f"{name}.{kind}.objective", training.objective, suite, source)
 
 
 def _check_scale(plan: Plan, source: str) -> None:
@@ -574,7 +574,7 @@ def _check_training(key: str, training: Training, objectives: tuple[str, ...], s
         raise UserError(f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for arms")
 
 
-def _check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
+def check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
     """The discriminator's blocks exist, and a head of the wished size can be built."""
     gan = getattr(objective, "gan", None)
     for block in gan.blocks if gan else ():

@@ -99,7 +99,8 @@ def columns_of(table: str, numbers: Numbers) -> list[Column]:
     teachers = [entry for name, arm in arms.items() if is_teacher(arm) for entry in numbers.entries(name)]
     teacher = max(teachers, key=lambda e: e.nfe, default=None)
     method = text("method", "Method", lambda e: describe(plan, e.arm))
-    head = text("head", "Head", lambda e: ", ".join([head_name(arms[e.arm]), *settings(plan, e.arm, ("refine", "objective", "gan"))]))
+    head = text("head", "Head", lambda e: ", ".join([head_name(arms[e.arm]),
+                                                     *settings(plan, e.arm, ("refine", "objective", "gan"))]))
     start = text("initialisation", "Initialisation", lambda e: "-" if arms[e.arm].real else initialisation(arms[e.arm]))
     steps, nfe = text("steps", "Steps", lambda e: e.steps or "-"), text("nfe", "NFE", lambda e: e.nfe or "-")
     chains = text("chains", "Chains", lambda e: "-" if arms[e.arm].real else numbers.chains(e)[0])

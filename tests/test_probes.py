@@ -358,7 +358,7 @@ def test_other_suites_must_differ_in_patches_and_seeds_alone(trained, tmp_path, 
 
 
 @pytest.mark.parametrize(("suite", "message"), [
-    ({"base.refine.objective.gan.parameters": 60}, "heads: pooled of tiny, 16 tokens: "),
+    ({"base.refine.objective.gan.parameters": 60}, "heads: pooled of tiny: base.refine.objective.gan.parameters = 60: "),
     ({"base.refine.objective": {"name": "meanflow"}}, "stage 2 of tiny does not read a frozen teacher's features")])
 def test_heads_that_cannot_be_built_or_read_are_one_sentence(tmp_path, suite, message):
     write_suite(tmp_path, CANVAS | suite | {"only": ["td", "hd"]})

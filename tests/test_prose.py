@@ -78,7 +78,7 @@ def test_numbers_of_the_probes_and_their_differences_within_seeds(tiny):
     half = stats.ttest_rel(*cosines.values()).confidence_interval(0.95).high - np.mean([-0.05, 0, 0.02])
     assert of_probes("cosine awd_n64_flip4 - conv_n64_flip4") == f"-0.010 ± {half:.3f}"
     for key, message in (("cosine awd_n64_flip5", "no cosine of 'awd_n64_flip5'; did you mean 'awd_n64_flip4'"),
-                         ("cosine", "not a key"), ("cosine awd_n64_flip4 / conv_n64_flip4", "not a key")):
+                         ("cosine", "not a key"), ("cosine awd_n64_flip4 -", "not a key"), ("cosine awd_n64_flip4 / conv_n64_flip4", "not a key")):
         with pytest.raises(UserError, match=message):
             of_probes(key)
 
