@@ -8,9 +8,10 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from hdbench.config import validate
-from hdbench.errors import UserError
-from hdbench.suite import FIGURES, RunConfig, load_plan
+from hdbench.core.config import validate
+from hdbench.core.errors import UserError
+from hdbench.suite.schema import FIGURES, RunConfig
+from hdbench.suite.load import load_plan
 
 min_version("9.8")
 
@@ -64,7 +65,7 @@ def arms(kind):
 
 def probe_teachers(wildcards):
     """Those of this suite; `hdbench probes` says which of other suites are missing, and every mistake in the configuration."""
-    from hdbench.probes import read_probes, teachers
+    from hdbench.experiments.probes.config import read_probes, teachers
 
     try:
         stages = [source.stage.id for source in teachers(read_probes(Path(config["probes"]))).values()]
@@ -104,7 +105,8 @@ include: "workflow/rules/render.smk"
 
 def print_cost():
     """Of the jobs that a dry run plans; where planning fails there is no scheduler."""
-    from hdbench.cost import read_model, report
+    from hdbench.tools.cost_model import read_model
+    from hdbench.tools.cost import report
 
     if workflow.scheduler:
         jobs = list(workflow.dag.needrun_jobs(exclude_finished=False))

@@ -28,12 +28,15 @@ import scipy.linalg
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from material import clip_weights, inception_weights, pictures, prompts, write_folder  # noqa: E402
-
-from hdbench.evaluation.evaluate import Request, evaluate  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from hdbench.evaluation.evaluate import evaluate  # noqa: E402
 from hdbench.evaluation.features import Settings  # noqa: E402
-from hdbench.evaluation.protocols import PROTOCOLS, Layout  # noqa: E402
+from hdbench.evaluation.protocols import (
+    PROTOCOLS,
+    Layout,  # noqa: E402
+)
+from hdbench.evaluation.request import Request
+from tests.support.material import clip_weights, inception_weights, pictures, prompts, write_folder  # noqa: E402
 
 
 def clean_fid_features(folder: Path, network, batch: int) -> np.ndarray:

@@ -36,15 +36,15 @@ def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads
     """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and peak memory in MB."""
     import torch
 
-    from hdbench.discriminators import build_head
-    from hdbench.flow import guided
-    from hdbench.networks import TransformerConfig
+    from hdbench.core.runtime import set_up
+    from hdbench.flow.path import guided
+    from hdbench.methods import OBJECTIVES as MODULES
+    from hdbench.methods.base import Setting
+    from hdbench.methods.discriminators import build_head
+    from hdbench.networks.config import TransformerConfig
     from hdbench.networks.transformer import Transformer
-    from hdbench.objectives import OBJECTIVES as MODULES
-    from hdbench.objectives.base import Setting
-    from hdbench.runtime import set_up
-    from hdbench.suite import Training
-    from hdbench.train import Trainer
+    from hdbench.stages.trainer import Trainer
+    from hdbench.suite.schema import Training
 
     place = set_up(threads, device)
     torch.manual_seed(0)

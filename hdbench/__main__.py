@@ -1,5 +1,7 @@
 """`python -m hdbench` is the command `hdbench`."""
 
+from __future__ import annotations
+
 import signal
 
 from hdbench.cli import main

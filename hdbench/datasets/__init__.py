@@ -3,7 +3,10 @@
 One too large for memory has `encode` and `open_latents` instead, see images.py.
 """
 
-from hdbench.datasets import canvas, captions, digits, images, textured_digits
+from __future__ import annotations
+
+from hdbench.datasets import canvas, captions, digits, textured_digits
+from hdbench.datasets import latents as images
 
 DATASETS = {"digits": digits, "textured_digits": textured_digits, "canvas": canvas, "captions": captions, "images": images}
 

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.config import Config
+from hdbench.core.config import Config
 from hdbench.datasets.digits import originals
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -9,10 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.config import Config
+from hdbench.core.config import Config
 
 Splits = dict[str, tuple[Tensor, Tensor]]  # "train", "test": images (N, C, H, W) uint8 and labels (N,) int64
-
 TRAIN, TEST = 1347, 450
 
 

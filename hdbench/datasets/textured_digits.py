@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.config import Config
+from hdbench.core.config import Config
 from hdbench.datasets.digits import Splits, originals
 
 VERSION = 2  # in the first, digits filled the image and were shifted cyclically

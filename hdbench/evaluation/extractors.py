@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from hdbench.errors import UserError
+from hdbench.core.errors import UserError, reason
 from hdbench.evaluation.protocols import Layout, Preprocessing
-from hdbench.evaluation.weights import Weights, as_buffer, is_torchscript, read_tensors, reason
+from hdbench.evaluation.weights import Weights
+from hdbench.networks.tensors import as_buffer, is_torchscript, read_tensors
 
 CPU_BATCH = 8  # images a forward on a CPU, whatever --batch is: larger ones are slower, and may round otherwise
 SPATIAL_CHANNELS = 7  # of mixed_6/conv, 17 x 17: the ADM evaluator's features of sFID

@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from hdbench.artifact import sha256, write_atomic
-from hdbench.errors import UserError
-from hdbench.evaluation.samples import Images
-from hdbench.evaluation.weights import Weights, reason
+from hdbench.core.errors import UserError, reason
+from hdbench.core.files import sha256, write_atomic
+from hdbench.evaluation.images import Images
+from hdbench.evaluation.weights import Weights
 
 Features = dict[str, np.ndarray]  # layer -> (N, d) float32, in the images' order
 
@@ -119,7 +119,7 @@ def discard(images: Images, extractor: Extractor, settings: Settings) -> None:
 
 def _pass(images: Images, extractors: Sequence[Extractor], texts: Sequence[str] | None, rows: range,
           settings: Settings) -> list[Features]:
-    from hdbench.train import Progress
+    from hdbench.core.progress import Progress
 
     progress = Progress(settings.label, len(rows))
     found: list[dict[str, list[np.ndarray]]] = [{layer: [] for layer in extractor.layers} for extractor in extractors]

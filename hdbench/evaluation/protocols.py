@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hdbench.config import Config, nearest
-from hdbench.errors import UserError
+from hdbench.core.config import Config, nearest
+from hdbench.core.errors import UserError
 
 Preprocessing = Literal["tensorflow", "clean", "pytorch_fid"]
 Layout = Literal["library", "channels-last"]

@@ -19,13 +19,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from hdbench.artifact import MANIFEST, sha256, write_atomic
-from hdbench.errors import UserError
+from hdbench.core.errors import UserError, reason
+from hdbench.core.files import MANIFEST, sha256, write_atomic
+from hdbench.core.npz import read_array
 from hdbench.evaluation.extractors import InceptionExtractor
 from hdbench.evaluation.features import Settings, digest_of, discard, extract
+from hdbench.evaluation.images import Images, open_images
 from hdbench.evaluation.protocols import Protocol
-from hdbench.evaluation.samples import Images, open_images, read_array
-from hdbench.evaluation.weights import reason
 from hdbench.metrics.frechet import GaussianReference, moments
 
 KIND = "reference of hdbench evaluate"

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import io
-import pickle
-import textwrap
-import warnings
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from hdbench.artifact import sha256
-from hdbench.errors import UserError
+from hdbench.core.errors import UserError
+from hdbench.core.files import sha256
 
 
 class Public(NamedTuple):
@@ -104,51 +96,3 @@ def _from_hub(role: str, given: str) -> Path:
     except Exception as error:
         raise UserError(f"--weights {role}={given}: cannot be had from the hub ({problem or type(error).__name__}), nor from "
                         f"its local cache; download the file elsewhere and give --weights {role}=PATH") from None
-
-
-def reason(error: Exception) -> str:
-    """What a library's error says, in part of a line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return textwrap.shorten(text, 100, placeholder=" ...")
-
-
-def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, a PyTorch file (read with weights_only) or a TorchScript archive, on the CPU.
-
-    Of a PyTorch file with more than weights, such as a trainer's, those under the first of the `wrappers` that it has.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        if is_torchscript(path):
-            return dict(torch.jit.load(path, map_location="cpu").state_dict())
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)  # warnings: of old forms of pickle
-        if isinstance(state, dict):
-            state = next((state[name] for name in wrappers if name in state), state)
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise ValueError("not a mapping of names to tensors")
-        return state
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: not a file of weights (not a PyTorch file, or one with objects other than tensors, which "
-                        "could run code); get it again, best as .safetensors") from None
-    except Exception as error:  # each reader has errors of its own, some without another base than this
-        raise UserError(f"{path}: not a file of weights ({reason(error)}); get it again") from None
-
-
-def is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
-def as_buffer(tensors: dict[str, Tensor]) -> io.BytesIO:
-    """Checked tensors as a PyTorch file in memory, for a library that would read the file itself, unchecked."""
-    buffer = io.BytesIO()
-    torch.save(tensors, buffer)
-    buffer.seek(0)
-    return buffer

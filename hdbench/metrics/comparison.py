@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hdbench.errors import UserError
+from hdbench.core.errors import UserError
 from hdbench.metrics import Estimate
 
 

@@ -16,14 +16,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from hdbench.errors import UserError
-from hdbench.evaluation.weights import read_tensors
-from hdbench.networks import TransformerConfig
+from hdbench.core.errors import UserError
+from hdbench.networks.config import TransformerConfig
+from hdbench.networks.tensors import read_tensors
 from hdbench.networks.transformer import Transformer, positions
 
 Kind = Literal["sit", "dit"]
 T = TypeVar("T")
-
 MODELS = {"sit": "SiT", "dit": "DiT"}
 WRAPPERS = ("ema", "model", "state_dict")  # of a trainer's file; papers evaluate the average
 NEEDED: dict[str, dict[str, Any]] = {  # of the configuration, where no shape tells

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from hdbench.config import Config
-
-
-class ClassifierConfig(Config):
-    """Size of a small convolutional network."""
-
-    width: int = Field(32, ge=1, description="channels of the first convolution")
-    features: int = Field(64, ge=2, description="dimensions of the penultimate layer, those of the Frechet distance")
+from hdbench.core.pixels import to_float
+from hdbench.networks.config import ClassifierConfig
 
 
 class Classifier(nn.Module):
@@ -35,3 +30,11 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.penultimate(x))
+
+
+@torch.no_grad()
+def classify(network: Classifier, images: Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, C, H, W) uint8 -> features (N, d) and probabilities (N, classes), float32."""
+    features = torch.cat([network.penultimate(to_float(part).to(device)) for part in images.split(500)])
+    groups = network.out(features).split(network.attributes, dim=1)
+    return features.cpu().numpy(), torch.cat([torch.softmax(group, dim=1) for group in groups], dim=1).cpu().numpy()

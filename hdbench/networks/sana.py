@@ -25,11 +25,11 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
-from hdbench.autoencoders import pretrained
-from hdbench.errors import UserError
-from hdbench.networks import SanaConfig
+from hdbench.core.errors import UserError
+from hdbench.networks.autoencoders import pretrained
 from hdbench.networks.base import TokenNetwork, dual, xavier
-from hdbench.text import PUBLIC, Conditions
+from hdbench.networks.config import SanaConfig
+from hdbench.networks.text import PUBLIC, Conditions
 
 
 class LinearAttention:

@@ -12,9 +12,9 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
 from torch import Tensor, nn
 
-from hdbench.flow import expand
-from hdbench.networks import TransformerConfig
+from hdbench.flow.path import expand
 from hdbench.networks.base import TokenNetwork, xavier
+from hdbench.networks.config import TransformerConfig
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

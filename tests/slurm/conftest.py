@@ -1,8 +1,9 @@
 """These tests need SLURM itself, and one small cluster serves them all."""
 
 import pytest
-from cluster import cluster as running_cluster
-from cluster import missing
+
+from tests.slurm.cluster import cluster as running_cluster
+from tests.slurm.cluster import missing
 
 
 @pytest.hookimpl(tryfirst=True)  # before any fixture

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import cluster as script
-from cluster import Cluster
+from tests.slurm import cluster as script
+from tests.slurm.cluster import Cluster
 
 
 def wait(condition, timeout=30):

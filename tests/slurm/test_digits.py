@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from cluster import cluster as started
-from tiny import REPOSITORY, run_until, stage_of, write_suite
 
-from hdbench import artifact
-from hdbench.suite import load_plan
+from hdbench.stages import artifact
+from hdbench.suite.load import load_plan
+from tests.slurm.cluster import cluster as started
+from tests.support.tiny import REPOSITORY, run_until, stage_of, write_suite
 
 COMMAND = ["-m", "snakemake", "--profile", "slurm", "all_ablations", "--config", "suite=digits",
-           f"theory={REPOSITORY / 'tests/theory.yaml'}"]
+           f"theory={REPOSITORY / 'tests/support/theory.yaml'}"]
 
 
 def start(workspace: Path, cluster) -> subprocess.Popen:

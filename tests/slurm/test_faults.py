@@ -6,8 +6,9 @@ import json
 import signal
 
 import pytest
-from cluster import cluster as started
-from counting import SNAKEFILE, Workflow
+
+from tests.slurm.cluster import cluster as started
+from tests.support.counting import SNAKEFILE, Workflow
 
 ONCE = {("start", "0"): 1, ("start", "1"): 1, ("end", "0"): 1, ("end", "1"): 1}
 

@@ -1,0 +1,153 @@
+"""Commands that collect, render and compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from hdbench.cli.group import clean_errors, main, out_option, results_option, suite_option
+
+
+@main.command("collect")
+@click.option("--partial", is_flag=True, help="Take what is finished; without it, a missing stage is an error.")
+@click.option("--keep", type=click.Path(path_type=Path, dir_okay=False),
+              help="metrics.csv of another run of the suite: its numbers stand where there are no results here.")
+@suite_option
+@results_option
+@clean_errors
+def collect_command(suite, results, partial, keep):
+    """Gather every metric and cost of a suite into results/<suite>/metrics.csv."""
+    from hdbench.report.collect import collect
+    from hdbench.report.numbers import metrics_file
+    from hdbench.suite.load import load_plan
+
+    plan = load_plan(suite)
+    frame = collect(plan, results, partial, keep)
+    rows = frame[["arm", "seed", "nfe"]].drop_duplicates()
+    click.echo(f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in {metrics_file(plan, results)}")
+
+
+@main.command("tables")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def tables_command(suite, results, metrics, out):
+    """Render the suite's tables as csv, Markdown and LaTeX; what is missing is '-' with a footnote."""
+    from hdbench.metrics.records import read_metrics
+    from hdbench.report.numbers import metrics_file
+    from hdbench.report.tables import write_tables
+    from hdbench.suite.load import load_plan
+
+    plan = load_plan(suite)
+    frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
+    for path in write_tables(plan, frame, results, out, anybody=metrics is not None):
+        click.echo(path)
+
+
+@main.command("claims")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@click.option("--rules", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/claims.yaml"),
+              show_default=True, help="The claims and what decides them.")
+@click.option("--theory", type=click.Path(path_type=Path, dir_okay=False),
+              help="Metrics of `hdbench theory`; by default results/theory/metrics.csv, if it is there.")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def claims_command(suite, results, metrics, rules, theory, out):
+    """Judge the paper's claims by declared rules: verdict, effect, interval, corrected p."""
+    from hdbench.experiments.theory.values import read_theory
+    from hdbench.metrics.records import read_metrics
+    from hdbench.report.claims import write_claims
+    from hdbench.report.numbers import Numbers, metrics_file
+    from hdbench.report.rules import read_rules
+    from hdbench.suite.load import load_plan
+
+    plan, declared = load_plan(suite), read_rules(rules)
+    frame, given = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None), metrics is not None
+    values = read_theory(theory or results / "theory" / "metrics.csv", missing_is_none=theory is None)
+    for path in write_claims(Numbers(plan, frame, results, anybody=given), declared, out, values):
+        click.echo(path)
+
+
+@main.command("prose")
+@click.argument("documents", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@out_option
+@clean_errors
+def prose_command(documents, out):
+    """Write the numbers of Markdown DOCUMENTS anew from the collected metrics beside the tables."""
+    from hdbench.tools.prose import write
+
+    for path in documents:
+        click.echo(f"{path}: {'changed' if write(path, out) else 'unchanged'}")
+
+
+@main.command("figures")
+@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def figures_command(suite, results, metrics, out):
+    """Draw quality, differences, samples, curves, spectra and token weights; what is missing is left out with a note."""
+    from hdbench.metrics.records import read_metrics
+    from hdbench.report.figures import draw
+    from hdbench.report.numbers import metrics_file
+    from hdbench.suite.load import load_plan
+    from hdbench.suite.schema import FIGURES
+
+    plan = load_plan(suite)
+    path = metrics or metrics_file(plan, results)
+    frame = read_metrics(path, strict=metrics is None) if metrics or path.exists() else None
+    written = draw(plan, results, out, frame, anybody=metrics is not None)
+    for path in written:
+        click.echo(path)
+    for name in [name for name in FIGURES if name not in {path.stem for path in written}]:
+        click.echo(f"{name}: left as it is, for want of artifacts in {results}")
+
+
+@main.command("published")
+@click.option("--benchmark", "names", multiple=True, type=click.Choice(["imagenet256", "mjhq"]), help="By default both.")
+@click.option("--metrics", "files", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="What `hdbench evaluate --out` or `hdbench collect` wrote; several times for several.")
+@click.option("--numbers", type=click.Path(path_type=Path, dir_okay=False), default=Path("paper_tables/published.csv"),
+              show_default=True, help="The published numbers.")
+@click.option("--without-remembered", is_flag=True, help="Leave out published numbers that nobody has checked.")
+@out_option
+@clean_errors
+def published_command(names, files, numbers, without_remembered, out):
+    """Render the main table of a benchmark: published numbers with their sources, and ours below them."""
+    from hdbench.report.published import BENCHMARKS, write_published
+
+    for path in write_published(names or tuple(BENCHMARKS), numbers, files, not without_remembered, out):
+        click.echo(path)
+
+
+@main.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--metric", "metrics", multiple=True, metavar="NAME",
+              help="This metric alone, such as fd_test; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Every row, not the nearest to moving alone; and costs, as ratios.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also every row in full precision, as csv.")
+@click.option("--fail-if-moved", is_flag=True, help="Exit code 1 if a row moved, or if none could be compared.")
+@clean_errors
+def compare_command(a, b, metrics, everything, out, fail_if_moved):
+    """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""
+    from hdbench.core.files import write_atomic
+    from hdbench.metrics.records import read_metrics
+    from hdbench.report.compare import compare, described, failed
+    from hdbench.report.comparison import report
+
+    frames = [read_metrics(path) for path in (a, b)]
+    found = compare(*frames, metrics, everything)
+    if out is not None:
+        write_atomic(out, found.rows.to_csv(index=False, lineterminator="\n"))
+    for name, path, frame in zip("AB", (a, b), frames):
+        click.echo(f"{name}: {path} ({described(frame)})")
+    click.echo("\n" + report(found, everything))
+    sys.exit(int(fail_if_moved and failed(found)))

@@ -1,0 +1,122 @@
+"""Commands that compute, plan and watch stages."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from hdbench.cli.group import clean_errors, main, out_option, results_option, suite_option
+from hdbench.core.errors import UserError
+
+KIND_HELP = {
+    "data": "Build the data set's train and test splits.",
+    "classifier": "Train the classifier whose features the metrics use.",
+    "clip": "Train a CLIP: the prompts' encoder, or the judge of captions.",
+    "text": "Encode the prompts once.",
+    "reference": "Features and spectra of the real images.",
+    "teacher": "Train the many-step teacher by flow matching.",
+    "pairs": "Pairs of noise and image of the teacher's ODE, for the methods that need them.",
+    "trajectory": "Stage 1, trajectory distillation of the teacher (MeanFlow, consistency, ...).",
+    "refine": "Stage 2, distribution matching (DMD, ...), with or without a discriminator.",
+    "sample": "Generate images.",
+    "evaluate": "Measure images against the reference.",
+}
+
+
+@main.group("stage")
+def stage_group() -> None:
+    """Compute one stage of a suite; a stage that is done is left alone."""
+
+
+def _stage_command(kind: str) -> click.Command:
+    @click.option("--id", "stage_id", help="Id of the stage, as `hdbench plan` prints it.")
+    @click.option("--arm", help="With --seed instead of --id: the arm whose stage it is.")
+    @click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
+    @click.option("--steps", type=int, default=None, help="Sampling steps, for sample and evaluate.")
+    @suite_option
+    @results_option
+    @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+    @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, or auto: cuda if there is one.")
+    @click.option("--checkpoint-seconds", type=click.FloatRange(min=0), default=30.0, show_default=True)
+    @click.option("--sharding", type=click.Choice(["none", "fsdp2"]), default="none", show_default=True,
+                  help="Of several processes (torchrun), does each hold all that it trains, or its part.")
+    @clean_errors
+    def command(suite, results, stage_id, arm, seed, steps, threads, device, checkpoint_seconds, sharding):
+        from hdbench.core.distributed import ranks
+        from hdbench.core.runtime import set_up
+        from hdbench.stages.run import find_stage, run_stage
+        from hdbench.suite.load import load_plan
+
+        plan = load_plan(suite)
+        stage = plan.stage(stage_id) if stage_id else find_stage(plan, kind, arm, seed, steps)
+        if stage.kind != kind:
+            raise UserError(f"--id = {stage_id}: that is of `hdbench stage {stage.kind}`")
+        found = set_up(threads, device)
+        with ranks(found):
+            run_stage(plan, stage, results, found, checkpoint_seconds, sharding)
+
+    return click.command(kind, help=KIND_HELP[kind])(command)
+
+
+@main.command("show")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def show_command(suite, results, out):
+    """Print the main table, and where tables, figures and report lie."""
+    from hdbench.report.tables import print_main
+    from hdbench.suite.load import load_plan
+
+    print_main(load_plan(suite), results, out)
+
+
+for _kind in KIND_HELP:
+    stage_group.add_command(_stage_command(_kind))
+
+
+@main.command("plan")
+@suite_option
+@results_option
+@clean_errors
+def plan_command(suite, results):
+    """List the suite's stages (id, number of parents, done or not) and the training cost of each arm."""
+    from hdbench.stages import artifact
+    from hdbench.suite.budget import total_cost
+    from hdbench.suite.load import load_plan
+
+    plan = load_plan(suite)
+    done = {stage: artifact.exists(results, stage) for stage in plan.stages}
+    width = max(map(len, done))
+    for stage, finished in done.items():
+        parents = len(plan.stage(stage).parents)
+        click.echo(f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  {'done' if finished else 'to do'}")
+    click.echo(f"{sum(done.values())} of {len(done)} stages done\n\n"
+               "training of each arm, in forward-equivalents, without the teacher:")
+    for name, arm in plan.arms.items():
+        click.echo(f"{name:{max(map(len, plan.arms))}}  {'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}")
+
+
+@main.command("status")
+@suite_option
+@results_option
+@click.option("--cores", type=click.IntRange(min=1), metavar="N",
+              help="Stages at a time, for the time left; by default as many as run now.")
+@click.option("--watch", "every", type=click.FloatRange(min=0.1), metavar="SECONDS",
+              help="Again and again, until all is done.")
+@clean_errors
+def status_command(suite, results, cores, every):
+    """Say what of a suite is done, running, failed and waiting, and how long is left; changes nothing."""
+    from hdbench.suite.load import load_plan
+    from hdbench.tools.status import watch
+
+    def show(text: str) -> None:
+        if every and sys.stdout.isatty():
+            click.clear()
+        click.echo(text)
+
+    try:
+        watch(load_plan(suite), results, cores, every, show)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,64 @@
+"""Commands around a run: cost, doctor, export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from hdbench.cli.group import clean_errors, main, out_option, results_option, suite_option
+
+
+@main.command("export")
+@click.option("--arm", required=True, help="A student that samples in one step.")
+@click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
+@suite_option
+@results_option
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write.")
+@clean_errors
+def export_command(suite, results, arm, seed, out):
+    """Write a one-step student as a folder of diffusers, with a model card; it samples without hdbench."""
+    from hdbench.suite.load import load_plan
+    from hdbench.tools.export import export
+
+    for path in export(load_plan(suite), results, arm, seed, out):
+        click.echo(path)
+
+
+@main.command("cost")
+@click.option("--memory", is_flag=True, help="Memory of each training stage on a GPU instead.")
+@click.option("--gpu", help="One of the model's GPUs, in place of its own choice.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/cost.yaml"),
+              show_default=True, help="The cost model.")
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def cost_command(suite, results, out, config, gpu, memory):
+    """Say what the stages that are not done will cost: GPU hours, or core-hours of a small suite, and disk; runs nothing."""
+    from hdbench.suite.load import load_plan
+    from hdbench.tools.cost import memory_report, report, to_do
+    from hdbench.tools.cost_model import read_model
+
+    plan, model = load_plan(suite), read_model(config, gpu)
+    click.echo(memory_report(plan, model) if memory else report(plan, to_do(plan, results), model, out))
+
+
+@main.command("doctor")
+@click.option("--verify", is_flag=True, help="Compare sizes, and SHA-256 where one is known.")
+@click.option("--device", default="cpu", show_default=True, help="Also look for this one: cuda.")
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/sources.yaml"),
+              show_default=True, help="Where public things are from.")
+@suite_option
+@results_option
+@clean_errors
+def doctor_command(suite, results, config, device, verify):
+    """Say which weights and data of a suite are missing, where to get and put them; exit code 1 if any is missing or broken."""
+    from hdbench.suite.load import load_plan
+    from hdbench.tools.doctor import look, read_sources, report
+
+    plan = load_plan(suite)
+    findings = list(look(plan, results, read_sources(config), verify, device))
+    click.echo(report(plan, findings))
+    sys.exit(int(any(finding.state != "ok" for finding in findings)))

@@ -1,0 +1,159 @@
+"""Validated, frozen configuration: an unknown key is an error that names file, key, value and the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+
+from hdbench.core.errors import UserError
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, keyword-only, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    directives: ClassVar[tuple[str, ...]] = ()  # keys of a file that are spent before it is validated
+
+
+C = TypeVar("C", bound=Config)
+_WORDS = {"Input should be": "must be", "a valid integer": "an integer", "a valid number": "a number",
+          "a valid string": "a text", "a valid array": "a list", "an object": "a mapping of keys to values"}
+
+
+def nearest(word: Any, choices: Iterable[str]) -> str:
+    """'; did you mean X?' or the list of choices, to end a sentence with."""
+    choices = sorted(map(str, choices))
+    close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(choices)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if not isinstance(key, str):
+                line = node.value[number][0].start_mark.line + 1
+                raise UserError(f"{self.name}: line {line}: key {key} is not a text; put it in quotes or mend it")
+            if key in keys[:number]:
+                line = node.value[number][0].start_mark.line + 1
+                raise UserError(f"{self.name}: line {line}: key {key!r} stands twice; remove one")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; UserError for a missing, unreadable or malformed file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            data = _Loader(file).get_single_data()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a suite file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; mend it") from None
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else type(data).__name__
+        raise UserError(f"{path}: must hold a mapping of keys to values, not {found}")
+    return data
+
+
+def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()) -> C:
+    """`model` from plain data, or a UserError of one sentence that names source, key, value and the nearest choice.
+
+    `under` is where in the source the data stands, the first part of every key in the sentence.
+    """
+    try:
+        text = json.dumps(data, default=str)
+    except (ValueError, RecursionError):
+        raise UserError(f"{source}: refers to itself; write the value out") from None
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_sentence(model, _deepest(error), under)}") from None
+
+
+def _deepest(error: ValidationError) -> dict[str, Any]:
+    """Of the alternatives of a union, the error that got furthest says most; an unknown key says it plainest."""
+    return max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
+
+
+def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]) -> str:
+    keys, owner = _walk(model, error["loc"])
+    where, value, text = ".".join((*under, *keys)), json.dumps(error["input"], default=str), error["msg"]
+    if len(value) > 80:
+        value = value[:77] + "..."
+    if error["type"] == "extra_forbidden":
+        choices = (*owner.model_fields, *owner.directives) if owner else ()
+        return f"{where} = {value}: unknown key" + nearest(keys[-1], choices)
+    if error["type"] == "missing":
+        return f"{where}: this {'key' if isinstance(error['loc'][-1], str) else 'item'} is missing; add it"
+    if error["type"] == "union_tag_not_found":
+        return f"{where}.name: this key is missing; add it"
+    if error["type"] in ("literal_error", "union_tag_invalid"):
+        expected = error["ctx"].get("expected") or error["ctx"]["expected_tags"]
+        choices = [word for word in expected.split("'") if word.strip(" ,") not in ("", "or")]
+        key = where if error["type"] == "literal_error" else f"{where}.name"
+        tag = error["input"] if error["type"] == "literal_error" else error["ctx"]["tag"]
+        return f"{key} = {json.dumps(tag, default=str)}: unknown" + nearest(tag, choices)
+    if error["type"] == "value_error":  # of a model's own validator; its sentence may start with the key at fault
+        text = text.removeprefix("Value error, ")
+        if re.match(r"[a-z_.]+ = ", text):
+            return f"{where}.{text}" if where else text
+    if error["type"] == "too_short":
+        text = f"must have at least {error['ctx']['min_length']} entry"
+    if error["type"] == "float_type" and re.fullmatch(r"[-+]?\d+e[-+]?\d+", str(error["input"])):
+        text += "; YAML takes this for a text, write the number with a point, as in 1.0e-3"
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return f"{where} = {value}: {text}"
+
+
+def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config] | None]:
+    """The location as keys of the file, without pydantic's names of union members, and the model that owns the last."""
+    keys, owner, current = [], None, model
+    for part in location:
+        models = list(_models(current))
+        owner = next((m for m in models if part in m.model_fields), models[0] if models else None)
+        if owner and part in owner.model_fields:
+            current = owner.model_fields[part].annotation
+        elif part in (tagged := dict(_tagged(current))):  # of a discriminated union
+            current = tagged[part]
+            continue
+        elif part in [m.__name__ for m in models] or (isinstance(part, str) and part in ("int", "float", "str")):
+            continue
+        elif not isinstance(current, type) and typing.get_origin(current) in (dict, tuple):
+            current = typing.get_args(current)[typing.get_origin(current) is dict]
+            owner = None
+        keys.append(str(part))
+    return keys, owner
+
+
+def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
+    """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of the field `name`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get("name")
+        yield from ((tag, annotation) for tag in (typing.get_args(field.annotation) if field is not None else ()))
+    else:
+        parts = typing.get_args(annotation)
+        yield from ((part.tag, parts[0]) for part in parts if isinstance(part, Tag))
+        for part in parts:
+            yield from _tagged(part)
+
+
+def _models(annotation: Any) -> Iterable[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        for part in typing.get_args(annotation):
+            yield from _models(part)

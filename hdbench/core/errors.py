@@ -1,0 +1,49 @@
+"""The ways in which a command ends early, each with one sentence for the user and an exit code."""
+
+from __future__ import annotations
+
+import textwrap
+
+
+class Ended(Exception):
+    """The first of several ranks says what all raise; any says what it is alone with."""
+
+    code = 1  # exit code
+    agreed = False  # all ranks raise the same
+    alone = False  # this rank alone raises it, as far as it knows
+
+
+class UserError(Ended):
+    """A user's mistake: what is wrong and what to do; the command exits with code 2."""
+
+    code = 2
+
+
+class Divergence(Ended):
+    """A loss or gradient that is not finite, with the step and the last losses; exit code 1."""
+
+    agreed = True
+
+
+class Interrupted(Ended):
+    """SIGINT or SIGTERM came; the checkpoint is written and the same command goes on; exit code 130."""
+
+    code, agreed = 130, True
+
+
+class OutOfMemory(Ended):
+    """Memory ran out; exit code 137, that of a kill by the kernel for want of memory, so a scheduler treats both alike."""
+
+    code = 137
+
+
+class LostRank(Ended):
+    """Another rank of the stage ended or never came; exit code 75 (EX_TEMPFAIL): the same command goes on from there."""
+
+    code = 75
+
+
+def reason(error: Exception) -> str:
+    """What a library's error says, in part of a line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return textwrap.shorten(text, 100, placeholder=" ...")

@@ -1,0 +1,36 @@
+"""Arrays of npz files, memory-mapped where the archive stores them uncompressed."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from hdbench.core.errors import UserError, reason
+
+
+def read_array(file: Path, name: str) -> np.ndarray | None:
+    """An array of an npz file without pickles, or None; memory-mapped where it can be.  UserError for a broken file."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                return None
+            entry = archive.getinfo(f"{name}.npy")
+            with archive.open(entry) as stream:
+                version = np.lib.format.read_magic(stream)
+                reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = reader(stream)
+                header = stream.tell()
+                stored = entry.compress_type == zipfile.ZIP_STORED and not dtype.hasobject
+                while stored and stream.read(1 << 20):  # to the end, where the archive's checksum is compared
+                    pass
+            if stored:
+                with file.open("rb") as raw:  # the local header's lengths may differ from the central directory's
+                    raw.seek(entry.header_offset + 26)
+                    start = entry.header_offset + 30 + sum(np.frombuffer(raw.read(4), "<u2").tolist()) + header
+                return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
+        with np.load(file, allow_pickle=False) as arrays:
+            return arrays[name]
+    except Exception as error:  # of zipfile, of each compression, of numpy's header, which is read by Python's tokenizer
+        raise UserError(f"{file}: not a readable npz file ({reason(error)}); make it again") from None

@@ -1,0 +1,56 @@
+"""Set-up of a process that computes: threads, deterministic kernels, and memory that is kept instead of given back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import torch
+
+from hdbench.core import distributed
+from hdbench.core.errors import UserError
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt
+
+
+def set_up(threads: int, device: str) -> torch.device:
+    """The device to compute on, see `choose`; UserError where it cannot be had.
+
+    glibc gives every large block back to the kernel and faults it in again; keeping them halves a small network's step.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+            libc.mallopt(option, value)
+    except (OSError, AttributeError):
+        pass  # another libc: slower, same results
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without importing a compiler
+    found = choose(device)
+    if found.type == "cuda" and found.index is not None:
+        torch.cuda.set_device(found)
+    return found
+
+
+def choose(device: str) -> torch.device:
+    """`auto` is cuda if visible, else cpu; of several ranks each takes its own cuda device.  UserError if there is none."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device = {device}: no CUDA device is visible; use --device cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"--device = {device}: unknown device; use cpu, cuda or auto") from None
+    return cuda_of_rank(found) if found.type == "cuda" and distributed.place().world_size > 1 else found
+
+
+def cuda_of_rank(device: torch.device) -> torch.device:
+    """The device of this process among several on its machine; UserError if there are too few, or one is asked for."""
+    local_rank, count = distributed.place().local_rank, torch.cuda.device_count()
+    if device.index is not None:
+        raise UserError(f"--device = {device}: several ranks cannot share a device; use cuda, and each takes its own")
+    if count > 1 and local_rank >= count:
+        raise UserError(f"LOCAL_RANK = {local_rank}: only {count} CUDA devices are visible; start one process for each")
+    return torch.device("cuda", local_rank if count > 1 else 0)  # SLURM may show each process its own device alone

@@ -1,0 +1,67 @@
+"""FSDP2: parameters sharded over the ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hdbench.core.distributed import group_of, rank
+
+# FSDP2: parameters spread over the ranks
+
+def shard(module: nn.Module, device: torch.device) -> None:
+    """Spread the parameters over all ranks, in place: a transformer's blocks one by one, then the rest."""
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = DeviceMesh.from_group(group_of(device) or dist.group.WORLD, device.type)
+    for part in (*getattr(module, "blocks", ()), module):
+        fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        _carry_tangents(part)
+    if hasattr(module, "features"):
+        register_fsdp_forward_method(module, "features")
+
+
+def _carry_tangents(module: nn.Module) -> None:
+    """Take forward-mode tangents past FSDP2's own hook, through whose autograd function they do not go."""
+    held: list[list[Tensor | None]] = []
+
+    def strip(module: nn.Module, arguments: tuple) -> tuple:
+        duals = [forward_ad.unpack_dual(x) if isinstance(x, Tensor) else (x, None) for x in arguments]
+        held.append([tangent for _, tangent in duals])
+        return tuple(primal for primal, _ in duals)
+
+    def restore(module: nn.Module, arguments: tuple) -> tuple:
+        return tuple(x if tangent is None else forward_ad.make_dual(x, tangent)
+                     for x, tangent in zip(arguments, held.pop(), strict=True))
+
+    module.register_forward_pre_hook(strip, prepend=True)
+    module.register_forward_pre_hook(restore)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This rank's shard, sharing memory; a tensor that is not spread is its own."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All ranks' shards put together, on every rank; a tensor that is not spread is its own."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def on_rank_0(tensor: Tensor) -> Tensor:
+    """All ranks' shards put together, in the memory of rank 0 alone and empty elsewhere; else the tensor itself."""
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    return tensor.full_tensor().cpu() if rank() == 0 else tensor.full_tensor().new_empty(0)
+
+
+def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor, the same on every rank, spread over them as `other` of the same shape is, if it is."""
+    if not hasattr(other, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)

@@ -1,0 +1,53 @@
+"""The probability path and its samplers, in the one convention of the suite: t = 0 is data, t = 1 is noise.
+
+z_t = (1 - t) x + t eps, conditional velocity v = eps - x, x-prediction x = z_t - t v(z_t, t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z, t, c) -> v, shapes (B, C, H, W), (B,), (B,)
+MeanVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z, r, t, c) -> u
+
+
+def expand(t: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1), to scale images sample by sample."""
+    return t[:, None, None, None]
+
+
+def interpolate(x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """z_t = (1 - t) x + t eps; x and eps (B, C, H, W), t (B,) in [0, 1]."""
+    return torch.lerp(x, eps, expand(t))
+
+
+def velocity(network: nn.Module) -> Velocity:
+    """The network at r = t."""
+    return lambda z, t, c: network(z, t, t, c)
+
+
+def guided(network: nn.Module, guidance: float, interval: tuple[float, float] = (0.0, 1.0)) -> Velocity:
+    """v^w = v(z, t, null) + w [v(z, t, c) - v(z, t, null)] for t in the interval, v(z, t, c) elsewhere (METHOD).
+
+    Both halves run as one batch of 2B: two network evaluations a sample, one where guidance = 1.
+    """
+    if guidance == 1.0:
+        return velocity(network)
+
+    def v_w(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        null = torch.full_like(c, network.null_label)
+        tt = torch.cat([t, t])
+        conditional, unconditional = network(torch.cat([z, z]), tt, tt, torch.cat([c, null])).chunk(2)
+        w = torch.where((t >= interval[0]) & (t <= interval[1]), guidance, 1.0).to(z.dtype)
+        return torch.lerp(unconditional, conditional, expand(w))
+
+    return v_w
+
+
+def generate(u: MeanVelocity, eps: Tensor, c: Tensor) -> Tensor:
+    """One step: G(eps, c) = eps - u(eps, 0, 1, c)."""
+    one = torch.ones(len(eps), device=eps.device)
+    return eps - u(eps, torch.zeros_like(one), one, c)

@@ -1,0 +1,40 @@
+"""Samplers: Euler steps of the ODE, steps of a flow map, multi-step consistency sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hdbench.flow.path import MeanVelocity, Velocity, expand, generate, interpolate
+
+
+def sample_ode(v: Velocity, eps: Tensor, c: Tensor, steps: int) -> Tensor:
+    """Euler steps of dz/dt = v from t = 1 to 0 on a uniform grid."""
+    return sample_flow_map(lambda z, r, t, c: v(z, t, c), eps, c, steps)
+
+
+def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tensor:
+    """z_r = z_t - (t - r) u(z_t, r, t, c) on a uniform grid from t = 1 to 0; one step is `generate`."""
+    grid = torch.linspace(1, 0, steps + 1).tolist()
+    z, full = eps, partial(torch.full, (len(eps),), device=eps.device)
+    for t, r in zip(grid[:-1], grid[1:]):
+        z = z - (t - r) * u(z, full(r), full(t), c)
+    return z
+
+
+def sample_consistency(u: MeanVelocity, noises: Tensor, c: Tensor, times: Sequence[float] | None = None) -> Tensor:
+    """Multi-step consistency sampling (Song et al., arXiv 2303.01469, Algorithm 1): jump to data, noise again, jump.
+
+    noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, at `times` (steps - 1 of
+    them) or t uniform in (0, 1].
+    """
+    steps, full = len(noises), partial(torch.full, (noises.shape[1],), device=noises.device)
+    x = generate(u, noises[0], c)
+    for number in range(1, steps):
+        t = full(times[number - 1] if times else 1 - number / steps)
+        z = interpolate(x, noises[number], t)
+        x = z - expand(t) * u(z, torch.zeros_like(t), t, c)
+    return x

@@ -1,0 +1,41 @@
+"""Discriminator heads on tokens of a feature network: one file each, equal parameter counts by construction.
+
+A head maps a list of tokens h_l (B, N, d), one tensor a block l, to a `Verdict`; the GAN loss of a sample is
+sum_j weights_j loss(logits_j), so the heads differ in where the weighting happens and in nothing else.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from hdbench.methods.discriminators.awd import AwdLogit, AwdLoss, AwdPool
+from hdbench.methods.discriminators.conv import Conv
+from hdbench.methods.discriminators.patch import Patch
+from hdbench.methods.discriminators.pooled import Pooled
+
+HEADS: dict[str, type[nn.Module]] = {"pooled": Pooled, "patch": Patch, "conv": Conv, "awd_loss": AwdLoss,
+                                     "awd_logit": AwdLogit, "awd_pool": AwdPool}  # name: class(layers, width, grid, hidden)
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def build_head(name: str, *, layers: int, width: int, grid: int, parameters: int) -> nn.Module:
+    """The head whose hidden width brings its size closest to `parameters`; ValueError if that is over 10% off."""
+    build = HEADS[name]
+
+    def size(hidden: int) -> int:
+        return parameter_count(build(layers, width, grid, hidden))
+
+    low, high = 1, 1
+    while size(high) < parameters:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if size(middle) >= parameters else (middle, high)
+    hidden = min((low, high), key=lambda hidden: abs(size(hidden) - parameters))
+    if abs(size(hidden) - parameters) > 0.1 * parameters:
+        raise ValueError(f"no width of head {name} comes within 10% of {parameters} parameters; "
+                         f"the nearest has {size(hidden)}")
+    return build(layers, width, grid, hidden)

@@ -1,0 +1,41 @@
+"""Distribution matching distillation (Yin et al., arXiv 2311.18828; DMD2, arXiv 2405.14867), stage 2 of HD.
+
+z_t = (1 - t) x_hat + t eps';  v_psi the fake velocity
+x_real = z_t - t v^w_phi(z_t, t, c),  x_fake = z_t - t v_psi(z_t, t, c)
+g = (x_fake - x_real) / mean |x_hat - x_real|   per sample          (DMD's pseudocode; its Eqs. 7 and 8 have 1 - t times this)
+Critic, generator loss, GAN term and regulariser: hdbench.methods.distribution.matching.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hdbench.flow.path import Velocity, interpolate
+from hdbench.methods.base import Setting, Update
+from hdbench.methods.distribution import matching
+from hdbench.methods.distribution.matching import Matching, denoised, per_sample
+
+SAMPLER, sampler, forward_equivalents = matching.SAMPLER, matching.sampler, matching.forward_equivalents
+
+
+class Configuration(matching.Configuration):
+    name: Literal["dmd"] = "dmd"
+
+
+@torch.no_grad()
+def dmd_gradient(x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity) -> Tensor:
+    """g (B, C, H, W), to be *subtracted* from x_hat: (x_fake - x_real) / mean |x_hat - x_real|, the mean per sample."""
+    x_real, x_fake = denoised(real, z, t, c), denoised(fake, z, t, c)
+    return (x_fake - x_real) / per_sample(x_hat - x_real)
+
+
+class DMD(Matching):
+    def direction(self, x_hat, c, eps, t):
+        return dmd_gradient(x_hat, interpolate(x_hat, eps, t), t, c, self.real, self.fake), {}
+
+
+def updates(configuration: matching.Configuration, setting: Setting) -> list[Update]:
+    return DMD(configuration, setting).updates()

@@ -1,0 +1,85 @@
+"""f-divergence distribution matching (Xu et al., arXiv 2502.15681, Theorem 1): DMD's direction, weighted by h(r).
+
+gradient of D_f(p_real,t || p_fake,t) = E int p_fake,t f(r) is E[h(r) (s_fake - s_real) dz/dtheta],  h = r^2 f''(r)
+r = p_real / p_fake at z_t: the exponential of a non-saturating head's logit there, its log clamped to +- log_ratio_limit;
+the head's real samples are the data's, so with guidance r is not the ratio of the distribution whose score is matched
+reverse KL `rkl` h = 1 (DMD),  Jensen-Shannon `js` h = r / (1 + r),  forward KL `fkl` h = r
+h is divided by its mean over the global batch, so that the step does not depend on the divergence, and r is bounded: both
+as in public code (FastGen), which also normalises r in bins of t.
+The other defaults are those of DMD2, on which the paper builds; the head is `pooled`, with the times of the matching term.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from hdbench.core.distributed import global_mean
+from hdbench.flow.path import expand, interpolate
+from hdbench.methods.base import Setting, Update
+from hdbench.methods.distribution import matching
+from hdbench.methods.distribution.dmd import dmd_gradient
+from hdbench.methods.distribution.gan import OnFake
+from hdbench.methods.distribution.matching import Matching
+
+SAMPLER, sampler = matching.SAMPLER, matching.sampler
+
+
+class Gan(OnFake):
+    t_max: float = Field(0.98, ge=0, le=1)
+
+
+class Configuration(matching.Configuration):
+    name: Literal["f_distill"] = "f_distill"
+    divergence: Literal["rkl", "js", "fkl"] = "js"
+    log_ratio_limit: float = Field(3.0, gt=0, description="largest absolute log density ratio, in nats")
+    discriminator: matching.Discriminator = "pooled"
+    gan: Gan = Gan()
+    fake_steps_per_generator_step: int = Field(5, ge=1)
+
+    @model_validator(mode="after")
+    def _head_gives_the_ratio(self):
+        if self.divergence == "rkl":
+            return self
+        if self.discriminator == "none":
+            raise ValueError(f"discriminator = none: divergence {self.divergence} needs a head, whose logit is the log "
+                             "density ratio")
+        if self.gan.loss != "non_saturating":
+            raise ValueError(f"gan.loss = {self.gan.loss}: only the logit of a non_saturating head is a log density ratio")
+        for end in ("t_min", "t_max"):
+            if getattr(self.gan, end) != getattr(self, end):
+                raise ValueError(f"gan.{end} = {getattr(self.gan, end)}: must be {end} = {getattr(self, end)}, since the "
+                                 "head gives the density ratio at the times of the matching term")
+        return self
+
+
+def weight(log_ratio: Tensor, divergence: str) -> Tensor:
+    """h(r) of log r = log p_real - log p_fake, any shape."""
+    return {"rkl": torch.ones_like, "js": torch.sigmoid, "fkl": torch.exp}[divergence](log_ratio)
+
+
+class FDistill(Matching):
+    def direction(self, x_hat, c, eps, t):
+        k, z = self.configuration, interpolate(x_hat, eps, t)
+        g = dmd_gradient(x_hat, z, t, c, self.real, self.fake)
+        if k.divergence == "rkl":
+            return g, {}
+        with torch.no_grad():
+            verdict = self.judge(z, t, c)
+            log_ratio = (verdict.weights * verdict.logits).sum(1).clamp(-k.log_ratio_limit, k.log_ratio_limit)
+            h = weight(log_ratio, k.divergence)
+            h = h / global_mean(h)
+        return expand(h) * g, {"log_ratio": log_ratio.mean(), "ratio_weight_square": h.square().mean()}
+
+
+def updates(configuration: Configuration, setting: Setting) -> list[Update]:
+    return FDistill(configuration, setting).updates()
+
+
+def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
+    """Besides, the features of z_t for the ratio."""
+    extra = {} if configuration.divergence == "rkl" else {"feature forward": max(configuration.gan.blocks) / depth}
+    return matching.forward_equivalents(configuration, depth, guided, extra=extra)

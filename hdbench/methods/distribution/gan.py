@@ -1,0 +1,91 @@
+"""The adversarial term of stage 2, the same for every head: a sample's loss is sum_j weights_j loss(logits_j).
+
+Non-saturating (arXiv 1406.2661, in logits): critic softplus(-s_real) + softplus(s_fake), generator softplus(-s_fake).
+Hinge (arXiv 1705.02894): critic relu(1 - s_real) + relu(1 + s_fake), generator -s_fake.
+Approximate R1 (arXiv 2501.08316, Section 3.3): || D(x) - D(x + sigma n) ||^2, no second derivative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from hdbench.core.config import Config
+from hdbench.core.distributed import share_of_batch
+from hdbench.methods.discriminators.base import Verdict
+
+
+class GanConfiguration(Config):
+    """Shared by all heads, so that arms differ in the head alone."""
+
+    loss: Literal["non_saturating", "hinge"] = "non_saturating"
+    feature_network: Literal["teacher", "fake"] = Field(
+        "teacher", description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score (DMD2, arXiv 2405.14867)")
+    blocks: tuple[int, ...] = Field((2, 3), min_length=1, description="blocks whose tokens are read, 1 = first")
+    parameters: int = Field(20000, ge=1, description="size of every head, met within 10% by its hidden width")
+    learning_rate: float = Field(1e-3, gt=0)
+    relative_weight: float = Field(0.5, gt=0, description="RMS of the GAN's image gradient over that of the method's "
+                                                          "direction, or that RMS itself for a method without one: the one "
+                                                          "rule that sets every head's weight")
+    t_min: float = Field(0.02, ge=0, le=1)
+    t_max: float = Field(0.7, ge=0, le=1)
+    r1_weight: float = Field(0.0, ge=0, description="weight of approximate R1")
+    r1_sigma: float = Field(0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _times_in_order(self):
+        if self.t_min >= self.t_max:
+            raise ValueError(f"t_min = {self.t_min}: must be below t_max = {self.t_max}")
+        return self
+
+
+class OnFake(GanConfiguration):
+    """The head reads the trained fake score, as in DMD2."""
+
+    feature_network: Literal["teacher", "fake"] = "fake"
+
+
+class HingeOnTeacher(GanConfiguration):
+    """Hinge loss on several blocks of the frozen teacher, as in LADD."""
+
+    loss: Literal["non_saturating", "hinge"] = "hinge"
+    blocks: tuple[int, ...] = Field((1, 2, 3), min_length=1)
+
+
+def critic_loss(real: Verdict, fake: Verdict, kind: str) -> Tensor:
+    """Mean over the batch of the weighted sum over logits; a scalar."""
+    if kind == "hinge":
+        on_real, on_fake = F.relu(1 - real.logits), F.relu(1 + fake.logits)
+    else:
+        on_real, on_fake = F.softplus(-real.logits), F.softplus(fake.logits)
+    return (real.weights * on_real).sum(1).mean() + (fake.weights * on_fake).sum(1).mean()
+
+
+def generator_loss(fake: Verdict, kind: str) -> Tensor:
+    """Mean over the batch of the weighted sum over logits; a scalar."""
+    return (fake.weights * (-fake.logits if kind == "hinge" else F.softplus(-fake.logits))).sum(1).mean()
+
+
+def approximate_r1(clean: Verdict, noisy: Verdict) -> Tensor:
+    """Mean over the batch of the weighted squared difference of logits; a scalar."""
+    return (clean.weights * (clean.logits - noisy.logits).square()).sum(1).mean()
+
+
+def image_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """d score / d x at x (B, C, H, W), detached; networks inside get no gradient.
+
+    The score is a mean over the batch; if that is spread over ranks, a rank's rows have their part in the mean over all.
+    """
+    x = x.detach().requires_grad_()
+    return share_of_batch(len(x)) * torch.autograd.grad(score(x), x)[0]
+
+
+def normalised_entropy(token_weights: Tensor) -> Tensor:
+    """Mean entropy of the rows (B, N) over log N: 1 where all tokens count alike, 0 where one has all the weight."""
+    return torch.special.entr(token_weights).sum(1).mean() / math.log(max(token_weights.shape[1], 2))

@@ -1,0 +1,81 @@
+"""Continuous-time consistency distillation, sCM (Lu & Song, arXiv 2410.11081, Algorithm 1), on the linear path.
+
+Consistency function  f(z_t, t, c) = z_t - t u_theta(z_t, 0, t, c)
+along the teacher     df/dt = v - u - t du/dt,   du/dt = v . grad_z u + d_t u at r = 0,   v = v^w(z_t, t, c)
+tangent               g = (v - u) - w t du/dt,   w rising from 0 to 1 over the first steps (tangent warm-up)
+normalised            g / (||g|| + c),           ||g|| the root mean square over C, H, W
+loss                  || u_theta(z_t, 0, t, c) - sg(u_theta(z_t, 0, t, c) + g / (||g|| + c)) ||^2 (mean)
+With w = 1 and without the normalisation it is MeanFlow at r = 0.  The paper writes ||g|| and no more; public codes take a root
+mean square or a root of the sum, which differ by sqrt(C H W).  Not the paper's: its trigonometric path; its factor cos t,
+here (1 - t) sqrt(t^2 + (1 - t)^2), which takes the tangent to zero at pure noise, where the normalisation keeps ours; the
+learned weight of times; and its log-normal proposal of noise levels, for which t is uniform here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hdbench.core.config import Config
+from hdbench.flow.jvp import jvp
+from hdbench.flow.path import MeanVelocity, expand, interpolate
+from hdbench.methods.base import Setting, Update
+
+SAMPLER = "consistency"  # how a network of this objective samples, see hdbench.flow.samplers
+
+
+class Configuration(Config):
+    name: Literal["scm"] = "scm"
+    prob_t_equals_1: float = Field(0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start")
+    normalisation_offset: float = Field(0.1, gt=0, description="c of the normalised tangent")
+    warmup_share: float = Field(0.2, ge=0, le=1, description="share of the steps over which w rises from 0 to 1")
+
+
+def tangent(u: MeanVelocity, v: Tensor, z: Tensor, t: Tensor, c: Tensor, w: float) -> tuple[Tensor, Tensor]:
+    """u(z, 0, t, c) with its graph and g = (v - u) - w t du/dt without; v and z (B, C, H, W), t (B,), w in [0, 1]."""
+    value, du_dt = jvp(lambda z, t: u(z, torch.zeros_like(t), t, c), (z, t), (v, torch.ones_like(t)))
+    return value, v - value.detach() - w * expand(t) * du_dt
+
+
+def normalised(g: Tensor, offset: float) -> Tensor:
+    """g / (||g|| + offset), the norm a root mean square over C, H, W."""
+    return g / (expand(g.square().flatten(1).mean(1).sqrt()) + offset)
+
+
+def warmup(step: int, steps: int, share: float) -> float:
+    """w at `step` of `steps`: min(1, step / (share steps))."""
+    return min(1.0, step / (share * steps)) if share else 1.0
+
+
+def updates(configuration: Configuration, setting: Setting) -> list[Update]:
+    w = 1.0
+
+    def begin(step, steps):
+        nonlocal w
+        w = warmup(step, steps, configuration.warmup_share)
+        return 0
+
+    def draw(d):
+        x, c = d.data()
+        t = d.uniform()
+        t[len(t) - round(configuration.prob_t_equals_1 * len(t)):] = 1.0
+        return x, c, d.noise(), t
+
+    def loss(x, c, eps, t):
+        z = interpolate(x, eps, t)
+        with torch.no_grad():
+            v = setting.teacher_velocity(z, t, c)
+        u, g = tangent(setting.student, v, z, t, c, w)
+        value = (u - (u.detach() + normalised(g, configuration.normalisation_offset))).square().mean()
+        return value, {"loss": value, "mean_square": g.square().mean()}
+
+    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss, begin=begin,
+                   learning_rates={"student": setting.learning_rate})]
+
+
+def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
+    """Per sample and training step, in forwards of the network; a backward is two, a tangent one."""
+    return {"teacher forward": 2 if guided else 1, "student forward": 1, "student backward": 2, "student tangent": 1}

@@ -1,0 +1,78 @@
+"""Shortcut models (Frans et al., arXiv 2410.12557), distilled from a teacher: a step equals two own steps of half its size.
+
+Sizes d in {2/F, 4/F, ..., 1}, equally likely, t in {d, 2d, ..., 1}, r = t - d, m = t - d/2
+self-consistency  || u_theta(z_t, r, t, c) - sg[u_theta(z_t, m, t, c) + u_theta(z'_m, r, m, c)] / 2 ||^2
+                  z'_m = z_t - d/2 u_theta(z_t, m, t, c)                                            (Eqs. 4 and 5)
+other rows        || u_theta(z_t, t, t, c) - v^w(z_t, t, c) ||^2
+The halves of the smallest step, of size 1/F, are Euler's: as in the paper, u_theta is asked at r = t there.
+Not the paper's: the teacher's v^w in place of eps - x, t uniform in [0, 1) on those rows and not on the grid of 1/F, and
+targets by the student itself instead of its moving average.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from hdbench.core.config import Config
+from hdbench.flow.path import MeanVelocity, Velocity, interpolate
+from hdbench.methods.base import Setting, Update, on_rows, regression
+from hdbench.methods.trajectory.progressive import two_halves
+
+SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flow.samplers
+
+
+class Configuration(Config):
+    name: Literal["shortcut"] = "shortcut"
+    finest: int = Field(128, ge=2, description="F, a power of two: how many of the smallest steps go from noise to data")
+    consistency_share: float = Field(0.25, ge=0, le=1, description="share of rows with a self-consistency target")
+    adaptive_power: float = Field(0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
+
+    @model_validator(mode="after")
+    def _halves_meet_the_finest(self):
+        if self.finest & (self.finest - 1):
+            raise ValueError(f"finest = {self.finest}: must be a power of two")
+        return self
+
+
+def draw_times(level: Tensor, place: Tensor, configuration: Configuration) -> tuple[Tensor, Tensor]:
+    """Uniform numbers (B,) to (r, t): the first rows get r = t = place, the last ones a step, in exact shares of the batch."""
+    levels, first = configuration.finest.bit_length() - 1, len(place) - round(configuration.consistency_share * len(place))
+    n = 2.0 ** torch.floor(level[first:] * levels).clamp(max=levels - 1)
+    i = torch.floor(place[first:] * n).clamp(max=n - 1)
+    return torch.cat([place[:first], i / n]), torch.cat([place[:first], (i + 1) / n])
+
+
+def shortcut_target(u: MeanVelocity, v: Velocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor, finest: int) -> Tensor:
+    """The velocity where r = t, the mean slope of two steps of u where r < t; z (B, C, H, W), r and t (B,)."""
+    def half(z, r, t, c):
+        return u(z, torch.where(t - r > 1.5 / finest, r, t), t, c)
+
+    target, still, moving = torch.empty_like(z), r >= t, r < t
+    target[still] = on_rows(still, v, z, t, c)
+    target[moving] = on_rows(moving, lambda *a: two_halves(half, *a), z, r, t, c)
+    return target
+
+
+def updates(configuration: Configuration, setting: Setting) -> list[Update]:
+    def draw(d):
+        x, c = d.data()
+        return x, c, d.noise(), *draw_times(d.uniform(), d.uniform(), configuration)
+
+    def residual(x, c, eps, r, t):
+        z = interpolate(x, eps, t)
+        target = shortcut_target(setting.student, setting.teacher_velocity, z, r, t, c, configuration.finest)
+        return setting.student(z, r, t, c) - target
+
+    return regression(configuration, setting, draw, residual)
+
+
+def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
+    """Per sample and training step, in forwards of the network; a backward is two."""
+    share = configuration.consistency_share
+    return {"teacher forward": (2 if guided else 1) * (1 - share), "target forward": 2 * share, "student forward": 1,
+            "student backward": 2}

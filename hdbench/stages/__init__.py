@@ -1,0 +1,16 @@
+"""What each kind of stage does: its configuration and its parents' artifacts in, the files of its payload out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hdbench.stages.context import Context, Payload
+from hdbench.stages.data import clip, data, text
+from hdbench.stages.evaluate import evaluate, reference
+from hdbench.stages.sample import pairs, sample
+from hdbench.stages.train import classifier, distill, teacher
+
+STAGES: dict[str, Callable[[Context], Payload]] = {
+    "data": data, "classifier": classifier, "clip": clip, "text": text, "reference": reference, "teacher": teacher,
+    "pairs": pairs,
+    "trajectory": distill, "refine": distill, "sample": sample, "evaluate": evaluate}

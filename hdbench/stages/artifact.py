@@ -1,0 +1,155 @@
+"""Artifacts: a folder with a manifest, published by one atomic rename, checked at every load."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hdbench.core import distributed
+from hdbench.core.errors import UserError
+from hdbench.core.files import MANIFEST, sha256, write_atomic
+from hdbench.core.provenance import environment
+from hdbench.suite.chain import version_of
+from hdbench.suite.stage import Stage
+
+
+def folder(results: Path, stage_id: str) -> Path:
+    """Where a stage's artifact lies: results/stages/<kind>/<label>-<digest>."""
+    return results / "stages" / stage_id
+
+
+def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
+    """An artifact's folder and manifest; UserError if it is missing or differs from what its manifest says."""
+    path = folder(results, stage_id)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        found, payload = manifest["id"], manifest["payload"].items()
+    except FileNotFoundError:
+        kind = stage_id.split("/")[0]
+        raise UserError(f"{path}: this artifact does not exist yet; make it with `hdbench stage {kind} --id {stage_id}` or "
+                        "let `snakemake` make everything in order") from None
+    except OSError as error:
+        raise UserError(f"{path / MANIFEST}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{path / MANIFEST}: not a manifest; delete the folder {path} and run again") from None
+    if found != stage_id:
+        raise UserError(f"{path / MANIFEST}: is of {found}; delete the folder {path} and run again")
+    for name, digest in payload:
+        if not (path / name).is_file():
+            raise UserError(f"{path / name}: named in the manifest but missing; delete the folder {path} and run again")
+        if sha256(path / name) != digest:
+            raise UserError(f"{path / name}: differs from its manifest; delete the folder {path} and run again")
+    return path, manifest
+
+
+def allocation() -> tuple[float, float | None]:
+    """What the scheduler's side knows of this run: seconds in the queue, and GPUs on all machines (None: not said)."""
+    gpus = distributed.number("SUBMITIT_GPUS", 0) if os.environ.get("SUBMITIT_GPUS") else None
+    return distributed.number("SUBMITIT_QUEUE_SECONDS", 0), gpus
+
+
+def exists(results: Path, stage_id: str) -> bool:
+    return (folder(results, stage_id) / MANIFEST).is_file()
+
+
+class Work:
+    """The folder in which a stage works: it holds the checkpoint, survives a kill, and becomes the artifact at the end.
+
+    `spent` carries the cost of runs that were cut short over, so that of a resumed stage is whole.  The `ranks` processes
+    that work on it all call `cost` and `publish`; the files are rank 0's.
+    """
+
+    def __init__(self, results: Path, stage: Stage, device: torch.device = torch.device("cpu"), ranks: int = 1):
+        self.final = folder(results, stage.id)
+        self.path = self.final.with_name(f".{self.final.name}.partial")
+        self.stage, self.device, self.ranks = stage, device, ranks
+        self.spent: dict[str, float] = {}
+        self._started = time.perf_counter(), _core_seconds()
+
+    @contextmanager
+    def locked(self) -> Iterator[Work]:
+        """Hold the stage's lock, after waiting for another process that works on it; UserError where nothing can be written.
+
+        The lock goes with its process, however that ends.
+        """
+        file = self.path.with_suffix(".lock")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = file.open("w")
+        except OSError as error:
+            raise UserError(f"{file.parent}: cannot be written ({error.strerror}); choose another --results "
+                            "folder") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    raise UserError(f"{file}: cannot be locked ({error.strerror}); choose a --results folder on another "
+                                    "file system") from None
+                print(f"{self.stage.id}: another process is working on this stage; waiting for it", file=sys.stderr,
+                      flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (self.final / MANIFEST).is_file():  # else the process that we waited for has published it
+                self.path.mkdir(exist_ok=True)
+            yield self
+            file.unlink(missing_ok=True)
+
+    def claimed(self) -> bool:
+        """Whether a process holds the stage's lock, on any machine that shares the folder and its locks; changes nothing."""
+        try:
+            with self.path.with_suffix(".lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back with the file
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+        return False
+
+    def cost(self) -> dict[str, float]:
+        """What the stage cost so far, over all its runs and ranks; memory is the most that a run had at once.
+
+        Seconds: of this work (`wall`), of CPU (`core`), of allocated GPUs (`gpu`), and in the scheduler's queue before it.
+        """
+        wall, core = (now - then for now, then in zip((time.perf_counter(), _core_seconds()), self._started))
+        cuda = self.device.type == "cuda"
+        used = (core, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+                torch.cuda.max_memory_allocated(self.device) if cuda else 0)
+        cores, memory, gpu_memory = zip(*(distributed.gather(used) if self.ranks > 1 else [used]))
+        queue, gpus = allocation()
+        gpus = gpus if gpus is not None else distributed.world_size() if cuda else 0
+        spent = {"wall_seconds": wall, "core_seconds": sum(cores), "gpu_seconds": gpus * wall, "queue_seconds": queue}
+        most = {"peak_memory_bytes": sum(memory)} | ({"peak_gpu_memory_bytes": max(gpu_memory)} if cuda else {})
+        return ({key: self.spent.get(key, 0.0) + value for key, value in spent.items()}
+                | {key: max(self.spent.get(key, 0), value) for key, value in most.items()} | {"ranks": self.ranks})
+
+    def publish(self, payload: list[str], **facts: Any) -> None:
+        """Write the manifest over the named files of `path`, rename onto the final place, then drop the checkpoint."""
+        cost = self.cost()
+        if distributed.rank():
+            return
+        stage = self.stage
+        manifest = {"id": stage.id, "kind": stage.kind, "version": version_of(stage.kind, stage.label),
+                    "digest": stage.digest, "config": stage.config, "parents": stage.parents, "seed": stage.config.get("seed"),
+                    "environment": environment(str(self.device)), **{k: round(v, 3) for k, v in cost.items()}, **facts,
+                    "payload": {name: sha256(self.path / name) for name in sorted(payload)}}
+        write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+        if self.final.exists():  # an empty folder made by the workflow engine, or a broken artifact that is made again
+            shutil.rmtree(self.final)
+        os.rename(self.path, self.final)
+        for leftover in self.final.iterdir():
+            if leftover.is_file() and leftover.name not in (*payload, MANIFEST):  # a folder's files are in an index
+                leftover.unlink()
+
+
+def _core_seconds() -> float:
+    return sum(getattr(resource.getrusage(who), field) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+               for field in ("ru_utime", "ru_stime"))

@@ -1,0 +1,76 @@
+"""The stages that make data and encode prompts."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from hdbench.core import distributed
+from hdbench.core.errors import UserError
+from hdbench.core.files import write_atomic
+from hdbench.core.pixels import save_images
+from hdbench.core.seeds import seeded
+from hdbench.datasets import DATASETS
+from hdbench.methods.base import Setting
+from hdbench.networks.text import TextConfig, encode
+from hdbench.stages.context import PROMPTS, Context, Payload, progress_of, prompts_of
+from hdbench.stages.networks import load_clip, new_clip
+from hdbench.stages.train import train
+from hdbench.suite.schema import Training
+
+
+def data(context: Context) -> Payload:
+    configuration, module = context.dataset(), DATASETS[context.dataset().name]
+    if hasattr(module, "encode"):
+        return module.encode(configuration, context.work.path, context.device, progress_of(context))
+    splits = []
+    for split, (images, labels) in module.build(configuration).items():
+        save_images(context.work.path / f"{split}.npz", images, labels)
+        splits.append(f"{split}.npz")
+    return splits, {}
+
+
+def clip(context: Context) -> Payload:
+    """A CLIP on the images and captions of one split of the data."""
+    config = context.stage.config
+    training = Training.of(config)
+    with seeded(config["seed"], "clip", config["split"]):
+        network = new_clip(context)
+    return train(context, Setting(student=network.to(context.device), learning_rate=training.learning_rate), training,
+                 config["split"])
+
+
+def text(context: Context) -> Payload:
+    """Prompts encoded once: those of the data, then those of the samples if they are others, then the empty one."""
+    folder, (path, _) = context.work.path, context.parent("data")
+    if "clip" in context.stage.parents:
+        from hdbench.networks.clip import write_table
+
+        prompts = prompts_of(context)
+        sampled = [0, len(prompts), context.dataset().stride]
+        return write_table(load_clip(context).network, prompts, folder), {"sampled": sampled}
+    captions = [row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))]
+    config = {key: value for key, value in context.stage.config.items() if key != "prompts"}
+    sampled = sampled_prompts(context)
+    wanted = [row["prompt"] for row in sampled.values()]
+    names = encode([*captions, *wanted], TextConfig(**config), folder, context.device, progress_of(context))
+    if distributed.rank() == 0:
+        write_atomic(folder / PROMPTS, json.dumps(sampled) + "\n")
+    return [*names, PROMPTS], {"sampled": [len(captions), len(wanted), 1]}
+
+
+def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
+    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such a file, or has too few."""
+    from hdbench.datasets.prompts import read_prompts
+
+    wanted, names = context.plan.suite.evaluation, ()
+    path = Path(wanted.prompts)
+    with suppress(OSError, ValueError):  # `read_prompts` says what is wrong
+        names = tuple(json.loads(path.read_text(encoding="utf-8-sig")))
+    rows = read_prompts(path, names, wanted.protocol)
+    if len(rows) < wanted.samples:
+        raise UserError(f"{path}: has {len(rows)} prompts, evaluation.samples = {wanted.samples}; lower it")
+    if (nested := next((name for name in names if "/" in name), None)) is not None:
+        raise UserError(f"{path}: {nested!r}: an image's name has no '/'; leave the folder out")
+    return dict(zip(names, rows))

@@ -1,0 +1,63 @@
+"""The training loop: checkpoints, interruption and resume."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from hdbench.core import distributed
+from hdbench.core.errors import Interrupted, UserError
+from hdbench.core.progress import Progress, interruptible
+from hdbench.stages.trainer import Trainer
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def save_checkpoint(path: Path, trainer: Trainer, spent: dict[str, float]) -> None:
+    """One safetensors file, replaced atomically: tensors, and step and cost in its header.  All ranks call it, 0 writes."""
+    state = trainer.state()
+    if distributed.rank() == 0:
+        temporary = path.with_suffix(".tmp")
+        header = {"step": str(trainer.step), "spent": json.dumps(spent)}
+        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata=header)
+        temporary.replace(path)
+
+
+def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, float]:
+    """Restore the trainer and return what the runs so far have spent; UserError for a file that is not a checkpoint."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata()
+        trainer.load_state(load_file(path), int(header["step"]))
+        return json.loads(header["spent"])
+    except Exception as error:
+        raise UserError(f"{path}: not a usable checkpoint ({error}); delete it to start this stage afresh") from None
+
+
+def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
+    """Train to the end, from the checkpoint in `work` if there is one; raises Divergence or Interrupted."""
+    checkpoint = work.path / CHECKPOINT
+    if distributed.from_rank_0(checkpoint.exists):
+        work.spent.update(distributed.together(lambda: load_checkpoint(checkpoint, trainer)))
+    trainer.check_replicas()
+    progress, saved = Progress(label, trainer.training.steps), time.perf_counter()
+    with interruptible() as interrupted:
+        while trainer.step < trainer.training.steps:
+            progress(trainer.step)
+            trainer.train_step()
+            due = distributed.rank() == 0 and time.perf_counter() - saved >= checkpoint_seconds
+            stop, due = distributed.any_of(interrupted(), due)  # one signal to one rank stops all after the same step
+            if stop or due or trainer.step == trainer.training.steps:
+                trainer.check_weights()
+                trainer.check_replicas()
+                save_checkpoint(checkpoint, trainer, work.cost())
+                saved = time.perf_counter()
+            if stop:
+                raise Interrupted(f"{label}: stopped at step {trainer.step} of {trainer.training.steps}; "
+                                  "the same command goes on from there")
+    last = ", ".join(f"{key} {values[-1]:.3g}" for key, values in trainer.history.items() if key.endswith("/loss"))
+    progress(trainer.step, last)

@@ -1,0 +1,66 @@
+"""Large samples: a PNG each, and an index with their digests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hdbench.core.errors import UserError
+from hdbench.core.pixels import load_images, to_uint8
+
+PICTURES = "samples"
+
+
+def first_images(folder: Path, count: int) -> Tensor:
+    """The first samples of a `sample` stage, (count, C, H, W) uint8."""
+    if (folder / "samples.npz").is_file():
+        return load_images(folder / "samples.npz")[0][:count]
+    from PIL import Image
+
+    files = sorted((folder / PICTURES).glob("*.png"))[:count]
+    return torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(0, 3, 1, 2)
+
+
+class Pictures:
+    """Large samples: a PNG each in `work`/samples, written whole or not at all, so that an interrupted run goes on."""
+
+    def __init__(self, work: Path, names: Sequence[str]):
+        self.work, self.files = work, [work / PICTURES / f"{name}.png" for name in names]
+
+    def written(self, indices: range) -> bool:
+        return all(self.files[index].exists() for index in indices)
+
+    def write(self, x: Tensor, indices: range) -> Tensor:
+        """The images of these indices, (B, 3, H, W) float in [-1, 1]; nothing is left to keep in memory."""
+        from PIL import Image
+
+        for index, image in zip(indices, to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()):
+            self.files[index].parent.mkdir(exist_ok=True)
+            temporary = self.files[index].with_suffix(".tmp")
+            Image.fromarray(image).save(temporary, "PNG")
+            temporary.replace(self.files[index])
+        return torch.empty(0)
+
+    def index(self) -> list[str]:
+        """Writes every file's digest into the one file that a manifest then names."""
+        from hdbench.core.files import sha256, write_atomic
+
+        digests = {file.name: sha256(file) for file in self.files}
+        write_atomic(self.work / f"{PICTURES}.json", json.dumps(digests, indent=0) + "\n")
+        return [f"{PICTURES}.json"]
+
+
+def check_pictures(folder: Path) -> None:
+    """UserError where a sample stage's pictures are not those of the index that its manifest names."""
+    from hdbench.core.files import sha256
+
+    index = json.loads((folder / f"{PICTURES}.json").read_text(encoding="utf-8"))
+    files = {file.name: file for file in (folder / PICTURES).glob("*.png")}
+    wrong = sorted(index.keys() ^ files.keys()) or [name for name, digest in index.items() if sha256(files[name]) != digest]
+    if wrong:
+        raise UserError(f"{folder / PICTURES / wrong[0]}: differs from its manifest; delete the folder {folder} and run again")

@@ -1,0 +1,74 @@
+"""Training compute in forward-equivalents, and steps that make budgets equal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hdbench.core.config import nearest
+from hdbench.core.errors import UserError
+from hdbench.methods import OBJECTIVES
+from hdbench.methods.base import Pairs
+from hdbench.suite.plan import Plan
+from hdbench.suite.reading import RECIPES
+from hdbench.suite.schema import Arm, EqualTotal, Training
+
+
+def sampler(objective: Any) -> str:
+    """How a network of this objective samples: its module's `sampler` of the configuration, or `SAMPLER`."""
+    module = OBJECTIVES[objective.name]
+    return module.sampler(objective) if hasattr(module, "sampler") else module.SAMPLER
+
+
+def cost_per_step(plan: Plan, training: Training) -> float:
+    """Forward-equivalents of one training step: the objective's own count a sample, times the batch."""
+    terms = OBJECTIVES[training.objective.name].forward_equivalents(
+        training.objective, plan.suite.network.depth, plan.suite.teacher.guidance != 1.0)
+    return training.batch * sum(terms.values())
+
+
+def pairs_of(training: Training) -> Pairs | None:
+    """The teacher's ODE pairs that an objective, or the regulariser of stage 2, needs."""
+    objective = training.objective
+    return getattr(objective, "pairs", None) or getattr(getattr(objective, "regulariser", None), "pairs", None)
+
+
+def pairs_cost(pairs: Pairs, guided: bool) -> int:
+    """Forward-equivalents of making them: each Euler step is one forward, two with guidance."""
+    return pairs.count * pairs.steps * (2 if guided else 1)
+
+
+def total_cost(plan: Plan, arm: Arm) -> float:
+    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the teacher that all share."""
+    trained = [training for training in (arm.trajectory, arm.refine) if training]
+    pairs = {pairs for training in trained if (pairs := pairs_of(training))}
+    return (sum(training.steps * cost_per_step(plan, training) for training in trained)
+            + sum(pairs_cost(each, plan.suite.teacher.guidance != 1.0) for each in pairs))
+
+
+def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
+    """The arm with `equal_total` replaced by the number of steps that comes nearest to that budget."""
+    arm = plan.arms[name]
+    kinds = [kind for kind in ("trajectory", "refine") if (training := getattr(arm, kind)) and
+             isinstance(training.steps, EqualTotal)]
+    if not kinds:
+        return arm
+    kind = kinds[0]
+    training = getattr(arm, kind)
+    other = training.steps.equal_total
+    where = f"{source}: arms.{name}.{kind}.steps.equal_total = {other!r}"
+    if len(kinds) > 1:
+        raise UserError(f"{where}: and that of refine too; one of them must be a number")
+    if other not in plan.arms:
+        of_recipe = f" (it is in {RECIPES}/{plan.suite.arms[name]['recipe']}.yaml)" if name in plan.recipes else ""
+        raise UserError(f"{where}: unknown arm{of_recipe}" + nearest(other, plan.arms))
+    target = plan.arms[other]
+    if any(t and isinstance(t.steps, EqualTotal) for t in (target.trajectory, target.refine)):
+        raise UserError(f"{where}: that arm's steps are not a number")
+
+    def with_steps(steps: int) -> Arm:
+        return arm.model_copy(update={kind: training.model_copy(update={"steps": steps})})
+
+    steps = round((total_cost(plan, target) - total_cost(plan, with_steps(0))) / cost_per_step(plan, training))
+    if steps < 1:
+        raise UserError(f"{source}: arms.{name}: the compute of {other!r} leaves no step for {kind}")
+    return with_steps(steps)
