@@ -29,26 +29,39 @@ def timed(function: Callable[[], float]) -> tuple[float, float]:
 
 def features(n: int, d: int, seed: int, scale: float) -> np.ndarray:
     """Rectified, correlated, with eigenvalues over five orders of magnitude, as Inception's are."""
-    mixing = np.random.default_rng(0).normal(size=(d, d)) / d**0.5 * np.exp(-np.arange(d) / d * 5)[:, None]
+    mixing = (
+        np.random.default_rng(0).normal(size=(d, d))
+        / d**0.5
+        * np.exp(-np.arange(d) / d * 5)[:, None]
+    )
     return np.maximum(0.3 + scale * np.random.default_rng(seed).normal(size=(n, d)) @ mixing, 0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--d", type=int, default=2048)
-    parser.add_argument("--no-clean-fid", action="store_true", help="its function takes the longest by far")
+    parser.add_argument(
+        "--no-clean-fid", action="store_true", help="its function takes the longest by far"
+    )
     arguments = parser.parse_args()
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
     d = arguments.d
-    (mu, sigma), (mu_r, sigma_r) = (moments(features(2 * d, d, seed, scale)) for seed, scale in ((1, 1.0), (2, 1.05)))
+    (mu, sigma), (mu_r, sigma_r) = (
+        moments(features(2 * d, d, seed, scale)) for seed, scale in ((1, 1.0), (2, 1.05))
+    )
     begun = time.perf_counter()
     reference = GaussianReference.of_statistics(mu_r, sigma_r)
     preparation = time.perf_counter() - begun
-    functions = {"hdbench": lambda: statistics_distance(mu, sigma, reference),
-                 "torch-fidelity": lambda: fid_statistics_to_metric(
-                     {"mu": mu, "sigma": sigma}, {"mu": mu_r, "sigma": sigma_r}, False)["frechet_inception_distance"]}
+    functions = {
+        "hdbench": lambda: statistics_distance(mu, sigma, reference),
+        "torch-fidelity": lambda: fid_statistics_to_metric(
+            {"mu": mu, "sigma": sigma}, {"mu": mu_r, "sigma": sigma_r}, False
+        )["frechet_inception_distance"],
+    }
     if not arguments.no_clean_fid:
         from cleanfid.fid import frechet_distance
 
@@ -60,9 +73,14 @@ def main() -> None:
         functions["clean-fid"] = lambda: frechet_distance(mu, sigma, mu_r, sigma_r)
     warnings.simplefilter("ignore")
     functions["hdbench"]()  # the first call starts the threads of the linear algebra
-    runs = [{name: timed(function) for name, function in functions.items()} for _ in range(arguments.repeats)]
-    print(f"d = {d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the reference's root and factor, once: "
-          f"{preparation:.2f} s")
+    runs = [
+        {name: timed(function) for name, function in functions.items()}
+        for _ in range(arguments.repeats)
+    ]
+    print(
+        f"d = {d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the reference's root and factor, once: "
+        f"{preparation:.2f} s"
+    )
     print(f"{'':15}{'seconds':>9}{'of ours':>9}{'value':>22}{'difference':>12}")
     value = runs[0]["hdbench"][1]
     for name in functions:

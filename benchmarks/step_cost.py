@@ -17,22 +17,52 @@ import time
 
 OBJECTIVES = {
     "flow_matching": ({"name": "flow_matching"}, 1.0),
-    "meanflow, no teacher": ({"name": "meanflow"}, None),  # the velocity is given, as when training from data
+    "meanflow, no teacher": (
+        {"name": "meanflow"},
+        None,
+    ),  # the velocity is given, as when training from data
     "meanflow": ({"name": "meanflow"}, 1.0),
     "meanflow, guided": ({"name": "meanflow"}, 1.5),
     "consistency, guided": ({"name": "consistency"}, 1.5),
     "dmd, guided": ({"name": "dmd", "fake_steps_per_generator_step": 4}, 1.5),
-    "dmd + patch on teacher": ({"name": "dmd", "discriminator": "patch", "fake_steps_per_generator_step": 4,
-                                "gan": {"blocks": [3, 4]}}, 1.5),
+    "dmd + patch on teacher": (
+        {
+            "name": "dmd",
+            "discriminator": "patch",
+            "fake_steps_per_generator_step": 4,
+            "gan": {"blocks": [3, 4]},
+        },
+        1.5,
+    ),
     "progressive, first round": ({"name": "progressive", "start_steps": 1}, 1.5),
     "dmd2, four steps": ({"name": "dmd2", "generator_steps": 4}, 1.5),
-    "dmd + regression": ({"name": "dmd", "regulariser": {"name": "knowledge"}, "regulariser_weight": 0.25}, 1.5),
-} | {f"{name}, guided": ({"name": name}, 1.5) for name in (
-    "improved_meanflow", "scm", "shortcut", "knowledge", "reflow", "dmd2", "decoupled_dmd", "f_distill", "vsd", "sid",
-    "adversarial", "ladd", "adm")}
+    "dmd + regression": (
+        {"name": "dmd", "regulariser": {"name": "knowledge"}, "regulariser_weight": 0.25},
+        1.5,
+    ),
+} | {
+    f"{name}, guided": ({"name": name}, 1.5)
+    for name in (
+        "improved_meanflow",
+        "scm",
+        "shortcut",
+        "knowledge",
+        "reflow",
+        "dmd2",
+        "decoupled_dmd",
+        "f_distill",
+        "vsd",
+        "sid",
+        "adversarial",
+        "ladd",
+        "adm",
+    )
+}
 
 
-def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str) -> dict[str, float]:
+def measure(
+    name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str
+) -> dict[str, float]:
     """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and peak memory in MB."""
     import torch
 
@@ -49,12 +79,23 @@ def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads
     place = set_up(threads, device)
     torch.manual_seed(0)
     objective, guidance = OBJECTIVES[name]
-    training = Training.model_validate_json(json.dumps({"objective": objective, "steps": 10**6, "batch": batch,
-                                                        "learning_rate": 1e-4, "ema": 0.99}))
+    training = Training.model_validate_json(
+        json.dumps(
+            {
+                "objective": objective,
+                "steps": 10**6,
+                "batch": batch,
+                "learning_rate": 1e-4,
+                "ema": 0.99,
+            }
+        )
+    )
 
     def network(mean_velocity: bool) -> Transformer:
         config = TransformerConfig(width=width, depth=depth, heads=4, patch=2)
-        net = Transformer(config, image_size=16, channels=4, classes=10, mean_velocity=mean_velocity)
+        net = Transformer(
+            config, image_size=16, channels=4, classes=10, mean_velocity=mean_velocity
+        )
         for parameter in net.parameters():  # as after training: no layer at zero
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
@@ -63,13 +104,25 @@ def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads
     teacher, student = network(False).requires_grad_(False), network(name != "flow_matching")
     module = MODULES[objective["name"]]
     setting = Setting(
-        student=student, learning_rate=1e-4, teacher=teacher,
+        student=student,
+        learning_rate=1e-4,
+        teacher=teacher,
         teacher_velocity=guided(teacher, guidance) if guidance else lambda z, t, c: z,
-        copy_teacher=lambda: network(False), pairs=(*torch.randn(2, 512, 4, 16, 16), torch.randint(10, (512,))),
-        head=lambda head, gan: build_head(head, layers=len(gan.blocks), width=width, grid=8, parameters=60000).to(place))
+        copy_teacher=lambda: network(False),
+        pairs=(*torch.randn(2, 512, 4, 16, 16), torch.randint(10, (512,))),
+        head=lambda head, gan: build_head(
+            head, layers=len(gan.blocks), width=width, grid=8, parameters=60000
+        ).to(place),
+    )
     images, labels = torch.randn(512, 4, 16, 16), torch.randint(10, (512,))
-    trainer = Trainer(module.updates(training.objective, setting), training, student, ("bench",), images, labels)
-    z, t, c = torch.randn(batch, 4, 16, 16).to(place), torch.rand(batch).to(place), labels[:batch].to(place)
+    trainer = Trainer(
+        module.updates(training.objective, setting), training, student, ("bench",), images, labels
+    )
+    z, t, c = (
+        torch.randn(batch, 4, 16, 16).to(place),
+        torch.rand(batch).to(place),
+        labels[:batch].to(place),
+    )
 
     def seconds(function) -> float:
         begun = time.perf_counter()
@@ -85,14 +138,22 @@ def measure(name: str, width: int, depth: int, batch: int, repeats: int, threads
     base = _memory(place)
     for function in (forward, trainer.train_step) * 2:
         function()
-    pairs = [(seconds(forward), seconds(trainer.train_step), seconds(forward)) for _ in range(repeats)]
+    pairs = [
+        (seconds(forward), seconds(trainer.train_step), seconds(forward)) for _ in range(repeats)
+    ]
     ratios = sorted(2 * step / (before + after) for before, step, after in pairs)
     quartiles = statistics.quantiles(ratios, n=4)
     terms = module.forward_equivalents(training.objective, depth, guidance not in (None, 1.0))
     if guidance is None:
         terms.pop("teacher forward")
-    return {"ratio": statistics.median(ratios), "low": quartiles[0], "high": quartiles[2], "counted": sum(terms.values()),
-            "forward_ms": 1000 * statistics.median(before for before, _, _ in pairs), "peak_mb": _memory(place) - base}
+    return {
+        "ratio": statistics.median(ratios),
+        "low": quartiles[0],
+        "high": quartiles[2],
+        "counted": sum(terms.values()),
+        "forward_ms": 1000 * statistics.median(before for before, _, _ in pairs),
+        "peak_mb": _memory(place) - base,
+    }
 
 
 def _memory(place) -> float:
@@ -112,19 +173,36 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=OBJECTIVES, help="one objective, in this process, as JSON")
+    parser.add_argument(
+        "--only", choices=OBJECTIVES, help="one objective, in this process, as JSON"
+    )
     options = vars(parser.parse_args())
     if only := options.pop("only"):
         print(json.dumps(measure(only, **options)))
         return
-    print(f"width {options['width']}, depth {options['depth']}, 4x16x16, batch {options['batch']}, "
-          f"{options['repeats']} pairs, {options['threads']} thread(s), {options['device']}")
-    print(f"{'objective':24} {'step / forward':>15} {'quartiles':>14} {'counted':>8} {'forward ms':>11} {'peak MB':>8}")
+    print(
+        f"width {options['width']}, depth {options['depth']}, 4x16x16, batch {options['batch']}, "
+        f"{options['repeats']} pairs, {options['threads']} thread(s), {options['device']}"
+    )
+    print(
+        f"{'objective':24} {'step / forward':>15} {'quartiles':>14} {'counted':>8} {'forward ms':>11} {'peak MB':>8}"
+    )
     for name in OBJECTIVES:
-        command = [sys.executable, __file__, "--only", name, *(str(x) for k, v in options.items() for x in (f"--{k}", v))]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} {found['counted']:8.2f} "
-              f"{found['forward_ms']:11.1f} {found['peak_mb']:8.0f}", flush=True)
+        command = [
+            sys.executable,
+            __file__,
+            "--only",
+            name,
+            *(str(x) for k, v in options.items() for x in (f"--{k}", v)),
+        ]
+        found = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        )
+        print(
+            f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} {found['counted']:8.2f} "
+            f"{found['forward_ms']:11.1f} {found['peak_mb']:8.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -10,4 +10,6 @@ if __name__ == "__main__":
     try:
         main()
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is done is done: a stop at the very end makes no failure of it
+        signal.signal(
+            signal.SIGTERM, signal.SIG_IGN
+        )  # what is done is done: a stop at the very end makes no failure of it

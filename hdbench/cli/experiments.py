@@ -10,9 +10,16 @@ from hdbench.cli.group import clean_errors, main, out_option, results_option
 
 
 @main.command("theory")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/theory.yaml"),
-              show_default=True, help="Data, networks and methods.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("workflow/theory.yaml"),
+    show_default=True,
+    help="Data, networks and methods.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
+)
 @results_option
 @out_option
 @clean_errors
@@ -29,9 +36,16 @@ def theory_command(config, threads, results, out):
 
 
 @main.command("probes")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/probes.yaml"),
-              show_default=True, help="Teachers, flaws and heads.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("workflow/probes.yaml"),
+    show_default=True,
+    help="Teachers, flaws and heads.",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
+)
 @results_option
 @out_option
 @clean_errors
@@ -48,8 +62,17 @@ def probes_command(config, threads, results, out):
 
 
 @main.command("tuned")
-@click.option("--suite", default="local_flaws_tuning", show_default=True, help="One chain with every head over a grid.")
-@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@click.option(
+    "--suite",
+    default="local_flaws_tuning",
+    show_default=True,
+    help="One chain with every head over a grid.",
+)
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="By default results/<suite>/metrics.csv.",
+)
 @results_option
 @clean_errors
 def tuned_command(suite, metrics, results):

@@ -22,7 +22,11 @@ def clean_errors(command):
         except Ended as error:
             code, text, alone = error.code, str(error), error.alone
         except KeyboardInterrupt:
-            code, text, alone = 130, "stopped; nothing is lost, the same command goes on from the last checkpoint", False
+            code, text, alone = (
+                130,
+                "stopped; nothing is lost, the same command goes on from the last checkpoint",
+                False,
+            )
         rank = os.environ.get("RANK") or "0"
         if alone and os.environ.get("WORLD_SIZE") != "1":
             text = f"rank {rank}: {text}"
@@ -33,10 +37,19 @@ def clean_errors(command):
     return wrapped
 
 
-suite_option = click.option("--suite", default="demo", show_default=True,
-                            help="Name in workflow/suites, or path of a YAML file.")
-results_option = click.option("--results", type=click.Path(path_type=Path, file_okay=False), default=Path("results"),
-                              show_default=True, help="Folder of artifacts and metrics.")
+suite_option = click.option(
+    "--suite",
+    default="demo",
+    show_default=True,
+    help="Name in workflow/suites, or path of a YAML file.",
+)
+results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of artifacts and metrics.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,5 +58,10 @@ def main() -> None:
     """Reproducible ablations of one-step diffusion distillation."""
 
 
-out_option = click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("paper_tables"),
-                          show_default=True, help="Folder of rendered tables and figures.")
+out_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("paper_tables"),
+    show_default=True,
+    help="Folder of rendered tables and figures.",
+)

@@ -11,9 +11,16 @@ from hdbench.cli.group import clean_errors, main, out_option, results_option, su
 
 
 @main.command("collect")
-@click.option("--partial", is_flag=True, help="Take what is finished; without it, a missing stage is an error.")
-@click.option("--keep", type=click.Path(path_type=Path, dir_okay=False),
-              help="metrics.csv of another run of the suite: its numbers stand where there are no results here.")
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Take what is finished; without it, a missing stage is an error.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="metrics.csv of another run of the suite: its numbers stand where there are no results here.",
+)
 @suite_option
 @results_option
 @clean_errors
@@ -26,11 +33,17 @@ def collect_command(suite, results, partial, keep):
     plan = load_plan(suite)
     frame = collect(plan, results, partial, keep)
     rows = frame[["arm", "seed", "nfe"]].drop_duplicates()
-    click.echo(f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in {metrics_file(plan, results)}")
+    click.echo(
+        f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in {metrics_file(plan, results)}"
+    )
 
 
 @main.command("tables")
-@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="By default results/<suite>/metrics.csv.",
+)
 @suite_option
 @results_option
 @out_option
@@ -49,11 +62,23 @@ def tables_command(suite, results, metrics, out):
 
 
 @main.command("claims")
-@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
-@click.option("--rules", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/claims.yaml"),
-              show_default=True, help="The claims and what decides them.")
-@click.option("--theory", type=click.Path(path_type=Path, dir_okay=False),
-              help="Metrics of `hdbench theory`; by default results/theory/metrics.csv, if it is there.")
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="By default results/<suite>/metrics.csv.",
+)
+@click.option(
+    "--rules",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("workflow/claims.yaml"),
+    show_default=True,
+    help="The claims and what decides them.",
+)
+@click.option(
+    "--theory",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Metrics of `hdbench theory`; by default results/theory/metrics.csv, if it is there.",
+)
 @suite_option
 @results_option
 @out_option
@@ -68,14 +93,21 @@ def claims_command(suite, results, metrics, rules, theory, out):
     from hdbench.suite.load import load_plan
 
     plan, declared = load_plan(suite), read_rules(rules)
-    frame, given = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None), metrics is not None
-    values = read_theory(theory or results / "theory" / "metrics.csv", missing_is_none=theory is None)
+    frame, given = (
+        read_metrics(metrics or metrics_file(plan, results), strict=metrics is None),
+        metrics is not None,
+    )
+    values = read_theory(
+        theory or results / "theory" / "metrics.csv", missing_is_none=theory is None
+    )
     for path in write_claims(Numbers(plan, frame, results, anybody=given), declared, out, values):
         click.echo(path)
 
 
 @main.command("prose")
-@click.argument("documents", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument(
+    "documents", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False)
+)
 @out_option
 @clean_errors
 def prose_command(documents, out):
@@ -87,7 +119,11 @@ def prose_command(documents, out):
 
 
 @main.command("figures")
-@click.option("--metrics", type=click.Path(path_type=Path, dir_okay=False), help="By default results/<suite>/metrics.csv.")
+@click.option(
+    "--metrics",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="By default results/<suite>/metrics.csv.",
+)
 @suite_option
 @results_option
 @out_option
@@ -111,30 +147,70 @@ def figures_command(suite, results, metrics, out):
 
 
 @main.command("published")
-@click.option("--benchmark", "names", multiple=True, type=click.Choice(["imagenet256", "mjhq"]), help="By default both.")
-@click.option("--metrics", "files", multiple=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="What `hdbench evaluate --out` or `hdbench collect` wrote; several times for several.")
-@click.option("--numbers", type=click.Path(path_type=Path, dir_okay=False), default=Path("paper_tables/published.csv"),
-              show_default=True, help="The published numbers.")
-@click.option("--without-remembered", is_flag=True, help="Leave out published numbers that nobody has checked.")
+@click.option(
+    "--benchmark",
+    "names",
+    multiple=True,
+    type=click.Choice(["imagenet256", "mjhq"]),
+    help="By default both.",
+)
+@click.option(
+    "--metrics",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What `hdbench evaluate --out` or `hdbench collect` wrote; several times for several.",
+)
+@click.option(
+    "--numbers",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("paper_tables/published.csv"),
+    show_default=True,
+    help="The published numbers.",
+)
+@click.option(
+    "--without-remembered",
+    is_flag=True,
+    help="Leave out published numbers that nobody has checked.",
+)
 @out_option
 @clean_errors
 def published_command(names, files, numbers, without_remembered, out):
     """Render the main table of a benchmark: published numbers with their sources, and ours below them."""
     from hdbench.report.published import BENCHMARKS, write_published
 
-    for path in write_published(names or tuple(BENCHMARKS), numbers, files, not without_remembered, out):
+    for path in write_published(
+        names or tuple(BENCHMARKS), numbers, files, not without_remembered, out
+    ):
         click.echo(path)
 
 
 @main.command("compare")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--metric", "metrics", multiple=True, metavar="NAME",
-              help="This metric alone, such as fd_test; may be repeated.")
-@click.option("--all", "everything", is_flag=True, help="Every row, not the nearest to moving alone; and costs, as ratios.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also every row in full precision, as csv.")
-@click.option("--fail-if-moved", is_flag=True, help="Exit code 1 if a row moved, or if none could be compared.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="This metric alone, such as fd_test; may be repeated.",
+)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Every row, not the nearest to moving alone; and costs, as ratios.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also every row in full precision, as csv.",
+)
+@click.option(
+    "--fail-if-moved",
+    is_flag=True,
+    help="Exit code 1 if a row moved, or if none could be compared.",
+)
 @clean_errors
 def compare_command(a, b, metrics, everything, out, fail_if_moved):
     """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""

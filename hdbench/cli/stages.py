@@ -33,16 +33,34 @@ def _stage_command(kind: str) -> click.Command:
     @click.option("--id", "stage_id", help="Id of the stage, as `hdbench plan` prints it.")
     @click.option("--arm", help="With --seed instead of --id: the arm whose stage it is.")
     @click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
-    @click.option("--steps", type=int, default=None, help="Sampling steps, for sample and evaluate.")
+    @click.option(
+        "--steps", type=int, default=None, help="Sampling steps, for sample and evaluate."
+    )
     @suite_option
     @results_option
-    @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
-    @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, or auto: cuda if there is one.")
-    @click.option("--checkpoint-seconds", type=click.FloatRange(min=0), default=30.0, show_default=True)
-    @click.option("--sharding", type=click.Choice(["none", "fsdp2"]), default="none", show_default=True,
-                  help="Of several processes (torchrun), does each hold all that it trains, or its part.")
+    @click.option(
+        "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
+    )
+    @click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        help="cpu, cuda, or auto: cuda if there is one.",
+    )
+    @click.option(
+        "--checkpoint-seconds", type=click.FloatRange(min=0), default=30.0, show_default=True
+    )
+    @click.option(
+        "--sharding",
+        type=click.Choice(["none", "fsdp2"]),
+        default="none",
+        show_default=True,
+        help="Of several processes (torchrun), does each hold all that it trains, or its part.",
+    )
     @clean_errors
-    def command(suite, results, stage_id, arm, seed, steps, threads, device, checkpoint_seconds, sharding):
+    def command(
+        suite, results, stage_id, arm, seed, steps, threads, device, checkpoint_seconds, sharding
+    ):
         from hdbench.core.distributed import ranks
         from hdbench.core.runtime import set_up
         from hdbench.stages.run import find_stage, run_stage
@@ -91,20 +109,35 @@ def plan_command(suite, results):
     width = max(map(len, done))
     for stage, finished in done.items():
         parents = len(plan.stage(stage).parents)
-        click.echo(f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  {'done' if finished else 'to do'}")
-    click.echo(f"{sum(done.values())} of {len(done)} stages done\n\n"
-               "training of each arm, in forward-equivalents, without the teacher:")
+        click.echo(
+            f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  {'done' if finished else 'to do'}"
+        )
+    click.echo(
+        f"{sum(done.values())} of {len(done)} stages done\n\n"
+        "training of each arm, in forward-equivalents, without the teacher:"
+    )
     for name, arm in plan.arms.items():
-        click.echo(f"{name:{max(map(len, plan.arms))}}  {'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}")
+        click.echo(
+            f"{name:{max(map(len, plan.arms))}}  {'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}"
+        )
 
 
 @main.command("status")
 @suite_option
 @results_option
-@click.option("--cores", type=click.IntRange(min=1), metavar="N",
-              help="Stages at a time, for the time left; by default as many as run now.")
-@click.option("--watch", "every", type=click.FloatRange(min=0.1), metavar="SECONDS",
-              help="Again and again, until all is done.")
+@click.option(
+    "--cores",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stages at a time, for the time left; by default as many as run now.",
+)
+@click.option(
+    "--watch",
+    "every",
+    type=click.FloatRange(min=0.1),
+    metavar="SECONDS",
+    help="Again and again, until all is done.",
+)
 @clean_errors
 def status_command(suite, results, cores, every):
     """Say what of a suite is done, running, failed and waiting, and how long is left; changes nothing."""

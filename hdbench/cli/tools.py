@@ -15,7 +15,12 @@ from hdbench.cli.group import clean_errors, main, out_option, results_option, su
 @click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
 @suite_option
 @results_option
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write.",
+)
 @clean_errors
 def export_command(suite, results, arm, seed, out):
     """Write a one-step student as a folder of diffusers, with a model card; it samples without hdbench."""
@@ -29,8 +34,13 @@ def export_command(suite, results, arm, seed, out):
 @main.command("cost")
 @click.option("--memory", is_flag=True, help="Memory of each training stage on a GPU instead.")
 @click.option("--gpu", help="One of the model's GPUs, in place of its own choice.")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/cost.yaml"),
-              show_default=True, help="The cost model.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("workflow/cost.yaml"),
+    show_default=True,
+    help="The cost model.",
+)
 @suite_option
 @results_option
 @out_option
@@ -42,14 +52,21 @@ def cost_command(suite, results, out, config, gpu, memory):
     from hdbench.tools.cost_model import read_model
 
     plan, model = load_plan(suite), read_model(config, gpu)
-    click.echo(memory_report(plan, model) if memory else report(plan, to_do(plan, results), model, out))
+    click.echo(
+        memory_report(plan, model) if memory else report(plan, to_do(plan, results), model, out)
+    )
 
 
 @main.command("doctor")
 @click.option("--verify", is_flag=True, help="Compare sizes, and SHA-256 where one is known.")
 @click.option("--device", default="cpu", show_default=True, help="Also look for this one: cuda.")
-@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), default=Path("workflow/sources.yaml"),
-              show_default=True, help="Where public things are from.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("workflow/sources.yaml"),
+    show_default=True,
+    help="Where public things are from.",
+)
 @suite_option
 @results_option
 @clean_errors

@@ -21,12 +21,20 @@ class Config(BaseModel):
     """Base of every configuration: frozen, keyword-only, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    directives: ClassVar[tuple[str, ...]] = ()  # keys of a file that are spent before it is validated
+    directives: ClassVar[
+        tuple[str, ...]
+    ] = ()  # keys of a file that are spent before it is validated
 
 
 C = TypeVar("C", bound=Config)
-_WORDS = {"Input should be": "must be", "a valid integer": "an integer", "a valid number": "a number",
-          "a valid string": "a text", "a valid array": "a list", "an object": "a mapping of keys to values"}
+_WORDS = {
+    "Input should be": "must be",
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid string": "a text",
+    "a valid array": "a list",
+    "an object": "a mapping of keys to values",
+}
 
 
 def nearest(word: Any, choices: Iterable[str]) -> str:
@@ -44,7 +52,9 @@ class _Loader(yaml.SafeLoader):
         for number, key in enumerate(keys):
             if not isinstance(key, str):
                 line = node.value[number][0].start_mark.line + 1
-                raise UserError(f"{self.name}: line {line}: key {key} is not a text; put it in quotes or mend it")
+                raise UserError(
+                    f"{self.name}: line {line}: key {key} is not a text; put it in quotes or mend it"
+                )
             if key in keys[:number]:
                 line = node.value[number][0].start_mark.line + 1
                 raise UserError(f"{self.name}: line {line}: key {key!r} stands twice; remove one")
@@ -57,11 +67,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         with path.open(encoding="utf-8") as file:
             data = _Loader(file).get_single_data()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a suite file") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a suite file"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; mend it") from None
+        raise UserError(
+            f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; mend it"
+        ) from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise UserError(f"{path}: must hold a mapping of keys to values, not {found}")
@@ -90,7 +104,11 @@ def _deepest(error: ValidationError) -> dict[str, Any]:
 
 def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]) -> str:
     keys, owner = _walk(model, error["loc"])
-    where, value, text = ".".join((*under, *keys)), json.dumps(error["input"], default=str), error["msg"]
+    where, value, text = (
+        ".".join((*under, *keys)),
+        json.dumps(error["input"], default=str),
+        error["msg"],
+    )
     if len(value) > 80:
         value = value[:77] + "..."
     if error["type"] == "extra_forbidden":
@@ -106,7 +124,9 @@ def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]
         key = where if error["type"] == "literal_error" else f"{where}.name"
         tag = error["input"] if error["type"] == "literal_error" else error["ctx"]["tag"]
         return f"{key} = {json.dumps(tag, default=str)}: unknown" + nearest(tag, choices)
-    if error["type"] == "value_error":  # of a model's own validator; its sentence may start with the key at fault
+    if (
+        error["type"] == "value_error"
+    ):  # of a model's own validator; its sentence may start with the key at fault
         text = text.removeprefix("Value error, ")
         if re.match(r"[a-z_.]+ = ", text):
             return f"{where}.{text}" if where else text
@@ -130,7 +150,9 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
         elif part in (tagged := dict(_tagged(current))):  # of a discriminated union
             current = tagged[part]
             continue
-        elif part in [m.__name__ for m in models] or (isinstance(part, str) and part in ("int", "float", "str")):
+        elif part in [m.__name__ for m in models] or (
+            isinstance(part, str) and part in ("int", "float", "str")
+        ):
             continue
         elif not isinstance(current, type) and typing.get_origin(current) in (dict, tuple):
             current = typing.get_args(current)[typing.get_origin(current) is dict]
@@ -143,7 +165,10 @@ def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
     """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of the field `name`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get("name")
-        yield from ((tag, annotation) for tag in (typing.get_args(field.annotation) if field is not None else ()))
+        yield from (
+            (tag, annotation)
+            for tag in (typing.get_args(field.annotation) if field is not None else ())
+        )
     else:
         parts = typing.get_args(annotation)
         yield from ((part.tag, parts[0]) for part in parts if isinstance(part, Tag))

@@ -22,11 +22,21 @@ from torch import Tensor
 from hdbench.core.errors import Ended, LostRank, UserError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=2)  # of gloo: rank 0 may check parents, wait for a lock or write a checkpoint alone for long
-NCCL_PATIENCE = timedelta(minutes=30)  # of NCCL, which does not always notice a dead rank: longer than a checkpoint takes
-MEETING_SECONDS = "HDBENCH_MEETING_SECONDS"  # how long ranks wait for one another at the start, by default 300
-BUCKET = 2**26  # elements of one flat all-reduce, so that it needs little memory beside the gradients
-_nccl: dist.ProcessGroup | None = None  # the group of CUDA tensors; that of CPU tensors is PyTorch's default
+PATIENCE = timedelta(
+    days=2
+)  # of gloo: rank 0 may check parents, wait for a lock or write a checkpoint alone for long
+NCCL_PATIENCE = timedelta(
+    minutes=30
+)  # of NCCL, which does not always notice a dead rank: longer than a checkpoint takes
+MEETING_SECONDS = (
+    "HDBENCH_MEETING_SECONDS"  # how long ranks wait for one another at the start, by default 300
+)
+BUCKET = (
+    2**26
+)  # elements of one flat all-reduce, so that it needs little memory beside the gradients
+_nccl: dist.ProcessGroup | None = (
+    None  # the group of CUDA tensors; that of CPU tensors is PyTorch's default
+)
 
 
 class Place(NamedTuple):
@@ -45,19 +55,27 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     def integer(name: str, low: int, high: float, default: int | None = None) -> int:
         text = environment.get(name, "" if default is None else str(default))
         if not text:
-            raise _wrong(f"{name} is not set, though {'RANK' if environment.get('RANK') else 'WORLD_SIZE'} is: several "
-                        "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them")
+            raise _wrong(
+                f"{name} is not set, though {'RANK' if environment.get('RANK') else 'WORLD_SIZE'} is: several "
+                "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them"
+            )
         if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
             limit = f"at least {low}" if high == float("inf") else f"{low} to {high}"
             raise _wrong(f"{name} = {text}: must be an integer, {limit}")
         return int(text)
 
     world_size = integer("WORLD_SIZE", 1, float("inf"))
-    found = Place(integer("RANK", 0, world_size - 1), world_size, integer("LOCAL_RANK", 0, float("inf"), default=0))
+    found = Place(
+        integer("RANK", 0, world_size - 1),
+        world_size,
+        integer("LOCAL_RANK", 0, float("inf"), default=0),
+    )
     if world_size > 1:
         integer("MASTER_PORT", 1, 65535)
         if not environment.get("MASTER_ADDR"):
-            raise _wrong(f"MASTER_ADDR is not set, though WORLD_SIZE = {world_size}: it is the host of rank 0")
+            raise _wrong(
+                f"MASTER_ADDR is not set, though WORLD_SIZE = {world_size}: it is the host of rank 0"
+            )
     return found
 
 
@@ -92,11 +110,18 @@ def ranks(device: torch.device) -> Iterator[None]:
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
         store.set(f"hdbench/here/{here.rank}", "")
-        store.wait([f"hdbench/here/{other}" for other in range(here.world_size)], timedelta(seconds=seconds))
-        dist.init_process_group("gloo", store=store, rank=here.rank, world_size=here.world_size, timeout=PATIENCE)
+        store.wait(
+            [f"hdbench/here/{other}" for other in range(here.world_size)],
+            timedelta(seconds=seconds),
+        )
+        dist.init_process_group(
+            "gloo", store=store, rank=here.rank, world_size=here.world_size, timeout=PATIENCE
+        )
     except (RuntimeError, OSError) as error:
-        text = (f"{here.world_size} ranks did not meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
-                f"{seconds:g} seconds ({reason(error)}); start them all with one WORLD_SIZE, MASTER_ADDR and MASTER_PORT")
+        text = (
+            f"{here.world_size} ranks did not meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+            f"{seconds:g} seconds ({reason(error)}); start them all with one WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+        )
         raise _alone(LostRank(text)) from None  # a late node is worth another try
     try:
         if device.type == "cuda":
@@ -108,8 +133,12 @@ def ranks(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)):
             raise
-        raise _alone(LostRank(f"the connection to another rank broke ({reason(error)}); the same command goes on from the "
-                              "last checkpoint")) from None
+        raise _alone(
+            LostRank(
+                f"the connection to another rank broke ({reason(error)}); the same command goes on from the "
+                "last checkpoint"
+            )
+        ) from None
     finally:
         _nccl = None
         dist.destroy_process_group()
@@ -117,7 +146,9 @@ def ranks(device: torch.device) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """The first sentence of its text, without a place in PyTorch's source; its name if there is no text."""
-    return re.sub(r"^\[\S+\] ", "", (str(error) or type(error).__name__).splitlines()[0]).split(". ")[0]
+    return re.sub(r"^\[\S+\] ", "", (str(error) or type(error).__name__).splitlines()[0]).split(
+        ". "
+    )[0]
 
 
 def _wrong(text: str) -> Ended:
@@ -155,7 +186,9 @@ def global_mean(x: Tensor) -> Tensor:
     mean = x.mean()
     if world_size() == 1:
         return mean
-    total = torch.stack([mean.detach().double() * x.numel(), mean.new_tensor(x.numel(), dtype=torch.float64)])
+    total = torch.stack(
+        [mean.detach().double() * x.numel(), mean.new_tensor(x.numel(), dtype=torch.float64)]
+    )
     dist.all_reduce(total, group=group_of(total.device))
     return (total[0] / total[1]).to(mean.dtype)
 

@@ -38,19 +38,26 @@ def write_together(contents: dict[Path, bytes]) -> None:
         for unfinished in temporary.values():
             with suppress(OSError):
                 unfinished.unlink()
-        raise UserError(f"{next(iter(contents))}: cannot be written ({error.strerror}); choose another folder") from None
+        raise UserError(
+            f"{next(iter(contents))}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
 
 
 def list_files(folder: Path) -> Iterator[Path]:
     """The files under a folder but hidden ones; UserError for what would be left out without a word."""
+
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if (link := next((Path(place, name) for name in folders if Path(place, name).is_symlink()), None)):
-            raise UserError(f"{link}: a link to a folder, which is not followed; put the folder itself there, or links to "
-                            "files")
+        if link := next(
+            (Path(place, name) for name in folders if Path(place, name).is_symlink()), None
+        ):
+            raise UserError(
+                f"{link}: a link to a folder, which is not followed; put the folder itself there, or links to "
+                "files"
+            )
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 

@@ -19,18 +19,33 @@ def read_array(file: Path, name: str) -> np.ndarray | None:
             entry = archive.getinfo(f"{name}.npy")
             with archive.open(entry) as stream:
                 version = np.lib.format.read_magic(stream)
-                reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                reader = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, fortran, dtype = reader(stream)
                 header = stream.tell()
                 stored = entry.compress_type == zipfile.ZIP_STORED and not dtype.hasobject
-                while stored and stream.read(1 << 20):  # to the end, where the archive's checksum is compared
+                while stored and stream.read(
+                    1 << 20
+                ):  # to the end, where the archive's checksum is compared
                     pass
             if stored:
-                with file.open("rb") as raw:  # the local header's lengths may differ from the central directory's
+                with file.open(
+                    "rb"
+                ) as raw:  # the local header's lengths may differ from the central directory's
                     raw.seek(entry.header_offset + 26)
-                    start = entry.header_offset + 30 + sum(np.frombuffer(raw.read(4), "<u2").tolist()) + header
+                    start = (
+                        entry.header_offset
+                        + 30
+                        + sum(np.frombuffer(raw.read(4), "<u2").tolist())
+                        + header
+                    )
                 return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
         with np.load(file, allow_pickle=False) as arrays:
             return arrays[name]
     except Exception as error:  # of zipfile, of each compression, of numpy's header, which is read by Python's tokenizer
-        raise UserError(f"{file}: not a readable npz file ({reason(error)}); make it again") from None
+        raise UserError(
+            f"{file}: not a readable npz file ({reason(error)}); make it again"
+        ) from None

@@ -30,6 +30,10 @@ def load_images(path: Path) -> tuple[Tensor, Tensor]:
     """Inverse of `save_images`: (N, C, H, W) uint8 and (N,) int64; UserError if the file is not such an npz."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return torch.from_numpy(file["arr_0"]).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(file["labels"])
+            return torch.from_numpy(file["arr_0"]).permute(
+                0, 3, 1, 2
+            ).contiguous(), torch.from_numpy(file["labels"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not an npz of images with arr_0 and labels ({error}); make it again") from None
+        raise UserError(
+            f"{path}: not an npz of images with arr_0 and labels ({error}); make it again"
+        ) from None

@@ -30,10 +30,19 @@ class Progress:
         now = time.perf_counter()
         if self.first is None:
             self.first, self.started = done, now
-        if distributed.rank() == 0 and (now - self.last >= self.every_seconds or done == self.total):
+        if distributed.rank() == 0 and (
+            now - self.last >= self.every_seconds or done == self.total
+        ):
             self.last = now
-            line = tqdm.format_meter(done, self.total, now - self.started, initial=self.first, prefix=self.label, ncols=110,
-                                     postfix=note or None)
+            line = tqdm.format_meter(
+                done,
+                self.total,
+                now - self.started,
+                initial=self.first,
+                prefix=self.label,
+                ncols=110,
+                postfix=note or None,
+            )
             print(line, file=sys.stderr, flush=True)
 
 
@@ -41,7 +50,10 @@ class Progress:
 def interruptible() -> Iterator[Callable[[], bool]]:
     """A function that says whether SIGINT or SIGTERM has come; the old handlers return at the end."""
     seen = []
-    old = {number: signal.signal(number, lambda n, frame: seen.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {
+        number: signal.signal(number, lambda n, frame: seen.append(n))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield lambda: bool(seen)
     finally:

@@ -13,11 +13,19 @@ def environment(device: str) -> dict[str, str]:
     packages = ("torch", "diffusers", "numpy", "scikit-learn", "safetensors", "snakemake")
     command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
     try:
-        commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+        commit = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True
+        ).stdout.strip()
     except OSError:  # no git on this machine
         commit = ""
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}, "device": device,
-            "machine": platform.machine(), "processor": processor(), "commit": commit or "unknown"}
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": device,
+        "machine": platform.machine(),
+        "processor": processor(),
+        "commit": commit or "unknown",
+    }
 
 
 def processor() -> str:

@@ -20,13 +20,19 @@ def set_up(threads: int, device: str) -> torch.device:
     """
     try:
         libc = ctypes.CDLL(None)
-        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+        for option, value in (
+            (_M_MMAP_MAX, 0),
+            (_M_TRIM_THRESHOLD, 2**31 - 1),
+            (_M_TOP_PAD, 2**26),
+        ):
             libc.mallopt(option, value)
     except (OSError, AttributeError):
         pass  # another libc: slower, same results
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms, without importing a compiler
+    torch.set_deterministic_debug_mode(
+        "error"
+    )  # use_deterministic_algorithms, without importing a compiler
     found = choose(device)
     if found.type == "cuda" and found.index is not None:
         torch.cuda.set_device(found)
@@ -43,14 +49,24 @@ def choose(device: str) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise UserError(f"--device = {device}: unknown device; use cpu, cuda or auto") from None
-    return cuda_of_rank(found) if found.type == "cuda" and distributed.place().world_size > 1 else found
+    return (
+        cuda_of_rank(found)
+        if found.type == "cuda" and distributed.place().world_size > 1
+        else found
+    )
 
 
 def cuda_of_rank(device: torch.device) -> torch.device:
     """The device of this process among several on its machine; UserError if there are too few, or one is asked for."""
     local_rank, count = distributed.place().local_rank, torch.cuda.device_count()
     if device.index is not None:
-        raise UserError(f"--device = {device}: several ranks cannot share a device; use cuda, and each takes its own")
+        raise UserError(
+            f"--device = {device}: several ranks cannot share a device; use cuda, and each takes its own"
+        )
     if count > 1 and local_rank >= count:
-        raise UserError(f"LOCAL_RANK = {local_rank}: only {count} CUDA devices are visible; start one process for each")
-    return torch.device("cuda", local_rank if count > 1 else 0)  # SLURM may show each process its own device alone
+        raise UserError(
+            f"LOCAL_RANK = {local_rank}: only {count} CUDA devices are visible; start one process for each"
+        )
+    return torch.device(
+        "cuda", local_rank if count > 1 else 0
+    )  # SLURM may show each process its own device alone

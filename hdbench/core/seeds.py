@@ -23,7 +23,9 @@ class Rows(Protocol):
 
 def seed_of(*axes: str | int) -> int:
     """A 63-bit seed from axes such as (chain seed, "refine", step, "critic"); independent of process and platform."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, axes)).encode()).digest()[:8], "big") >> 1
+    return (
+        int.from_bytes(hashlib.sha256("/".join(map(str, axes)).encode()).digest()[:8], "big") >> 1
+    )
 
 
 def generator(*axes: str | int) -> torch.Generator:
@@ -37,7 +39,9 @@ def sample_noise(axes: tuple[str | int, ...], indices: range, shape: tuple[int, 
     Philox keeps the whole seed, so that no two of many samples start from the same noise.
     """
     rows = (np.random.Generator(np.random.Philox(seed_of(*axes, index))) for index in indices)
-    return torch.from_numpy(np.stack([row.standard_normal(shape, dtype=np.float32) for row in rows]))
+    return torch.from_numpy(
+        np.stack([row.standard_normal(shape, dtype=np.float32) for row in rows])
+    )
 
 
 class Draws:
@@ -47,8 +51,15 @@ class Draws:
     `images` (N, C, H, W) is all in memory or, as `hdbench.datasets.latents.cache.Latents`, on disk: for the same rows the same draws.
     """
 
-    def __init__(self, axes: tuple[str | int, ...], images: Tensor | Rows, labels: Tensor, batch: int):
-        self.generator, self.images, self.labels, self.batch = generator(*axes), images, labels, batch
+    def __init__(
+        self, axes: tuple[str | int, ...], images: Tensor | Rows, labels: Tensor, batch: int
+    ):
+        self.generator, self.images, self.labels, self.batch = (
+            generator(*axes),
+            images,
+            labels,
+            batch,
+        )
 
     def data(self) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64, drawn uniformly with replacement."""

@@ -11,6 +11,7 @@ from hdbench.core.distributed import group_of, rank
 
 # FSDP2: parameters spread over the ranks
 
+
 def shard(module: nn.Module, device: torch.device) -> None:
     """Spread the parameters over all ranks, in place: a transformer's blocks one by one, then the rest."""
     from torch.distributed.device_mesh import DeviceMesh
@@ -29,13 +30,17 @@ def _carry_tangents(module: nn.Module) -> None:
     held: list[list[Tensor | None]] = []
 
     def strip(module: nn.Module, arguments: tuple) -> tuple:
-        duals = [forward_ad.unpack_dual(x) if isinstance(x, Tensor) else (x, None) for x in arguments]
+        duals = [
+            forward_ad.unpack_dual(x) if isinstance(x, Tensor) else (x, None) for x in arguments
+        ]
         held.append([tangent for _, tangent in duals])
         return tuple(primal for primal, _ in duals)
 
     def restore(module: nn.Module, arguments: tuple) -> tuple:
-        return tuple(x if tangent is None else forward_ad.make_dual(x, tangent)
-                     for x, tangent in zip(arguments, held.pop(), strict=True))
+        return tuple(
+            x if tangent is None else forward_ad.make_dual(x, tangent)
+            for x, tangent in zip(arguments, held.pop(), strict=True)
+        )
 
     module.register_forward_pre_hook(strip, prepend=True)
     module.register_forward_pre_hook(restore)
@@ -64,4 +69,6 @@ def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+    return distribute_tensor(
+        tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None
+    )

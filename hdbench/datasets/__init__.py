@@ -8,7 +8,13 @@ from __future__ import annotations
 from hdbench.datasets import canvas, captions, digits, textured_digits
 from hdbench.datasets import latents as images
 
-DATASETS = {"digits": digits, "textured_digits": textured_digits, "canvas": canvas, "captions": captions, "images": images}
+DATASETS = {
+    "digits": digits,
+    "textured_digits": textured_digits,
+    "canvas": canvas,
+    "captions": captions,
+    "images": images,
+}
 
 
 def attributes(name: str, classes: int) -> tuple[int, ...]:

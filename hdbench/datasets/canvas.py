@@ -24,7 +24,9 @@ class Configuration(textured_digits.Configuration):
 
 
 def build(configuration: Configuration) -> Splits:
-    return {split: (images, labels) for split, (images, _, labels) in with_turned(configuration).items()}
+    return {
+        split: (images, labels) for split, (images, _, labels) in with_turned(configuration).items()
+    }
 
 
 def with_turned(configuration: Configuration) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
@@ -47,4 +49,10 @@ def with_turned(configuration: Configuration) -> dict[str, tuple[Tensor, Tensor,
 
 def as_canvases(images: Tensor) -> Tensor:
     """(4N, C, H, W), four after one another in reading order -> (N, C, 2H, 2W)."""
-    return images.unflatten(0, (-1, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4).contiguous()
+    return (
+        images.unflatten(0, (-1, 2, 2))
+        .permute(0, 3, 1, 4, 2, 5)
+        .flatten(2, 3)
+        .flatten(3, 4)
+        .contiguous()
+    )

@@ -20,22 +20,39 @@ from hdbench.core.config import Config
 from hdbench.datasets.digits import originals
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-COLOURS = {"red": (230, 60, 50), "green": (60, 200, 80), "blue": (70, 110, 240), "yellow": (240, 220, 70),
-           "pink": (240, 120, 200), "white": (245, 245, 245)}
+COLOURS = {
+    "red": (230, 60, 50),
+    "green": (60, 200, 80),
+    "blue": (70, 110, 240),
+    "yellow": (240, 220, 70),
+    "pink": (240, 120, 200),
+    "white": (245, 245, 245),
+}
 PLACES = {"top left": (0, 0), "top right": (0, 8), "bottom left": (8, 0), "bottom right": (8, 8)}
-BACKGROUNDS = {"black": (10, 10, 10), "grey": (95, 95, 95), "brown": (90, 55, 25), "navy": (15, 20, 80)}
+BACKGROUNDS = {
+    "black": (10, 10, 10),
+    "grey": (95, 95, 95),
+    "brown": (90, 55, 25),
+    "navy": (15, 20, 80),
+}
 ATTRIBUTES = (len(DIGITS), len(COLOURS), len(PLACES), len(BACKGROUNDS))
-CAPTIONS = ("a {colour} {digit} at the {place} on {background}",
-            "on a {background} ground, {place}: the digit {digit} in {colour}")
+CAPTIONS = (
+    "a {colour} {digit} at the {place} on {background}",
+    "on a {background} ground, {place}: the digit {digit} in {colour}",
+)
 
 
 class Configuration(Config):
     name: Literal["captions"] = "captions"
-    seed: int = Field(0, ge=0, description="of the split of the digits, of what is held out, and of the images")
+    seed: int = Field(
+        0, ge=0, description="of the split of the digits, of what is held out, and of the images"
+    )
     train: int = Field(12000, ge=2)
     score: int = Field(12000, ge=2)
     test: int = Field(4000, ge=2)
-    held_out: float = Field(0.2, ge=0, lt=1, description="share of the combinations that `train` does not have")
+    held_out: float = Field(
+        0.2, ge=0, lt=1, description="share of the combinations that `train` does not have"
+    )
 
     image_size: int = Field(16, ge=16, le=16)
     channels: int = Field(3, ge=3, le=3)
@@ -53,7 +70,9 @@ class Configuration(Config):
         The first number from the golden section of the rows on that has no factor in common with their number.
         """
         golden = round(self.classes * (math.sqrt(5) - 1) / 2)
-        return next(step for step in range(golden, self.classes) if math.gcd(step, self.classes) == 1)
+        return next(
+            step for step in range(golden, self.classes) if math.gcd(step, self.classes) == 1
+        )
 
 
 def attributes_of(rows: np.ndarray) -> np.ndarray:
@@ -65,7 +84,10 @@ def held_out(configuration: Configuration) -> np.ndarray:
     """Whether each combination is (960,): a random share of them, of every digit about as many."""
     combinations = int(np.prod(ATTRIBUTES))
     of_digit = combinations // len(DIGITS)
-    rng, count = np.random.default_rng((configuration.seed, 1)), round(configuration.held_out * of_digit)
+    rng, count = (
+        np.random.default_rng((configuration.seed, 1)),
+        round(configuration.held_out * of_digit),
+    )
     return np.concatenate([rng.permutation(of_digit) < count for _ in DIGITS])
 
 
@@ -76,8 +98,12 @@ def prompts(configuration: Configuration) -> list[dict[str, Any]]:
     table = []
     for row, each in zip(rows, attributes_of(rows)):
         digit, colour, place, background = (part[index] for part, index in zip(names, each))
-        text = CAPTIONS[row % len(CAPTIONS)].format(digit=digit, colour=colour, place=place, background=background)
-        table.append({"prompt": text, "category": digit, "held_out": bool(hidden[row // len(CAPTIONS)])})
+        text = CAPTIONS[row % len(CAPTIONS)].format(
+            digit=digit, colour=colour, place=place, background=background
+        )
+        table.append(
+            {"prompt": text, "category": digit, "held_out": bool(hidden[row // len(CAPTIONS)])}
+        )
     return table
 
 
@@ -90,7 +116,10 @@ def build(configuration: Configuration) -> dict[str, tuple[Tensor, Tensor]]:
     splits = {}
     for number, split in enumerate(("train", "test", "score")):
         rng = np.random.default_rng((configuration.seed, 2 + number))
-        rows = rng.choice(np.flatnonzero(seen) if split == "train" else configuration.classes, getattr(configuration, split))
+        rows = rng.choice(
+            np.flatnonzero(seen) if split == "train" else configuration.classes,
+            getattr(configuration, split),
+        )
         splits[split] = draw(*parts[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
     return splits
 
@@ -103,7 +132,11 @@ def draw(ink: np.ndarray, digits: np.ndarray, rows: np.ndarray, rng: np.random.G
         image[:] = list(BACKGROUNDS.values())[background]
         top, left = list(PLACES.values())[place]
         alpha = ink[rng.choice(shapes[digit])][..., None]
-        cell = image[top:top + 8, left:left + 8]
+        cell = image[top : top + 8, left : left + 8]
         cell += alpha * (np.array(list(COLOURS.values())[colour]) - cell)
     images += rng.normal(0, 3, (len(rows), 1, 1, 3))  # the light differs from image to image
-    return torch.from_numpy(np.rint(images).clip(0, 255).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
+    return (
+        torch.from_numpy(np.rint(images).clip(0, 255).astype(np.uint8))
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )

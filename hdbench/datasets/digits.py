@@ -11,7 +11,9 @@ from torch import Tensor
 
 from hdbench.core.config import Config
 
-Splits = dict[str, tuple[Tensor, Tensor]]  # "train", "test": images (N, C, H, W) uint8 and labels (N,) int64
+Splits = dict[
+    str, tuple[Tensor, Tensor]
+]  # "train", "test": images (N, C, H, W) uint8 and labels (N,) int64
 TRAIN, TEST = 1347, 450
 
 

@@ -15,8 +15,10 @@ def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list
     An id's key is the last part of its path.  Raises UserError for a missing file, another form, or an id without a prompt.
     """
     if path is None:
-        raise UserError(f"{protocol} needs a prompt for each image; give --prompts meta_data.json, a JSON file of "
-                        '{key: {"prompt": ..., "category": ...}} where key is the name of the image without suffix')
+        raise UserError(
+            f"{protocol} needs a prompt for each image; give --prompts meta_data.json, a JSON file of "
+            '{key: {"prompt": ..., "category": ...}} where key is the name of the image without suffix'
+        )
     try:
         table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -30,6 +32,10 @@ def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list
         row = table.get(name.rsplit("/", 1)[-1], table.get(name))
         row = {"prompt": row} if isinstance(row, str) else row
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-            raise UserError(f"{path}: has no prompt for {name!r}; give the file that the images were made from")
-        rows.append({key: str(row[key]) for key in ("prompt", "category") if row.get(key) is not None})
+            raise UserError(
+                f"{path}: has no prompt for {name!r}; give the file that the images were made from"
+            )
+        rows.append(
+            {key: str(row[key]) for key in ("prompt", "category") if row.get(key) is not None}
+        )
     return rows

@@ -26,7 +26,9 @@ class Configuration(Config):
     train: int = Field(8000, ge=2)
     test: int = Field(4000, ge=2)
     wavelength: float = Field(4.0, gt=2, description="of the texture, in pixels")
-    contrast: float = Field(0.7, ge=0, le=1, description="of the texture: ink is multiplied by 1 - contrast to 1")
+    contrast: float = Field(
+        0.7, ge=0, le=1, description="of the texture: ink is multiplied by 1 - contrast to 1"
+    )
 
     image_size: int = Field(16, ge=16, le=16)
     channels: int = Field(1, ge=1, le=1)
@@ -38,19 +40,33 @@ class Configuration(Config):
         return min(self.train // 2, self.test)
 
 
-def textured(ink: np.ndarray, rng: np.random.Generator, configuration: Configuration) -> tuple[Tensor, Tensor]:
+def textured(
+    ink: np.ndarray, rng: np.random.Generator, configuration: Configuration
+) -> tuple[Tensor, Tensor]:
     """Of each original (N, 8, 8): enlarged to 14x14, put anywhere on 16x16, ink times a sinusoid; and the same image
     with the sinusoid's phase turned by half a period.  Both (N, 1, 16, 16) uint8.
     """
     n = len(ink)
-    shape = F.pad(F.interpolate(torch.from_numpy(ink).unsqueeze(1), 14, mode="bilinear").squeeze(1), (1, 1, 1, 1)).numpy()
-    shape = np.stack([np.roll(image, tuple(shift), (0, 1)) for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))])
+    shape = F.pad(
+        F.interpolate(torch.from_numpy(ink).unsqueeze(1), 14, mode="bilinear").squeeze(1),
+        (1, 1, 1, 1),
+    ).numpy()
+    shape = np.stack(
+        [
+            np.roll(image, tuple(shift), (0, 1))
+            for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))
+        ]
+    )
     y, x = np.mgrid[:16, :16]
-    direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]  # the two diagonals
+    direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[
+        :, None, None
+    ]  # the two diagonals
     phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
     wave = np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * configuration.wavelength) + phase)
-    images, turned = (np.rint(255 * shape * (1 - configuration.contrast * (0.5 - 0.5 * w))).astype(np.uint8)
-                      for w in (wave, -wave))
+    images, turned = (
+        np.rint(255 * shape * (1 - configuration.contrast * (0.5 - 0.5 * w))).astype(np.uint8)
+        for w in (wave, -wave)
+    )
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(turned).unsqueeze(1)
 
 
@@ -58,6 +74,8 @@ def build(configuration: Configuration) -> Splits:
     splits = {}
     for number, (split, (ink, labels)) in enumerate(originals(configuration.seed).items()):
         rng = np.random.default_rng((configuration.seed, 1 + number))
-        index = rng.integers(len(ink), size=getattr(configuration, split))  # uniformly, with replacement
+        index = rng.integers(
+            len(ink), size=getattr(configuration, split)
+        )  # uniformly, with replacement
         splits[split] = textured(ink[index], rng, configuration)[0], torch.from_numpy(labels[index])
     return splits

@@ -31,9 +31,15 @@ def evaluate(request: Request) -> list[Evaluation] | None:
     images, prompts = _samples(request)
     for protocol in request.protocols:
         if protocol.needs_reference and protocol.name not in request.references:
-            raise UserError(f"{protocol.name} needs a reference; give --reference with a folder or npz of real images"
-                            + (", or ADM's VIRTUAL_imagenet256_labeled.npz" if "sfid" in protocol.metrics else "")
-                            + ", or what `hdbench reference` built")
+            raise UserError(
+                f"{protocol.name} needs a reference; give --reference with a folder or npz of real images"
+                + (
+                    ", or ADM's VIRTUAL_imagenet256_labeled.npz"
+                    if "sfid" in protocol.metrics
+                    else ""
+                )
+                + ", or what `hdbench reference` built"
+            )
     extractors.load()
     found = build_references(request, extractors)
     texts = None if prompts is None else [row["prompt"] for row in prompts]
@@ -41,8 +47,12 @@ def evaluate(request: Request) -> list[Evaluation] | None:
     if features is None or found is None:
         return None
     by_extractor = dict(zip(extractors.all(), features))
-    return [_evaluation(request, protocol, images, prompts, found.get(protocol.name), extractors, by_extractor)
-            for protocol in request.protocols]
+    return [
+        _evaluation(
+            request, protocol, images, prompts, found.get(protocol.name), extractors, by_extractor
+        )
+        for protocol in request.protocols
+    ]
 
 
 def build_references(request: Request, extractors: Extractors) -> dict[str, Reference] | None:
@@ -54,17 +64,25 @@ def build_references(request: Request, extractors: Extractors) -> dict[str, Refe
         source, extractor = request.references[protocol.name], extractors.by_protocol[protocol.name]
         if references.is_built(source):
             found[protocol.name] = references.checked(references.load(source), protocol, extractor)
-            if (changed := references.source_changed(found[protocol.name])):
-                raise UserError(f"{source}: stale: the images in {changed} have changed since; build it again with `hdbench "
-                                "reference`")
+            if changed := references.source_changed(found[protocol.name]):
+                raise UserError(
+                    f"{source}: stale: the images in {changed} have changed since; build it again with `hdbench "
+                    "reference`"
+                )
             _check_reference(request, protocol, found[protocol.name].ids)
         else:
-            plans[protocol.name] = each = references.plan(source, protocol, extractor, request.settings.cache, request.allow)
+            plans[protocol.name] = each = references.plan(
+                source, protocol, extractor, request.settings.cache, request.allow
+            )
             _check_reference(request, protocol, () if each.images is None else each.images.ids)
     if not references.build(list(plans.values()), request.settings):
         return None
-    return found | {name: references.checked(references.load(each.folder, each.key), _named(request, name), each.extractor)
-                    for name, each in plans.items()}
+    return found | {
+        name: references.checked(
+            references.load(each.folder, each.key), _named(request, name), each.extractor
+        )
+        for name, each in plans.items()
+    }
 
 
 def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...]) -> None:
@@ -72,8 +90,10 @@ def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...])
     if request.samples is None:
         return
     if "kid" in protocol.metrics and len(ids) < protocol.kid_subset_size:
-        raise UserError(f"{request.references[protocol.name]}: too few reference images, {len(ids)}; KID's subsets have "
-                        f"{protocol.kid_subset_size}; give --kid-subset-size")
+        raise UserError(
+            f"{request.references[protocol.name]}: too few reference images, {len(ids)}; KID's subsets have "
+            f"{protocol.kid_subset_size}; give --kid-subset-size"
+        )
     if protocol.categories:
         read_prompts(request.prompts, ids, protocol.name)
 
@@ -89,47 +109,89 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
     found = len(images)
     for protocol in request.protocols:
         if request.n is None and protocol.n not in (None, found):
-            raise UserError(f"{request.samples}: holds {found} images, {protocol.name} wants {protocol.n}; give --n {found} "
-                            f"to evaluate them under that count, which then stands in every metric's name")
+            raise UserError(
+                f"{request.samples}: holds {found} images, {protocol.name} wants {protocol.n}; give --n {found} "
+                f"to evaluate them under that count, which then stands in every metric's name"
+            )
     if request.n is not None:
         if not 2 <= request.n <= found:
-            raise UserError(f"--n = {request.n}: {request.samples} holds {found} images; give 2 to {found}")
+            raise UserError(
+                f"--n = {request.n}: {request.samples} holds {found} images; give 2 to {found}"
+            )
         images = images.subset(request.n)
     for protocol in request.protocols:
         least, why = 2, "an interval"
         if {"precision", "recall"} & set(protocol.metrics):
             least, why = protocol.neighbours + 2, f"{protocol.neighbours} neighbours"
-        if "inception_score" in protocol.metrics and protocol.score_splits == "shuffled_10" and least < 10:
+        if (
+            "inception_score" in protocol.metrics
+            and protocol.score_splits == "shuffled_10"
+            and least < 10
+        ):
             least, why = 10, "the 10 parts of the inception score"
         if "kid" in protocol.metrics and protocol.kid_subset_size > least:
             least, why = protocol.kid_subset_size, "KID's subsets (--kid-subset-size changes them)"
         if len(images) < least:
-            raise UserError(f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least {least} for "
-                            f"{why}")
+            raise UserError(
+                f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least {least} for "
+                f"{why}"
+            )
     prompts = [protocol.name for protocol in request.protocols if protocol.prompts]
     return images, read_prompts(request.prompts, images.ids, prompts[0]) if prompts else None
 
 
-def _evaluation(request: Request, protocol: Protocol, images: Images, prompts: list[dict[str, str]] | None,
-                real: Reference | None, extractors: Extractors, found: Mapping[Any, Features]) -> Evaluation:
+def _evaluation(
+    request: Request,
+    protocol: Protocol,
+    images: Images,
+    prompts: list[dict[str, str]] | None,
+    real: Reference | None,
+    extractors: Extractors,
+    found: Mapping[Any, Features],
+) -> Evaluation:
     features = found[extractors.by_protocol[protocol.name]] if protocol.inception else {}
-    results = {metric: Result(estimate, images.ids) for metric, estimate in
-               measure(protocol, features, real, _classifier(extractors), request.device, request.intervals).items()}
+    results = {
+        metric: Result(estimate, images.ids)
+        for metric, estimate in measure(
+            protocol, features, real, _classifier(extractors), request.device, request.intervals
+        ).items()
+    }
     if protocol.categories and prompts is not None:
         results |= _categories(request, features["2048"], images.ids, prompts, real)
     if protocol.prompts:
         towers = found[extractors.clip]
         results["clip_score"] = Result(clip_score(towers["image"], towers["text"]), images.ids)
-    used = [role for role, wanted in (("inception", protocol.inception), ("clip", protocol.prompts)) if wanted]
-    other = {role: extractors.weights[role].sha256 for role in used if not extractors.weights[role].public}
+    used = [
+        role
+        for role, wanted in (("inception", protocol.inception), ("clip", protocol.prompts))
+        if wanted
+    ]
+    other = {
+        role: extractors.weights[role].sha256
+        for role in used
+        if not extractors.weights[role].public
+    }
     reference = "" if real is None else real.key["source"]
     column = label(protocol, other, reference, request.layout)
-    facts = {"about": protocol.about, "samples": images.source, "samples_digest": images.digest, "n": len(images),
-             "labels": images.label_kind(), "sizes": {f"{w}x{h}": n for (h, w), n in images.sizes.items()},
-             "weights": {role: extractors.weights[role].sha256 for role in used},
-             "extractors": [each.description() for each in found], "notes": _notes(protocol, images)}
-    return Evaluation(name=request.name or Path(images.source).stem, protocol=column, reference=reference, results=results,
-                      digest=digest_of([images.digest, column, request.n])[:16], facts=facts)
+    facts = {
+        "about": protocol.about,
+        "samples": images.source,
+        "samples_digest": images.digest,
+        "n": len(images),
+        "labels": images.label_kind(),
+        "sizes": {f"{w}x{h}": n for (h, w), n in images.sizes.items()},
+        "weights": {role: extractors.weights[role].sha256 for role in used},
+        "extractors": [each.description() for each in found],
+        "notes": _notes(protocol, images),
+    }
+    return Evaluation(
+        name=request.name or Path(images.source).stem,
+        protocol=column,
+        reference=reference,
+        results=results,
+        digest=digest_of([images.digest, column, request.n])[:16],
+        facts=facts,
+    )
 
 
 def _classifier(extractors: Extractors) -> np.ndarray | None:

@@ -45,23 +45,41 @@ class Inception:
     def __init__(self, weights: Weights, device: torch.device, layout: Layout = "library"):
         self.weights, self.device, self.layout, self.classifier = weights, device, layout, None
         self._format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
-        if is_torchscript(weights.path):  # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
+        if is_torchscript(
+            weights.path
+        ):  # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
             try:
-                self.body: nn.Module = torch.jit.load(weights.path, map_location=device).eval().layers
+                self.body: nn.Module = (
+                    torch.jit.load(weights.path, map_location=device).eval().layers
+                )
             except (RuntimeError, AttributeError) as error:
-                raise UserError(f"{weights.path}: not clean-fid's Inception ({reason(error)})") from None
+                raise UserError(
+                    f"{weights.path}: not clean-fid's Inception ({reason(error)})"
+                ) from None
             return
-        from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import (
+            BasicConv2d,
+            FeatureExtractorInceptionV3,
+        )
 
         try:
-            network = FeatureExtractorInceptionV3("inception", ["2048"],
-                                                  feature_extractor_weights_path=as_buffer(read_tensors(weights.path)))
+            network = FeatureExtractorInceptionV3(
+                "inception",
+                ["2048"],
+                feature_extractor_weights_path=as_buffer(read_tensors(weights.path)),
+            )
         except RuntimeError as error:
-            raise UserError(f"{weights.path}: not the weights of torch-fidelity's Inception ({_mismatch(error)})") from None
+            raise UserError(
+                f"{weights.path}: not the weights of torch-fidelity's Inception ({_mismatch(error)})"
+            ) from None
         if layout == "channels-last":
-            for module in [module for module in network.modules() if isinstance(module, BasicConv2d)]:
+            for module in [
+                module for module in network.modules() if isinstance(module, BasicConv2d)
+            ]:
                 module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
-        self.body = nn.Sequential(*[module for name, module in network.named_children() if name != "fc"])
+        self.body = nn.Sequential(
+            *[module for name, module in network.named_children() if name != "fc"]
+        )
         self.body.to(device, memory_format=self._format)
         self.classifier = network.fc.weight.detach().numpy()
         network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
@@ -75,8 +93,10 @@ class Inception:
         found = {"2048": self.body(x.contiguous(memory_format=self._format)).flatten(1)}
         if "spatial" in layers:
             if self.classifier is None:
-                raise UserError(f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give torch-fidelity's "
-                                "file")
+                raise UserError(
+                    f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give torch-fidelity's "
+                    "file"
+                )
             found["spatial"] = self._spatial.permute(0, 2, 3, 1).flatten(1)
         return {layer: found[layer] for layer in layers}
 
@@ -89,17 +109,40 @@ class InceptionExtractor:
     (Pillow, bilinear), centre crop, then bilinear to 299 without antialiasing, 2 x - 1 (pytorch-fid, SANA's toolkit).
     """
 
-    def __init__(self, network: Inception, preprocessing: Preprocessing, layers: tuple[str, ...], resolution: int | None):
-        self.network, self.preprocessing, self.layers, self.resolution = network, preprocessing, layers, resolution
+    def __init__(
+        self,
+        network: Inception,
+        preprocessing: Preprocessing,
+        layers: tuple[str, ...],
+        resolution: int | None,
+    ):
+        self.network, self.preprocessing, self.layers, self.resolution = (
+            network,
+            preprocessing,
+            layers,
+            resolution,
+        )
         self.weights = network.weights
 
     def description(self) -> dict[str, Any]:
         """Everything that decides the features but the images."""
-        packages = {"tensorflow": "torch-fidelity", "clean": "clean-fid", "pytorch_fid": "torchvision"}
-        return {"network": "inception", "weights": self.network.weights.sha256, "preprocessing": self.preprocessing,
-                "layout": self.network.layout, "resolution": self.resolution, "layers": list(self.layers),
-                "device": self.network.device.type,
-                "versions": _versions("torch", "pillow", "torch-fidelity", packages[self.preprocessing])}
+        packages = {
+            "tensorflow": "torch-fidelity",
+            "clean": "clean-fid",
+            "pytorch_fid": "torchvision",
+        }
+        return {
+            "network": "inception",
+            "weights": self.network.weights.sha256,
+            "preprocessing": self.preprocessing,
+            "layout": self.network.layout,
+            "resolution": self.resolution,
+            "layers": list(self.layers),
+            "device": self.network.device.type,
+            "versions": _versions(
+                "torch", "pillow", "torch-fidelity", packages[self.preprocessing]
+            ),
+        }
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """One image, (H, W, 3) uint8 -> (3, H', W'); the part of the work that is done in parallel on the CPU."""
@@ -112,25 +155,37 @@ class InceptionExtractor:
         from PIL import Image
         from torchvision.transforms import functional as vision
 
-        resized = vision.center_crop(vision.resize(Image.fromarray(image), self.resolution), self.resolution)
+        resized = vision.center_crop(
+            vision.resize(Image.fromarray(image), self.resolution), self.resolution
+        )
         return vision.to_tensor(resized)
 
     def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]:
         if self.network.device.type == "cpu" and len(prepared) > CPU_BATCH:
-            parts = [self(prepared[start:start + CPU_BATCH], None) for start in range(0, len(prepared), CPU_BATCH)]
+            parts = [
+                self(prepared[start : start + CPU_BATCH], None)
+                for start in range(0, len(prepared), CPU_BATCH)
+            ]
             return {layer: np.concatenate([part[layer] for part in parts]) for layer in self.layers}
         alike = len({image.shape for image in prepared}) == 1
         parts = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
         x = torch.cat([self._scaled(part.to(self.network.device)) for part in parts])
-        return {layer: found.float().cpu().numpy() for layer, found in self.network(x, self.layers).items()}
+        return {
+            layer: found.float().cpu().numpy()
+            for layer, found in self.network(x, self.layers).items()
+        }
 
     def _scaled(self, x: Tensor) -> Tensor:
         if self.preprocessing == "pytorch_fid":
             return 2 * F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) - 1
         if self.preprocessing == "tensorflow":
-            from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+            from torch_fidelity.interpolate_compat_tensorflow import (
+                interpolate_bilinear_2d_like_tensorflow1x,
+            )
 
-            x = interpolate_bilinear_2d_like_tensorflow1x(x.float(), size=(299, 299), align_corners=False)
+            x = interpolate_bilinear_2d_like_tensorflow1x(
+                x.float(), size=(299, 299), align_corners=False
+            )
         return (x - 128) / 128
 
 
@@ -146,32 +201,59 @@ class ClipExtractor:
         self.weights, self.device = weights, device
         settings, own, file = open_clip.get_model_config(architecture), {}, weights.path
         if weights.path.is_dir():
-            architecture, file = "its open_clip_config.json", next(weights.path.glob("*.safetensors"))
+            architecture, file = (
+                "its open_clip_config.json",
+                next(weights.path.glob("*.safetensors")),
+            )
             try:
-                configuration = json.loads((weights.path / "open_clip_config.json").read_text(encoding="utf-8"))
-                settings, own = configuration["model_cfg"], configuration.get("preprocess_cfg") or {}
-                if "timm_model_name" in settings["vision_cfg"] or "hf_model_name" in settings["text_cfg"]:
-                    raise UserError(f"{weights.path}: not a plain CLIP of open_clip, but one with a tower of another library")
+                configuration = json.loads(
+                    (weights.path / "open_clip_config.json").read_text(encoding="utf-8")
+                )
+                settings, own = (
+                    configuration["model_cfg"],
+                    configuration.get("preprocess_cfg") or {},
+                )
+                if (
+                    "timm_model_name" in settings["vision_cfg"]
+                    or "hf_model_name" in settings["text_cfg"]
+                ):
+                    raise UserError(
+                        f"{weights.path}: not a plain CLIP of open_clip, but one with a tower of another library"
+                    )
             except (OSError, ValueError, KeyError, TypeError):
-                raise UserError(f"{weights.path / 'open_clip_config.json'}: not a configuration of open_clip") from None
-        tensors = {name: tensor.float() for name, tensor in read_tensors(file).items()
-                   if name not in ("input_resolution", "context_length", "vocab_size")}  # of OpenAI's archive
+                raise UserError(
+                    f"{weights.path / 'open_clip_config.json'}: not a configuration of open_clip"
+                ) from None
+        tensors = {
+            name: tensor.float()
+            for name, tensor in read_tensors(file).items()
+            if name not in ("input_resolution", "context_length", "vocab_size")
+        }  # of OpenAI's archive
         try:
             self.network = open_clip.CLIP(**settings)
             preprocess = PreprocessCfg(**own | {"size": self.network.visual.image_size})
         except Exception as error:  # whatever a wrong value in a configuration leads to
-            raise UserError(f"{weights.path}: not a plain CLIP of open_clip ({reason(error)})") from None
+            raise UserError(
+                f"{weights.path}: not a plain CLIP of open_clip ({reason(error)})"
+            ) from None
         try:
             self.network.load_state_dict(tensors)
         except RuntimeError as error:
-            raise UserError(f"{file}: not the weights of {architecture} ({_mismatch(error)})") from None
+            raise UserError(
+                f"{file}: not the weights of {architecture} ({_mismatch(error)})"
+            ) from None
         self.network.to(device).eval().requires_grad_(False)
         self.transform = image_transform_v2(preprocess, is_train=False)
         self.tokenize = open_clip.SimpleTokenizer(context_length=self.network.context_length)
 
     def description(self) -> dict[str, Any]:
-        return {"network": "clip", "weights": self.weights.sha256, "layers": list(self.layers), "device": self.device.type,
-                "versions": _versions("torch", "pillow", "torchvision", "open_clip_torch")}
+        return {
+            "network": "clip",
+            "weights": self.weights.sha256,
+            "layers": list(self.layers),
+            "device": self.device.type,
+            "versions": _versions("torch", "pillow", "torchvision", "open_clip_torch"),
+        }
 
     def prepare(self, image: np.ndarray) -> Tensor:
         from PIL import Image

@@ -40,7 +40,9 @@ class Extractor(Protocol):
 
     def prepare(self, image: np.ndarray) -> Tensor: ...
 
-    def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]: ...
+    def __call__(
+        self, prepared: list[Tensor], texts: list[str] | None
+    ) -> dict[str, np.ndarray]: ...
 
 
 class Shard(NamedTuple):
@@ -61,8 +63,10 @@ class Shard(NamedTuple):
                     raise UserError(f"{name.upper()} = {text!r}: must be a whole number")
                 values[name] = int(text)
         if not 0 <= values["rank"] < values["world_size"]:
-            raise UserError(f"rank {values['rank']} of world size {values['world_size']}: ranks count from 0 to "
-                            "world size - 1")
+            raise UserError(
+                f"rank {values['rank']} of world size {values['world_size']}: ranks count from 0 to "
+                "world size - 1"
+            )
         return cls(values["rank"], values["world_size"], wait_seconds)
 
 
@@ -85,12 +89,18 @@ def digest_of(value: Any) -> str:
 def key_of(images: Images, extractor: Extractor, texts: Sequence[str] | None) -> dict[str, Any]:
     """Everything that decides the features."""
     own = list(texts) if texts is not None and "text" in extractor.layers else None
-    return {"images": images.digest, "n": len(images), "ids": digest_of(images.ids), "extractor": extractor.description(),
-            "prompts": None if own is None else digest_of(own)}
+    return {
+        "images": images.digest,
+        "n": len(images),
+        "ids": digest_of(images.ids),
+        "extractor": extractor.description(),
+        "prompts": None if own is None else digest_of(own),
+    }
 
 
-def extract(images: Images, extractors: Sequence[Extractor], texts: Sequence[str] | None,
-            settings: Settings) -> list[Features] | None:
+def extract(
+    images: Images, extractors: Sequence[Extractor], texts: Sequence[str] | None, settings: Settings
+) -> list[Features] | None:
     """Features of each extractor; every image is decoded once for all that are not in the cache yet.
 
     Rank 0 waits for the other ranks and returns the merged features; the others return None when their shard is written.
@@ -99,30 +109,51 @@ def extract(images: Images, extractors: Sequence[Extractor], texts: Sequence[str
     keys = [key_of(images, extractor, texts) for extractor in extractors]
     folders = [settings.cache / "features" / digest_of(key)[:16] for key in keys]
     rank, world_size, wait_seconds = settings.shard
-    missing = [which for which, folder in enumerate(folders)
-               if _world(folder) is None and not (folder / f"shard-{rank}-of-{world_size}.json").is_file()]
+    missing = [
+        which
+        for which, folder in enumerate(folders)
+        if _world(folder) is None and not (folder / f"shard-{rank}-of-{world_size}.json").is_file()
+    ]
     if missing:
         rows = range(rank, len(images), world_size)
         found = _pass(images, [extractors[which] for which in missing], texts, rows, settings)
         for which, arrays in zip(missing, found):
-            _write(folders[which], f"shard-{rank}-of-{world_size}", keys[which], [images.ids[row] for row in rows], arrays)
+            _write(
+                folders[which],
+                f"shard-{rank}-of-{world_size}",
+                keys[which],
+                [images.ids[row] for row in rows],
+                arrays,
+            )
     if rank:
         return None
-    return [_merged(folder, key, images.ids, extractor.layers, wait_seconds, world_size)
-            for folder, key, extractor in zip(folders, keys, extractors)]
+    return [
+        _merged(folder, key, images.ids, extractor.layers, wait_seconds, world_size)
+        for folder, key, extractor in zip(folders, keys, extractors)
+    ]
 
 
 def discard(images: Images, extractor: Extractor, settings: Settings) -> None:
     """Drop the features of these images, which have become part of something else."""
-    shutil.rmtree(settings.cache / "features" / digest_of(key_of(images, extractor, None))[:16], ignore_errors=True)
+    shutil.rmtree(
+        settings.cache / "features" / digest_of(key_of(images, extractor, None))[:16],
+        ignore_errors=True,
+    )
 
 
-def _pass(images: Images, extractors: Sequence[Extractor], texts: Sequence[str] | None, rows: range,
-          settings: Settings) -> list[Features]:
+def _pass(
+    images: Images,
+    extractors: Sequence[Extractor],
+    texts: Sequence[str] | None,
+    rows: range,
+    settings: Settings,
+) -> list[Features]:
     from hdbench.core.progress import Progress
 
     progress = Progress(settings.label, len(rows))
-    found: list[dict[str, list[np.ndarray]]] = [{layer: [] for layer in extractor.layers} for extractor in extractors]
+    found: list[dict[str, list[np.ndarray]]] = [
+        {layer: [] for layer in extractor.layers} for extractor in extractors
+    ]
 
     def prepared(row: int) -> list[Tensor]:
         image = images.load(row)
@@ -130,19 +161,26 @@ def _pass(images: Images, extractors: Sequence[Extractor], texts: Sequence[str] 
 
     with ThreadPoolExecutor(settings.threads) as pool:
         starts = range(0, len(rows), settings.batch)
-        parts = [rows[start:start + settings.batch] for start in starts]
+        parts = [rows[start : start + settings.batch] for start in starts]
         for start, part, batch in zip(starts, parts, _ahead(pool, prepared, parts)):
             progress(start)
             own = None if texts is None else [texts[row] for row in part]
             for which, extractor in enumerate(extractors):
                 for layer, values in extractor([image[which] for image in batch], own).items():
                     if (broken := np.flatnonzero(~np.isfinite(values).all(1))).size:
-                        raise UserError(f"{extractor.weights.path}: gives features that are not finite, first for the image "
-                                        f"{images.ids[part[broken[0]]]!r}; get these weights again")
+                        raise UserError(
+                            f"{extractor.weights.path}: gives features that are not finite, first for the image "
+                            f"{images.ids[part[broken[0]]]!r}; get these weights again"
+                        )
                     found[which][layer].append(values)
     progress(len(rows))
-    return [{layer: np.concatenate(values) if values else np.empty((0, 0), np.float32) for layer, values in arrays.items()}
-            for arrays in found]
+    return [
+        {
+            layer: np.concatenate(values) if values else np.empty((0, 0), np.float32)
+            for layer, values in arrays.items()
+        }
+        for arrays in found
+    ]
 
 
 def _ahead(pool: ThreadPoolExecutor, function, parts: list[range]) -> Iterable[list]:
@@ -160,12 +198,16 @@ def _write(folder: Path, name: str, key: dict[str, Any], ids: list[str], arrays:
     temporary = folder / f".{name}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({layer: np.ascontiguousarray(values) for layer, values in arrays.items()}, temporary)
+        save_file(
+            {layer: np.ascontiguousarray(values) for layer, values in arrays.items()}, temporary
+        )
         os.replace(temporary, folder / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
-        raise UserError(f"{folder}: cannot be written ({reason(error)}); choose another --cache folder") from None
+        raise UserError(
+            f"{folder}: cannot be written ({reason(error)}); choose another --cache folder"
+        ) from None
     manifest = {"key": key, "sha256": sha256(folder / f"{name}.safetensors"), "ids": ids}
     write_atomic(folder / f"{name}.json", json.dumps(manifest) + "\n")
 
@@ -174,27 +216,46 @@ def _world(folder: Path) -> int | None:
     """A world size of which every shard is there."""
     for manifest in folder.glob("shard-0-of-*.json"):
         size = int(manifest.stem.rsplit("-", 1)[1])
-        if size and all((folder / f"shard-{rank}-of-{size}.json").is_file() for rank in range(size)):
+        if size and all(
+            (folder / f"shard-{rank}-of-{size}.json").is_file() for rank in range(size)
+        ):
             return size
     return None
 
 
-def _merged(folder: Path, key: dict[str, Any], ids: tuple[str, ...], layers: tuple[str, ...], wait_seconds: float,
-            world_size: int) -> Features:
+def _merged(
+    folder: Path,
+    key: dict[str, Any],
+    ids: tuple[str, ...],
+    layers: tuple[str, ...],
+    wait_seconds: float,
+    world_size: int,
+) -> Features:
     started = time.monotonic()
     while (size := _world(folder)) is None:
         if time.monotonic() - started > wait_seconds:
-            absent = [rank for rank in range(world_size) if not (folder / f"shard-{rank}-of-{world_size}.json").is_file()]
-            raise UserError(f"{folder}: no features from rank {', '.join(map(str, absent))} of {world_size} after "
-                            f"{wait_seconds:.0f} seconds; run the same command on these ranks, finished shards are kept")
+            absent = [
+                rank
+                for rank in range(world_size)
+                if not (folder / f"shard-{rank}-of-{world_size}.json").is_file()
+            ]
+            raise UserError(
+                f"{folder}: no features from rank {', '.join(map(str, absent))} of {world_size} after "
+                f"{wait_seconds:.0f} seconds; run the same command on these ranks, finished shards are kept"
+            )
         time.sleep(0.2)
     shards = [_read(folder, f"shard-{rank}-of-{size}", key) for rank in range(size)]
     if any(names != list(ids[rank::size]) for rank, (names, _) in enumerate(shards)):
-        raise UserError(f"{folder}: its shards do not hold each of the {len(ids)} images once, in their order; delete this "
-                        "folder and run again")
+        raise UserError(
+            f"{folder}: its shards do not hold each of the {len(ids)} images once, in their order; delete this "
+            "folder and run again"
+        )
     position = {name: row for row, name in enumerate(name for names, _ in shards for name in names)}
     order = [position[name] for name in ids]
-    return {layer: np.concatenate([arrays[layer] for _, arrays in shards if arrays[layer].size])[order] for layer in layers}
+    return {
+        layer: np.concatenate([arrays[layer] for _, arrays in shards if arrays[layer].size])[order]
+        for layer in layers
+    }
 
 
 def _read(folder: Path, name: str, key: dict[str, Any]) -> tuple[list[str], Features]:
@@ -202,9 +263,13 @@ def _read(folder: Path, name: str, key: dict[str, Any]) -> tuple[list[str], Feat
         manifest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         same, digest, ids = manifest["key"] == key, manifest["sha256"], manifest["ids"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / name}.json: not a manifest of features; delete the folder {folder} and run "
-                        "again") from None
+        raise UserError(
+            f"{folder / name}.json: not a manifest of features; delete the folder {folder} and run "
+            "again"
+        ) from None
     path = folder / f"{name}.safetensors"
     if not same or not path.is_file() or sha256(path) != digest:
-        raise UserError(f"{path}: differs from its manifest; delete the folder {folder} and run again")
+        raise UserError(
+            f"{path}: differs from its manifest; delete the folder {folder} and run again"
+        )
     return ids, load_file(path)

@@ -46,14 +46,21 @@ class Images:
         """The images of these rows, in their order."""
         rows = list(rows)
         load = self.load
-        return replace(self, ids=tuple(self.ids[row] for row in rows), digest=_hash([self.digest, digest]),
-                       load=lambda i: load(rows[i]), labels=None if self.labels is None else self.labels[rows])
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            digest=_hash([self.digest, digest]),
+            load=lambda i: load(rows[i]),
+            labels=None if self.labels is None else self.labels[rows],
+        )
 
     def subset(self, n: int) -> Images:
         """n of the images, drawn once for all: the same ids for every set with the same ids."""
         if n == len(self):
             return self
-        order = sorted(range(len(self)), key=lambda i: hashlib.sha256(self.ids[i].encode()).digest())
+        order = sorted(
+            range(len(self)), key=lambda i: hashlib.sha256(self.ids[i].encode()).digest()
+        )
         return self.take(sorted(order[:n]), f"subset {n}")
 
     def label_kind(self) -> str:
@@ -71,24 +78,34 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
     Raises UserError for what cannot be read, is not RGB, or is not of one size (unless `mixed_sizes`).
     """
     if not path.exists():
-        raise UserError(f"{path}: does not exist; give a folder of PNG or JPEG files, or an npz file")
+        raise UserError(
+            f"{path}: does not exist; give a folder of PNG or JPEG files, or an npz file"
+        )
     if path.is_file():
         if path.suffix != ".npz":
-            raise UserError(f"{path}: not an npz file; give a folder of PNG or JPEG files, or an npz file with arr_0")
+            raise UserError(
+                f"{path}: not an npz file; give a folder of PNG or JPEG files, or an npz file with arr_0"
+            )
         images = _open_npz([path], path, allow)
     else:
         files = sorted(list_files(path), key=lambda file: file.relative_to(path).as_posix())
         pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
         archives = [file for file in files if file.suffix == ".npz"]
         if pictures and archives:
-            raise UserError(f"{path}: holds both image files and npz files ({archives[0].name}); give a folder of one kind")
+            raise UserError(
+                f"{path}: holds both image files and npz files ({archives[0].name}); give a folder of one kind"
+            )
         if not pictures and not archives:
             raise UserError(f"{path}: holds no .png, .jpg, .jpeg or .npz file")
-        images = _open_folder(pictures, path, allow) if pictures else _open_npz(archives, path, allow)
+        images = (
+            _open_folder(pictures, path, allow) if pictures else _open_npz(archives, path, allow)
+        )
     if len(images.sizes) > 1 and not mixed_sizes and "mixed-sizes" not in allow:
         (a, count), (b, _) = images.sizes.most_common()[0], images.sizes.most_common()[-1]
-        raise UserError(f"{path}: images of {len(images.sizes)} sizes ({count} of {a[1]}x{a[0]}, but also {b[1]}x{b[0]}); "
-                        "make them alike, or give --allow mixed-sizes to resize each by itself")
+        raise UserError(
+            f"{path}: images of {len(images.sizes)} sizes ({count} of {a[1]}x{a[0]}, but also {b[1]}x{b[0]}); "
+            "make them alike, or give --allow mixed-sizes to resize each by itself"
+        )
     return images
 
 
@@ -106,12 +123,19 @@ def of_dataset(text: str, allow: Collection[str]) -> Images:
         raise UserError(f"--dataset = {text!r}: write {name}:{' or '.join(splits)}")
     images, labels = splits[split]
     if images.shape[1] != 3 and "conversion" not in allow:
-        raise UserError(f"--dataset = {text!r}: grey images, not RGB; give {CONVERSION} to have them repeated over three "
-                        "channels")
+        raise UserError(
+            f"--dataset = {text!r}: grey images, not RGB; give {CONVERSION} to have them repeated over three "
+            "channels"
+        )
     array = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
-    return Images(source=text, ids=tuple(f"{row:06}" for row in range(len(array))), load=array.__getitem__,
-                  digest=hashlib.sha256(array.tobytes()).hexdigest(), sizes=Counter({array.shape[1:3]: len(array)}),
-                  labels=labels.numpy())
+    return Images(
+        source=text,
+        ids=tuple(f"{row:06}" for row in range(len(array))),
+        load=array.__getitem__,
+        digest=hashlib.sha256(array.tobytes()).hexdigest(),
+        sizes=Counter({array.shape[1:3]: len(array)}),
+        labels=labels.numpy(),
+    )
 
 
 def _hash(texts: list[str]) -> str:
@@ -122,13 +146,23 @@ def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Ima
     from PIL import Image
 
     ids = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
-    if (twice := [name for name, count in Counter(ids).items() if count > 1]):
-        raise UserError(f"{folder}: {twice[0]!r} stands there with two suffixes; keep one file for each image")
-    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), ThreadPoolExecutor() as pool:
+    if twice := [name for name, count in Counter(ids).items() if count > 1]:
+        raise UserError(
+            f"{folder}: {twice[0]!r} stands there with two suffixes; keep one file for each image"
+        )
+    with (
+        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+        ThreadPoolExecutor() as pool,
+    ):
         headers = list(pool.map(lambda file: _header(file, "conversion" in allow), files))
     digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers)])
-    return Images(source=str(folder), ids=tuple(ids), digest=digest, sizes=Counter(size for _, size in headers),
-                  load=lambda i: decode(files[i]))
+    return Images(
+        source=str(folder),
+        ids=tuple(ids),
+        digest=digest,
+        sizes=Counter(size for _, size in headers),
+        load=lambda i: decode(files[i]),
+    )
 
 
 def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
@@ -147,17 +181,33 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
     except UnicodeEncodeError:
         raise UserError(f"{str(file)!a}: a name that is not UTF-8; rename it") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(f"{file}: by its header more than {Image.MAX_IMAGE_PIXELS:,} pixels, which no image to evaluate has; "
-                        "make it again") from None
+        raise UserError(
+            f"{file}: by its header more than {Image.MAX_IMAGE_PIXELS:,} pixels, which no image to evaluate has; "
+            "make it again"
+        ) from None
     except (OSError, SyntaxError, ValueError) as error:
-        what = reason(error) if not isinstance(error, UnidentifiedImageError) else "empty" if not content else \
-            "neither PNG nor JPEG"
-        raise UserError(f"{file}: not a readable image ({what}); make it again or take it away") from None
+        what = (
+            reason(error)
+            if not isinstance(error, UnidentifiedImageError)
+            else "empty"
+            if not content
+            else "neither PNG nor JPEG"
+        )
+        raise UserError(
+            f"{file}: not a readable image ({what}); make it again or take it away"
+        ) from None
     if mode != "RGB" and not convert:
-        kind = {"L": "a grey image", "1": "a grey image", "I;16": "a grey image", "RGBA": "an image with transparency",
-                "RGB;16": "an image of 16 bits a channel"}
-        raise UserError(f"{file}: {kind.get(mode, 'an image')} (mode {mode}), not RGB; give {CONVERSION} to have every such "
-                        "image converted by Pillow's convert('RGB'), as torch-fidelity and clean-fid do")
+        kind = {
+            "L": "a grey image",
+            "1": "a grey image",
+            "I;16": "a grey image",
+            "RGBA": "an image with transparency",
+            "RGB;16": "an image of 16 bits a channel",
+        }
+        raise UserError(
+            f"{file}: {kind.get(mode, 'an image')} (mode {mode}), not RGB; give {CONVERSION} to have every such "
+            "image converted by Pillow's convert('RGB'), as torch-fidelity and clean-fid do"
+        )
     return hashlib.sha256(content).hexdigest(), (height, width)
 
 
@@ -179,22 +229,36 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
         labels.append(_optional(file, ("labels", "arr_1"), len(arrays[-1]), np.integer))
         names.append(_optional(file, ("ids",), len(arrays[-1]), np.str_))
     if len({part is None for part in names}) > 1:
-        raise UserError(f"{source}: some of its npz files hold ids and others do not; give ids to all or to none")
+        raise UserError(
+            f"{source}: some of its npz files hold ids and others do not; give ids to all or to none"
+        )
     ends = np.cumsum([len(array) for array in arrays])
     width = max(6, len(str(ends[-1])))
-    ids = [str(name) for part in names for name in part] if all(part is not None for part in names) else \
-        [f"{row:0{width}}" for row in range(ends[-1])]
-    if (twice := [name for name, count in Counter(ids).items() if count > 1]):
-        raise UserError(f"{source}: the id {twice[0]!r} stands there more than once; give each image its own")
+    ids = (
+        [str(name) for part in names for name in part]
+        if all(part is not None for part in names)
+        else [f"{row:0{width}}" for row in range(ends[-1])]
+    )
+    if twice := [name for name, count in Counter(ids).items() if count > 1]:
+        raise UserError(
+            f"{source}: the id {twice[0]!r} stands there more than once; give each image its own"
+        )
 
     def load(i: int) -> np.ndarray:
         part = int(np.searchsorted(ends, i, side="right"))
         image = arrays[part][i - (ends[part - 1] if part else 0)]
         return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
 
-    return Images(source=str(source), ids=tuple(ids), digest=_hash([sha256(file) for file in files]), load=load,
-                  sizes=Counter({array.shape[1:3]: len(array) for array in arrays}),
-                  labels=np.concatenate(labels).astype(np.int64) if all(part is not None for part in labels) else None)
+    return Images(
+        source=str(source),
+        ids=tuple(ids),
+        digest=_hash([sha256(file) for file in files]),
+        load=load,
+        sizes=Counter({array.shape[1:3]: len(array) for array in arrays}),
+        labels=np.concatenate(labels).astype(np.int64)
+        if all(part is not None for part in labels)
+        else None,
+    )
 
 
 def _array(file: Path, convert: bool) -> np.ndarray:
@@ -203,17 +267,29 @@ def _array(file: Path, convert: bool) -> np.ndarray:
     if array is None:
         raise UserError(f"{file}: has no arr_0; images must stand there as (N, H, W, 3) uint8")
     if array.dtype != np.uint8:
-        broken = "" if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all() else " with values not finite"
-        raise UserError(f"{file}: arr_0 is {array.dtype}{broken}, not uint8; convert images once, with "
-                        "hdbench.core.pixels.to_uint8")
+        broken = (
+            ""
+            if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all()
+            else " with values not finite"
+        )
+        raise UserError(
+            f"{file}: arr_0 is {array.dtype}{broken}, not uint8; convert images once, with "
+            "hdbench.core.pixels.to_uint8"
+        )
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape:
-        hint = "; it looks channels-first, transpose it" if array.ndim == 4 and array.shape[1] in (1, 3) else ""
+        hint = (
+            "; it looks channels-first, transpose it"
+            if array.ndim == 4 and array.shape[1] in (1, 3)
+            else ""
+        )
         raise UserError(f"{file}: arr_0 has the shape {array.shape}, not (N, H, W, 3){hint}")
     if array.shape[3] == 1 and not convert:
-        raise UserError(f"{file}: grey images (one channel), not RGB; give {CONVERSION} to have them repeated over three "
-                        "channels")
+        raise UserError(
+            f"{file}: grey images (one channel), not RGB; give {CONVERSION} to have them repeated over three "
+            "channels"
+        )
     return array
 
 
@@ -223,7 +299,9 @@ def _optional(file: Path, names: tuple[str, ...], n: int, kind: type) -> np.ndar
         if array is not None:
             if array.shape != (n,) or not np.issubdtype(array.dtype, kind):
                 what = "text" if kind is np.str_ else "whole number"
-                raise UserError(f"{file}: {name} is {array.dtype} of shape {array.shape}, not one {what} for each of {n} "
-                                "images")
+                raise UserError(
+                    f"{file}: {name} is {array.dtype} of shape {array.shape}, not one {what} for each of {n} "
+                    "images"
+                )
             return np.array(array)
     return None

@@ -22,7 +22,9 @@ class Protocol(Config):
     metrics: tuple[str, ...]
     n: int | None = None  # images that the protocol asks for; None: any number
     inception: Preprocessing | None = None  # how images reach Inception
-    resolution: int | None = None  # side to which pytorch_fid's preprocessing resizes (shorter side) and crops (centre)
+    resolution: int | None = (
+        None  # side to which pytorch_fid's preprocessing resizes (shorter side) and crops (centre)
+    )
     image_size: int | None = None  # side that images should have; others are reported
     neighbours: int = 3
     score_splits: Literal["shuffled_10", "consecutive_5000"] = "shuffled_10"
@@ -35,8 +37,14 @@ class Protocol(Config):
     @property
     def layers(self) -> tuple[str, ...]:
         """Layers of Inception that the metrics need."""
-        return tuple(layer for layer, users in (("2048", {"fid", "kid", "precision", "recall", "inception_score"}),
-                                                ("spatial", {"sfid"})) if users & set(self.metrics))
+        return tuple(
+            layer
+            for layer, users in (
+                ("2048", {"fid", "kid", "precision", "recall", "inception_score"}),
+                ("spatial", {"sfid"}),
+            )
+            if users & set(self.metrics)
+        )
 
     @property
     def needs_reference(self) -> bool:
@@ -45,29 +53,64 @@ class Protocol(Config):
     @property
     def reference_layers(self) -> tuple[str, ...]:
         """Layers whose features, not only their statistics, the reference must have."""
-        return ("2048",) if {"kid", "precision", "recall"} & set(self.metrics) or self.categories else ()
+        return (
+            ("2048",)
+            if {"kid", "precision", "recall"} & set(self.metrics) or self.categories
+            else ()
+        )
 
 
-PROTOCOLS = {protocol.name: protocol for protocol in (
-    Protocol(name="adm_imagenet256_50k", n=50_000, inception="tensorflow", image_size=256, score_splits="consecutive_5000",
-             metrics=("fid", "sfid", "inception_score", "precision", "recall"),
-             about="ImageNet 256x256, class-conditional: 50,000 samples against ADM's VIRTUAL_imagenet256_labeled.npz "
-                   "(its statistics for FID and sFID, its 10,000 images for precision and recall only, k = 3), by "
-                   "torch-fidelity's Inception; inception score in the order of ids, 5,000 a part, as ADM's evaluator"),
-    Protocol(name="torch_fidelity", inception="tensorflow", metrics=("fid", "kid", "inception_score", "precision", "recall"),
-             about="torch-fidelity's defaults, with Inception for precision and recall too"),
-    Protocol(name="clean_fid", inception="clean", metrics=("fid",),
-             about="clean-fid, mode clean: Pillow's bicubic resizing in float, then Inception"),
-    Protocol(name="mjhq30k", n=30_000, inception="pytorch_fid", resolution=512, metrics=("fid", "clip_score"), prompts=True,
-             categories=True,
-             about="MJHQ-30K as SANA's toolkit has it: shorter side to `resolution`, centre crop, pytorch-fid; CLIP score "
-                   "by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix"),
-    Protocol(name="clip_score", metrics=("clip_score",), prompts=True,
-             about="CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix"),
-    Protocol(name="classifier", metrics=("fd_train", "fd_test", "precision", "recall", "accuracy", "classifier_score"),
-             about="the small suites': Frechet distances, precision and recall on the features of the suite's own "
-                   "classifier, never called FID; accuracy, classifier score and spectrum"),
-)}
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="adm_imagenet256_50k",
+            n=50_000,
+            inception="tensorflow",
+            image_size=256,
+            score_splits="consecutive_5000",
+            metrics=("fid", "sfid", "inception_score", "precision", "recall"),
+            about="ImageNet 256x256, class-conditional: 50,000 samples against ADM's VIRTUAL_imagenet256_labeled.npz "
+            "(its statistics for FID and sFID, its 10,000 images for precision and recall only, k = 3), by "
+            "torch-fidelity's Inception; inception score in the order of ids, 5,000 a part, as ADM's evaluator",
+        ),
+        Protocol(
+            name="torch_fidelity",
+            inception="tensorflow",
+            metrics=("fid", "kid", "inception_score", "precision", "recall"),
+            about="torch-fidelity's defaults, with Inception for precision and recall too",
+        ),
+        Protocol(
+            name="clean_fid",
+            inception="clean",
+            metrics=("fid",),
+            about="clean-fid, mode clean: Pillow's bicubic resizing in float, then Inception",
+        ),
+        Protocol(
+            name="mjhq30k",
+            n=30_000,
+            inception="pytorch_fid",
+            resolution=512,
+            metrics=("fid", "clip_score"),
+            prompts=True,
+            categories=True,
+            about="MJHQ-30K as SANA's toolkit has it: shorter side to `resolution`, centre crop, pytorch-fid; CLIP score "
+            "by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix",
+        ),
+        Protocol(
+            name="clip_score",
+            metrics=("clip_score",),
+            prompts=True,
+            about="CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix",
+        ),
+        Protocol(
+            name="classifier",
+            metrics=("fd_train", "fd_test", "precision", "recall", "accuracy", "classifier_score"),
+            about="the small suites': Frechet distances, precision and recall on the features of the suite's own "
+            "classifier, never called FID; accuracy, classifier score and spectrum",
+        ),
+    )
+}
 
 
 def protocol_named(name: str) -> Protocol:
@@ -76,14 +119,21 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def label(protocol: Protocol, weights: dict[str, str], reference: str, layout: Layout = "library") -> str:
+def label(
+    protocol: Protocol, weights: dict[str, str], reference: str, layout: Layout = "library"
+) -> str:
     """The protocol column: name, every deviation from the named protocol, and the reference's digest.
 
     `weights` holds the digests of those weights that are not the public ones.
     """
     named = PROTOCOLS[protocol.name]
-    changed = [f"{field}={getattr(protocol, field)}" for field in Protocol.model_fields
-               if field not in ("n", "metrics") and getattr(protocol, field) != getattr(named, field)]
+    changed = [
+        f"{field}={getattr(protocol, field)}"
+        for field in Protocol.model_fields
+        if field not in ("n", "metrics") and getattr(protocol, field) != getattr(named, field)
+    ]
     changed += [f"layout={layout}"] if protocol.inception and layout != "library" else []
     changed += [f"{role}={digest[:12]}" for role, digest in sorted(weights.items())]
-    return ":".join([protocol.name + "".join(f"[{text}]" for text in changed), reference[:16] or "-"])
+    return ":".join(
+        [protocol.name + "".join(f"[{text}]" for text in changed), reference[:16] or "-"]
+    )

@@ -66,8 +66,13 @@ def is_built(source: Path | Images) -> bool:
     return isinstance(source, Path) and (source / MANIFEST).is_file()
 
 
-def plan(source: Path | Images, protocol: Protocol, extractor: InceptionExtractor, cache: Path,
-         allow: frozenset[str] = frozenset()) -> Plan:
+def plan(
+    source: Path | Images,
+    protocol: Protocol,
+    extractor: InceptionExtractor,
+    cache: Path,
+    allow: frozenset[str] = frozenset(),
+) -> Plan:
     """What the reference of a folder of images, an npz of images, or an npz of ADM's statistics will be.
 
     Raises UserError for a source that does not serve the protocol.
@@ -76,20 +81,40 @@ def plan(source: Path | Images, protocol: Protocol, extractor: InceptionExtracto
     images = None
     if protocol.reference_layers or not given:
         mixed = protocol.resolution is not None
-        images = source if isinstance(source, Images) else open_images(source, allow=allow, mixed_sizes=mixed)
+        images = (
+            source
+            if isinstance(source, Images)
+            else open_images(source, allow=allow, mixed_sizes=mixed)
+        )
         needed = protocol.neighbours + 1 if {"precision", "recall"} & set(protocol.metrics) else 2
         if len(images) < needed:
-            raise UserError(f"{images.source}: only {len(images)} images; a reference of {protocol.name} needs at least "
-                            f"{needed}")
+            raise UserError(
+                f"{images.source}: only {len(images)} images; a reference of {protocol.name} needs at least "
+                f"{needed}"
+            )
     if given:
-        extractor = InceptionExtractor(extractor.network, extractor.preprocessing, protocol.reference_layers,
-                                       extractor.resolution)
-    key = {"source": sha256(source) if given else images.digest, "n": None if images is None else len(images),
-           "statistics": sorted(given) or "computed", "features": list(protocol.reference_layers),
-           "extractor": extractor.description()}
-    return Plan(source=str(source.source if isinstance(source, Images) else source), images=images, extractor=extractor,
-                given=given, features=protocol.reference_layers, key=key,
-                folder=cache / "references" / digest_of(key)[:16])
+        extractor = InceptionExtractor(
+            extractor.network,
+            extractor.preprocessing,
+            protocol.reference_layers,
+            extractor.resolution,
+        )
+    key = {
+        "source": sha256(source) if given else images.digest,
+        "n": None if images is None else len(images),
+        "statistics": sorted(given) or "computed",
+        "features": list(protocol.reference_layers),
+        "extractor": extractor.description(),
+    }
+    return Plan(
+        source=str(source.source if isinstance(source, Images) else source),
+        images=images,
+        extractor=extractor,
+        given=given,
+        features=protocol.reference_layers,
+        key=key,
+        folder=cache / "references" / digest_of(key)[:16],
+    )
 
 
 def build(plans: Sequence[Plan], settings: Settings) -> bool:
@@ -97,11 +122,20 @@ def build(plans: Sequence[Plan], settings: Settings) -> bool:
     missing = [each for each in plans if not each.built]
     for source in dict.fromkeys(each.source for each in missing):
         group = [each for each in missing if each.source == source]
-        extractors = {digest_of(each.extractor.description()): each.extractor for each in group if each.images is not None}
+        extractors = {
+            digest_of(each.extractor.description()): each.extractor
+            for each in group
+            if each.images is not None
+        }
         found: dict[str, Any] = {}
         if extractors:
             images = next(each.images for each in group if each.images is not None)
-            features = extract(images, list(extractors.values()), None, replace(settings, label=f"reference {source}"))
+            features = extract(
+                images,
+                list(extractors.values()),
+                None,
+                replace(settings, label=f"reference {source}"),
+            )
             found = {} if features is None else dict(zip(extractors, features))
         if settings.shard.rank == 0:
             for each in group:
@@ -114,26 +148,41 @@ def build(plans: Sequence[Plan], settings: Settings) -> bool:
 def _statistics(path: Path, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """ADM's statistics by layer, or nothing if the file holds images alone."""
     if path.suffix != ".npz":
-        raise UserError(f"{path}: not an npz file; a reference is a folder of images, an npz file, or built by "
-                        "`hdbench reference`")
-    found = {layer: tuple(read_array(path, name) for name in STATISTICS[layer]) for layer in protocol.layers}
+        raise UserError(
+            f"{path}: not an npz file; a reference is a folder of images, an npz file, or built by "
+            "`hdbench reference`"
+        )
+    found = {
+        layer: tuple(read_array(path, name) for name in STATISTICS[layer])
+        for layer in protocol.layers
+    }
     if all(array is None for pair in found.values() for array in pair):
         return {}
     for layer, (mu, sigma) in found.items():
         d = 2023 if layer == "spatial" else 2048
         if mu is None or sigma is None:
             missing = [name for name, array in zip(STATISTICS[layer], (mu, sigma)) if array is None]
-            raise UserError(f"{path}: has no {' and no '.join(missing)}, which {protocol.name} needs for "
-                            f"{'sFID' if layer == 'spatial' else 'FID'}")
+            raise UserError(
+                f"{path}: has no {' and no '.join(missing)}, which {protocol.name} needs for "
+                f"{'sFID' if layer == 'spatial' else 'FID'}"
+            )
         if mu.shape != (d,) or sigma.shape != (d, d) or not _is_covariance(mu, sigma):
-            raise UserError(f"{path}: {', '.join(STATISTICS[layer])} have the shapes {mu.shape} and {sigma.shape}, or "
-                            f"values not finite, or not those of a covariance; they must be finite, ({d},) and ({d}, {d})")
+            raise UserError(
+                f"{path}: {', '.join(STATISTICS[layer])} have the shapes {mu.shape} and {sigma.shape}, or "
+                f"values not finite, or not those of a covariance; they must be finite, ({d},) and ({d}, {d})"
+            )
     return {layer: (np.array(mu), np.array(sigma)) for layer, (mu, sigma) in found.items()}
 
 
 def _is_covariance(mu: np.ndarray, sigma: np.ndarray) -> bool:
-    return (all(np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() for array in (mu, sigma))
-            and np.diagonal(sigma).min() >= 0 and np.abs(sigma - sigma.T).max() <= 1e-6 * np.abs(sigma).max())
+    return (
+        all(
+            np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()
+            for array in (mu, sigma)
+        )
+        and np.diagonal(sigma).min() >= 0
+        and np.abs(sigma - sigma.T).max() <= 1e-6 * np.abs(sigma).max()
+    )
 
 
 def _publish(each: Plan, found: dict[str, np.ndarray]) -> None:
@@ -142,15 +191,26 @@ def _publish(each: Plan, found: dict[str, np.ndarray]) -> None:
     arrays = {}
     for layer, (mu, sigma) in statistics.items():
         gaussian = GaussianReference.of_statistics(mu, sigma)
-        arrays |= {f"{layer}.{name}": np.ascontiguousarray(array) for name in ("mu", "sigma", "root", "triangle")
-                   if (array := getattr(gaussian, name)) is not None}
+        arrays |= {
+            f"{layer}.{name}": np.ascontiguousarray(array)
+            for name in ("mu", "sigma", "root", "triangle")
+            if (array := getattr(gaussian, name)) is not None
+        }
     try:
         temporary.mkdir(parents=True)
         save_file(arrays, temporary / "statistics.safetensors")
-        save_file({layer: found[layer] for layer in each.features}, temporary / "features.safetensors")
+        save_file(
+            {layer: found[layer] for layer in each.features}, temporary / "features.safetensors"
+        )
         payload = {name: sha256(temporary / name) for name in FILES}
-        manifest = {"kind": KIND, "digest": digest_of(each.key), "key": each.key, "source": each.source, "payload": payload,
-                    "ids": [] if each.images is None else each.images.ids}
+        manifest = {
+            "kind": KIND,
+            "digest": digest_of(each.key),
+            "key": each.key,
+            "source": each.source,
+            "payload": payload,
+            "ids": [] if each.images is None else each.images.ids,
+        }
         write_atomic(temporary / MANIFEST, json.dumps(manifest) + "\n")
         if each.folder.exists() and not each.built:  # somebody took its manifest away
             shutil.rmtree(each.folder)
@@ -158,29 +218,59 @@ def _publish(each: Plan, found: dict[str, np.ndarray]) -> None:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not each.built:  # else another process has built the same meanwhile
-            raise UserError(f"{each.folder}: cannot be written ({reason(error)}); choose another --cache folder") from None
+            raise UserError(
+                f"{each.folder}: cannot be written ({reason(error)}); choose another --cache folder"
+            ) from None
 
 
 def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     """A built reference; UserError where it differs from its manifest, or is not of `key`."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        kind, digest, own, ids = manifest["kind"], manifest["digest"], manifest["key"], tuple(manifest["ids"])
+        kind, digest, own, ids = (
+            manifest["kind"],
+            manifest["digest"],
+            manifest["key"],
+            tuple(manifest["ids"]),
+        )
         payload = {name: manifest["payload"][name] for name in FILES}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder / MANIFEST}: not the manifest of a reference; delete the folder {folder} and "
-                        "build it again") from None
-    changed = next((name for name, sum_ in payload.items()
-                    if not (folder / name).is_file() or sha256(folder / name) != sum_), None)
+        raise UserError(
+            f"{folder / MANIFEST}: not the manifest of a reference; delete the folder {folder} and "
+            "build it again"
+        ) from None
+    changed = next(
+        (
+            name
+            for name, sum_ in payload.items()
+            if not (folder / name).is_file() or sha256(folder / name) != sum_
+        ),
+        None,
+    )
     if kind != KIND or digest != digest_of(own) or key not in (None, own) or changed:
-        raise UserError(f"{folder / (changed or MANIFEST)}: differs from its manifest, so the reference was tampered with "
-                        f"or is broken; delete the folder {folder} and run again")
+        raise UserError(
+            f"{folder / (changed or MANIFEST)}: differs from its manifest, so the reference was tampered with "
+            f"or is broken; delete the folder {folder} and run again"
+        )
     arrays = load_file(folder / "statistics.safetensors")
-    statistics = {layer: GaussianReference(**{name.rsplit(".", 1)[1]: array for name, array in arrays.items()
-                                              if name.rsplit(".", 1)[0] == layer})
-                  for layer in {name.rsplit(".", 1)[0] for name in arrays}}
-    return Reference(digest=digest, key=own, folder=folder, statistics=statistics, ids=ids,
-                     features=load_file(folder / "features.safetensors"))
+    statistics = {
+        layer: GaussianReference(
+            **{
+                name.rsplit(".", 1)[1]: array
+                for name, array in arrays.items()
+                if name.rsplit(".", 1)[0] == layer
+            }
+        )
+        for layer in {name.rsplit(".", 1)[0] for name in arrays}
+    }
+    return Reference(
+        digest=digest,
+        key=own,
+        folder=folder,
+        statistics=statistics,
+        ids=ids,
+        features=load_file(folder / "features.safetensors"),
+    )
 
 
 def checked(found: Reference, protocol: Protocol, extractor: InceptionExtractor) -> Reference:
@@ -188,13 +278,17 @@ def checked(found: Reference, protocol: Protocol, extractor: InceptionExtractor)
     theirs, ours = found.key["extractor"], extractor.description()
     for name in ours:
         if name not in ("layers", "device", "layout") and theirs.get(name) != ours[name]:
-            raise UserError(f"{found.folder}: stale: built with {name} {theirs.get(name)}, now {ours[name]}; build it again "
-                            "with `hdbench reference`")
+            raise UserError(
+                f"{found.folder}: stale: built with {name} {theirs.get(name)}, now {ours[name]}; build it again "
+                "with `hdbench reference`"
+            )
     lacking = [layer for layer in protocol.layers if layer not in found.statistics]
     lacking += [layer for layer in protocol.reference_layers if layer not in found.features]
     if lacking:
-        raise UserError(f"{found.folder}: has no layer {lacking[0]} that {protocol.name} needs; build it with `hdbench "
-                        f"reference --protocol {protocol.name}`")
+        raise UserError(
+            f"{found.folder}: has no layer {lacking[0]} that {protocol.name} needs; build it with `hdbench "
+            f"reference --protocol {protocol.name}`"
+        )
     return found
 
 
@@ -209,7 +303,9 @@ def copy(found: Reference, folder: Path) -> None:
         os.rename(temporary, folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out folder") from None
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); choose another --out folder"
+        ) from None
 
 
 def source_changed(found: Reference) -> str | None:
@@ -217,6 +313,9 @@ def source_changed(found: Reference) -> str | None:
     source = Path(json.loads((found.folder / MANIFEST).read_text(encoding="utf-8"))["source"])
     if not source.exists() or (source / MANIFEST).is_file():
         return None
-    digest = sha256(source) if found.key["statistics"] != "computed" else \
-        open_images(source, allow=("conversion", "mixed-sizes")).digest
+    digest = (
+        sha256(source)
+        if found.key["statistics"] != "computed"
+        else open_images(source, allow=("conversion", "mixed-sizes")).digest
+    )
     return None if digest == found.key["source"] else str(source)

@@ -38,10 +38,18 @@ class Extractors:
 
     def __init__(self, request: Request):
         protocols, other = request.protocols, "other-weights" in request.allow
-        roles = [role for role, wanted in (("inception", any(p.inception for p in protocols)),
-                                           ("clip", request.samples and any(p.prompts for p in protocols))) if wanted]
-        self.weights: dict[str, Weights] = {role: find(role, request.weights.get(role), request.settings.cache, other)
-                                            for role in roles}
+        roles = [
+            role
+            for role, wanted in (
+                ("inception", any(p.inception for p in protocols)),
+                ("clip", request.samples and any(p.prompts for p in protocols)),
+            )
+            if wanted
+        ]
+        self.weights: dict[str, Weights] = {
+            role: find(role, request.weights.get(role), request.settings.cache, other)
+            for role in roles
+        }
         self.by_protocol: dict[str, InceptionExtractor] = {}
         self.clip: ClipExtractor | None = None
         self._request = request
@@ -49,12 +57,23 @@ class Extractors:
     def load(self) -> None:
         """Networks, after everything that is quick to check has been."""
         protocols, device = self._request.protocols, self._request.device
-        network = (Inception(self.weights["inception"], device, self._request.layout) if "inception" in self.weights
-                   else None)
-        settings = {protocol.name: (protocol.inception, protocol.resolution) for protocol in protocols if protocol.inception}
+        network = (
+            Inception(self.weights["inception"], device, self._request.layout)
+            if "inception" in self.weights
+            else None
+        )
+        settings = {
+            protocol.name: (protocol.inception, protocol.resolution)
+            for protocol in protocols
+            if protocol.inception
+        }
         for key in dict.fromkeys(settings.values()):
             sharing = [protocol for protocol in protocols if settings.get(protocol.name) == key]
-            layers = tuple(layer for layer in ("2048", "spatial") if any(layer in protocol.layers for protocol in sharing))
+            layers = tuple(
+                layer
+                for layer in ("2048", "spatial")
+                if any(layer in protocol.layers for protocol in sharing)
+            )
             extractor = InceptionExtractor(network, key[0], layers, key[1])
             self.by_protocol |= {protocol.name: extractor for protocol in sharing}
         if "clip" in self.weights:

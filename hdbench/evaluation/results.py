@@ -42,9 +42,19 @@ class Evaluation:
 
     def frame(self) -> pd.DataFrame:
         """One row a metric, with the columns of every table of numbers."""
-        rows = [{"suite": SUITE, "arm": self.name, "metric": with_count(metric, len(ids)), "value": estimate.value,
-                 "se": estimate.standard_error, "n": len(ids), "protocol": self.protocol, "digest": self.digest}
-                for metric, (estimate, ids) in self.results.items()]
+        rows = [
+            {
+                "suite": SUITE,
+                "arm": self.name,
+                "metric": with_count(metric, len(ids)),
+                "value": estimate.value,
+                "se": estimate.standard_error,
+                "n": len(ids),
+                "protocol": self.protocol,
+                "digest": self.digest,
+            }
+            for metric, (estimate, ids) in self.results.items()
+        ]
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
     def table(self) -> str:
@@ -53,27 +63,71 @@ class Evaluation:
 
         rows = []
         for metric, (estimate, ids) in self.results.items():
-            half, (least, most) = 1.96 * estimate.standard_error, (0, 1) if metric in SHARES else (-math.inf, math.inf)
-            interval = "-" if math.isnan(half) else (f"[{max(estimate.value - half, least):.6g}, "
-                                                     f"{min(estimate.value + half, most):.6g}]")
-            rows.append([with_count(metric, len(ids)), f"{estimate.value:.6g}", interval, len(ids),
-                         self.protocol.rsplit(":", 1)[0], self.reference[:16] or "-"])
-        return tabulate(rows, ["metric", "value", "95% interval", "n", "protocol", "reference"], disable_numparse=True,
-                        colalign=("left", "right", "right", "right", "left", "left"))
+            half, (least, most) = (
+                1.96 * estimate.standard_error,
+                (0, 1) if metric in SHARES else (-math.inf, math.inf),
+            )
+            interval = (
+                "-"
+                if math.isnan(half)
+                else (
+                    f"[{max(estimate.value - half, least):.6g}, "
+                    f"{min(estimate.value + half, most):.6g}]"
+                )
+            )
+            rows.append(
+                [
+                    with_count(metric, len(ids)),
+                    f"{estimate.value:.6g}",
+                    interval,
+                    len(ids),
+                    self.protocol.rsplit(":", 1)[0],
+                    self.reference[:16] or "-",
+                ]
+            )
+        return tabulate(
+            rows,
+            ["metric", "value", "95% interval", "n", "protocol", "reference"],
+            disable_numparse=True,
+            colalign=("left", "right", "right", "right", "left", "left"),
+        )
 
     def save(self, path: Path) -> None:
         """Rows to `path` (.csv or .json, that with all facts), influences and ids to the .npz beside it."""
-        arrays = {f"{kind}.{metric}": np.array(values) for metric, (estimate, ids) in self.results.items()
-                  for kind, values in (("influence", estimate.influence), ("ids", ids), ("value", estimate.value))}
+        arrays = {
+            f"{kind}.{metric}": np.array(values)
+            for metric, (estimate, ids) in self.results.items()
+            for kind, values in (
+                ("influence", estimate.influence),
+                ("ids", ids),
+                ("value", estimate.value),
+            )
+        }
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
-        rows = [{"metric": with_count(metric, len(ids)), "value": estimate.value, "se": _number(estimate.standard_error),
-                 "se_with_random_reference": _number(estimate.both), "n": len(ids)}
-                for metric, (estimate, ids) in self.results.items()]
-        document = {"name": self.name, "protocol": self.protocol, "reference": self.reference, "digest": self.digest,
-                    **self.facts, "metrics": rows}
-        text = (self.frame().to_csv(index=False, lineterminator="\n") if path.suffix == ".csv" else
-                json.dumps(document, indent=1, allow_nan=False) + "\n")
+        rows = [
+            {
+                "metric": with_count(metric, len(ids)),
+                "value": estimate.value,
+                "se": _number(estimate.standard_error),
+                "se_with_random_reference": _number(estimate.both),
+                "n": len(ids),
+            }
+            for metric, (estimate, ids) in self.results.items()
+        ]
+        document = {
+            "name": self.name,
+            "protocol": self.protocol,
+            "reference": self.reference,
+            "digest": self.digest,
+            **self.facts,
+            "metrics": rows,
+        }
+        text = (
+            self.frame().to_csv(index=False, lineterminator="\n")
+            if path.suffix == ".csv"
+            else json.dumps(document, indent=1, allow_nan=False) + "\n"
+        )
         write_together({path: text.encode(), path.with_suffix(".npz"): buffer.getvalue()})
 
 
@@ -86,14 +140,18 @@ def check_out(path: Path) -> None:
     place = next(folder for folder in path.absolute().parents if folder.exists())
     influences = path.with_suffix(".npz")
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"--out = {path}: {place} is not a folder that can be written to; choose another")
+        raise UserError(
+            f"--out = {path}: {place} is not a folder that can be written to; choose another"
+        )
     try:
         foreign = influences.exists() and not read_results(influences)
     except UserError:
         foreign = True
     if foreign or path.is_dir():
-        raise UserError(f"--out = {path}: {influences if foreign else path} is something else, which would be overwritten; "
-                        "choose another name")
+        raise UserError(
+            f"--out = {path}: {influences if foreign else path} is something else, which would be overwritten; "
+            "choose another name"
+        )
 
 
 def read_results(path: Path) -> dict[str, Result]:
@@ -101,7 +159,12 @@ def read_results(path: Path) -> dict[str, Result]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             metrics = [name.removeprefix("value.") for name in arrays if name.startswith("value.")]
-            return {metric: Result(Estimate(float(arrays[f"value.{metric}"]), arrays[f"influence.{metric}"]),
-                                   tuple(arrays[f"ids.{metric}"].tolist())) for metric in metrics}
+            return {
+                metric: Result(
+                    Estimate(float(arrays[f"value.{metric}"]), arrays[f"influence.{metric}"]),
+                    tuple(arrays[f"ids.{metric}"].tolist()),
+                )
+                for metric in metrics
+            }
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not the influences of an evaluation ({reason(error)})") from None

@@ -24,12 +24,14 @@ PUBLIC = {
     "inception": Public(
         "weights-inception-2015-12-05-6726825d.pth",
         "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
-        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    ),
     "clip": Public(
         "ViT-L-14.pt",
         "https://openaipublic.azureedge.net/clip/models/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/"
         "ViT-L-14.pt",
-        "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"),
+        "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    ),
 }
 
 
@@ -49,32 +51,45 @@ def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
     """
     public = PUBLIC[role]
     if given is None:
-        places = [cache / "weights" / public.file, Path(torch.hub.get_dir()) / "checkpoints" / public.file]
+        places = [
+            cache / "weights" / public.file,
+            Path(torch.hub.get_dir()) / "checkpoints" / public.file,
+        ]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
-            raise UserError(f"no weights for {role}: get {public.file} from {public.url} and put it at {places[0]}, or give "
-                            f"--weights {role}=PATH")
+            raise UserError(
+                f"no weights for {role}: get {public.file} from {public.url} and put it at {places[0]}, or give "
+                f"--weights {role}=PATH"
+            )
     else:
         path = _from_hub(role, given) if given.startswith("hf-hub:") else Path(given)
     if path.is_dir():
         return _folder(role, path, allowed)
     if not path.is_file():
-        raise UserError(f"--weights {role}={path}: there is no such file; get {public.file} from {public.url}")
+        raise UserError(
+            f"--weights {role}={path}: there is no such file; get {public.file} from {public.url}"
+        )
     found = sha256(path)
     if found != public.sha256 and not allowed:
-        raise UserError(f"{path}: its SHA-256 is {found}, not {public.sha256} of the public {public.file}; use that file, "
-                        "or give --allow other-weights, and the protocol column will name the digest")
+        raise UserError(
+            f"{path}: its SHA-256 is {found}, not {public.sha256} of the public {public.file}; use that file, "
+            "or give --allow other-weights, and the protocol column will name the digest"
+        )
     return Weights(role, path, found, found == public.sha256)
 
 
 def _folder(role: str, path: Path, allowed: bool) -> Weights:
     files = sorted(path.glob("*.safetensors"))
     if role != "clip" or not (path / "open_clip_config.json").is_file() or len(files) != 1:
-        raise UserError(f"--weights {role}={path}: a folder of weights must be open_clip's, with open_clip_config.json and "
-                        "one .safetensors file")
+        raise UserError(
+            f"--weights {role}={path}: a folder of weights must be open_clip's, with open_clip_config.json and "
+            "one .safetensors file"
+        )
     if not allowed:
-        raise UserError(f"--weights {role}={path}: not the public {PUBLIC[role].file}; give --allow other-weights to use "
-                        "it, and the protocol column will name its digest")
+        raise UserError(
+            f"--weights {role}={path}: not the public {PUBLIC[role].file}; give --allow other-weights to use "
+            "it, and the protocol column will name its digest"
+        )
     digests = [sha256(path / "open_clip_config.json"), sha256(files[0])]
     return Weights(role, path, hashlib.sha256("".join(digests).encode()).hexdigest(), False)
 
@@ -88,11 +103,15 @@ def _from_hub(role: str, given: str) -> Path:
         raise UserError(f"--weights {role}={given}: write hf-hub:OWNER/NAME/FILE")
     repository, problem = f"{owner}/{name}", ""
     try:
-        get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)  # one attempt, where the download makes five
+        get_hf_file_metadata(
+            hf_hub_url(repository, file), timeout=10
+        )  # one attempt, where the download makes five
     except Exception as error:  # the hub's errors have no common base but this
         problem = type(error).__name__
     try:
         return Path(hf_hub_download(repository, file, local_files_only=bool(problem)))
     except Exception as error:
-        raise UserError(f"--weights {role}={given}: cannot be had from the hub ({problem or type(error).__name__}), nor from "
-                        f"its local cache; download the file elsewhere and give --weights {role}=PATH") from None
+        raise UserError(
+            f"--weights {role}={given}: cannot be had from the hub ({problem or type(error).__name__}), nor from "
+            f"its local cache; download the file elsewhere and give --weights {role}=PATH"
+        ) from None

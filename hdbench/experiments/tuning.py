@@ -32,15 +32,26 @@ def grid(plan: Plan) -> dict[str, list[str]]:
 def chosen(plan: Plan, frame: pd.DataFrame) -> dict[str, str]:
     """Of each head the best arm; UserError if the suite has several chains, or an arm has no finite number of its own."""
     if len(plan.suite.seeds) > 1:
-        raise UserError(f"suite {plan.name}: seeds = {list(plan.suite.seeds)}: heads are tuned on one chain; name another "
-                        "suite")
+        raise UserError(
+            f"suite {plan.name}: seeds = {list(plan.suite.seeds)}: heads are tuned on one chain; name another "
+            "suite"
+        )
     digests = {row.arm: plan.stage(row.stages["evaluate"]).digest for row in plan.rows}
-    own = frame[(frame.suite == plan.name) & (frame.metric == with_count(METRIC, plan.suite.evaluation.samples))]
-    values = {row.arm: row.value for row in own.itertuples() if digests.get(row.arm) == row.digest and isfinite(row.value)}
+    own = frame[
+        (frame.suite == plan.name)
+        & (frame.metric == with_count(METRIC, plan.suite.evaluation.samples))
+    ]
+    values = {
+        row.arm: row.value
+        for row in own.itertuples()
+        if digests.get(row.arm) == row.digest and isfinite(row.value)
+    }
     best = {}
     for head, arms in grid(plan).items():
-        if (missing := [arm for arm in arms if arm not in values]):
-            raise UserError(f"suite {plan.name}: no {METRIC} of {', '.join(missing)}; run the suite first (an arm that has "
-                            "diverged has none: take its settings out of the grid of all heads)")
+        if missing := [arm for arm in arms if arm not in values]:
+            raise UserError(
+                f"suite {plan.name}: no {METRIC} of {', '.join(missing)}; run the suite first (an arm that has "
+                "diverged has none: take its settings out of the grid of all heads)"
+            )
         best[head] = min(arms, key=values.__getitem__)
     return best

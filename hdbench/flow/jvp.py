@@ -48,13 +48,19 @@ def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Du
         dx = x[1]
         dy = s * (dx - dx.mean(-1, keepdim=True) - y * (y * dx).mean(-1, keepdim=True))
         dy = dy if weight is None else dy * weight
-    return (y if weight is None else y * weight if bias is None else torch.addcmul(bias, y, weight)), dy
+    return (
+        y if weight is None else y * weight if bias is None else torch.addcmul(bias, y, weight)
+    ), dy
 
 
-def _attention(q: Dual, k: Dual, v: Dual, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_) -> Dual:
+def _attention(
+    q: Dual, k: Dual, v: Dual, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_
+) -> Dual:
     """y = P v, P = softmax(S), S = q k' scale + mask; dP = P (dS - sum_j P dS), dy = dP v + P dv."""
     if is_causal or dropout_p or (attn_mask is not None and attn_mask.dtype == torch.bool):
-        raise NotImplementedError("jvp of attention that is causal, drops out, or has a boolean mask: give an additive mask")
+        raise NotImplementedError(
+            "jvp of attention that is causal, drops out, or has a boolean mask: give an additive mask"
+        )
     scale = q[0].shape[-1] ** -0.5 if scale is None else scale
     scores = (q[0] * scale) @ k[0].mT
     p = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)
@@ -65,8 +71,13 @@ def _attention(q: Dual, k: Dual, v: Dual, attn_mask=None, dropout_p=0.0, is_caus
         return y, (pds - p * pds.sum(-1, keepdim=True)) @ v[0] + p @ v[1]
 
 
-_RULES = {F.linear: (_linear, 1), F.conv2d: (_conv2d, 1), F.gelu: (_gelu, 1), F.layer_norm: (_layer_norm, 1),
-          F.scaled_dot_product_attention: (_attention, 3)}  # function: (rule, how many leading arguments are dual)
+_RULES = {
+    F.linear: (_linear, 1),
+    F.conv2d: (_conv2d, 1),
+    F.gelu: (_gelu, 1),
+    F.layer_norm: (_layer_norm, 1),
+    F.scaled_dot_product_attention: (_attention, 3),
+}  # function: (rule, how many leading arguments are dual)
 
 
 class _LeanRules(TorchFunctionMode):
@@ -75,17 +86,27 @@ class _LeanRules(TorchFunctionMode):
         unpacked = [forward_ad.unpack_dual(x) for x in args[:duals]]
         if rule is None or any(x.tangent is None for x in unpacked):
             return function(*args, **(kwargs or {}))
-        value, tangent = rule(*((x.primal, x.tangent) for x in unpacked), *args[duals:], **(kwargs or {}))
+        value, tangent = rule(
+            *((x.primal, x.tangent) for x in unpacked), *args[duals:], **(kwargs or {})
+        )
         return forward_ad.make_dual(value, tangent)
 
 
-def jvp(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def jvp(
+    function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
     """(f(primals), J_f(primals) tangents): the value keeps its autograd graph, the derivative is detached.
 
     Both come from one pass, without autocast; the derivative adds about one forward to the value's one.  Shapes are those
     that `function` takes and returns; a tangent has the shape and dtype of its primal.
     """
-    with torch.autocast(primals[0].device.type, enabled=False), forward_ad.dual_level(), _LeanRules():
-        dual = function(*(forward_ad.make_dual(p, q) for p, q in zip(primals, tangents, strict=True)))
+    with (
+        torch.autocast(primals[0].device.type, enabled=False),
+        forward_ad.dual_level(),
+        _LeanRules(),
+    ):
+        dual = function(
+            *(forward_ad.make_dual(p, q) for p, q in zip(primals, tangents, strict=True))
+        )
         value, tangent = forward_ad.unpack_dual(dual)
         return value, tangent.detach()

@@ -10,7 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z, t, c) -> v, shapes (B, C, H, W), (B,), (B,)
+Velocity = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # (z, t, c) -> v, shapes (B, C, H, W), (B,), (B,)
 MeanVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z, r, t, c) -> u
 
 
@@ -29,7 +31,9 @@ def velocity(network: nn.Module) -> Velocity:
     return lambda z, t, c: network(z, t, t, c)
 
 
-def guided(network: nn.Module, guidance: float, interval: tuple[float, float] = (0.0, 1.0)) -> Velocity:
+def guided(
+    network: nn.Module, guidance: float, interval: tuple[float, float] = (0.0, 1.0)
+) -> Velocity:
     """v^w = v(z, t, null) + w [v(z, t, c) - v(z, t, null)] for t in the interval, v(z, t, c) elsewhere (METHOD).
 
     Both halves run as one batch of 2B: two network evaluations a sample, one where guidance = 1.
@@ -40,7 +44,9 @@ def guided(network: nn.Module, guidance: float, interval: tuple[float, float] = 
     def v_w(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
         null = torch.full_like(c, network.null_label)
         tt = torch.cat([t, t])
-        conditional, unconditional = network(torch.cat([z, z]), tt, tt, torch.cat([c, null])).chunk(2)
+        conditional, unconditional = network(torch.cat([z, z]), tt, tt, torch.cat([c, null])).chunk(
+            2
+        )
         w = torch.where((t >= interval[0]) & (t <= interval[1]), guidance, 1.0).to(z.dtype)
         return torch.lerp(unconditional, conditional, expand(w))
 

@@ -25,7 +25,9 @@ def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tens
     return z
 
 
-def sample_consistency(u: MeanVelocity, noises: Tensor, c: Tensor, times: Sequence[float] | None = None) -> Tensor:
+def sample_consistency(
+    u: MeanVelocity, noises: Tensor, c: Tensor, times: Sequence[float] | None = None
+) -> Tensor:
     """Multi-step consistency sampling (Song et al., arXiv 2303.01469, Algorithm 1): jump to data, noise again, jump.
 
     noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, at `times` (steps - 1 of

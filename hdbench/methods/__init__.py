@@ -8,11 +8,51 @@ the teacher's ODE pairs from the DAG.  The training loop and the DAG know none b
 
 from __future__ import annotations
 
-from hdbench.methods.distribution import adm, adversarial, decoupled_dmd, dmd, dmd2, f_distill, ladd, sid, vsd
+from hdbench.methods.distribution import (
+    adm,
+    adversarial,
+    decoupled_dmd,
+    dmd,
+    dmd2,
+    f_distill,
+    ladd,
+    sid,
+    vsd,
+)
 from hdbench.methods.pretraining import contrastive, cross_entropy, flow_matching
-from hdbench.methods.trajectory import consistency, improved_meanflow, knowledge, meanflow, progressive, reflow, scm, shortcut
+from hdbench.methods.trajectory import (
+    consistency,
+    improved_meanflow,
+    knowledge,
+    meanflow,
+    progressive,
+    reflow,
+    scm,
+    shortcut,
+)
 
-OBJECTIVES = {module.Configuration.model_fields["name"].default: module for module in (
-    flow_matching, cross_entropy, contrastive,
-    meanflow, consistency, knowledge, reflow, progressive, shortcut, scm, improved_meanflow,
-    dmd, dmd2, decoupled_dmd, f_distill, vsd, sid, adversarial, ladd, adm)}
+OBJECTIVES = {
+    module.Configuration.model_fields["name"].default: module
+    for module in (
+        flow_matching,
+        cross_entropy,
+        contrastive,
+        meanflow,
+        consistency,
+        knowledge,
+        reflow,
+        progressive,
+        shortcut,
+        scm,
+        improved_meanflow,
+        dmd,
+        dmd2,
+        decoupled_dmd,
+        f_distill,
+        vsd,
+        sid,
+        adversarial,
+        ladd,
+        adm,
+    )
+}

@@ -15,7 +15,9 @@ import numpy as np
 class Estimate(NamedTuple):
     value: float
     influence: np.ndarray  # (N,) float64, mean about 0
-    both: float | None = None  # standard error when samples and reference are both random, where the metric knows it
+    both: float | None = (
+        None  # standard error when samples and reference are both random, where the metric knows it
+    )
 
     @property
     def standard_error(self) -> float:

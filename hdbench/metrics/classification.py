@@ -7,12 +7,18 @@ import numpy as np
 from hdbench.metrics import Estimate, mean
 
 
-def accuracy(probabilities: np.ndarray, labels: np.ndarray, attributes: tuple[int, ...] | None = None) -> Estimate:
+def accuracy(
+    probabilities: np.ndarray, labels: np.ndarray, attributes: tuple[int, ...] | None = None
+) -> Estimate:
     """Share of samples whose likeliest class is the label; probabilities (N, classes), labels (N,).
 
     With several `attributes` (numbers of classes, whose probabilities stand side by side) and labels (N, A): of all of them.
     """
-    groups = np.split(probabilities, np.cumsum(attributes)[:-1], axis=1) if attributes else [probabilities]
+    groups = (
+        np.split(probabilities, np.cumsum(attributes)[:-1], axis=1)
+        if attributes
+        else [probabilities]
+    )
     found = np.stack([group.argmax(1) for group in groups], axis=1)
     return mean((found == labels.reshape(len(found), -1)).all(1))
 

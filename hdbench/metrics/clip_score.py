@@ -9,5 +9,8 @@ from hdbench.metrics import Estimate, mean
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> Estimate:
     """Mean over samples of 100 cos of image features (N, d) and the features of their own prompts (N, d), any float."""
-    a, b = (x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True) for x in (images, texts))
+    a, b = (
+        x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+        for x in (images, texts)
+    )
     return mean(100 * (a * b).sum(1))

@@ -11,15 +11,23 @@ from hdbench.core.errors import UserError
 from hdbench.metrics import Estimate
 
 
-def paired_difference(a: Estimate, ids_a: Sequence[str], b: Estimate, ids_b: Sequence[str]) -> Estimate:
+def paired_difference(
+    a: Estimate, ids_a: Sequence[str], b: Estimate, ids_b: Sequence[str]
+) -> Estimate:
     """a minus b where sample i of both had the same noise, label and prompt; its influences are IF_a - IF_b, in a's order.
 
     Samples are matched by id, in whatever order they stand.  Raises UserError where the two do not have the same ids.
     """
     if sorted(ids_a) != sorted(ids_b):
         alone = sorted(set(ids_a) ^ set(ids_b))
-        what = f"{len(alone)} ids stand in one alone, such as {alone[0]!r}" if alone else "an id stands there twice"
-        raise UserError(f"the two evaluations are not of the same samples ({what}); pair only samples of the same ids")
+        what = (
+            f"{len(alone)} ids stand in one alone, such as {alone[0]!r}"
+            if alone
+            else "an id stands there twice"
+        )
+        raise UserError(
+            f"the two evaluations are not of the same samples ({what}); pair only samples of the same ids"
+        )
     position = {sample: row for row, sample in enumerate(ids_b)}
     if len(position) != len(ids_b):
         raise UserError("an id stands there more than once, so the samples cannot be paired")
@@ -44,7 +52,12 @@ def variance_components(values: Sequence[float], standard_errors: Sequence[float
     """
     x, se = np.asarray(values, dtype=np.float64), np.asarray(standard_errors, dtype=np.float64)
     if len(x) != len(se) or len(x) == 0:
-        raise UserError(f"{len(x)} values and {len(se)} standard errors: give one of each a chain, and at least one")
-    sampling, scatter = float(np.mean(se**2)), float(np.var(x, ddof=1)) if len(x) > 1 else float("nan")
+        raise UserError(
+            f"{len(x)} values and {len(se)} standard errors: give one of each a chain, and at least one"
+        )
+    sampling, scatter = (
+        float(np.mean(se**2)),
+        float(np.var(x, ddof=1)) if len(x) > 1 else float("nan"),
+    )
     training = max(scatter - sampling, 0.0) if len(x) > 1 else float("nan")
     return Components(float(x.mean()), sampling**0.5, training**0.5, (scatter / len(x)) ** 0.5)

@@ -50,7 +50,9 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = features.astype(np.float64)
     mu = x.mean(0)
     x -= mu
-    return mu, x.T @ x / (len(x) - 1)  # half of np.cov's work: numpy sees that the product is symmetric
+    return mu, x.T @ x / (
+        len(x) - 1
+    )  # half of np.cov's work: numpy sees that the product is symmetric
 
 
 def _power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
@@ -74,7 +76,12 @@ def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianRe
             return _distance(mu, np.trace(sigma), reference, np.sqrt(eigenvalues).sum())
     values, vectors = np.linalg.eigh(sigma)
     factor = vectors * np.sqrt(values.clip(min=0))
-    return _distance(mu, np.trace(sigma), reference, np.linalg.svd(reference.root @ factor, compute_uv=False).sum())
+    return _distance(
+        mu,
+        np.trace(sigma),
+        reference,
+        np.linalg.svd(reference.root @ factor, compute_uv=False).sum(),
+    )
 
 
 def is_singular(n: int, reference: GaussianReference) -> bool:
@@ -97,7 +104,9 @@ def distance(features: np.ndarray, reference: GaussianReference) -> float:
     if len(features) > features.shape[1]:
         return statistics_distance(*moments(features), reference)
     x = features.astype(np.float64)
-    centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)  # its singular values with S are the roots of those of S Sigma S
+    centred = (x - x.mean(0)) / np.sqrt(
+        len(x) - 1
+    )  # its singular values with S are the roots of those of S Sigma S
     trace_root = np.linalg.svd(centred @ reference.root, compute_uv=False).sum()
     return _distance(x.mean(0), np.square(centred).sum(), reference, trace_root)
 
@@ -112,7 +121,9 @@ def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
     n, d = x.shape
     mu = x.mean(0)
     x -= mu
-    if n <= d:  # (S Sigma S)^(1/2) = V s V' and z_i S V = sqrt(N - 1) u_i s from one thin decomposition of Z S
+    if (
+        n <= d
+    ):  # (S Sigma S)^(1/2) = V s V' and z_i S V = sqrt(N - 1) u_i s from one thin decomposition of Z S
         u, s, _ = np.linalg.svd(x @ reference.root / np.sqrt(n - 1), full_matrices=False)
         value = _distance(mu, np.square(x).sum() / (n - 1), reference, s.sum())
         curvature = (n - 1) * (np.square(u) @ s)
@@ -121,13 +132,17 @@ def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
         value = statistics_distance(mu, sigma, reference)
         values, vectors = np.linalg.eigh(reference.root @ sigma @ reference.root)
         keep = values > 1e-12 * values[-1]
-        half = reference.root @ (vectors[:, keep] * values[keep] ** -0.25)  # S (S Sigma S)^(-1/2) S = half half'
+        half = reference.root @ (
+            vectors[:, keep] * values[keep] ** -0.25
+        )  # S (S Sigma S)^(-1/2) S = half half'
         curvature = np.square(x @ half).sum(1)
     quadratic = np.square(x).sum(1) - curvature
     return Estimate(value, 2 * x @ (mu - reference.mu) + quadratic - quadratic.mean())
 
 
-def _distance(mu: np.ndarray, trace: float, reference: GaussianReference, trace_root: float) -> float:
+def _distance(
+    mu: np.ndarray, trace: float, reference: GaussianReference, trace_root: float
+) -> float:
     shift = mu - reference.mu
     return float(shift @ shift + trace + np.trace(reference.sigma) - 2 * trace_root)
 
@@ -140,8 +155,14 @@ def frechet_distance(features: np.ndarray, reference: GaussianReference) -> Esti
     eigenvalues = np.linalg.eigvalsh(inner)
     eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[-1]]
     shift = mu - reference.mu
-    value = shift @ shift + np.trace(sigma) + np.trace(reference.sigma) - 2 * np.sqrt(eigenvalues).sum()
+    value = (
+        shift @ shift + np.trace(sigma) + np.trace(reference.sigma) - 2 * np.sqrt(eigenvalues).sum()
+    )
     gradient = np.eye(len(mu)) - s @ _power(inner, -0.5) @ s
     z = x - mu
-    influence = 2 * z @ shift + np.einsum("ni,ij,nj->n", z, gradient, z, optimize=True) - np.trace(gradient @ sigma)
+    influence = (
+        2 * z @ shift
+        + np.einsum("ni,ij,nj->n", z, gradient, z, optimize=True)
+        - np.trace(gradient @ sigma)
+    )
     return Estimate(float(value), influence)

@@ -16,7 +16,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def shuffled_splits(n: int, splits: int = 10, seed: int = 2020) -> list[np.ndarray]:
     """torch-fidelity's default: rows in the order of a permutation from this seed, cut into nearly equal parts."""
     order = np.random.RandomState(seed).permutation(n)
-    return [order[i * n // splits:(i + 1) * n // splits] for i in range(splits)]
+    return [order[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
 
 
 def consecutive_splits(n: int, size: int = 5000) -> list[np.ndarray]:

@@ -31,7 +31,7 @@ class Sums(NamedTuple):
 def _within(x: Tensor, block: int) -> Sums:
     rows, squares = [], 0.0
     for start in range(0, len(x), block):
-        k = kernel(x[start:start + block], x)
+        k = kernel(x[start : start + block], x)
         k[torch.arange(len(k)), torch.arange(start, start + len(k))] = 0
         rows.append(k.sum(1))
         squares += k.square().sum().item()
@@ -47,19 +47,26 @@ def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
         columns += k.sum(0)
         squares += k.square().sum().item()
     of_x, n, m = torch.cat(rows), len(x), len(y)
-    interaction = (squares - of_x.square().sum().item() / m - columns.square().sum().item() / n
-                   + of_x.sum().item() ** 2 / (n * m)) / (n * m)
+    interaction = (
+        squares
+        - of_x.square().sum().item() / m
+        - columns.square().sum().item() / n
+        + of_x.sum().item() ** 2 / (n * m)
+    ) / (n * m)
     return of_x, columns, interaction
 
 
 def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, float]:
     """Influences (n,) of the set whose sums these are, given the other set of this size, and the variance of the value."""
     n = len(within.rows)
-    left_out = ((within.rows.sum() - 2 * within.rows) / ((n - 1) * (n - 2))
-                - 2 * (between.sum() - between) / ((n - 1) * others))
+    left_out = (within.rows.sum() - 2 * within.rows) / ((n - 1) * (n - 2)) - 2 * (
+        between.sum() - between
+    ) / ((n - 1) * others)
     influence = (n - 1) * (left_out.mean() - left_out)
     means = within.rows / (n - 1)
-    pairs = within.squares / (n * (n - 1)) - 2 * means.square().mean().item() + means.mean().item() ** 2
+    pairs = (
+        within.squares / (n * (n - 1)) - 2 * means.square().mean().item() + means.mean().item() ** 2
+    )
     jackknife = influence.var().item() / n
     return influence, max(jackknife - 2 * max(pairs, 0.0) / (n * (n - 1)), jackknife / 2)
 
@@ -74,13 +81,24 @@ def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
     rows, columns, interaction = _between(features, reference, block)
     value = xx.rows.sum() / (n * (n - 1)) + yy.rows.sum() / (m * (m - 1)) - 2 * rows.sum() / (n * m)
     influence, variance = _jackknife(xx, rows, m)
-    _, of_reference = _jackknife(yy, columns, n)  # it counts the pairs' interaction again, which `variance` holds already
+    _, of_reference = _jackknife(
+        yy, columns, n
+    )  # it counts the pairs' interaction again, which `variance` holds already
     both = max(variance + of_reference - 4 * interaction / (n * m), variance)
-    return Estimate(value.item(), influence.cpu().numpy(), both**0.5).with_standard_error(variance**0.5)
+    return Estimate(value.item(), influence.cpu().numpy(), both**0.5).with_standard_error(
+        variance**0.5
+    )
 
 
-def kid_of_subsets(features: Tensor, reference: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 2020,
-                   error: Estimate | None = None) -> Estimate:
+def kid_of_subsets(
+    features: Tensor,
+    reference: Tensor,
+    *,
+    subsets: int = 100,
+    size: int = 1000,
+    seed: int = 2020,
+    error: Estimate | None = None,
+) -> Estimate:
     """torch-fidelity's value: the mean of MMD^2 over random subsets of this size, drawn from this seed, with its error.
 
     Its expectation given the data is `kid`'s value, so its variance is that of `kid` (`error`, if it is known already)
@@ -88,9 +106,17 @@ def kid_of_subsets(features: Tensor, reference: Tensor, *, subsets: int = 100, s
     """
     from torch_fidelity.metric_kid import kid_features_to_metric
 
-    found = kid_features_to_metric(features.cpu(), reference.cpu(), kid_subsets=subsets, kid_subset_size=size, rng_seed=seed,
-                                   verbose=False)
+    found = kid_features_to_metric(
+        features.cpu(),
+        reference.cpu(),
+        kid_subsets=subsets,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
+    )
     full = error or kid(features, reference)
     scatter = found["kernel_inception_distance_std"] ** 2 / subsets
-    drawn = Estimate(found["kernel_inception_distance_mean"], full.influence, (full.both**2 + scatter) ** 0.5)
+    drawn = Estimate(
+        found["kernel_inception_distance_mean"], full.influence, (full.both**2 + scatter) ** 0.5
+    )
     return drawn.with_standard_error(float(np.hypot(full.standard_error, scatter**0.5)))

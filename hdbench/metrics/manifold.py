@@ -27,7 +27,9 @@ def covered(points: Tensor, centres: Tensor, radius: Tensor) -> np.ndarray:
     return (torch.cdist(points.double(), centres.double()) <= radius).any(1).numpy()
 
 
-def precision_recall(features: Tensor, reference: Tensor, neighbours: int) -> tuple[Estimate, Estimate]:
+def precision_recall(
+    features: Tensor, reference: Tensor, neighbours: int
+) -> tuple[Estimate, Estimate]:
     """Share of samples in the reference's manifold, share of the reference in the samples' manifold; (N, d), (M, d).
 
     Standard errors are binomial: precision over the samples given the reference, recall over the reference given the
@@ -61,7 +63,9 @@ def estimates(features: Tensor, reference: Tensor, neighbours: int) -> tuple[Est
         inside = cross <= radius
         count = inside.sum(1)
         in_samples.append(count > 0)
-        alone += inside[count == 1].sum(0)  # what a sample's ball covers alone: what the value would lose without it
+        alone += inside[count == 1].sum(
+            0
+        )  # what a sample's ball covers alone: what the value would lose without it
         in_parts.append(_inside_parts(cross, *parts))
     precision, recall = mean(in_reference.cpu().numpy()), mean(torch.cat(in_samples).cpu().numpy())
     if min(n, m) < 2 * (neighbours + 2):
@@ -69,9 +73,12 @@ def estimates(features: Tensor, reference: Tensor, neighbours: int) -> tuple[Est
     within, between = _variance(torch.cat(in_parts, dim=2))
     _, reference_between = _variance(in_reference_parts)
     influence = ((alone - alone.mean()) * n / m).cpu().numpy()
-    return (precision._replace(both=(precision.standard_error**2 + reference_between) ** 0.5),
-            Estimate(recall.value, influence, (recall.standard_error**2 + between) ** 0.5
-                     ).with_standard_error((within + between) ** 0.5))
+    return (
+        precision._replace(both=(precision.standard_error**2 + reference_between) ** 0.5),
+        Estimate(
+            recall.value, influence, (recall.standard_error**2 + between) ** 0.5
+        ).with_standard_error((within + between) ** 0.5),
+    )
 
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
@@ -81,18 +88,35 @@ def _distances(points: Tensor, centres: Tensor) -> Tensor:
 def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
     """Radius (N,) of each row's ball; its part in 2 PARTITIONS, halves 0..1, then quarters 0..3; its radius in each part."""
     n, k = len(features), neighbours + 1  # each row is its own nearest
-    nearest = [_distances(rows, features).topk(min(n, 16 * k), largest=False) for rows in features.split(BLOCK)]
+    nearest = [
+        _distances(rows, features).topk(min(n, 16 * k), largest=False)
+        for rows in features.split(BLOCK)
+    ]
     distance, index = (torch.cat(blocks) for blocks in zip(*nearest))
-    order = torch.rand(PARTITIONS, n, generator=torch.Generator().manual_seed(0)).argsort(1).to(features.device)
+    order = (
+        torch.rand(PARTITIONS, n, generator=torch.Generator().manual_seed(0))
+        .argsort(1)
+        .to(features.device)
+    )
     part = torch.cat([order % 2, order % 4])
-    place = [((p[index] == p[:, None]).cumsum(1) < k).sum(1).clamp(max=distance.shape[1] - 1) for p in part]
-    return distance[:, neighbours], part, torch.stack([distance.gather(1, at[:, None])[:, 0] for at in place])
+    place = [
+        ((p[index] == p[:, None]).cumsum(1) < k).sum(1).clamp(max=distance.shape[1] - 1)
+        for p in part
+    ]
+    return (
+        distance[:, neighbours],
+        part,
+        torch.stack([distance.gather(1, at[:, None])[:, 0] for at in place]),
+    )
 
 
 def _inside_parts(cross: Tensor, part: Tensor, radius: Tensor) -> Tensor:
     """(2 PARTITIONS, 4, P) bool: is a point in the manifold of that part of the centres?  Distances cross (P, C)."""
     point, centre = (cross <= radius.amax(0)).nonzero(as_tuple=True)  # few of all pairs
-    near, inside = cross[point, centre], torch.zeros(len(part), 4, len(cross), dtype=torch.bool, device=cross.device)
+    near, inside = (
+        cross[point, centre],
+        torch.zeros(len(part), 4, len(cross), dtype=torch.bool, device=cross.device),
+    )
     for to, p, r in zip(inside, part, radius):
         hit = (near <= r[centre]).nonzero()[:, 0]
         to[p[centre[hit]], point[hit]] = True

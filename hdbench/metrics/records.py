@@ -13,8 +13,18 @@ from scipy import stats
 
 from hdbench.core.errors import UserError
 
-COLUMNS = {"suite": "str", "arm": "str", "seed": "Int64", "nfe": "Int64", "metric": "str", "value": "float64",
-           "se": "float64", "n": "Int64", "protocol": "str", "digest": "str"}
+COLUMNS = {
+    "suite": "str",
+    "arm": "str",
+    "seed": "Int64",
+    "nfe": "Int64",
+    "metric": "str",
+    "value": "float64",
+    "se": "float64",
+    "n": "Int64",
+    "protocol": "str",
+    "digest": "str",
+}
 KEY = ["arm", "seed", "nfe", "metric"]
 SHARES = ("precision", "recall", "accuracy")  # metrics within [0, 1]
 
@@ -27,15 +37,21 @@ def with_count(metric: str, n: int) -> str:
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
     """A file that `collect` wrote; UserError where it is missing or is not such a file, or fails `check` (if `strict`)."""
     try:
-        frame = pd.read_csv(path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan", "NaN"])
+        frame = pd.read_csv(
+            path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan", "NaN"]
+        )
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
     except (OSError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a file of metrics ({reason}); make it with `hdbench collect`") from None
+        raise UserError(
+            f"{path}: not a file of metrics ({reason}); make it with `hdbench collect`"
+        ) from None
     if list(frame.columns) != list(COLUMNS):
-        raise UserError(f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it with "
-                        "`hdbench collect`")
+        raise UserError(
+            f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it with "
+            "`hdbench collect`"
+        )
     for column in ("suite", "arm", "metric", "protocol"):
         if (empty := frame[column].isna()).any():
             line = int(empty.to_numpy().argmax()) + 2
@@ -47,13 +63,19 @@ def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
     """The frame itself, or UserError where a number stands twice or two protocols are mixed."""
     twice = frame[frame.duplicated(["suite", *KEY], keep=False)][KEY].drop_duplicates()
     if len(twice):
-        named = "; ".join(" ".join(f"{key} {'-' if pd.isna(value) else value}" for key, value in zip(KEY, values))
-                          for values in twice.head(3).itertuples(index=False))
-        raise UserError(f"{source}: {len(twice)} numbers stand there more than once ({named}); make it again with "
-                        "`hdbench collect`")
+        named = "; ".join(
+            " ".join(f"{key} {'-' if pd.isna(value) else value}" for key, value in zip(KEY, values))
+            for values in twice.head(3).itertuples(index=False)
+        )
+        raise UserError(
+            f"{source}: {len(twice)} numbers stand there more than once ({named}); make it again with "
+            "`hdbench collect`"
+        )
     protocols = frame.groupby("suite").protocol.agg(lambda column: set(column) - {"cost"})
-    if (mixed := [p for p in protocols if len(p) > 1]):
-        raise UserError(f"{source}: mixes the protocols {', '.join(sorted(mixed[0]))}; make it again with `hdbench collect`")
+    if mixed := [p for p in protocols if len(p) > 1]:
+        raise UserError(
+            f"{source}: mixes the protocols {', '.join(sorted(mixed[0]))}; make it again with `hdbench collect`"
+        )
     return frame
 
 
@@ -75,4 +97,7 @@ def interval(values: Sequence[float], standard_error: float = math.nan) -> Inter
         return MISSING
     if n == 1:
         return Interval(float(values[0]), 1.96 * standard_error)
-    return Interval(float(np.mean(values)), float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)))
+    return Interval(
+        float(np.mean(values)),
+        float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)),
+    )

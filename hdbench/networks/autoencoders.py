@@ -20,18 +20,26 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderDC, AutoencoderKL, ModelMixin
 
 
-PUBLIC = {"kl": ("AutoencoderKL", "stabilityai/sd-vae-ft-ema"),
-          "dc": ("AutoencoderDC", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers")}  # the class, and weights of it
+PUBLIC = {
+    "kl": ("AutoencoderKL", "stabilityai/sd-vae-ft-ema"),
+    "dc": ("AutoencoderDC", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"),
+}  # the class, and weights of it
 
 
 class AutoencoderConfig(Config):
     """Which autoencoder, and the numbers of it that everything else relies on; they must be its own."""
 
-    name: Literal["kl", "dc"] = Field(description="AutoencoderKL (SD-VAE, of SiT and DiT) or AutoencoderDC (DC-AE, of SANA)")
-    path: str = Field(description="folder in diffusers' format: the autoencoder's, or a pipeline's with `vae` inside")
+    name: Literal["kl", "dc"] = Field(
+        description="AutoencoderKL (SD-VAE, of SiT and DiT) or AutoencoderDC (DC-AE, of SANA)"
+    )
+    path: str = Field(
+        description="folder in diffusers' format: the autoencoder's, or a pipeline's with `vae` inside"
+    )
     channels: int = Field(ge=1, description="of the latents (SD-VAE 4, DC-AE 32)")
     factor: int = Field(ge=1, description="pixels to a latent cell's side (SD-VAE 8, DC-AE 32)")
-    scale: float = Field(gt=0, description="of the latents that networks see (SD-VAE 0.18215, DC-AE 0.41407)")
+    scale: float = Field(
+        gt=0, description="of the latents that networks see (SD-VAE 0.18215, DC-AE 0.41407)"
+    )
     shift: float = 0.0
 
 
@@ -58,7 +66,9 @@ class Autoencoder:
         return self.model.decode(latent.to(self.model.dtype)).sample.to(z.dtype)
 
 
-def load(config: AutoencoderConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Autoencoder:
+def load(
+    config: AutoencoderConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> Autoencoder:
     """The frozen autoencoder; UserError where the weights are missing, not complete, or not of these numbers."""
     import diffusers
 
@@ -66,12 +76,26 @@ def load(config: AutoencoderConfig, device: torch.device, dtype: torch.dtype = t
     model = pretrained(getattr(diffusers, kind), config.path, "vae", public)
     own = model.config
     levels = own.block_out_channels if config.name == "kl" else own.encoder_block_out_channels
-    found = {"channels": own.latent_channels, "factor": 2 ** (len(levels) - 1), "scale": own.scaling_factor,
-             "shift": own.get("shift_factor") or 0.0}
-    if wrong := [key for key, value in found.items() if not math.isclose(value, getattr(config, key), rel_tol=1e-6)]:
-        raise UserError(f"{config.path}: not the autoencoder of this configuration; set "
-                        + ", ".join(f"autoencoder.{key} to {found[key]} (not {getattr(config, key)})" for key in wrong))
-    model = model.to(device) if dtype == torch.float32 else model.to(device, dtype)  # diffusers warns of any dtype
+    found = {
+        "channels": own.latent_channels,
+        "factor": 2 ** (len(levels) - 1),
+        "scale": own.scaling_factor,
+        "shift": own.get("shift_factor") or 0.0,
+    }
+    if wrong := [
+        key
+        for key, value in found.items()
+        if not math.isclose(value, getattr(config, key), rel_tol=1e-6)
+    ]:
+        raise UserError(
+            f"{config.path}: not the autoencoder of this configuration; set "
+            + ", ".join(
+                f"autoencoder.{key} to {found[key]} (not {getattr(config, key)})" for key in wrong
+            )
+        )
+    model = (
+        model.to(device) if dtype == torch.float32 else model.to(device, dtype)
+    )  # diffusers warns of any dtype
     return Autoencoder(config, model.requires_grad_(False))
 
 
@@ -82,22 +106,36 @@ def pretrained(kind: type[ModelMixin], given: str, part: str, public: str) -> Mo
     """
     folder = Path(given, part) if Path(given, part).is_dir() else Path(given)
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; put diffusers' {kind.__name__} there, such as {public} of the "
-                        "Hugging Face hub")
+        raise UserError(
+            f"{folder}: there is no such folder; put diffusers' {kind.__name__} there, such as {public} of the "
+            "Hugging Face hub"
+        )
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}: no config.json of diffusers; give the folder of {kind.__name__}, such as {public}, or "
-                        f"a pipeline's with {part} inside") from None
+        raise UserError(
+            f"{folder}: no config.json of diffusers; give the folder of {kind.__name__}, such as {public}, or "
+            f"a pipeline's with {part} inside"
+        ) from None
     if found != kind.__name__:
-        raise UserError(f"{folder}: holds {found}, not {kind.__name__}; give a folder such as {public}")
+        raise UserError(
+            f"{folder}: holds {found}, not {kind.__name__}; give a folder such as {public}"
+        )
     try:
-        model, about = kind.from_pretrained(folder, variant=variant(folder), use_safetensors=True, local_files_only=True,
-                                            low_cpu_mem_usage=False, output_loading_info=True)
+        model, about = kind.from_pretrained(
+            folder,
+            variant=variant(folder),
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
     except Exception as error:  # diffusers' errors have no common base but this
         from hdbench.core.errors import reason
 
-        raise UserError(f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); get them again") from None
+        raise UserError(
+            f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); get them again"
+        ) from None
     check_keys(folder, missing=about["missing_keys"], unexpected=about["unexpected_keys"])
     return model
 
@@ -107,10 +145,15 @@ def check_keys(folder: Path, **problems: Iterable[str]) -> None:
     for problem, keys in problems.items():
         if keys := sorted(keys):
             named = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-            raise UserError(f"{folder}: its weights have {len(keys)} {problem} keys ({named}); get the folder again")
+            raise UserError(
+                f"{folder}: its weights have {len(keys)} {problem} keys ({named}); get the folder again"
+            )
 
 
 def variant(folder: Path) -> str | None:
-    """"bf16" where a folder has only files such as model.bf16.safetensors or model.bf16-00001-of-00002.safetensors; or None."""
-    found = {re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2] for path in folder.glob("*.safetensors")}
+    """ "bf16" where a folder has only files such as model.bf16.safetensors or model.bf16-00001-of-00002.safetensors; or None."""
+    found = {
+        re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2]
+        for path in folder.glob("*.safetensors")
+    }
     return None if not found or "" in found else min(found)

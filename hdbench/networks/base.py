@@ -39,7 +39,7 @@ class TokenNetwork(nn.Module):
         """Tokens (B, N, d) after the named blocks (1 = first), in their order; the pass stops at the last of them."""
         again = self.gradient_checkpointing and torch.is_grad_enabled() and not dual(x, *others)
         tokens = {}
-        for number, block in enumerate(self.blocks[:max(blocks)], start=1):
+        for number, block in enumerate(self.blocks[: max(blocks)], start=1):
             x = checkpoint(block, x, *others, use_reentrant=False) if again else block(x, *others)
             if number in blocks:
                 tokens[number] = x
@@ -53,7 +53,9 @@ class TokenNetwork(nn.Module):
 
 def dual(*arguments: Any) -> bool:
     """Whether any of them is a tensor that carries a tangent of forward-mode AD."""
-    return any(isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in arguments)
+    return any(
+        isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in arguments
+    )
 
 
 def xavier(module: nn.Module) -> None:

@@ -27,39 +27,83 @@ MODELS = {"sit": "SiT", "dit": "DiT"}
 WRAPPERS = ("ema", "model", "state_dict")  # of a trainer's file; papers evaluate the average
 NEEDED: dict[str, dict[str, Any]] = {  # of the configuration, where no shape tells
     "sit": {"time_scale": 1.0, "reversed_time": True, "prediction": "velocity"},
-    "dit": {"time_scale": 1.0, "reversed_time": False, "prediction": "epsilon"}}
-LAYERS = {"patch_embed": "x_embedder.proj", "time_embed.linear_1": "t_embedder.mlp.0",
-          "time_embed.linear_2": "t_embedder.mlp.2", "out_modulation": "final_layer.adaLN_modulation.1",
-          "out": "final_layer.linear"}
-BLOCK = {"qkv": "attn.qkv", "proj": "attn.proj", "feed_forward.net.0.proj": "mlp.fc1", "feed_forward.net.2": "mlp.fc2",
-         "modulation": "adaLN_modulation.1"}
+    "dit": {"time_scale": 1.0, "reversed_time": False, "prediction": "epsilon"},
+}
+LAYERS = {
+    "patch_embed": "x_embedder.proj",
+    "time_embed.linear_1": "t_embedder.mlp.0",
+    "time_embed.linear_2": "t_embedder.mlp.2",
+    "out_modulation": "final_layer.adaLN_modulation.1",
+    "out": "final_layer.linear",
+}
+BLOCK = {
+    "qkv": "attn.qkv",
+    "proj": "attn.proj",
+    "feed_forward.net.0.proj": "mlp.fc1",
+    "feed_forward.net.2": "mlp.fc2",
+    "modulation": "adaLN_modulation.1",
+}
 FAMILIES = {  # part of a key: what has such keys
-    "diffusion_model.": "a latent diffusion U-Net", "encoder.down": "an autoencoder", "input_blocks.": "an ADM U-Net",
-    "down_blocks.": "a diffusers U-Net", "y_embedder.y_proj.": "a text-to-image transformer such as SANA or PixArt",
+    "diffusion_model.": "a latent diffusion U-Net",
+    "encoder.down": "an autoencoder",
+    "input_blocks.": "an ADM U-Net",
+    "down_blocks.": "a diffusers U-Net",
+    "y_embedder.y_proj.": "a text-to-image transformer such as SANA or PixArt",
     "caption_projection.": "a text-to-image transformer such as SANA or PixArt",
-    "transformer_blocks.": "a diffusers transformer", "label_embed.": "hdbench's own weights",
-    "projectors.": "a SiT of REPA, whose time runs the other way"}
+    "transformer_blocks.": "a diffusers transformer",
+    "label_embed.": "hdbench's own weights",
+    "projectors.": "a SiT of REPA, whose time runs the other way",
+}
 
 
-def read(path: Path, kind: Kind, config: TransformerConfig, *, image_size: int, channels: int,
-         classes: int) -> dict[str, Tensor]:
+def read(
+    path: Path,
+    kind: Kind,
+    config: TransformerConfig,
+    *,
+    image_size: int,
+    channels: int,
+    classes: int,
+) -> dict[str, Tensor]:
     """`convert` of a .pt or .safetensors file, whose weights may lie under one of `WRAPPERS`; UserError without the file."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its path")
+        raise UserError(
+            f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its path"
+        )
     tensors = unwrapped(read_tensors(path, WRAPPERS))
-    return convert(tensors, kind, config, image_size=image_size, channels=channels, classes=classes, source=str(path))
+    return convert(
+        tensors,
+        kind,
+        config,
+        image_size=image_size,
+        channels=channels,
+        classes=classes,
+        source=str(path),
+    )
 
 
 def unwrapped(tensors: dict[str, T]) -> dict[str, T]:
     """A .safetensors file has no mappings in it, so a wrapper is a prefix there: what is under it, or all where it is not."""
     for name in WRAPPERS:
-        inner = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+        inner = {
+            key.removeprefix(f"{name}."): tensor
+            for key, tensor in tensors.items()
+            if key.startswith(f"{name}.")
+        }
         tensors = inner or tensors
     return tensors
 
 
-def convert(tensors: dict[str, Tensor], kind: Kind, config: TransformerConfig, *, image_size: int, channels: int,
-            classes: int, source: str) -> dict[str, Tensor]:
+def convert(
+    tensors: dict[str, Tensor],
+    kind: Kind,
+    config: TransformerConfig,
+    *,
+    image_size: int,
+    channels: int,
+    classes: int,
+    source: str,
+) -> dict[str, Tensor]:
     """The state dict, float32, of our Transformer with `mean_velocity=False`; heads alone cannot be checked.
 
     UserError for tensors of another family, missing or further keys, and shapes or settings that differ from `config`.
@@ -69,57 +113,97 @@ def convert(tensors: dict[str, Tensor], kind: Kind, config: TransformerConfig, *
     patch_weight, width = tensors["x_embedder.proj.weight"], len(tensors["x_embedder.proj.bias"])
     patch, grid = patch_weight.shape[-1], math.isqrt(tensors["pos_embed"].shape[-2])
     needed = NEEDED[kind] | {
-        "width": width, "depth": depth, "patch": patch, "mlp_ratio": len(tensors["blocks.0.mlp.fc1.bias"]) / width,
-        "time_features": tensors["t_embedder.mlp.0.weight"].shape[1], "position_side": grid}
-    given = {key: getattr(config, key) for key in needed} | {"time_features": config.time_features or min(config.width, 256)}
-    of_data = {"image_size": (grid * patch, image_size), "channels": (patch_weight.shape[1], channels),
-               "classes": (len(tensors["y_embedder.embedding_table.weight"]) - 1, classes)}
+        "width": width,
+        "depth": depth,
+        "patch": patch,
+        "mlp_ratio": len(tensors["blocks.0.mlp.fc1.bias"]) / width,
+        "time_features": tensors["t_embedder.mlp.0.weight"].shape[1],
+        "position_side": grid,
+    }
+    given = {key: getattr(config, key) for key in needed} | {
+        "time_features": config.time_features or min(config.width, 256)
+    }
+    of_data = {
+        "image_size": (grid * patch, image_size),
+        "channels": (patch_weight.shape[1], channels),
+        "classes": (len(tensors["y_embedder.embedding_table.weight"]) - 1, classes),
+    }
     pairs = {f"network.{key}": (value, given[key]) for key, value in needed.items()}
     pairs |= {f"the data's {key}": pair for key, pair in of_data.items()}
-    if wrong := [f"{key} to {json.dumps(want)} (not {json.dumps(have)})" for key, (want, have) in pairs.items()
-                 if want != have]:
-        raise UserError(f"{source}: a {name} of other settings; set {', '.join(wrong)}, or give another file")
+    if wrong := [
+        f"{key} to {json.dumps(want)} (not {json.dumps(have)})"
+        for key, (want, have) in pairs.items()
+        if want != have
+    ]:
+        raise UserError(
+            f"{source}: a {name} of other settings; set {', '.join(wrong)}, or give another file"
+        )
     position, own = tensors["pos_embed"].float().flatten(0, -2), positions(config, grid)
     if position.shape != own.shape or not torch.allclose(position, own, atol=1e-2):  # of bf16
-        raise UserError(f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one that has it")
+        raise UserError(
+            f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one that has it"
+        )
     with torch.device("meta"):
-        ours = Transformer(config, image_size=image_size, channels=channels, classes=classes, mean_velocity=False).state_dict()
+        ours = Transformer(
+            config, image_size=image_size, channels=channels, classes=classes, mean_velocity=False
+        ).state_dict()
     state = {}
     for key, theirs in names(depth).items():
         tensor, shape = tensors[theirs].float(), ours[key].shape
-        if key.startswith("out.") and len(tensor) in (shape[0], 2 * shape[0]):  # rows (p, p, c) -> (c, p, p)
+        if key.startswith("out.") and len(tensor) in (
+            shape[0],
+            2 * shape[0],
+        ):  # rows (p, p, c) -> (c, p, p)
             tensor = tensor.unflatten(0, (patch, patch, -1)).movedim(2, 0)[:channels].flatten(0, 2)
             tensor = -tensor if kind == "sit" else tensor
         elif key == "patch_embed.weight":
             tensor = tensor.flatten(1)
         if tensor.shape != shape:
-            raise UserError(f"{source}: {theirs} has the shape {list(tensors[theirs].shape)}, which does not fit its other "
-                            "tensors; get the file again")
+            raise UserError(
+                f"{source}: {theirs} has the shape {list(tensors[theirs].shape)}, which does not fit its other "
+                "tensors; get the file again"
+            )
         state[key] = tensor
     return state
 
 
 def names(depth: int) -> dict[str, str]:
     """The name of each of our tensors in a file."""
-    layers = LAYERS | {f"blocks.{i}.{ours}": f"blocks.{i}.{theirs}" for i in range(depth)
-                       for ours, theirs in BLOCK.items()}
+    layers = LAYERS | {
+        f"blocks.{i}.{ours}": f"blocks.{i}.{theirs}"
+        for i in range(depth)
+        for ours, theirs in BLOCK.items()
+    }
     return {"label_embed.weight": "y_embedder.embedding_table.weight"} | {
-        f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in layers.items() for part in ("weight", "bias")}
+        f"{ours}.{part}": f"{theirs}.{part}"
+        for ours, theirs in layers.items()
+        for part in ("weight", "bias")
+    }
 
 
 def check_keys(tensors: dict[str, Tensor], name: str, source: str) -> int:
     """The number of blocks; UserError unless there are exactly the tensors of a `name`, each with as many axes as it has."""
-    if family := next((what for part, what in FAMILIES.items() if any(part in key for key in tensors)), None):
+    if family := next(
+        (what for part, what in FAMILIES.items() if any(part in key for key in tensors)), None
+    ):
         raise UserError(f"{source}: looks like {family}; give a {name}")
     depth = len({found[1] for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))})
     expected = ["pos_embed", *names(max(depth, 1)).values()]
     axes = {"x_embedder.proj.weight": (4,), "pos_embed": (2, 3)}
-    other_axes = [key for key in expected if key in tensors
-                  and tensors[key].ndim not in axes.get(key, (1,) if key.endswith("bias") else (2,))]
-    for fault, keys in (("it lacks", [key for key in expected if key not in tensors]),
-                        (f"a {name} does not have", [key for key in tensors if key not in expected]),
-                        ("of another number of axes are", other_axes)):
+    other_axes = [
+        key
+        for key in expected
+        if key in tensors
+        and tensors[key].ndim not in axes.get(key, (1,) if key.endswith("bias") else (2,))
+    ]
+    for fault, keys in (
+        ("it lacks", [key for key in expected if key not in tensors]),
+        (f"a {name} does not have", [key for key in tensors if key not in expected]),
+        ("of another number of axes are", other_axes),
+    ):
         if keys:
             first = ", ".join(keys[:3]) + (f", ... ({len(keys)} in all)" if len(keys) > 3 else "")
-            raise UserError(f"{source}: not a {name}: {fault} {first}; give a {name} as it was published")
+            raise UserError(
+                f"{source}: not a {name}: {fault} {first}; give a {name} as it was published"
+            )
     return depth

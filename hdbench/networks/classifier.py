@@ -16,13 +16,28 @@ class Classifier(nn.Module):
     `attributes` are the numbers of classes of what it tells apart, each with its own logits; mostly one.
     """
 
-    def __init__(self, config: ClassifierConfig, *, image_size: int, channels: int, attributes: tuple[int, ...]):
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        *,
+        image_size: int,
+        channels: int,
+        attributes: tuple[int, ...],
+    ):
         super().__init__()
         self.depth, self.attributes, w = 1, attributes, config.width
         self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(w, 2 * w, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
-        self.hidden = nn.Sequential(nn.Linear(2 * w * (image_size // 4) ** 2, config.features), nn.ReLU())
+            nn.Conv2d(channels, w, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(w, 2 * w, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        )
+        self.hidden = nn.Sequential(
+            nn.Linear(2 * w * (image_size // 4) ** 2, config.features), nn.ReLU()
+        )
         self.out = nn.Linear(config.features, sum(attributes))
 
     def penultimate(self, x: Tensor) -> Tensor:
@@ -33,8 +48,14 @@ class Classifier(nn.Module):
 
 
 @torch.no_grad()
-def classify(network: Classifier, images: Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def classify(
+    network: Classifier, images: Tensor, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, H, W) uint8 -> features (N, d) and probabilities (N, classes), float32."""
-    features = torch.cat([network.penultimate(to_float(part).to(device)) for part in images.split(500)])
+    features = torch.cat(
+        [network.penultimate(to_float(part).to(device)) for part in images.split(500)]
+    )
     groups = network.out(features).split(network.attributes, dim=1)
-    return features.cpu().numpy(), torch.cat([torch.softmax(group, dim=1) for group in groups], dim=1).cpu().numpy()
+    return features.cpu().numpy(), torch.cat(
+        [torch.softmax(group, dim=1) for group in groups], dim=1
+    ).cpu().numpy()

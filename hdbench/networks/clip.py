@@ -19,8 +19,10 @@ def build(model: dict[str, Any]) -> CLIP:
     try:
         return CLIP(**model)
     except Exception as error:  # whatever a wrong value in a configuration leads to
-        raise UserError(f"text.model: not a model configuration of open_clip ({error}); give embed_dim, vision_cfg and "
-                        "text_cfg") from None
+        raise UserError(
+            f"text.model: not a model configuration of open_clip ({error}); give embed_dim, vision_cfg and "
+            "text_cfg"
+        ) from None
 
 
 def tokenize(network: CLIP, prompts: Sequence[str]) -> Tensor:
@@ -30,8 +32,10 @@ def tokenize(network: CLIP, prompts: Sequence[str]) -> Tensor:
     if (full := (numbers != 0).all(1).nonzero()).numel():
         longest = prompts[int(full[0])]
         if len(tokens.encode(longest)) + 2 > network.context_length:
-            raise UserError(f"text.model.text_cfg.context_length = {network.context_length}: {len(full)} of {len(prompts)} "
-                            f"prompts are longer, such as {longest!r}; raise it")
+            raise UserError(
+                f"text.model.text_cfg.context_length = {network.context_length}: {len(full)} of {len(prompts)} "
+                f"prompts are longer, such as {longest!r}; raise it"
+            )
     return numbers
 
 
@@ -41,8 +45,12 @@ def embed(network: CLIP, prompts: Sequence[str]) -> list[Tensor]:
     numbers = tokenize(network, prompts)
     rows = []
     for part in numbers.split(256):
-        tokens = network.forward_intermediates(text=part.to(network.logit_scale.device), text_indices=1,
-                                               normalize_intermediates=True, intermediates_only=True)["text_intermediates"][-1]
+        tokens = network.forward_intermediates(
+            text=part.to(network.logit_scale.device),
+            text_indices=1,
+            normalize_intermediates=True,
+            intermediates_only=True,
+        )["text_intermediates"][-1]
         rows += [row[:count] for row, count in zip(tokens.cpu(), (part != 0).sum(1).tolist())]
     return rows
 
@@ -52,8 +60,14 @@ def write_table(network: CLIP, prompts: Sequence[str], folder: Path) -> list[str
     from safetensors.torch import save_file
 
     tokens = embed(network, [*prompts, ""])
-    save_file({"tokens": torch.cat(tokens), "lengths": torch.tensor([len(row) for row in tokens]),
-               "length": torch.tensor(network.context_length)}, folder / names(1)[0])
+    save_file(
+        {
+            "tokens": torch.cat(tokens),
+            "lengths": torch.tensor([len(row) for row in tokens]),
+            "length": torch.tensor(network.context_length),
+        },
+        folder / names(1)[0],
+    )
     return names(1)
 
 

@@ -18,21 +18,41 @@ class Unencoded(NamedTuple):
     def __getitem__(self, c):
         import torch
 
-        return torch.empty(len(c), self.length, self.width), torch.ones(len(c), self.length, dtype=torch.bool)
+        return torch.empty(len(c), self.length, self.width), torch.ones(
+            len(c), self.length, dtype=torch.bool
+        )
 
 
 @functools.cache
-def forward_flops(config: TransformerConfig | SanaConfig, image_size: int, channels: int, classes: int, mean_velocity: bool,
-                  prompt_length: int = 0) -> int:
+def forward_flops(
+    config: TransformerConfig | SanaConfig,
+    image_size: int,
+    channels: int,
+    classes: int,
+    mean_velocity: bool,
+    prompt_length: int = 0,
+) -> int:
     """FLOPs of one forward of one image, as PyTorch counts them: 2 for each multiplication and addition of a product."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    conditions = Unencoded(prompt_length, config.caption_width) if isinstance(config, SanaConfig) else None
+    conditions = (
+        Unencoded(prompt_length, config.caption_width) if isinstance(config, SanaConfig) else None
+    )
     with torch.device("meta"):
-        network = build(config, image_size=image_size, channels=channels, classes=classes, mean_velocity=mean_velocity,
-                        conditions=conditions)
-        z, t, c = torch.empty(1, channels, image_size, image_size), torch.empty(1), torch.empty(1, dtype=torch.int64)
+        network = build(
+            config,
+            image_size=image_size,
+            channels=channels,
+            classes=classes,
+            mean_velocity=mean_velocity,
+            conditions=conditions,
+        )
+        z, t, c = (
+            torch.empty(1, channels, image_size, image_size),
+            torch.empty(1),
+            torch.empty(1, dtype=torch.int64),
+        )
         with FlopCounterMode(display=False) as counter:
             network(z, t, t, c)
     return counter.get_total_flops()

@@ -38,13 +38,25 @@ class LinearAttention:
     diffusers' processor leaves the sums to autocast, and casts float64 down.
     """
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states=None, attention_mask=None) -> Tensor:
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states=None,
+        attention_mask=None,
+    ) -> Tensor:
         q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         if attn.norm_q is not None:
             q, k = attn.norm_q(q), attn.norm_k(k)
-        with torch.autocast("cuda" if q.is_cuda else "cpu", enabled=False):  # counting runs on the meta device, which has none
-            q, k, v = (x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-                       for x in (q, k, v))
+        with torch.autocast(
+            "cuda" if q.is_cuda else "cpu", enabled=False
+        ):  # counting runs on the meta device, which has none
+            q, k, v = (
+                x.to(torch.promote_types(x.dtype, torch.float32))
+                .unflatten(-1, (attn.heads, -1))
+                .transpose(1, 2)
+                for x in (q, k, v)
+            )
             sums = F.relu(q) @ (F.relu(k).mT @ F.pad(v, (0, 1), value=1.0))
             y = sums[..., :-1] / (sums[..., -1:] + 1e-15)
         return attn.to_out[0](y.transpose(1, 2).flatten(2).to(hidden_states.dtype))
@@ -57,15 +69,30 @@ class SanaNetwork(TokenNetwork):
     The initialisation is SANA's own.
     """
 
-    def __init__(self, config: SanaConfig, *, image_size: int, channels: int, conditions: Conditions, mean_velocity: bool,
-                 gradient_checkpointing: bool = False):
+    def __init__(
+        self,
+        config: SanaConfig,
+        *,
+        image_size: int,
+        channels: int,
+        conditions: Conditions,
+        mean_velocity: bool,
+        gradient_checkpointing: bool = False,
+    ):
         super().__init__()
         if conditions.width != config.caption_width:
-            raise UserError(f"network.caption_width = {config.caption_width}: the encoded prompts have width "
-                            f"{conditions.width}; set it to that, or encode with another text encoder")
+            raise UserError(
+                f"network.caption_width = {config.caption_width}: the encoded prompts have width "
+                f"{conditions.width}; set it to that, or encode with another text encoder"
+            )
         if image_size % config.patch:
             raise ValueError(f"patch {config.patch} does not divide the image side {image_size}")
-        self.config, self.channels, self.conditions, self.mean_velocity = config, channels, conditions, mean_velocity
+        self.config, self.channels, self.conditions, self.mean_velocity = (
+            config,
+            channels,
+            conditions,
+            mean_velocity,
+        )
         self.grid, self.gradient_checkpointing = image_size // config.patch, gradient_checkpointing
         self.transformer = model = SanaTransformer2DModel(**arguments(config, image_size, channels))
         for block in self.blocks:
@@ -112,13 +139,17 @@ class SanaNetwork(TokenNetwork):
         if dual(z, r, t):  # jvp's rule for attention wants tangents of all three
             captions = forward_ad.make_dual(captions, torch.zeros_like(captions))
         bias = (mask.to(z.dtype) - 1)[:, None] * 10000  # of the scores, as diffusers has it
-        return model.patch_embed(z), (None, captions, bias, modulation, self.grid, self.grid), embedded
+        return (
+            model.patch_embed(z),
+            (None, captions, bias, modulation, self.grid, self.grid),
+            embedded,
+        )
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
         model, g, p = self.transformer, self.grid, self.config.patch
         x, others, embedded = self.start(z, r, t, c)
-        x, = self.after(x, others, [self.depth])
+        (x,) = self.after(x, others, [self.depth])
         x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))
         x = x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(z.shape).to(z.dtype).contiguous()
@@ -126,13 +157,23 @@ class SanaNetwork(TokenNetwork):
 
 def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, Any]:
     """The configuration as SanaTransformer2DModel's arguments; those not named have diffusers' defaults."""
-    return {"in_channels": channels, "out_channels": channels, "sample_size": image_size, "patch_size": config.patch,
-            "num_layers": config.depth, "num_attention_heads": config.heads, "attention_head_dim": config.width // config.heads,
-            "num_cross_attention_heads": config.cross_heads, "cross_attention_head_dim": config.width // config.cross_heads,
-            "cross_attention_dim": config.width, "caption_channels": config.caption_width, "mlp_ratio": config.mlp_ratio,
-            "qk_norm": "rms_norm_across_heads" if config.qk_norm else None,
-            "guidance_embeds": config.guidance_input is not None,
-            "timestep_scale": config.time_scale / 1000 if config.guidance_input is None else 1.0}
+    return {
+        "in_channels": channels,
+        "out_channels": channels,
+        "sample_size": image_size,
+        "patch_size": config.patch,
+        "num_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.width // config.heads,
+        "num_cross_attention_heads": config.cross_heads,
+        "cross_attention_head_dim": config.width // config.cross_heads,
+        "cross_attention_dim": config.width,
+        "caption_channels": config.caption_width,
+        "mlp_ratio": config.mlp_ratio,
+        "qk_norm": "rms_norm_across_heads" if config.qk_norm else None,
+        "guidance_embeds": config.guidance_input is not None,
+        "timestep_scale": config.time_scale / 1000 if config.guidance_input is None else 1.0,
+    }
 
 
 def read(path: Path, config: SanaConfig, *, image_size: int, channels: int) -> dict[str, Tensor]:
@@ -142,18 +183,33 @@ def read(path: Path, config: SanaConfig, *, image_size: int, channels: int) -> d
     """
     model = pretrained(SanaTransformer2DModel, str(path), "transformer", PUBLIC)
     own = model.config
-    fitting = {"width": own.num_attention_heads * own.attention_head_dim, "depth": own.num_layers, "patch": own.patch_size,
-               "heads": own.num_attention_heads, "cross_heads": own.num_cross_attention_heads, "mlp_ratio": own.mlp_ratio,
-               "caption_width": own.caption_channels, "qk_norm": own.qk_norm is not None,
-               "time_scale": 1.0 if own.guidance_embeds else 1000 * own.timestep_scale,
-               "guidance_input": own.guidance_embeds and (config.guidance_input or 4.5) or None}
+    fitting = {
+        "width": own.num_attention_heads * own.attention_head_dim,
+        "depth": own.num_layers,
+        "patch": own.patch_size,
+        "heads": own.num_attention_heads,
+        "cross_heads": own.num_cross_attention_heads,
+        "mlp_ratio": own.mlp_ratio,
+        "caption_width": own.caption_channels,
+        "qk_norm": own.qk_norm is not None,
+        "time_scale": 1.0 if own.guidance_embeds else 1000 * own.timestep_scale,
+        "guidance_input": own.guidance_embeds and (config.guidance_input or 4.5) or None,
+    }
     if wrong := {key: value for key, value in fitting.items() if value != getattr(config, key)}:
-        raise UserError(f"{path}: not of the configured size; set " + ", ".join(
-            f"network.{key} to {json.dumps(value)} (not {json.dumps(getattr(config, key))})" for key, value in wrong.items()))
+        raise UserError(
+            f"{path}: not of the configured size; set "
+            + ", ".join(
+                f"network.{key} to {json.dumps(value)} (not {json.dumps(getattr(config, key))})"
+                for key, value in wrong.items()
+            )
+        )
     with torch.device("meta"):
         ours = SanaTransformer2DModel(**arguments(config, image_size, channels)).config
     unused = "timestep_scale" if own.guidance_embeds else None
     if wrong := [key for key in ours if key[0] != "_" and key != unused and own[key] != ours[key]]:
-        raise UserError(f"{path}: its " + ", ".join(f"{key} is {own[key]} (not {ours[key]})" for key in wrong)
-                        + ", which data and network do not fit; choose another checkpoint or other data")
+        raise UserError(
+            f"{path}: its "
+            + ", ".join(f"{key} is {own[key]} (not {ours[key]})" for key in wrong)
+            + ", which data and network do not fit; choose another checkpoint or other data"
+        )
     return {f"transformer.{key}": tensor for key, tensor in model.state_dict().items()}

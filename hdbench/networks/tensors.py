@@ -28,17 +28,28 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
             return load_file(path)
         if is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
-        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)  # warnings: of old forms of pickle
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
+            state = torch.load(
+                path, map_location="cpu", weights_only=True
+            )  # warnings: of old forms of pickle
         if isinstance(state, dict):
             state = next((state[name] for name in wrappers if name in state), state)
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        if not isinstance(state, dict) or not all(
+            isinstance(tensor, Tensor) for tensor in state.values()
+        ):
             raise ValueError("not a mapping of names to tensors")
         return state
     except pickle.UnpicklingError:
-        raise UserError(f"{path}: not a file of weights (not a PyTorch file, or one with objects other than tensors, which "
-                        "could run code); get it again, best as .safetensors") from None
-    except Exception as error:  # each reader has errors of its own, some without another base than this
+        raise UserError(
+            f"{path}: not a file of weights (not a PyTorch file, or one with objects other than tensors, which "
+            "could run code); get it again, best as .safetensors"
+        ) from None
+    except (
+        Exception
+    ) as error:  # each reader has errors of its own, some without another base than this
         raise UserError(f"{path}: not a file of weights ({reason(error)}); get it again") from None
 
 

@@ -33,10 +33,16 @@ PUBLIC = "Efficient-Large-Model/Sana_1600M_1024px_diffusers"
 class TextConfig(Config):
     """How prompts become conditions."""
 
-    path: str = Field(description="folder of a SANA pipeline in diffusers' format, with `tokenizer` and `text_encoder` inside")
+    path: str = Field(
+        description="folder of a SANA pipeline in diffusers' format, with `tokenizer` and `text_encoder` inside"
+    )
     length: int = Field(300, ge=2, description="L, tokens of a condition")
-    complex_human_instruction: bool = Field(True, description="put SANA's instruction before each prompt but the empty one")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="of the text encoder and of the table")
+    complex_human_instruction: bool = Field(
+        True, description="put SANA's instruction before each prompt but the empty one"
+    )
+    dtype: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="of the text encoder and of the table"
+    )
     batch: int = Field(16, ge=1, description="prompts encoded at once")
     prompts_per_shard: int = Field(1024, ge=1)
 
@@ -61,16 +67,25 @@ class Conditions:
         if not found:
             raise UserError(f"{folder}: no table of encoded prompts; encode them first")
         if [path.name for path in found] != names(len(found)):
-            raise UserError(f"{folder}: not all shards of one table of encoded prompts; run the same command again")
+            raise UserError(
+                f"{folder}: not all shards of one table of encoded prompts; run the same command again"
+            )
         try:
             shards = [load_file(path) for path in found]  # maps the files
-            self.tokens, lengths = [shard["tokens"] for shard in shards], [shard["lengths"] for shard in shards]
+            self.tokens, lengths = (
+                [shard["tokens"] for shard in shards],
+                [shard["lengths"] for shard in shards],
+            )
             self.length, self.width = int(shards[0]["length"]), self.tokens[0].shape[1]
         except (SafetensorError, OSError, KeyError) as error:
-            raise UserError(f"{folder}: not a table of encoded prompts ({error}); delete it and encode them again") from None
+            raise UserError(
+                f"{folder}: not a table of encoded prompts ({error}); delete it and encode them again"
+            ) from None
         self.lengths = torch.cat(lengths)
         self.starts = torch.cat([part.cumsum(0) - part for part in lengths])  # in the row's shard
-        self.shards = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor([len(part) for part in lengths]))
+        self.shards = torch.repeat_interleave(
+            torch.arange(len(lengths)), torch.tensor([len(part) for part in lengths])
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -82,10 +97,15 @@ class Conditions:
         """
         rows = c.cpu()
         if wrong := rows[(rows < 0) | (rows >= len(self))].tolist():
-            raise UserError(f"label {wrong[0]}: the table of encoded prompts has {len(self)} rows, 0 to {len(self) - 1}")
+            raise UserError(
+                f"label {wrong[0]}: the table of encoded prompts has {len(self)} rows, 0 to {len(self) - 1}"
+            )
         places = torch.arange(self.length)
         mask = places < self.lengths[rows, None]
-        wanted, shards = (self.starts[rows, None] + places)[mask], self.shards[rows, None].expand_as(mask)[mask]
+        wanted, shards = (
+            (self.starts[rows, None] + places)[mask],
+            self.shards[rows, None].expand_as(mask)[mask],
+        )
         tokens = self.tokens[0].new_empty(len(wanted), self.width)
         for shard in shards.unique().tolist():
             inside = shards == shard
@@ -103,8 +123,13 @@ def names(shards: int) -> list[str]:
     return [f"conditions-{shard:05}-of-{shards:05}.safetensors" for shard in range(shards)]
 
 
-def encode(prompts: Sequence[str], config: TextConfig, folder: Path, device: torch.device,
-           progress: Callable[[int, int], None]) -> list[str]:
+def encode(
+    prompts: Sequence[str],
+    config: TextConfig,
+    folder: Path,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+) -> list[str]:
     """Write the table of the prompts and of the empty one into `folder`; the names of its files.
 
     `progress` takes prompts done and prompts in all, of this rank.  Shard k is rank k % world_size's; one that is there, of the
@@ -116,27 +141,39 @@ def encode(prompts: Sequence[str], config: TextConfig, folder: Path, device: tor
     from hdbench.core.files import write_together
 
     pipeline = load(config, device)
-    instruction = inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
+    instruction = (
+        inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
+    )
     instruction = instruction if config.complex_human_instruction else None
     rank, size, rows = distributed.rank(), config.prompts_per_shard, len(prompts) + 1
     if rank == 0 and (cut := count_cut(pipeline, prompts, instruction, config.length)):
-        print(f"hdbench: {cut} of {len(prompts)} prompts are cut at {config.length} tokens", file=sys.stderr, flush=True)
+        print(
+            f"hdbench: {cut} of {len(prompts)} prompts are cut at {config.length} tokens",
+            file=sys.stderr,
+            flush=True,
+        )
     starts = range(0, rows, size)
-    files, mine = names(len(starts)), starts[rank::distributed.world_size()]
+    files, mine = names(len(starts)), starts[rank :: distributed.world_size()]
     for stray in {path.name for path in folder.glob(SHARDS)} - {*files}:
         (folder / stray).unlink(missing_ok=True)
     done, total = 0, sum(min(size, rows - start) for start in mine)
     for start in mine:
-        path, texts = folder / files[start // size], prompts[start:start + size]
+        path, texts = folder / files[start // size], prompts[start : start + size]
         digest = hashlib.sha256(json.dumps([config.model_dump(), list(texts)]).encode()).hexdigest()
         progress(done, total)
         if not written(path, digest):
-            batches = [(texts[row:row + config.batch], instruction) for row in range(0, len(texts), config.batch)]
+            batches = [
+                (texts[row : row + config.batch], instruction)
+                for row in range(0, len(texts), config.batch)
+            ]
             if start + size >= rows:
                 batches.append(([""], None))
             tokens = [row for batch in batches for row in embed(pipeline, *batch, config.length)]
-            table = {"tokens": torch.cat(tokens), "lengths": torch.tensor([len(row) for row in tokens]),
-                     "length": torch.tensor(config.length)}
+            table = {
+                "tokens": torch.cat(tokens),
+                "lengths": torch.tensor([len(row) for row in tokens]),
+                "length": torch.tensor(config.length),
+            }
             write_together({path: save(table, {"digest": digest})})
         done += min(size, rows - start)
     progress(done, total)
@@ -155,15 +192,25 @@ def written(path: Path, digest: str) -> bool:
 
 
 @torch.no_grad()
-def embed(pipeline: SanaPipeline, texts: Sequence[str], instruction: list[str] | None, length: int) -> list[Tensor]:
+def embed(
+    pipeline: SanaPipeline, texts: Sequence[str], instruction: list[str] | None, length: int
+) -> list[Tensor]:
     """For each text its embeddings (tokens, D), at most `length` tokens, on the CPU."""
     embeddings, mask, *_ = pipeline.encode_prompt(
-        list(texts), do_classifier_free_guidance=False, device=pipeline.text_encoder.device, max_sequence_length=length,
-        complex_human_instruction=instruction)
-    return [row[:count].cpu() for row, count in zip(embeddings, mask.sum(1).tolist())]  # padding is on the right
+        list(texts),
+        do_classifier_free_guidance=False,
+        device=pipeline.text_encoder.device,
+        max_sequence_length=length,
+        complex_human_instruction=instruction,
+    )
+    return [
+        row[:count].cpu() for row, count in zip(embeddings, mask.sum(1).tolist())
+    ]  # padding is on the right
 
 
-def count_cut(pipeline: SanaPipeline, prompts: Sequence[str], instruction: list[str] | None, length: int) -> int:
+def count_cut(
+    pipeline: SanaPipeline, prompts: Sequence[str], instruction: list[str] | None, length: int
+) -> int:
     """How many prompts have more tokens than the pipeline's `encode_prompt` takes."""
     prefix = "\n".join(instruction or [])
     limit = len(pipeline.tokenizer.encode(prefix)) + length - 2 if prefix else length
@@ -182,15 +229,28 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
     tokenizer, encoder = (Path(config.path, part) for part in ("tokenizer", "text_encoder"))
     for part in (tokenizer, encoder):
         if not part.is_dir():
-            raise UserError(f"{part}: there is no such folder; put a SANA pipeline of diffusers at {config.path}, such as "
-                            f"{PUBLIC} of the Hugging Face hub")
+            raise UserError(
+                f"{part}: there is no such folder; put a SANA pipeline of diffusers at {config.path}, such as "
+                f"{PUBLIC} of the Hugging Face hub"
+            )
     try:
-        parts = {"tokenizer": AutoTokenizer.from_pretrained(tokenizer, local_files_only=True, trust_remote_code=False)}
+        parts = {
+            "tokenizer": AutoTokenizer.from_pretrained(
+                tokenizer, local_files_only=True, trust_remote_code=False
+            )
+        }
         parts["text_encoder"], about = Gemma2Model.from_pretrained(
-            encoder, variant=variant(encoder), use_safetensors=True, local_files_only=True, output_loading_info=True,
-            dtype=getattr(torch, config.dtype))
+            encoder,
+            variant=variant(encoder),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=getattr(torch, config.dtype),
+        )
     except Exception as error:  # transformers' errors have no common base but this
-        raise UserError(f"{config.path}: its tokenizer or Gemma 2 cannot be read ({reason(error)}); get it again") from None
+        raise UserError(
+            f"{config.path}: its tokenizer or Gemma 2 cannot be read ({reason(error)}); get it again"
+        ) from None
     check_keys(encoder, missing=about["missing_keys"])
     parts["text_encoder"].to(device).eval()
     return SanaPipeline(vae=None, transformer=None, scheduler=None, **parts)

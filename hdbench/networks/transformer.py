@@ -9,7 +9,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
-from diffusers.models.embeddings import TimestepEmbedding, get_2d_sincos_pos_embed, get_timestep_embedding
+from diffusers.models.embeddings import (
+    TimestepEmbedding,
+    get_2d_sincos_pos_embed,
+    get_timestep_embedding,
+)
 from torch import Tensor, nn
 
 from hdbench.flow.path import expand
@@ -34,9 +38,17 @@ class Block(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
-        q, k, v = self.qkv(modulate(x, shift_1, scale_1)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        x = x + gate_1 * self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (
+            self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+        )
+        q, k, v = (
+            self.qkv(modulate(x, shift_1, scale_1))
+            .unflatten(-1, (3, self.heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
+        x = x + gate_1 * self.proj(
+            F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )
         return x + gate_2 * self.feed_forward(modulate(x, shift_2, scale_2))
 
 
@@ -52,7 +64,9 @@ class NoiseToVelocity(nn.Module):
 
     def __init__(self):
         super().__init__()
-        signal = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)  # alpha_k^2
+        signal = torch.cumprod(
+            1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0
+        )  # alpha_k^2
         self.register_buffer("times", 1 / (1 + (signal / (1 - signal)).sqrt()), persistent=False)
 
     def step(self, t: Tensor) -> Tensor:
@@ -83,20 +97,37 @@ class Transformer(TokenNetwork):
     for every r until it is trained (METHOD: u(z, t, t) = v(z, t)).
     """
 
-    def __init__(self, config: TransformerConfig, *, image_size: int, channels: int, classes: int, mean_velocity: bool,
-                 gradient_checkpointing: bool = False):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        image_size: int,
+        channels: int,
+        classes: int,
+        mean_velocity: bool,
+        gradient_checkpointing: bool = False,
+    ):
         super().__init__()
         if image_size % config.patch:
             raise ValueError(f"patch {config.patch} does not divide the image side {image_size}")
-        self.config, self.channels, self.classes, self.mean_velocity = config, channels, classes, mean_velocity
+        self.config, self.channels, self.classes, self.mean_velocity = (
+            config,
+            channels,
+            classes,
+            mean_velocity,
+        )
         self.grid, self.gradient_checkpointing = image_size // config.patch, gradient_checkpointing
         width, time_features = config.width, config.time_features or min(config.width, 256)
         self.patch_embed = nn.Linear(channels * config.patch**2, width)
         self.register_buffer("position", positions(config, self.grid), persistent=False)
         self.noise_to_velocity = NoiseToVelocity() if config.prediction == "epsilon" else None
         self.time_embed = TimestepEmbedding(time_features, width)
-        self.label_embed = nn.Embedding(classes + 1, width)  # the last row is the null label of guidance
-        self.blocks = nn.ModuleList(Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.label_embed = nn.Embedding(
+            classes + 1, width
+        )  # the last row is the null label of guidance
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+        )
         self.out_modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, channels * config.patch**2)
         self.apply(xavier)
@@ -119,7 +150,11 @@ class Transformer(TokenNetwork):
         """NCHW -> (B, N, channels * patch^2), tokens in raster order."""
         b, c, h, w = z.shape
         p = self.config.patch
-        return z.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, (h // p) * (w // p), -1)
+        return (
+            z.reshape(b, c, h // p, p, w // p, p)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(b, (h // p) * (w // p), -1)
+        )
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
         """Inverse of `patchify`."""
@@ -129,15 +164,27 @@ class Transformer(TokenNetwork):
 
     def _embed_time(self, t: Tensor, embed: TimestepEmbedding) -> Tensor:
         # get_timestep_embedding calls .float(), so the angle is formed there from the scaled time
-        angles = get_timestep_embedding(t * self.config.time_scale, embed.linear_1.in_features, flip_sin_to_cos=True,
-                                        downscale_freq_shift=0)
+        angles = get_timestep_embedding(
+            t * self.config.time_scale,
+            embed.linear_1.in_features,
+            flip_sin_to_cos=True,
+            downscale_freq_shift=0,
+        )
         return embed(angles)
 
     def embed_times(self, r: Tensor, t: Tensor) -> list[Tensor]:
         """What the condition has of t, in the network's own time, and of t - r, if at all: each (B, d)."""
-        own = self.noise_to_velocity.step(t) if self.noise_to_velocity else 1 - t if self.config.reversed_time else t
-        return [self._embed_time(own, self.time_embed),
-                *([self._embed_time(t - r, self.interval_embed)] if self.mean_velocity else [])]
+        own = (
+            self.noise_to_velocity.step(t)
+            if self.noise_to_velocity
+            else 1 - t
+            if self.config.reversed_time
+            else t
+        )
+        return [
+            self._embed_time(own, self.time_embed),
+            *([self._embed_time(t - r, self.interval_embed)] if self.mean_velocity else []),
+        ]
 
     def start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, tuple, Tensor]:
         """Tokens (B, N, d) and, for the blocks and for the output, the condition (B, d)."""
@@ -149,7 +196,7 @@ class Transformer(TokenNetwork):
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
         x, others, condition = self.start(z, r, t, c)
-        x, = self.after(x, others, [self.depth])
+        (x,) = self.after(x, others, [self.depth])
         shift, scale = self.out_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         out = self.unpatchify(self.out(modulate(x, shift, scale))).to(z.dtype)  # autocast or not
         return self.noise_to_velocity.velocity(z, out, t) if self.noise_to_velocity else out
@@ -157,4 +204,6 @@ class Transformer(TokenNetwork):
 
 def positions(config: TransformerConfig, grid: int) -> Tensor:
     """Fixed position embeddings (grid^2, d), float32, tokens in raster order."""
-    return get_2d_sincos_pos_embed(config.width, grid, base_size=config.position_side, output_type="pt").float()
+    return get_2d_sincos_pos_embed(
+        config.width, grid, base_size=config.position_side, output_type="pt"
+    ).float()

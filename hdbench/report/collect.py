@@ -25,7 +25,9 @@ from hdbench.suite.plan import Plan, Row
 Manifests = dict[str, dict[str, Any]]  # by stage id
 
 
-def collect(plan: Plan, results: Path, partial: bool = False, keep: Path | None = None) -> pd.DataFrame:
+def collect(
+    plan: Plan, results: Path, partial: bool = False, keep: Path | None = None
+) -> pd.DataFrame:
     """One row a number (columns `COLUMNS`), written to results/<suite>/metrics.csv.
 
     Beside it the run's manifest, run.json, and what it ran on, environment.csv.
@@ -36,62 +38,108 @@ def collect(plan: Plan, results: Path, partial: bool = False, keep: Path | None 
     """
     digests = [plan.stage(row.stages["evaluate"]).digest for row in plan.rows]
     kept = kept_rows(plan, results, digests, read_metrics(keep)) if keep else {}
-    needed = {stage for number, row in enumerate(plan.rows) if number not in kept for stage in row.stages.values()}
-    stages = [stage for stage in plan.stages if artifact.exists(results, stage)
-              or not partial and (stage in needed or not kept)]
+    needed = {
+        stage
+        for number, row in enumerate(plan.rows)
+        if number not in kept
+        for stage in row.stages.values()
+    }
+    stages = [
+        stage
+        for stage in plan.stages
+        if artifact.exists(results, stage) or not partial and (stage in needed or not kept)
+    ]
     manifests = {stage: artifact.load(results, stage)[1] for stage in stages}
     parts = [pd.DataFrame(columns=list(COLUMNS))]
     for number, (row, digest) in enumerate(zip(plan.rows, digests)):
         if number in kept:
             parts.append(kept[number])
         elif set(row.stages.values()) <= manifests.keys():
-            found = pd.DataFrame([*metrics(plan, results, row), *costs(plan, manifests, row)], columns=list(COLUMNS))
-            parts.append(found.assign(suite=plan.name, arm=row.arm, seed=row.seed, nfe=row.nfe, digest=digest))
+            found = pd.DataFrame(
+                [*metrics(plan, results, row), *costs(plan, manifests, row)], columns=list(COLUMNS)
+            )
+            parts.append(
+                found.assign(
+                    suite=plan.name, arm=row.arm, seed=row.seed, nfe=row.nfe, digest=digest
+                )
+            )
     frame = pd.concat([part.astype(COLUMNS) for part in parts], ignore_index=True)
     run = run_manifest(plan, manifests)
     if kept:
         run = with_stages_of(run, plan, keep.with_name("run.json"))
     folder = metrics_file(plan, results).parent
-    files.write_together({
-        metrics_file(plan, results): frame.to_csv(index=False, lineterminator="\n").encode(),
-        folder / "run.json": (json.dumps(run, indent=1) + "\n").encode(),
-        folder / "environment.csv": environments(run).to_csv(index=False, lineterminator="\n").encode()})
+    files.write_together(
+        {
+            metrics_file(plan, results): frame.to_csv(index=False, lineterminator="\n").encode(),
+            folder / "run.json": (json.dumps(run, indent=1) + "\n").encode(),
+            folder / "environment.csv": environments(run)
+            .to_csv(index=False, lineterminator="\n")
+            .encode(),
+        }
+    )
     return frame
 
 
-def kept_rows(plan: Plan, results: Path, digests: list[str], frame: pd.DataFrame) -> dict[int, pd.DataFrame]:
+def kept_rows(
+    plan: Plan, results: Path, digests: list[str], frame: pd.DataFrame
+) -> dict[int, pd.DataFrame]:
     """Of another run's numbers those of the plan's rows, by position, that have no results here; UserError if none are."""
     if not (set(frame.digest[frame.suite == plan.name]) & set(digests)):
-        raise UserError(f"no number to keep is of the present suite {plan.name}: suite or digests differ; leave out --keep, or "
-                        "name the metrics of a run of this suite")
+        raise UserError(
+            f"no number to keep is of the present suite {plan.name}: suite or digests differ; leave out --keep, or "
+            "name the metrics of a run of this suite"
+        )
     frame = frame[frame.suite == plan.name]
-    groups = {(arm, None if pd.isna(seed) else int(seed), int(nfe), digest): group for (arm, seed, nfe, digest), group
-              in frame.groupby(["arm", "seed", "nfe", "digest"], dropna=False)}
-    return {number: groups[key] for number, (row, digest) in enumerate(zip(plan.rows, digests))
-            if (key := (row.arm, row.seed, row.nfe, digest)) in groups
-            and not all(artifact.exists(results, stage) for stage in row.stages.values())}
+    groups = {
+        (arm, None if pd.isna(seed) else int(seed), int(nfe), digest): group
+        for (arm, seed, nfe, digest), group in frame.groupby(
+            ["arm", "seed", "nfe", "digest"], dropna=False
+        )
+    }
+    return {
+        number: groups[key]
+        for number, (row, digest) in enumerate(zip(plan.rows, digests))
+        if (key := (row.arm, row.seed, row.nfe, digest)) in groups
+        and not all(artifact.exists(results, stage) for stage in row.stages.values())
+    }
 
 
 def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
     """What the row's evaluate stage measured."""
     path, manifest = artifact.load(results, row.stages["evaluate"])
-    protocol = manifest.get("protocol") or f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
+    protocol = (
+        manifest.get("protocol")
+        or f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
+    )
     for number in pd.read_csv(path / "metrics.csv").itertuples():
-        yield {"metric": with_count(number.metric, number.n), "value": number.value, "se": number.se, "n": number.n,
-               "protocol": protocol}
+        yield {
+            "metric": with_count(number.metric, number.n),
+            "value": number.value,
+            "se": number.se,
+            "n": number.n,
+            "protocol": protocol,
+        }
 
 
 def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:
     """What the row's own stages cost, without the teacher that all share; nothing for real images."""
     if "teacher" not in row.stages:
         return
-    own = {kind: manifests[row.stages[kind]] for kind in ("trajectory", "refine") if kind in row.stages}
-    pairs = {stage: manifests[stage] for kind, stage in row.stages.items() if kind.endswith("pairs")}  # each paid once
+    own = {
+        kind: manifests[row.stages[kind]] for kind in ("trajectory", "refine") if kind in row.stages
+    }
+    pairs = {
+        stage: manifests[stage] for kind, stage in row.stages.items() if kind.endswith("pairs")
+    }  # each paid once
     trained = [*own.values(), *pairs.values()]
-    found = {f"training_{cost}": sum(manifest[cost] for manifest in trained)
-             for cost in ("forward_equivalents", "core_seconds")}
+    found = {
+        f"training_{cost}": sum(manifest[cost] for manifest in trained)
+        for cost in ("forward_equivalents", "core_seconds")
+    }
     if not own:
-        found["teacher_forward_equivalents"] = manifests[row.stages["teacher"]]["forward_equivalents"]
+        found["teacher_forward_equivalents"] = manifests[row.stages["teacher"]][
+            "forward_equivalents"
+        ]
     for name, total in {"gpu_seconds": sum, "queue_seconds": sum, "peak_memory_bytes": max}.items():
         if own and all(name in manifest for manifest in trained):  # older manifests have none
             found[f"training_{name}"] = total(manifest[name] for manifest in trained)
@@ -101,7 +149,11 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
     student = [manifests[row.stages["teacher"]], *own.values()][-1]
     found |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
     found["sampling_flops"] = row.nfe * flops_of(plan, row.arm)
-    found |= {key: value for key, value in manifests[row.stages["sample"]].items() if key == "milliseconds_per_sample"}
+    found |= {
+        key: value
+        for key, value in manifests[row.stages["sample"]].items()
+        if key == "milliseconds_per_sample"
+    }
     for metric, value in found.items():
         yield {"metric": metric, "value": value, "protocol": "cost"}
 
@@ -110,34 +162,74 @@ def flops_of(plan: Plan, arm: str) -> int:
     """FLOPs of one forward of the network that an arm samples with."""
     suite, own = plan.suite, plan.arms[arm]
     network = own.baseline.network if own.baseline else suite.network
-    return forward_flops(network, suite.data.image_size, suite.data.channels, suite.data.classes,
-                         bool(own.trajectory or own.refine), suite.text.tokens if suite.text else 0)
+    return forward_flops(
+        network,
+        suite.data.image_size,
+        suite.data.channels,
+        suite.data.classes,
+        bool(own.trajectory or own.refine),
+        suite.text.tokens if suite.text else 0,
+    )
 
 
 def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
     """Every finished stage of the plan with its cost (seconds, bytes) and environment."""
-    kept = ("id", "digest", "wall_seconds", "core_seconds", "gpu_seconds", "queue_seconds", "peak_memory_bytes",
-            "peak_gpu_memory_bytes", "ranks", "environment")
-    return {"suite": plan.name, "title": plan.suite.title, "stages_of_plan": len(plan.stages), "stages_done": len(manifests),
-            "core_seconds": round(sum(m["core_seconds"] for m in manifests.values()), 3),
-            "stages": [{key: manifest[key] for key in kept if key in manifest} for manifest in manifests.values()]}
+    kept = (
+        "id",
+        "digest",
+        "wall_seconds",
+        "core_seconds",
+        "gpu_seconds",
+        "queue_seconds",
+        "peak_memory_bytes",
+        "peak_gpu_memory_bytes",
+        "ranks",
+        "environment",
+    )
+    return {
+        "suite": plan.name,
+        "title": plan.suite.title,
+        "stages_of_plan": len(plan.stages),
+        "stages_done": len(manifests),
+        "core_seconds": round(sum(m["core_seconds"] for m in manifests.values()), 3),
+        "stages": [
+            {key: manifest[key] for key in kept if key in manifest}
+            for manifest in manifests.values()
+        ],
+    }
 
 
 def with_stages_of(run: dict[str, Any], plan: Plan, path: Path) -> dict[str, Any]:
     """The run manifest with the plan's stages that only another run's manifest has."""
     here = {stage["id"] for stage in run["stages"]}
     try:
-        other = {stage["id"]: stage for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]
-                 if stage["id"] in plan.stages.keys() - here and stage["core_seconds"] >= 0 and dict(stage["environment"])}
+        other = {
+            stage["id"]: stage
+            for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]
+            if stage["id"] in plan.stages.keys() - here
+            and stage["core_seconds"] >= 0
+            and dict(stage["environment"])
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the manifest of the run whose metrics are kept ({error!r}); it belongs beside "
-                        "them") from None
+        raise UserError(
+            f"{path}: not the manifest of the run whose metrics are kept ({error!r}); it belongs beside "
+            "them"
+        ) from None
     stages = [*run["stages"], *other.values()]
-    return run | {"stages": stages, "stages_done": len(stages),
-                  "core_seconds": round(sum(stage["core_seconds"] for stage in stages), 3)}
+    return run | {
+        "stages": stages,
+        "stages_done": len(stages),
+        "core_seconds": round(sum(stage["core_seconds"] for stage in stages), 3),
+    }
 
 
 def environments(run: dict[str, Any]) -> pd.DataFrame:
     """What the stages of a run manifest ran on: item, value, number of stages with that value."""
-    found = Counter((item, str(value)) for stage in run["stages"] for item, value in stage["environment"].items())
-    return pd.DataFrame([(*key, count) for key, count in sorted(found.items())], columns=["item", "value", "stages"])
+    found = Counter(
+        (item, str(value))
+        for stage in run["stages"]
+        for item, value in stage["environment"].items()
+    )
+    return pd.DataFrame(
+        [(*key, count) for key, count in sorted(found.items())], columns=["item", "value", "stages"]
+    )

@@ -23,11 +23,32 @@ from hdbench.metrics.records import COLUMNS, interval, with_count
 
 KEY = ["suite", "arm", "nfe", "metric"]
 RATE = 0.05  # of false discoveries
-RESULT = {**{key: COLUMNS[key] for key in KEY}, "a": "float64", "b": "float64", "difference": "float64", "ratio": "float64",
-          "low": "float64", "high": "float64", "chains": "str", "method": "str", "p": "float64", "p_adjusted": "float64",
-          "verdict": "str", "protocol": "str", "note": "str"}
-VERDICTS = ("moved", "within noise", "identical", "no error known", "not a number", "not comparable: other N",
-            "not comparable: other protocol", "cost")  # in the order of the report
+RESULT = {
+    **{key: COLUMNS[key] for key in KEY},
+    "a": "float64",
+    "b": "float64",
+    "difference": "float64",
+    "ratio": "float64",
+    "low": "float64",
+    "high": "float64",
+    "chains": "str",
+    "method": "str",
+    "p": "float64",
+    "p_adjusted": "float64",
+    "verdict": "str",
+    "protocol": "str",
+    "note": "str",
+}
+VERDICTS = (
+    "moved",
+    "within noise",
+    "identical",
+    "no error known",
+    "not a number",
+    "not comparable: other N",
+    "not comparable: other protocol",
+    "cost",
+)  # in the order of the report
 UNCOMPARED = VERDICTS[3:-1]
 
 
@@ -43,44 +64,76 @@ class Comparison(NamedTuple):
     lost: list[str]
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str] = (), costs: bool = False) -> Comparison:
+def compare(
+    a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str] = (), costs: bool = False
+) -> Comparison:
     """Compare two frames of `hdbench.report.collect`; `metrics` keeps those alone, by their names with or without sample count.
 
     Raises UserError for an unknown metric, and where no row stands in both.
     """
     a, b, notes = align(*(keep(frame, a, b, metrics, costs) for frame in (a, b)))
-    one, two = ({key: group.set_index("seed") for key, group in frame.groupby(KEY, sort=False)} for frame in (a, b))
+    one, two = (
+        {key: group.set_index("seed") for key, group in frame.groupby(KEY, sort=False)}
+        for frame in (a, b)
+    )
     found = [dict(zip(KEY, key)) | compare_row(one[key], two[key]) for key in one if key in two]
-    only_a, only_b = ([key for key in mine if key not in others] for mine, others in ((one, two), (two, one)))
+    only_a, only_b = (
+        [key for key in mine if key not in others] for mine, others in ((one, two), (two, one))
+    )
     bases = {(*key[:3], base(two[key])): key for key in only_b}
     for key in list(only_a):
         other = bases.pop((*key[:3], base(one[key])), None)
         if other is not None:
             only_a.remove(key), only_b.remove(other)
-            found.append(dict(zip(KEY, key)) | {"verdict": "not comparable: other N", "note": f"{key[3]} and {other[3]}",
-                                                "protocol": one[key].protocol.iloc[0]})
+            found.append(
+                dict(zip(KEY, key))
+                | {
+                    "verdict": "not comparable: other N",
+                    "note": f"{key[3]} and {other[3]}",
+                    "protocol": one[key].protocol.iloc[0],
+                }
+            )
     if not found:
-        raise UserError(f"no row stands in both A ({described(a)}) and B ({described(b)}); rows are matched by suite, arm, "
-                        "nfe and metric")
+        raise UserError(
+            f"no row stands in both A ({described(a)}) and B ({described(b)}); rows are matched by suite, arm, "
+            "nfe and metric"
+        )
     rows = pd.DataFrame(found, columns=list(RESULT)).astype(RESULT)
-    tested = rows.p.notna() & (rows.verdict != "identical")  # what is the same to the bit is no test of anything
+    tested = rows.p.notna() & (
+        rows.verdict != "identical"
+    )  # what is the same to the bit is no test of anything
     rows.loc[rows.p.notna(), "p_adjusted"] = rows.p
     if tested.any():
         rows.loc[tested, "p_adjusted"] = stats.false_discovery_control(rows.p[tested])
     rows.loc[rows.p_adjusted <= RATE, "verdict"] = "moved"
-    rows = rows.sort_values(["verdict", "p"], kind="stable", ignore_index=True,
-                            key=lambda column: column.map(VERDICTS.index) if column.name == "verdict" else column)
+    rows = rows.sort_values(
+        ["verdict", "p"],
+        kind="stable",
+        ignore_index=True,
+        key=lambda column: column.map(VERDICTS.index) if column.name == "verdict" else column,
+    )
     lost, new = lone_chains(a, b), lone_chains(b, a)
-    notes += [f"Chains of which only {name} has all numbers: {', '.join(chains[:10])}{', ...' * (len(chains) > 10)}."
-              for name, chains in (("A", lost), ("B", new)) if chains]
-    return Comparison(rows, *([named(key) for key in keys] for keys in (only_a, only_b)), notes, lost)
+    notes += [
+        f"Chains of which only {name} has all numbers: {', '.join(chains[:10])}{', ...' * (len(chains) > 10)}."
+        for name, chains in (("A", lost), ("B", new))
+        if chains
+    ]
+    return Comparison(
+        rows, *([named(key) for key in keys] for keys in (only_a, only_b)), notes, lost
+    )
 
 
 def lone_chains(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
     """`hd 1`: chains of which `a` has a number that `b` lacks, of rows of which both have other chains in common."""
     seeds = [frame.groupby(KEY, sort=False).seed.agg(set) for frame in (a, b)]
-    return list(dict.fromkeys(f"{key[1]} {seed}" for key, own in seeds[0].items() if own & seeds[1].get(key, set())
-                              for seed in sorted(own - seeds[1][key])))
+    return list(
+        dict.fromkeys(
+            f"{key[1]} {seed}"
+            for key, own in seeds[0].items()
+            if own & seeds[1].get(key, set())
+            for seed in sorted(own - seeds[1][key])
+        )
+    )
 
 
 def named(key: Sequence[Any]) -> str:
@@ -88,18 +141,27 @@ def named(key: Sequence[Any]) -> str:
     return " ".join("-" if part == -1 else str(part) for part in key[-3:])
 
 
-def keep(frame: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str], costs: bool) -> pd.DataFrame:
+def keep(
+    frame: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str], costs: bool
+) -> pd.DataFrame:
     """The rows that are wanted; chains and nfe that do not apply are -1."""
     known = {name for part in (a, b) for pair in zip(part.metric, bare(part)) for name in pair}
-    if (unknown := [metric for metric in metrics if metric not in known]):
+    if unknown := [metric for metric in metrics if metric not in known]:
         raise UserError(f"--metric = {unknown[0]!r}: in neither file" + nearest(unknown[0], known))
-    wanted = frame.metric.isin(metrics) | bare(frame).isin(metrics) if metrics else pd.Series(True, frame.index)
+    wanted = (
+        frame.metric.isin(metrics) | bare(frame).isin(metrics)
+        if metrics
+        else pd.Series(True, frame.index)
+    )
     return frame[wanted & (costs | (frame.protocol != "cost"))].fillna({"seed": -1, "nfe": -1})
 
 
 def bare(frame: pd.DataFrame) -> pd.Series:
     """Names of metrics without their sample counts."""
-    names = [metric if pd.isna(n) else metric.removesuffix(with_count("", n)) for metric, n in zip(frame.metric, frame.n)]
+    names = [
+        metric if pd.isna(n) else metric.removesuffix(with_count("", n))
+        for metric, n in zip(frame.metric, frame.n)
+    ]
     return pd.Series(names, frame.index, dtype="str")
 
 
@@ -110,8 +172,10 @@ def base(rows: pd.DataFrame) -> str:
 def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Both with equal names where a file has a single suite, or a single arm, and the other another; and what was renamed."""
     notes = []
-    for column, note in (("suite", "The suite is {} in A and {} in B; rows are matched without it."),
-                         ("arm", "A has the single arm {}, B the single arm {}; these two are compared.")):
+    for column, note in (
+        ("suite", "The suite is {} in A and {} in B; rows are matched without it."),
+        ("arm", "A has the single arm {}, B the single arm {}; these two are compared."),
+    ):
         names = [frame[column].unique() for frame in (a, b)]
         if [len(name) for name in names] == [1, 1] and names[0][0] != names[1][0]:
             shared = " / ".join(name[0] for name in names)
@@ -122,13 +186,19 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame,
 
 def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     """What `RESULT` says of one row, from its values and standard errors by seed, before p is adjusted."""
-    result: dict[str, Any] = {"a": a.value.mean(skipna=False), "b": b.value.mean(skipna=False),
-                              "chains": f"{len(a)} and {len(b)}", "protocol": a.protocol.iloc[0]}
+    result: dict[str, Any] = {
+        "a": a.value.mean(skipna=False),
+        "b": b.value.mean(skipna=False),
+        "chains": f"{len(a)} and {len(b)}",
+        "protocol": a.protocol.iloc[0],
+    }
     for column, what in (("protocol", "protocol"), ("n", "N")):
         here, there = (sorted(set(frame[column].dropna())) for frame in (a, b))
         if here != there:
-            return result | {"verdict": f"not comparable: other {what}",
-                             "note": " and ".join("/".join(map(str, found)) for found in (here, there))}
+            return result | {
+                "verdict": f"not comparable: other {what}",
+                "note": " and ".join("/".join(map(str, found)) for found in (here, there)),
+            }
     if not np.isfinite([*a.value, *b.value]).all():
         return result | {"verdict": "not a number"}
     shared = a.index.intersection(b.index)
@@ -144,8 +214,14 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     if not error > 0:
         return result | {"difference": result["b"] - result["a"], "verdict": "no error known"}
     difference, half = result["b"] - result["a"], stats.t.ppf(0.975, freedom) * error
-    return result | {"difference": difference, "low": difference - half, "high": difference + half, "method": method,
-                     "p": 2 * stats.t.sf(abs(difference) / error, freedom), "verdict": "within noise"}
+    return result | {
+        "difference": difference,
+        "low": difference - half,
+        "high": difference + half,
+        "method": method,
+        "p": 2 * stats.t.sf(abs(difference) / error, freedom),
+        "verdict": "within noise",
+    }
 
 
 def noise(a: pd.DataFrame, b: pd.DataFrame, shared: pd.Index) -> tuple[str, float, float]:
@@ -161,9 +237,17 @@ def noise(a: pd.DataFrame, b: pd.DataFrame, shared: pd.Index) -> tuple[str, floa
             freedom = float(parts.sum() ** 2 / (parts**2 / [n - 1, m - 1]).sum())
     elif n > 1 or m > 1:
         several = a if n > 1 else b
-        method, error, freedom = "one alone", float(several.value.std() * (1 + 1 / len(several)) ** 0.5), len(several) - 1
+        method, error, freedom = (
+            "one alone",
+            float(several.value.std() * (1 + 1 / len(several)) ** 0.5),
+            len(several) - 1,
+        )
     if error <= 1e-9 * max(a.value.abs().max(), b.value.abs().max()):  # of rounding
-        return "sampling", float(((a.se**2).sum(skipna=False) / n**2 + (b.se**2).sum(skipna=False) / m**2) ** 0.5), np.inf
+        return (
+            "sampling",
+            float(((a.se**2).sum(skipna=False) / n**2 + (b.se**2).sum(skipna=False) / m**2) ** 0.5),
+            np.inf,
+        )
     return method, error, freedom
 
 
@@ -179,8 +263,16 @@ def described(frame: pd.DataFrame) -> str:
     """`textured_digits, 31 arms, chains 0 1 2`."""
     seeds = sorted(set(frame.seed.dropna()) - {-1})
     arms = frame.arm.unique()
-    return ", ".join(filter(None, [*frame.suite.unique(), f"{len(arms)} arms" if len(arms) > 1 else "".join(arms),
-                                   f"chains {' '.join(map(str, seeds))}" if seeds else ""]))
+    return ", ".join(
+        filter(
+            None,
+            [
+                *frame.suite.unique(),
+                f"{len(arms)} arms" if len(arms) > 1 else "".join(arms),
+                f"chains {' '.join(map(str, seeds))}" if seeds else "",
+            ],
+        )
+    )
 
 
 def count(rows: pd.DataFrame) -> int:
@@ -190,5 +282,9 @@ def count(rows: pd.DataFrame) -> int:
 
 def failed(found: Comparison) -> bool:
     """Whether a row moved, is not a number or stands in A alone, a chain of A is lost, or nothing could be compared."""
-    return bool(found.rows.verdict.isin(["moved", "not a number"]).any() or found.only_a or found.lost
-                or not count(found.rows))
+    return bool(
+        found.rows.verdict.isin(["moved", "not a number"]).any()
+        or found.only_a
+        or found.lost
+        or not count(found.rows)
+    )

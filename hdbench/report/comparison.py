@@ -17,7 +17,8 @@ EXPLAINED = {
     "separate": "n and m: of other seeds, the two means compared (Welch).",
     "one alone": "1 and m: one chain against others, taken to scatter as they do.",
     "sampling": "*: one chain each, or no scatter between chains: sampling errors alone, blind to what another training seed "
-                "would change."}
+    "would change.",
+}
 
 
 def report(found: Comparison, everything: bool) -> str:
@@ -29,26 +30,43 @@ def report(found: Comparison, everything: bool) -> str:
     listed = quality if everything else tested.head(max(10, len(of["moved"])))
     text = [*found.notes, *([quality_table(listed)] if len(listed) else [])]
     if len(tested) > len(listed):
-        text.append(f"... and {len(tested) - len(listed)} more rows within noise; --all shows them, and costs.")
+        text.append(
+            f"... and {len(tested) - len(listed)} more rows within noise; --all shows them, and costs."
+        )
     if len(tested):
-        text.append("B - A is with its own 95% interval. p is adjusted (Benjamini-Hochberg) for the number of quality rows "
-                    f"that differ, {len(tested)}; a row has moved where it is {RATE} or less, so an interval without 0 is not "
-                    "enough.")
-        text.append("chains: " + " ".join(line for method, line in EXPLAINED.items() if method in set(listed.method)))
+        text.append(
+            "B - A is with its own 95% interval. p is adjusted (Benjamini-Hochberg) for the number of quality rows "
+            f"that differ, {len(tested)}; a row has moved where it is {RATE} or less, so an interval without 0 is not "
+            "enough."
+        )
+        text.append(
+            "chains: "
+            + " ".join(line for method, line in EXPLAINED.items() if method in set(listed.method))
+        )
     if len(costs):
         text.append(cost_table(costs))
     for verdict in UNCOMPARED:
         if len(of[verdict]):
             notes = " and ".join(of[verdict].note.dropna().unique()[:3])
             names = ", ".join(map(named, of[verdict].head(3)[KEY].itertuples(index=False)))
-            text.append(f"{verdict}: {plural(len(of[verdict]))}, such as {names}" + f" ({notes})" * bool(notes))
+            text.append(
+                f"{verdict}: {plural(len(of[verdict]))}, such as {names}"
+                + f" ({notes})" * bool(notes)
+            )
     if "classifier:" in "".join(of["not comparable: other protocol"].note):
-        text.append("The digest behind \"classifier:\" is of the data, the classifier and the real images that all is "
-                    "measured with: where these differ, so do the units.")
+        text.append(
+            'The digest behind "classifier:" is of the data, the classifier and the real images that all is '
+            "measured with: where these differ, so do the units."
+        )
     for name, keys in (("A", found.only_a), ("B", found.only_b)):
         if keys:
-            text.append(f"{plural(len(keys))} only in {name}: {', '.join(keys[:10])}" + ", ..." * (len(keys) > 10))
-    return "\n".join([line if "\n" in line else textwrap.fill(line, WIDTH) for line in [*text, sentence(rows)]])
+            text.append(
+                f"{plural(len(keys))} only in {name}: {', '.join(keys[:10])}"
+                + ", ..." * (len(keys) > 10)
+            )
+    return "\n".join(
+        [line if "\n" in line else textwrap.fill(line, WIDTH) for line in [*text, sentence(rows)]]
+    )
 
 
 def quality_table(rows: pd.DataFrame) -> str:
@@ -56,23 +74,66 @@ def quality_table(rows: pd.DataFrame) -> str:
     titles, cells = ["arm", "nfe", "metric", "A", "B", "B - A", "chains", "p", "verdict"], []
     for row in rows.fillna({"method": "", "chains": "-"}).itertuples():
         change, decimals = with_half_width(row.difference, row.high - row.difference, signed=True)
-        p = "-" if pd.isna(row.p) else "< 0.001" if row.p_adjusted < 0.001 else f"{row.p_adjusted:.3f}"
-        cells.append([row.arm, "-" if row.nfe == -1 else row.nfe, row.metric, shown(row.a, decimals), shown(row.b, decimals),
-                      change, row.chains + "*" * (row.method == "sampling"), p, row.verdict])
-    widest = [max(len(title) + 2, *(len(str(row[i])) for row in cells)) for i, title in enumerate(titles)]
+        p = (
+            "-"
+            if pd.isna(row.p)
+            else "< 0.001"
+            if row.p_adjusted < 0.001
+            else f"{row.p_adjusted:.3f}"
+        )
+        cells.append(
+            [
+                row.arm,
+                "-" if row.nfe == -1 else row.nfe,
+                row.metric,
+                shown(row.a, decimals),
+                shown(row.b, decimals),
+                change,
+                row.chains + "*" * (row.method == "sampling"),
+                p,
+                row.verdict,
+            ]
+        )
+    widest = [
+        max(len(title) + 2, *(len(str(row[i])) for row in cells)) for i, title in enumerate(titles)
+    ]
     widest[-1] = min(widest[-1], 14)
     limits = [max(8, WIDTH - sum(widest[1:]) - 2 * len(widest[1:])), *[None] * 7, 14]
-    return tabulate(cells, titles, disable_numparse=True, maxcolwidths=limits,
-                    colalign=("left", "right", "left", *["right"] * 5, "left"))
+    return tabulate(
+        cells,
+        titles,
+        disable_numparse=True,
+        maxcolwidths=limits,
+        colalign=("left", "right", "left", *["right"] * 5, "left"),
+    )
 
 
 def cost_table(rows: pd.DataFrame) -> str:
     """Costs with their ratios, mean and 95% interval over chains of the same seeds."""
-    cells = [[row.arm, "-" if row.nfe == -1 else row.nfe, row.metric, shown(row.a), shown(row.b), "1 (identical)" if
-              row.verdict == "identical" else with_half_width(row.ratio, row.high - row.ratio)[0], row.chains]
-             for row in rows.itertuples()]
-    return "\n" + tabulate(cells, ["arm", "nfe", "cost", "A", "B", "B / A", "chains"], disable_numparse=True,
-                           colalign=("left", "right", "left", *["right"] * 4)) + "\n"
+    cells = [
+        [
+            row.arm,
+            "-" if row.nfe == -1 else row.nfe,
+            row.metric,
+            shown(row.a),
+            shown(row.b),
+            "1 (identical)"
+            if row.verdict == "identical"
+            else with_half_width(row.ratio, row.high - row.ratio)[0],
+            row.chains,
+        ]
+        for row in rows.itertuples()
+    ]
+    return (
+        "\n"
+        + tabulate(
+            cells,
+            ["arm", "nfe", "cost", "A", "B", "B / A", "chains"],
+            disable_numparse=True,
+            colalign=("left", "right", "left", *["right"] * 4),
+        )
+        + "\n"
+    )
 
 
 def with_half_width(value: float, half: float, signed: bool = False) -> tuple[str, int | None]:
@@ -97,7 +158,9 @@ def sentence(rows: pd.DataFrame) -> str:
     if not count(rows):
         return f"Of {left} quality rows none could be compared."
     moved = n.get("moved", 0)
-    return (f"{moved} of {count(rows)} quality rows moved beyond noise"
-            + (" (of such findings at most 5% are expected to be false)" if moved else "")
-            + f", {n.get('within noise', 0)} are within noise, {n.get('identical', 0)} identical to the bit"
-            + (f"; {left} could not be compared." if left else "."))
+    return (
+        f"{moved} of {count(rows)} quality rows moved beyond noise"
+        + (" (of such findings at most 5% are expected to be false)" if moved else "")
+        + f", {n.get('within noise', 0)} are within noise, {n.get('identical', 0)} identical to the bit"
+        + (f"; {left} could not be compared." if left else ".")
+    )

@@ -19,7 +19,9 @@ from hdbench.core.config import Config, read_yaml, validate
 
 RULES = Path("workflow/claims.yaml")
 VERDICTS = ("reproduced", "not reproduced", "reversed", "not testable here")
-Values = Callable[[str, str], pd.Series | None]  # (arm or arm@sampling steps, metric) -> values by seed, None if without
+Values = Callable[
+    [str, str], pd.Series | None
+]  # (arm or arm@sampling steps, metric) -> values by seed, None if without
 
 
 class Hypothesis(Config):
@@ -27,7 +29,9 @@ class Hypothesis(Config):
 
     effect: Literal["value", "difference", "ratio", "deviation", "spread"]
     metric: str = Field(description="without its sample count")
-    arms: dict[str, float] = Field(min_length=1, description="coefficients by arm, or by arm@sampling steps")
+    arms: dict[str, float] = Field(
+        min_length=1, description="coefficients by arm, or by arm@sampling steps"
+    )
     below: float | None = None
     above: float | None = None
 
@@ -36,7 +40,9 @@ class Hypothesis(Config):
         if (self.below is None) == (self.above is None):
             raise ValueError("give either below or above")
         if self.effect == "ratio" and self.bound <= 0:
-            raise ValueError(f"{'below' if self.above is None else 'above'} = {self.bound}: a ratio's bound is positive")
+            raise ValueError(
+                f"{'below' if self.above is None else 'above'} = {self.bound}: a ratio's bound is positive"
+            )
         if self.effect == "value" and list(self.arms.values()) != [1]:
             raise ValueError("arms of a value is one arm with the coefficient 1")
         if self.effect != "value" and len(self.arms) < 2:
@@ -56,8 +62,12 @@ class Hypothesis(Config):
 class Claim(Config):
     says: str
     combine: Literal["all", "any"] = "all"
-    suites: tuple[str, ...] | None = Field(None, description="suites that can test it; by default those with the arms")
-    source: Literal["suite", "theory"] = Field("suite", description="whose metrics: the suite's, or those of `hdbench theory`")
+    suites: tuple[str, ...] | None = Field(
+        None, description="suites that can test it; by default those with the arms"
+    )
+    source: Literal["suite", "theory"] = Field(
+        "suite", description="whose metrics: the suite's, or those of `hdbench theory`"
+    )
     tests: tuple[Hypothesis, ...]
 
 
@@ -80,7 +90,11 @@ class Outcome:
 
     @property
     def claimed_side(self) -> bool:
-        return self.effect < self.test.bound if self.test.above is None else self.effect > self.test.bound
+        return (
+            self.effect < self.test.bound
+            if self.test.above is None
+            else self.effect > self.test.bound
+        )
 
 
 def read_rules(path: Path = RULES) -> Rules:
@@ -92,8 +106,15 @@ def outcome(source: Values, test: Hypothesis) -> Outcome:
     columns = {name: source(name, test.metric) for name in test.arms}
     lacking = [name for name, series in columns.items() if series is None]
     values = pd.DataFrame() if lacking else pd.concat(columns, axis=1, join="inner")
-    nothing = Outcome(test=test, effect=math.nan, low=math.nan, high=math.nan, p=math.nan, chains=len(values),
-                      lacking=tuple(lacking))
+    nothing = Outcome(
+        test=test,
+        effect=math.nan,
+        low=math.nan,
+        high=math.nan,
+        p=math.nan,
+        chains=len(values),
+        lacking=tuple(lacking),
+    )
     if values.empty or not np.isfinite(values.to_numpy()).all():
         return nothing
     coefficients, n = np.array(list(test.arms.values())), len(values)
@@ -107,23 +128,44 @@ def outcome(source: Values, test: Hypothesis) -> Outcome:
     x, back, bound = x @ coefficients, (np.exp if test.effect == "ratio" else float), test.bound
     bound = math.log(bound) if test.effect == "ratio" else bound
     mean, error = x.mean(), (x.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan)
-    if n < 2 or error == 0:  # one chain, or a count that is the same in all: an effect without an error
+    if (
+        n < 2 or error == 0
+    ):  # one chain, or a count that is the same in all: an effect without an error
         exact = n > 1 and mean != bound
         low = high = back(mean) if n > 1 else math.nan
-        return Outcome(test=test, effect=back(mean), low=low, high=high, p=0.0 if exact else math.nan, chains=n)
+        return Outcome(
+            test=test, effect=back(mean), low=low, high=high, p=0.0 if exact else math.nan, chains=n
+        )
     half = stats.t.ppf(0.975, n - 1) * error
-    return Outcome(test=test, effect=back(mean), low=back(mean - half), high=back(mean + half), chains=n,
-                   p=float(2 * stats.t.sf(abs(mean - bound) / error, n - 1)))
+    return Outcome(
+        test=test,
+        effect=back(mean),
+        low=back(mean - half),
+        high=back(mean + half),
+        chains=n,
+        p=float(2 * stats.t.sf(abs(mean - bound) / error, n - 1)),
+    )
 
 
 def _spread(test: Hypothesis, values: pd.DataFrame) -> Outcome:
     """Ratio of standard deviations over chains, interval and p by F; the two arms are taken as independent."""
-    first, second = (values[name] for name, _ in sorted(test.arms.items(), key=lambda item: -item[1]))
-    n, ratio = len(values), float(first.std(ddof=1) / second.std(ddof=1)) if second.std(ddof=1) else math.nan
+    first, second = (
+        values[name] for name, _ in sorted(test.arms.items(), key=lambda item: -item[1])
+    )
+    n, ratio = (
+        len(values),
+        float(first.std(ddof=1) / second.std(ddof=1)) if second.std(ddof=1) else math.nan,
+    )
     f = stats.f(n - 1, n - 1)
     tail = f.cdf((ratio / test.bound) ** 2)
-    return Outcome(test=test, effect=ratio, low=ratio / math.sqrt(f.ppf(0.975)), high=ratio / math.sqrt(f.ppf(0.025)),
-                   p=float(2 * min(tail, 1 - tail)), chains=n)
+    return Outcome(
+        test=test,
+        effect=ratio,
+        low=ratio / math.sqrt(f.ppf(0.975)),
+        high=ratio / math.sqrt(f.ppf(0.025)),
+        p=float(2 * min(tail, 1 - tail)),
+        chains=n,
+    )
 
 
 def holm(p: list[float]) -> list[float]:
@@ -155,6 +197,7 @@ def verdict_of(claim: Claim, findings: list[str]) -> str:
 
 def rule_text(test: Hypothesis) -> str:
     """`ratio of fd_test, hd_awd_logit / teacher@25, below 1.1`"""
+
     def part(coefficient: float, name: str) -> str:
         size = "" if abs(coefficient) == 1 else f"{abs(coefficient):g} "
         return f"{'-' if coefficient < 0 else '+'} {size}{name}"
@@ -163,26 +206,40 @@ def rule_text(test: Hypothesis) -> str:
         first, second = sorted(test.arms, key=lambda name: -test.arms[name])
         arms = f"{first} / {second}"
     else:
-        arms = " ".join(part(coefficient, name) for name, coefficient in test.arms.items()).removeprefix("+ ")
+        arms = " ".join(
+            part(coefficient, name) for name, coefficient in test.arms.items()
+        ).removeprefix("+ ")
     if test.effect == "value":
         arms = next(iter(test.arms))
     side = f"below {test.below:g}" if test.above is None else f"above {test.above:g}"
     return f"{test.effect} of {test.metric}, {arms}, {side}"
 
 
-def sentence(claim: Claim, tests: list[tuple[Outcome, float, str]], applies: bool, verdict: str) -> str:
+def sentence(
+    claim: Claim, tests: list[tuple[Outcome, float, str]], applies: bool, verdict: str
+) -> str:
     """Why the verdict is what it is."""
     if not applies and claim.source == "theory":
-        return "Its metrics are not given: `hdbench theory` makes them, and --theory names their file."
+        return (
+            "Its metrics are not given: `hdbench theory` makes them, and --theory names their file."
+        )
     if not applies:
-        return f"It is about the suite {' or '.join(claim.suites)}." if claim.suites else "This suite is not made for it."
+        return (
+            f"It is about the suite {' or '.join(claim.suites)}."
+            if claim.suites
+            else "This suite is not made for it."
+        )
     lacking = dict.fromkeys(name.partition("@")[0] for o, *_ in tests for name in o.lacking)
     if lacking and verdict == "not testable here":
         return f"No numbers of {', '.join(lacking)}."
     counts = Counter(found for *_, found in tests)
     if counts["not made"] == len(tests):
         return "A number is missing or not finite, or there are fewer than two chains."
-    said = ", ".join(f"{count} {word}" for word in ("holds", "reversed", "undecided", "not made") if (count := counts[word]))
+    said = ", ".join(
+        f"{count} {word}"
+        for word in ("holds", "reversed", "undecided", "not made")
+        if (count := counts[word])
+    )
     return f"{said}; {'one test' if len(tests) == 1 else f'{claim.combine} of {len(tests)} tests'} must hold."
 
 

@@ -11,6 +11,15 @@ from hdbench.stages.sample import pairs, sample
 from hdbench.stages.train import classifier, distill, teacher
 
 STAGES: dict[str, Callable[[Context], Payload]] = {
-    "data": data, "classifier": classifier, "clip": clip, "text": text, "reference": reference, "teacher": teacher,
+    "data": data,
+    "classifier": classifier,
+    "clip": clip,
+    "text": text,
+    "reference": reference,
+    "teacher": teacher,
     "pairs": pairs,
-    "trajectory": distill, "refine": distill, "sample": sample, "evaluate": evaluate}
+    "trajectory": distill,
+    "refine": distill,
+    "sample": sample,
+    "evaluate": evaluate,
+}

@@ -37,19 +37,27 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
         found, payload = manifest["id"], manifest["payload"].items()
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
-        raise UserError(f"{path}: this artifact does not exist yet; make it with `hdbench stage {kind} --id {stage_id}` or "
-                        "let `snakemake` make everything in order") from None
+        raise UserError(
+            f"{path}: this artifact does not exist yet; make it with `hdbench stage {kind} --id {stage_id}` or "
+            "let `snakemake` make everything in order"
+        ) from None
     except OSError as error:
         raise UserError(f"{path / MANIFEST}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path / MANIFEST}: not a manifest; delete the folder {path} and run again") from None
+        raise UserError(
+            f"{path / MANIFEST}: not a manifest; delete the folder {path} and run again"
+        ) from None
     if found != stage_id:
         raise UserError(f"{path / MANIFEST}: is of {found}; delete the folder {path} and run again")
     for name, digest in payload:
         if not (path / name).is_file():
-            raise UserError(f"{path / name}: named in the manifest but missing; delete the folder {path} and run again")
+            raise UserError(
+                f"{path / name}: named in the manifest but missing; delete the folder {path} and run again"
+            )
         if sha256(path / name) != digest:
-            raise UserError(f"{path / name}: differs from its manifest; delete the folder {path} and run again")
+            raise UserError(
+                f"{path / name}: differs from its manifest; delete the folder {path} and run again"
+            )
     return path, manifest
 
 
@@ -70,7 +78,13 @@ class Work:
     that work on it all call `cost` and `publish`; the files are rank 0's.
     """
 
-    def __init__(self, results: Path, stage: Stage, device: torch.device = torch.device("cpu"), ranks: int = 1):
+    def __init__(
+        self,
+        results: Path,
+        stage: Stage,
+        device: torch.device = torch.device("cpu"),
+        ranks: int = 1,
+    ):
         self.final = folder(results, stage.id)
         self.path = self.final.with_name(f".{self.final.name}.partial")
         self.stage, self.device, self.ranks = stage, device, ranks
@@ -88,19 +102,28 @@ class Work:
             file.parent.mkdir(parents=True, exist_ok=True)
             lock = file.open("w")
         except OSError as error:
-            raise UserError(f"{file.parent}: cannot be written ({error.strerror}); choose another --results "
-                            "folder") from None
+            raise UserError(
+                f"{file.parent}: cannot be written ({error.strerror}); choose another --results "
+                "folder"
+            ) from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
-                    raise UserError(f"{file}: cannot be locked ({error.strerror}); choose a --results folder on another "
-                                    "file system") from None
-                print(f"{self.stage.id}: another process is working on this stage; waiting for it", file=sys.stderr,
-                      flush=True)
+                    raise UserError(
+                        f"{file}: cannot be locked ({error.strerror}); choose a --results folder on another "
+                        "file system"
+                    ) from None
+                print(
+                    f"{self.stage.id}: another process is working on this stage; waiting for it",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (self.final / MANIFEST).is_file():  # else the process that we waited for has published it
+            if not (
+                self.final / MANIFEST
+            ).is_file():  # else the process that we waited for has published it
                 self.path.mkdir(exist_ok=True)
             yield self
             file.unlink(missing_ok=True)
@@ -119,17 +142,32 @@ class Work:
 
         Seconds: of this work (`wall`), of CPU (`core`), of allocated GPUs (`gpu`), and in the scheduler's queue before it.
         """
-        wall, core = (now - then for now, then in zip((time.perf_counter(), _core_seconds()), self._started))
+        wall, core = (
+            now - then for now, then in zip((time.perf_counter(), _core_seconds()), self._started)
+        )
         cuda = self.device.type == "cuda"
-        used = (core, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-                torch.cuda.max_memory_allocated(self.device) if cuda else 0)
+        used = (
+            core,
+            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            torch.cuda.max_memory_allocated(self.device) if cuda else 0,
+        )
         cores, memory, gpu_memory = zip(*(distributed.gather(used) if self.ranks > 1 else [used]))
         queue, gpus = allocation()
         gpus = gpus if gpus is not None else distributed.world_size() if cuda else 0
-        spent = {"wall_seconds": wall, "core_seconds": sum(cores), "gpu_seconds": gpus * wall, "queue_seconds": queue}
-        most = {"peak_memory_bytes": sum(memory)} | ({"peak_gpu_memory_bytes": max(gpu_memory)} if cuda else {})
-        return ({key: self.spent.get(key, 0.0) + value for key, value in spent.items()}
-                | {key: max(self.spent.get(key, 0), value) for key, value in most.items()} | {"ranks": self.ranks})
+        spent = {
+            "wall_seconds": wall,
+            "core_seconds": sum(cores),
+            "gpu_seconds": gpus * wall,
+            "queue_seconds": queue,
+        }
+        most = {"peak_memory_bytes": sum(memory)} | (
+            {"peak_gpu_memory_bytes": max(gpu_memory)} if cuda else {}
+        )
+        return (
+            {key: self.spent.get(key, 0.0) + value for key, value in spent.items()}
+            | {key: max(self.spent.get(key, 0), value) for key, value in most.items()}
+            | {"ranks": self.ranks}
+        )
 
     def publish(self, payload: list[str], **facts: Any) -> None:
         """Write the manifest over the named files of `path`, rename onto the final place, then drop the checkpoint."""
@@ -137,19 +175,36 @@ class Work:
         if distributed.rank():
             return
         stage = self.stage
-        manifest = {"id": stage.id, "kind": stage.kind, "version": version_of(stage.kind, stage.label),
-                    "digest": stage.digest, "config": stage.config, "parents": stage.parents, "seed": stage.config.get("seed"),
-                    "environment": environment(str(self.device)), **{k: round(v, 3) for k, v in cost.items()}, **facts,
-                    "payload": {name: sha256(self.path / name) for name in sorted(payload)}}
+        manifest = {
+            "id": stage.id,
+            "kind": stage.kind,
+            "version": version_of(stage.kind, stage.label),
+            "digest": stage.digest,
+            "config": stage.config,
+            "parents": stage.parents,
+            "seed": stage.config.get("seed"),
+            "environment": environment(str(self.device)),
+            **{k: round(v, 3) for k, v in cost.items()},
+            **facts,
+            "payload": {name: sha256(self.path / name) for name in sorted(payload)},
+        }
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
-        if self.final.exists():  # an empty folder made by the workflow engine, or a broken artifact that is made again
+        if (
+            self.final.exists()
+        ):  # an empty folder made by the workflow engine, or a broken artifact that is made again
             shutil.rmtree(self.final)
         os.rename(self.path, self.final)
         for leftover in self.final.iterdir():
-            if leftover.is_file() and leftover.name not in (*payload, MANIFEST):  # a folder's files are in an index
+            if leftover.is_file() and leftover.name not in (
+                *payload,
+                MANIFEST,
+            ):  # a folder's files are in an index
                 leftover.unlink()
 
 
 def _core_seconds() -> float:
-    return sum(getattr(resource.getrusage(who), field) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-               for field in ("ru_utime", "ru_stime"))
+    return sum(
+        getattr(resource.getrusage(who), field)
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        for field in ("ru_utime", "ru_stime")
+    )

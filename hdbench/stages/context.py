@@ -17,7 +17,9 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.stage import Stage
 
 WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
-PROMPTS = "sampled.json"  # of a `text` stage: the prompts of the samples, by the names of their images
+PROMPTS = (
+    "sampled.json"  # of a `text` stage: the prompts of the samples, by the names of their images
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,9 @@ class Context:
         return self.plan.suite.data
 
 
-Payload = tuple[list[str], dict[str, Any]]  # names of the files in the work folder, and facts for the manifest
+Payload = tuple[
+    list[str], dict[str, Any]
+]  # names of the files in the work folder, and facts for the manifest
 
 
 def prompts_of(context: Context) -> list[str]:
@@ -58,21 +62,31 @@ def labels_of(context: Context, indices: range) -> Tensor:
 
     That is [first row, number of rows, stride]: where prompts are ordered, a stride without common factor mixes them.
     """
-    first, count, stride = (context.parent("text")[1]["sampled"] if "text" in context.stage.parents
-                            else (0, context.dataset().classes, 1))
+    first, count, stride = (
+        context.parent("text")[1]["sampled"]
+        if "text" in context.stage.parents
+        else (0, context.dataset().classes, 1)
+    )
     return first + torch.tensor(indices, dtype=torch.int64) * stride % count
 
 
 def targets_of(context: Context, labels: Tensor) -> Tensor:
     """What a classifier should find: labels (N,), or of data with several attributes their classes (N, A)."""
     module = DATASETS[context.dataset().name]
-    return torch.from_numpy(module.attributes_of(labels.numpy())) if hasattr(module, "attributes_of") else labels
+    return (
+        torch.from_numpy(module.attributes_of(labels.numpy()))
+        if hasattr(module, "attributes_of")
+        else labels
+    )
 
 
 def of_classifier(dataset) -> dict[str, Any]:
     """The classifier's sizes: one group of classes, or one for each attribute."""
-    return {"image_size": dataset.image_size, "channels": dataset.channels,
-            "attributes": attributes(dataset.name, dataset.classes)}
+    return {
+        "image_size": dataset.image_size,
+        "channels": dataset.channels,
+        "attributes": attributes(dataset.name, dataset.classes),
+    }
 
 
 def progress_of(context: Context) -> Callable[[int, int], None]:
@@ -91,4 +105,8 @@ def dimensions(dataset) -> tuple[int, int, int]:
 
 
 def shape(dataset) -> dict[str, int]:
-    return {"image_size": dataset.image_size, "channels": dataset.channels, "classes": dataset.classes}
+    return {
+        "image_size": dataset.image_size,
+        "channels": dataset.channels,
+        "classes": dataset.classes,
+    }

@@ -37,8 +37,12 @@ def clip(context: Context) -> Payload:
     training = Training.of(config)
     with seeded(config["seed"], "clip", config["split"]):
         network = new_clip(context)
-    return train(context, Setting(student=network.to(context.device), learning_rate=training.learning_rate), training,
-                 config["split"])
+    return train(
+        context,
+        Setting(student=network.to(context.device), learning_rate=training.learning_rate),
+        training,
+        config["split"],
+    )
 
 
 def text(context: Context) -> Payload:
@@ -50,11 +54,15 @@ def text(context: Context) -> Payload:
         prompts = prompts_of(context)
         sampled = [0, len(prompts), context.dataset().stride]
         return write_table(load_clip(context).network, prompts, folder), {"sampled": sampled}
-    captions = [row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))]
+    captions = [
+        row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))
+    ]
     config = {key: value for key, value in context.stage.config.items() if key != "prompts"}
     sampled = sampled_prompts(context)
     wanted = [row["prompt"] for row in sampled.values()]
-    names = encode([*captions, *wanted], TextConfig(**config), folder, context.device, progress_of(context))
+    names = encode(
+        [*captions, *wanted], TextConfig(**config), folder, context.device, progress_of(context)
+    )
     if distributed.rank() == 0:
         write_atomic(folder / PROMPTS, json.dumps(sampled) + "\n")
     return [*names, PROMPTS], {"sampled": [len(captions), len(wanted), 1]}
@@ -70,7 +78,9 @@ def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
         names = tuple(json.loads(path.read_text(encoding="utf-8-sig")))
     rows = read_prompts(path, names, wanted.protocol)
     if len(rows) < wanted.samples:
-        raise UserError(f"{path}: has {len(rows)} prompts, evaluation.samples = {wanted.samples}; lower it")
+        raise UserError(
+            f"{path}: has {len(rows)} prompts, evaluation.samples = {wanted.samples}; lower it"
+        )
     if (nested := next((name for name in names if "/" in name), None)) is not None:
         raise UserError(f"{path}: {nested!r}: an image's name has no '/'; leave the folder out")
     return dict(zip(names, rows))

@@ -31,16 +31,25 @@ def reference(context: Context) -> Payload:
         request = evaluation_request(context)
         (extractors := Extractors(request)).load()
         built = build_references(request, extractors)[request.protocols[0].name]
-        write_atomic(context.work.path / "reference.json", json.dumps({"key": built.key, "folder": built.folder.name}) + "\n")
+        write_atomic(
+            context.work.path / "reference.json",
+            json.dumps({"key": built.key, "folder": built.folder.name}) + "\n",
+        )
         return ["reference.json"], {}
     n = context.stage.config["samples"]
     path, network = context.parent("data")[0], load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
-    sets = {name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][part]
-            for name, part in rows.items()}
+    sets = {
+        name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][part]
+        for name, part in rows.items()
+    }
     arrays = classifier_protocol.reference_arrays(
-        {name: (images, classify(network, images, context.device)[0]) for name, images in sets.items()},
-        context.stage.config["bands"])
+        {
+            name: (images, classify(network, images, context.device)[0])
+            for name, images in sets.items()
+        },
+        context.stage.config["bands"],
+    )
     np.savez(context.work.path / "reference.npz", **arrays)
     return ["reference.npz"], {}
 
@@ -52,11 +61,19 @@ def evaluation_request(context: Context, **more):
     from hdbench.evaluation.request import Request
 
     wanted = context.plan.suite.evaluation
-    return Request(**{"samples": None, "references": {wanted.protocol: Path(wanted.reference)}} | more,
-                   protocols=(protocol_named(wanted.protocol),), weights=wanted.weights, device=context.device,
-                   settings=Settings(cache=context.results / "evaluation", threads=torch.get_num_threads(), label=context.label),
-                   n=None if wanted.samples == protocol_named(wanted.protocol).n else wanted.samples,
-                   allow=frozenset(["other-weights"] if wanted.weights else []))
+    return Request(
+        **{"samples": None, "references": {wanted.protocol: Path(wanted.reference)}} | more,
+        protocols=(protocol_named(wanted.protocol),),
+        weights=wanted.weights,
+        device=context.device,
+        settings=Settings(
+            cache=context.results / "evaluation",
+            threads=torch.get_num_threads(),
+            label=context.label,
+        ),
+        n=None if wanted.samples == protocol_named(wanted.protocol).n else wanted.samples,
+        allow=frozenset(["other-weights"] if wanted.weights else []),
+    )
 
 
 def evaluate(context: Context) -> Payload:
@@ -67,20 +84,43 @@ def evaluate(context: Context) -> Payload:
     real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
-    wanted, itself = targets_of(context, labels).numpy(), context.parent("sample")[1]["config"].get("split")
+    wanted, itself = (
+        targets_of(context, labels).numpy(),
+        context.parent("sample")[1]["config"].get("split"),
+    )
     estimates, rings = classifier_protocol.estimates(
-        images, wanted, features, probabilities, real, neighbours=context.stage.config["neighbours"],
-        itself=itself, attributes=network.attributes)
+        images,
+        wanted,
+        features,
+        probabilities,
+        real,
+        neighbours=context.stage.config["neighbours"],
+        itself=itself,
+        attributes=network.attributes,
+    )
     counts = dict.fromkeys(estimates, len(images))
     if "clip" in context.stage.parents:
         from hdbench.networks.clip import features as towers
 
-        estimates["clip_score"] = clip_score(*(part.numpy() for part in towers(load_clip(context), to_float(images), labels)))
+        estimates["clip_score"] = clip_score(
+            *(part.numpy() for part in towers(load_clip(context), to_float(images), labels))
+        )
         table = DATASETS[context.dataset().name].prompts(context.dataset())
-        of_test = load_images(context.parent("data")[0] / "test.npz")[1][:len(real["test_features"])]
-        captions, test_captions = ([table[row] for row in rows.tolist()] for rows in (labels, of_test))
-        found = classifier_protocol.by_caption(features, probabilities, wanted, captions, real,
-                                               None if itself == "test" else test_captions, network.attributes)
+        of_test = load_images(context.parent("data")[0] / "test.npz")[1][
+            : len(real["test_features"])
+        ]
+        captions, test_captions = (
+            [table[row] for row in rows.tolist()] for rows in (labels, of_test)
+        )
+        found = classifier_protocol.by_caption(
+            features,
+            probabilities,
+            wanted,
+            captions,
+            real,
+            None if itself == "test" else test_captions,
+            network.attributes,
+        )
         estimates |= {name: estimate for name, (estimate, _) in found.items()}
         counts |= {"clip_score": len(images)} | {name: count for name, (_, count) in found.items()}
     np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
@@ -93,10 +133,22 @@ def evaluate_pictures(context: Context) -> Payload:
 
     folder, made = context.parent("sample")
     check_pictures(folder)
-    built = json.loads((context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8"))["folder"]
-    references = {context.stage.config["protocol"]: context.results / "evaluation/references" / built}
-    prompts = artifact.load(context.results, made["parents"]["text"])[0] / PROMPTS if "text" in made["parents"] else None
-    found, = evaluate(evaluation_request(context, samples=folder / PICTURES, references=references, prompts=prompts))
+    built = json.loads(
+        (context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8")
+    )["folder"]
+    references = {
+        context.stage.config["protocol"]: context.results / "evaluation/references" / built
+    }
+    prompts = (
+        artifact.load(context.results, made["parents"]["text"])[0] / PROMPTS
+        if "text" in made["parents"]
+        else None
+    )
+    (found,) = evaluate(
+        evaluation_request(
+            context, samples=folder / PICTURES, references=references, prompts=prompts
+        )
+    )
     estimates = {metric: estimate for metric, (estimate, _) in found.results.items()}
     counts = {metric: len(ids) for metric, (_, ids) in found.results.items()}
     return written(context, estimates, counts), {"protocol": found.protocol}
@@ -107,6 +159,12 @@ def written(context: Context, estimates: dict[str, Estimate], counts: dict[str, 
     with (context.work.path / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["metric", "value", "se", "n"])
-        writer.writerows([name, repr(e.value), repr(e.standard_error), counts[name]] for name, e in estimates.items())
-    np.savez(context.work.path / "influence.npz", **{name: e.influence.astype(np.float32) for name, e in estimates.items()})
+        writer.writerows(
+            [name, repr(e.value), repr(e.standard_error), counts[name]]
+            for name, e in estimates.items()
+        )
+    np.savez(
+        context.work.path / "influence.npz",
+        **{name: e.influence.astype(np.float32) for name, e in estimates.items()},
+    )
     return ["metrics.csv", "influence.npz"]

@@ -23,7 +23,9 @@ def save_checkpoint(path: Path, trainer: Trainer, spent: dict[str, float]) -> No
     if distributed.rank() == 0:
         temporary = path.with_suffix(".tmp")
         header = {"step": str(trainer.step), "spent": json.dumps(spent)}
-        save_file({name: value.contiguous() for name, value in state.items()}, temporary, metadata=header)
+        save_file(
+            {name: value.contiguous() for name, value in state.items()}, temporary, metadata=header
+        )
         temporary.replace(path)
 
 
@@ -35,7 +37,9 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, float]:
         trainer.load_state(load_file(path), int(header["step"]))
         return json.loads(header["spent"])
     except Exception as error:
-        raise UserError(f"{path}: not a usable checkpoint ({error}); delete it to start this stage afresh") from None
+        raise UserError(
+            f"{path}: not a usable checkpoint ({error}); delete it to start this stage afresh"
+        ) from None
 
 
 def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
@@ -50,14 +54,22 @@ def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
             progress(trainer.step)
             trainer.train_step()
             due = distributed.rank() == 0 and time.perf_counter() - saved >= checkpoint_seconds
-            stop, due = distributed.any_of(interrupted(), due)  # one signal to one rank stops all after the same step
+            stop, due = distributed.any_of(
+                interrupted(), due
+            )  # one signal to one rank stops all after the same step
             if stop or due or trainer.step == trainer.training.steps:
                 trainer.check_weights()
                 trainer.check_replicas()
                 save_checkpoint(checkpoint, trainer, work.cost())
                 saved = time.perf_counter()
             if stop:
-                raise Interrupted(f"{label}: stopped at step {trainer.step} of {trainer.training.steps}; "
-                                  "the same command goes on from there")
-    last = ", ".join(f"{key} {values[-1]:.3g}" for key, values in trainer.history.items() if key.endswith("/loss"))
+                raise Interrupted(
+                    f"{label}: stopped at step {trainer.step} of {trainer.training.steps}; "
+                    "the same command goes on from there"
+                )
+    last = ", ".join(
+        f"{key} {values[-1]:.3g}"
+        for key, values in trainer.history.items()
+        if key.endswith("/loss")
+    )
     progress(trainer.step, last)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from hdbench.evaluation.results import Evaluation
 
 
-def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, device: torch.device) -> Evaluation:
+def evaluate_file(
+    samples: Path, stage: Path, n: int | None, name: str | None, device: torch.device
+) -> Evaluation:
     """The protocol on an npz of images and labels against a suite's reference stage, whose folder `stage` is.
 
     Raises UserError for a folder that is no such stage, and for images that are not as many as the reference's.
@@ -34,34 +36,61 @@ def evaluate_file(samples: Path, stage: Path, n: int | None, name: str | None, d
 
     place = stage.resolve()
     if place.parent.name != "reference" or not (place / files.MANIFEST).is_file():
-        raise UserError(f"{stage}: not the folder of a reference stage; give results/stages/reference/<id>, as `hdbench "
-                        "plan` lists it")
+        raise UserError(
+            f"{stage}: not the folder of a reference stage; give results/stages/reference/<id>, as `hdbench "
+            "plan` lists it"
+        )
     results = place.parents[2]
     path, manifest = artifact.load(results, f"reference/{place.name}")
     weights, trained = artifact.load(results, manifest["parents"]["classifier"])
     data = artifact.load(results, trained["parents"]["data"])[1]["config"]
     module = DATASETS[data["name"]]
     shown = attributes(data["name"], data["classes"])
-    shape = {"image_size": data["image_size"], "channels": data["channels"], "classes": data["classes"]}
+    shape = {
+        "image_size": data["image_size"],
+        "channels": data["channels"],
+        "classes": data["classes"],
+    }
     images, labels = load_images(samples)
     wanted, found = manifest["config"]["samples"], len(images)
     if n not in (None, found) or (n is None and found != wanted):
-        raise UserError(f"{samples}: holds {found} images, the reference has {wanted}; give --n {found} to compare unequal "
-                        "numbers all the same")
+        raise UserError(
+            f"{samples}: holds {found} images, the reference has {wanted}; give --n {found} to compare unequal "
+            "numbers all the same"
+        )
     if images.shape[1:] != (shape["channels"], shape["image_size"], shape["image_size"]):
-        raise UserError(f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
-                        f"{(shape['channels'], shape['image_size'], shape['image_size'])}")
-    network = Classifier(ClassifierConfig(**trained["config"]["network"]), image_size=data["image_size"],
-                         channels=data["channels"], attributes=shown)
+        raise UserError(
+            f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
+            f"{(shape['channels'], shape['image_size'], shape['image_size'])}"
+        )
+    network = Classifier(
+        ClassifierConfig(**trained["config"]["network"]),
+        image_size=data["image_size"],
+        channels=data["channels"],
+        attributes=shown,
+    )
     network.load_state_dict(load_file(weights / context.WEIGHTS))
     features, probabilities = stages.classify(network.to(device).eval(), images, device)
-    targets = module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
+    targets = (
+        module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
+    )
     with np.load(path / "reference.npz", allow_pickle=False) as real:
-        measured, _ = estimates(images, targets, features, probabilities, real, neighbours=3, attributes=shown)
+        measured, _ = estimates(
+            images, targets, features, probabilities, real, neighbours=3, attributes=shown
+        )
     ids = tuple(f"{row:06}" for row in range(found))
-    of_reference = tuple(f"reference {row:06}" for row in range(wanted))  # binomial recall is of reference images
+    of_reference = tuple(
+        f"reference {row:06}" for row in range(wanted)
+    )  # binomial recall is of reference images
     protocol = f"classifier:{manifest['digest']}"
-    return Evaluation(name=name or samples.stem, protocol=protocol, reference=manifest["digest"],
-                      digest=digest_of([files.sha256(samples), protocol])[:16],
-                      results={metric: Result(estimate, of_reference if metric == "recall" else ids)
-                               for metric, estimate in measured.items()}, facts={"samples": str(samples), "n": found})
+    return Evaluation(
+        name=name or samples.stem,
+        protocol=protocol,
+        reference=manifest["digest"],
+        digest=digest_of([files.sha256(samples), protocol])[:16],
+        results={
+            metric: Result(estimate, of_reference if metric == "recall" else ids)
+            for metric, estimate in measured.items()
+        },
+        facts={"samples": str(samples), "n": found},
+    )

@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from hdbench.networks.transformer import Transformer
 
 
-def new_network(context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]) -> Transformer:
+def new_network(
+    context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]
+) -> Transformer:
     conditions = Conditions(context.parent("text")[0]) if "text" in context.stage.parents else None
     with seeded(*axes):
-        network = networks.build(networks_config.typed(context.stage.config["network"]), **shape(context.dataset()),
-                                 mean_velocity=mean_velocity, conditions=conditions)
+        network = networks.build(
+            networks_config.typed(context.stage.config["network"]),
+            **shape(context.dataset()),
+            mean_velocity=mean_velocity,
+            conditions=conditions,
+        )
     return network.to(context.device)
 
 
@@ -34,7 +40,9 @@ def load_network(context: Context, role: str, *, mean_velocity: bool) -> Transfo
     network = new_network(context, mean_velocity=mean_velocity, axes=("interval embedding",))
     missing, unexpected = network.load_state_dict(load_file(path / WEIGHTS), strict=False)
     if unexpected or any(not key.startswith("interval_embed.") for key in missing):
-        raise UserError(f"{path / WEIGHTS}: not the weights of this network (missing {missing}, unexpected {unexpected})")
+        raise UserError(
+            f"{path / WEIGHTS}: not the weights of this network (missing {missing}, unexpected {unexpected})"
+        )
     return network
 
 
@@ -52,6 +60,8 @@ def load_clip(context: Context) -> Captioned:
 
 def load_classifier(context: Context) -> Classifier:
     path, manifest = context.parent("classifier")
-    network = Classifier(ClassifierConfig(**manifest["config"]["network"]), **of_classifier(context.dataset()))
+    network = Classifier(
+        ClassifierConfig(**manifest["config"]["network"]), **of_classifier(context.dataset())
+    )
     network.load_state_dict(load_file(path / WEIGHTS))
     return network.to(context.device).eval()

@@ -23,7 +23,9 @@ def first_images(folder: Path, count: int) -> Tensor:
     from PIL import Image
 
     files = sorted((folder / PICTURES).glob("*.png"))[:count]
-    return torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(0, 3, 1, 2)
+    return torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(
+        0, 3, 1, 2
+    )
 
 
 class Pictures:
@@ -61,6 +63,10 @@ def check_pictures(folder: Path) -> None:
 
     index = json.loads((folder / f"{PICTURES}.json").read_text(encoding="utf-8"))
     files = {file.name: file for file in (folder / PICTURES).glob("*.png")}
-    wrong = sorted(index.keys() ^ files.keys()) or [name for name, digest in index.items() if sha256(files[name]) != digest]
+    wrong = sorted(index.keys() ^ files.keys()) or [
+        name for name, digest in index.items() if sha256(files[name]) != digest
+    ]
     if wrong:
-        raise UserError(f"{folder / PICTURES / wrong[0]}: differs from its manifest; delete the folder {folder} and run again")
+        raise UserError(
+            f"{folder / PICTURES / wrong[0]}: differs from its manifest; delete the folder {folder} and run again"
+        )

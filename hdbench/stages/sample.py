@@ -26,9 +26,15 @@ from hdbench.stages.train import training_data
 DECODED = 8  # latents that the autoencoder takes at once
 
 
-def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axes: tuple[str | int, ...], noises: int,
-              labels: Tensor, keep: Callable[[Tensor, range], Tensor],
-              done: Callable[[range], bool] = lambda indices: False) -> tuple[Tensor, float | None]:
+def generated(
+    context: Context,
+    sampler: Callable[[Tensor, Tensor], Tensor],
+    axes: tuple[str | int, ...],
+    noises: int,
+    labels: Tensor,
+    keep: Callable[[Tensor, range], Tensor],
+    done: Callable[[range], bool] = lambda indices: False,
+) -> tuple[Tensor, float | None]:
     """Samples of these labels (N,), and the seconds that one took (None: all were there); on rank 0.
 
     `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which samples these are, and
@@ -48,7 +54,7 @@ def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axe
         indices = range(start, min(start + size, last))
         if done(indices):
             continue
-        c = labels[indices.start:indices.stop].to(context.device)
+        c = labels[indices.start : indices.stop].to(context.device)
         eps = sample_noise(axes, indices, (noises, *shape)).to(context.device)
         begun = time.perf_counter()
         with torch.no_grad():
@@ -62,24 +68,48 @@ def generated(context: Context, sampler: Callable[[Tensor, Tensor], Tensor], axe
     progress(last - first)
     kept = torch.cat(batches)
     seconds, made = (sum(distributed.gather(number)) for number in (seconds, made))
-    return distributed.concatenate(kept, distributed.gather(len(kept))), seconds / made if made else None
+    return distributed.concatenate(
+        kept, distributed.gather(len(kept))
+    ), seconds / made if made else None
 
 
 def pairs(context: Context) -> Payload:
     """The guided teacher's ODE as pairs: standard normal eps, the x (N, C, H, W) float32 that it leads to, and labels (N,)."""
-    config, n, steps = context.stage.config, context.stage.config["count"], context.stage.config["steps"]
+    config, n, steps = (
+        context.stage.config,
+        context.stage.config["count"],
+        context.stage.config["steps"],
+    )
     network = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
     v = guided(network, config["guidance"], tuple(config["guidance_interval"]))
     axes, own = (config["seed"], "pairs"), torch.arange(context.dataset().classes or 0)
     if "text" in context.stage.parents:  # the prompts of the data, never those of the samples
         own = training_data(context, "train")[1].unique()
     labels = own[torch.arange(n) % len(own)]
-    x, _ = generated(context, lambda eps, c: sample_ode(v, eps[0], c, steps), axes, 1, labels, lambda x, indices: x)
+    x, _ = generated(
+        context,
+        lambda eps, c: sample_ode(v, eps[0], c, steps),
+        axes,
+        1,
+        labels,
+        lambda x, indices: x,
+    )
     if distributed.rank() == 0:
-        save_file({"eps": sample_noise(axes, range(n), (1, *dimensions(context.dataset())))[:, 0].contiguous(),
-                   "x": x.contiguous(), "labels": labels}, context.work.path / PAIRS)
+        save_file(
+            {
+                "eps": sample_noise(axes, range(n), (1, *dimensions(context.dataset())))[
+                    :, 0
+                ].contiguous(),
+                "x": x.contiguous(),
+                "labels": labels,
+            },
+            context.work.path / PAIRS,
+        )
     count = n * steps * (2 if config["guidance"] != 1.0 else 1)
-    return [PAIRS], {"network_evaluations": {"teacher forward": count}, "forward_equivalents": count}
+    return [PAIRS], {
+        "network_evaluations": {"teacher forward": count},
+        "forward_equivalents": count,
+    }
 
 
 def sample(context: Context) -> Payload:
@@ -92,16 +122,24 @@ def sample(context: Context) -> Payload:
         if distributed.rank() == 0:
             save_images(context.work.path / "samples.npz", images, labels)
         return ["samples.npz"], {}
-    u = network = load_network(context, "source", mean_velocity=manifest["kind"] != "teacher").requires_grad_(False)
+    u = network = load_network(
+        context, "source", mean_velocity=manifest["kind"] != "teacher"
+    ).requires_grad_(False)
     steps = config["steps"]
     if config["sampler"] == "ode":
-        v = guided(network, config.get("guidance", 1.0), tuple(config.get("guidance_interval", (0.0, 1.0))))
+        v = guided(
+            network, config.get("guidance", 1.0), tuple(config.get("guidance_interval", (0.0, 1.0)))
+        )
         u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
     noises = steps if config["sampler"] == "consistency" else 1
     times, decode = config.get("times"), lambda z: z
 
     def make(eps: Tensor, c: Tensor) -> Tensor:
-        return decode(sample_consistency(u, eps, c, times) if noises > 1 else sample_flow_map(u, eps[0], c, steps))
+        return decode(
+            sample_consistency(u, eps, c, times)
+            if noises > 1
+            else sample_flow_map(u, eps[0], c, steps)
+        )
 
     labels, axes = labels_of(context, range(n)), (config["seed"], "sample")
     if hasattr(context.dataset(), "autoencoder"):
@@ -111,12 +149,18 @@ def sample(context: Context) -> Payload:
         decode = lambda z: torch.cat([autoencoder.decode(part) for part in z.split(DECODED)])  # noqa: E731
         names = [f"{index:06}" for index in range(n)]
         if "text" in context.stage.parents:
-            names = list(json.loads((context.parent("text")[0] / PROMPTS).read_text(encoding="utf-8")))[:n]
+            names = list(
+                json.loads((context.parent("text")[0] / PROMPTS).read_text(encoding="utf-8"))
+            )[:n]
         pictures = Pictures(context.work.path, names)
-        _, seconds = generated(context, make, axes, noises, labels, pictures.write, pictures.written)
+        _, seconds = generated(
+            context, make, axes, noises, labels, pictures.write, pictures.written
+        )
         payload = distributed.from_rank_0(pictures.index)
     else:
-        images, seconds = generated(context, make, axes, noises, labels, lambda x, indices: to_uint8(x))
+        images, seconds = generated(
+            context, make, axes, noises, labels, lambda x, indices: to_uint8(x)
+        )
         if distributed.rank() == 0:
             save_images(context.work.path / "samples.npz", images, labels)
         payload = ["samples.npz"]

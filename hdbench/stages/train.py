@@ -23,7 +23,15 @@ from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics import classification
 from hdbench.networks.classifier import Classifier, classify
 from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
-from hdbench.stages.context import PAIRS, WEIGHTS, Context, Payload, of_classifier, shape, targets_of
+from hdbench.stages.context import (
+    PAIRS,
+    WEIGHTS,
+    Context,
+    Payload,
+    of_classifier,
+    shape,
+    targets_of,
+)
 from hdbench.stages.loop import run
 from hdbench.stages.networks import load_network, new_network
 from hdbench.stages.trainer import Trainer
@@ -36,14 +44,18 @@ def classifier(context: Context) -> Payload:
     network_config = ClassifierConfig(**config["network"])
     with seeded(config["seed"], "classifier"):
         network = Classifier(network_config, **of_classifier(context.dataset())).to(context.device)
-    names, facts = train(context, Setting(student=network, learning_rate=training.learning_rate), training)
+    names, facts = train(
+        context, Setting(student=network, learning_rate=training.learning_rate), training
+    )
     if distributed.rank():
         return names, facts
     network = Classifier(network_config, **of_classifier(context.dataset())).to(context.device)
     network.load_state_dict(load_file(context.work.path / WEIGHTS))
     images, labels = load_images(context.parent("data")[0] / "test.npz")
     _, probabilities = classify(network, images, context.device)
-    right = classification.accuracy(probabilities, targets_of(context, labels).numpy(), network.attributes)
+    right = classification.accuracy(
+        probabilities, targets_of(context, labels).numpy(), network.attributes
+    )
     return names, facts | {"test_accuracy": right.value}
 
 
@@ -51,25 +63,42 @@ def teacher(context: Context) -> Payload:
     config = context.stage.config
     if "checkpoint" in config:
         weights = read_checkpoint(context, Checkpoint(**config["checkpoint"]))
-        save_file({name: value.contiguous() for name, value in weights.items()}, context.work.path / WEIGHTS)
-        return [WEIGHTS], {"parameters": sum(value.numel() for value in weights.values()), "forward_equivalents": 0,
-                           "source_sha256": digests_of(Path(config["checkpoint"]["path"]))}
+        save_file(
+            {name: value.contiguous() for name, value in weights.items()},
+            context.work.path / WEIGHTS,
+        )
+        return [WEIGHTS], {
+            "parameters": sum(value.numel() for value in weights.values()),
+            "forward_equivalents": 0,
+            "source_sha256": digests_of(Path(config["checkpoint"]["path"])),
+        }
     network = new_network(context, mean_velocity=False, axes=(config["seed"], "teacher"))
     training = Training.of(config)
-    return train(context, Setting(student=made_for(training, network), learning_rate=training.learning_rate), training)
+    return train(
+        context,
+        Setting(student=made_for(training, network), learning_rate=training.learning_rate),
+        training,
+    )
 
 
 def distill(context: Context) -> Payload:
     """Trajectory and refine: a student from its parent's weights, under the stage's objective."""
     config, seed = context.stage.config, context.stage.config["seed"]
     training = Training.of(config)
-    frozen = made_for(training, load_network(context, "teacher", mean_velocity=False).requires_grad_(False))
+    frozen = made_for(
+        training, load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
+    )
     axes = (seed, context.stage.kind)
 
     def head(name: str, settings) -> nn.Module:
         with seeded(*axes, "head"):
-            module = build_head(name, layers=len(settings.blocks), width=frozen.width, grid=frozen.grid,
-                                parameters=settings.parameters)
+            module = build_head(
+                name,
+                layers=len(settings.blocks),
+                width=frozen.width,
+                grid=frozen.grid,
+                parameters=settings.parameters,
+            )
         facts["head_parameters"] = parameter_count(module)
         return module.to(context.device)
 
@@ -81,10 +110,16 @@ def distill(context: Context) -> Payload:
     student = load_network(context, "student", mean_velocity=True)
     student.gradient_checkpointing = training.gradient_checkpointing
     setting = Setting(
-        student=student, learning_rate=training.learning_rate, teacher=frozen,
+        student=student,
+        learning_rate=training.learning_rate,
+        teacher=frozen,
         teacher_velocity=guided(frozen, config["guidance"], tuple(config["guidance_interval"])),
-        copy_teacher=lambda: made_for(training, load_network(context, "teacher", mean_velocity=False)), head=head,
-        pairs=ode_pairs)
+        copy_teacher=lambda: made_for(
+            training, load_network(context, "teacher", mean_velocity=False)
+        ),
+        head=head,
+        pairs=ode_pairs,
+    )
     names, counted = train(context, setting, training)
     return names, counted | facts
 
@@ -103,13 +138,19 @@ def train(context: Context, setting: Setting, training: Training, split: str = "
         with (context.work.path / "history.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["step", *trainer.history])
-            writer.writerows([step, *values] for step, values in enumerate(zip(*trainer.history.values()), start=1))
+            writer.writerows(
+                [step, *values]
+                for step, values in enumerate(zip(*trainer.history.values()), start=1)
+            )
     terms = OBJECTIVES[training.objective.name].forward_equivalents(
-        training.objective, setting.student.depth, context.stage.config.get("guidance", 1.0) != 1.0)
+        training.objective, setting.student.depth, context.stage.config.get("guidance", 1.0) != 1.0
+    )
     samples = training.steps * training.batch
-    return [WEIGHTS, "history.csv"], {"network_evaluations": {term: count * samples for term, count in terms.items()},
-                                      "forward_equivalents": sum(terms.values()) * samples,
-                                      "parameters": parameters}
+    return [WEIGHTS, "history.csv"], {
+        "network_evaluations": {term: count * samples for term, count in terms.items()},
+        "forward_equivalents": sum(terms.values()) * samples,
+        "parameters": parameters,
+    }
 
 
 def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
@@ -121,7 +162,9 @@ def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
     if hasattr(module, "open_latents"):
         return module.open_latents(path)
     images, labels = load_images(path / f"{split}.npz")
-    return to_float(images), targets_of(context, labels) if context.stage.kind == "classifier" else labels
+    return to_float(images), targets_of(
+        context, labels
+    ) if context.stage.kind == "classifier" else labels
 
 
 def made_for(training: Training, network: nn.Module) -> nn.Module:
@@ -149,4 +192,7 @@ def read_checkpoint(context: Context, checkpoint: Checkpoint) -> dict[str, Tenso
 def digests_of(path: Path) -> dict[str, str]:
     """SHA-256 of a public file, or of every .safetensors of a folder."""
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
-    return {file.name if file == path else file.relative_to(path).as_posix(): core_files.sha256(file) for file in files}
+    return {
+        file.name if file == path else file.relative_to(path).as_posix(): core_files.sha256(file)
+        for file in files
+    }

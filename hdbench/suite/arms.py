@@ -6,10 +6,25 @@ from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Arm, EqualTotal
 
-NAMES = {"meanflow": "MeanFlow", "consistency": "Consistency", "knowledge": "Knowledge distillation",
-         "progressive": "Progressive distillation", "reflow": "Reflow", "shortcut": "Shortcut", "scm": "sCM",
-         "improved_meanflow": "Improved MeanFlow", "dmd": "DMD", "dmd2": "DMD2", "decoupled_dmd": "Decoupled DMD",
-         "sid": "SiD", "vsd": "VSD", "f_distill": "f-distill", "adversarial": "GAN", "ladd": "LADD", "adm": "ADM"}
+NAMES = {
+    "meanflow": "MeanFlow",
+    "consistency": "Consistency",
+    "knowledge": "Knowledge distillation",
+    "progressive": "Progressive distillation",
+    "reflow": "Reflow",
+    "shortcut": "Shortcut",
+    "scm": "sCM",
+    "improved_meanflow": "Improved MeanFlow",
+    "dmd": "DMD",
+    "dmd2": "DMD2",
+    "decoupled_dmd": "Decoupled DMD",
+    "sid": "SiD",
+    "vsd": "VSD",
+    "f_distill": "f-distill",
+    "adversarial": "GAN",
+    "ladd": "LADD",
+    "adm": "ADM",
+}
 
 
 def equal_total(plan: Plan, name: str) -> bool:
@@ -29,7 +44,11 @@ def head_name(arm: Arm) -> str:
 def initialisation(arm: Arm) -> str:
     if arm.baseline:
         return "-"
-    return NAMES.get(arm.trajectory.objective.name, arm.trajectory.objective.name) if arm.trajectory else "Teacher"
+    return (
+        NAMES.get(arm.trajectory.objective.name, arm.trajectory.objective.name)
+        if arm.trajectory
+        else "Teacher"
+    )
 
 
 def is_teacher(arm: Arm) -> bool:
@@ -48,18 +67,40 @@ def describe(plan: Plan, name: str) -> str:
     if arm.refine and not recipe:
         text += f" → {NAMES.get(arm.refine.objective.name, arm.refine.objective.name)}"
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
-    return ", ".join([text, *(["equal total"] if equal_total(plan, name) and not recipe else []), *settings(plan, name)])
+    return ", ".join(
+        [
+            text,
+            *(["equal total"] if equal_total(plan, name) and not recipe else []),
+            *settings(plan, name),
+        ]
+    )
 
 
 def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
     """What an arm's entry changes (under these keys) beside its stages, head and rule for its steps: `relative weight 4.0`."""
     recipe = plan.recipes.get(name)
-    said = {("recipe",), ("steps",)} if recipe else {
-        ("trajectory",), ("refine",), ("real",), ("steps",), ("trajectory", "objective", "name"),
-        ("refine", "objective", "name"), ("refine", "objective", "discriminator"), ("refine", "steps", "equal_total"),
-        ("trajectory", "steps", "equal_total")}
-    return [f"{path[-1].replace('_', ' ')} {value}" for path, value in leaves(plan.suite.arms[name] or {}).items()
-            if path not in said and path[:len(under)] == under and (recipe or getattr(plan.suite.base, path[0]))]
+    said = (
+        {("recipe",), ("steps",)}
+        if recipe
+        else {
+            ("trajectory",),
+            ("refine",),
+            ("real",),
+            ("steps",),
+            ("trajectory", "objective", "name"),
+            ("refine", "objective", "name"),
+            ("refine", "objective", "discriminator"),
+            ("refine", "steps", "equal_total"),
+            ("trajectory", "steps", "equal_total"),
+        }
+    )
+    return [
+        f"{path[-1].replace('_', ' ')} {value}"
+        for path, value in leaves(plan.suite.arms[name] or {}).items()
+        if path not in said
+        and path[: len(under)] == under
+        and (recipe or getattr(plan.suite.base, path[0]))
+    ]
 
 
 def base_arm(plan: Plan) -> str | None:
@@ -69,18 +110,28 @@ def base_arm(plan: Plan) -> str | None:
 
 def _stage_two(arm: Arm, *without: str) -> dict:
     config = arm.refine.model_dump(exclude={"steps"})
-    return config | {"objective": {k: v for k, v in config["objective"].items() if k not in without}}
+    return config | {
+        "objective": {k: v for k, v in config["objective"].items() if k not in without}
+    }
 
 
 def same_without_head(plan: Plan, name: str) -> str | None:
     """The arm with no head, and the same initialisation, stage 2 and rule for its steps."""
+
     def key(other: str):
         arm = plan.arms[other]
         rule = "equal total" if equal_total(plan, other) else arm.refine.steps
         return arm.trajectory, rule, _stage_two(arm, "discriminator", "gan")
 
     refined = [other for other, arm in plan.arms.items() if arm.refine]
-    return next((o for o in refined if name in refined and head_of(plan.arms[o]) == "none" and key(o) == key(name)), None)
+    return next(
+        (
+            o
+            for o in refined
+            if name in refined and head_of(plan.arms[o]) == "none" and key(o) == key(name)
+        ),
+        None,
+    )
 
 
 def same_from_trajectory(plan: Plan, name: str) -> str | None:
@@ -88,7 +139,17 @@ def same_from_trajectory(plan: Plan, name: str) -> str | None:
     arm = plan.arms[name]
     if not arm.refine:
         return None
-    same = [other for other, candidate in plan.arms.items() if candidate.trajectory and candidate.refine
-            and not equal_total(plan, other) and _stage_two(candidate) == _stage_two(arm)
-            and (equal_total(plan, name) or candidate.refine.steps == arm.refine.steps)]
-    return min(same, key=lambda other: plan.arms[other].trajectory != plan.suite.base.trajectory, default=None)
+    same = [
+        other
+        for other, candidate in plan.arms.items()
+        if candidate.trajectory
+        and candidate.refine
+        and not equal_total(plan, other)
+        and _stage_two(candidate) == _stage_two(arm)
+        and (equal_total(plan, name) or candidate.refine.steps == arm.refine.steps)
+    ]
+    return min(
+        same,
+        key=lambda other: plan.arms[other].trajectory != plan.suite.base.trajectory,
+        default=None,
+    )

@@ -22,14 +22,17 @@ def sampler(objective: Any) -> str:
 def cost_per_step(plan: Plan, training: Training) -> float:
     """Forward-equivalents of one training step: the objective's own count a sample, times the batch."""
     terms = OBJECTIVES[training.objective.name].forward_equivalents(
-        training.objective, plan.suite.network.depth, plan.suite.teacher.guidance != 1.0)
+        training.objective, plan.suite.network.depth, plan.suite.teacher.guidance != 1.0
+    )
     return training.batch * sum(terms.values())
 
 
 def pairs_of(training: Training) -> Pairs | None:
     """The teacher's ODE pairs that an objective, or the regulariser of stage 2, needs."""
     objective = training.objective
-    return getattr(objective, "pairs", None) or getattr(getattr(objective, "regulariser", None), "pairs", None)
+    return getattr(objective, "pairs", None) or getattr(
+        getattr(objective, "regulariser", None), "pairs", None
+    )
 
 
 def pairs_cost(pairs: Pairs, guided: bool) -> int:
@@ -41,15 +44,19 @@ def total_cost(plan: Plan, arm: Arm) -> float:
     """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the teacher that all share."""
     trained = [training for training in (arm.trajectory, arm.refine) if training]
     pairs = {pairs for training in trained if (pairs := pairs_of(training))}
-    return (sum(training.steps * cost_per_step(plan, training) for training in trained)
-            + sum(pairs_cost(each, plan.suite.teacher.guidance != 1.0) for each in pairs))
+    return sum(training.steps * cost_per_step(plan, training) for training in trained) + sum(
+        pairs_cost(each, plan.suite.teacher.guidance != 1.0) for each in pairs
+    )
 
 
 def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     """The arm with `equal_total` replaced by the number of steps that comes nearest to that budget."""
     arm = plan.arms[name]
-    kinds = [kind for kind in ("trajectory", "refine") if (training := getattr(arm, kind)) and
-             isinstance(training.steps, EqualTotal)]
+    kinds = [
+        kind
+        for kind in ("trajectory", "refine")
+        if (training := getattr(arm, kind)) and isinstance(training.steps, EqualTotal)
+    ]
     if not kinds:
         return arm
     kind = kinds[0]
@@ -59,7 +66,11 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     if len(kinds) > 1:
         raise UserError(f"{where}: and that of refine too; one of them must be a number")
     if other not in plan.arms:
-        of_recipe = f" (it is in {RECIPES}/{plan.suite.arms[name]['recipe']}.yaml)" if name in plan.recipes else ""
+        of_recipe = (
+            f" (it is in {RECIPES}/{plan.suite.arms[name]['recipe']}.yaml)"
+            if name in plan.recipes
+            else ""
+        )
         raise UserError(f"{where}: unknown arm{of_recipe}" + nearest(other, plan.arms))
     target = plan.arms[other]
     if any(t and isinstance(t.steps, EqualTotal) for t in (target.trajectory, target.refine)):
@@ -68,7 +79,11 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     def with_steps(steps: int) -> Arm:
         return arm.model_copy(update={kind: training.model_copy(update={"steps": steps})})
 
-    steps = round((total_cost(plan, target) - total_cost(plan, with_steps(0))) / cost_per_step(plan, training))
+    steps = round(
+        (total_cost(plan, target) - total_cost(plan, with_steps(0))) / cost_per_step(plan, training)
+    )
     if steps < 1:
-        raise UserError(f"{source}: arms.{name}: the compute of {other!r} leaves no step for {kind}")
+        raise UserError(
+            f"{source}: arms.{name}: the compute of {other!r} leaves no step for {kind}"
+        )
     return with_steps(steps)

@@ -40,7 +40,10 @@ class _Chain:
 
     def __post_init__(self):
         suite = self.plan.suite
-        self.guidance = {"guidance": suite.teacher.guidance, "guidance_interval": list(suite.teacher.guidance_interval)}
+        self.guidance = {
+            "guidance": suite.teacher.guidance,
+            "guidance_interval": list(suite.teacher.guidance_interval),
+        }
         self.data = self.add("data", suite.data.name, _dump(suite.data))
         self.measured, self.measuring = self.measurement()
         self.conditions = self.text()
@@ -49,10 +52,19 @@ class _Chain:
             self.real(name, arm) if arm.real else self.model(name, arm)
 
     def add(self, kind: str, label: str, config: dict[str, Any], **parents: Stage) -> Stage:
-        key = {"kind": kind, "version": version_of(kind, label), "config": config,
-               "parents": {role: parent.digest for role, parent in parents.items()}}
-        stage = Stage(kind=kind, label=label, config=config, parents={r: p.id for r, p in parents.items()},
-                      digest=digest_of(key))
+        key = {
+            "kind": kind,
+            "version": version_of(kind, label),
+            "config": config,
+            "parents": {role: parent.digest for role, parent in parents.items()},
+        }
+        stage = Stage(
+            kind=kind,
+            label=label,
+            config=config,
+            parents={r: p.id for r, p in parents.items()},
+            digest=digest_of(key),
+        )
         self.plan.stages.setdefault(stage.id, stage)
         return stage
 
@@ -61,11 +73,24 @@ class _Chain:
         suite, wanted = self.plan.suite, self.plan.suite.evaluation
         if not (c := suite.classifier):
             config = {"protocol": wanted.protocol, "weights": wanted.weights}
-            return config, {"reference": self.add("reference", wanted.protocol, config | {"reference": wanted.reference})}
-        classifier = self.add("classifier", suite.data.name,
-                              {"network": _dump(c.network), "seed": c.seed, **_dump(c.training)}, data=self.data)
-        reference = self.add("reference", suite.data.name, {"samples": wanted.samples, "bands": wanted.bands},
-                             data=self.data, classifier=classifier)
+            return config, {
+                "reference": self.add(
+                    "reference", wanted.protocol, config | {"reference": wanted.reference}
+                )
+            }
+        classifier = self.add(
+            "classifier",
+            suite.data.name,
+            {"network": _dump(c.network), "seed": c.seed, **_dump(c.training)},
+            data=self.data,
+        )
+        reference = self.add(
+            "reference",
+            suite.data.name,
+            {"samples": wanted.samples, "bands": wanted.bands},
+            data=self.data,
+            classifier=classifier,
+        )
         return {"neighbours": wanted.neighbours}, {"reference": reference, "classifier": classifier}
 
     def text(self) -> dict[str, Stage]:
@@ -73,72 +98,155 @@ class _Chain:
         text = self.plan.suite.text
         if isinstance(text, ClipText):
             config = {"model": text.model, "seed": text.seed, **_dump(text.training)}
-            clip = {split: self.add("clip", split, {"split": split, **config}, data=self.data) for split in ("train", "score")}
+            clip = {
+                split: self.add("clip", split, {"split": split, **config}, data=self.data)
+                for split in ("train", "score")
+            }
             self.measuring |= {"clip": clip["score"], "data": self.data}
             return {"text": self.add("text", "clip", {}, data=self.data, clip=clip["train"])}
         config = {"prompts": self.plan.suite.evaluation.prompts}
-        return {"text": self.add("text", "pipeline", config | _dump(text), data=self.data)} if text else {}
+        return (
+            {"text": self.add("text", "pipeline", config | _dump(text), data=self.data)}
+            if text
+            else {}
+        )
 
     def origin(self, arm: Arm) -> _Origin:
         """The teacher, trained or public, or an arm's own public network."""
         suite, network = self.plan.suite, _dump(self.plan.suite.network)
-        if (own := arm.baseline):
+        if own := arm.baseline:
             network = _dump(own.network)
-            stage = self.add("teacher", own.checkpoint.format, {"network": network, "checkpoint": _dump(own.checkpoint)})
+            stage = self.add(
+                "teacher",
+                own.checkpoint.format,
+                {"network": network, "checkpoint": _dump(own.checkpoint)},
+            )
             return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
-        if (public := suite.teacher.checkpoint):
-            stage = self.add("teacher", public.format, {"network": network, "checkpoint": _dump(public)})
-            return _Origin(stage, f"{public.format}-s{self.seed}", f"teacher-{stage.label}", "ode", network)
+        if public := suite.teacher.checkpoint:
+            stage = self.add(
+                "teacher", public.format, {"network": network, "checkpoint": _dump(public)}
+            )
+            return _Origin(
+                stage, f"{public.format}-s{self.seed}", f"teacher-{stage.label}", "ode", network
+            )
         training = suite.teacher.training
-        stage = self.add("teacher", f"s{self.seed}", {"network": network, "seed": self.seed, **_dump(training)},
-                         data=self.data, **self.conditions)
-        return _Origin(stage, stage.label, f"teacher-{stage.label}", sampler(training.objective), network)
+        stage = self.add(
+            "teacher",
+            f"s{self.seed}",
+            {"network": network, "seed": self.seed, **_dump(training)},
+            data=self.data,
+            **self.conditions,
+        )
+        return _Origin(
+            stage, stage.label, f"teacher-{stage.label}", sampler(training.objective), network
+        )
 
     def real(self, name: str, arm: Arm) -> None:
         """The row of real images."""
         evaluation = self.plan.suite.evaluation
-        sample = self.add("sample", f"real-{arm.real}", {"samples": evaluation.samples, "split": arm.real}, source=self.data)
+        sample = self.add(
+            "sample",
+            f"real-{arm.real}",
+            {"samples": evaluation.samples, "split": arm.real},
+            source=self.data,
+        )
         self.row(name, None, 0, 0, {}, sample)
 
     def model(self, name: str, arm: Arm) -> None:
         """Training stages of an arm, and the rows of its numbers of sampling steps."""
         origin, evaluation = self.origin(arm), self.plan.suite.evaluation
-        student, label, sampled, stages = origin.stage, origin.label, origin.sampler, {"teacher": origin.stage.id}
+        student, label, sampled, stages = (
+            origin.stage,
+            origin.label,
+            origin.sampler,
+            {"teacher": origin.stage.id},
+        )
         for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
             if training is not None:
                 sampled, objective = sampler(training.objective), training.objective
-                start = student.label if kind == "refine" and student is not origin.stage else origin.start
-                label = "-".join(filter(None, (objective.name, getattr(objective, "discriminator", None), start)))
+                start = (
+                    student.label
+                    if kind == "refine" and student is not origin.stage
+                    else origin.start
+                )
+                label = "-".join(
+                    filter(None, (objective.name, getattr(objective, "discriminator", None), start))
+                )
                 student = self.trained(name, kind, label, training, origin, student, stages)
                 stages[kind] = student.id
         teacher = student is origin.stage and not arm.baseline
         config = {"samples": evaluation.samples, "seed": evaluation.seed, "sampler": sampled}
         config |= self.guidance if teacher else {}
         for steps in arm.steps:
-            times = {"times": list(arm.baseline.times[steps])} if arm.baseline and steps in arm.baseline.times else {}
-            sample = self.add("sample", f"{label}-{steps}step", {**config, "steps": steps, "network": origin.network, **times},
-                              source=student, **self.conditions)
+            times = (
+                {"times": list(arm.baseline.times[steps])}
+                if arm.baseline and steps in arm.baseline.times
+                else {}
+            )
+            sample = self.add(
+                "sample",
+                f"{label}-{steps}step",
+                {**config, "steps": steps, "network": origin.network, **times},
+                source=student,
+                **self.conditions,
+            )
             guided = teacher and self.plan.suite.teacher.guidance != 1.0
             self.row(name, self.seed, steps, steps * (2 if guided else 1), stages, sample)
 
-    def trained(self, name: str, kind: str, label: str, training: Training, origin: _Origin, student: Stage,
-                stages: dict[str, str]) -> Stage:
+    def trained(
+        self,
+        name: str,
+        kind: str,
+        label: str,
+        training: Training,
+        origin: _Origin,
+        student: Stage,
+        stages: dict[str, str],
+    ) -> Stage:
         """A training stage; the teacher's pairs, if it needs them, go into `stages`."""
         if training.steps < (least := getattr(training.objective, "rounds", 1)):
-            raise UserError(f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} rounds; "
-                            "give it at least a step for each")
+            raise UserError(
+                f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} rounds; "
+                "give it at least a step for each"
+            )
         config = {"network": origin.network, "seed": self.seed, **self.guidance}
-        parents = {"data": self.data, "teacher": origin.stage, "student": student, **self.conditions}
-        if (pairs := pairs_of(training)):
+        parents = {
+            "data": self.data,
+            "teacher": origin.stage,
+            "student": student,
+            **self.conditions,
+        }
+        if pairs := pairs_of(training):
             with_prompts = {"data": self.data, **self.conditions} if self.conditions else {}
-            parents["pairs"] = self.add("pairs", f"{pairs.steps}step-s{self.seed}", config | _dump(pairs),
-                                        teacher=origin.stage, **with_prompts)
+            parents["pairs"] = self.add(
+                "pairs",
+                f"{pairs.steps}step-s{self.seed}",
+                config | _dump(pairs),
+                teacher=origin.stage,
+                **with_prompts,
+            )
             stages[f"{kind}_pairs"] = parents["pairs"].id
         return self.add(kind, label, config | _dump(training), **parents)
 
-    def row(self, name: str, seed: int | None, steps: int, nfe: int, stages: dict[str, str], sample: Stage) -> None:
-        evaluate = self.add("evaluate", sample.label, self.measured, sample=sample, **self.measuring)
-        row = Row(arm=name, seed=seed, steps=steps, nfe=nfe, stages=stages | {"sample": sample.id, "evaluate": evaluate.id})
+    def row(
+        self,
+        name: str,
+        seed: int | None,
+        steps: int,
+        nfe: int,
+        stages: dict[str, str],
+        sample: Stage,
+    ) -> None:
+        evaluate = self.add(
+            "evaluate", sample.label, self.measured, sample=sample, **self.measuring
+        )
+        row = Row(
+            arm=name,
+            seed=seed,
+            steps=steps,
+            nfe=nfe,
+            stages=stages | {"sample": sample.id, "evaluate": evaluate.id},
+        )
         if row not in self.plan.rows:
             self.plan.rows.append(row)
 

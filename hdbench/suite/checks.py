@@ -21,22 +21,33 @@ def _check(plan: Plan, source: str) -> None:
     """Combinations that no single key can see."""
     suite, data = plan.suite, plan.suite.data
     if data.image_size % suite.network.patch:
-        raise UserError(f"{source}: network.patch = {suite.network.patch} does not divide the image side "
-                        f"{data.image_size}; choose a divisor")
+        raise UserError(
+            f"{source}: network.patch = {suite.network.patch} does not divide the image side "
+            f"{data.image_size}; choose a divisor"
+        )
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)
     if suite.tables.categories and not suite.text:
-        raise UserError(f"{source}: tables.categories: only samples of prompts have categories; remove it")
+        raise UserError(
+            f"{source}: tables.categories: only samples of prompts have categories; remove it"
+        )
     if isinstance(suite.text, ClipText):
         _check_training("text.training", suite.text.training, ("contrastive",), source)
     if suite.teacher.training:
         _check_training("teacher.training", suite.teacher.training, ("flow_matching",), source)
-    students = tuple(name for name in OBJECTIVES if name not in ("cross_entropy", "contrastive", "flow_matching"))
-    for name, arm in {"base": suite.base, **{f"arms.{name}": arm for name, arm in plan.arms.items()}}.items():
+    students = tuple(
+        name for name in OBJECTIVES if name not in ("cross_entropy", "contrastive", "flow_matching")
+    )
+    for name, arm in {
+        "base": suite.base,
+        **{f"arms.{name}": arm for name, arm in plan.arms.items()},
+    }.items():
         if arm.real and suite.evaluation.protocol != "classifier":
-            raise UserError(f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol classifier alone; "
-                            "remove the arm")
+            raise UserError(
+                f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol classifier alone; "
+                "remove the arm"
+            )
         for kind in ("trajectory", "refine"):
             if training := getattr(arm, kind):
                 _check_training(f"{name}.{kind}", training, students, source)
@@ -48,56 +59,93 @@ def _check_scale(plan: Plan, source: str) -> None:
     suite, data, evaluation = plan.suite, plan.suite.data, plan.suite.evaluation
     sana, latents = isinstance(suite.network, SanaConfig), hasattr(data, "autoencoder")
     if sana != bool(suite.text):
-        raise UserError(f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it")
-    fits = {type(None): bool(data.classes) and not hasattr(DATASETS[data.name], "prompts"),
-            TextConfig: getattr(data, "text", False), ClipText: hasattr(DATASETS[data.name], "prompts")}
+        raise UserError(
+            f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it"
+        )
+    fits = {
+        type(None): bool(data.classes) and not hasattr(DATASETS[data.name], "prompts"),
+        TextConfig: getattr(data, "text", False),
+        ClipText: hasattr(DATASETS[data.name], "prompts"),
+    }
     if not fits[type(suite.text)]:
-        raise UserError(f"{source}: text: not for the data {data.name}; a pipeline encodes images with text: true, a clip the "
-                        "data set captions, and classes have none")
+        raise UserError(
+            f"{source}: text: not for the data {data.name}; a pipeline encodes images with text: true, a clip the "
+            "data set captions, and classes have none"
+        )
     if isinstance(suite.text, ClipText):
-        sizes = {"vision_cfg.image_size": data.image_size, "text_cfg.width": suite.network.caption_width}
+        sizes = {
+            "vision_cfg.image_size": data.image_size,
+            "text_cfg.width": suite.network.caption_width,
+        }
         for key, value in sizes.items():
             part, _, size = key.partition(".")
             if suite.text.model[part][size] != value:
-                raise UserError(f"{source}: text.model.{key} = {suite.text.model[part][size]}: data and network need {value}")
+                raise UserError(
+                    f"{source}: text.model.{key} = {suite.text.model[part][size]}: data and network need {value}"
+                )
     publics = {"teacher.checkpoint": (suite.network, suite.teacher.checkpoint)}
-    publics |= {f"arms.{name}.baseline.checkpoint": (arm.baseline.network, arm.baseline.checkpoint)
-                for name, arm in plan.arms.items() if arm.baseline}
+    publics |= {
+        f"arms.{name}.baseline.checkpoint": (arm.baseline.network, arm.baseline.checkpoint)
+        for name, arm in plan.arms.items()
+        if arm.baseline
+    }
     for key, (network, public) in publics.items():
         if public and not (public.format == "sana") == isinstance(network, SanaConfig) == sana:
-            raise UserError(f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana goes with "
-                            "network.name = 'sana', sit and dit go without a name")
+            raise UserError(
+                f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana goes with "
+                "network.name = 'sana', sit and dit go without a name"
+            )
         if data.image_size % network.patch:
-            raise UserError(f"{source}: {key}: its network.patch = {network.patch} does not divide the side {data.image_size}")
+            raise UserError(
+                f"{source}: {key}: its network.patch = {network.patch} does not divide the side {data.image_size}"
+            )
     if getattr(suite.network, "guidance_input", None):
-        raise UserError(f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network has no velocity to "
-                        "distil; it can be a baseline alone")
+        raise UserError(
+            f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network has no velocity to "
+            "distil; it can be a baseline alone"
+        )
     if bool(evaluation.prompts) != isinstance(suite.text, TextConfig):
-        raise UserError(f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; add it, or remove "
-                        "it")
+        raise UserError(
+            f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; add it, or remove "
+            "it"
+        )
     if evaluation.protocol == "mjhq30k" and not evaluation.prompts:
-        raise UserError(f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name another, or add text and "
-                        "evaluation.prompts")
+        raise UserError(
+            f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name another, or add text and "
+            "evaluation.prompts"
+        )
     if (evaluation.protocol == "classifier") == latents:
-        raise UserError(f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data {data.name}; name another")
+        raise UserError(
+            f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data {data.name}; name another"
+        )
     if suite.classifier and latents:
-        raise UserError(f"{source}: classifier: belongs to evaluation.protocol = 'classifier'; set it to null")
+        raise UserError(
+            f"{source}: classifier: belongs to evaluation.protocol = 'classifier'; set it to null"
+        )
 
 
 def _check_classifier(suite: Suite, source: str) -> None:
     """The small suites' protocol: it has its classifier, and enough images and frequencies."""
     data = suite.data
     if suite.classifier is None:
-        raise UserError(f"{source}: classifier: this key is missing; add it, or name another evaluation.protocol")
+        raise UserError(
+            f"{source}: classifier: this key is missing; add it, or name another evaluation.protocol"
+        )
     if suite.evaluation.samples > data.largest_sample:
-        raise UserError(f"{source}: evaluation.samples = {suite.evaluation.samples}, but {data.name} has only "
-                        f"{data.largest_sample} real images for each side of a comparison; lower it")
+        raise UserError(
+            f"{source}: evaluation.samples = {suite.evaluation.samples}, but {data.name} has only "
+            f"{data.largest_sample} real images for each side of a comparison; lower it"
+        )
     if suite.evaluation.neighbours >= suite.evaluation.samples:
-        raise UserError(f"{source}: evaluation.neighbours = {suite.evaluation.neighbours}: must be below "
-                        f"evaluation.samples = {suite.evaluation.samples}")
+        raise UserError(
+            f"{source}: evaluation.neighbours = {suite.evaluation.neighbours}: must be below "
+            f"evaluation.samples = {suite.evaluation.samples}"
+        )
     if suite.evaluation.bands > data.image_size // 2:
-        raise UserError(f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side {data.image_size} have "
-                        f"only {data.image_size // 2} frequencies; lower it")
+        raise UserError(
+            f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side {data.image_size} have "
+            f"only {data.image_size // 2} frequencies; lower it"
+        )
     _check_training("classifier.training", suite.classifier.training, ("cross_entropy",), source)
 
 
@@ -105,9 +153,14 @@ def _check_training(key: str, training: Training, objectives: tuple[str, ...], s
     """The objective is one for this stage, and the number of steps can be known."""
     name = training.objective.name
     if name not in objectives:
-        raise UserError(f"{source}: {key}.objective.name = {name!r}: not for this stage" + nearest(name, objectives))
+        raise UserError(
+            f"{source}: {key}.objective.name = {name!r}: not for this stage"
+            + nearest(name, objectives)
+        )
     if not isinstance(training.steps, int) and not key.startswith("arms."):
-        raise UserError(f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for arms")
+        raise UserError(
+            f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for arms"
+        )
 
 
 def check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
@@ -115,12 +168,19 @@ def check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
     gan = getattr(objective, "gan", None)
     for block in gan.blocks if gan else ():
         if not 1 <= block <= suite.network.depth:
-            raise UserError(f"{source}: {key}.gan.blocks = {list(gan.blocks)}: the network has blocks 1 to "
-                            f"{suite.network.depth}")
+            raise UserError(
+                f"{source}: {key}.gan.blocks = {list(gan.blocks)}: the network has blocks 1 to "
+                f"{suite.network.depth}"
+            )
     if gan and objective.discriminator != "none":
         try:
             with torch.device("meta"):
-                build_head(objective.discriminator, layers=len(gan.blocks), width=suite.network.width,
-                           grid=suite.data.image_size // suite.network.patch, parameters=gan.parameters)
+                build_head(
+                    objective.discriminator,
+                    layers=len(gan.blocks),
+                    width=suite.network.width,
+                    grid=suite.data.image_size // suite.network.patch,
+                    parameters=gan.parameters,
+                )
         except ValueError as error:
             raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {error}") from None

@@ -22,25 +22,43 @@ def load_plan(name: str) -> Plan:
         override = {} if override is None else override
         base, whose = data["base"], "the base"
         if isinstance(override, dict) and "recipe" in override:
-            beside = path.parent.parent / RECIPES.name  # a suite is in a folder beside them, or takes those from here
-            file, base, recipes[arm] = read_recipe(override["recipe"], f"{path}: arms.{arm}",
-                                                   beside if beside.is_dir() else RECIPES)
+            beside = (
+                path.parent.parent / RECIPES.name
+            )  # a suite is in a folder beside them, or takes those from here
+            file, base, recipes[arm] = read_recipe(
+                override["recipe"], f"{path}: arms.{arm}", beside if beside.is_dir() else RECIPES
+            )
             override = {key: value for key, value in override.items() if key != "recipe"}
             for keys, value in leaves(override).items():
                 if keys[-2:] == ("objective", "name"):
-                    raise UserError(f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective stays what it "
-                                    "is; leave out recipe, or the name")
+                    raise UserError(
+                        f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective stays what it "
+                        "is; leave out recipe, or the name"
+                    )
             sources, whose = sources + ((file,) if file not in sources else ()), str(file)
         arms[arm] = validate(Arm, merge(base, override), str(path), ("arms", arm))
         for keys, value in leaves(override).items():
-            if keys and not differs(recipes[arm].arm if arm in recipes else suite.base, arms[arm], keys):
-                raise UserError(f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s value; remove it")
+            if keys and not differs(
+                recipes[arm].arm if arm in recipes else suite.base, arms[arm], keys
+            ):
+                raise UserError(
+                    f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s value; remove it"
+                )
     for table, spec in suite.tables:
         for key in ("rows", "against") if spec else ():
             for row in getattr(spec, key):
                 if row not in arms:
-                    raise UserError(f"{path}: tables.{table}.{key} = {row!r}: unknown arm" + nearest(row, arms))
-    plan = Plan(name=path.stem, suite=suite, arms=arms, sources=sources, recipes=recipes, declared=dict(arms))
+                    raise UserError(
+                        f"{path}: tables.{table}.{key} = {row!r}: unknown arm" + nearest(row, arms)
+                    )
+    plan = Plan(
+        name=path.stem,
+        suite=suite,
+        arms=arms,
+        sources=sources,
+        recipes=recipes,
+        declared=dict(arms),
+    )
     _check(plan, str(path))
     for seed in suite.seeds:
         _Chain(plan, seed, str(path))

@@ -32,4 +32,7 @@ def differs(base: Config, arm: Config, keys: tuple[str, ...]) -> bool:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
-    return any(at(base, path) != at(arm, path) for path in (keys, *((*keys[:n], "name") for n in range(len(keys)))))
+    return any(
+        at(base, path) != at(arm, path)
+        for path in (keys, *((*keys[:n], "name") for n in range(len(keys))))
+    )

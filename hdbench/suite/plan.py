@@ -29,9 +29,13 @@ class Plan:
     name: str
     suite: Suite
     arms: dict[str, Arm]
-    sources: tuple[Path, ...]  # the suite's file, those that it extends, and the recipes that it names
+    sources: tuple[
+        Path, ...
+    ]  # the suite's file, those that it extends, and the recipes that it names
     recipes: dict[str, Recipe] = field(default_factory=dict)  # by arm
-    declared: dict[str, Arm] = field(default_factory=dict)  # the arms with `equal_total` as it was written
+    declared: dict[str, Arm] = field(
+        default_factory=dict
+    )  # the arms with `equal_total` as it was written
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
@@ -42,7 +46,9 @@ class Plan:
 
     def stage(self, stage_id: str) -> Stage:
         if stage_id not in self.stages:
-            raise UserError(f"suite {self.name} has no stage {stage_id}{nearest(stage_id, self.stages)}")
+            raise UserError(
+                f"suite {self.name} has no stage {stage_id}{nearest(stage_id, self.stages)}"
+            )
         return self.stages[stage_id]
 
     def arms_of(self, stage_id: str) -> list[str]:

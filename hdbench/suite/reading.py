@@ -20,14 +20,19 @@ def find_suite(name: str) -> Path:
         return path
     path = SUITES / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"no suite {name!r} in {SUITES}" + nearest(name, (p.stem for p in SUITES.glob("*.yaml"))))
+        raise UserError(
+            f"no suite {name!r} in {SUITES}"
+            + nearest(name, (p.stem for p in SUITES.glob("*.yaml")))
+        )
     return path
 
 
 def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's mapping, merged over the suite that it `extends`; `only` keeps some arms."""
     if path in seen:
-        raise UserError(f"{path}: extends itself, by way of {', '.join(map(str, seen))}; name another suite")
+        raise UserError(
+            f"{path}: extends itself, by way of {', '.join(map(str, seen))}; name another suite"
+        )
     data = read_yaml(path)
     parent, only = data.pop("extends", None), data.pop("only", None)
     if parent is not None:
@@ -37,7 +42,9 @@ def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
             raise UserError(f"{path}: extends = {parent!r}: {error}") from None
         data = merge(read_suite(file, (*seen, path)), data)
     arms, tables = data.get("arms"), data.get("tables")
-    if only is not None and isinstance(arms, dict) and isinstance(tables, dict):  # anything else fails in `validate`
+    if (
+        only is not None and isinstance(arms, dict) and isinstance(tables, dict)
+    ):  # anything else fails in `validate`
         if not isinstance(only, list) or not only:
             raise UserError(f"{path}: only = {only!r}: must be a list of arms")
         for arm in only:
@@ -57,11 +64,15 @@ def suite_files(path: Path) -> tuple[Path, ...]:
     return (path,) if parent is None else (path, *suite_files(find_suite(str(parent))))
 
 
-def read_recipe(name: Any, where: str, folder: Path = RECIPES) -> tuple[Path, dict[str, Any], Recipe]:
+def read_recipe(
+    name: Any, where: str, folder: Path = RECIPES
+) -> tuple[Path, dict[str, Any], Recipe]:
     """The file of a recipe, its arm as it was written, and the whole of it, validated."""
     known = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"{where}.recipe = {name!r}: no such recipe in {folder}" + nearest(name, known))
+        raise UserError(
+            f"{where}.recipe = {name!r}: no such recipe in {folder}" + nearest(name, known)
+        )
     path = folder / f"{name}.yaml"
     data = read_yaml(path)
     return path, data.get("arm"), validate(Recipe, data, str(path))

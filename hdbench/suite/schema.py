@@ -14,10 +14,31 @@ from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerCon
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 
-TABLES = ("main", "components", "discriminators", "initialisation", "methods", "cost", "reproducibility")
-FIGURES = ("samples", "curves", "spectrum", "precision_recall", "quality", "methods", "forest", "weights")
-Objective = Annotated[Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")]
-Dataset = Annotated[Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")]
+TABLES = (
+    "main",
+    "components",
+    "discriminators",
+    "initialisation",
+    "methods",
+    "cost",
+    "reproducibility",
+)
+FIGURES = (
+    "samples",
+    "curves",
+    "spectrum",
+    "precision_recall",
+    "quality",
+    "methods",
+    "forest",
+    "weights",
+)
+Objective = Annotated[
+    Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")
+]
+Dataset = Annotated[
+    Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")
+]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -30,7 +51,9 @@ def _absent(value: Any) -> bool:
 class EqualTotal(Config):
     """As many steps as make the arm's total training compute equal to that of another arm, in forward-equivalents."""
 
-    equal_total: str = Field(description="the arm whose trajectory and refine stages together set the budget")
+    equal_total: str = Field(
+        description="the arm whose trajectory and refine stages together set the budget"
+    )
 
 
 class Training(Config):
@@ -44,18 +67,32 @@ class Training(Config):
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0, description="bound on the norm of each network's gradient")
-    ema: float = Field(ge=0, lt=1, description="decay of the student's moving average, reached after a warm-up")
+    ema: float = Field(
+        ge=0, lt=1, description="decay of the student's moving average, reached after a warm-up"
+    )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", exclude_if=lambda precision: precision == "float32",
-        description="of matrix products; weights, forward-mode derivatives, losses and averages stay float32")
-    micro_batch: int | None = Field(None, ge=1, exclude_if=_absent, description="rows of a rank at once; gradients add up")
-    gradient_checkpointing: bool = Field(False, exclude_if=_absent, description="blocks are computed again in the backward")
-    compile: bool = Field(False, exclude_if=_absent, description="blocks of networks that no forward-mode pass goes through")
+        "float32",
+        exclude_if=lambda precision: precision == "float32",
+        description="of matrix products; weights, forward-mode derivatives, losses and averages stay float32",
+    )
+    micro_batch: int | None = Field(
+        None, ge=1, exclude_if=_absent, description="rows of a rank at once; gradients add up"
+    )
+    gradient_checkpointing: bool = Field(
+        False, exclude_if=_absent, description="blocks are computed again in the backward"
+    )
+    compile: bool = Field(
+        False,
+        exclude_if=_absent,
+        description="blocks of networks that no forward-mode pass goes through",
+    )
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> Training:
         """The training part of a stage's configuration, typed again."""
-        return cls.model_validate_json(json.dumps({key: config[key] for key in cls.model_fields if key in config}))
+        return cls.model_validate_json(
+            json.dumps({key: config[key] for key in cls.model_fields if key in config})
+        )
 
     @model_validator(mode="after")
     def _some_steps(self):
@@ -85,7 +122,9 @@ class Teacher(Config):
     def _interval_in_order(self):
         low, high = self.guidance_interval
         if low > high:
-            raise ValueError(f"guidance_interval = {[low, high]}: the first must not be above the second")
+            raise ValueError(
+                f"guidance_interval = {[low, high]}: the first must not be above the second"
+            )
         if bool(self.training) == bool(self.checkpoint):
             raise ValueError("give either training or checkpoint")
         return self
@@ -103,19 +142,30 @@ class ClipText(Config):
     """A CLIP trained in the DAG whose text tower encodes the prompts; one of the data's split `score` gives the CLIP score."""
 
     name: Literal["clip"] = "clip"
-    model: dict[str, Any] = Field(description="open_clip's model configuration, as its JSON files have it")
+    model: dict[str, Any] = Field(
+        description="open_clip's model configuration, as its JSON files have it"
+    )
     training: Training
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _says_its_sizes(self):
         text, vision = self.model.get("text_cfg") or {}, self.model.get("vision_cfg") or {}
-        if not all(isinstance(n, int) for n in (text.get("context_length"), text.get("width"), vision.get("image_size"))):
-            raise ValueError("model: give text_cfg.context_length, text_cfg.width and vision_cfg.image_size")
+        if not all(
+            isinstance(n, int)
+            for n in (text.get("context_length"), text.get("width"), vision.get("image_size"))
+        ):
+            raise ValueError(
+                "model: give text_cfg.context_length, text_cfg.width and vision_cfg.image_size"
+            )
         if text.get("vocab_size", 49408) < 49408:
-            raise ValueError(f"model: text_cfg.vocab_size = {text['vocab_size']}: open_clip's tokens need 49408")
+            raise ValueError(
+                f"model: text_cfg.vocab_size = {text['vocab_size']}: open_clip's tokens need 49408"
+            )
         if self.training.micro_batch:
-            raise ValueError("training.micro_batch: captions are compared over the whole batch; remove it")
+            raise ValueError(
+                "training.micro_batch: captions are compared over the whole batch; remove it"
+            )
         return self
 
     @property
@@ -126,34 +176,58 @@ class ClipText(Config):
 
 def _named(default: str) -> Discriminator:
     """Which alternative is meant: by `name`, and without one the default, whose older files and digests have none."""
+
     def tag(value: Any) -> str:
-        return (value.get("name") if isinstance(value, dict) else getattr(value, "name", None)) or default
+        return (
+            value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+        ) or default
 
     return Discriminator(tag)
 
 
-Network = Annotated[Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
-                    _named("transformer")]
-Text = Annotated[Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]], _named("pipeline")]
+Network = Annotated[
+    Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
+    _named("transformer"),
+]
+Text = Annotated[
+    Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]],
+    _named("pipeline"),
+]
 
 
 class Evaluation(Config):
     """Sampling and metrics, the same for every arm."""
 
-    samples: int = Field(ge=2, description="N of every set of images, generated or real; part of every metric's name")
+    samples: int = Field(
+        ge=2, description="N of every set of images, generated or real; part of every metric's name"
+    )
     neighbours: int = Field(3, ge=1, description="k of precision and recall")
-    bands: int = Field(4, ge=1, description="number of equal bands of radial frequency, up to Nyquist")
+    bands: int = Field(
+        4, ge=1, description="number of equal bands of radial frequency, up to Nyquist"
+    )
     seed: int = Field(0, ge=0, description="axis of the sampling noise, shared by all arms")
-    protocol: Literal["classifier", "adm_imagenet256_50k", "torch_fidelity", "clean_fid", "mjhq30k"] = "classifier"
-    reference: str | None = Field(None, description="real images, or ADM's npz; of every protocol but `classifier`")
-    weights: dict[Literal["inception", "clip"], str] = Field({}, description="by path; without, the public files")
-    prompts: str | None = Field(None, description="MJHQ's meta_data.json: a sample for each of its prompts, in order")
-    batch: int = Field(256, ge=1, description="samples that are made at once; of no sample's noise or condition")
+    protocol: Literal[
+        "classifier", "adm_imagenet256_50k", "torch_fidelity", "clean_fid", "mjhq30k"
+    ] = "classifier"
+    reference: str | None = Field(
+        None, description="real images, or ADM's npz; of every protocol but `classifier`"
+    )
+    weights: dict[Literal["inception", "clip"], str] = Field(
+        {}, description="by path; without, the public files"
+    )
+    prompts: str | None = Field(
+        None, description="MJHQ's meta_data.json: a sample for each of its prompts, in order"
+    )
+    batch: int = Field(
+        256, ge=1, description="samples that are made at once; of no sample's noise or condition"
+    )
 
     @model_validator(mode="after")
     def _reference_of_protocol(self):
         if (self.protocol == "classifier") == bool(self.reference):
-            raise ValueError("reference belongs to every protocol but `classifier`, whose real images are the data's own")
+            raise ValueError(
+                "reference belongs to every protocol but `classifier`, whose real images are the data's own"
+            )
         return self
 
     @property
@@ -168,13 +242,17 @@ class Baseline(Config):
     title: str
     network: Network
     checkpoint: Checkpoint
-    times: dict[int, tuple[Fraction, ...]] = Field({}, description="t of the further steps, by number of steps; else uniform")
+    times: dict[int, tuple[Fraction, ...]] = Field(
+        {}, description="t of the further steps, by number of steps; else uniform"
+    )
 
     @model_validator(mode="after")
     def _a_time_for_each_further_step(self):
         for steps, found in self.times.items():
             if len(found) != steps - 1:
-                raise ValueError(f"times = {{{steps}: {list(found)}}}: give {steps - 1} times, one for each step after the first")
+                raise ValueError(
+                    f"times = {{{steps}: {list(found)}}}: give {steps - 1} times, one for each step after the first"
+                )
         return self
 
 
@@ -185,22 +263,32 @@ class Arm(Config):
     refine: Training | None
     baseline: Baseline | None = Field(None, exclude_if=_absent)
     steps: tuple[int, ...] = Field(min_length=1, description="sampling steps, each of them a row")
-    real: Literal["train", "test"] | None = Field(None, description="no model at all: real images, for the noise floor")
+    real: Literal["train", "test"] | None = Field(
+        None, description="no model at all: real images, for the noise floor"
+    )
 
     @model_validator(mode="after")
     def _real_has_no_stages(self):
         if self.baseline and (self.real or self.trajectory or self.refine):
-            raise ValueError("baseline is sampled as it is; set trajectory and refine to null and leave out real")
+            raise ValueError(
+                "baseline is sampled as it is; set trajectory and refine to null and leave out real"
+            )
         if self.real and (self.trajectory or self.refine):
-            raise ValueError(f"real = {self.real!r}: real images take no model; set trajectory and refine to null")
+            raise ValueError(
+                f"real = {self.real!r}: real images take no model; set trajectory and refine to null"
+            )
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
         last = self.refine or self.trajectory
         trained = getattr(last.objective, "generator_steps", 1 if self.refine else 0) if last else 0
         if trained == 1 and max(self.steps) > 1:
-            raise ValueError(f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]")
+            raise ValueError(
+                f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]"
+            )
         if trained and any(trained % steps for steps in self.steps):
-            raise ValueError(f"steps = {list(self.steps)}: stage 2 trains {trained} steps, and can take a divisor of them")
+            raise ValueError(
+                f"steps = {list(self.steps)}: stage 2 trains {trained} steps, and can take a divisor of them"
+            )
         return self
 
 
@@ -211,7 +299,9 @@ class Recipe(Config):
     source: str
     differences: str
     arm: Arm
-    hyper_parameters: dict[str, str] = Field(description="where values are from, by path in `arm`; a path covers those below")
+    hyper_parameters: dict[str, str] = Field(
+        description="where values are from, by path in `arm`; a path covers those below"
+    )
 
     @model_validator(mode="after")
     def _every_value_has_a_source(self):
@@ -222,10 +312,16 @@ class Recipe(Config):
 
         for key in self.hyper_parameters:
             if not any(covers(key, path) for path in paths):
-                raise ValueError(f"hyper_parameters.{key}: the arm has no such value" + nearest(key, paths))
+                raise ValueError(
+                    f"hyper_parameters.{key}: the arm has no such value" + nearest(key, paths)
+                )
         for path in sorted(paths):
-            if not path.endswith("objective.name") and not any(covers(key, path) for key in self.hyper_parameters):
-                raise ValueError(f"hyper_parameters: nothing says where arm.{path} is from; add a line")
+            if not path.endswith("objective.name") and not any(
+                covers(key, path) for key in self.hyper_parameters
+            ):
+                raise ValueError(
+                    f"hyper_parameters: nothing says where arm.{path} is from; add a line"
+                )
         return self
 
 
@@ -255,14 +351,21 @@ class Suite(Config):
     data: Dataset
     classifier: ClassifierStage | None = Field(None, description="of the protocol `classifier`")
     network: Network
-    text: Text | None = Field(None, description="how prompts are encoded; labels are then rows of prompts, not classes")
+    text: Text | None = Field(
+        None, description="how prompts are encoded; labels are then rows of prompts, not classes"
+    )
     teacher: Teacher
     evaluation: Evaluation
-    seeds: tuple[int, ...] = Field(min_length=1, description="each seed is a complete chain: teacher, TD, stage 2")
+    seeds: tuple[int, ...] = Field(
+        min_length=1, description="each seed is a complete chain: teacher, TD, stage 2"
+    )
     base: Arm
     arms: dict[str, Any] = Field(min_length=1)
-    claims: tuple[str, ...] | None = Field(None, description="of workflow/claims.yaml, that the suite is made to judge by its "
-                                                             "own numbers; by default all")
+    claims: tuple[str, ...] | None = Field(
+        None,
+        description="of workflow/claims.yaml, that the suite is made to judge by its "
+        "own numbers; by default all",
+    )
     tables: Tables
 
     directives: ClassVar[tuple[str, ...]] = ("extends", "only")

@@ -7,8 +7,19 @@ from typing import Any
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
 # A data set whose images change says so by its own VERSION, and the others' results stay.
-VERSIONS = {"data": 1, "classifier": 1, "clip": 1, "text": 1, "reference": 1, "teacher": 1, "pairs": 1, "trajectory": 1,
-            "refine": 1, "sample": 1, "evaluate": 1}
+VERSIONS = {
+    "data": 1,
+    "classifier": 1,
+    "clip": 1,
+    "text": 1,
+    "reference": 1,
+    "teacher": 1,
+    "pairs": 1,
+    "trajectory": 1,
+    "refine": 1,
+    "sample": 1,
+    "evaluate": 1,
+}
 KINDS = tuple(VERSIONS)
 
 

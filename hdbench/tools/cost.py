@@ -46,9 +46,14 @@ class Cost:
     checkpoint: float = 0.0
 
 
-def by_precision(terms: Mapping[str, float], precision: str, checkpointing: bool) -> dict[str, float]:
+def by_precision(
+    terms: Mapping[str, float], precision: str, checkpointing: bool
+) -> dict[str, float]:
     """Forwards of a sample and step; `terms` are an objective's forward-equivalents."""
-    tangents, backwards = (sum(n for term, n in terms.items() if term.endswith(kind)) for kind in ("tangent", "backward"))
+    tangents, backwards = (
+        sum(n for term, n in terms.items() if term.endswith(kind))
+        for kind in ("tangent", "backward")
+    )
     again = (backwards - 2 * tangents) / 2 if checkpointing else 0
     found = Counter({"float32": 4 * tangents})
     found[precision] += sum(terms.values()) - 4 * tangents + again
@@ -73,8 +78,14 @@ class Costs:
         from hdbench.networks.flops import forward_flops
 
         config, text = stage.config["network"], self.plan.suite.text
-        return forward_flops(typed(config), self.data.image_size, self.data.channels, self.data.classes,
-                             stage.kind != "teacher", text.tokens if text else 0)
+        return forward_flops(
+            typed(config),
+            self.data.image_size,
+            self.data.channels,
+            self.data.classes,
+            stage.kind != "teacher",
+            text.tokens if text else 0,
+        )
 
     def latent(self, images: int, item: int = 4) -> int:
         """Bytes of so many x."""
@@ -88,8 +99,10 @@ class Costs:
             return getattr(self.data, "train", digits.TRAIN)
         source, known = self.data.source, self.model.images
         if not (found := [n for pattern, n in known.items() if fnmatch(source, pattern)]):
-            raise UserError(f"images: nothing in the cost model fits data.source = {source!r}, only {', '.join(known)}; add "
-                            "how many images it has")
+            raise UserError(
+                f"images: nothing in the cost model fits data.source = {source!r}, only {', '.join(known)}; add "
+                "how many images it has"
+            )
         return found[0]
 
     def decoded(self, part: str, images: float) -> float:
@@ -105,8 +118,10 @@ class Costs:
             others = getattr(self.data, "test", digits.TEST) + getattr(self.data, "score", 0)
             return Cost(disk=self.latent(n + others, item=1) + 8 * (n + others))
         sides = 1 + self.data.flips
-        return Cost(flops={"tfloat32": self.decoded("encode", n * sides)},
-                    disk=self.latent(n * sides, ITEM[self.data.dtype]) + 8 * n)
+        return Cost(
+            flops={"tfloat32": self.decoded("encode", n * sides)},
+            disk=self.latent(n * sides, ITEM[self.data.dtype]) + 8 * n,
+        )
 
     def _trained(self, stage: Stage) -> Cost:
         from hdbench.methods import OBJECTIVES
@@ -115,11 +130,20 @@ class Costs:
         held, objective = self.memory.held(stage, training), OBJECTIVES[training.objective.name]
         generator = stage.kind not in ("classifier", "clip")
         flops = self.forward(stage) if generator else self.small_forward(stage)
-        terms = objective.forward_equivalents(training.objective, self.plan.suite.network.depth,
-                                              self.plan.suite.teacher.guidance != 1.0)
+        terms = objective.forward_equivalents(
+            training.objective,
+            self.plan.suite.network.depth,
+            self.plan.suite.teacher.guidance != 1.0,
+        )
         forwards = by_precision(terms, training.precision, training.gradient_checkpointing)
-        return Cost(flops={kind: flops * training.steps * training.batch * count for kind, count in forwards.items()},
-                    disk=4 * held.student, checkpoint=held.checkpoint)
+        return Cost(
+            flops={
+                kind: flops * training.steps * training.batch * count
+                for kind, count in forwards.items()
+            },
+            disk=4 * held.student,
+            checkpoint=held.checkpoint,
+        )
 
     _classifier = _clip = _trajectory = _refine = _trained
 
@@ -132,7 +156,11 @@ class Costs:
 
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             x = torch.empty(1, self.data.channels, self.data.image_size, self.data.image_size)
-            captions = [torch.empty(1, self.plan.suite.text.tokens, dtype=torch.int64)] if stage.kind == "clip" else []
+            captions = (
+                [torch.empty(1, self.plan.suite.text.tokens, dtype=torch.int64)]
+                if stage.kind == "clip"
+                else []
+            )
             student_of(self.plan, stage)(x, *captions)
         return counter.get_total_flops()
 
@@ -148,25 +176,39 @@ class Costs:
             return Cost()
         suite, encoder = self.plan.suite, self.model.text_encoder
         prompts = self.images() + suite.evaluation.samples
-        return Cost(flops={"bfloat16": prompts * encoder.tokens * encoder.flops_per_token},
-                    disk=prompts * encoder.tokens_kept * suite.network.caption_width * ITEM[suite.text.dtype])
+        return Cost(
+            flops={"bfloat16": prompts * encoder.tokens * encoder.flops_per_token},
+            disk=prompts
+            * encoder.tokens_kept
+            * suite.network.caption_width
+            * ITEM[suite.text.dtype],
+        )
 
     def _pairs(self, stage: Stage) -> Cost:
         n, guided = stage.config["count"], stage.config["guidance"] != 1.0
-        return Cost(flops={"float32": n * stage.config["steps"] * (1 + guided) * self.forward(stage)},
-                    disk=2 * self.latent(n) + 8 * n)
+        return Cost(
+            flops={"float32": n * stage.config["steps"] * (1 + guided) * self.forward(stage)},
+            disk=2 * self.latent(n) + 8 * n,
+        )
 
     def _sample(self, stage: Stage) -> Cost:
         n = stage.config["samples"]
-        flops = {"float32": n * self.nfe[stage.id] * self.forward(stage)} if self.nfe[stage.id] else {}
+        flops = (
+            {"float32": n * self.nfe[stage.id] * self.forward(stage)} if self.nfe[stage.id] else {}
+        )
         if not self.autoencoder:
             return Cost(flops=flops, disk=self.latent(n, item=1) + 8 * n)
         pixels, png = n * self.data.resolution**2, self.model.png
-        return Cost(flops=flops | {"tfloat32": self.decoded("decode", n)}, disk=pixels * png.bytes_per_pixel,
-                    waiting=1e-9 * pixels * png.write_nanoseconds_per_pixel)
+        return Cost(
+            flops=flops | {"tfloat32": self.decoded("decode", n)},
+            disk=pixels * png.bytes_per_pixel,
+            waiting=1e-9 * pixels * png.write_nanoseconds_per_pixel,
+        )
 
     def _reference(self, stage: Stage) -> Cost:
-        return self._measured(stage, 3 * stage.config["samples"] if "samples" in stage.config else None)
+        return self._measured(
+            stage, 3 * stage.config["samples"] if "samples" in stage.config else None
+        )
 
     def _evaluate(self, stage: Stage) -> Cost:
         return self._measured(stage, self.plan.suite.evaluation.samples)
@@ -174,7 +216,9 @@ class Costs:
     def _measured(self, stage: Stage, n: int | None) -> Cost:
         """n images through the extractors; None: a reference of unknown size, taken for as large as the samples."""
         if self.plan.suite.classifier:
-            network = next(other for other in self.plan.stages.values() if other.kind == "classifier")
+            network = next(
+                other for other in self.plan.stages.values() if other.kind == "classifier"
+            )
             return Cost(flops={"float32": n * self.small_forward(network)})
         from hdbench.evaluation.protocols import protocol_named
 
@@ -184,8 +228,14 @@ class Costs:
         distances = len(protocol.layers) + 10 * protocol.categories
         numbers = 2048 + SPATIAL * ("spatial" in protocol.layers) + 2 * 768 * clip
         reading = 1e-9 * n * self.data.resolution**2 * model.png.read_nanoseconds_per_pixel
-        return Cost(flops={"tfloat32": n * model.extractors.inception, "float32": n * model.extractors.clip * clip},
-                    waiting=reading + model.frechet_seconds * distances, disk=4 * n * numbers)
+        return Cost(
+            flops={
+                "tfloat32": n * model.extractors.inception,
+                "float32": n * model.extractors.clip * clip,
+            },
+            waiting=reading + model.frechet_seconds * distances,
+            disk=4 * n * numbers,
+        )
 
 
 def measured_seconds(tables: Path) -> dict[str, float]:
@@ -196,7 +246,9 @@ def measured_seconds(tables: Path) -> dict[str, float]:
             stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
             found |= {stage["id"]: float(stage["core_seconds"]) for stage in stages}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not the manifest of a run ({error!r}); make it with `hdbench collect`") from None
+            raise UserError(
+                f"{path}: not the manifest of a run ({error!r}); make it with `hdbench collect`"
+            ) from None
     return found
 
 
@@ -212,14 +264,20 @@ def estimate(plan: Plan, stages: Iterable[str], model: CostModel, tables: Path) 
     costs = Costs(plan, model)
     if costs.autoencoder:
         found = {stage: costs.of(plan.stage(stage)) for stage in stages}
-        return Estimate(found, {stage: model.seconds(cost.flops) + cost.waiting for stage, cost in found.items()}, {})
+        return Estimate(
+            found,
+            {stage: model.seconds(cost.flops) + cost.waiting for stage, cost in found.items()},
+            {},
+        )
     found, measured, paces, how, seconds = {}, measured_seconds(tables), {}, Counter(), {}
     for stage in plan.stages.values():
         found[stage.id] = costs.of(stage)
         if stage.id in measured and (flops := sum(found[stage.id].flops.values())):
             paces.setdefault(stage.kind, []).append(measured[stage.id] / flops)
     for stage in map(plan.stage, stages):
-        how["measured" if stage.id in measured else "alike" if stage.kind in paces else "counted"] += 1
+        how[
+            "measured" if stage.id in measured else "alike" if stage.kind in paces else "counted"
+        ] += 1
         pace = median(paces.get(stage.kind, [1 / (1e9 * model.cpu.gflops)]))
         seconds[stage.id] = measured.get(stage.id, pace * sum(found[stage.id].flops.values()))
     return Estimate(found, seconds, dict(how))
@@ -234,41 +292,73 @@ def to_do(plan: Plan, results: Path) -> list[str]:
 
 def number(value: float) -> str:
     """At most two decimals, none from 100."""
-    return "0" if value == 0 else "<0.01" if value < 0.005 else f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return (
+        "0"
+        if value == 0
+        else "<0.01"
+        if value < 0.005
+        else f"{value:,.0f}"
+        if value >= 100
+        else f"{value:.2f}"
+    )
 
 
-def report(plan: Plan, stages: Iterable[str], model: CostModel, tables: Path, local: int = 0) -> str:
+def report(
+    plan: Plan, stages: Iterable[str], model: CostModel, tables: Path, local: int = 0
+) -> str:
     """A table by rule of these stages, with totals, and what was assumed; `local` jobs collect and render."""
     stages = list(stages)
     found, rows = estimate(plan, stages, model, tables), []
     for kind in KINDS:
         if own := [stage for stage in stages if plan.stage(stage).kind == kind]:
             costs = [found.costs[stage] for stage in own]
-            rows.append([kind, len(own), sum(found.seconds[stage] for stage in own) / 3600,
-                         sum(cost.disk for cost in costs) / 1e9, max(cost.checkpoint for cost in costs) / 1e9])
+            rows.append(
+                [
+                    kind,
+                    len(own),
+                    sum(found.seconds[stage] for stage in own) / 3600,
+                    sum(cost.disk for cost in costs) / 1e9,
+                    max(cost.checkpoint for cost in costs) / 1e9,
+                ]
+            )
     rows += [["local rules", local, 0, 0, 0]] if local else []
     totals = [sum(column) for column in list(zip(*rows))[1:4]] or [0, 0, 0]
     rows.append(["total", *totals, max((row[4] for row in rows), default=0)])
     cells = [[kind, f"{jobs:,}", *map(number, numbers)] for kind, jobs, *numbers in rows]
     unit = "GPU hours" if hasattr(plan.suite.data, "autoencoder") else "core-hours"
-    table = tabulate(cells, ["rule", "jobs", unit, "disk GB", "checkpoint GB a job"], disable_numparse=True,
-                     colalign=("left", *["right"] * 4))
+    table = tabulate(
+        cells,
+        ["rule", "jobs", unit, "disk GB", "checkpoint GB a job"],
+        disable_numparse=True,
+        colalign=("left", *["right"] * 4),
+    )
     said = assumptions(plan, model, found) if stages else "All stages are done."
-    return "\n".join([f"{plan.name}, what is still to do, by {MODEL}:", table, *textwrap.wrap(said, WIDTH)])
+    return "\n".join(
+        [f"{plan.name}, what is still to do, by {MODEL}:", table, *textwrap.wrap(said, WIDTH)]
+    )
 
 
 def assumptions(plan: Plan, model: CostModel, found: Estimate) -> str:
     if not hasattr(plan.suite.data, "autoencoder"):
-        texts = {"measured": "measured before", "alike": "at the pace of measured ones of their kind",
-                 "counted": f"counted, at {model.cpu.gflops:g} GFLOP/s a core"}
-        how = "; ".join(f"{text}: {found.how[kind]}" for kind, text in texts.items() if kind in found.how)
+        texts = {
+            "measured": "measured before",
+            "alike": "at the pace of measured ones of their kind",
+            "counted": f"counted, at {model.cpu.gflops:g} GFLOP/s a core",
+        }
+        how = "; ".join(
+            f"{text}: {found.how[kind]}" for kind, text in texts.items() if kind in found.how
+        )
         return f"Stages {how}. The start of each process, some seconds, comes on top."
-    used = ", ".join(f"{100 * getattr(model.utilisation, kind):.0f}% of {peak:g} TFLOP/s in {kind}"
-                     for kind, peak in model.gpus[model.gpu].peak.items())
-    return (f"Assumed: {model.gpu} ({used}), no loss with several a job; {Costs(plan, model).images():,} images of data; "
-            f"PNG of {model.png.bytes_per_pixel:g} bytes a pixel. "
-            "A checkpoint goes when its job is done; there are two while it is saved. Start with --config device=cuda; "
-            f"`hdbench doctor --suite {plan.name}` says what must be there.")
+    used = ", ".join(
+        f"{100 * getattr(model.utilisation, kind):.0f}% of {peak:g} TFLOP/s in {kind}"
+        for kind, peak in model.gpus[model.gpu].peak.items()
+    )
+    return (
+        f"Assumed: {model.gpu} ({used}), no loss with several a job; {Costs(plan, model).images():,} images of data; "
+        f"PNG of {model.png.bytes_per_pixel:g} bytes a pixel. "
+        "A checkpoint goes when its job is done; there are two while it is saved. Start with --config device=cuda; "
+        f"`hdbench doctor --suite {plan.name}` says what must be there."
+    )
 
 
 def memory_report(plan: Plan, model: CostModel) -> str:
@@ -280,18 +370,40 @@ def memory_report(plan: Plan, model: CostModel) -> str:
         if "objective" not in stage.config:
             continue
         training = Training.of(stage.config)
-        parts = {**memory.held(stage, training).bytes(), "activations": memory.activations(stage, training)}
-        names = stage.kind, training.objective.name, getattr(training.objective, "discriminator", "-")
+        parts = {
+            **memory.held(stage, training).bytes(),
+            "activations": memory.activations(stage, training),
+        }
+        names = (
+            stage.kind,
+            training.objective.name,
+            getattr(training.objective, "discriminator", "-"),
+        )
         rows.setdefault((*names, memory.rows(training), tuple(parts.values())), parts)
     cells = []
     for (*names, _), parts in rows.items():
-        known, total = [value for value in parts.values() if value is not None], sum(filter(None, parts.values()))
-        cells.append([*names, *("-" if value is None else number(value / 1e9) for value in parts.values()),
-                      ">" * (len(known) < len(parts)) + number(total / 1e9)])
+        known, total = (
+            [value for value in parts.values() if value is not None],
+            sum(filter(None, parts.values())),
+        )
+        cells.append(
+            [
+                *names,
+                *("-" if value is None else number(value / 1e9) for value in parts.values()),
+                ">" * (len(known) < len(parts)) + number(total / 1e9),
+            ]
+        )
     headers = ["rule", "objective", "head", "rows", *next(iter(rows.values()), {}), "total GB"]
-    text = (f"On each GPU, in replicas (an {model.gpu} has {model.gpus[model.gpu].memory:g} GB); with sharding=fsdp2 over R "
-            "ranks all but teacher and activations is divided by R. Rows: of a micro-batch. Activations by formula, without "
-            "torch.compile, heads, passes without gradient and fragmentation: leave a fifth for them; '-': not counted for "
-            "this network.")
-    table = tabulate(cells, headers, disable_numparse=True, colalign=("left",) * 3 + ("right",) * (len(headers) - 3))
+    text = (
+        f"On each GPU, in replicas (an {model.gpu} has {model.gpus[model.gpu].memory:g} GB); with sharding=fsdp2 over R "
+        "ranks all but teacher and activations is divided by R. Rows: of a micro-batch. Activations by formula, without "
+        "torch.compile, heads, passes without gradient and fragmentation: leave a fifth for them; '-': not counted for "
+        "this network."
+    )
+    table = tabulate(
+        cells,
+        headers,
+        disable_numparse=True,
+        colalign=("left",) * 3 + ("right",) * (len(headers) - 3),
+    )
     return "\n".join([table, *textwrap.wrap(text, WIDTH)])

@@ -80,7 +80,10 @@ class CostModel(Config):
     def seconds(self, flops: Mapping[str, float]) -> float:
         """Of one GPU."""
         peak = self.gpus[self.gpu].peak
-        return sum(count / (1e12 * peak[kind] * getattr(self.utilisation, kind)) for kind, count in flops.items())
+        return sum(
+            count / (1e12 * peak[kind] * getattr(self.utilisation, kind))
+            for kind, count in flops.items()
+        )
 
 
 def read_model(path: Path = MODEL, gpu: str | None = None) -> CostModel:

@@ -45,7 +45,9 @@ class Source(Config):
     @model_validator(mode="after")
     def _one_address(self):
         if self.public and (self.url or self.sha256):
-            raise ValueError(f"public = {self.public}: its url and sha256 are in hdbench/evaluation/weights.py; leave them out")
+            raise ValueError(
+                f"public = {self.public}: its url and sha256 are in hdbench/evaluation/weights.py; leave them out"
+            )
         return self
 
     @property
@@ -69,7 +71,14 @@ class Sources(Config):
         """The one whose pattern fits the need's path, and what to say where nothing is there."""
         found = [source for source in self.sources if need.kind in source.serves]
         fitting = next((source for source in found if fnmatch(need.path, source.pattern)), None)
-        return fitting, f"get {fitting}" if fitting else f"get one such as {found[0]}" if found else "no public source is known"
+        return (
+            fitting,
+            f"get {fitting}"
+            if fitting
+            else f"get one such as {found[0]}"
+            if found
+            else "no public source is known",
+        )
 
 
 class Need(NamedTuple):
@@ -95,26 +104,39 @@ def _public(role: str):
 
 # what a suite needs
 
+
 def needs(plan: Plan, results: Path, device: str = "cpu") -> list[Need]:
     suite, found = plan.suite, []
     checkpoints = {"teacher": suite.teacher.checkpoint}
-    checkpoints |= {f"baseline {name}": arm.baseline.checkpoint for name, arm in plan.arms.items() if arm.baseline}
-    found += [Need(what, public.format, public.path, partial(check_checkpoint, public))
-              for what, public in checkpoints.items() if public]
+    checkpoints |= {
+        f"baseline {name}": arm.baseline.checkpoint
+        for name, arm in plan.arms.items()
+        if arm.baseline
+    }
+    found += [
+        Need(what, public.format, public.path, partial(check_checkpoint, public))
+        for what, public in checkpoints.items()
+        if public
+    ]
     if autoencoder := getattr(suite.data, "autoencoder", None):
         from hdbench.networks.autoencoders import PUBLIC
 
         check = partial(check_model, "vae", PUBLIC[autoencoder.name][0])
         found.append(Need("autoencoder", autoencoder.name, autoencoder.path, check))
     if pipeline := getattr(suite.text, "path", None):  # a CLIP of the DAG has none
-        found += [Need("text encoder", "text", pipeline, check_text), Need("package", "package", "transformers", None)]
+        found += [
+            Need("text encoder", "text", pipeline, check_text),
+            Need("package", "package", "transformers", None),
+        ]
     if source := getattr(suite.data, "source", None):
         found.append(Need("data", "images", source, check_images))
     evaluation = suite.evaluation
     if evaluation.reference:
         found.append(Need("reference", evaluation.protocol, evaluation.reference, check_reference))
-        found += [Need(role, role, evaluation.weights.get(role) or place_of(role, results), check_weights)
-                  for role in roles(evaluation)]
+        found += [
+            Need(role, role, evaluation.weights.get(role) or place_of(role, results), check_weights)
+            for role in roles(evaluation)
+        ]
     if evaluation.prompts:
         found.append(Need("prompts", "prompts", evaluation.prompts, check_prompts))
     return found + ([Need("device", "device", device, None)] if device != "cpu" else [])
@@ -125,7 +147,11 @@ def roles(evaluation) -> list[str]:
     from hdbench.evaluation.protocols import protocol_named
 
     protocol = protocol_named(evaluation.protocol)
-    return [role for role, wanted in (("inception", protocol.inception), ("clip", protocol.prompts)) if wanted]
+    return [
+        role
+        for role, wanted in (("inception", protocol.inception), ("clip", protocol.prompts))
+        if wanted
+    ]
 
 
 def place_of(role: str, results: Path) -> str:
@@ -134,10 +160,13 @@ def place_of(role: str, results: Path) -> str:
 
     places = [results / "evaluation/weights", Path(torch.hub.get_dir()) / "checkpoints"]
     file = _public(role).file
-    return str(next((place / file for place in places if (place / file).is_file()), places[0] / file))
+    return str(
+        next((place / file for place in places if (place / file).is_file()), places[0] / file)
+    )
 
 
 # of which kind a file is
+
 
 def check_weights(path: Path) -> None:
     """A file that could be PyTorch's, or a folder or hub id, which `hdbench evaluate` looks into."""
@@ -168,7 +197,9 @@ def check_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     if path.suffix == ".safetensors":
         from hdbench.networks.checkpoints import MODELS, check_keys, unwrapped
 
-        tensors = unwrapped({key: SimpleNamespace(ndim=len(shape)) for key, shape in shapes_in(path).items()})
+        tensors = unwrapped(
+            {key: SimpleNamespace(ndim=len(shape)) for key, shape in shapes_in(path).items()}
+        )
         check_keys(tensors, MODELS[checkpoint.format], path.name)
     elif path.is_dir():
         raise UserError("a folder, not a file")
@@ -204,7 +235,9 @@ def read_json(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not JSON'})") from None
+        raise UserError(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not JSON'})"
+        ) from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no mapping")
     return found
@@ -231,29 +264,42 @@ def check_reference(path: Path) -> None:
     except Exception as error:  # numpy's depend on the first bytes
         raise UserError(f"not an npz ({type(error).__name__})") from None
     if not ({"mu", "sigma"} <= {*names} or "arr_0" in names):
-        raise UserError(f"has neither statistics (mu, sigma) nor images (arr_0), but {', '.join(names)}")
+        raise UserError(
+            f"has neither statistics (mu, sigma) nor images (arr_0), but {', '.join(names)}"
+        )
 
 
 def check_prompts(path: Path) -> None:
     rows = read_json(path).values()
-    if not rows or not all(isinstance(row.get("prompt") if isinstance(row, dict) else row, str) for row in rows):
+    if not rows or not all(
+        isinstance(row.get("prompt") if isinstance(row, dict) else row, str) for row in rows
+    ):
         raise UserError('must be {image: {"prompt": ...}}')
 
 
 # the report
 
-def look(plan: Plan, results: Path, sources: Sources, verify: bool = False, device: str = "cpu") -> Iterator[Finding]:
+
+def look(
+    plan: Plan, results: Path, sources: Sources, verify: bool = False, device: str = "cpu"
+) -> Iterator[Finding]:
     for need in needs(plan, results, device):
         source, get = sources.of(need)
         try:
             present = is_there(need)
             if present and need.check:
                 need.check(Path(need.path))
-            agrees = verified(Path(need.path), source) if present and verify and source and Path(need.path).is_file() else ""
+            agrees = (
+                verified(Path(need.path), source)
+                if present and verify and source and Path(need.path).is_file()
+                else ""
+            )
         except UserError as error:
             yield Finding(need, "broken", f"{error}; {get}" if need.check else str(error))
         else:
-            yield Finding(need, "ok" if present else "missing", f"{agrees}{source or ''}" if present else get)
+            yield Finding(
+                need, "ok" if present else "missing", f"{agrees}{source or ''}" if present else get
+            )
 
 
 def is_there(need: Need) -> bool:
@@ -282,13 +328,28 @@ def report(plan: Plan, findings: list[Finding]) -> str:
     """A line for each thing; those that are not there last."""
     if not findings:
         return f"{plan.name} needs nothing from outside: its data are made and its networks trained in the DAG."
-    widths = [max(len(getattr(finding.need, key)) for finding in findings) for key in ("what", "path")]
+    widths = [
+        max(len(getattr(finding.need, key)) for finding in findings) for key in ("what", "path")
+    ]
     findings = sorted(findings, key=lambda finding: finding.state != "ok")
-    lines = [f"{state:7}  {need.what:{widths[0]}}  {need.path:{widths[1]}}  {note}".rstrip() for need, state, note in findings]
+    lines = [
+        f"{state:7}  {need.what:{widths[0]}}  {need.path:{widths[1]}}  {note}".rstrip()
+        for need, state, note in findings
+    ]
     absent = sum(finding.state != "ok" for finding in findings)
-    marked = [f"{MARK} as far as known, not read at its source"] if any(line.endswith(MARK) for line in lines) else []
+    marked = (
+        [f"{MARK} as far as known, not read at its source"]
+        if any(line.endswith(MARK) for line in lines)
+        else []
+    )
     said = f"{plan.name}: {len(findings) - absent} of {len(findings)} things that it needs from outside are there"
-    return "\n".join([*lines, *marked, said + (f"; put the other {absent} at the paths of their lines" if absent else "")])
+    return "\n".join(
+        [
+            *lines,
+            *marked,
+            said + (f"; put the other {absent} at the paths of their lines" if absent else ""),
+        ]
+    )
 
 
 def read_sources(path: Path = SOURCES) -> Sources:

@@ -57,8 +57,13 @@ class Held(NamedTuple):
 
     def bytes(self) -> dict[str, int]:
         """Gradients are those of one update at a time."""
-        parts = {"weights": sum(self.trained) + self.copies, "gradients": max(self.trained), "Adam": 2 * sum(self.trained),
-                 "average": self.student, "teacher": self.teacher}
+        parts = {
+            "weights": sum(self.trained) + self.copies,
+            "gradients": max(self.trained),
+            "Adam": 2 * sum(self.trained),
+            "average": self.student,
+            "teacher": self.teacher,
+        }
         return {name: FLOAT * count for name, count in parts.items()}
 
 
@@ -66,8 +71,14 @@ def network_of(plan: Plan, config: dict[str, Any], mean_velocity: bool) -> nn.Mo
     """A generator's network, without memory for it."""
     data, text = plan.suite.data, plan.suite.text
     with torch.device("meta"):
-        return build(typed(config), image_size=data.image_size, channels=data.channels, classes=data.classes,
-                     mean_velocity=mean_velocity, conditions=text and Unencoded(text.tokens, config["caption_width"]))
+        return build(
+            typed(config),
+            image_size=data.image_size,
+            channels=data.channels,
+            classes=data.classes,
+            mean_velocity=mean_velocity,
+            conditions=text and Unencoded(text.tokens, config["caption_width"]),
+        )
 
 
 def student_of(plan: Plan, stage: Stage) -> nn.Module:
@@ -79,7 +90,9 @@ def student_of(plan: Plan, stage: Stage) -> nn.Module:
             return clip.build(stage.config["model"])
     if stage.kind == "classifier":
         with torch.device("meta"):
-            return Classifier(ClassifierConfig(**stage.config["network"]), **of_classifier(plan.suite.data))
+            return Classifier(
+                ClassifierConfig(**stage.config["network"]), **of_classifier(plan.suite.data)
+            )
     return network_of(plan, stage.config["network"], stage.kind != "teacher")
 
 
@@ -97,28 +110,49 @@ class Memory:
 
     def held(self, stage: Stage, training: Training) -> Held:
         """What the objective itself says that it trains."""
-        key = canonical([stage.kind, stage.config.get("network"), training.objective.model_dump(mode="json")])
+        key = canonical(
+            [stage.kind, stage.config.get("network"), training.objective.model_dump(mode="json")]
+        )
         if key not in self._held:
             self._held[key] = self._look(stage, training)
         return self._held[key]
 
     def _look(self, stage: Stage, training: Training) -> Held:
         distilled = stage.kind in ("trajectory", "refine")
-        student = self.network(stage.config["network"], True) if distilled else student_of(self.plan, stage)
+        student = (
+            self.network(stage.config["network"], True)
+            if distilled
+            else student_of(self.plan, stage)
+        )
         teacher = self.network(stage.config["network"], False) if distilled else None
 
         def head(name: str, settings) -> nn.Module:
             with torch.device("meta"):
-                return build_head(name, layers=len(settings.blocks), width=student.width, grid=student.grid,
-                                  parameters=settings.parameters)
+                return build_head(
+                    name,
+                    layers=len(settings.blocks),
+                    width=student.width,
+                    grid=student.grid,
+                    parameters=settings.parameters,
+                )
 
-        setting = Setting(student=student, learning_rate=1.0, teacher=teacher, teacher_velocity=lambda z, t, c: z,
-                          copy_teacher=lambda: teacher, head=head)
-        updates: list[Update] = OBJECTIVES[training.objective.name].updates(training.objective, setting)
-        return Held(student=parameter_count(student),
-                    trained=tuple(count(update.modules.values()) for update in updates),
-                    copies=sum(count(update.frozen.values()) for update in updates),
-                    teacher=parameter_count(teacher) if distilled else 0)
+        setting = Setting(
+            student=student,
+            learning_rate=1.0,
+            teacher=teacher,
+            teacher_velocity=lambda z, t, c: z,
+            copy_teacher=lambda: teacher,
+            head=head,
+        )
+        updates: list[Update] = OBJECTIVES[training.objective.name].updates(
+            training.objective, setting
+        )
+        return Held(
+            student=parameter_count(student),
+            trained=tuple(count(update.modules.values()) for update in updates),
+            copies=sum(count(update.frozen.values()) for update in updates),
+            teacher=parameter_count(teacher) if distilled else 0,
+        )
 
     @staticmethod
     def rows(training: Training) -> int:
@@ -131,18 +165,32 @@ class Memory:
         if stage.kind not in ("teacher", "trajectory", "refine") or config.get("name") == "sana":
             return None
         network, data = TransformerConfig(**config), self.plan.suite.data
-        rows, objective, guided = self.rows(training), training.objective, self.plan.suite.teacher.guidance != 1.0
+        rows, objective, guided = (
+            self.rows(training),
+            training.objective,
+            self.plan.suite.teacher.guidance != 1.0,
+        )
         terms = OBJECTIVES[objective.name].forward_equivalents(objective, network.depth, guided)
         forward_mode = sum(count for term, count in terms.items() if term.endswith("tangent"))
-        moving = min(rows, round(min(forward_mode, 1) * training.batch))  # rows of one kind come one after another
+        moving = min(
+            rows, round(min(forward_mode, 1) * training.batch)
+        )  # rows of one kind come one after another
         size = 2 if training.precision == "bfloat16" else 4
-        sizes = {"network": network, "tokens": (data.image_size // network.patch) ** 2, "channels": data.channels}
+        sizes = {
+            "network": network,
+            "tokens": (data.image_size // network.patch) ** 2,
+            "channels": data.channels,
+        }
         options = {"size": size, "checkpointing": training.gradient_checkpointing, **sizes}
-        student = activations(rows=rows - moving, **options) + activations(rows=moving, forward_mode=True, **sizes)
+        student = activations(rows=rows - moving, **options) + activations(
+            rows=moving, forward_mode=True, **sizes
+        )
         if getattr(objective, "discriminator", "none") == "none":
             return student
         gan, options = objective.gan, options | {"depth": max(objective.gan.blocks)}
-        of_critic = activations(rows=rows, **options | {"depth": network.depth}) * hasattr(objective, "fake_learning_rate")
+        of_critic = activations(rows=rows, **options | {"depth": network.depth}) * hasattr(
+            objective, "fake_learning_rate"
+        )
         if gan.feature_network == "fake":
             of_critic += (3 if gan.r1_weight else 2) * activations(rows=rows, **options)
         return max(student + activations(rows=rows, trained=False, **options), of_critic)
@@ -152,9 +200,18 @@ def count(modules: Iterable[nn.Module]) -> int:
     return sum(parameter_count(module) for module in modules)
 
 
-def activations(network: TransformerConfig, *, tokens: int, channels: int, rows: int, size: int = 4,
-                checkpointing: bool = False, forward_mode: bool = False, trained: bool = True,
-                depth: int | None = None) -> float:
+def activations(
+    network: TransformerConfig,
+    *,
+    tokens: int,
+    channels: int,
+    rows: int,
+    size: int = 4,
+    checkpointing: bool = False,
+    forward_mode: bool = False,
+    trained: bool = True,
+    depth: int | None = None,
+) -> float:
     """Bytes that a pass through the first `depth` blocks keeps, the formula above; `size` is s."""
     d, m, depth = network.width, network.mlp_ratio, network.depth if depth is None else depth
     if not rows:
@@ -164,10 +221,16 @@ def activations(network: TransformerConfig, *, tokens: int, channels: int, rows:
     block = t * d * (16 + (8 + 2 * m) * size if trained else 8 + (4 + m) * size)
     block += t * (16 + 4 * network.heads * softmax) + rows * 8 * d * size
     if size == 2:
-        block += 2 * d * d * (10 + 2 * m if trained else 4 + 2 * m)  # copies of qkv, proj, both MLP layers, and modulation
+        block += (
+            2 * d * d * (10 + 2 * m if trained else 4 + 2 * m)
+        )  # copies of qkv, proj, both MLP layers, and modulation
     around = 4 * t * d
     if trained:
         patch, features = channels * network.patch**2, network.time_features or min(d, 256)
         around = t * d * (8 + size) + t * patch * size + 9 * rows * d * size
-        around += 4 * d * (2 * d + features + patch) if size == 2 else 0  # copies of the weights there
-    return (depth * 4 * t * d + block if checkpointing and not forward_mode else depth * block) + around
+        around += (
+            4 * d * (2 * d + features + patch) if size == 2 else 0
+        )  # copies of the weights there
+    return (
+        depth * 4 * t * d + block if checkpointing and not forward_mode else depth * block
+    ) + around

@@ -1,13 +1,13 @@
 """Numbers in documents: what stands between `<!-- hdbench KEY -->` and `<!-- / -->` is a rendering of a suite's metrics.
 
-    <!-- hdbench textured_digits fd_test hd_conv -->36.4 ± 3.9<!-- / -->      mean and 95% interval over chains
-    <!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with these sampling steps
-    <!-- hdbench textured_digits fd_test hd_conv - hd -->...                  paired difference
-    <!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired ratio
-    <!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm with it (no arms: all in one step)
-    <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts),
-    methods (every recipe with its source and its distance by sampling steps)
-    <!-- hdbench probes cosine awd_logit_n64_flip4 -->... , with  - pooled_n64_flip4  behind it the difference within seeds
+<!-- hdbench textured_digits fd_test hd_conv -->36.4 ± 3.9<!-- / -->      mean and 95% interval over chains
+<!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with these sampling steps
+<!-- hdbench textured_digits fd_test hd_conv - hd -->...                  paired difference
+<!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired ratio
+<!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm with it (no arms: all in one step)
+<!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts),
+methods (every recipe with its source and its distance by sampling steps)
+<!-- hdbench probes cosine awd_logit_n64_flip4 -->... , with  - pooled_n64_flip4  behind it the difference within seeds
 """
 
 from __future__ import annotations
@@ -73,23 +73,40 @@ def value(key: str, tables: Path, source: str = "document") -> str:
             run = json.loads((tables / suite / "run.json").read_text(encoding="utf-8"))
             return f"{run['core_seconds'] / 3600:.1f}"
         case ["claims"]:
-            return "\n\n" + verdicts(_judged(suite, tables)).to_markdown(index=False, disable_numparse=True) + "\n\n"
+            return (
+                "\n\n"
+                + verdicts(_judged(suite, tables)).to_markdown(index=False, disable_numparse=True)
+                + "\n\n"
+            )
         case ["methods"]:
-            return "\n\n" + _methods(numbers).to_markdown(index=False, disable_numparse=True) + "\n\n"
+            return (
+                "\n\n" + _methods(numbers).to_markdown(index=False, disable_numparse=True) + "\n\n"
+            )
         case ["verdict" | "finding" as what, claim]:
             frame = _judged(suite, tables)
             found = frame[frame.claim == claim]
             if found.empty:
-                raise UserError(f"{source}: {key}: no claim {claim!r}" + nearest(claim, set(frame.claim)))
+                raise UserError(
+                    f"{source}: {key}: no claim {claim!r}" + nearest(claim, set(frame.claim))
+                )
             return found.verdict.iloc[0] if what == "verdict" else found.found.iloc[0]
         case ["lowest", metric, *arms]:
             entries = [_entry(numbers, arm, key, source) for arm in arms] or [
-                entry for arm in numbers.plan.arms if not numbers.plan.arms[arm].real
-                for entry in numbers.entries(arm) if entry.steps == 1]
+                entry
+                for arm in numbers.plan.arms
+                if not numbers.plan.arms[arm].real
+                for entry in numbers.entries(arm)
+                if entry.steps == 1
+            ]
             found = {entry: numbers(entry, numbers.counted(metric)) for entry in entries}
-            lowest = min((entry for entry in entries if math.isfinite(found[entry].value)),
-                         key=lambda entry: found[entry].value, default=None)
-            return f"{describe(numbers.plan, lowest.arm)}, {_shown(found[lowest])}" if lowest else "-"
+            lowest = min(
+                (entry for entry in entries if math.isfinite(found[entry].value)),
+                key=lambda entry: found[entry].value,
+                default=None,
+            )
+            return (
+                f"{describe(numbers.plan, lowest.arm)}, {_shown(found[lowest])}" if lowest else "-"
+            )
         case [metric, arm]:
             entry, known = _entry(numbers, arm, key, source), set(numbers.frame.metric)
             name = next((name for name in (metric, numbers.counted(metric)) if name in known), None)
@@ -100,8 +117,15 @@ def value(key: str, tables: Path, source: str = "document") -> str:
         case ["ratio", metric, arm, "/", other]:
             for name in (arm, other):
                 _entry(numbers, name, key, source)
-            found = outcome(values_of(numbers), Hypothesis(effect="ratio", metric=metric, arms={arm: 1, other: -1}, below=1))
-            return f"{found.effect:.2f} [{found.low:.2f}, {found.high:.2f}]" if math.isfinite(found.effect) else "-"
+            found = outcome(
+                values_of(numbers),
+                Hypothesis(effect="ratio", metric=metric, arms={arm: 1, other: -1}, below=1),
+            )
+            return (
+                f"{found.effect:.2f} [{found.low:.2f}, {found.high:.2f}]"
+                if math.isfinite(found.effect)
+                else "-"
+            )
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
 
 
@@ -111,7 +135,10 @@ def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
         case [metric, arm] | [metric, arm, "-", _]:
             for name in words[1::2]:
                 if (name, metric) not in known:
-                    raise UserError(f"{source}: {key}: no {metric} of {name!r}" + nearest(name, {arm for arm, _ in known}))
+                    raise UserError(
+                        f"{source}: {key}: no {metric} of {name!r}"
+                        + nearest(name, {arm for arm, _ in known})
+                    )
             return _shown(found(arm, metric, *words[3:]), signed=len(words) > 2)
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
 
@@ -119,7 +146,9 @@ def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
 def _methods(numbers: Numbers) -> pd.DataFrame:
     plan, fd = numbers.plan, numbers.counted(numbers.distance)
     arms = [arm for arm in plan.suite.tables.methods.rows if not plan.arms[arm].real]
-    steps = sorted({entry.steps for arm in arms if arm in plan.recipes for entry in numbers.entries(arm)})
+    steps = sorted(
+        {entry.steps for arm in arms if arm in plan.recipes for entry in numbers.entries(arm)}
+    )
     rows = []
     for arm in arms:
         recipe, own = plan.recipes.get(arm), {entry.steps: entry for entry in numbers.entries(arm)}
@@ -127,11 +156,34 @@ def _methods(numbers: Numbers) -> pd.DataFrame:
         if not own.keys() & set(steps):
             name += f", {max(own)} steps: {_shown(numbers(own[max(own)], fd))}"
         if recipe:
-            name, source = f"[{name}]({RECIPES}/{plan.suite.arms[arm]['recipe']}.yaml)", recipe.source.replace("arXiv ", "")
-            source = f"[{source}](https://arxiv.org/abs/{source})" if recipe.source.startswith("arXiv") else source
-        rows.append([name, f"`{arm}`", source if recipe else "this suite", numbers.chains(numbers.entries(arm)[0])[0],
-                     *(_shown(numbers(own[n], fd)) if n in own else "" for n in steps)])
-    return pd.DataFrame(rows, columns=["Method", "Arm", "Source", "Chains", *(f"FD test, {n} step{'s' * (n > 1)}" for n in steps)])
+            name, source = (
+                f"[{name}]({RECIPES}/{plan.suite.arms[arm]['recipe']}.yaml)",
+                recipe.source.replace("arXiv ", ""),
+            )
+            source = (
+                f"[{source}](https://arxiv.org/abs/{source})"
+                if recipe.source.startswith("arXiv")
+                else source
+            )
+        rows.append(
+            [
+                name,
+                f"`{arm}`",
+                source if recipe else "this suite",
+                numbers.chains(numbers.entries(arm)[0])[0],
+                *(_shown(numbers(own[n], fd)) if n in own else "" for n in steps),
+            ]
+        )
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "Method",
+            "Arm",
+            "Source",
+            "Chains",
+            *(f"FD test, {n} step{'s' * (n > 1)}" for n in steps),
+        ],
+    )
 
 
 def _shown(found: Interval, signed: bool = False) -> str:
@@ -146,7 +198,12 @@ def _entry(numbers: Numbers, name: str, key: str, source: str):
 
 @functools.cache
 def _numbers(suite: str, tables: Path) -> Numbers:
-    return Numbers(load_plan(suite), read_metrics(tables / suite / "metrics.csv"), Path("results"), anybody=True)
+    return Numbers(
+        load_plan(suite),
+        read_metrics(tables / suite / "metrics.csv"),
+        Path("results"),
+        anybody=True,
+    )
 
 
 @functools.cache

@@ -27,12 +27,20 @@ from hdbench.suite.stage import KINDS, Stage
 
 STATES = ("done", "running", "failed", "interrupted", "waiting")
 WIDTH = 118
-EXIT_CODES = {1: "diverged or another error", 2: "a mistake in the suite or the options", 130: "stopped by a signal",
-              137: "out of memory or killed", 143: "stopped by a signal", 75: "lost another rank"}
+EXIT_CODES = {
+    1: "diverged or another error",
+    2: "a mistake in the suite or the options",
+    130: "stopped by a signal",
+    137: "out of memory or killed",
+    143: "stopped by a signal",
+    75: "lost another rank",
+}
 STOPPED = (130, 143)
-NOTES = {"interrupted": "Interrupted: begun, not done, and no process works on it; the command that ran it goes on from that "
-                        "step.",
-         "failed": "Failed: mend the cause, then the command that ran it goes on from that step."}
+NOTES = {
+    "interrupted": "Interrupted: begun, not done, and no process works on it; the command that ran it goes on from that "
+    "step.",
+    "failed": "Failed: mend the cause, then the command that ran it goes on from that step.",
+}
 
 
 def work_of(plan: Plan, stage: Stage) -> float:
@@ -47,13 +55,37 @@ def work_of(plan: Plan, stage: Stage) -> float:
 def look(plan: Plan, results: Path) -> pd.DataFrame:
     """One row a stage of the plan: `stage` (id), `kind`, `state`, `work`, `seconds` (of the finished), `step`, `steps` (0: no
     checkpoint), `spent` (seconds up to that step), `why` (of the failed and interrupted), `like`: those of one pace."""
-    logs = sorted({path for folder in (results.resolve().parent, Path.cwd()) for path in
-                   (folder / ".snakemake/log").glob("*.log")}, reverse=True)
-    rows = [{"stage": stage.id, "kind": stage.kind, "work": work_of(plan, stage), "steps": stage.config.get("steps", 0),
-             "like": "real images" if "split" in stage.config else stage.kind, **state_of(results, stage, logs)}
-            for stage in plan.stages.values()]
-    columns = {"stage": "str", "kind": "str", "like": "str", "state": "str", "work": "float64", "seconds": "float64",
-               "step": "int64", "steps": "int64", "spent": "float64", "why": "str"}
+    logs = sorted(
+        {
+            path
+            for folder in (results.resolve().parent, Path.cwd())
+            for path in (folder / ".snakemake/log").glob("*.log")
+        },
+        reverse=True,
+    )
+    rows = [
+        {
+            "stage": stage.id,
+            "kind": stage.kind,
+            "work": work_of(plan, stage),
+            "steps": stage.config.get("steps", 0),
+            "like": "real images" if "split" in stage.config else stage.kind,
+            **state_of(results, stage, logs),
+        }
+        for stage in plan.stages.values()
+    ]
+    columns = {
+        "stage": "str",
+        "kind": "str",
+        "like": "str",
+        "state": "str",
+        "work": "float64",
+        "seconds": "float64",
+        "step": "int64",
+        "steps": "int64",
+        "spent": "float64",
+        "why": "str",
+    }
     return pd.DataFrame(rows, columns=list(columns)).fillna({"step": 0}).astype(columns)
 
 
@@ -72,9 +104,15 @@ def manifest_of(results: Path, stage: Stage) -> dict[str, Any]:
     """The finished stage's seconds; `failed` where the manifest cannot be read."""
     path = artifact.folder(results, stage.id)
     try:
-        return {"state": "done", "seconds": float(json.loads((path / files.MANIFEST).read_text())["wall_seconds"])}
+        return {
+            "state": "done",
+            "seconds": float(json.loads((path / files.MANIFEST).read_text())["wall_seconds"]),
+        }
     except (OSError, ValueError, KeyError, TypeError):
-        return {"state": "failed", "why": f"its manifest cannot be read; delete the folder {path} and run again"}
+        return {
+            "state": "failed",
+            "why": f"its manifest cannot be read; delete the folder {path} and run again",
+        }
 
 
 def header(checkpoint: Path) -> dict[str, Any]:
@@ -82,8 +120,13 @@ def header(checkpoint: Path) -> dict[str, Any]:
     try:
         with safe_open(checkpoint, "np") as file:
             found = file.metadata()
-        return {"step": int(found["step"]), "spent": float(json.loads(found["spent"]).get("wall_seconds", math.nan))}
-    except Exception:  # absent, just published, or not a checkpoint: safetensors has an error of its own for each
+        return {
+            "step": int(found["step"]),
+            "spent": float(json.loads(found["spent"]).get("wall_seconds", math.nan)),
+        }
+    except (
+        Exception
+    ):  # absent, just published, or not a checkpoint: safetensors has an error of its own for each
         return {}
 
 
@@ -93,14 +136,24 @@ def ending(work: artifact.Work, logs: list[Path]) -> dict[str, str]:
         begun = work.path.with_suffix(".lock").stat().st_mtime
     except OSError:
         begun = math.inf
-    said = re.compile(rf"--id {re.escape(work.stage.id)} .*(?:exit status (\d+)|died with <([^>]+)>)")
+    said = re.compile(
+        rf"--id {re.escape(work.stage.id)} .*(?:exit status (\d+)|died with <([^>]+)>)"
+    )
     for log in logs:
-        if log.stat().st_mtime >= begun and (found := said.findall(log.read_text(errors="replace"))):
+        if log.stat().st_mtime >= begun and (
+            found := said.findall(log.read_text(errors="replace"))
+        ):
             code, signal = found[-1]
             meaning = EXIT_CODES.get(int(code or 0), "")
-            return {"state": "interrupted" if signal or int(code) in STOPPED else "failed",
-                    "why": (signal or f"exit code {code}" + f" ({meaning})" * bool(meaning)) + f", says {log.name}"}
-    return {"state": "interrupted", "why": "no process works on it, and no log of Snakemake says why"}
+            return {
+                "state": "interrupted" if signal or int(code) in STOPPED else "failed",
+                "why": (signal or f"exit code {code}" + f" ({meaning})" * bool(meaning))
+                + f", says {log.name}",
+            }
+    return {
+        "state": "interrupted",
+        "why": "no process works on it, and no log of Snakemake says why",
+    }
 
 
 def with_time_left(frame: pd.DataFrame, start_up: float = 0.0) -> pd.DataFrame:
@@ -110,7 +163,10 @@ def with_time_left(frame: pd.DataFrame, start_up: float = 0.0) -> pd.DataFrame:
     stage goes on at its own pace.  `start_up`: seconds of a process before it works, for those that have yet to begin.
     """
     share = (frame.step / frame.steps.where(frame.steps > 0)).fillna(0.0)
-    of_done, of_begun = frame.seconds / frame.work, frame.spent / (frame.work * share.where(share > 0))
+    of_done, of_begun = (
+        frame.seconds / frame.work,
+        frame.spent / (frame.work * share.where(share > 0)),
+    )
     rates = [rate.groupby(frame.like).transform("median") for rate in (of_done, of_begun)]
     pace = rates[0].fillna(rates[1])
     left = (of_begun.where(frame.state == "running").fillna(pace)) * frame.work * (1 - share)
@@ -130,29 +186,74 @@ def duration(seconds: float) -> str:
 
 def report(plan: Plan, frame: pd.DataFrame, cores: int | None = None) -> str:
     """For people, in at most 118 columns: a table by kind, the stages that run or ended early, and one line."""
-    counts = frame.groupby(["kind", "state"]).size().unstack(fill_value=0).reindex(columns=STATES, fill_value=0)
-    each, left = frame.groupby("kind").seconds.median(), frame.groupby("kind").left.sum(skipna=False)
-    cells = [[kind, *counts.loc[kind], duration(each[kind]), "0 s" if left[kind] == 0 else duration(left[kind])
-              if math.isfinite(left[kind]) else "unknown"] for kind in KINDS if kind in counts.index]
-    text = [tabulate(cells, ["stages", *STATES, "time each", "left"], disable_numparse=True,
-                     colalign=("left", *["right"] * 7))]
-    begun = [line(plan, row) for state in STATES[1:4] for row in frame[frame.state == state].itertuples()]
+    counts = (
+        frame.groupby(["kind", "state"])
+        .size()
+        .unstack(fill_value=0)
+        .reindex(columns=STATES, fill_value=0)
+    )
+    each, left = (
+        frame.groupby("kind").seconds.median(),
+        frame.groupby("kind").left.sum(skipna=False),
+    )
+    cells = [
+        [
+            kind,
+            *counts.loc[kind],
+            duration(each[kind]),
+            "0 s"
+            if left[kind] == 0
+            else duration(left[kind])
+            if math.isfinite(left[kind])
+            else "unknown",
+        ]
+        for kind in KINDS
+        if kind in counts.index
+    ]
+    text = [
+        tabulate(
+            cells,
+            ["stages", *STATES, "time each", "left"],
+            disable_numparse=True,
+            colalign=("left", *["right"] * 7),
+        )
+    ]
+    begun = [
+        line(plan, row) for state in STATES[1:4] for row in frame[frame.state == state].itertuples()
+    ]
     if begun:
-        text += ["", tabulate(begun, ["state", "kind", "arms", "chain", "step", ""], disable_numparse=True,
-                              colalign=("left", "left", "left", "right", "right", "left"),
-                              maxcolwidths=[None, None, 32, None, None, 40])]
+        text += [
+            "",
+            tabulate(
+                begun,
+                ["state", "kind", "arms", "chain", "step", ""],
+                disable_numparse=True,
+                colalign=("left", "left", "left", "right", "right", "left"),
+                maxcolwidths=[None, None, 32, None, None, 40],
+            ),
+        ]
     notes = [note for state, note in NOTES.items() if state in set(frame.state)]
-    return "\n".join([*text, "", *(textwrap.fill(line, WIDTH) for line in [*notes, summary(frame, cores)])])
+    return "\n".join(
+        [*text, "", *(textwrap.fill(line, WIDTH) for line in [*notes, summary(frame, cores)])]
+    )
 
 
 def line(plan: Plan, row: Any) -> list[str]:
     """One stage that runs or ended early."""
-    seeds = {str(r.seed) for r in plan.rows if row.stage in r.stages.values() and r.seed is not None}
+    seeds = {
+        str(r.seed) for r in plan.rows if row.stage in r.stages.values() and r.seed is not None
+    }
     arms = plan.arms_of(row.stage)
     arms = ", ".join(arms) if 0 < len(arms) < 4 else f"{len(arms) or 'all'} arms"
     trained = "objective" in plan.stage(row.stage).config
     step = f"{row.step:,} of {row.steps:,}" if row.step else "no checkpoint" if trained else "-"
-    note = row.why if row.state != "running" else "" if math.isnan(row.left) else f"about {duration(row.left)} left"
+    note = (
+        row.why
+        if row.state != "running"
+        else ""
+        if math.isnan(row.left)
+        else f"about {duration(row.left)} left"
+    )
     return [row.state, row.kind, arms, ", ".join(sorted(seeds)) or "-", step, note]
 
 
@@ -170,7 +271,9 @@ def summary(frame: pd.DataFrame, cores: int | None) -> str:
     if unknown and not frame.left.sum():
         return f"{text}; time left unknown, until one stage of a kind has finished"
     text += f"; {'at least' if unknown else 'about'} {duration(frame.left.sum() / slots)} left {at_a_time}"
-    return text + (f", and unknown for {frame.left.isna().sum()} of {', '.join(unknown)}" if unknown else "")
+    return text + (
+        f", and unknown for {frame.left.isna().sum()} of {', '.join(unknown)}" if unknown else ""
+    )
 
 
 def watch(plan: Plan, results: Path, cores: int | None, every: float | None, show) -> None:
@@ -178,7 +281,10 @@ def watch(plan: Plan, results: Path, cores: int | None, every: float | None, sho
     start_up = time.process_time()
     while True:
         frame = with_time_left(look(plan, results), start_up)
-        show(report(plan, frame, cores) + ("" if results.is_dir() else f"\n(There is no folder {results} yet.)"))
+        show(
+            report(plan, frame, cores)
+            + ("" if results.is_dir() else f"\n(There is no folder {results} yet.)")
+        )
         if every is None or (frame.state == "done").all():
             return
         time.sleep(every)

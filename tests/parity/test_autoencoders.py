@@ -12,7 +12,14 @@ from torch import Tensor
 
 from hdbench.core.errors import UserError
 from hdbench.networks.autoencoders import AutoencoderConfig, load
-from tests.support.pipelines import CHANNELS, FACTOR, changed, dc_autoencoder, kl_autoencoder, sana_pipeline
+from tests.support.pipelines import (
+    CHANNELS,
+    FACTOR,
+    changed,
+    dc_autoencoder,
+    kl_autoencoder,
+    sana_pipeline,
+)
 
 CPU = torch.device("cpu")
 SCALES = {"kl": 0.18215, "dc": 0.41407}
@@ -20,8 +27,16 @@ FOLDERS = {"kl": kl_autoencoder, "dc": dc_autoencoder}
 
 
 def configured(name: str, **changes) -> AutoencoderConfig:
-    return AutoencoderConfig(**{"name": name, "path": str(FOLDERS[name]()), "channels": CHANNELS, "factor": FACTOR,
-                                "scale": SCALES[name]} | changes)
+    return AutoencoderConfig(
+        **{
+            "name": name,
+            "path": str(FOLDERS[name]()),
+            "channels": CHANNELS,
+            "factor": FACTOR,
+            "scale": SCALES[name],
+        }
+        | changes
+    )
 
 
 def images(seed: int = 0) -> Tensor:
@@ -36,7 +51,9 @@ def test_kl_latents_are_the_scaled_mean_plus_noise():
     posterior = own.encode(images()).latent_dist
     torch.testing.assert_close(autoencoder.encode(images()), 0.18215 * posterior.mean)
     z = autoencoder.encode(images(), noise)
-    torch.testing.assert_close(z, 0.18215 * (posterior.mean + posterior.logvar.exp().sqrt() * noise))
+    torch.testing.assert_close(
+        z, 0.18215 * (posterior.mean + posterior.logvar.exp().sqrt() * noise)
+    )
     assert z.shape == noise.shape and not torch.equal(z, autoencoder.encode(images(), 2 * noise))
     torch.testing.assert_close(autoencoder.decode(z), own.decode(z / 0.18215).sample)
 
@@ -55,7 +72,10 @@ def test_pipelines_latents_decode_to_its_image():
     """The scale is the one that SANA's pipeline has between its network and its images."""
     from diffusers import SanaPipeline
 
-    autoencoder, z = load(configured("dc", path=str(sana_pipeline())), CPU), torch.randn(1, CHANNELS, 8, 8)
+    autoencoder, z = (
+        load(configured("dc", path=str(sana_pipeline())), CPU),
+        torch.randn(1, CHANNELS, 8, 8),
+    )
     pipeline = SanaPipeline.from_pretrained(sana_pipeline())
     expected = pipeline.vae.decode(z / pipeline.vae.config.scaling_factor).sample
     torch.testing.assert_close(autoencoder.decode(z), expected)
@@ -64,8 +84,13 @@ def test_pipelines_latents_decode_to_its_image():
 @torch.no_grad()
 def test_a_shift_is_taken_before_the_scale(tmp_path):
     """(latent - shift) scale, as in diffusers' pipelines with a shift_factor."""
-    folder = changed(kl_autoencoder(), tmp_path / "vae", lambda config, tensors: config.update(shift_factor=0.5))
-    autoencoder, plain = load(configured("kl", path=str(folder), shift=0.5), CPU), load(configured("kl"), CPU)
+    folder = changed(
+        kl_autoencoder(), tmp_path / "vae", lambda config, tensors: config.update(shift_factor=0.5)
+    )
+    autoencoder, plain = (
+        load(configured("kl", path=str(folder), shift=0.5), CPU),
+        load(configured("kl"), CPU),
+    )
     torch.testing.assert_close(autoencoder.encode(images()), plain.encode(images()) - 0.5 * 0.18215)
     z = plain.encode(images())
     torch.testing.assert_close(autoencoder.decode(z - 0.5 * 0.18215), plain.decode(z))
@@ -83,7 +108,9 @@ def test_dtype_of_the_weights_is_not_that_of_what_comes_out(name):
 def test_weights_are_frozen_and_gradients_pass():
     autoencoder, z = load(configured("kl"), CPU), torch.randn(1, CHANNELS, 4, 4, requires_grad=True)
     autoencoder.decode(z).sum().backward()
-    assert z.grad.abs().max() > 0 and all(parameter.grad is None for parameter in autoencoder.model.parameters())
+    assert z.grad.abs().max() > 0 and all(
+        parameter.grad is None for parameter in autoencoder.model.parameters()
+    )
     assert not autoencoder.model.training
 
 
@@ -93,30 +120,59 @@ def test_other_sizes(name, channels, factor):
     folder = FOLDERS[name](channels, factor)
     autoencoder = load(configured(name, path=str(folder), channels=channels, factor=factor), CPU)
     z = autoencoder.encode(images())
-    assert z.shape == (2, channels, 32 // factor, 24 // factor) and autoencoder.decode(z).shape == images().shape
+    assert (
+        z.shape == (2, channels, 32 // factor, 24 // factor)
+        and autoencoder.decode(z).shape == images().shape
+    )
 
 
 # what a folder may have wrong
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"scale": 0.41407}, r"set autoencoder.scale to 0.18215 \(not 0.41407\)"),
-    ({"shift": 0.1}, r"set autoencoder.shift to 0.0 \(not 0.1\)"),
-    ({"channels": 16, "factor": 8}, r"set autoencoder.channels to 4 \(not 16\), autoencoder.factor to 4 \(not 8\)"),
-    ({"name": "dc"}, "holds AutoencoderKL, not AutoencoderDC; give a folder such as mit-han-lab/dc-ae"),
-    ({"path": "nowhere"}, "nowhere: there is no such folder; put diffusers' AutoencoderKL there, such as stabilityai"),
-    ({"path": str(Path(__file__).parent)}, "no config.json of diffusers; give")])
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": 0.41407}, r"set autoencoder.scale to 0.18215 \(not 0.41407\)"),
+        ({"shift": 0.1}, r"set autoencoder.shift to 0.0 \(not 0.1\)"),
+        (
+            {"channels": 16, "factor": 8},
+            r"set autoencoder.channels to 4 \(not 16\), autoencoder.factor to 4 \(not 8\)",
+        ),
+        (
+            {"name": "dc"},
+            "holds AutoencoderKL, not AutoencoderDC; give a folder such as mit-han-lab/dc-ae",
+        ),
+        (
+            {"path": "nowhere"},
+            "nowhere: there is no such folder; put diffusers' AutoencoderKL there, such as stabilityai",
+        ),
+        ({"path": str(Path(__file__).parent)}, "no config.json of diffusers; give"),
+    ],
+)
 def test_what_differs_from_the_configuration_is_named(changes, message):
     configuration = configured("kl", path=str(kl_autoencoder())).model_copy(update=changes)
     with pytest.raises(UserError, match=message):
         load(configuration, CPU)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda config, tensors: [tensors.pop(key) for key in list(tensors) if "quant" in key],
-     r"4 missing keys \(post_quant_conv.bias, post_quant_conv.weight, quant_conv.bias, ...\)"),
-    (lambda config, tensors: tensors.update(extra=torch.zeros(1)), r"1 unexpected keys \(extra\)"),
-    (lambda config, tensors: tensors.update({"quant_conv.bias": torch.zeros(3)}), "cannot be read as .safetensors"),
-    (lambda config, tensors: config.pop("_class_name"), "no config.json of diffusers; give")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda config, tensors: [tensors.pop(key) for key in list(tensors) if "quant" in key],
+            r"4 missing keys \(post_quant_conv.bias, post_quant_conv.weight, quant_conv.bias, ...\)",
+        ),
+        (
+            lambda config, tensors: tensors.update(extra=torch.zeros(1)),
+            r"1 unexpected keys \(extra\)",
+        ),
+        (
+            lambda config, tensors: tensors.update({"quant_conv.bias": torch.zeros(3)}),
+            "cannot be read as .safetensors",
+        ),
+        (lambda config, tensors: config.pop("_class_name"), "no config.json of diffusers; give"),
+    ],
+)
 def test_broken_folders_are_refused(tmp_path, change, message):
     folder = changed(kl_autoencoder(), tmp_path / "vae", change)
     with pytest.raises(UserError, match=message):
@@ -142,7 +198,9 @@ def test_weights_with_the_old_names_of_attention_are_read(tmp_path):
                     tensors[key.replace(new, name)] = tensors.pop(key)
 
     folder = changed(kl_autoencoder(), tmp_path / "vae", rename)
-    assert "decoder.mid_block.attentions.0.query.weight" in load_file(folder / "diffusion_pytorch_model.safetensors")
+    assert "decoder.mid_block.attentions.0.query.weight" in load_file(
+        folder / "diffusion_pytorch_model.safetensors"
+    )
     found, expected = load(configured("kl", path=str(folder)), CPU), load(configured("kl"), CPU)
     with torch.no_grad():
         assert torch.equal(found.encode(images()), expected.encode(images()))

@@ -35,7 +35,14 @@ from hdbench.evaluation.references import Reference
 from hdbench.evaluation.results import Evaluation, Result, read_results
 from hdbench.metrics import Estimate, frechet
 from hdbench.metrics.records import COLUMNS, check, read_metrics
-from tests.support.material import clip_weights, inception_weights, material, pictures, prompts, write_folder
+from tests.support.material import (
+    clip_weights,
+    inception_weights,
+    material,
+    pictures,
+    prompts,
+    write_folder,
+)
 from tests.support.tiny import run_until, stage_of, tiny_plan
 from tests.unit.test_cli import leaves_this_process_alone  # noqa: F401, a fixture
 
@@ -58,13 +65,39 @@ def invoke(*arguments: object):
 
 def clip(samples: Path, table: Path, cache: Path, *more: object):
     """The quickest protocol: CLIP, with a tiny network."""
-    return invoke("evaluate", "--samples", samples, "--protocol", "clip_score", "--prompts", table, "--cache", cache,
-                  "--weights", f"clip={clip_weights()}", "--allow", "other-weights", *more)
+    return invoke(
+        "evaluate",
+        "--samples",
+        samples,
+        "--protocol",
+        "clip_score",
+        "--prompts",
+        table,
+        "--cache",
+        cache,
+        "--weights",
+        f"clip={clip_weights()}",
+        "--allow",
+        "other-weights",
+        *more,
+    )
 
 
 def inception(samples: Path, protocol: str, cache: Path, *more: object):
-    return invoke("evaluate", "--samples", samples, "--protocol", protocol, "--cache", cache, "--weights",
-                  f"inception={inception_weights()}", "--allow", "other-weights", *more)
+    return invoke(
+        "evaluate",
+        "--samples",
+        samples,
+        "--protocol",
+        protocol,
+        "--cache",
+        cache,
+        "--weights",
+        f"inception={inception_weights()}",
+        "--allow",
+        "other-weights",
+        *more,
+    )
 
 
 def refusal(result) -> str:
@@ -77,6 +110,7 @@ def refusal(result) -> str:
 
 # any samples
 
+
 def test_names_of_protocols():
     assert set(PROTOCOL_NAMES) == set(PROTOCOLS)
 
@@ -87,17 +121,25 @@ def test_a_folder_and_its_npz_give_the_same_numbers(folder, table, tmp_path):
     np.savez_compressed(tmp_path / "packed.npz", arr_0=array, ids=[f"{row:04}" for row in range(N)])
     (tmp_path / "shards").mkdir()
     for part, rows in (("a", slice(0, 5)), ("b", slice(5, N))):
-        np.savez(tmp_path / "shards" / f"{part}.npz", arr_0=array[rows], ids=[f"{row:04}" for row in range(N)][rows])
+        np.savez(
+            tmp_path / "shards" / f"{part}.npz",
+            arr_0=array[rows],
+            ids=[f"{row:04}" for row in range(N)][rows],
+        )
     values = {}
     for samples in (folder, tmp_path / "all.npz", tmp_path / "packed.npz", tmp_path / "shards"):
-        result = clip(samples, table, tmp_path / "cache", "--out", tmp_path / "out" / f"{samples.stem}.csv")
+        result = clip(
+            samples, table, tmp_path / "cache", "--out", tmp_path / "out" / f"{samples.stem}.csv"
+        )
         assert result.exit_code == 0, result.output
         values[samples.name] = read_metrics(tmp_path / "out" / f"{samples.stem}.csv").value.item()
     assert len(set(values.values())) == 1
 
 
 def test_what_is_printed_and_written(folder, table, tmp_path):
-    result = clip(folder, table, tmp_path / "cache", "--out", tmp_path / "run.csv", "--name", "mine")
+    result = clip(
+        folder, table, tmp_path / "cache", "--out", tmp_path / "run.csv", "--name", "mine"
+    )
     frame = read_metrics(tmp_path / "run.csv")
     assert list(frame.columns) == list(COLUMNS) and frame.metric.tolist() == [f"clip_score_{N}"]
     assert (frame.arm.item(), frame.n.item()) == ("mine", N)
@@ -109,33 +151,58 @@ def test_what_is_printed_and_written(folder, table, tmp_path):
     assert f"clip_score[clip={digest}]" in row
     found = read_results(tmp_path / "run.npz")["clip_score"]
     assert found.ids == tuple(f"{row:04}" for row in range(N))
-    assert found.estimate.standard_error == pytest.approx(frame.se.item()) and len(found.estimate.influence) == N
+    assert (
+        found.estimate.standard_error == pytest.approx(frame.se.item())
+        and len(found.estimate.influence) == N
+    )
     clip(folder, table, tmp_path / "cache", "--out", tmp_path / "run.json")
     document = json.loads((tmp_path / "run.json").read_text())
-    assert document["metrics"][0]["metric"] == f"clip_score_{N}" and document["sizes"] == {"64x64": N}
+    assert document["metrics"][0]["metric"] == f"clip_score_{N}" and document["sizes"] == {
+        "64x64": N
+    }
     assert document["weights"]["clip"][:12] == digest and document["labels"] == "unknown"
 
 
 def test_the_interval_of_a_share_ends_at_one():
     estimate = Estimate(0.98, np.arange(4.0)).with_standard_error(0.05)
-    evaluation = Evaluation(name="x", protocol="p:r", reference="r", digest="d", results={
-        "recall": Result(estimate, tuple("abcd")), "kid": Result(estimate, tuple("abcd"))})
+    evaluation = Evaluation(
+        name="x",
+        protocol="p:r",
+        reference="r",
+        digest="d",
+        results={"recall": Result(estimate, tuple("abcd")), "kid": Result(estimate, tuple("abcd"))},
+    )
     assert "[0.882, 1]" in evaluation.table() and "[0.882, 1.078]" in evaluation.table()
 
 
 def test_a_count_stands_in_the_name_and_the_same_ids_are_drawn(folder, table, tmp_path):
     for name in ("one", "two"):
-        assert clip(folder, table, tmp_path / name, "--n", 6, "--out", tmp_path / f"{name}.csv").exit_code == 0
+        assert (
+            clip(
+                folder, table, tmp_path / name, "--n", 6, "--out", tmp_path / f"{name}.csv"
+            ).exit_code
+            == 0
+        )
     assert read_metrics(tmp_path / "one.csv").metric.item() == "clip_score_6"
-    assert read_results(tmp_path / "one.npz")["clip_score"].ids == read_results(tmp_path / "two.npz")["clip_score"].ids
+    assert (
+        read_results(tmp_path / "one.npz")["clip_score"].ids
+        == read_results(tmp_path / "two.npz")["clip_score"].ids
+    )
     assert "give 2 to 14" in refusal(clip(folder, table, tmp_path / "three", "--n", 15))
     assert not (tmp_path / "three").exists()
 
 
 def test_tables_of_two_protocols_are_not_mixed():
-    frames = [Evaluation(name="a", protocol=protocol, reference="r", digest="d",
-                         results={metric: Result(Estimate(1.0, np.zeros(4)), ("a", "b", "c", "d"))}).frame()
-              for protocol, metric in (("clean_fid:r", "fid"), ("torch_fidelity:r", "kid"))]
+    frames = [
+        Evaluation(
+            name="a",
+            protocol=protocol,
+            reference="r",
+            digest="d",
+            results={metric: Result(Estimate(1.0, np.zeros(4)), ("a", "b", "c", "d"))},
+        ).frame()
+        for protocol, metric in (("clean_fid:r", "fid"), ("torch_fidelity:r", "kid"))
+    ]
     assert len(check(pd.concat([frames[0]]))) == 1
     with pytest.raises(Exception, match="mixes the protocols clean_fid:r, torch_fidelity:r"):
         check(pd.concat(frames))
@@ -143,23 +210,39 @@ def test_tables_of_two_protocols_are_not_mixed():
 
 # any batch size, any number of processes
 
+
 def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
     """Inception, bit for bit: batches of 3 and 16, one process, and three ranks in another order; each image once."""
-    network = Inception(weights.find("inception", str(inception_weights()), tmp_path, True), torch.device("cpu"))
-    extractor, images = InceptionExtractor(network, "tensorflow", ("2048", "spatial"), None), open_images(folder)
+    network = Inception(
+        weights.find("inception", str(inception_weights()), tmp_path, True), torch.device("cpu")
+    )
+    extractor, images = (
+        InceptionExtractor(network, "tensorflow", ("2048", "spatial"), None),
+        open_images(folder),
+    )
     runs = []
     for name, batch, world in (("a", 16, 1), ("b", 3, 1), ("c", 2, 3)):
         for rank in reversed(range(world)):
             shard = Shard.of(rank, world, 1.0)
-            found = extract(images, [extractor], None, Settings(cache=tmp_path / name, shard=shard, batch=batch, threads=2))
+            found = extract(
+                images,
+                [extractor],
+                None,
+                Settings(cache=tmp_path / name, shard=shard, batch=batch, threads=2),
+            )
             assert (found is None) == (rank > 0)
         runs.append(found[0])
     for layer in ("2048", "spatial"):
         assert runs[0][layer].shape[0] == N
         for other in runs[1:]:
             np.testing.assert_array_equal(runs[0][layer], other[layer])
-    written = [json.loads(path.read_text())["ids"] for path in sorted((tmp_path / "c").rglob("shard-*.json"))]
-    assert sorted(name for part in written for name in part) == sorted(images.ids) and [len(p) for p in written] == [5, 5, 4]
+    written = [
+        json.loads(path.read_text())["ids"]
+        for path in sorted((tmp_path / "c").rglob("shard-*.json"))
+    ]
+    assert sorted(name for part in written for name in part) == sorted(images.ids) and [
+        len(p) for p in written
+    ] == [5, 5, 4]
 
 
 def test_channels_last_is_as_exact_as_the_library(tmp_path):
@@ -169,19 +252,32 @@ def test_channels_last_is_as_exact_as_the_library(tmp_path):
     """
     found = weights.find("inception", str(inception_weights()), tmp_path, True)
     layers = ("2048", "spatial")
-    library, folded = (Inception(found, torch.device("cpu"), layout) for layout in ("library", "channels-last"))
-    extractors = [InceptionExtractor(network, "tensorflow", layers, None) for network in (library, folded)]
+    library, folded = (
+        Inception(found, torch.device("cpu"), layout) for layout in ("library", "channels-last")
+    )
+    extractors = [
+        InceptionExtractor(network, "tensorflow", layers, None) for network in (library, folded)
+    ]
     x = extractors[0]._scaled(torch.from_numpy(pictures(2, 17)).permute(0, 3, 1, 2))
     one, other = library(x, layers), folded(x, layers)
     library.body.double()
     exact = library(x.double(), layers)
     for layer in layers:
-        errors = [(float32[layer] - exact[layer]).abs().max() / exact[layer].abs().max() for float32 in (one, other)]
+        errors = [
+            (float32[layer] - exact[layer]).abs().max() / exact[layer].abs().max()
+            for float32 in (one, other)
+        ]
         assert 0 < errors[1] < 2 * errors[0] < 4e-4
     nothing = frechet.GaussianReference.of(np.eye(3))
     for one, other in (extractors, extractors[::-1]):
-        built = Reference(digest="", key={"extractor": one.description()}, folder=tmp_path, ids=(),
-                          features={"2048": np.eye(3)}, statistics={"2048": nothing, "spatial": nothing})
+        built = Reference(
+            digest="",
+            key={"extractor": one.description()},
+            folder=tmp_path,
+            ids=(),
+            features={"2048": np.eye(3)},
+            statistics={"2048": nothing, "spatial": nothing},
+        )
         assert references.checked(built, PROTOCOLS["adm_imagenet256_50k"], other) is built
 
 
@@ -196,7 +292,9 @@ def test_ranks_from_the_environment(folder, table, tmp_path, monkeypatch):
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("WORLD_SIZE")
     assert clip(folder, table, tmp_path / "one", "--out", tmp_path / "one.csv").exit_code == 0
-    pd.testing.assert_frame_equal(read_metrics(tmp_path / "one.csv"), read_metrics(tmp_path / "two.csv"), rtol=1e-6)
+    pd.testing.assert_frame_equal(
+        read_metrics(tmp_path / "one.csv"), read_metrics(tmp_path / "two.csv"), rtol=1e-6
+    )
 
 
 def test_a_rank_that_fails_says_so_and_rank_0_says_which(table, tmp_path, monkeypatch):
@@ -206,16 +304,25 @@ def test_a_rank_that_fails_says_so_and_rank_0_says_which(table, tmp_path, monkey
     sentence = refusal(clip(samples, table, tmp_path / "cache"))
     assert sentence.startswith("rank 1: ") and "0003.png: broken image" in sentence
     monkeypatch.setenv("RANK", "0")
-    assert "no features from rank 1 of 2" in refusal(clip(samples, table, tmp_path / "cache", "--wait-seconds", 0))
+    assert "no features from rank 1 of 2" in refusal(
+        clip(samples, table, tmp_path / "cache", "--wait-seconds", 0)
+    )
 
 
 def test_a_rank_that_does_not_come(folder, table, tmp_path):
-    result = clip(folder, table, tmp_path / "cache", "--rank", 0, "--world-size", 2, "--wait-seconds", 0.5)
-    assert "no features from rank 1 of 2 after 0 seconds" in refusal(result).replace("after 1 s", "after 0 s")
-    assert "ranks count from 0" in refusal(clip(folder, table, tmp_path / "cache", "--rank", 2, "--world-size", 2))
+    result = clip(
+        folder, table, tmp_path / "cache", "--rank", 0, "--world-size", 2, "--wait-seconds", 0.5
+    )
+    assert "no features from rank 1 of 2 after 0 seconds" in refusal(result).replace(
+        "after 1 s", "after 0 s"
+    )
+    assert "ranks count from 0" in refusal(
+        clip(folder, table, tmp_path / "cache", "--rank", 2, "--world-size", 2)
+    )
 
 
 # references
+
 
 def exact_distances(monkeypatch) -> None:
     """Few images make covariances singular; the libraries' arithmetic of these takes seconds, and is tested for itself."""
@@ -227,17 +334,44 @@ def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
     exact_distances(monkeypatch)
     real = write_folder(tmp_path / "real", pictures(6, 21, 32))
     samples = write_folder(tmp_path / "samples", pictures(6, 22, 32))
-    common = ("--cache", tmp_path / "cache", "--weights", f"inception={inception_weights()}", "--allow", "other-weights")
-    built = invoke("reference", "--source", real, "--protocol", "clean_fid", "--out", tmp_path / "built", *common)
+    common = (
+        "--cache",
+        tmp_path / "cache",
+        "--weights",
+        f"inception={inception_weights()}",
+        "--allow",
+        "other-weights",
+    )
+    built = invoke(
+        "reference",
+        "--source",
+        real,
+        "--protocol",
+        "clean_fid",
+        "--out",
+        tmp_path / "built",
+        *common,
+    )
     assert built.exit_code == 0, built.output + str(built.exception)
     assert list((tmp_path / "cache/features").iterdir()) == []  # they are part of the reference
     arrays = load_file(tmp_path / "built/statistics.safetensors")
     assert {name: array.dtype for name, array in arrays.items()} == dict.fromkeys(
-        ("2048.mu", "2048.sigma", "2048.root"), np.float64)  # singular: no Cholesky factor
-    np.testing.assert_allclose(arrays["2048.root"] @ arrays["2048.root"], arrays["2048.sigma"], atol=1e-9)
+        ("2048.mu", "2048.sigma", "2048.root"), np.float64
+    )  # singular: no Cholesky factor
+    np.testing.assert_allclose(
+        arrays["2048.root"] @ arrays["2048.root"], arrays["2048.sigma"], atol=1e-9
+    )
     tables = []
     for reference in (real, tmp_path / "built"):
-        result = inception(samples, "clean_fid", tmp_path / "cache", "--reference", reference, "--out", tmp_path / "x.csv")
+        result = inception(
+            samples,
+            "clean_fid",
+            tmp_path / "cache",
+            "--reference",
+            reference,
+            "--out",
+            tmp_path / "x.csv",
+        )
         assert result.exit_code == 0, result.output
         tables.append(read_metrics(tmp_path / "x.csv"))
     pd.testing.assert_frame_equal(*tables)
@@ -246,12 +380,26 @@ def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
     other = tmp_path / "other.pth"
     state = torch.load(inception_weights(), weights_only=True)
     torch.save(state | {"fc.bias": state["fc.bias"] + 1}, other)
-    result = invoke("evaluate", "--samples", samples, "--protocol", "clean_fid", "--reference", tmp_path / "built",
-                    "--cache", tmp_path / "cache", "--weights", f"inception={other}", "--allow", "other-weights")
+    result = invoke(
+        "evaluate",
+        "--samples",
+        samples,
+        "--protocol",
+        "clean_fid",
+        "--reference",
+        tmp_path / "built",
+        "--cache",
+        tmp_path / "cache",
+        "--weights",
+        f"inception={other}",
+        "--allow",
+        "other-weights",
+    )
     assert "stale: built with weights" in refusal(result)
     write_folder(real, pictures(7, 21, 32))
-    assert "have changed since" in refusal(inception(samples, "clean_fid", tmp_path / "cache", "--reference",
-                                                     tmp_path / "built"))
+    assert "have changed since" in refusal(
+        inception(samples, "clean_fid", tmp_path / "cache", "--reference", tmp_path / "built")
+    )
     shutil.rmtree(real)
     for file in ("statistics.safetensors", "manifest.json"):
         broken = shutil.copytree(tmp_path / "built", tmp_path / f"broken-{file}")
@@ -259,55 +407,118 @@ def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
         where = content.index(b'"n": 6') + 5 if file == "manifest.json" else len(content) // 2
         content[where] ^= 1
         (broken / file).write_bytes(content)
-        assert "tampered with" in refusal(inception(samples, "clean_fid", tmp_path / "cache", "--reference", broken))
+        assert "tampered with" in refusal(
+            inception(samples, "clean_fid", tmp_path / "cache", "--reference", broken)
+        )
     features = next((tmp_path / "cache/features").glob("*/shard-0-of-1.safetensors"))
     features.write_bytes(features.read_bytes()[:-4] + b"abcd")
-    assert "differs from its manifest" in refusal(inception(samples, "clean_fid", tmp_path / "cache", "--reference",
-                                                            tmp_path / "built"))
+    assert "differs from its manifest" in refusal(
+        inception(samples, "clean_fid", tmp_path / "cache", "--reference", tmp_path / "built")
+    )
 
 
 def test_statistics_of_adm_are_taken_as_they_are(tmp_path, monkeypatch):
     """FID and sFID from mu, sigma, mu_s, sigma_s; precision and recall from arr_0; a smaller network stands in."""
     exact_distances(monkeypatch)
-    monkeypatch.setattr(InceptionExtractor, "__call__", lambda self, prepared, texts: {
-        layer: torch.stack(prepared).flatten(1)[:, :{"2048": 2048, "spatial": 2023}[layer]].float().numpy() / 64
-        for layer in self.layers})
+    monkeypatch.setattr(
+        InceptionExtractor,
+        "__call__",
+        lambda self, prepared, texts: {
+            layer: torch.stack(prepared)
+            .flatten(1)[:, : {"2048": 2048, "spatial": 2023}[layer]]
+            .float()
+            .numpy()
+            / 64
+            for layer in self.layers
+        },
+    )
     rng, arrays = np.random.default_rng(0), {}
     for (mu, sigma), d in ((("mu", "sigma"), 2048), (("mu_s", "sigma_s"), 2023)):
         arrays |= {mu: rng.normal(size=d), sigma: np.diag(rng.uniform(0.5, 2, size=d))}
     np.savez(tmp_path / "virtual.npz", arr_0=pictures(8, 31, 32), **arrays)
     samples = write_folder(tmp_path / "samples", pictures(8, 32, 32))
-    result = inception(samples, "adm_imagenet256_50k", tmp_path / "cache", "--n", 8, "--reference", tmp_path / "virtual.npz",
-                       "--out", tmp_path / "x.csv", "--no-intervals")
+    result = inception(
+        samples,
+        "adm_imagenet256_50k",
+        tmp_path / "cache",
+        "--n",
+        8,
+        "--reference",
+        tmp_path / "virtual.npz",
+        "--out",
+        tmp_path / "x.csv",
+        "--no-intervals",
+    )
     assert result.exit_code == 0, result.output + str(result.exception)
     frame = read_metrics(tmp_path / "x.csv").set_index("metric")
-    assert frame.index.tolist() == ["fid_8", "sfid_8", "inception_score_8", "precision_8", "recall_8"]
+    assert frame.index.tolist() == [
+        "fid_8",
+        "sfid_8",
+        "inception_score_8",
+        "precision_8",
+        "recall_8",
+    ]
     x = pictures(8, 32, 32).transpose(0, 3, 1, 2).reshape(8, -1) / 64
-    for metric, mu, sigma, d in (("fid_8", "mu", "sigma", 2048), ("sfid_8", "mu_s", "sigma_s", 2023)):
-        reference = frechet.GaussianReference(mu=arrays[mu], sigma=arrays[sigma], root=np.sqrt(arrays[sigma]))  # diagonal
-        assert frame.value[metric] == pytest.approx(frechet.distance(x[:, :d].astype(np.float32), reference), rel=1e-6)
+    for metric, mu, sigma, d in (
+        ("fid_8", "mu", "sigma", 2048),
+        ("sfid_8", "mu_s", "sigma_s", 2023),
+    ):
+        reference = frechet.GaussianReference(
+            mu=arrays[mu], sigma=arrays[sigma], root=np.sqrt(arrays[sigma])
+        )  # diagonal
+        assert frame.value[metric] == pytest.approx(
+            frechet.distance(x[:, :d].astype(np.float32), reference), rel=1e-6
+        )
     assert frame.protocol.iloc[0].endswith(sha256(tmp_path / "virtual.npz")[:16])
     assert "images are 32x32, those of adm_imagenet256_50k 256x256" in result.output
-    np.savez(tmp_path / "half.npz", arr_0=pictures(8, 31, 32), mu=arrays["mu"], sigma=arrays["sigma"])
-    assert "has no mu_s and no sigma_s" in refusal(inception(samples, "adm_imagenet256_50k", tmp_path / "cache", "--n", 8,
-                                                             "--reference", tmp_path / "half.npz"))
+    np.savez(
+        tmp_path / "half.npz", arr_0=pictures(8, 31, 32), mu=arrays["mu"], sigma=arrays["sigma"]
+    )
+    assert "has no mu_s and no sigma_s" in refusal(
+        inception(
+            samples,
+            "adm_imagenet256_50k",
+            tmp_path / "cache",
+            "--n",
+            8,
+            "--reference",
+            tmp_path / "half.npz",
+        )
+    )
     np.savez(tmp_path / "bare.npz", **arrays)
-    assert "has no arr_0" in refusal(inception(samples, "adm_imagenet256_50k", tmp_path / "cache", "--n", 8, "--reference",
-                                               tmp_path / "bare.npz"))
+    assert "has no arr_0" in refusal(
+        inception(
+            samples,
+            "adm_imagenet256_50k",
+            tmp_path / "cache",
+            "--n",
+            8,
+            "--reference",
+            tmp_path / "bare.npz",
+        )
+    )
 
 
 def test_fid_of_each_category(monkeypatch):
     from hdbench.evaluation import evaluate, measure
 
     rng, ids = np.random.default_rng(0), tuple(f"x/{row:03}" for row in range(60))
-    table = prompts(material() / "categories.json", [name.split("/")[1] for name in ids],
-                    ["art" if row < 24 else "food" for row in range(60)])
+    table = prompts(
+        material() / "categories.json",
+        [name.split("/")[1] for name in ids],
+        ["art" if row < 24 else "food" for row in range(60)],
+    )
     x, y = rng.normal(size=(2, 60, 4)).astype(np.float32)
-    real = Reference(digest="", key={}, folder=Path("."), statistics={}, features={"2048": y}, ids=ids)
+    real = Reference(
+        digest="", key={}, folder=Path("."), statistics={}, features={"2048": y}, ids=ids
+    )
     request = type("R", (), {"prompts": table, "intervals": True})
     rows = evaluate.read_prompts(table, ids, "mjhq30k")
     found = measure._categories(request, x, ids, rows, real)
-    assert {name: len(result.ids) for name, result in found.items()} == {"fid_art": 24, "fid_food": 36}
+    assert {name: len(result.ids) for name, result in found.items()} == {
+        "fid_art": 24,
+        "fid_food": 36,
+    }
     expected = frechet.distance(x[:24], frechet.GaussianReference.of(y[:24]))
     assert found["fid_art"].estimate.value == pytest.approx(expected, rel=1e-9)
 
@@ -319,51 +530,114 @@ def test_mjhq_against_pytorch_fids_arithmetic(tmp_path, monkeypatch):
     from torch.nn.functional import adaptive_avg_pool2d, interpolate
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
-    monkeypatch.setattr(Inception, "__call__", lambda self, x, layers: {"2048": adaptive_avg_pool2d(x, 3).flatten(1)})
+    monkeypatch.setattr(
+        Inception,
+        "__call__",
+        lambda self, x, layers: {"2048": adaptive_avg_pool2d(x, 3).flatten(1)},
+    )
     names = [f"{row:04}" for row in range(60)]
-    folders = [write_folder(tmp_path / name, pictures(60, seed, 80)[:, :, :64], names) for name, seed in (("x", 1), ("y", 2))]
-    table = prompts(tmp_path / "prompts.json", names, ["art" if row % 3 else "food" for row in range(60)])
-    result = inception(folders[0], "mjhq30k", tmp_path / "cache", "--reference", folders[1], "--prompts", table, "--weights",
-                       f"clip={clip_weights()}", "--resolution", 48, "--n", 60, "--out", tmp_path / "x.csv")
+    folders = [
+        write_folder(tmp_path / name, pictures(60, seed, 80)[:, :, :64], names)
+        for name, seed in (("x", 1), ("y", 2))
+    ]
+    table = prompts(
+        tmp_path / "prompts.json", names, ["art" if row % 3 else "food" for row in range(60)]
+    )
+    result = inception(
+        folders[0],
+        "mjhq30k",
+        tmp_path / "cache",
+        "--reference",
+        folders[1],
+        "--prompts",
+        table,
+        "--weights",
+        f"clip={clip_weights()}",
+        "--resolution",
+        48,
+        "--n",
+        60,
+        "--out",
+        tmp_path / "x.csv",
+    )
     assert result.exit_code == 0, result.output + str(result.exception)
     frame = read_metrics(tmp_path / "x.csv").set_index("metric")
-    assert frame.n.to_dict() == {"fid_60": 60, "fid_art_40": 40, "fid_food_20": 20, "clip_score_60": 60}
+    assert frame.n.to_dict() == {
+        "fid_60": 60,
+        "fid_art_40": 40,
+        "fid_food_20": 20,
+        "clip_score_60": 60,
+    }
     assert frame.protocol.iloc[0].startswith("mjhq30k[resolution=48]")
 
     def features(folder: Path) -> np.ndarray:
         transform = T.Compose([T.Resize(48), T.CenterCrop(48), T.ToTensor()])
-        x = torch.stack([transform(Image.open(folder / f"{name}.png").convert("RGB")) for name in names])
+        x = torch.stack(
+            [transform(Image.open(folder / f"{name}.png").convert("RGB")) for name in names]
+        )
         x = interpolate(x, size=(299, 299), mode="bilinear", align_corners=False)
         return adaptive_avg_pool2d(2 * x - 1, 3).flatten(1).double().numpy()
 
     x, y = features(folders[0]), features(folders[1])
     rows = np.arange(60)
-    for metric, chosen in (("fid_60", rows), ("fid_art_40", rows[rows % 3 > 0]), ("fid_food_20", rows[rows % 3 == 0])):
-        sides = [{"mu": part.mean(0), "sigma": np.cov(part, rowvar=False)} for part in (x[chosen], y[chosen])]
+    for metric, chosen in (
+        ("fid_60", rows),
+        ("fid_art_40", rows[rows % 3 > 0]),
+        ("fid_food_20", rows[rows % 3 == 0]),
+    ):
+        sides = [
+            {"mu": part.mean(0), "sigma": np.cov(part, rowvar=False)}
+            for part in (x[chosen], y[chosen])
+        ]
         expected = fid_statistics_to_metric(*sides, False)["frechet_inception_distance"]
         assert frame.value[metric] == pytest.approx(expected, rel=1e-6), metric
 
     network, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_weights()}")
     network.eval()
     with torch.no_grad():
-        images = network.encode_image(torch.stack([transform(Image.open(folders[0] / f"{name}.png")) for name in names]), True)
-        texts = network.encode_text(open_clip.tokenize([f"a photo of thing {row % 7}" for row in range(60)]), True)
-    assert frame.value["clip_score_60"] == pytest.approx(100 * (images * texts).sum(1).mean().item(), rel=1e-6)
+        images = network.encode_image(
+            torch.stack([transform(Image.open(folders[0] / f"{name}.png")) for name in names]), True
+        )
+        texts = network.encode_text(
+            open_clip.tokenize([f"a photo of thing {row % 7}" for row in range(60)]), True
+        )
+    assert frame.value["clip_score_60"] == pytest.approx(
+        100 * (images * texts).sum(1).mean().item(), rel=1e-6
+    )
 
     (folders[1] / "0000.png").rename(folders[1] / "unknown.png")
-    result = inception(folders[0], "mjhq30k", tmp_path / "fresh", "--reference", folders[1], "--prompts", table, "--weights",
-                       f"clip={clip_weights()}", "--n", 60)
+    result = inception(
+        folders[0],
+        "mjhq30k",
+        tmp_path / "fresh",
+        "--reference",
+        folders[1],
+        "--prompts",
+        table,
+        "--weights",
+        f"clip={clip_weights()}",
+        "--n",
+        60,
+    )
     assert "has no prompt for 'unknown'" in refusal(result) and not (tmp_path / "fresh").exists()
 
 
 def test_measure_keeps_the_order_of_the_protocol():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50, 6)).astype(np.float32)
-    real = Reference(digest="", key={}, folder=Path("."), ids=(), features={"2048": y},
-                     statistics={"2048": frechet.GaussianReference.of_statistics(*frechet.moments(y))})
+    real = Reference(
+        digest="",
+        key={},
+        folder=Path("."),
+        ids=(),
+        features={"2048": y},
+        statistics={"2048": frechet.GaussianReference.of_statistics(*frechet.moments(y))},
+    )
     protocol = PROTOCOLS["torch_fidelity"].model_copy(update={"kid_subset_size": 20})
     found = measure(protocol, {"2048": x}, real, rng.normal(size=(5, 6)), torch.device("cpu"))
-    assert tuple(found) == protocol.metrics and all(np.isfinite(e.standard_error) for e in found.values())
+    assert tuple(found) == protocol.metrics and all(
+        np.isfinite(e.standard_error) for e in found.values()
+    )
 
 
 def test_the_classifier_protocol_by_hand_is_the_evaluate_stage(tmp_path):
@@ -373,23 +647,55 @@ def test_the_classifier_protocol_by_hand_is_the_evaluate_stage(tmp_path):
     run_until(plan, tmp_path / "results", stage)
     parents = plan.stages[stage].parents
     samples = tmp_path / "results/stages" / parents["sample"] / "samples.npz"
-    result = invoke("evaluate", "--samples", samples, "--protocol", "classifier", "--reference",
-                    tmp_path / "results/stages" / parents["reference"], "--out", tmp_path / "x.csv")
+    result = invoke(
+        "evaluate",
+        "--samples",
+        samples,
+        "--protocol",
+        "classifier",
+        "--reference",
+        tmp_path / "results/stages" / parents["reference"],
+        "--out",
+        tmp_path / "x.csv",
+    )
     assert result.exit_code == 0, result.output + str(result.exception)
     theirs = pd.read_csv(tmp_path / "results/stages" / stage / "metrics.csv")
     ours = read_metrics(tmp_path / "x.csv")
     assert ours.value.tolist() == theirs.value.tolist() and ours.se.tolist() == theirs.se.tolist()
-    assert "a reference stage" in refusal(invoke("evaluate", "--samples", samples, "--protocol", "classifier", "--reference",
-                                                 tmp_path))
+    assert "a reference stage" in refusal(
+        invoke(
+            "evaluate", "--samples", samples, "--protocol", "classifier", "--reference", tmp_path
+        )
+    )
 
 
 # bad input
 
-def test_without_weights_a_sentence_says_which_file_from_where_to_put_where(folder, table, tmp_path, monkeypatch):
+
+def test_without_weights_a_sentence_says_which_file_from_where_to_put_where(
+    folder, table, tmp_path, monkeypatch
+):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    for protocol, file in (("clean_fid", "weights-inception-2015-12-05-6726825d.pth"), ("clip_score", "ViT-L-14.pt")):
-        sentence = refusal(invoke("evaluate", "--samples", folder, "--protocol", protocol, "--cache", tmp_path / "cache"))
-        assert file in sentence and "https://" in sentence and str(tmp_path / "cache/weights" / file) in sentence
+    for protocol, file in (
+        ("clean_fid", "weights-inception-2015-12-05-6726825d.pth"),
+        ("clip_score", "ViT-L-14.pt"),
+    ):
+        sentence = refusal(
+            invoke(
+                "evaluate",
+                "--samples",
+                folder,
+                "--protocol",
+                protocol,
+                "--cache",
+                tmp_path / "cache",
+            )
+        )
+        assert (
+            file in sentence
+            and "https://" in sentence
+            and str(tmp_path / "cache/weights" / file) in sentence
+        )
     assert not (tmp_path / "cache").exists()
 
 
@@ -403,17 +709,37 @@ def test_no_network_is_touched_when_paths_are_given(folder, table, tmp_path, mon
 
 
 def test_the_public_digest_is_asked_for(folder, table, tmp_path):
-    common = ("evaluate", "--samples", folder, "--protocol", "clean_fid", "--cache", tmp_path / "cache")
+    common = (
+        "evaluate",
+        "--samples",
+        folder,
+        "--protocol",
+        "clean_fid",
+        "--cache",
+        tmp_path / "cache",
+    )
     sentence = refusal(invoke(*common, "--weights", f"inception={inception_weights()}"))
-    assert sha256(inception_weights()) in sentence and weights.PUBLIC["inception"].sha256 in sentence
+    assert (
+        sha256(inception_weights()) in sentence and weights.PUBLIC["inception"].sha256 in sentence
+    )
     assert "--allow other-weights" in sentence
-    assert "there is no such file" in refusal(invoke(*common, "--weights", "inception=/nowhere.pth"))
+    assert "there is no such file" in refusal(
+        invoke(*common, "--weights", "inception=/nowhere.pth")
+    )
     assert "write inception=PATH" in refusal(invoke(*common, "--weights", "/nowhere.pth"))
-    assert "a folder of weights must be open_clip's" in refusal(invoke(*common, "--weights", f"inception={tmp_path}"))
+    assert "a folder of weights must be open_clip's" in refusal(
+        invoke(*common, "--weights", f"inception={tmp_path}")
+    )
 
 
-@pytest.mark.parametrize(("kind", "sentence"), [("shape", "not the weights of torch-fidelity's Inception"),
-                                                ("text", "not a file of weights"), ("pickle", "not a file of weights")])
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("shape", "not the weights of torch-fidelity's Inception"),
+        ("text", "not a file of weights"),
+        ("pickle", "not a file of weights"),
+    ],
+)
 def test_weights_of_something_else(folder, tmp_path, kind, sentence):
     """Also a pickle that would run code: it is not run."""
     path = tmp_path / "weights.pth"
@@ -422,22 +748,52 @@ def test_weights_of_something_else(folder, tmp_path, kind, sentence):
     elif kind == "text":
         path.write_text("nothing")
     else:
+
         class Evil:
             def __reduce__(self):
                 return Path.touch, (tmp_path / "ran",)
 
         torch.save({"x": Evil()}, path)
-    result = invoke("evaluate", "--samples", folder, "--protocol", "clean_fid", "--reference", folder, "--weights",
-                    f"inception={path}", "--allow", "other-weights", "--cache", tmp_path / "cache")
+    result = invoke(
+        "evaluate",
+        "--samples",
+        folder,
+        "--protocol",
+        "clean_fid",
+        "--reference",
+        folder,
+        "--weights",
+        f"inception={path}",
+        "--allow",
+        "other-weights",
+        "--cache",
+        tmp_path / "cache",
+    )
     assert sentence in refusal(result) and not (tmp_path / "ran").exists()
     assert not (tmp_path / "cache").exists()
 
 
 def test_clips_that_do_not_serve(folder, table, tmp_path):
     """A tower of another library, which could fetch weights by itself; weights that give NaN."""
+
     def refused(other: Path) -> str:
-        return refusal(invoke("evaluate", "--samples", folder, "--protocol", "clip_score", "--prompts", table, "--cache",
-                              tmp_path / "cache", "--weights", f"clip={other}", "--allow", "other-weights"))
+        return refusal(
+            invoke(
+                "evaluate",
+                "--samples",
+                folder,
+                "--protocol",
+                "clip_score",
+                "--prompts",
+                table,
+                "--cache",
+                tmp_path / "cache",
+                "--weights",
+                f"clip={other}",
+                "--allow",
+                "other-weights",
+            )
+        )
 
     other = shutil.copytree(clip_weights(), tmp_path / "clip")
     state = load_file(other / "open_clip_model.safetensors")
@@ -447,7 +803,9 @@ def test_clips_that_do_not_serve(folder, table, tmp_path):
     config = json.loads((other / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["timm_model_name"] = "resnet50"
     (other / "open_clip_config.json").write_text(json.dumps(config))
-    assert "a tower of another library" in refused(other) and not list(tmp_path.glob("cache/features/*"))
+    assert "a tower of another library" in refused(other) and not list(
+        tmp_path.glob("cache/features/*")
+    )
 
 
 def test_a_hub_that_cannot_be_reached_is_said_at_once(folder, table, tmp_path, monkeypatch):
@@ -455,10 +813,24 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(folder, table, tmp_path, m
         raise OSError("no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    for given, sentence in (("hf-hub:a/b/", "write hf-hub:OWNER/NAME/FILE"), ("hf-hub:a/b/c", "cannot be had from the hub")):
+    for given, sentence in (
+        ("hf-hub:a/b/", "write hf-hub:OWNER/NAME/FILE"),
+        ("hf-hub:a/b/c", "cannot be had from the hub"),
+    ):
         started = time.monotonic()
-        assert sentence in refusal(clip(folder, table, tmp_path / "cache", "--weights", f"inception={given}", "--protocol",
-                                        "clean_fid", "--reference", folder))
+        assert sentence in refusal(
+            clip(
+                folder,
+                table,
+                tmp_path / "cache",
+                "--weights",
+                f"inception={given}",
+                "--protocol",
+                "clean_fid",
+                "--reference",
+                folder,
+            )
+        )
         assert time.monotonic() - started < 10
 
 
@@ -468,8 +840,10 @@ HEADERS = {"npz header": "(", "npz negative": (-1, 64, 64, 3), "npz huge": (10**
 def png(header: bytes, pixels: bytes) -> bytes:
     """A PNG file of these chunks."""
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
-                                          for kind, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+        for kind, data in chunks
+    )
 
 
 def broken_samples(kind: str, folder: Path) -> Path:
@@ -477,12 +851,17 @@ def broken_samples(kind: str, folder: Path) -> Path:
     if kind == "missing":
         return folder / "absent"
     if kind.startswith("npz"):
-        arrays = {"npz float": {"arr_0": images / np.float32(255)}, "npz first": {"arr_0": images.transpose(0, 3, 1, 2)},
-                  "npz grey": {"arr_0": images[..., :1]}, "npz name": {"x": images}, "npz empty": {"arr_0": images[:0]},
-                  "npz nan": {"arr_0": np.where(images == 0, np.nan, images / 255)},
-                  "npz labels": {"arr_0": images, "labels": np.arange(3)},
-                  "npz object": {"arr_0": np.array([{}, {}])},
-                  "npz twice": {"arr_0": images, "ids": np.array(["a"] * N)}}.get(kind, {"arr_0": images})
+        arrays = {
+            "npz float": {"arr_0": images / np.float32(255)},
+            "npz first": {"arr_0": images.transpose(0, 3, 1, 2)},
+            "npz grey": {"arr_0": images[..., :1]},
+            "npz name": {"x": images},
+            "npz empty": {"arr_0": images[:0]},
+            "npz nan": {"arr_0": np.where(images == 0, np.nan, images / 255)},
+            "npz labels": {"arr_0": images, "labels": np.arange(3)},
+            "npz object": {"arr_0": np.array([{}, {}])},
+            "npz twice": {"arr_0": images, "ids": np.array(["a"] * N)},
+        }.get(kind, {"arr_0": images})
         path = folder / "x.npz"
         np.savez(path, **arrays)
         content = bytearray(path.read_bytes())
@@ -493,9 +872,13 @@ def broken_samples(kind: str, folder: Path) -> Path:
             content[content.index(b"PK\1\2") + 8] |= 1
         path.write_bytes(content)
         if kind in HEADERS:
-            header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {HEADERS[kind]}, }}\n".encode()
+            header = (
+                f"{{'descr': '|u1', 'fortran_order': False, 'shape': {HEADERS[kind]}, }}\n".encode()
+            )
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr("arr_0.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header)
+                archive.writestr(
+                    "arr_0.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header
+                )
         if kind == "npz ids":
             (folder / "shards").mkdir()
             np.savez(folder / "shards/a.npz", arr_0=images[:7])
@@ -533,7 +916,9 @@ def broken_samples(kind: str, folder: Path) -> Path:
         Image.fromarray(images[3]).save(file, "GIF")
     if kind in ("bomb", "16 bits"):
         side, bits = (10**4, 8) if kind == "bomb" else (8, 16)
-        file.write_bytes(png(side.to_bytes(4) * 2 + bytes((bits, 2, 0, 0, 0)), bytes(8 * (1 + 8 * 6))))
+        file.write_bytes(
+            png(side.to_bytes(4) * 2 + bytes((bits, 2, 0, 0, 0)), bytes(8 * (1 + 8 * 6)))
+        )
     if kind == "link":
         (samples / "gone.png").symlink_to(folder / "nowhere.png")
     if kind == "loop":
@@ -545,27 +930,50 @@ def broken_samples(kind: str, folder: Path) -> Path:
     return samples
 
 
-BROKEN = [("missing", "does not exist"), ("empty", "holds no .png"), ("few", "too few images, 1"),
-          ("truncated", "broken image"), ("text", "not a readable image"),
-          ("L", "a grey image (mode L), not RGB; give --allow conversion"),
-          ("1", "a grey image (mode 1)"), ("I;16", "a grey image (mode I;16)"), ("RGBA", "an image with transparency"),
-          ("P", "(mode P), not RGB"), ("CMYK", "(mode CMYK), not RGB"), ("twice", "stands there with two suffixes"),
-          ("both", "holds both image files and npz files"), ("npz float", "arr_0 is float32, not uint8"),
-          ("npz nan", "with values not finite, not uint8"), ("npz first", "it looks channels-first"),
-          ("npz grey", "grey images (one channel)"), ("npz name", "has no arr_0"), ("npz empty", "not (N, H, W, 3)"),
-          ("npz labels", "labels is int64 of shape (3,), not one whole number for each of 14"),
-          ("npz truncated", "not a readable npz"),
-          ("no bytes", "not a readable image (empty)"), ("gif", "(neither PNG nor JPEG)"),
-          ("bomb", "by its header more than 89,478,485 pixels"), ("16 bits", "an image of 16 bits a channel"),
-          ("link", "gone.png: not a readable image (a link to nothing"), ("loop", "loop: a link to a folder"),
-          ("name", "a name that is not UTF-8"), ("npz flipped", "Bad CRC-32"), ("npz header", "not a readable npz"),
-          ("npz negative", "not a readable npz"), ("npz huge", "not a readable npz"), ("npz encrypted", "is encrypted"),
-          ("npz ids", "some of its npz files hold ids"), ("npz object", "not a readable npz"),
-          ("npz twice", "the id 'a' stands there more than once")]
+BROKEN = [
+    ("missing", "does not exist"),
+    ("empty", "holds no .png"),
+    ("few", "too few images, 1"),
+    ("truncated", "broken image"),
+    ("text", "not a readable image"),
+    ("L", "a grey image (mode L), not RGB; give --allow conversion"),
+    ("1", "a grey image (mode 1)"),
+    ("I;16", "a grey image (mode I;16)"),
+    ("RGBA", "an image with transparency"),
+    ("P", "(mode P), not RGB"),
+    ("CMYK", "(mode CMYK), not RGB"),
+    ("twice", "stands there with two suffixes"),
+    ("both", "holds both image files and npz files"),
+    ("npz float", "arr_0 is float32, not uint8"),
+    ("npz nan", "with values not finite, not uint8"),
+    ("npz first", "it looks channels-first"),
+    ("npz grey", "grey images (one channel)"),
+    ("npz name", "has no arr_0"),
+    ("npz empty", "not (N, H, W, 3)"),
+    ("npz labels", "labels is int64 of shape (3,), not one whole number for each of 14"),
+    ("npz truncated", "not a readable npz"),
+    ("no bytes", "not a readable image (empty)"),
+    ("gif", "(neither PNG nor JPEG)"),
+    ("bomb", "by its header more than 89,478,485 pixels"),
+    ("16 bits", "an image of 16 bits a channel"),
+    ("link", "gone.png: not a readable image (a link to nothing"),
+    ("loop", "loop: a link to a folder"),
+    ("name", "a name that is not UTF-8"),
+    ("npz flipped", "Bad CRC-32"),
+    ("npz header", "not a readable npz"),
+    ("npz negative", "not a readable npz"),
+    ("npz huge", "not a readable npz"),
+    ("npz encrypted", "is encrypted"),
+    ("npz ids", "some of its npz files hold ids"),
+    ("npz object", "not a readable npz"),
+    ("npz twice", "the id 'a' stands there more than once"),
+]
 
 
 @pytest.mark.parametrize(("kind", "sentence"), BROKEN, ids=[kind for kind, _ in BROKEN])
-def test_broken_samples_are_refused_in_one_sentence_and_nothing_is_written(tmp_path, table, kind, sentence):
+def test_broken_samples_are_refused_in_one_sentence_and_nothing_is_written(
+    tmp_path, table, kind, sentence
+):
     samples = broken_samples(kind, tmp_path)
     result = clip(samples, table, tmp_path / "cache", "--out", tmp_path / "out/x.csv")
     assert sentence in refusal(result)
@@ -574,8 +982,9 @@ def test_broken_samples_are_refused_in_one_sentence_and_nothing_is_written(tmp_p
 
 def test_sizes_must_be_alike_unless_the_protocol_crops(tmp_path, table):
     samples = broken_samples("sizes", tmp_path)
-    assert "images of 2 sizes (13 of 64x64, but also 64x40)" in refusal(inception(samples, "clean_fid", tmp_path / "cache",
-                                                                                  "--reference", samples))
+    assert "images of 2 sizes (13 of 64x64, but also 64x40)" in refusal(
+        inception(samples, "clean_fid", tmp_path / "cache", "--reference", samples)
+    )
     assert clip(samples, table, tmp_path / "cache").exit_code == 0
     assert open_images(samples, allow=("mixed-sizes",)).sizes == {(64, 64): 13, (40, 64): 1}
 
@@ -583,58 +992,139 @@ def test_sizes_must_be_alike_unless_the_protocol_crops(tmp_path, table):
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_conversion_when_it_is_allowed_is_pillows(tmp_path, mode):
     images = open_images(broken_samples(mode, tmp_path), allow=("conversion",))
-    np.testing.assert_array_equal(images.load(3), np.asarray(Image.open(tmp_path / "samples/0003.png").convert("RGB")))
+    np.testing.assert_array_equal(
+        images.load(3), np.asarray(Image.open(tmp_path / "samples/0003.png").convert("RGB"))
+    )
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    (("--protocol", "clean_fidd"), "--protocol = 'clean_fidd': unknown protocol; did you mean 'clean_fid'?"),
-    (("--protocol", "clean_fid"), "clean_fid needs a reference; give --reference"),
-    (("--protocol", "clean_fid", "--reference", "/nowhere"), "/nowhere: does not exist"),
-    (("--protocol", "adm_imagenet256_50k"), "holds 14 images, adm_imagenet256_50k wants 50000; give --n 14"),
-    (("--protocol", "torch_fidelity"), "too few images, 14; torch_fidelity needs at least 1000 for KID's subsets"),
-    (("--protocol", "torch_fidelity", "--n", "9", "--kid-subset-size", "5"), "at least 10 for the 10 parts of the inception"),
-    (("--protocol", "clean_fid", "--reference", "a", "--reference", "b"), "there is another for all protocols"),
-    (("--protocol", "clean_fid", "--device", "meta"), "--device = meta: use cpu, cuda or auto"),
-    (("--protocol", "clean_fid", "--weights", "inception=x"), "there are others for inception; give one"),
-    (("--protocol", "mjhq30k", "--n", "14"), "no weights for clip: get ViT-L-14.pt"),
-    (("--protocol", "clean_fid", "--kid-subset-size", "5"), "--kid-subset-size = 5: none of clean_fid has such a setting"),
-    (("--protocol", "clean_fid", "--resolution", "5"), "--resolution = 5: none of clean_fid has such a setting"),
-    (("--protocol", "clean_fid", "--out", "x.txt"), "--out = x.txt: give a file that ends in .csv or .json"),
-    (("--protocol", "classifier"), "classifier: goes alone, with --reference")])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("--protocol", "clean_fidd"),
+            "--protocol = 'clean_fidd': unknown protocol; did you mean 'clean_fid'?",
+        ),
+        (("--protocol", "clean_fid"), "clean_fid needs a reference; give --reference"),
+        (("--protocol", "clean_fid", "--reference", "/nowhere"), "/nowhere: does not exist"),
+        (
+            ("--protocol", "adm_imagenet256_50k"),
+            "holds 14 images, adm_imagenet256_50k wants 50000; give --n 14",
+        ),
+        (
+            ("--protocol", "torch_fidelity"),
+            "too few images, 14; torch_fidelity needs at least 1000 for KID's subsets",
+        ),
+        (
+            ("--protocol", "torch_fidelity", "--n", "9", "--kid-subset-size", "5"),
+            "at least 10 for the 10 parts of the inception",
+        ),
+        (
+            ("--protocol", "clean_fid", "--reference", "a", "--reference", "b"),
+            "there is another for all protocols",
+        ),
+        (("--protocol", "clean_fid", "--device", "meta"), "--device = meta: use cpu, cuda or auto"),
+        (
+            ("--protocol", "clean_fid", "--weights", "inception=x"),
+            "there are others for inception; give one",
+        ),
+        (("--protocol", "mjhq30k", "--n", "14"), "no weights for clip: get ViT-L-14.pt"),
+        (
+            ("--protocol", "clean_fid", "--kid-subset-size", "5"),
+            "--kid-subset-size = 5: none of clean_fid has such a setting",
+        ),
+        (
+            ("--protocol", "clean_fid", "--resolution", "5"),
+            "--resolution = 5: none of clean_fid has such a setting",
+        ),
+        (
+            ("--protocol", "clean_fid", "--out", "x.txt"),
+            "--out = x.txt: give a file that ends in .csv or .json",
+        ),
+        (("--protocol", "classifier"), "classifier: goes alone, with --reference"),
+    ],
+)
 def test_requests_that_make_no_sense(folder, tmp_path, monkeypatch, arguments, sentence):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    result = invoke("evaluate", "--samples", folder, "--cache", tmp_path / "cache", "--weights",
-                    f"inception={inception_weights()}", "--allow", "other-weights", *arguments)
+    result = invoke(
+        "evaluate",
+        "--samples",
+        folder,
+        "--cache",
+        tmp_path / "cache",
+        "--weights",
+        f"inception={inception_weights()}",
+        "--allow",
+        "other-weights",
+        *arguments,
+    )
     assert sentence in refusal(result) and not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(("content", "sentence"), [
-    (None, "clip_score needs a prompt for each image; give --prompts"), ("{", "not a JSON file"),
-    ("[]", "must hold a mapping"), ('{"0000": {"prompt": "a"}}', "has no prompt for '0001'"),
-    ('{"0000": {"prompt": 3}}', "has no prompt for '0000'")])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "clip_score needs a prompt for each image; give --prompts"),
+        ("{", "not a JSON file"),
+        ("[]", "must hold a mapping"),
+        ('{"0000": {"prompt": "a"}}', "has no prompt for '0001'"),
+        ('{"0000": {"prompt": 3}}', "has no prompt for '0000'"),
+    ],
+)
 def test_prompts_that_are_missing(folder, tmp_path, content, sentence):
     if content is not None:
         (tmp_path / "prompts.json").write_text(content)
     more = () if content is None else ("--prompts", tmp_path / "prompts.json")
-    result = invoke("evaluate", "--samples", folder, "--protocol", "clip_score", "--cache", tmp_path / "cache", "--weights",
-                    f"clip={clip_weights()}", "--allow", "other-weights", *more)
+    result = invoke(
+        "evaluate",
+        "--samples",
+        folder,
+        "--protocol",
+        "clip_score",
+        "--cache",
+        tmp_path / "cache",
+        "--weights",
+        f"clip={clip_weights()}",
+        "--allow",
+        "other-weights",
+        *more,
+    )
     assert sentence in refusal(result) and not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    ((), "give either --source or --dataset"), (("--source", "/nowhere"), "/nowhere: does not exist"),
-    (("--dataset", "digitz:test"), "unknown data set; did you mean 'digits'?"),
-    (("--dataset", "digits:dev"), "write digits:train or test"), (("--dataset", "digits:test"), "grey images, not RGB")])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "give either --source or --dataset"),
+        (("--source", "/nowhere"), "/nowhere: does not exist"),
+        (("--dataset", "digitz:test"), "unknown data set; did you mean 'digits'?"),
+        (("--dataset", "digits:dev"), "write digits:train or test"),
+        (("--dataset", "digits:test"), "grey images, not RGB"),
+    ],
+)
 def test_references_of_nothing(tmp_path, arguments, sentence):
-    result = invoke("reference", "--protocol", "clean_fid", "--cache", tmp_path / "cache", "--weights",
-                    f"inception={inception_weights()}", "--allow", "other-weights", *arguments)
+    result = invoke(
+        "reference",
+        "--protocol",
+        "clean_fid",
+        "--cache",
+        tmp_path / "cache",
+        "--weights",
+        f"inception={inception_weights()}",
+        "--allow",
+        "other-weights",
+        *arguments,
+    )
     assert sentence in refusal(result) and not (tmp_path / "cache").exists()
 
 
 def test_a_table_that_cannot_be_written(folder, table, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert "is not a folder" in refusal(clip(folder, table, tmp_path / "cache", "--out", tmp_path / "file/x.csv"))
-    np.savez(tmp_path / "mine.npz", arr_0=pictures(2, 1))  # where the influences of mine.csv would go
+    assert "is not a folder" in refusal(
+        clip(folder, table, tmp_path / "cache", "--out", tmp_path / "file/x.csv")
+    )
+    np.savez(
+        tmp_path / "mine.npz", arr_0=pictures(2, 1)
+    )  # where the influences of mine.csv would go
     content = (tmp_path / "mine.npz").read_bytes()
     sentence = refusal(clip(folder, table, tmp_path / "cache", "--out", tmp_path / "mine.csv"))
     assert "mine.npz is something else, which would be overwritten" in sentence
@@ -642,14 +1132,19 @@ def test_a_table_that_cannot_be_written(folder, table, tmp_path):
 
 
 def test_other_commands_do_not_import_the_evaluation_libraries():
-    code = ("import sys, hdbench.cli, hdbench.stages; "
-            "print([m for m in ('torch_fidelity', 'cleanfid', 'open_clip', 'torchvision') if m in sys.modules])")
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    code = (
+        "import sys, hdbench.cli, hdbench.stages; "
+        "print([m for m in ('torch_fidelity', 'cleanfid', 'open_clip', 'torchvision') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
+    )
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
 def test_a_torchscript_archive_is_read_as_clean_fids(tmp_path):
     """clean-fid's own file is TorchScript with the network under `layers`: features equal those of the plain weights."""
+
     class Archive(torch.nn.Module):
         def __init__(self, layers):
             super().__init__()
@@ -658,10 +1153,14 @@ def test_a_torchscript_archive_is_read_as_clean_fids(tmp_path):
         def forward(self, x):
             return self.layers(x)
 
-    plain = Inception(weights.find("inception", str(inception_weights()), tmp_path, True), torch.device("cpu"))
+    plain = Inception(
+        weights.find("inception", str(inception_weights()), tmp_path, True), torch.device("cpu")
+    )
     body = torch.nn.Sequential(*plain.body[:4])  # enough of it to be traced in no time
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(Archive(body), torch.zeros(1, 3, 299, 299), check_trace=False), buffer)
+    torch.jit.save(
+        torch.jit.trace(Archive(body), torch.zeros(1, 3, 299, 299), check_trace=False), buffer
+    )
     (tmp_path / "inception-2015-12-05.pt").write_bytes(buffer.getvalue())
     found = weights.find("inception", str(tmp_path / "inception-2015-12-05.pt"), tmp_path, True)
     network, x = Inception(found, torch.device("cpu")), torch.rand(2, 3, 299, 299)

@@ -31,7 +31,16 @@ from hdbench.methods.base import Setting
 from hdbench.methods.discriminators import build_head
 from hdbench.methods.distribution import adm, decoupled_dmd, dmd, dmd2, f_distill, gan, ladd, sid
 from hdbench.methods.pretraining import cross_entropy, flow_matching
-from hdbench.methods.trajectory import consistency, improved_meanflow, knowledge, meanflow, progressive, reflow, scm, shortcut
+from hdbench.methods.trajectory import (
+    consistency,
+    improved_meanflow,
+    knowledge,
+    meanflow,
+    progressive,
+    reflow,
+    scm,
+    shortcut,
+)
 from hdbench.networks import transformer
 from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import ClassifierConfig, TransformerConfig
@@ -46,6 +55,7 @@ STEPS = 3
 
 
 # processes
+
 
 @dataclass
 class Ranks:
@@ -72,8 +82,14 @@ class Ranks:
 
     def said(self) -> list[list[str]]:
         """What each printed, but for progress."""
-        return [[line for line in path.read_text(encoding="utf-8").splitlines() if "it/s]" not in line and "?it" not in line
-                 and "s/it]" not in line] for path in self.logs]
+        return [
+            [
+                line
+                for line in path.read_text(encoding="utf-8").splitlines()
+                if "it/s]" not in line and "?it" not in line and "s/it]" not in line
+            ]
+            for path in self.logs
+        ]
 
 
 def free_port() -> int:
@@ -82,9 +98,15 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def fork(folder: Path, world_size: int, job: Callable[[], object], **environment: str | None) -> Ranks:
+def fork(
+    folder: Path, world_size: int, job: Callable[[], object], **environment: str | None
+) -> Ranks:
     """`job` on every rank, in a process with the launcher's environment, changed where asked."""
-    logs, pids, port = [folder / f"rank{rank}-{time.monotonic_ns()}.log" for rank in range(world_size)], [], free_port()
+    logs, pids, port = (
+        [folder / f"rank{rank}-{time.monotonic_ns()}.log" for rank in range(world_size)],
+        [],
+        free_port(),
+    )
     for rank, log in enumerate(logs):
         log.touch()
         pids.append(os.fork())
@@ -93,10 +115,20 @@ def fork(folder: Path, world_size: int, job: Callable[[], object], **environment
             try:
                 for stream in (1, 2):
                     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
-                sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-                launched = {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank),
-                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment}
-                os.environ.update({name: value for name, value in launched.items() if value is not None})
+                sys.stdout, sys.stderr = (
+                    open(stream, "w", buffering=1, closefd=False) for stream in (1, 2)
+                )
+                launched = {
+                    "RANK": str(rank),
+                    "WORLD_SIZE": str(world_size),
+                    "LOCAL_RANK": str(rank),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                    **environment,
+                }
+                os.environ.update(
+                    {name: value for name, value in launched.items() if value is not None}
+                )
                 for name in (name for name, value in launched.items() if value is None):
                     os.environ.pop(name)
                 job()
@@ -122,10 +154,13 @@ def command(kind: str, suite: Path, results: Path, *more: str) -> Callable[[], o
 
 # the same numbers, in double precision, where rounding cannot hide a mistake
 
+
 def network(mean_velocity: bool, seed: int) -> transformer.Transformer:
     torch.manual_seed(seed)
     config = TransformerConfig(width=16, depth=2, heads=2, patch=4)
-    found = transformer.Transformer(config, image_size=8, channels=1, classes=3, mean_velocity=mean_velocity)
+    found = transformer.Transformer(
+        config, image_size=8, channels=1, classes=3, mean_velocity=mean_velocity
+    )
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
@@ -134,14 +169,18 @@ def network(mean_velocity: bool, seed: int) -> transformer.Transformer:
 
 def a_head(name: str, settings: gan.GanConfiguration) -> nn.Module:
     torch.manual_seed(7)
-    head = build_head(name, layers=len(settings.blocks), width=16, grid=2, parameters=settings.parameters)
+    head = build_head(
+        name, layers=len(settings.blocks), width=16, grid=2, parameters=settings.parameters
+    )
     with torch.no_grad():
         for parameter in head.parameters():  # queries start at zero, where some gradients vanish
             parameter.add_(0.05 * torch.randn(parameter.shape))
     return head.double()
 
 
-def of_two_blocks(kind: type[gan.GanConfiguration] = gan.GanConfiguration, **settings) -> gan.GanConfiguration:
+def of_two_blocks(
+    kind: type[gan.GanConfiguration] = gan.GanConfiguration, **settings
+) -> gan.GanConfiguration:
     return kind(blocks=(1, 2), parameters=2000, **settings)
 
 
@@ -150,24 +189,48 @@ def with_head(name: str, **settings) -> dmd.Configuration:
 
 
 CASES = {
-    "cross_entropy": cross_entropy.Configuration(), "flow_matching": flow_matching.Configuration(),
+    "cross_entropy": cross_entropy.Configuration(),
+    "flow_matching": flow_matching.Configuration(),
     "meanflow": meanflow.Configuration(),
-    "meanflow_uneven": meanflow.Configuration(prob_r_equals_t=0.1),  # 1 row of 10 with r = t: most ranks have none
-    "consistency": consistency.Configuration(), "dmd": dmd.Configuration(), "patch": with_head("patch"),
+    "meanflow_uneven": meanflow.Configuration(
+        prob_r_equals_t=0.1
+    ),  # 1 row of 10 with r = t: most ranks have none
+    "consistency": consistency.Configuration(),
+    "dmd": dmd.Configuration(),
+    "patch": with_head("patch"),
     "pooled_hinge_r1": with_head("pooled", loss="hinge", r1_weight=0.5),
     "awd_logit_fake": with_head("awd_logit", feature_network="fake", r1_weight=0.5),
-    "knowledge": knowledge.Configuration(), "reflow": reflow.Configuration(),
-    "progressive": progressive.Configuration(start_steps=4), "scm": scm.Configuration(),
+    "knowledge": knowledge.Configuration(),
+    "reflow": reflow.Configuration(),
+    "progressive": progressive.Configuration(start_steps=4),
+    "scm": scm.Configuration(),
     "shortcut_uneven": shortcut.Configuration(finest=8, consistency_share=0.1),
-    "improved_meanflow_uneven": improved_meanflow.Configuration(prob_r_equals_t=0.9, prob_t_equals_1=0.0),
+    "improved_meanflow_uneven": improved_meanflow.Configuration(
+        prob_r_equals_t=0.9, prob_t_equals_1=0.0
+    ),
     "regularised": dmd.Configuration(regulariser=meanflow.Configuration(prob_r_equals_t=0.1)),
-    "dmd2": dmd2.Configuration(gan=of_two_blocks(gan.OnFake), generator_steps=2, fake_steps_per_generator_step=1),
-    "decoupled_dmd": decoupled_dmd.Configuration(), "sid": sid.Configuration(alpha=1.2),
+    "dmd2": dmd2.Configuration(
+        gan=of_two_blocks(gan.OnFake), generator_steps=2, fake_steps_per_generator_step=1
+    ),
+    "decoupled_dmd": decoupled_dmd.Configuration(),
+    "sid": sid.Configuration(alpha=1.2),
     "f_distill": f_distill.Configuration(gan=of_two_blocks(f_distill.Gan)),
     "ladd": ladd.Configuration(gan=of_two_blocks(gan.HingeOnTeacher)),
-    "adm": adm.Configuration(gan=of_two_blocks(adm.Gan))}
-SHARDED = ("flow_matching", "meanflow_uneven", "dmd", "awd_logit_fake",  # slower: every block is gathered for itself
-           "progressive", "shortcut_uneven", "improved_meanflow_uneven", "regularised", "dmd2", "sid", "adm")
+    "adm": adm.Configuration(gan=of_two_blocks(adm.Gan)),
+}
+SHARDED = (
+    "flow_matching",
+    "meanflow_uneven",
+    "dmd",
+    "awd_logit_fake",  # slower: every block is gathered for itself
+    "progressive",
+    "shortcut_uneven",
+    "improved_meanflow_uneven",
+    "regularised",
+    "dmd2",
+    "sid",
+    "adm",
+)
 
 
 def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer:
@@ -175,11 +238,24 @@ def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer
     student = network(configuration.name != "flow_matching", 1)
     if configuration.name == "cross_entropy":
         torch.manual_seed(1)
-        student = Classifier(ClassifierConfig(width=4, features=8), image_size=8, channels=1, attributes=(3,)).double()
-    setting = Setting(student=student, learning_rate=1e-2, teacher=teacher, teacher_velocity=guided(teacher, 1.5),
-                      copy_teacher=lambda: network(False, 2), head=a_head,
-                      pairs=(*torch.randn(2, 12, 1, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(12) % 3))
-    training = Training(objective=configuration, steps=steps, batch=10, learning_rate=1e-2, ema=0.9, clip=0.5)
+        student = Classifier(
+            ClassifierConfig(width=4, features=8), image_size=8, channels=1, attributes=(3,)
+        ).double()
+    setting = Setting(
+        student=student,
+        learning_rate=1e-2,
+        teacher=teacher,
+        teacher_velocity=guided(teacher, 1.5),
+        copy_teacher=lambda: network(False, 2),
+        head=a_head,
+        pairs=(
+            *torch.randn(2, 12, 1, 8, 8, generator=torch.Generator().manual_seed(3)),
+            torch.arange(12) % 3,
+        ),
+    )
+    training = Training(
+        objective=configuration, steps=steps, batch=10, learning_rate=1e-2, ema=0.9, clip=0.5
+    )
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(20, 1, 8, 8, generator=generator, dtype=torch.float64) * 2 - 1
     updates = OBJECTIVES[configuration.name].updates(configuration, setting)
@@ -201,7 +277,9 @@ def train_cases(folder: Path, sharding: str, cases=tuple(CASES)) -> None:
                 state = trainer.state()
                 if distributed.rank() == 0:
                     torch.save(state, folder / f"{case}.pt")
-                (folder / f"{case}-{distributed.rank()}.json").write_text(json.dumps(trainer.history))
+                (folder / f"{case}-{distributed.rank()}.json").write_text(
+                    json.dumps(trainer.history)
+                )
         finally:
             torch.set_default_dtype(torch.float32)
 
@@ -221,14 +299,20 @@ def assert_same(folder: Path, alone: Path, world_size: int, cases=tuple(CASES)) 
         assert states[0].keys() == states[1].keys()
         for key, value in states[0].items():
             close = 1e-6 if key.endswith("accuracy") else 1e-9  # a count in single precision
-            torch.testing.assert_close(value, states[1][key], rtol=close, atol=close, msg=lambda m: f"{case} {key}: {m}")
-        assert len({(folder / f"{case}-{rank}.json").read_text() for rank in range(world_size)}) == 1, case
+            torch.testing.assert_close(
+                value, states[1][key], rtol=close, atol=close, msg=lambda m: f"{case} {key}: {m}"
+            )
+        assert (
+            len({(folder / f"{case}-{rank}.json").read_text() for rank in range(world_size)}) == 1
+        ), case
 
 
 @pytest.mark.parametrize(("world_size", "sharding"), [(2, "none"), (3, "none"), (3, "fsdp2")])
 def test_ranks_are_one_process(alone, tmp_path, world_size, sharding):
     cases = SHARDED if sharding == "fsdp2" else tuple(CASES)
-    ranks = fork(tmp_path, world_size, lambda: connected(lambda: train_cases(tmp_path, sharding, cases)))
+    ranks = fork(
+        tmp_path, world_size, lambda: connected(lambda: train_cases(tmp_path, sharding, cases))
+    )
     assert ranks.wait() == [0] * world_size, ranks.said()
     assert_same(tmp_path, alone, world_size, cases)
 
@@ -240,6 +324,7 @@ def not_averaged(tensors, share, average=distributed.average_) -> None:
 
 def test_without_averaged_gradients_the_numbers_differ(alone, tmp_path):
     """The comparison sees a mistake: in the step with the JVP, and in those of head, fake score and generator."""
+
     def job():
         distributed.average_ = not_averaged
         with pytest.MonkeyPatch.context() as patch:
@@ -273,7 +358,9 @@ def test_collectives_by_hand(tmp_path):
         assert distributed.any_of(rank == 2, False, rank < 5) == [True, False, True]
         assert distributed.same(5) and not distributed.same(rank)
         assert distributed.gather(rank) == [0, 1, 2]
-        whole = distributed.concatenate(torch.full((rank * 2, 3), rank, dtype=torch.uint8), [0, 2, 4])
+        whole = distributed.concatenate(
+            torch.full((rank * 2, 3), rank, dtype=torch.uint8), [0, 2, 4]
+        )
         assert rank or whole[:, 0].tolist() == [1, 1, 2, 2, 2, 2]
         distributed.BUCKET = 3  # several buckets, one of them a tensor that is larger
         tensors = [torch.full((n,), float(rank + 1)) for n in (1, 2, 5, 1)]
@@ -293,15 +380,24 @@ def test_collectives_by_hand(tmp_path):
 
 
 def test_one_process_needs_no_group(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: pytest.fail("a group was made"))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda *a, **k: pytest.fail("a group was made")
+    )
     for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
     x = torch.arange(5.0)
     with distributed.ranks(torch.device("cpu")):
         assert (distributed.rank(), distributed.world_size()) == (0, 1)
-        assert torch.equal(distributed.global_mean(x), x.mean()) and distributed.share_of_batch(3) == 1.0
+        assert (
+            torch.equal(distributed.global_mean(x), x.mean())
+            and distributed.share_of_batch(3) == 1.0
+        )
         assert distributed.any_of(True, False) == [True, False] and distributed.gather("a") == ["a"]
-        assert distributed.concatenate(x, [5]) is x and distributed.from_rank_0(lambda: 7) == 7 and distributed.same(3)
+        assert (
+            distributed.concatenate(x, [5]) is x
+            and distributed.from_rank_0(lambda: 7) == 7
+            and distributed.same(3)
+        )
 
 
 # stages: stop, resume, sample
@@ -320,14 +416,26 @@ def whole(tmp_path_factory) -> tuple[Plan, Path]:
     return plan, folder
 
 
-def started(whole, results: Path, world_size: int, *more: str, checkpoint_seconds: int = 1000) -> tuple[Ranks, str]:
+def started(
+    whole, results: Path, world_size: int, *more: str, checkpoint_seconds: int = 1000
+) -> tuple[Ranks, str]:
     """The teacher's stage on that many ranks, with its parent there."""
     plan, folder = whole
     stage_id = stage_of(plan, "teacher", "td")
     for parent in plan.stages[stage_id].parents.values():
-        shutil.copytree(artifact.folder(folder, parent), artifact.folder(results, parent), dirs_exist_ok=True)
-    job = command("teacher", write_suite(results, LENGTH), results, "--id", stage_id, "--checkpoint-seconds",
-                  str(checkpoint_seconds), *more)
+        shutil.copytree(
+            artifact.folder(folder, parent), artifact.folder(results, parent), dirs_exist_ok=True
+        )
+    job = command(
+        "teacher",
+        write_suite(results, LENGTH),
+        results,
+        "--id",
+        stage_id,
+        "--checkpoint-seconds",
+        str(checkpoint_seconds),
+        *more,
+    )
     return fork(results, world_size, job), stage_id
 
 
@@ -351,17 +459,33 @@ def assert_finished(whole, results: Path, stage_id: str, ranks: Ranks) -> None:
     """It ended well, with the numbers of the run by one process: the weights up to what rounding does to gradients that are
     zero but for rounding, which AdamW scales up."""
     assert ranks.wait() == [0] * len(ranks.pids), ranks.said()
-    (path, manifest), (other, _) = artifact.load(results, stage_id), artifact.load(whole[1], stage_id)
+    (path, manifest), (other, _) = (
+        artifact.load(results, stage_id),
+        artifact.load(whole[1], stage_id),
+    )
     assert manifest["ranks"] == len(ranks.pids)
-    found, expected = (np.loadtxt(where / "history.csv", delimiter=",", skiprows=1) for where in (path, other))
+    found, expected = (
+        np.loadtxt(where / "history.csv", delimiter=",", skiprows=1) for where in (path, other)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4)
-    found, expected = (torch.cat([value.flatten() for _, value in sorted(load_file(where / "weights.safetensors").items())])
-                       for where in (path, other))
+    found, expected = (
+        torch.cat(
+            [
+                value.flatten()
+                for _, value in sorted(load_file(where / "weights.safetensors").items())
+            ]
+        )
+        for where in (path, other)
+    )
     assert (found - expected).norm() < 1e-4 * expected.norm()
 
 
-@pytest.mark.parametrize(("first", "second", "sharding"), [(3, 2, "none"), (2, 1, "fsdp2"), (1, 2, "fsdp2")])
-def test_a_signal_to_one_rank_stops_all_at_one_step_and_another_number_goes_on(whole, tmp_path, first, second, sharding):
+@pytest.mark.parametrize(
+    ("first", "second", "sharding"), [(3, 2, "none"), (2, 1, "fsdp2"), (1, 2, "fsdp2")]
+)
+def test_a_signal_to_one_rank_stops_all_at_one_step_and_another_number_goes_on(
+    whole, tmp_path, first, second, sharding
+):
     ranks, stage_id = started(whole, tmp_path, first, "--sharding", sharding, checkpoint_seconds=0)
     wait_for_step(5, whole, tmp_path, stage_id)
     os.kill(ranks.pids[-1], signal.SIGTERM)
@@ -370,7 +494,9 @@ def test_a_signal_to_one_rank_stops_all_at_one_step_and_another_number_goes_on(w
     assert 5 <= step < TEACHER_STEPS
     lines, *silent = ranks.said()
     assert lines[-1].startswith("hdbench: teacher ")
-    assert lines[-1].endswith(f": stopped at step {step} of {TEACHER_STEPS}; the same command goes on from there")
+    assert lines[-1].endswith(
+        f": stopped at step {step} of {TEACHER_STEPS}; the same command goes on from there"
+    )
     assert not any(silent)
     spent = json.loads(header(whole, tmp_path, stage_id)["spent"])
     assert spent["ranks"] == first and spent["core_seconds"] > 0
@@ -400,7 +526,10 @@ def test_when_a_rank_is_killed_the_others_end_and_the_stage_resumes(whole, tmp_p
 def test_samples_are_the_same_bytes_for_any_number_of_ranks(whole, tmp_path):
     """64 images in batches of 10: 7 batches over 2 and 3 ranks, and one batch for both."""
     plan, folder = whole
-    rows = {arm: next(row for row in plan.rows if row.arm == arm and row.steps == 2) for arm in ("td", "cd")}
+    rows = {
+        arm: next(row for row in plan.rows if row.arm == arm and row.steps == 2)
+        for arm in ("td", "cd")
+    }
     payloads = {}
     for world_size, batch in ((1, 10), (2, 10), (3, 10), (2, 256)):
         suite = write_suite(tmp_path, LENGTH | {"evaluation.batch": batch})
@@ -432,8 +561,13 @@ def test_samples_are_the_same_bytes_for_any_number_of_ranks(whole, tmp_path):
 
 
 def test_what_one_rank_computes_the_others_do_not_wait_for(tmp_path, monkeypatch):
-    monkeypatch.setitem(stages.STAGES, "data", lambda context, data=stages.STAGES["data"]: time.sleep(2 * (distributed.rank() == 0))
-                        or data(context))
+    monkeypatch.setitem(
+        stages.STAGES,
+        "data",
+        lambda context, data=stages.STAGES["data"]: (
+            time.sleep(2 * (distributed.rank() == 0)) or data(context)
+        ),
+    )
     ranks = fork(tmp_path, 2, command("data", write_suite(tmp_path), tmp_path))
     time.sleep(0.2)
     end = time.monotonic() + 1.5
@@ -446,6 +580,7 @@ def test_what_one_rank_computes_the_others_do_not_wait_for(tmp_path, monkeypatch
 
 
 # mistakes
+
 
 def test_an_error_of_rank_0_ends_all_ranks_alike_and_is_said_once(tmp_path):
     suite = write_suite(tmp_path)
@@ -462,33 +597,70 @@ def test_a_batch_has_a_row_for_every_rank(whole, tmp_path):
     ranks = fork(tmp_path, 3, command("refine", suite, tmp_path, "--arm", "hd"))
     assert ranks.wait() == [2, 2, 2]
     (line,), *silent = ranks.said()
-    assert line.endswith("its batch of 2 cannot be split over 3 processes; start at most 2") and silent == [[], []]
+    assert line.endswith(
+        "its batch of 2 cannot be split over 3 processes; start at most 2"
+    ) and silent == [[], []]
 
 
-@pytest.mark.parametrize(("environment", "sentence"), [
-    ({"WORLD_SIZE": "2"}, "RANK is not set, though WORLD_SIZE is: several processes need RANK, WORLD_SIZE, MASTER_ADDR and "
-     "MASTER_PORT, one process none of them"),
-    ({"RANK": "0"}, "WORLD_SIZE is not set, though RANK is: several processes need RANK, WORLD_SIZE, MASTER_ADDR and "
-     "MASTER_PORT, one process none of them"),
-    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "MASTER_PORT is not set, though RANK is: several "
-     "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them"),
-    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, "MASTER_ADDR is not set, though WORLD_SIZE = 2: it is the host "
-     "of rank 0"),
-    ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK = 2: must be an integer, 0 to 1"),
-    ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK = one: must be an integer, 0 to 1"),
-    ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE = 0: must be an integer, at least 1"),
-    ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "-1"}, "LOCAL_RANK = -1: must be an integer, at least 0"),
-    ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "70000"},
-     "MASTER_PORT = 70000: must be an integer, 1 to 65535")])
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        (
+            {"WORLD_SIZE": "2"},
+            "RANK is not set, though WORLD_SIZE is: several processes need RANK, WORLD_SIZE, MASTER_ADDR and "
+            "MASTER_PORT, one process none of them",
+        ),
+        (
+            {"RANK": "0"},
+            "WORLD_SIZE is not set, though RANK is: several processes need RANK, WORLD_SIZE, MASTER_ADDR and "
+            "MASTER_PORT, one process none of them",
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"},
+            "MASTER_PORT is not set, though RANK is: several "
+            "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them",
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"},
+            "MASTER_ADDR is not set, though WORLD_SIZE = 2: it is the host of rank 0",
+        ),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK = 2: must be an integer, 0 to 1"),
+        ({"RANK": "one", "WORLD_SIZE": "2"}, "RANK = one: must be an integer, 0 to 1"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "WORLD_SIZE = 0: must be an integer, at least 1"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "-1"},
+            "LOCAL_RANK = -1: must be an integer, at least 0",
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "70000"},
+            "MASTER_PORT = 70000: must be an integer, 1 to 65535",
+        ),
+    ],
+)
 def test_an_environment_of_half_a_launcher_is_refused(environment, sentence):
     with pytest.raises(UserError) as error:
         distributed.place(environment)
     assert str(error.value) == sentence and error.value.alone
 
 
-@pytest.mark.parametrize(("environment", "place"), [
-    ({}, (0, 1, 0)), ({"MASTER_ADDR": "x"}, (0, 1, 0)), ({"RANK": "0", "WORLD_SIZE": "1"}, (0, 1, 0)),
-    ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "x", "MASTER_PORT": "29500"}, (3, 4, 1))])
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, (0, 1, 0)),
+        ({"MASTER_ADDR": "x"}, (0, 1, 0)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, (0, 1, 0)),
+        (
+            {
+                "RANK": "3",
+                "WORLD_SIZE": "4",
+                "LOCAL_RANK": "1",
+                "MASTER_ADDR": "x",
+                "MASTER_PORT": "29500",
+            },
+            (3, 4, 1),
+        ),
+    ],
+)
 def test_the_launchers_environment_is_read(environment, place):
     assert distributed.place(environment) == place
 
@@ -497,10 +669,20 @@ def test_ranks_that_do_not_meet_say_so(tmp_path):
     """One of two comes: it does not wait for ever, whether it is rank 0 or not, and the command says which it is."""
     job, port = command("data", write_suite(tmp_path), tmp_path), free_port()
     for rank in ("0", "1"):
-        ranks = fork(tmp_path, 1, job, RANK=rank, WORLD_SIZE="2", MASTER_PORT=str(port), HDBENCH_MEETING_SECONDS="1")
+        ranks = fork(
+            tmp_path,
+            1,
+            job,
+            RANK=rank,
+            WORLD_SIZE="2",
+            MASTER_PORT=str(port),
+            HDBENCH_MEETING_SECONDS="1",
+        )
         assert ranks.wait(20) == [75], ranks.said()
         line = ranks.said()[0][-1]
-        assert line.startswith(f"hdbench: rank {rank}: 2 ranks did not meet at 127.0.0.1:{port} within 1 seconds (")
+        assert line.startswith(
+            f"hdbench: rank {rank}: 2 ranks did not meet at 127.0.0.1:{port} within 1 seconds ("
+        )
         assert line.endswith("); start them all with one WORLD_SIZE, MASTER_ADDR and MASTER_PORT")
 
 
@@ -509,8 +691,21 @@ def test_torchrun_starts_a_stage(tmp_path):
     suite, plan = write_suite(tmp_path), tiny_plan(tmp_path)
     run_until(plan, tmp_path, next(iter(plan.stages)))
     arguments = ["stage", "classifier", "--suite", str(suite), "--results", str(tmp_path)]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hdbench"]
-    result = subprocess.run([*launcher, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "hdbench",
+    ]
+    result = subprocess.run(
+        [*launcher, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 0, result.stderr
-    manifest = artifact.load(tmp_path, next(stage for stage in plan.stages if stage.startswith("classifier/")))[1]
+    manifest = artifact.load(
+        tmp_path, next(stage for stage in plan.stages if stage.startswith("classifier/"))
+    )[1]
     assert manifest["ranks"] == 2 and manifest["peak_memory_bytes"] > 2 * 50e6

@@ -55,7 +55,9 @@ def test_a_suite_of_the_papers_scale_runs_through_every_stage(suites, results, t
     frame = finished(plan, results)
     measured = frame[frame.protocol != "cost"]
     protocol = plan.suite.evaluation.protocol
-    assert measured.protocol.str.startswith(protocol).all() and measured.value.map(np.isfinite).all()
+    assert (
+        measured.protocol.str.startswith(protocol).all() and measured.value.map(np.isfinite).all()
+    )
     for entry in plan.rows:
         own = set(measured.metric[(measured.arm == entry.arm) & (measured.nfe == entry.nfe)])
         assert {f"{metric}_{SAMPLES}" for metric in QUALITY[protocol]} <= own
@@ -91,7 +93,9 @@ def test_interrupted_sampling_goes_on_with_the_same_bits(suites, results, tmp_pa
     run_until(plan, tmp_path, sample)
     assert calls[-1] == range(8, 12) and len(calls) == 6
     index = "samples.json"
-    assert (tmp_path / "stages" / sample / index).read_text() == (results / "stages" / sample / index).read_text()
+    assert (tmp_path / "stages" / sample / index).read_text() == (
+        results / "stages" / sample / index
+    ).read_text()
 
 
 def test_a_planned_suite_needs_neither_data_nor_weights():
@@ -99,12 +103,28 @@ def test_a_planned_suite_needs_neither_data_nor_weights():
         assert len(load_plan(name).stages) > 100
 
 
-@pytest.mark.parametrize("key, value, sentence", [
-    ("data.autoencoder.path", "nowhere", "nowhere: there is no such folder; put diffusers' AutoencoderKL there"),
-    ("data.source", "nowhere", "nowhere: neither a folder nor a glob of .tar files that are there"),
-    ("data.autoencoder.scale", 0.5, "set autoencoder.scale to 0.18215 (not 0.5)"),
-    ("teacher.checkpoint.path", "nowhere", "nowhere: there is no such file; put the SiT checkpoint there"),
-    ("network.depth", 3, "network.depth")])
+@pytest.mark.parametrize(
+    "key, value, sentence",
+    [
+        (
+            "data.autoencoder.path",
+            "nowhere",
+            "nowhere: there is no such folder; put diffusers' AutoencoderKL there",
+        ),
+        (
+            "data.source",
+            "nowhere",
+            "nowhere: neither a folder nor a glob of .tar files that are there",
+        ),
+        ("data.autoencoder.scale", 0.5, "set autoencoder.scale to 0.18215 (not 0.5)"),
+        (
+            "teacher.checkpoint.path",
+            "nowhere",
+            "nowhere: there is no such file; put the SiT checkpoint there",
+        ),
+        ("network.depth", 3, "network.depth"),
+    ],
+)
 def test_what_is_missing_or_wrong_is_one_sentence(suites, tmp_path, key, value, sentence):
     from tests.support.tiny import changed
 
@@ -114,10 +134,15 @@ def test_what_is_missing_or_wrong_is_one_sentence(suites, tmp_path, key, value, 
     plan = load_plan(str(path))
     kind = "data" if key.startswith("data") else "teacher"
     with pytest.raises(UserError, match=re.escape(sentence)):
-        run_until(plan, tmp_path / "results", next(stage for stage in plan.stages if stage.startswith(kind)))
+        run_until(
+            plan,
+            tmp_path / "results",
+            next(stage for stage in plan.stages if stage.startswith(kind)),
+        )
 
 
 # training
+
 
 def weights_of(folder, changes, arm="td", kind="trajectory"):
     plan = tiny_plan(folder, changes)
@@ -133,8 +158,14 @@ def test_micro_batches_and_recomputation_change_rounding_alone(tmp_path, arm, ki
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = load_file(weights_of(tmp_path / "a", {}, arm, kind))
-    parts = load_file(weights_of(tmp_path / "b", {f"base.{kind}.micro_batch": 3, f"base.{kind}.gradient_checkpointing": True},
-                                 arm, kind))
+    parts = load_file(
+        weights_of(
+            tmp_path / "b",
+            {f"base.{kind}.micro_batch": 3, f"base.{kind}.gradient_checkpointing": True},
+            arm,
+            kind,
+        )
+    )
     assert any(not torch.equal(whole[key], parts[key]) for key in whole)
     for key in whole:
         torch.testing.assert_close(parts[key], whole[key], atol=2e-4, rtol=2e-3)
@@ -166,22 +197,75 @@ def test_forward_mode_is_float32_under_autocast():
 # what only a whole suite can see
 
 WRONG = [
-    ("imagenet256", {"teacher": {"checkpoint": {"format": "sana"}}}, "teacher.checkpoint.format = 'sana': not of this kind of network"),
-    ("imagenet256", {"evaluation": {"protocol": "mjhq30k"}}, "evaluation.protocol = 'mjhq30k': its samples have prompts"),
-    ("imagenet256", {"evaluation": {"protocol": "classifier", "reference": None}}, "not for the data images"),
+    (
+        "imagenet256",
+        {"teacher": {"checkpoint": {"format": "sana"}}},
+        "teacher.checkpoint.format = 'sana': not of this kind of network",
+    ),
+    (
+        "imagenet256",
+        {"evaluation": {"protocol": "mjhq30k"}},
+        "evaluation.protocol = 'mjhq30k': its samples have prompts",
+    ),
+    (
+        "imagenet256",
+        {"evaluation": {"protocol": "classifier", "reference": None}},
+        "not for the data images",
+    ),
     ("imagenet256", {"data": {"text": True}}, "give classes, or text: true"),
-    ("imagenet256", {"data": {"resolution": 250}}, "data.resolution = 250: must be a multiple of the autoencoder's factor, 8"),
+    (
+        "imagenet256",
+        {"data": {"resolution": 250}},
+        "data.resolution = 250: must be a multiple of the autoencoder's factor, 8",
+    ),
     ("imagenet256", {"teacher": {"checkpoint": None}}, "give either training or checkpoint"),
-    ("imagenet256", {"tables": {"categories": {"caption": "c", "rows": ["td"]}}}, "tables.categories: only samples of prompts"),
-    ("mjhq_1024", {"arms": {"sprint": {"baseline": {"times": {"2": [0.5, 0.2]}}}}}, "give 1 times, one for each step after the first"),
-    ("mjhq", {"evaluation": {"prompts": None}}, "evaluation.prompts: goes with the text of a pipeline"),
+    (
+        "imagenet256",
+        {"tables": {"categories": {"caption": "c", "rows": ["td"]}}},
+        "tables.categories: only samples of prompts",
+    ),
+    (
+        "mjhq_1024",
+        {"arms": {"sprint": {"baseline": {"times": {"2": [0.5, 0.2]}}}}},
+        "give 1 times, one for each step after the first",
+    ),
+    (
+        "mjhq",
+        {"evaluation": {"prompts": None}},
+        "evaluation.prompts: goes with the text of a pipeline",
+    ),
     ("mjhq", {"text": None}, "text: belongs to network.name = 'sana'"),
-    ("mjhq", {"network": {"guidance_input": 4.5}}, "network.guidance_input = 4.5: such a network has no velocity"),
-    ("captions", {"network": {"caption_width": 32}}, "text.model.text_cfg.width = 64: data and network need 32"),
-    ("captions", {"text": {"model": {"text_cfg": {"vocab_size": 100}}}}, "open_clip's tokens need 49408"),
-    ("captions", {"text": {"training": {"micro_batch": 4}}}, "captions are compared over the whole batch"),
-    ("captions", {"evaluation": {"protocol": "clean_fid", "reference": "x"}}, "not for the data captions"),
-    ("digits", {"evaluation": {"protocol": "clean_fid", "reference": "x"}}, "not for the data digits")]
+    (
+        "mjhq",
+        {"network": {"guidance_input": 4.5}},
+        "network.guidance_input = 4.5: such a network has no velocity",
+    ),
+    (
+        "captions",
+        {"network": {"caption_width": 32}},
+        "text.model.text_cfg.width = 64: data and network need 32",
+    ),
+    (
+        "captions",
+        {"text": {"model": {"text_cfg": {"vocab_size": 100}}}},
+        "open_clip's tokens need 49408",
+    ),
+    (
+        "captions",
+        {"text": {"training": {"micro_batch": 4}}},
+        "captions are compared over the whole batch",
+    ),
+    (
+        "captions",
+        {"evaluation": {"protocol": "clean_fid", "reference": "x"}},
+        "not for the data captions",
+    ),
+    (
+        "digits",
+        {"evaluation": {"protocol": "clean_fid", "reference": "x"}},
+        "not for the data digits",
+    ),
+]
 
 
 @pytest.mark.parametrize("name, change, sentence", WRONG)
@@ -193,12 +277,20 @@ def test_parts_that_do_not_go_together_are_one_sentence(tmp_path, name, change, 
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text, said", [
-    ("{", "not a JSON file"), ("{}", "has 0 prompts, evaluation.samples = 12; lower it"),
-    (json.dumps({f"a/{row}": "x" for row in range(12)}), "an image's name has no '/'")])
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "not a JSON file"),
+        ("{}", "has 0 prompts, evaluation.samples = 12; lower it"),
+        (json.dumps({f"a/{row}": "x" for row in range(12)}), "an image's name has no '/'"),
+    ],
+)
 def test_prompts_that_cannot_be_sampled_are_one_sentence(suites, results, tmp_path, text, said):
     (tmp_path / "prompts.json").write_text(text)
-    data = merge(yaml.safe_load(suites["mjhq_1024"].read_text()), {"evaluation": {"prompts": str(tmp_path / "prompts.json")}})
+    data = merge(
+        yaml.safe_load(suites["mjhq_1024"].read_text()),
+        {"evaluation": {"prompts": str(tmp_path / "prompts.json")}},
+    )
     (tmp_path / "mjhq_1024.yaml").write_text(yaml.safe_dump(data))
     plan = load_plan(str(tmp_path / "mjhq_1024.yaml"))
     with pytest.raises(UserError, match=re.escape(said)):
@@ -223,15 +315,33 @@ def test_a_picture_that_is_not_the_manifests_is_named(suites, results, tmp_path)
 def test_a_public_teacher_is_one_network_in_every_chain(tmp_path):
     """Its numbers are those of one set of samples: a sampling interval, and no difference is exact."""
     plan = load_plan("imagenet256")
-    rows = [{"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe, "metric": "fid_50k", "n": 50000, "se": 0.1,
-             "value": {50: 3.0, 500: 2.0}.get(row.nfe, 4.0 + row.seed), "protocol": "adm_imagenet256_50k:x",
-             "digest": plan.stage(row.stages["evaluate"]).digest} for row in plan.rows if row.arm in ("teacher", "hd")]
+    rows = [
+        {
+            "suite": plan.name,
+            "arm": row.arm,
+            "seed": row.seed,
+            "nfe": row.nfe,
+            "metric": "fid_50k",
+            "n": 50000,
+            "se": 0.1,
+            "value": {50: 3.0, 500: 2.0}.get(row.nfe, 4.0 + row.seed),
+            "protocol": "adm_imagenet256_50k:x",
+            "digest": plan.stage(row.stages["evaluate"]).digest,
+        }
+        for row in plan.rows
+        if row.arm in ("teacher", "hd")
+    ]
     numbers = Numbers(plan, pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), tmp_path)
     few, many = numbers.entries("teacher")
     (student,) = numbers.entries("hd")
     assert numbers(few, "fid_50k") == (3.0, pytest.approx(0.196))
-    assert np.isnan(numbers.difference(few, many, "fid").half_width) and numbers.difference(few, many, "fid").value == 1
-    assert numbers.difference(student, many, "fid").half_width == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    assert (
+        np.isnan(numbers.difference(few, many, "fid").half_width)
+        and numbers.difference(few, many, "fid").value == 1
+    )
+    assert numbers.difference(student, many, "fid").half_width == pytest.approx(
+        4.303 / 3**0.5, rel=1e-3
+    )
     assert np.isnan(numbers.components(many, "fid_50k")["total"])
 
 
@@ -239,10 +349,23 @@ def test_pairs_are_of_the_datas_prompts_and_never_of_the_samples(suites, results
     from safetensors.torch import load_file
 
     data = yaml.safe_load(suites["mjhq_1024"].read_text())
-    data["arms"]["kd"] = {"trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 9, "steps": 1}}}, "refine": None}
+    data["arms"]["kd"] = {
+        "trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 9, "steps": 1}}},
+        "refine": None,
+    }
     (tmp_path / "mjhq_1024.yaml").write_text(yaml.safe_dump(data))
     plan = load_plan(str(tmp_path / "mjhq_1024.yaml"))
     pairs = stage_of(plan, "trajectory_pairs", "kd", 1)
     run_until(plan, results, pairs)
     labels = load_file(results / "stages" / pairs / "pairs.safetensors")["labels"]
-    assert labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1]  # ten images of seven captions; the samples' prompts come after them
+    assert labels.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        0,
+        1,
+    ]  # ten images of seven captions; the samples' prompts come after them

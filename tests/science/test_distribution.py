@@ -19,21 +19,47 @@ from hdbench.flow.samplers import sample_consistency
 from hdbench.methods.base import Setting
 from hdbench.methods.discriminators import build_head
 from hdbench.methods.discriminators.base import Verdict, uniform
-from hdbench.methods.distribution import adm, adversarial, decoupled_dmd, dmd, dmd2, f_distill, gan, ladd, matching, sid, vsd
+from hdbench.methods.distribution import (
+    adm,
+    adversarial,
+    decoupled_dmd,
+    dmd,
+    dmd2,
+    f_distill,
+    gan,
+    ladd,
+    matching,
+    sid,
+    vsd,
+)
 from hdbench.methods.pretraining import flow_matching
 from hdbench.methods.trajectory import consistency, knowledge, meanflow
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
 from tests.science.test_objectives import Ledger, normal, rng, small_transformer
-from tests.support.oracles import Gaussian, Mixture, a_gaussian, a_mixture, gaussian_kl, sign_nodes, uniform_times
+from tests.support.oracles import (
+    Gaussian,
+    Mixture,
+    a_gaussian,
+    a_mixture,
+    gaussian_kl,
+    sign_nodes,
+    uniform_times,
+)
 
-METHODS = {module.Configuration().name: module
-           for module in (dmd, dmd2, decoupled_dmd, sid, f_distill, vsd, adversarial, ladd, adm)}
-REGULARISERS = {"meanflow": meanflow.Configuration(), "consistency": consistency.Configuration(),
-                "knowledge": knowledge.Configuration()}
+METHODS = {
+    module.Configuration().name: module
+    for module in (dmd, dmd2, decoupled_dmd, sid, f_distill, vsd, adversarial, ladd, adm)
+}
+REGULARISERS = {
+    "meanflow": meanflow.Configuration(),
+    "consistency": consistency.Configuration(),
+    "knowledge": knowledge.Configuration(),
+}
 
 
 # directions with exact velocities
+
 
 def a_pair(data=a_mixture) -> tuple[Mixture, Mixture]:
     """The real distribution and another one as the fake."""
@@ -43,7 +69,11 @@ def a_pair(data=a_mixture) -> tuple[Mixture, Mixture]:
 
 def renoised(fake: Mixture, n: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_hat, its noise, t and z_t."""
-    x_hat, eps, t = fake.sample(n, rng(1)), normal(n, *fake.means.shape[1:], seed=2), uniform_times(n, rng(3))
+    x_hat, eps, t = (
+        fake.sample(n, rng(1)),
+        normal(n, *fake.means.shape[1:], seed=2),
+        uniform_times(n, rng(3)),
+    )
     return x_hat, eps, t, interpolate(x_hat, eps, t)
 
 
@@ -71,14 +101,18 @@ def test_decoupled_dmd_at_equal_times_has_the_numerator_of_dmd(data):
     """With z_s = z_t it is x_fake - x^w, over the norm of x_hat - x_cond; without guidance it is DMD."""
     conditional, fake = a_pair(data)
     unconditional = Mixture(conditional.means - 0.3, 1.5 * conditional.sds, conditional.shares)
-    real = lambda z, t, c: unconditional.v(z, t) + 1.5 * (conditional.v(z, t) - unconditional.v(z, t))  # noqa: E731
+    real = lambda z, t, c: (
+        unconditional.v(z, t) + 1.5 * (conditional.v(z, t) - unconditional.v(z, t))
+    )  # noqa: E731
     x_hat, _, t, z = renoised(fake)
     g = decoupled_dmd.decoupled_gradient(x_hat, z, t, z, t, None, real, conditional.v, fake.v)
     norm = lambda v: (x_hat - z + expand(t) * v(z, t, None)).abs().mean(dim=(1, 2, 3), keepdim=True)  # noqa: E731
     numerator = dmd.dmd_gradient(x_hat, z, t, None, real, fake.v) * norm(real)
     torch.testing.assert_close(g * norm(conditional.v), numerator)
     z_s, s = normal(12, 1, 2, 3, seed=9), uniform_times(12, rng(8))
-    g = decoupled_dmd.decoupled_gradient(x_hat, z, t, z_s, s, None, conditional.v, conditional.v, fake.v)
+    g = decoupled_dmd.decoupled_gradient(
+        x_hat, z, t, z_s, s, None, conditional.v, conditional.v, fake.v
+    )
     torch.testing.assert_close(g, dmd.dmd_gradient(x_hat, z, t, None, conditional.v, fake.v))
 
 
@@ -89,8 +123,10 @@ def test_decoupled_dmd_takes_guidance_at_its_own_noise():
     z_s, s = normal(12, 1, 2, 3, seed=9), uniform_times(12, rng(8))
     push = lambda z, t, c: torch.sin(z) * expand(t)  # noqa: E731
     real = lambda z, t, c: conditional.v(z, t) + push(z, t, c)  # noqa: E731
-    with_guidance, without = (decoupled_dmd.decoupled_gradient(x_hat, z, t, z_s, s, None, v, conditional.v, fake.v)
-                              for v in (real, conditional.v))
+    with_guidance, without = (
+        decoupled_dmd.decoupled_gradient(x_hat, z, t, z_s, s, None, v, conditional.v, fake.v)
+        for v in (real, conditional.v)
+    )
     norm = (x_hat - conditional.denoised(z, t)).abs().mean(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close((with_guidance - without) * norm, expand(s) * push(z_s, s, None))
 
@@ -107,11 +143,18 @@ def test_sid_gradient_at_one_half_is_half_that_of_the_fisher_divergence(t):
         slope = (1 - t) * sd**2 / variance(t, sd)
         return slope, mean - slope * (1 - t) * mean
 
-    (k_real, o_real), (k_fake, o_fake) = denoised(torch.tensor(real.sd).double(), real.mean.squeeze()), denoised(*theta)
+    (k_real, o_real), (k_fake, o_fake) = (
+        denoised(torch.tensor(real.sd).double(), real.mean.squeeze()),
+        denoised(*theta),
+    )
     mean = (k_real - k_fake) * (1 - t) * theta[1] + o_real - o_fake
     fisher = (k_real - k_fake) ** 2 * variance(t, theta[0]) + mean**2
-    torch.testing.assert_close(by_theta(g, eps), 0.5 * torch.autograd.grad(fisher, theta)[0], atol=1e-7, rtol=1e-6)
-    value = lambda alpha: (sid.sid_loss(x_hat, z, times, None, real.v, fake.v, alpha) * norm.flatten()).mean()  # noqa: E731
+    torch.testing.assert_close(
+        by_theta(g, eps), 0.5 * torch.autograd.grad(fisher, theta)[0], atol=1e-7, rtol=1e-6
+    )
+    value = lambda alpha: (
+        sid.sid_loss(x_hat, z, times, None, real.v, fake.v, alpha) * norm.flatten()
+    ).mean()  # noqa: E731
     assert value(0.0).item() == pytest.approx(fisher.item(), rel=1e-6) and value(1.0).abs() < 1e-7
 
 
@@ -130,10 +173,19 @@ def test_sid_gradient_is_that_of_its_loss_in_each_sample(alpha):
         return (((1 - alpha) * d**2 + d * (fake.denoised(z, t) - x)) / norm).flatten(1).sum(1)
 
     along, h = normal(*x_hat.shape, seed=7), 1e-5
-    torch.testing.assert_close((loss(x_hat + h * along) - loss(x_hat - h * along)) / (2 * h), (g * along).flatten(1).sum(1),
-                               atol=1e-7, rtol=1e-6)
-    torch.testing.assert_close(sid.sid_gradient(x_hat[:3], eps[:3], t[:3], None, real.v, fake.v, alpha), g[:3])
-    assert sid.sid_gradient(x_hat, eps, t, None, real.v, real.v, alpha).abs().max() < 1e-12 and not g.requires_grad
+    torch.testing.assert_close(
+        (loss(x_hat + h * along) - loss(x_hat - h * along)) / (2 * h),
+        (g * along).flatten(1).sum(1),
+        atol=1e-7,
+        rtol=1e-6,
+    )
+    torch.testing.assert_close(
+        sid.sid_gradient(x_hat[:3], eps[:3], t[:3], None, real.v, fake.v, alpha), g[:3]
+    )
+    assert (
+        sid.sid_gradient(x_hat, eps, t, None, real.v, real.v, alpha).abs().max() < 1e-12
+        and not g.requires_grad
+    )
 
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
@@ -142,23 +194,32 @@ def test_f_distill_is_the_gradient_of_its_divergence(divergence, t):
     """E[h(r) (x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dD_f(p_real,t || p_fake,t)/dtheta, by Gauss-Hermite quadrature."""
     nodes, weights = (torch.from_numpy(values) for values in np.polynomial.hermite_e.hermegauss(80))
     weights = weights / weights.sum()
-    eps, eps_renoise = (axis.reshape(-1, 1, 1, 1) for axis in torch.meshgrid(nodes, nodes, indexing="ij"))
+    eps, eps_renoise = (
+        axis.reshape(-1, 1, 1, 1) for axis in torch.meshgrid(nodes, nodes, indexing="ij")
+    )
     a, b, m, s = 0.6, 0.1, 0.4, 0.5
     real, fake = Gaussian(torch.full((1, 1, 1), m), s), Gaussian(torch.full((1, 1, 1), b), a)
     x_hat, times = a * eps + b, torch.full((len(eps),), t, dtype=torch.float64)
     z = interpolate(x_hat, eps_renoise, times)
     log_ratio = real.log_density(z, times) - fake.log_density(z, times)
     norm = (x_hat - real.denoised(z, times)).abs()
-    g = expand(f_distill.weight(log_ratio, divergence)) * dmd.dmd_gradient(x_hat, z, times, None, real.v, fake.v) * norm
+    g = (
+        expand(f_distill.weight(log_ratio, divergence))
+        * dmd.dmd_gradient(x_hat, z, times, None, real.v, fake.v)
+        * norm
+    )
     both = torch.outer(weights, weights).reshape(-1, 1, 1, 1)
     found = torch.stack([(both * g * eps).sum(), (both * g).sum()])
     theta = torch.tensor([a, b], dtype=torch.float64, requires_grad=True)
     sd = variance(t, theta[0]).sqrt()
     z = (1 - t) * theta[1] + sd * nodes  # p_fake,t
-    log_r = (torch.distributions.Normal((1 - t) * m, math.sqrt(variance(t, s))).log_prob(z)
-             - torch.distributions.Normal((1 - t) * theta[1], sd).log_prob(z))
+    log_r = torch.distributions.Normal((1 - t) * m, math.sqrt(variance(t, s))).log_prob(
+        z
+    ) - torch.distributions.Normal((1 - t) * theta[1], sd).log_prob(z)
     r = log_r.exp()
-    f = {"rkl": -log_r, "fkl": r * log_r, "js": r * log_r - (1 + r) * torch.log((1 + r) / 2)}[divergence]
+    f = {"rkl": -log_r, "fkl": r * log_r, "js": r * log_r - (1 + r) * torch.log((1 + r) / 2)}[
+        divergence
+    ]
     expected = t**2 / (1 - t) ** 2 * torch.autograd.grad((weights * f).sum(), theta)[0]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
@@ -168,13 +229,21 @@ def test_vsd_gradient_is_the_difference_of_noise_predictions(t):
     """eps = -t score for both, and E[g dx/dtheta] = t / (1 - t) dKL/dtheta exactly."""
     real, fake = a_pair()
     _, _, times, z = renoised(fake)
-    torch.testing.assert_close(vsd.vsd_gradient(z, times, None, real.v, fake.v),
-                               expand(times) * (fake.score(z, times) - real.score(z, times)))
+    torch.testing.assert_close(
+        vsd.vsd_gradient(z, times, None, real.v, fake.v),
+        expand(times) * (fake.score(z, times) - real.score(z, times)),
+    )
     _, eps, _, times, z, real, fake, theta = affine(t)
-    kl = gaussian_kl((1 - t) * theta[1], variance(t, theta[0]), (1 - t) * real.mean.squeeze(),
-                     torch.tensor(variance(t, real.sd)))
+    kl = gaussian_kl(
+        (1 - t) * theta[1],
+        variance(t, theta[0]),
+        (1 - t) * real.mean.squeeze(),
+        torch.tensor(variance(t, real.sd)),
+    )
     found = by_theta(vsd.vsd_gradient(z, times, None, real.v, fake.v), eps)
-    torch.testing.assert_close(found, t / (1 - t) * torch.autograd.grad(kl, theta)[0], atol=1e-7, rtol=1e-6)
+    torch.testing.assert_close(
+        found, t / (1 - t) * torch.autograd.grad(kl, theta)[0], atol=1e-7, rtol=1e-6
+    )
 
 
 def test_adm_step_is_on_the_trajectory_to_second_order():
@@ -210,11 +279,16 @@ class GaussianVelocity(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.mean, self.log_sd = nn.Parameter(torch.tensor(MEAN)), nn.Parameter(torch.tensor(math.log(SD)))
+        self.mean, self.log_sd = (
+            nn.Parameter(torch.tensor(MEAN)),
+            nn.Parameter(torch.tensor(math.log(SD))),
+        )
 
     def forward(self, z, r, t, c):
         t, square = expand(t), (2 * self.log_sd).exp()
-        return (t - (1 - t) * square) / ((1 - t) ** 2 * square + t**2) * (z - (1 - t) * self.mean) - self.mean
+        return (t - (1 - t) * square) / ((1 - t) ** 2 * square + t**2) * (
+            z - (1 - t) * self.mean
+        ) - self.mean
 
     def features(self, z, t, c, blocks):
         return [torch.stack([z.flatten(1), z.flatten(1).square()], dim=2)]
@@ -238,17 +312,33 @@ def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[fl
     Before each step the fake becomes the exact velocity of N(b, a^2); its own learning rate is next to nothing.
     """
     k, steps = METHODS[name].Configuration(), 250
-    known = {"fake_learning_rate": 1e-9, "fake_steps_per_generator_step": 2, "head_steps_per_generator_step": 4}
+    known = {
+        "fake_learning_rate": 1e-9,
+        "fake_steps_per_generator_step": 2,
+        "head_steps_per_generator_step": 4,
+    }
     settings |= {field: value for field, value in known.items() if field in type(k).model_fields}
     k = k.model_copy(update={"gan": k.gan.model_copy(update=head)} | settings)
     torch.manual_seed(0)
     teacher, student = GaussianVelocity().requires_grad_(False), AffineStudent()
-    setting = Setting(student=student, learning_rate=learning_rate, teacher=teacher, teacher_velocity=guided(teacher, 1.0),
-                      copy_teacher=GaussianVelocity, head=lambda *_: QuadraticHead())
+    setting = Setting(
+        student=student,
+        learning_rate=learning_rate,
+        teacher=teacher,
+        teacher_velocity=guided(teacher, 1.0),
+        copy_teacher=GaussianVelocity,
+        head=lambda *_: QuadraticHead(),
+    )
     images = MEAN + SD * torch.randn(4000, 1, 2, 2, generator=rng())
     updates = METHODS[name].updates(k, setting)
-    trainer = Trainer(updates, training_of(steps=steps, batch=256, ema=0.98), student, (0, "test"), images,
-                      torch.zeros(4000, dtype=torch.int64))
+    trainer = Trainer(
+        updates,
+        training_of(steps=steps, batch=256, ema=0.98),
+        student,
+        (0, "test"),
+        images,
+        torch.zeros(4000, dtype=torch.int64),
+    )
     for _ in range(steps):
         if "fake" in updates[0].modules:
             with torch.no_grad():
@@ -260,7 +350,11 @@ def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[fl
 
 def test_a_trained_heads_logit_is_the_log_density_ratio_of_real_to_fake():
     """What f_distill takes for log r: real samples of N(1, 0.5^2), fake ones of N(0, 1), whose ratio is quadratic."""
-    head, real, fake = QuadraticHead(), torch.distributions.Normal(1.0, 0.5), torch.distributions.Normal(0.0, 1.0)
+    head, real, fake = (
+        QuadraticHead(),
+        torch.distributions.Normal(1.0, 0.5),
+        torch.distributions.Normal(0.0, 1.0),
+    )
     torch.manual_seed(0)
     samples = [distribution.sample((20_000, 1)) for distribution in (real, fake)]
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
@@ -276,7 +370,9 @@ def test_a_trained_heads_logit_is_the_log_density_ratio_of_real_to_fake():
 
     optimizer.step(closure)
     x = torch.linspace(0, 2, 30)[:, None]
-    torch.testing.assert_close(head(tokens(x)).logits, real.log_prob(x) - fake.log_prob(x), rtol=0, atol=0.1)
+    torch.testing.assert_close(
+        head(tokens(x)).logits, real.log_prob(x) - fake.log_prob(x), rtol=0, atol=0.1
+    )
 
 
 def training_of(**settings) -> Training:
@@ -284,9 +380,20 @@ def training_of(**settings) -> Training:
     return Training(objective=flow_matching.Configuration(), learning_rate=1e-4, **settings)
 
 
-@pytest.mark.parametrize(("name", "settings"), [
-    ("dmd", {}), ("dmd2", {}), ("decoupled_dmd", {}), ("sid", {"alpha": 0.5}), ("sid", {}), ("sid", {"alpha": 1.2}),
-    ("f_distill", {"divergence": "js"}), ("f_distill", {"divergence": "fkl"}), ("vsd", {})])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dmd", {}),
+        ("dmd2", {}),
+        ("decoupled_dmd", {}),
+        ("sid", {"alpha": 0.5}),
+        ("sid", {}),
+        ("sid", {"alpha": 1.2}),
+        ("f_distill", {"divergence": "js"}),
+        ("f_distill", {"divergence": "fkl"}),
+        ("vsd", {}),
+    ],
+)
 def test_matching_ends_at_the_real_mean_and_sd(name, settings):
     """Within 2%, the most by the noise of a head; without one g vanishes there."""
     a, b = trained(name, 0.02, {"learning_rate": 0.02}, **settings)
@@ -294,9 +401,14 @@ def test_matching_ends_at_the_real_mean_and_sd(name, settings):
     assert (a, b) == (pytest.approx(SD, rel=tolerance), pytest.approx(MEAN, rel=tolerance))
 
 
-@pytest.mark.parametrize(("name", "head"), [
-    ("adversarial", {"learning_rate": 0.1, "r1_weight": 10.0}), ("ladd", {"learning_rate": 0.3}),
-    ("adm", {"learning_rate": 0.1, "r1_weight": 10.0})])
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("adversarial", {"learning_rate": 0.1, "r1_weight": 10.0}),
+        ("ladd", {"learning_rate": 0.3}),
+        ("adm", {"learning_rate": 0.1, "r1_weight": 10.0}),
+    ],
+)
 def test_a_gan_alone_ends_near_the_real_mean_and_sd(name, head):
     """Within 10%, from 71% and 67% off: the generator circles around the equilibrium at a step of constant size."""
     a, b = trained(name, 0.005, head)
@@ -320,29 +432,48 @@ def configured(name: str, **settings):
 def stage_two(configuration, guidance: float = 1.5, ledger: Ledger | None = None):
     """Networks by name, and the updates; the same at every call."""
     watch = ledger.watch if ledger else lambda name, network: network
-    networks = {"teacher": watch("teacher", small_transformer(False).requires_grad_(False)),
-                "student": watch("student", small_transformer(True, 1))}
+    networks = {
+        "teacher": watch("teacher", small_transformer(False).requires_grad_(False)),
+        "student": watch("student", small_transformer(True, 1)),
+    }
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
     torch.manual_seed(5)
-    setting = Setting(student=networks["student"], learning_rate=1e-3, teacher=networks["teacher"],
-                      teacher_velocity=guided(networks["teacher"], guidance),
-                      copy_teacher=lambda: watch("fake", small_transformer(False, 2)),
-                      head=lambda name, k: build_head(name, layers=len(k.blocks), width=16, grid=4, parameters=k.parameters),
-                      pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels))
+    setting = Setting(
+        student=networks["student"],
+        learning_rate=1e-3,
+        teacher=networks["teacher"],
+        teacher_velocity=guided(networks["teacher"], guidance),
+        copy_teacher=lambda: watch("fake", small_transformer(False, 2)),
+        head=lambda name, k: build_head(
+            name, layers=len(k.blocks), width=16, grid=4, parameters=k.parameters
+        ),
+        pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels),
+    )
     updates = METHODS[configuration.name].updates(configuration, setting)
     return networks | updates[0].modules, updates, images, labels
 
 
 VARIANTS = [(name, {}) for name in METHODS] + [
-    ("dmd", {"generator_steps": 4}), ("dmd2", {"generator_steps": 4}), ("ladd", {"generator_steps": 3}),
+    ("dmd", {"generator_steps": 4}),
+    ("dmd2", {"generator_steps": 4}),
+    ("ladd", {"generator_steps": 3}),
     *(("dmd", {"regulariser": regulariser}) for regulariser in REGULARISERS.values()),
     ("adversarial", {"regulariser": REGULARISERS["knowledge"], "generator_steps": 2}),
-    ("sid", {"discriminator": "patch"}), ("sid", {"discriminator": "awd_logit", "gan": {"feature_network": "fake"}}),
-    ("f_distill", {"divergence": "rkl", "discriminator": "none"}), ("f_distill", {"divergence": "fkl"}),
-    ("f_distill", {"gan": {"feature_network": "teacher", "r1_weight": 0.5}}), ("vsd", {"discriminator": "pooled"}),
-    ("decoupled_dmd", {"discriminator": "conv"}), ("ladd", {"gan": {"r1_weight": 0.5}}), ("adm", {"gan": {"r1_weight": 0.5}})]
-named = pytest.mark.parametrize(("name", "settings"), VARIANTS,
-                                ids=["-".join([name, *map(str, settings)]) for name, settings in VARIANTS])
+    ("sid", {"discriminator": "patch"}),
+    ("sid", {"discriminator": "awd_logit", "gan": {"feature_network": "fake"}}),
+    ("f_distill", {"divergence": "rkl", "discriminator": "none"}),
+    ("f_distill", {"divergence": "fkl"}),
+    ("f_distill", {"gan": {"feature_network": "teacher", "r1_weight": 0.5}}),
+    ("vsd", {"discriminator": "pooled"}),
+    ("decoupled_dmd", {"discriminator": "conv"}),
+    ("ladd", {"gan": {"r1_weight": 0.5}}),
+    ("adm", {"gan": {"r1_weight": 0.5}}),
+]
+named = pytest.mark.parametrize(
+    ("name", "settings"),
+    VARIANTS,
+    ids=["-".join([name, *map(str, settings)]) for name, settings in VARIANTS],
+)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
@@ -352,7 +483,9 @@ def test_cost_is_what_runs(name, settings, guidance):
     configuration, ledger, batch = configured(name, **settings), Ledger(), 8
     networks, updates, images, labels = stage_two(configuration, guidance, ledger)
     student = networks["student"]
-    trainer = Trainer(updates, training_of(steps=2, batch=batch, ema=0.9), student, (0, "test"), images, labels)
+    trainer = Trainer(
+        updates, training_of(steps=2, batch=batch, ema=0.9), student, (0, "test"), images, labels
+    )
     before = {key: value.clone() for key, value in student.state_dict().items()}
     trainer.train_step()
     assert any(not torch.equal(before[key], value) for key, value in student.state_dict().items())
@@ -361,9 +494,15 @@ def test_cost_is_what_runs(name, settings, guidance):
     for term, value in METHODS[name].forward_equivalents(configuration, 4, guidance != 1.0).items():
         who, what = term.removeprefix("regulariser ").split()
         kind = "features" if who == "feature" else "full"
-        who = {"generator": "student", "target": "student", "feature": configuration.gan.feature_network}.get(who, who)
+        who = {
+            "generator": "student",
+            "target": "student",
+            "feature": configuration.gan.feature_network,
+        }.get(who, who)
         expected[who, kind, what] += value
-    assert ledger.terms(4, batch) == pytest.approx({key: value for key, value in expected.items() if value})
+    assert ledger.terms(4, batch) == pytest.approx(
+        {key: value for key, value in expected.items() if value}
+    )
     assert all(math.isfinite(value[0]) for value in trainer.history.values())
     assert ("generator/regulariser_loss" in trainer.history) == ("regulariser" in settings)
 
@@ -378,7 +517,11 @@ def test_updates_train_the_modules_that_they_name(name, settings):
     for update, names in ((critic, expected), (generator, {"student"})):
         loss, _ = update.loss(*update.draw(Draws((0,), images, labels, 8)))
         loss.backward()
-        touched = {name for name, module in modules.items() if any(p.grad is not None for p in module.parameters())}
+        touched = {
+            name
+            for name, module in modules.items()
+            if any(p.grad is not None for p in module.parameters())
+        }
         assert set(update.modules) == set(update.learning_rates) == touched == names
         for module in modules.values():
             module.zero_grad(set_to_none=True)
@@ -390,7 +533,8 @@ def test_default_dmd_is_as_it_was():
         '{"name": "dmd", "discriminator": "none", "gan": {"loss": "non_saturating", "feature_network": "teacher", "blocks": '
         '[2, 3], "parameters": 20000, "learning_rate": 0.001, "relative_weight": 0.5, "t_min": 0.02, "t_max": 0.7, '
         '"r1_weight": 0.0, "r1_sigma": 0.1}, "fake_steps_per_generator_step": 3, "fake_learning_rate": 0.0004, "t_min": '
-        '0.02, "t_max": 0.98}')
+        '0.02, "t_max": 0.98}'
+    )
     modules, (critic, generator), images, labels = stage_two(dmd.Configuration())
     student, fake = modules["student"], modules["fake"]
     for update in (critic, generator):
@@ -402,7 +546,10 @@ def test_default_dmd_is_as_it_was():
         if update is critic:
             loss = (fake(z, t, t, c) - (eps_t - x_hat.detach())).square().mean()
         else:
-            x_real, x_fake = (z - expand(t) * v for v in (guided(modules["teacher"], 1.5)(z, t, c), fake(z, t, t, c)))
+            x_real, x_fake = (
+                z - expand(t) * v
+                for v in (guided(modules["teacher"], 1.5)(z, t, c), fake(z, t, t, c))
+            )
             g = (x_fake - x_real) / expand((x_hat - x_real).abs().flatten(1).mean(1))
             loss = 0.5 * F.mse_loss(x_hat, x_hat - g)
         assert torch.equal(update.loss(*drawn)[0], loss)
@@ -412,10 +559,26 @@ def test_draws_with_a_head_keep_their_order():
     """Resumed runs and arms of one seed share them."""
     _, (critic, generator), images, labels = stage_two(configured("dmd", discriminator="patch"))
     d = Draws((0,), images, labels, 8)
-    expected = [d.label(), d.noise(), d.noise(), d.uniform(0.02, 0.98), *d.data(), d.noise(), d.noise(), d.uniform(0.02, 0.7)]
+    expected = [
+        d.label(),
+        d.noise(),
+        d.noise(),
+        d.uniform(0.02, 0.98),
+        *d.data(),
+        d.noise(),
+        d.noise(),
+        d.uniform(0.02, 0.7),
+    ]
     assert all(map(torch.equal, critic.draw(Draws((0,), images, labels, 8)), expected))
     d = Draws((0,), images, labels, 8)
-    expected = [d.label(), d.noise(), d.noise(), d.uniform(0.02, 0.98), d.noise(), d.uniform(0.02, 0.7)]
+    expected = [
+        d.label(),
+        d.noise(),
+        d.noise(),
+        d.uniform(0.02, 0.98),
+        d.noise(),
+        d.uniform(0.02, 0.7),
+    ]
     assert all(map(torch.equal, generator.draw(Draws((0,), images, labels, 8)), expected))
 
 
@@ -429,11 +592,15 @@ def test_new_fields_are_dumped_only_where_they_differ(name):
     assert new - {"generator_steps"} | steps.keys() < set(k.model_dump(mode="json"))
     assert module.Configuration.model_validate_json(json.dumps(k.model_dump(mode="json"))) == k
     k = k.model_copy(update={"generator_steps": 2})
-    assert (module.sampler(k), module.sampler(module.Configuration()), module.SAMPLER) == ("consistency", "flow_map",
-                                                                                          "flow_map")
+    assert (module.sampler(k), module.sampler(module.Configuration()), module.SAMPLER) == (
+        "consistency",
+        "flow_map",
+        "flow_map",
+    )
 
 
 # regulariser and backward simulation
+
 
 @pytest.mark.parametrize("regulariser", REGULARISERS)
 def test_a_regulariser_adds_its_own_loss(regulariser):
@@ -445,18 +612,31 @@ def test_a_regulariser_adds_its_own_loss(regulariser):
         drawn = generator.draw(Draws((0,), images, labels, 8))
         loss, scalars = generator.loss(*drawn)
         loss.backward()
-        results[name] = drawn, loss.detach(), scalars, [p.grad for p in modules["student"].parameters()]
+        results[name] = (
+            drawn,
+            loss.detach(),
+            scalars,
+            [p.grad for p in modules["student"].parameters()],
+        )
     drawn, loss, scalars, gradients = results["with"]
-    setting = Setting(student=modules["student"], learning_rate=1e-3, teacher_velocity=guided(modules["teacher"], 1.5),
-                      pairs=(torch.zeros(1),))
+    setting = Setting(
+        student=modules["student"],
+        learning_rate=1e-3,
+        teacher_velocity=guided(modules["teacher"], 1.5),
+        pairs=(torch.zeros(1),),
+    )
     module = matching.REGULARISERS[regulariser]
-    own, _ = module.updates(REGULARISERS[regulariser], setting)[0].loss(*drawn[len(results["without"][0]):])
+    own, _ = module.updates(REGULARISERS[regulariser], setting)[0].loss(
+        *drawn[len(results["without"][0]) :]
+    )
     assert scalars["regulariser_loss"].item() == pytest.approx(own.item(), rel=1e-5)
     assert loss.item() == pytest.approx(results["without"][1].item() + 0.3 * own.item(), rel=1e-5)
     of_own = torch.autograd.grad(own, list(modules["student"].parameters()), allow_unused=True)
     for found, alone, extra in zip(gradients, results["without"][3], of_own):
         if alone is not None:
-            torch.testing.assert_close(found, alone + (0 if extra is None else 0.3 * extra), atol=1e-6, rtol=1e-4)
+            torch.testing.assert_close(
+                found, alone + (0 if extra is None else 0.3 * extra), atol=1e-6, rtol=1e-4
+            )
 
 
 def test_backward_simulation_is_consistency_sampling():
@@ -474,7 +654,9 @@ def test_backward_simulation_is_consistency_sampling():
             partial_x = generate(u, grid[0], c[rows])
             for number in range(1, k + 1):
                 time = torch.full((int(rows.sum()),), 1 - number / steps)
-                partial_x = consistency.consistency(u, interpolate(partial_x, grid[number], time), time, c[rows])
+                partial_x = consistency.consistency(
+                    u, interpolate(partial_x, grid[number], time), time, c[rows]
+                )
             torch.testing.assert_close(x[rows], partial_x)
         last = step == steps - 1
         torch.testing.assert_close(x[last], sample_consistency(u, noises, c)[last])
@@ -494,14 +676,20 @@ def test_backward_simulation_draws_every_step_alike():
 
 # single methods
 
+
 def test_f_distill_with_reverse_kl_is_dmd_and_weights_have_mean_one():
     losses = {}
-    for name, settings in (("dmd", {}), ("f_distill", {"divergence": "rkl", "discriminator": "none"})):
+    for name, settings in (
+        ("dmd", {}),
+        ("f_distill", {"divergence": "rkl", "discriminator": "none"}),
+    ):
         _, (_, generator), images, labels = stage_two(configured(name, **settings))
         losses[name] = generator.loss(*generator.draw(Draws((0,), images, labels, 8)))[0]
     assert torch.equal(losses["dmd"], losses["f_distill"])
     for divergence in ("js", "fkl"):
-        modules, (_, generator), images, labels = stage_two(configured("f_distill", divergence=divergence))
+        modules, (_, generator), images, labels = stage_two(
+            configured("f_distill", divergence=divergence)
+        )
         with torch.no_grad():
             for parameter in modules["head"].parameters():
                 parameter.mul_(3)
@@ -531,7 +719,9 @@ def test_f_distill_clamps_the_ratio_and_takes_the_logit_at_z():
 def test_gan_alone_has_the_size_of_its_relative_weight(name, monkeypatch):
     """And subtracting it raises the mean logit that the generator sees."""
     given, surrogate = [], matching.generator_surrogate
-    monkeypatch.setattr(matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1])
+    monkeypatch.setattr(
+        matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1]
+    )
     _, (_, generator), images, labels = stage_two(configured(name, gan={"relative_weight": 0.7}))
     drawn = generator.draw(Draws((0,), images, labels, 8))
     generator.loss(*drawn)
@@ -549,9 +739,13 @@ def test_adm_tells_nothing_apart_where_fake_and_real_agree():
     method, n = updates[0].loss.__self__, 6
     x_hat, eps = (torch.randn(n, 1, 8, 8, generator=rng(seed)) for seed in (0, 1))
     t, c = torch.linspace(0.1, 0.9, n), torch.arange(n) % 3
-    real, fake, perturbed = method.contrast(None, None, None, torch.ones(n, 1, 8, 8), t, x_hat, c, eps)
+    real, fake, perturbed = method.contrast(
+        None, None, None, torch.ones(n, 1, 8, 8), t, x_hat, c, eps
+    )
     assert not torch.allclose(real[0], fake[0])
-    torch.testing.assert_close(perturbed[0] - real[0], torch.full_like(real[0], configuration.gan.r1_sigma))
+    torch.testing.assert_close(
+        perturbed[0] - real[0], torch.full_like(real[0], configuration.gan.r1_sigma)
+    )
     for z, s, labels_ in (real, fake):
         assert torch.equal(s, t - 1 / 64) and labels_ is c and not z.requires_grad
     modules["fake"].load_state_dict(modules["teacher"].state_dict())
@@ -559,22 +753,58 @@ def test_adm_tells_nothing_apart_where_fake_and_real_agree():
     torch.testing.assert_close(real[0], fake[0])
 
 
-@pytest.mark.parametrize(("module", "settings", "sentence"), [
-    (dmd, {"t_min": 0.5, "t_max": 0.4}, "t_min = 0.5: must be below t_max = 0.4"),
-    (dmd, {"regulariser_weight": 0.25}, "regulariser_weight = 0.25: there is no regulariser"),
-    (decoupled_dmd, {"ca_t_min": 0.5, "ca_t_max": 0.5}, "ca_t_min = 0.5: must be below ca_t_max = 0.5"),
-    (f_distill, {"discriminator": "none"}, "discriminator = none: divergence js needs a head, whose logit is the log density"),
-    (f_distill, {"gan": {"loss": "hinge"}}, "gan.loss = hinge: only the logit of a non_saturating head"),
-    (f_distill, {"gan": {"t_max": 0.7}}, "gan.t_max = 0.7: must be t_max = 0.98"),
-    (f_distill, {"t_min": 0.1}, "gan.t_min = 0.02: must be t_min = 0.1"),
-    (adversarial, {"discriminator": "none"}, "discriminator = none: objective adversarial has no other loss"),
-    (adversarial, {"gan": {"feature_network": "teacher"}}, "gan.feature_network = teacher: then nothing would read the fake"),
-    (ladd, {"discriminator": "none"}, "discriminator = none: objective ladd has no other loss"),
-    (decoupled_dmd, {"generator_steps": 4}, "generator_steps = 4: the guidance term's times would have to follow"),
-    (ladd, {"gan": {"feature_network": "fake"}}, "gan.feature_network = fake: objective ladd has no fake network"),
-    (adm, {"discriminator": "none"}, "discriminator = none: objective adm has no other loss"),
-    (adm, {"gan": {"feature_network": "fake"}}, "gan.feature_network = fake: the head of objective adm reads the frozen"),
-    (adm, {"delta": 0.05}, "delta = 0.05: must not exceed gan.t_min = 0.02")])
+@pytest.mark.parametrize(
+    ("module", "settings", "sentence"),
+    [
+        (dmd, {"t_min": 0.5, "t_max": 0.4}, "t_min = 0.5: must be below t_max = 0.4"),
+        (dmd, {"regulariser_weight": 0.25}, "regulariser_weight = 0.25: there is no regulariser"),
+        (
+            decoupled_dmd,
+            {"ca_t_min": 0.5, "ca_t_max": 0.5},
+            "ca_t_min = 0.5: must be below ca_t_max = 0.5",
+        ),
+        (
+            f_distill,
+            {"discriminator": "none"},
+            "discriminator = none: divergence js needs a head, whose logit is the log density",
+        ),
+        (
+            f_distill,
+            {"gan": {"loss": "hinge"}},
+            "gan.loss = hinge: only the logit of a non_saturating head",
+        ),
+        (f_distill, {"gan": {"t_max": 0.7}}, "gan.t_max = 0.7: must be t_max = 0.98"),
+        (f_distill, {"t_min": 0.1}, "gan.t_min = 0.02: must be t_min = 0.1"),
+        (
+            adversarial,
+            {"discriminator": "none"},
+            "discriminator = none: objective adversarial has no other loss",
+        ),
+        (
+            adversarial,
+            {"gan": {"feature_network": "teacher"}},
+            "gan.feature_network = teacher: then nothing would read the fake",
+        ),
+        (ladd, {"discriminator": "none"}, "discriminator = none: objective ladd has no other loss"),
+        (
+            decoupled_dmd,
+            {"generator_steps": 4},
+            "generator_steps = 4: the guidance term's times would have to follow",
+        ),
+        (
+            ladd,
+            {"gan": {"feature_network": "fake"}},
+            "gan.feature_network = fake: objective ladd has no fake network",
+        ),
+        (adm, {"discriminator": "none"}, "discriminator = none: objective adm has no other loss"),
+        (
+            adm,
+            {"gan": {"feature_network": "fake"}},
+            "gan.feature_network = fake: the head of objective adm reads the frozen",
+        ),
+        (adm, {"delta": 0.05}, "delta = 0.05: must not exceed gan.t_min = 0.02"),
+    ],
+)
 def test_combinations_that_make_no_sense_are_refused(module, settings, sentence):
     if "gan" in settings:
         default = module.Configuration().gan
@@ -584,15 +814,24 @@ def test_combinations_that_make_no_sense_are_refused(module, settings, sentence)
     assert sentence in str(error.value)
 
 
-@pytest.mark.parametrize(("module", "unknown"), [(ladd, "fake_learning_rate"), (ladd, "t_min"), (dmd, "alpha")])
+@pytest.mark.parametrize(
+    ("module", "unknown"), [(ladd, "fake_learning_rate"), (ladd, "t_min"), (dmd, "alpha")]
+)
 def test_a_method_has_no_fields_that_mean_nothing(module, unknown):
     with pytest.raises(ValidationError, match="Extra inputs"):
         module.Configuration(**{unknown: 0.1})
 
 
-@pytest.mark.parametrize(("name", "kept"), [
-    ("dmd2", {"feature_network": "fake"}), ("adversarial", {"feature_network": "fake"}), ("ladd", {"loss": "hinge"}),
-    ("f_distill", {"feature_network": "fake", "t_max": 0.98}), ("adm", {"loss": "hinge", "t_max": 0.98})])
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("dmd2", {"feature_network": "fake"}),
+        ("adversarial", {"feature_network": "fake"}),
+        ("ladd", {"loss": "hinge"}),
+        ("f_distill", {"feature_network": "fake", "t_max": 0.98}),
+        ("adm", {"loss": "hinge", "t_max": 0.98}),
+    ],
+)
 def test_a_part_of_gan_leaves_the_methods_other_defaults(name, kept):
     """As a suite's file gives it: some keys of the mapping, the rest the method's and not those of dmd."""
     text = f'{{"name": "{name}", "gan": {{"learning_rate": 0.002}}}}'

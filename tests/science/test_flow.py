@@ -38,11 +38,14 @@ def transformer(mean_velocity: bool, seed: int = 0, **config) -> Transformer:
     network = Transformer(sizes, image_size=8, channels=1, classes=3, mean_velocity=mean_velocity)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=rng(seed + parameter.numel())))
+            parameter.copy_(
+                0.3 * torch.randn(parameter.shape, generator=rng(seed + parameter.numel()))
+            )
     return network
 
 
 # the oracles themselves
+
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
 def test_oracle_velocity_is_the_conditional_mean(t):
@@ -51,11 +54,15 @@ def test_oracle_velocity_is_the_conditional_mean(t):
     one = type(mixture)(mixture.means[:, :, :1, :1], mixture.sds, mixture.shares)
     x = np.linspace(-8, 8, 20001)
     for z in (-1.3, 0.2, 0.9):
-        prior = sum(p * np.exp(-0.5 * ((x - m) / s) ** 2) / s for p, m, s in
-                    zip(one.shares.tolist(), one.means.flatten().tolist(), one.sds.tolist()))
+        prior = sum(
+            p * np.exp(-0.5 * ((x - m) / s) ** 2) / s
+            for p, m, s in zip(one.shares.tolist(), one.means.flatten().tolist(), one.sds.tolist())
+        )
         posterior = prior * np.exp(-0.5 * ((z - (1 - t) * x) / t) ** 2)
         expected = ((z - (1 - t) * x) / t - x) @ posterior / posterior.sum()
-        found = one.v(torch.full((1, 1, 1, 1), z, dtype=torch.float64), torch.tensor([t], dtype=torch.float64)).item()
+        found = one.v(
+            torch.full((1, 1, 1, 1), z, dtype=torch.float64), torch.tensor([t], dtype=torch.float64)
+        ).item()
         assert found == pytest.approx(expected, abs=1e-9)
 
 
@@ -73,13 +80,18 @@ def test_oracle_mean_velocity_integrates_the_ode(data):
     """(t - r) u(z, r, t) = z_t - z_r of an adaptive solver; u(z, t, t) = v(z, t)."""
     oracle, z = DATA[data](), noise(8)
     for r, t in ((0.0, 1.0), (0.2, 0.7), (0.6, 0.65)):
-        exact = super(Gaussian, oracle).flow_map(z, r, t) if data == "gaussian" else oracle.flow_map(z, r, t)
+        exact = (
+            super(Gaussian, oracle).flow_map(z, r, t)
+            if data == "gaussian"
+            else oracle.flow_map(z, r, t)
+        )
         times = [torch.full((8,), value, dtype=torch.float64) for value in (r, t)]
         torch.testing.assert_close(z - (t - r) * oracle.u(z, *times), exact, atol=1e-7, rtol=0)
         torch.testing.assert_close(oracle.u(z, times[1], times[1]), oracle.v(z, times[1]))
 
 
 # path and samplers
+
 
 def test_path_runs_from_data_to_noise():
     x, eps = noise(4, seed=1), noise(4, seed=2)
@@ -95,7 +107,9 @@ def test_mean_velocity_samples_exactly_in_any_number_of_steps(data, steps):
     """The flow map from t = 1 to 0 does not depend on where it is cut."""
     oracle, eps = DATA[data](), noise(6)
     exact = oracle.flow_map(eps, 0.0, 1.0)
-    torch.testing.assert_close(sample_flow_map(oracle.u, eps, None, steps), exact, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        sample_flow_map(oracle.u, eps, None, steps), exact, atol=1e-6, rtol=0
+    )
     if steps == 1:
         torch.testing.assert_close(generate(oracle.u, eps, None), exact, atol=1e-6, rtol=0)
 
@@ -105,9 +119,14 @@ def test_euler_converges_at_first_order(data):
     """Twice the steps, half the error."""
     oracle, eps = DATA[data](), noise(6)
     exact = oracle.flow_map(eps, 0.0, 1.0)
-    errors = [(sample_ode(oracle.v, eps, None, steps) - exact).abs().mean().item() for steps in (64, 128, 256)]
+    errors = [
+        (sample_ode(oracle.v, eps, None, steps) - exact).abs().mean().item()
+        for steps in (64, 128, 256)
+    ]
     assert errors[0] > 1e-3
-    assert errors[0] / errors[1] == pytest.approx(2, abs=0.1) and errors[1] / errors[2] == pytest.approx(2, abs=0.05)
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.1) and errors[1] / errors[
+        2
+    ] == pytest.approx(2, abs=0.05)
 
 
 def test_euler_evaluates_at_the_start_of_each_step():
@@ -129,7 +148,9 @@ def test_consistency_sampling_starts_with_the_one_step_sample_and_renoises():
     assert torch.equal(sample_consistency(in_float32(oracle.u), noises[:1], None), x)
     for number, t in ((1, 2 / 3), (2, 1 / 3)):
         x = oracle.flow_map((1 - t) * x.double() + t * noises[number], 0.0, t)
-    torch.testing.assert_close(sample_consistency(in_float32(oracle.u), noises, None), x.float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        sample_consistency(in_float32(oracle.u), noises, None), x.float(), atol=1e-5, rtol=0
+    )
 
 
 def test_samplers_keep_the_data_distribution():
@@ -142,6 +163,7 @@ def test_samplers_keep_the_data_distribution():
 
 
 # guidance
+
 
 class Recorder(nn.Module):
     """A linear 'network' that keeps what it was asked: z + 0.1 c, scaled by t."""
@@ -172,25 +194,45 @@ def test_guidance_extrapolates_inside_its_interval_only():
 
 
 def test_guidance_zero_is_unconditional_and_one_is_a_single_evaluation():
-    network, z, c, t = Recorder(), noise(4), torch.tensor([0, 1, 2, 0]), torch.full((4,), 0.5, dtype=torch.float64)
+    network, z, c, t = (
+        Recorder(),
+        noise(4),
+        torch.tensor([0, 1, 2, 0]),
+        torch.full((4,), 0.5, dtype=torch.float64),
+    )
     assert torch.equal(guided(network, 1.0)(z, t, c), velocity(network)(z, t, c))
     assert [len(call) for call in network.calls] == [4, 4]
-    torch.testing.assert_close(guided(network, 0.0)(z, t, c), network(z, t, t, torch.full_like(c, 3)))
+    torch.testing.assert_close(
+        guided(network, 0.0)(z, t, c), network(z, t, t, torch.full_like(c, 3))
+    )
 
 
 # seeds
 
+
 def test_noise_of_a_sample_does_not_depend_on_its_batch():
     axes, shape = (0, "sample"), (1, 4, 4)
     whole = sample_noise(axes, range(10), shape)
-    assert torch.equal(whole, torch.cat([sample_noise(axes, range(0, 3), shape), sample_noise(axes, range(3, 10), shape)]))
+    assert torch.equal(
+        whole,
+        torch.cat(
+            [sample_noise(axes, range(0, 3), shape), sample_noise(axes, range(3, 10), shape)]
+        ),
+    )
     assert len({tuple(row.flatten().tolist()) for row in whole}) == 10
     assert not torch.equal(whole, sample_noise((1, "sample"), range(10), shape))
     assert abs(sample_noise(axes, range(400), shape).std().item() - 1) < 0.03
 
 
 def test_seeds_distinguish_their_axes_and_order():
-    axes = [(0, "refine", 1), (1, "refine", 0), (0, "refine", 11), (0, "refine", 1, 1), (0, "td", 1), (0, 1, "refine")]
+    axes = [
+        (0, "refine", 1),
+        (1, "refine", 0),
+        (0, "refine", 11),
+        (0, "refine", 1, 1),
+        (0, "td", 1),
+        (0, 1, "refine"),
+    ]
     assert len({seed_of(*a) for a in axes}) == len(axes)
     assert all(0 <= seed_of(*a) < 2**63 for a in axes)
     digest = hashlib.sha256(b"0/refine/1").hexdigest()
@@ -215,6 +257,7 @@ def test_draws_repeat_and_follow_the_data():
 
 # transformer
 
+
 def test_patchify_in_raster_order_and_back():
     network = transformer(False)
     z = torch.arange(2 * 64.0).reshape(2, 1, 8, 8)
@@ -225,10 +268,17 @@ def test_patchify_in_raster_order_and_back():
 
 
 def test_patchify_round_trip_with_channels():
-    network = Transformer(TransformerConfig(width=16, depth=1, heads=2, patch=4), image_size=8, channels=3, classes=2,
-                          mean_velocity=False)
+    network = Transformer(
+        TransformerConfig(width=16, depth=1, heads=2, patch=4),
+        image_size=8,
+        channels=3,
+        classes=2,
+        mean_velocity=False,
+    )
     z = torch.randn(2, 3, 8, 8, generator=rng())
-    assert network.patchify(z).shape == (2, 4, 48) and torch.equal(network.unpatchify(network.patchify(z)), z)
+    assert network.patchify(z).shape == (2, 4, 48) and torch.equal(
+        network.unpatchify(network.patchify(z)), z
+    )
 
 
 def test_student_from_teacher_weights_equals_the_teacher_for_every_r():
@@ -236,7 +286,11 @@ def test_student_from_teacher_weights_equals_the_teacher_for_every_r():
     student = Transformer(teacher.config, image_size=8, channels=1, classes=3, mean_velocity=True)
     missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
     assert not unexpected and missing and all(key.startswith("interval_embed.") for key in missing)
-    z, c, t = noise(6, (1, 8, 8)).float(), torch.tensor([0, 1, 2, 3, 0, 1]), torch.rand(6, generator=rng())
+    z, c, t = (
+        noise(6, (1, 8, 8)).float(),
+        torch.tensor([0, 1, 2, 3, 0, 1]),
+        torch.rand(6, generator=rng()),
+    )
     expected = teacher(z, t, t, c)
     assert expected.std() > 0.1
     for r in (torch.zeros(6), 0.5 * t, t):
@@ -262,8 +316,12 @@ def test_features_are_the_tokens_of_the_full_pass_and_stop_at_the_last_block(blo
     z, c, t = noise(3, (1, 8, 8)).float(), torch.tensor([0, 1, 2]), torch.rand(3, generator=rng())
     seen, count = {}, []
     for number, block in enumerate(network.blocks, start=1):
-        block.register_forward_hook(lambda module, inputs, output, number=number: (seen.update({number: output}),
-                                                                                   count.append(number))[0])
+        block.register_forward_hook(
+            lambda module, inputs, output, number=number: (
+                seen.update({number: output}),
+                count.append(number),
+            )[0]
+        )
     network(z, t, t, c)
     full, _ = dict(seen), count.clear()
     tokens = network.features(z, t, c, blocks)
@@ -271,11 +329,18 @@ def test_features_are_the_tokens_of_the_full_pass_and_stop_at_the_last_block(blo
     for number, h in zip(blocks, tokens, strict=True):
         assert h.shape == (3, 16, 16)
         x = full[number]
-        expected = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        expected = (x - x.mean(-1, keepdim=True)) / (
+            x.var(-1, keepdim=True, unbiased=False) + 1e-5
+        ).sqrt()
         torch.testing.assert_close(h, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_patch_must_divide_the_image():
     with pytest.raises(ValueError, match="does not divide"):
-        Transformer(TransformerConfig(width=16, depth=1, heads=2, patch=3), image_size=8, channels=1, classes=2,
-                    mean_velocity=False)
+        Transformer(
+            TransformerConfig(width=16, depth=1, heads=2, patch=3),
+            image_size=8,
+            channels=1,
+            classes=2,
+            mean_velocity=False,
+        )

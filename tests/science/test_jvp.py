@@ -26,7 +26,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def double_timestep_embedding(t: Tensor, size: int, **_) -> Tensor:
     """[cos, sin] of t times frequencies 10000^(-k / (size / 2)), in float64, where diffusers' own casts to float32."""
-    frequencies = torch.exp(-math.log(10000) * torch.arange(size // 2, dtype=torch.float64) / (size // 2))
+    frequencies = torch.exp(
+        -math.log(10000) * torch.arange(size // 2, dtype=torch.float64) / (size // 2)
+    )
     angles = t[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -46,7 +48,10 @@ def network(monkeypatch) -> Transformer:
 def problem(n: int = 5):
     """z, r, t, c, and tangents of the first three: the velocity, 0 and 1."""
     z, v = normal(n, 1, 8, 8, seed=100), normal(n, 1, 8, 8, seed=101)
-    r, t = torch.linspace(0.0, 0.4, n, dtype=torch.float64), torch.linspace(0.5, 1.0, n, dtype=torch.float64)
+    r, t = (
+        torch.linspace(0.0, 0.4, n, dtype=torch.float64),
+        torch.linspace(0.5, 1.0, n, dtype=torch.float64),
+    )
     return z, r, t, torch.arange(n) % 4, (v, torch.zeros_like(r), torch.ones_like(t))
 
 
@@ -92,11 +97,19 @@ def test_transformer_in_float32_with_its_own_time_embedding():
 def test_transformer_against_finite_differences(network, moved):
     """Central differences along each argument alone, and along (v, 0, 1) together."""
     z, r, t, c, (v, _, one) = problem()
-    tangents = {"z": (v, 0 * r, 0 * t), "r": (0 * z, one, 0 * t), "t": (0 * z, 0 * r, one), "all": (v, 0 * r, one)}[moved]
+    tangents = {
+        "z": (v, 0 * r, 0 * t),
+        "r": (0 * z, one, 0 * t),
+        "t": (0 * z, 0 * r, one),
+        "all": (v, 0 * r, one),
+    }[moved]
     _, tangent = jvp(lambda z, r, t: network(z, r, t, c), (z, r, t), tangents)
     h = 1e-5
     with torch.no_grad():
-        plus, minus = (network(*(x + sign * h * dx for x, dx in zip((z, r, t), tangents)), c) for sign in (1, -1))
+        plus, minus = (
+            network(*(x + sign * h * dx for x, dx in zip((z, r, t), tangents)), c)
+            for sign in (1, -1)
+        )
     assert tangent.std() > 0.01
     torch.testing.assert_close(tangent, (plus - minus) / (2 * h), atol=1e-8, rtol=1e-6)
 
@@ -107,7 +120,9 @@ def test_derivative_is_detached_and_value_is_not(network):
     assert value.requires_grad and not tangent.requires_grad
     with torch.no_grad():
         torch.testing.assert_close(value, network(z, r, t, c))
-    weight = torch.tensor(2.0, requires_grad=True)  # operations under PyTorch's own rules record a graph for the tangent
+    weight = torch.tensor(
+        2.0, requires_grad=True
+    )  # operations under PyTorch's own rules record a graph for the tangent
     value, tangent = jvp(lambda x: weight * x**2, (torch.tensor(3.0),), (torch.tensor(1.0),))
     assert value.requires_grad and not tangent.requires_grad and tangent.item() == 12
 
@@ -147,7 +162,11 @@ def test_layer_norm(affine, eps):
     bias = normal(6, seed=2).requires_grad_() if affine == "weight and bias" else None
     parameters = tuple(p for p in (weight, bias) if p is not None)
     check(lambda x: F.layer_norm(x, (6,), weight, bias, eps), (normal(3, 4, 6),), parameters)
-    check(lambda x: F.layer_norm(x, x.shape[-1:], weight=weight, bias=bias, eps=eps), (normal(3, 4, 6),), parameters)
+    check(
+        lambda x: F.layer_norm(x, x.shape[-1:], weight=weight, bias=bias, eps=eps),
+        (normal(3, 4, 6),),
+        parameters,
+    )
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
@@ -162,16 +181,28 @@ def test_attention(options):
     mask = normal(5, 6, seed=9)
     if options == "additive mask of -inf":
         mask = torch.zeros(5, 6, dtype=torch.float64).masked_fill(mask > 0.8, -math.inf)
-    keywords = {"scale": {"scale": 0.7}}.get(options, {"attn_mask": mask} if "mask" in options else {})
+    keywords = {"scale": {"scale": 0.7}}.get(
+        options, {"attn_mask": mask} if "mask" in options else {}
+    )
     primals = (normal(2, 3, 5, 4, seed=1), normal(2, 3, 6, 4, seed=2), normal(2, 3, 6, 4, seed=3))
     check(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **keywords), primals)
 
 
 UNCOVERED = {
-    "boolean mask": (lambda x: F.scaled_dot_product_attention(x, x, x, attn_mask=torch.ones(4, 4, dtype=torch.bool).tril()),
-                     (2, 4, 6)),
-    "causal attention": (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), (2, 4, 6)),
-    "attention dropout": (lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=1.0), (2, 4, 6)),
+    "boolean mask": (
+        lambda x: F.scaled_dot_product_attention(
+            x, x, x, attn_mask=torch.ones(4, 4, dtype=torch.bool).tril()
+        ),
+        (2, 4, 6),
+    ),
+    "causal attention": (
+        lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+        (2, 4, 6),
+    ),
+    "attention dropout": (
+        lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=1.0),
+        (2, 4, 6),
+    ),
     "layer norm over two axes": (lambda x: F.layer_norm(x, x.shape[-2:]), (2, 4, 6)),
 }
 

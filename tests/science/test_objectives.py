@@ -27,7 +27,15 @@ from hdbench.networks.config import TransformerConfig
 from hdbench.networks.transformer import Transformer
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
-from tests.support.oracles import Gaussian, Mixture, a_gaussian, a_mixture, gaussian_kl, sign_nodes, uniform_times
+from tests.support.oracles import (
+    Gaussian,
+    Mixture,
+    a_gaussian,
+    a_mixture,
+    gaussian_kl,
+    sign_nodes,
+    uniform_times,
+)
 
 DATA = {"gaussian": a_gaussian, "mixture": a_mixture}
 
@@ -51,13 +59,19 @@ def pair_of_times(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 # adaptive weight
 
+
 def test_adaptive_mean_square_by_hand():
     """Rows of mean square 2.5 and 9, p = 1/2, c = 1: (2.5 / sqrt(3.5) + 9 / sqrt(10)) / 2, the weight not differentiated."""
     delta = torch.tensor([[[[1.0, 2.0]]], [[[3.0, -3.0]]]], dtype=torch.float64, requires_grad=True)
     value = adaptive_mean_square(delta, 0.5, 1.0)
     assert value.item() == pytest.approx((2.5 / 3.5**0.5 + 9 / 10**0.5) / 2)
     (gradient,) = torch.autograd.grad(value, delta)
-    expected = [1 / 3.5**0.5 / 2, 2 / 3.5**0.5 / 2, 3 / 10**0.5 / 2, -3 / 10**0.5 / 2]  # w_b 2 delta / (2 dims) / batch
+    expected = [
+        1 / 3.5**0.5 / 2,
+        2 / 3.5**0.5 / 2,
+        3 / 10**0.5 / 2,
+        -3 / 10**0.5 / 2,
+    ]  # w_b 2 delta / (2 dims) / batch
     assert gradient.flatten().tolist() == pytest.approx(expected)
 
 
@@ -67,6 +81,7 @@ def test_adaptive_power_zero_is_the_mean_square():
 
 
 # flow matching
+
 
 def flow_matching_nodes(data: Gaussian, t: float):
     """x and eps on sign nodes: exact expectations of quadratic losses, on 1x1x1 images."""
@@ -87,7 +102,9 @@ def test_flow_matching_at_the_true_velocity_is_the_conditional_variance(t):
     assert scalars["loss"] is loss
     (gradient,) = torch.autograd.grad(loss, change)
     assert gradient.abs().max() < 1e-12
-    worse, _ = flow_matching.flow_matching_loss(lambda z, t, c: data.v(z, t) + 0.1, x, eps, times, None)
+    worse, _ = flow_matching.flow_matching_loss(
+        lambda z, t, c: data.v(z, t) + 0.1, x, eps, times, None
+    )
     assert worse.item() == pytest.approx(loss.item() + 0.01)
 
 
@@ -106,8 +123,9 @@ def test_flow_matching_gradient_vanishes_for_a_mixture_in_expectation():
 
 def test_label_dropout_replaces_its_share_by_the_null_label():
     network = small_transformer(False)
-    (update,) = flow_matching.updates(flow_matching.Configuration(label_dropout=0.3),
-                                      Setting(student=network, learning_rate=1e-3))
+    (update,) = flow_matching.updates(
+        flow_matching.Configuration(label_dropout=0.3), Setting(student=network, learning_rate=1e-3)
+    )
     labels = torch.arange(20) % 3
     draws = Draws((0,), torch.zeros(20, 1, 8, 8), labels, 4000)
     _, _, t, c = update.draw(draws)
@@ -117,6 +135,7 @@ def test_label_dropout_replaces_its_share_by_the_null_label():
 
 # MeanFlow
 
+
 @pytest.mark.parametrize("data", DATA)
 def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
     """u = v - (t - r) du/dt; the identity fails for v itself, for a scaled u, and with the wrong v."""
@@ -125,23 +144,34 @@ def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
     v = oracle.v(z, t)
     residual = partial(meanflow.meanflow_residual, z=z, r=r, t=t, c=torch.zeros(16))
     assert residual(oracle.u, v).abs().max() < (1e-12 if data == "gaussian" else 1e-6)
-    wrong = {"v": residual(lambda z, r, t, c: oracle.v(z, t), v), "scaled": residual(lambda *a: 1.1 * oracle.u(*a), v),
-             "other v": residual(oracle.u, v + 0.1)}
+    wrong = {
+        "v": residual(lambda z, r, t, c: oracle.v(z, t), v),
+        "scaled": residual(lambda *a: 1.1 * oracle.u(*a), v),
+        "other v": residual(oracle.u, v + 0.1),
+    }
     for name, value in wrong.items():
         assert value.square().mean().sqrt() > 0.05, name
 
 
 def test_meanflow_residual_is_the_equation_with_an_independent_derivative():
     """For an arbitrary u: u - v + (t - r) (v . grad_z u + d_t u), derivatives by central differences; r = t rows first."""
+
     def u(z, r, t, c):
         return torch.sin(2 * z) * expand(t) ** 2 + z * expand(r * t) + expand(c) * z**2
 
     n, h = 9, 1e-5
-    (r, t), z, v, c = pair_of_times(n), normal(n, 1, 2, 2), normal(n, 1, 2, 2, seed=1), 0.1 * torch.arange(n).double()
+    (r, t), z, v, c = (
+        pair_of_times(n),
+        normal(n, 1, 2, 2),
+        normal(n, 1, 2, 2, seed=1),
+        0.1 * torch.arange(n).double(),
+    )
     du_dt = (u(z + h * v, r, t + h, c) - u(z - h * v, r, t - h, c)) / (2 * h)
     expected = u(z, r, t, c) - v + expand(t - r) * du_dt
     found = meanflow.meanflow_residual(u, v, z, r, t, c)
-    torch.testing.assert_close(found, torch.cat([expected[r == t], expected[r < t]]), atol=1e-8, rtol=1e-7)
+    torch.testing.assert_close(
+        found, torch.cat([expected[r == t], expected[r < t]]), atol=1e-8, rtol=1e-7
+    )
 
 
 def test_meanflow_target_carries_no_gradient():
@@ -161,9 +191,15 @@ def test_meanflow_target_carries_no_gradient():
 
 def test_meanflow_target_holds_the_velocity_fixed_too():
     """sg covers all of v - (t - r) du/dt, so a velocity with a graph (a student's own, say) gets no gradient."""
-    (r, t), z, v = pair_of_times(12), normal(12, 1, 2, 3), normal(12, 1, 2, 3, seed=1).requires_grad_()
+    (r, t), z, v = (
+        pair_of_times(12),
+        normal(12, 1, 2, 3),
+        normal(12, 1, 2, 3, seed=1).requires_grad_(),
+    )
     theta = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
-    residual = meanflow.meanflow_residual(lambda z, r, t, c: theta * expand(t) * z**2, v, z, r, t, torch.zeros(12))
+    residual = meanflow.meanflow_residual(
+        lambda z, r, t, c: theta * expand(t) * z**2, v, z, r, t, torch.zeros(12)
+    )
     (at_v,) = torch.autograd.grad(residual.square().sum(), v, allow_unused=True)
     assert at_v is None or not at_v.any()
 
@@ -192,7 +228,9 @@ def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
         return
     ((primals, tangents),) = calls
     assert all(len(x) == moving for x in (*primals, *tangents))
-    assert torch.equal(tangents[0], v[still:]) and not tangents[1].any() and (tangents[2] == 1).all()
+    assert (
+        torch.equal(tangents[0], v[still:]) and not tangents[1].any() and (tangents[2] == 1).all()
+    )
 
 
 def test_meanflow_training_reaches_the_true_mean_velocity():
@@ -211,7 +249,9 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-2, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        r, t = meanflow.draw_times(torch.rand(batch, generator=g), torch.rand(batch, generator=g), configuration)
+        r, t = meanflow.draw_times(
+            torch.rand(batch, generator=g), torch.rand(batch, generator=g), configuration
+        )
         x = data.sample(batch, g).float()
         z = interpolate(x, torch.randn(x.shape, generator=g), t)
         delta = meanflow.meanflow_residual(u, data.v(z, t).float(), z, r, t, t)
@@ -220,18 +260,25 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
         optimizer.step()
         schedule.step()
     n = 4000
-    r, t = meanflow.draw_times(torch.rand(n, generator=g), torch.rand(n, generator=g), configuration)
+    r, t = meanflow.draw_times(
+        torch.rand(n, generator=g), torch.rand(n, generator=g), configuration
+    )
     z = interpolate(data.sample(n, g).float(), torch.randn(n, 1, 1, 1, generator=g), t)
     eps, zero, one = torch.randn(n, 1, 1, 1, generator=g), torch.zeros(n), torch.ones(n)
     off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()  # noqa: E731
     with torch.no_grad():
-        everywhere, one_step = off(u(z, r, t, t), data.u(z, r, t)), off(u(eps, zero, one, one), data.u(eps, zero, one))
+        everywhere, one_step = (
+            off(u(z, r, t, t), data.u(z, r, t)),
+            off(u(eps, zero, one, one), data.u(eps, zero, one)),
+        )
     assert off(data.v(eps, one), data.u(eps, zero, one)) > 0.3
     assert everywhere < 0.05 and one_step < 0.04
 
 
-@pytest.mark.parametrize(("share_equal", "share_one", "n"), [(0.25, 0.25, 64), (0.0, 0.5, 10), (1.0, 0.0, 8), (0.5, 0.0, 7),
-                                                             (0.3, 0.7, 10), (0.0, 0.0, 5)])
+@pytest.mark.parametrize(
+    ("share_equal", "share_one", "n"),
+    [(0.25, 0.25, 64), (0.0, 0.5, 10), (1.0, 0.0, 8), (0.5, 0.0, 7), (0.3, 0.7, 10), (0.0, 0.0, 5)],
+)
 def test_draw_times_has_exact_shares(share_equal, share_one, n):
     configuration = meanflow.Configuration(prob_r_equals_t=share_equal, prob_t_equals_1=share_one)
     a, b = torch.rand(n, generator=rng(4)), torch.rand(n, generator=rng(5))
@@ -239,7 +286,9 @@ def test_draw_times_has_exact_shares(share_equal, share_one, n):
     assert (r <= t).all() and (r >= 0).all() and (t <= 1).all()
     assert (r == t).sum() == round(share_equal * n) and (t == 1).sum() == round(share_one * n)
     free = (r < t) & (t < 1)
-    assert torch.equal(t[free], torch.maximum(a, b)[free]) and torch.equal(r[free], torch.minimum(a, b)[free])
+    assert torch.equal(t[free], torch.maximum(a, b)[free]) and torch.equal(
+        r[free], torch.minimum(a, b)[free]
+    )
 
 
 def test_shares_over_one_are_refused():
@@ -248,6 +297,7 @@ def test_shares_over_one_are_refused():
 
 
 # consistency
+
 
 @pytest.mark.parametrize("data", DATA)
 def test_consistency_residual_vanishes_at_second_order(data):
@@ -260,8 +310,12 @@ def test_consistency_residual_vanishes_at_second_order(data):
         residual = consistency.consistency_residual(oracle.u, oracle.v(z, t), z, t - step, t, None)
         sizes.append(residual.abs().mean().item())
     assert sizes[0] > 1e-5
-    assert sizes[0] / sizes[1] == pytest.approx(4, abs=0.25) and sizes[1] / sizes[2] == pytest.approx(4, abs=0.15)
-    wrong = consistency.consistency_residual(lambda z, r, t, c: oracle.v(z, t), oracle.v(z, t), z, t - 0.01, t, None)
+    assert sizes[0] / sizes[1] == pytest.approx(4, abs=0.25) and sizes[1] / sizes[
+        2
+    ] == pytest.approx(4, abs=0.15)
+    wrong = consistency.consistency_residual(
+        lambda z, r, t, c: oracle.v(z, t), oracle.v(z, t), z, t - 0.01, t, None
+    )
     assert wrong.abs().mean() > 20 * sizes[2]
 
 
@@ -269,14 +323,18 @@ def test_consistency_function_is_the_identity_at_zero_and_the_flow_map_elsewhere
     oracle, z = a_gaussian(), normal(5, 1, 2, 3)
     zero, t = torch.zeros(5, dtype=torch.float64), torch.full((5,), 0.7, dtype=torch.float64)
     assert torch.equal(consistency.consistency(lambda z, r, t, c: 1e6 + z, z, zero, None), z)
-    torch.testing.assert_close(consistency.consistency(oracle.u, z, t, None), oracle.flow_map(z, 0.0, 0.7))
+    torch.testing.assert_close(
+        consistency.consistency(oracle.u, z, t, None), oracle.flow_map(z, 0.0, 0.7)
+    )
 
 
 def test_consistency_target_carries_no_gradient():
     """d residual / d theta = -t d u / d theta at (z_t, 0, t) alone."""
     theta = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     z, v, t = normal(4, 1, 2, 2), normal(4, 1, 2, 2, seed=1), uniform_times(4, rng())
-    residual = consistency.consistency_residual(lambda z, r, t, c: theta * z**2, v, z, t - 0.05, t, None)
+    residual = consistency.consistency_residual(
+        lambda z, r, t, c: theta * z**2, v, z, t - 0.05, t, None
+    )
     (found,) = torch.autograd.grad(residual.sum(), theta)
     torch.testing.assert_close(found, -(expand(t) * z**2).sum())
 
@@ -287,7 +345,9 @@ def test_consistency_draws_the_teachers_grid():
     network = small_transformer(True)
     setting = Setting(student=network, learning_rate=1e-3, teacher_velocity=lambda z, t, c: z)
     (update,) = consistency.updates(consistency.Configuration(intervals=k), setting)
-    *_, s, t = update.draw(Draws((0,), torch.zeros(6, 1, 8, 8), torch.zeros(6, dtype=torch.long), 5000))
+    *_, s, t = update.draw(
+        Draws((0,), torch.zeros(6, 1, 8, 8), torch.zeros(6, dtype=torch.long), 5000)
+    )
     torch.testing.assert_close(t - s, torch.full_like(t, 1 / k))
     shares = torch.bincount((t * k).round().long(), minlength=k + 1) / len(t)
     assert shares[0] == 0 and (shares[1:] - 1 / k).abs().max() < 0.03
@@ -295,6 +355,7 @@ def test_consistency_draws_the_teachers_grid():
 
 
 # DMD
+
 
 def renoised(fake, t: Tensor, n: int):
     x_hat = fake.sample(n, rng(11))
@@ -343,7 +404,12 @@ def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
     unnormalised = dmd.dmd_gradient(x_hat, z, times, None, real.v, fake.v) * norm
     theta = torch.tensor([a, b], dtype=torch.float64, requires_grad=True)
     variance = lambda s: (1 - t) ** 2 * s**2 + t**2  # noqa: E731
-    kl = gaussian_kl((1 - t) * theta[1], variance(theta[0]), torch.tensor((1 - t) * mean), torch.tensor(variance(sd)))
+    kl = gaussian_kl(
+        (1 - t) * theta[1],
+        variance(theta[0]),
+        torch.tensor((1 - t) * mean),
+        torch.tensor(variance(sd)),
+    )
     expected = t**2 / (1 - t) ** 2 * torch.autograd.grad(kl, theta)[0]
     found = torch.stack([(unnormalised * eps).mean(), unnormalised.mean()])
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-6)
@@ -364,17 +430,23 @@ def test_dmd_training_matches_the_real_mean_and_sd():
     optimizer = torch.optim.Adam([theta], lr=0.03)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        eps, eps_renoise = (torch.randn(128, 1, 2, 2, generator=g, dtype=torch.float64) for _ in range(2))
+        eps, eps_renoise = (
+            torch.randn(128, 1, 2, 2, generator=g, dtype=torch.float64) for _ in range(2)
+        )
         t = uniform_times(128, g, 0.02, 0.98)
         x_hat = theta[0] * eps + theta[1]
         a, b = theta.tolist()
         fake = Gaussian(torch.full((1, 2, 2), b), a)
-        gradient = dmd.dmd_gradient(x_hat.detach(), interpolate(x_hat.detach(), eps_renoise, t), t, None, real.v, fake.v)
+        gradient = dmd.dmd_gradient(
+            x_hat.detach(), interpolate(x_hat.detach(), eps_renoise, t), t, None, real.v, fake.v
+        )
         optimizer.zero_grad()
         matching.generator_surrogate(x_hat, gradient).backward()
         optimizer.step()
         schedule.step()
-    assert abs(theta[0].item()) == pytest.approx(0.35, rel=0.03) and theta[1].item() == pytest.approx(0.6, rel=0.03)
+    assert abs(theta[0].item()) == pytest.approx(0.35, rel=0.03) and theta[
+        1
+    ].item() == pytest.approx(0.6, rel=0.03)
 
 
 # GAN
@@ -408,8 +480,14 @@ def test_awd_loss_with_zero_queries_is_patch(kind):
         awd.mlps.load_state_dict(patch.mlps.state_dict())
         results = []
         for module in (patch, awd):
-            losses = (gan.critic_loss(module(real), module(fake), kind), gan.generator_loss(module(fake), kind))
-            gradients = [torch.autograd.grad(loss, list(module.mlps.parameters()), retain_graph=True) for loss in losses]
+            losses = (
+                gan.critic_loss(module(real), module(fake), kind),
+                gan.generator_loss(module(fake), kind),
+            )
+            gradients = [
+                torch.autograd.grad(loss, list(module.mlps.parameters()), retain_graph=True)
+                for loss in losses
+            ]
             results.append((losses, gradients))
         (patch_losses, patch_gradients), (awd_losses, awd_gradients) = results
         for a, b in zip(patch_losses, awd_losses):
@@ -422,7 +500,9 @@ def test_awd_loss_with_zero_queries_is_patch(kind):
 @pytest.mark.parametrize("name", ["awd_loss", "awd_logit", "awd_pool"])
 def test_awd_starts_at_uniform_weights(name):
     module = build_head(name, layers=LAYERS, width=WIDTH, grid=GRID, parameters=2000).double()
-    torch.testing.assert_close(module(tokens()).token_weights, torch.full((5, GRID**2), 1 / GRID**2, dtype=torch.float64))
+    torch.testing.assert_close(
+        module(tokens()).token_weights, torch.full((5, GRID**2), 1 / GRID**2, dtype=torch.float64)
+    )
 
 
 def test_awd_weights_by_hand():
@@ -437,13 +517,22 @@ def test_awd_weights_by_hand():
     assert w.std() > 0.005
     verdict = loss_head(real)
     torch.testing.assert_close(verdict.token_weights, w)
-    losses = torch.stack([F.softplus(-mlp(h).squeeze(-1)) for mlp, h in zip(loss_head.mlps, real)])  # (layers, B, N)
-    torch.testing.assert_close(gan.generator_loss(verdict, "non_saturating"), (w * losses).sum(-1).mean())
+    losses = torch.stack(
+        [F.softplus(-mlp(h).squeeze(-1)) for mlp, h in zip(loss_head.mlps, real)]
+    )  # (layers, B, N)
+    torch.testing.assert_close(
+        gan.generator_loss(verdict, "non_saturating"), (w * losses).sum(-1).mean()
+    )
     for module in (logit_head, pool_head):
         module.token_weights.load_state_dict(weigh.state_dict())
-    logits = torch.stack([(w * mlp(h).squeeze(-1)).sum(1) for mlp, h in zip(logit_head.mlps, real)], dim=1)
+    logits = torch.stack(
+        [(w * mlp(h).squeeze(-1)).sum(1) for mlp, h in zip(logit_head.mlps, real)], dim=1
+    )
     torch.testing.assert_close(logit_head(real).logits, logits)
-    pooled = [mlp((w[..., None] * value(h)).sum(1)) for mlp, value, h in zip(pool_head.mlps, pool_head.values, real)]
+    pooled = [
+        mlp((w[..., None] * value(h)).sum(1))
+        for mlp, value, h in zip(pool_head.mlps, pool_head.values, real)
+    ]
     torch.testing.assert_close(pool_head(real).logits, torch.cat(pooled, dim=1))
 
 
@@ -459,8 +548,10 @@ def test_awd_queries_of_a_layer_learn_different_weights():
         gan.critic_loss(module(real), module(fake), "non_saturating").backward()
         optimizer.step()
     weights = module.token_weights
-    by_query = [torch.softmax((key(h).unflatten(-1, q.shape) * q).sum(-1), dim=1)
-                for key, q, h in zip(weights.keys, weights.queries, real)]
+    by_query = [
+        torch.softmax((key(h).unflatten(-1, q.shape) * q).sum(-1), dim=1)
+        for key, q, h in zip(weights.keys, weights.queries, real)
+    ]
     assert weights(real).std() > 1e-4  # it has learned to weigh at all
     assert torch.stack(by_query).std(dim=-1).max() > 1e-5
 
@@ -470,7 +561,10 @@ def test_weights_of_every_head_sum_to_one(name):
     module = head(HEADS[name], queries=2.0)
     verdict = module(tokens())
     ones = torch.ones(5, dtype=torch.float64)
-    assert verdict.logits.shape == verdict.weights.shape and verdict.token_weights.shape == (5, GRID**2)
+    assert verdict.logits.shape == verdict.weights.shape and verdict.token_weights.shape == (
+        5,
+        GRID**2,
+    )
     torch.testing.assert_close(verdict.weights.sum(1), ones)
     torch.testing.assert_close(verdict.token_weights.sum(1), ones)
     assert (verdict.weights >= 0).all() and (verdict.token_weights >= 0).all()
@@ -503,20 +597,52 @@ def verdict(*rows: list[float], weights: list[float]) -> Verdict:
 def test_gan_losses_by_hand():
     """Means over the batch of 0.25 loss(first logit) + 0.75 loss(second)."""
     w = [0.25, 0.75]
-    real, fake = verdict([2.0, 0.5], [-1.0, 3.0], weights=w), verdict([0.5, -2.0], [-0.5, 1.0], weights=w)
+    real, fake = (
+        verdict([2.0, 0.5], [-1.0, 3.0], weights=w),
+        verdict([0.5, -2.0], [-0.5, 1.0], weights=w),
+    )
     hinge_real, hinge_fake = (0.75 * 0.5 + 0.25 * 2) / 2, (0.25 * 1.5 + 0.25 * 0.5 + 0.75 * 2) / 2
     assert gan.critic_loss(real, fake, "hinge").item() == pytest.approx(hinge_real + hinge_fake)
-    assert gan.generator_loss(fake, "hinge").item() == pytest.approx(-(0.125 - 1.5 - 0.125 + 0.75) / 2)
+    assert gan.generator_loss(fake, "hinge").item() == pytest.approx(
+        -(0.125 - 1.5 - 0.125 + 0.75) / 2
+    )
     log_sigmoid = lambda s: -math.log(1 + math.exp(-s))  # noqa: E731
-    on_real = -(0.25 * log_sigmoid(2) + 0.75 * log_sigmoid(0.5) + 0.25 * log_sigmoid(-1) + 0.75 * log_sigmoid(3)) / 2
-    on_fake = -(0.25 * log_sigmoid(-0.5) + 0.75 * log_sigmoid(2) + 0.25 * log_sigmoid(0.5) + 0.75 * log_sigmoid(-1)) / 2
+    on_real = (
+        -(
+            0.25 * log_sigmoid(2)
+            + 0.75 * log_sigmoid(0.5)
+            + 0.25 * log_sigmoid(-1)
+            + 0.75 * log_sigmoid(3)
+        )
+        / 2
+    )
+    on_fake = (
+        -(
+            0.25 * log_sigmoid(-0.5)
+            + 0.75 * log_sigmoid(2)
+            + 0.25 * log_sigmoid(0.5)
+            + 0.75 * log_sigmoid(-1)
+        )
+        / 2
+    )
     assert gan.critic_loss(real, fake, "non_saturating").item() == pytest.approx(on_real + on_fake)
-    generator = -(0.25 * log_sigmoid(0.5) + 0.75 * log_sigmoid(-2) + 0.25 * log_sigmoid(-0.5) + 0.75 * log_sigmoid(1)) / 2
+    generator = (
+        -(
+            0.25 * log_sigmoid(0.5)
+            + 0.75 * log_sigmoid(-2)
+            + 0.25 * log_sigmoid(-0.5)
+            + 0.75 * log_sigmoid(1)
+        )
+        / 2
+    )
     assert gan.generator_loss(fake, "non_saturating").item() == pytest.approx(generator)
 
 
 def test_approximate_r1():
-    clean, noisy = verdict([1.0, 2.0], weights=[0.25, 0.75]), verdict([3.0, 1.0], weights=[0.5, 0.5])
+    clean, noisy = (
+        verdict([1.0, 2.0], weights=[0.25, 0.75]),
+        verdict([3.0, 1.0], weights=[0.5, 0.5]),
+    )
     assert gan.approximate_r1(clean, clean).item() == 0
     assert gan.approximate_r1(clean, noisy).item() == pytest.approx(0.25 * 4 + 0.75 * 1)
 
@@ -526,7 +652,9 @@ def test_image_gradient_is_the_derivative_and_leaves_networks_alone():
     g = gan.image_gradient(lambda x: layer(x.flatten(1)).square().sum(), x)
     s = layer(x.detach().flatten(1))
     torch.testing.assert_close(g, (2 * s * layer.weight).detach().reshape(3, 1, 2, 2))
-    assert not g.requires_grad and x.grad is None and all(p.grad is None for p in layer.parameters())
+    assert (
+        not g.requires_grad and x.grad is None and all(p.grad is None for p in layer.parameters())
+    )
 
 
 def test_normalised_entropy():
@@ -538,9 +666,18 @@ def test_normalised_entropy():
 
 # parameter budgets of the heads
 
+
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize(("layers", "width", "grid", "budget"), [(2, 64, 4, 20000), (1, 64, 4, 20000), (2, 32, 4, 8000),
-                                                                 (3, 64, 8, 60000), (2, 128, 8, 100000)])
+@pytest.mark.parametrize(
+    ("layers", "width", "grid", "budget"),
+    [
+        (2, 64, 4, 20000),
+        (1, 64, 4, 20000),
+        (2, 32, 4, 8000),
+        (3, 64, 8, 60000),
+        (2, 128, 8, 100000),
+    ],
+)
 def test_heads_meet_their_budget(name, layers, width, grid, budget):
     module = build_head(name, layers=layers, width=width, grid=grid, parameters=budget)
     size = sum(p.numel() for p in module.parameters())
@@ -564,6 +701,7 @@ def test_an_impossible_budget_is_refused(name, budget):
 
 
 # cost: what `forward_equivalents` says, against a count of what runs
+
 
 class Ledger:
     """Rows through the blocks of networks, by (network, "full" or "features", "forward", "backward" or "tangent").
@@ -626,13 +764,23 @@ def count_one_step(module, configuration, guidance: float, batch: int = 8):
     student = ledger.watch("student", small_transformer(module is not flow_matching, seed=1))
 
     def build(name, settings):
-        return build_head(name, layers=len(settings.blocks), width=16, grid=4, parameters=settings.parameters)
+        return build_head(
+            name, layers=len(settings.blocks), width=16, grid=4, parameters=settings.parameters
+        )
 
-    setting = Setting(student=student, learning_rate=1e-4, teacher=teacher, teacher_velocity=guided(teacher, guidance),
-                      copy_teacher=lambda: ledger.watch("fake", small_transformer(False, seed=2)), head=build)
+    setting = Setting(
+        student=student,
+        learning_rate=1e-4,
+        teacher=teacher,
+        teacher_velocity=guided(teacher, guidance),
+        copy_teacher=lambda: ledger.watch("fake", small_transformer(False, seed=2)),
+        head=build,
+    )
     training = Training(objective=configuration, steps=2, batch=batch, learning_rate=1e-4, ema=0.9)
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
-    trainer = Trainer(module.updates(configuration, setting), training, student, (0, "test"), images, labels)
+    trainer = Trainer(
+        module.updates(configuration, setting), training, student, (0, "test"), images, labels
+    )
     before = {name: value.clone() for name, value in student.state_dict().items()}
     trainer.train_step()
     assert any(not torch.equal(before[name], value) for name, value in student.state_dict().items())
@@ -641,48 +789,88 @@ def count_one_step(module, configuration, guidance: float, batch: int = 8):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
-@pytest.mark.parametrize(("module", "configuration"), [
-    (flow_matching, flow_matching.Configuration()), (consistency, consistency.Configuration()),
-    (meanflow, meanflow.Configuration()), (meanflow, meanflow.Configuration(prob_r_equals_t=0.0)),
-    (meanflow, meanflow.Configuration(prob_r_equals_t=0.75)), (meanflow, meanflow.Configuration(prob_r_equals_t=1.0,
-                                                                                                prob_t_equals_1=0.0))])
+@pytest.mark.parametrize(
+    ("module", "configuration"),
+    [
+        (flow_matching, flow_matching.Configuration()),
+        (consistency, consistency.Configuration()),
+        (meanflow, meanflow.Configuration()),
+        (meanflow, meanflow.Configuration(prob_r_equals_t=0.0)),
+        (meanflow, meanflow.Configuration(prob_r_equals_t=0.75)),
+        (meanflow, meanflow.Configuration(prob_r_equals_t=1.0, prob_t_equals_1=0.0)),
+    ],
+)
 def test_cost_of_trajectory_objectives(module, configuration, guidance):
     """Every term that is named, and no pass that is not."""
     counted, stated = count_one_step(module, configuration, guidance)
     stated = dict(stated)
     stated["student forward"] += stated.pop("target forward", 0)
-    expected = {(*term.split()[:1], "full", term.split()[1]): value for term, value in stated.items() if value}
+    expected = {
+        (*term.split()[:1], "full", term.split()[1]): value
+        for term, value in stated.items()
+        if value
+    }
     assert counted == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
-@pytest.mark.parametrize(("discriminator", "feature_network", "r1_weight"), [
-    ("none", "teacher", 0.0), *product(HEADS, ["teacher", "fake"], [0.0, 0.5])])
+@pytest.mark.parametrize(
+    ("discriminator", "feature_network", "r1_weight"),
+    [("none", "teacher", 0.0), *product(HEADS, ["teacher", "fake"], [0.0, 0.5])],
+)
 def test_cost_of_distribution_matching(discriminator, feature_network, r1_weight, guidance):
     """Features run through 3 of 4 blocks; the frozen teacher's see a backward to the image, the fake score's to both."""
-    settings = gan.GanConfiguration(feature_network=feature_network, r1_weight=r1_weight, blocks=(2, 3), parameters=4000)
-    configuration = dmd.Configuration(discriminator=discriminator, gan=settings, fake_steps_per_generator_step=2)
+    settings = gan.GanConfiguration(
+        feature_network=feature_network, r1_weight=r1_weight, blocks=(2, 3), parameters=4000
+    )
+    configuration = dmd.Configuration(
+        discriminator=discriminator, gan=settings, fake_steps_per_generator_step=2
+    )
     counted, stated = count_one_step(dmd, configuration, guidance)
-    expected = {("student" if who == "generator" else who, "full", what): value
-                for who, what, value in ((*term.split(), value) for term, value in stated.items()) if who != "feature"}
-    expected |= {(feature_network, "features", term.split()[1]): value
-                 for term, value in stated.items() if term.startswith("feature")}
+    expected = {
+        ("student" if who == "generator" else who, "full", what): value
+        for who, what, value in ((*term.split(), value) for term, value in stated.items())
+        if who != "feature"
+    }
+    expected |= {
+        (feature_network, "features", term.split()[1]): value
+        for term, value in stated.items()
+        if term.startswith("feature")
+    }
     assert counted == pytest.approx(expected)
 
 
 # stage 2 as a whole
 
+
 def stage_two(discriminator: str, **settings):
     """Networks by name, the two updates, and draws from a small data set; the same networks at every call."""
-    configuration = dmd.Configuration(discriminator=discriminator, gan=gan.GanConfiguration(parameters=4000, **settings))
-    teacher, student, fake = small_transformer(False), small_transformer(True, 1), small_transformer(False, 2)
+    configuration = dmd.Configuration(
+        discriminator=discriminator, gan=gan.GanConfiguration(parameters=4000, **settings)
+    )
+    teacher, student, fake = (
+        small_transformer(False),
+        small_transformer(True, 1),
+        small_transformer(False, 2),
+    )
     teacher.requires_grad_(False)
     head = partial(build_head, layers=2, width=16, grid=4, parameters=4000)
-    setting = Setting(student=student, learning_rate=1e-3, teacher=teacher, teacher_velocity=guided(teacher, 1.5),
-                      copy_teacher=lambda: fake, head=lambda name, _: head(name))
+    setting = Setting(
+        student=student,
+        learning_rate=1e-3,
+        teacher=teacher,
+        teacher_velocity=guided(teacher, 1.5),
+        copy_teacher=lambda: fake,
+        head=lambda name, _: head(name),
+    )
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
     critic, generator = dmd.updates(configuration, setting)
-    return {"teacher": teacher, "student": student} | critic.modules, critic, generator, Draws((0,), images, labels, 8)
+    return (
+        {"teacher": teacher, "student": student} | critic.modules,
+        critic,
+        generator,
+        Draws((0,), images, labels, 8),
+    )
 
 
 @pytest.mark.parametrize("feature_network", ["teacher", "fake"])
@@ -692,7 +880,11 @@ def test_generator_update_trains_the_student_alone_and_the_critic_the_rest(featu
     for update, trained in ((critic, {"fake", "head"}), (generator, {"student"})):
         loss, _ = update.loss(*update.draw(draws))
         loss.backward()
-        touched = {name for name, module in modules.items() if any(p.grad is not None for p in module.parameters())}
+        touched = {
+            name
+            for name, module in modules.items()
+            if any(p.grad is not None for p in module.parameters())
+        }
         assert set(update.modules) == touched == trained
         for module in modules.values():
             module.zero_grad(set_to_none=True)
@@ -701,7 +893,9 @@ def test_generator_update_trains_the_student_alone_and_the_critic_the_rest(featu
 def test_gan_gradient_is_scaled_to_its_relative_weight(monkeypatch):
     """What is added to the DMD gradient has relative_weight times its RMS, and subtracting it lowers the GAN loss."""
     given, surrogate = [], matching.generator_surrogate
-    monkeypatch.setattr(matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1])
+    monkeypatch.setattr(
+        matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1]
+    )
     for discriminator in ("none", "patch"):
         torch.manual_seed(5)
         modules, _, generator, draws = stage_two(discriminator, relative_weight=0.5)

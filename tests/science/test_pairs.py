@@ -18,10 +18,25 @@ from hdbench.stages import artifact, networks
 from hdbench.stages import context as stages
 from tests.support.tiny import run_until, stage_of, tiny_plan
 
-KD = {"trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 300, "steps": 3}}}, "refine": None}
-ARMS = {"arms": {"teacher": {"trajectory": None, "refine": None, "steps": [3]}, "kd": KD, "hd": {}},
-        **{f"tables.{name}": {"caption": "x", "rows": ["kd"]} for name in
-           ("main", "components", "discriminators", "initialisation", "methods", "cost", "reproducibility")}}
+KD = {
+    "trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 300, "steps": 3}}},
+    "refine": None,
+}
+ARMS = {
+    "arms": {"teacher": {"trajectory": None, "refine": None, "steps": [3]}, "kd": KD, "hd": {}},
+    **{
+        f"tables.{name}": {"caption": "x", "rows": ["kd"]}
+        for name in (
+            "main",
+            "components",
+            "discriminators",
+            "initialisation",
+            "methods",
+            "cost",
+            "reproducibility",
+        )
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,23 +56,39 @@ def test_pairs_are_the_guided_teachers_ode(run):
     found = load_file(folder / "pairs.safetensors")
     eps, x, c = found["eps"], found["x"], found["labels"]
     assert eps.shape == x.shape == (300, 1, 8, 8) and x.dtype == torch.float32
-    assert torch.equal(c, torch.arange(300) % 10) and len({row.numpy().tobytes() for row in eps}) == 300
-    context = stages.Context(plan=plan, results=results, work=None, stage=stage, label="", device=torch.device("cpu"),
-                             checkpoint_seconds=1.0)
+    assert (
+        torch.equal(c, torch.arange(300) % 10)
+        and len({row.numpy().tobytes() for row in eps}) == 300
+    )
+    context = stages.Context(
+        plan=plan,
+        results=results,
+        work=None,
+        stage=stage,
+        label="",
+        device=torch.device("cpu"),
+        checkpoint_seconds=1.0,
+    )
     v, z = guided(networks.load_network(context, "teacher", mean_velocity=False), 1.5), eps
     with torch.no_grad():
         for t in (1.0, 2 / 3, 1 / 3):
             z = z - v(z, torch.full((300,), t), c) / 3
     torch.testing.assert_close(x, z, atol=1e-5, rtol=1e-4)
     assert manifest["forward_equivalents"] == 300 * 3 * 2
-    images, _ = load_images(artifact.load(results, stage_of(plan, "sample", "teacher"))[0] / "samples.npz")
-    assert not torch.equal(to_uint8(x)[:64], images)  # same teacher and steps, so only other noises can differ
+    images, _ = load_images(
+        artifact.load(results, stage_of(plan, "sample", "teacher"))[0] / "samples.npz"
+    )
+    assert not torch.equal(
+        to_uint8(x)[:64], images
+    )  # same teacher and steps, so only other noises can differ
 
 
 def test_pairs_are_part_of_what_training_cost(run):
     plan, results = run
-    spent = [artifact.load(results, stage_of(plan, kind, "kd"))[1]["forward_equivalents"]
-             for kind in ("trajectory", "trajectory_pairs")]
+    spent = [
+        artifact.load(results, stage_of(plan, kind, "kd"))[1]["forward_equivalents"]
+        for kind in ("trajectory", "trajectory_pairs")
+    ]
     frame = collect(plan, results, partial=True)
     found = frame[(frame.arm == "kd") & (frame.metric == "training_forward_equivalents")].value
     assert found.tolist() == [sum(spent)] and spent[1] == 1800
@@ -78,7 +109,10 @@ def test_numbers_of_another_run_stand_where_there_are_no_results(run, tmp_path):
     collect(plan, part, partial=True, keep=file)
     assert (part / plan.name / "metrics.csv").read_text() == text
     merged = json.loads((part / plan.name / "run.json").read_text())
-    assert merged["stages_done"] == manifest["stages_done"] and merged["core_seconds"] == manifest["core_seconds"]
+    assert (
+        merged["stages_done"] == manifest["stages_done"]
+        and merged["core_seconds"] == manifest["core_seconds"]
+    )
     with pytest.raises(UserError, match="does not exist yet"):  # hd is in neither
         collect(plan, part, keep=file)
 
@@ -88,14 +122,20 @@ def test_numbers_of_other_stages_are_not_kept(run, tmp_path, change):
     plan, results = run
     collect(plan, results, partial=True)
     shutil.copy(results / plan.name / "run.json", tmp_path / "run.json")
-    read_metrics(results / plan.name / "metrics.csv").assign(**change).to_csv(tmp_path / "metrics.csv", index=False)
+    read_metrics(results / plan.name / "metrics.csv").assign(**change).to_csv(
+        tmp_path / "metrics.csv", index=False
+    )
     with pytest.raises(UserError, match="no number to keep is of the present suite"):
         collect(plan, tmp_path / "empty", partial=True, keep=tmp_path / "metrics.csv")
     assert not (tmp_path / "empty").exists()
 
 
-@pytest.mark.parametrize("manifest", [None, "null", '{"stages": [1]}', '{"stages": [{"id": "ID"}]}', "{"])
-def test_a_broken_manifest_beside_kept_numbers_is_one_sentence_and_nothing_is_written(run, tmp_path, manifest):
+@pytest.mark.parametrize(
+    "manifest", [None, "null", '{"stages": [1]}', '{"stages": [{"id": "ID"}]}', "{"]
+)
+def test_a_broken_manifest_beside_kept_numbers_is_one_sentence_and_nothing_is_written(
+    run, tmp_path, manifest
+):
     plan, results = run
     collect(plan, results, partial=True)
     shutil.copy(results / plan.name / "metrics.csv", tmp_path)

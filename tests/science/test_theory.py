@@ -42,15 +42,23 @@ def given() -> exact_law.Material:
 @pytest.fixture(scope="module")
 def oracle(given) -> Mixture:
     exact = given.exact
-    return Mixture(torch.tensor(exact.means).reshape(-1, 1, 1, 1), torch.tensor(exact.sds), torch.tensor(exact.weights))
+    return Mixture(
+        torch.tensor(exact.means).reshape(-1, 1, 1, 1),
+        torch.tensor(exact.sds),
+        torch.tensor(exact.weights),
+    )
 
 
 def measured(given, samples) -> dict[str, float]:
-    return {name: value for name, value, _ in exact_law.measure(given.exact, given.noises, given.truth, samples)}
+    return {
+        name: value
+        for name, value, _ in exact_law.measure(given.exact, given.noises, given.truth, samples)
+    }
 
 
 def quantile(exact, p: np.ndarray) -> np.ndarray:
     """Of the law, by root finding."""
+
     def beyond(x, p):
         return float(exact.weights @ stats.norm.cdf((x - exact.means) / exact.sds)) - p
 
@@ -58,15 +66,22 @@ def quantile(exact, p: np.ndarray) -> np.ndarray:
 
 
 def test_the_velocity_is_the_oracles(given, oracle):
-    z, t = 3 * torch.randn(200, 1, 1, 1, dtype=torch.float64), torch.linspace(0, 1, 200, dtype=torch.float64)
+    z, t = (
+        3 * torch.randn(200, 1, 1, 1, dtype=torch.float64),
+        torch.linspace(0, 1, 200, dtype=torch.float64),
+    )
     torch.testing.assert_close(given.exact.velocity(z, t), oracle.v(z, t), rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(given.exact.velocity(z.float(), t.float()), oracle.v(z, t).float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        given.exact.velocity(z.float(), t.float()), oracle.v(z, t).float(), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_flow_map_is_the_oracles_and_on_a_line_the_quantile(given, oracle):
     eps = given.noises[:40].double()
     torch.testing.assert_close(given.truth[:40], oracle.flow_map(eps, 0.0, 1.0), rtol=0, atol=1e-6)
-    np.testing.assert_allclose(given.truth[:40].flatten(), quantile(given.exact, stats.norm.cdf(eps.flatten())), atol=1e-6)
+    np.testing.assert_allclose(
+        given.truth[:40].flatten(), quantile(given.exact, stats.norm.cdf(eps.flatten())), atol=1e-6
+    )
     u = oracle.u(eps, torch.zeros(40).double(), torch.ones(40).double(), steps=400)
     torch.testing.assert_close(eps - given.truth[:40], u, rtol=0, atol=1e-5)
 
@@ -85,19 +100,30 @@ def test_an_exact_student_has_error_0_and_the_velocity_in_its_place_the_known_on
 def test_errors_are_those_of_repeated_samples(given):
     """Of the mean-velocity error by its delta method, of distances by their influences, against many small samples."""
     wrong = 0.6 * given.truth.flatten().numpy()
-    parts = [list(exact_law.measure(given.exact, given.noises[i:i + 250], given.truth[i:i + 250], wrong[i:i + 250]))
-             for i in range(0, 20000, 250)]
+    parts = [
+        list(
+            exact_law.measure(
+                given.exact, given.noises[i : i + 250], given.truth[i : i + 250], wrong[i : i + 250]
+            )
+        )
+        for i in range(0, 20000, 250)
+    ]
     for number, name in ((0, "mean_velocity_error"), (1, "structure"), (2, "detail")):
         values, errors = (np.array([part[number][column] for part in parts]) for column in (1, 2))
-        assert parts[0][number][0] == name and errors.mean() == pytest.approx(values.std(ddof=1), rel=0.3)
+        assert parts[0][number][0] == name and errors.mean() == pytest.approx(
+            values.std(ddof=1), rel=0.3
+        )
 
 
 def blurred(exact, n: int, centres, sd: float) -> np.ndarray:
     """Samples where N(centre, sd^2) stand for the modes, with the same background."""
     random = np.random.default_rng(0)
     background = random.random(n) < exact.data.background
-    return np.where(background, exact.data.background_sd * random.standard_normal(n),
-                    random.choice(centres, n) + sd * random.standard_normal(n))
+    return np.where(
+        background,
+        exact.data.background_sd * random.standard_normal(n),
+        random.choice(centres, n) + sd * random.standard_normal(n),
+    )
 
 
 def test_a_law_without_detail_has_structure_1_and_detail_0_and_one_without_structure_0(given):
@@ -105,10 +131,16 @@ def test_a_law_without_detail_has_structure_1_and_detail_0_and_one_without_struc
     within = exact.modes[exact.modes > 0]
     sd = math.sqrt(exact.data.sd**2 + within.var())
     found = measured(given, blurred(exact, 20000, exact.centres, sd))
-    assert found["detail"] == pytest.approx(0, abs=0.1) and found["structure"] == pytest.approx(1, abs=0.1)
+    assert found["detail"] == pytest.approx(0, abs=0.1) and found["structure"] == pytest.approx(
+        1, abs=0.1
+    )
     sd = math.sqrt(exact.data.sd**2 + exact.modes.var())
-    assert measured(given, blurred(exact, 20000, np.zeros(1), sd))["structure"] == pytest.approx(0, abs=0.06)
-    one_mode = blurred(exact, 20000, exact.centres + exact.data.gap / 2, exact.data.sd)  # sharp, and wrong
+    assert measured(given, blurred(exact, 20000, np.zeros(1), sd))["structure"] == pytest.approx(
+        0, abs=0.06
+    )
+    one_mode = blurred(
+        exact, 20000, exact.centres + exact.data.gap / 2, exact.data.sd
+    )  # sharp, and wrong
     assert measured(given, one_mode)["detail"] < 0
 
 
@@ -116,7 +148,9 @@ def test_the_shares_of_the_law_are_those_of_its_samples(given):
     x = given.exact.sample(400_000, generator("test")).flatten().numpy()
     assert x.std() == pytest.approx(given.exact.deviation, rel=0.01)
     for targets, radius, true, _ in given.exact.scales.values():
-        np.testing.assert_allclose((np.abs(x[:, None] - targets) <= radius).mean(0), true, atol=0.003)
+        np.testing.assert_allclose(
+            (np.abs(x[:, None] - targets) <= radius).mean(0), true, atol=0.003
+        )
 
 
 def test_a_student_starts_near_the_mean_velocity_of_a_gaussian():
@@ -125,36 +159,76 @@ def test_a_student_starts_near_the_mean_velocity_of_a_gaussian():
     torch.nn.init.zeros_(student.layers[-1].weight)
     torch.nn.init.zeros_(student.layers[-1].bias)
     law = Mixture(torch.zeros(1, 1, 1, 1), torch.tensor([1.7]), torch.ones(1))
-    z, r, t = torch.randn(30, 1, 1, 1).double(), torch.linspace(0, 0.5, 30).double(), torch.linspace(0.5, 1, 30).double()
+    z, r, t = (
+        torch.randn(30, 1, 1, 1).double(),
+        torch.linspace(0, 0.5, 30).double(),
+        torch.linspace(0.5, 1, 30).double(),
+    )
     torch.testing.assert_close(student(z, r, t), law.u(z, r, t, steps=200), rtol=1e-6, atol=1e-6)
 
 
 def test_regression_on_true_pairs_reaches_the_truth_and_mean_flow_approaches_it():
-    theory = config({"training": {"steps": 300, "batch": 256, "learning_rate": 5e-3, "ema": 0.95}, "widths": [32],
-                     "network.layers": 2, "data.points": 4096})
+    theory = config(
+        {
+            "training": {"steps": 300, "batch": 256, "learning_rate": 5e-3, "ema": 0.95},
+            "widths": [32],
+            "network.layers": 2,
+            "data.points": 4096,
+        }
+    )
     given = exact_law.material(theory)
-    error = {unit.method: measured(given, students.train(unit, given, lambda step: None)["samples"])["mean_velocity_error"]
-             for unit in theory_config.units(theory) if unit.seed == 0 and unit.method in ("knowledge", "meanflow")}
+    error = {
+        unit.method: measured(given, students.train(unit, given, lambda step: None)["samples"])[
+            "mean_velocity_error"
+        ]
+        for unit in theory_config.units(theory)
+        if unit.seed == 0 and unit.method in ("knowledge", "meanflow")
+    }
     assert error["knowledge"] < 0.15 and error["knowledge"] < error["meanflow"] < 0.35
 
 
 def invoke(folder, data) -> tuple[int, str]:
     path = folder / "theory.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
-    result = CliRunner().invoke(main, ["theory", "--config", str(path), "--results", str(folder / "results"),
-                                       "--out", str(folder / "out")])
+    result = CliRunner().invoke(
+        main,
+        [
+            "theory",
+            "--config",
+            str(path),
+            "--results",
+            str(folder / "results"),
+            "--out",
+            str(folder / "out"),
+        ],
+    )
     return result.exit_code, result.output
 
 
 def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path, monkeypatch):
     code, output = invoke(tmp_path, TINY)
     assert code == 0, output
-    frame, names = read_metrics(tmp_path / "results/theory/metrics.csv"), {"metrics.csv"} | {
-        f"theory.{suffix}" for suffix in ("csv", "md", "pdf", "png")}
-    assert list(frame) == list(COLUMNS) and {path.name for path in (tmp_path / "out/theory").iterdir()} == names
-    assert (tmp_path / "out/theory/metrics.csv").read_bytes() == (tmp_path / "results/theory/metrics.csv").read_bytes()
-    assert set(frame.arm) == {"euler", "knowledge_w4", "knowledge_w8", "meanflow_w4", "meanflow_w8", "scm_w8",
-                              "consistency_4_w8", "progressive_2_w8"}
+    frame, names = (
+        read_metrics(tmp_path / "results/theory/metrics.csv"),
+        {"metrics.csv"} | {f"theory.{suffix}" for suffix in ("csv", "md", "pdf", "png")},
+    )
+    assert (
+        list(frame) == list(COLUMNS)
+        and {path.name for path in (tmp_path / "out/theory").iterdir()} == names
+    )
+    assert (tmp_path / "out/theory/metrics.csv").read_bytes() == (
+        tmp_path / "results/theory/metrics.csv"
+    ).read_bytes()
+    assert set(frame.arm) == {
+        "euler",
+        "knowledge_w4",
+        "knowledge_w8",
+        "meanflow_w4",
+        "meanflow_w8",
+        "scm_w8",
+        "consistency_4_w8",
+        "progressive_2_w8",
+    }
     table = pd.read_csv(tmp_path / "out/theory/theory.csv", index_col=["arm", "nfe"])
     chains = frame[(frame.arm == "scm_w8") & (frame.metric == "detail")].value
     assert len(chains) == 2 and table.detail["scm_w8", 1] == pytest.approx(chains.mean())
@@ -164,89 +238,174 @@ def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path
     before = {path: path.read_bytes() for path in (tmp_path / "out/theory").iterdir()}
     monkeypatch.setattr(students, "train", lambda *arguments: pytest.fail("trained again"))
     assert invoke(tmp_path, TINY)[0] == 0
-    assert done == {path: path.stat().st_mtime_ns for path in (tmp_path / "results/theory/units").iterdir()}
+    assert done == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "results/theory/units").iterdir()
+    }
     assert before == {path: path.read_bytes() for path in (tmp_path / "out/theory").iterdir()}
     broken = next(iter(done))
     broken.write_bytes(b"half")
     code, output = invoke(tmp_path, TINY)
-    assert code == 2 and f"{broken}: not a finished unit" in output and output.count("hdbench:") == 1
+    assert (
+        code == 2 and f"{broken}: not a finished unit" in output and output.count("hdbench:") == 1
+    )
 
 
 def test_a_change_trains_what_it_changes_and_no_more():
     digests = {unit.arm: unit.digest for unit in theory_config.units(config())}
-    changes = {unit.arm: unit.digest for unit in theory_config.units(config({"methods.scm.objective.prob_t_equals_1": 0.5}))}
+    changes = {
+        unit.arm: unit.digest
+        for unit in theory_config.units(config({"methods.scm.objective.prob_t_equals_1": 0.5}))
+    }
     assert {arm for arm in digests if digests[arm] != changes[arm]} == {"scm_w8"}
     longer = {unit.arm: unit.digest for unit in theory_config.units(config({"training.steps": 15}))}
     assert not set(longer.values()) & set(digests.values())
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"data.gap": 0.1}, "data.gap = 0.1: neighbouring sub-modes must be 3 sd apart or more"),
-    ({"data.distance": 1.0}, "data.distance = 1.0: neighbouring clusters overlap; it must be at least 2.648"),
-    ({"methods.scm.objective.name": "sccm"}, "unknown; did you mean 'scm'?"),
-    ({"methods.scm.objective": {"name": "dmd"}}, "objective.name = dmd: does not claim the true mean velocity"),
-    ({"shown": "scm"}, "shown = scm: must be a method with every_width"),
-    ({"widths": [8, 8]}, "widths = .8, 8.: must be different and positive"), ({"widths": []}, "at least 1 entry"),
-    ({"training.stepz": 3}, "unknown key; did you mean 'steps'?")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.gap": 0.1}, "data.gap = 0.1: neighbouring sub-modes must be 3 sd apart or more"),
+        (
+            {"data.distance": 1.0},
+            "data.distance = 1.0: neighbouring clusters overlap; it must be at least 2.648",
+        ),
+        ({"methods.scm.objective.name": "sccm"}, "unknown; did you mean 'scm'?"),
+        (
+            {"methods.scm.objective": {"name": "dmd"}},
+            "objective.name = dmd: does not claim the true mean velocity",
+        ),
+        ({"shown": "scm"}, "shown = scm: must be a method with every_width"),
+        ({"widths": [8, 8]}, "widths = .8, 8.: must be different and positive"),
+        ({"widths": []}, "at least 1 entry"),
+        ({"training.stepz": 3}, "unknown key; did you mean 'steps'?"),
+    ],
+)
 def test_a_mistake_in_the_configuration_is_one_sentence(changes, message):
     with pytest.raises(UserError, match=message):
         config(changes)
 
 
 def test_a_missing_configuration_ends_with_code_2(tmp_path):
-    result = CliRunner().invoke(main, ["theory", "--config", str(tmp_path / "none.yaml"), "--results", str(tmp_path)])
-    assert result.exit_code == 2 and result.output.count("\n") == 1 and "none.yaml: cannot be read" in result.output
+    result = CliRunner().invoke(
+        main, ["theory", "--config", str(tmp_path / "none.yaml"), "--results", str(tmp_path)]
+    )
+    assert (
+        result.exit_code == 2
+        and result.output.count("\n") == 1
+        and "none.yaml: cannot be read" in result.output
+    )
 
 
 def planted(errors: dict[str, float]) -> pd.DataFrame:
     """Metrics of the arms of C7's tests with these errors, and a little scatter over three seeds."""
-    digests = {(unit.arm, unit.seed): unit.digest for unit in theory_config.units(theory_config.read_theory_config(
-        REPOSITORY / theory_config.CONFIG))}
-    rows = [{"suite": "theory", "arm": arm, "seed": seed, "nfe": 1, "metric": "mean_velocity_error",
-             "value": error * (1 + 0.002 * seed), "se": 0.001, "n": 64, "protocol": "exact", "digest": digests[arm, seed]}
-            for arm, error in errors.items() for seed in range(3)]
+    digests = {
+        (unit.arm, unit.seed): unit.digest
+        for unit in theory_config.units(
+            theory_config.read_theory_config(REPOSITORY / theory_config.CONFIG)
+        )
+    }
+    rows = [
+        {
+            "suite": "theory",
+            "arm": arm,
+            "seed": seed,
+            "nfe": 1,
+            "metric": "mean_velocity_error",
+            "value": error * (1 + 0.002 * seed),
+            "se": 0.001,
+            "n": 64,
+            "protocol": "exact",
+            "digest": digests[arm, seed],
+        }
+        for arm, error in errors.items()
+        for seed in range(3)
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
-GOOD = {"consistency_64_w64": 0.03, "progressive_64_w64": 0.02, "progressive_4_w64": 0.1, "meanflow_w64": 0.01}
+GOOD = {
+    "consistency_64_w64": 0.03,
+    "progressive_64_w64": 0.02,
+    "progressive_4_w64": 0.1,
+    "meanflow_w64": 0.01,
+}
 
 
-@pytest.mark.parametrize(("changes", "verdict", "findings"), [
-    ({}, "reproduced", ["holds"] * 4), ({"meanflow_w64": 0.2}, "not reproduced", ["holds", "holds", "reversed", "holds"]),
-    ({"consistency_64_w64": 0.3, "progressive_64_w64": 0.3, "progressive_4_w64": 0.1, "meanflow_w64": 0.3}, "reversed",
-     ["reversed"] * 4)])
+@pytest.mark.parametrize(
+    ("changes", "verdict", "findings"),
+    [
+        ({}, "reproduced", ["holds"] * 4),
+        ({"meanflow_w64": 0.2}, "not reproduced", ["holds", "holds", "reversed", "holds"]),
+        (
+            {
+                "consistency_64_w64": 0.3,
+                "progressive_64_w64": 0.3,
+                "progressive_4_w64": 0.1,
+                "meanflow_w64": 0.3,
+            },
+            "reversed",
+            ["reversed"] * 4,
+        ),
+    ],
+)
 def test_c7_is_judged_from_the_theorys_metrics_in_any_suite(tmp_path, changes, verdict, findings):
     plan = tiny_plan(tmp_path, {"seeds": [0, 1, 2]})
     planted(GOOD | changes).to_csv(tmp_path / "metrics.csv", index=False)
     numbers, rules = Numbers(plan, synthetic(plan), tmp_path), read_rules(REPOSITORY / RULES)
     frame = judge(numbers, rules, read_theory(tmp_path / "metrics.csv"))
     own = frame[frame.claim == "C7"]
-    assert list(own.finding) == findings and set(own.verdict) == {verdict} and set(own.chains) == {3}
+    assert (
+        list(own.finding) == findings and set(own.verdict) == {verdict} and set(own.chains) == {3}
+    )
     assert own.effect.iloc[0] == pytest.approx((GOOD | changes)["consistency_64_w64"] * 1.002)
     without = judge(numbers, rules)
     own = without[without.claim == "C7"]
-    assert set(own.verdict) == {"not testable here"} and "`hdbench theory` makes them" in own.sentence.iloc[0]
-    pd.testing.assert_frame_equal(without[without.claim != "C7"], frame[frame.claim != "C7"])  # a family of its own
+    assert (
+        set(own.verdict) == {"not testable here"}
+        and "`hdbench theory` makes them" in own.sentence.iloc[0]
+    )
+    pd.testing.assert_frame_equal(
+        without[without.claim != "C7"], frame[frame.claim != "C7"]
+    )  # a family of its own
 
 
 def test_students_of_another_configuration_are_not_judged(tmp_path):
     plan = tiny_plan(tmp_path, {"seeds": [0, 1, 2]})
     planted(GOOD).assign(digest="d").to_csv(tmp_path / "metrics.csv", index=False)
-    frame = judge(Numbers(plan, synthetic(plan), tmp_path), read_rules(REPOSITORY / RULES), read_theory(tmp_path / "metrics.csv"))
+    frame = judge(
+        Numbers(plan, synthetic(plan), tmp_path),
+        read_rules(REPOSITORY / RULES),
+        read_theory(tmp_path / "metrics.csv"),
+    )
     own = frame[frame.claim == "C7"]
-    assert set(own.verdict) == {"not testable here"} and own.sentence.iloc[0].startswith("No numbers of consistency_64_w64")
+    assert set(own.verdict) == {"not testable here"} and own.sentence.iloc[0].startswith(
+        "No numbers of consistency_64_w64"
+    )
 
 
 def test_the_command_takes_the_theorys_metrics_from_results_or_a_file(tmp_path):
     plan = tiny_plan(tmp_path, {"seeds": [0, 1, 2]})
     synthetic(plan).to_csv(tmp_path / "metrics.csv", index=False)
-    arguments = ["claims", "--suite", str(tmp_path / "tiny.yaml"), "--metrics", str(tmp_path / "metrics.csv"), "--rules",
-                 str(REPOSITORY / RULES), "--results", str(tmp_path / "results"), "--out", str(tmp_path / "out")]
+    arguments = [
+        "claims",
+        "--suite",
+        str(tmp_path / "tiny.yaml"),
+        "--metrics",
+        str(tmp_path / "metrics.csv"),
+        "--rules",
+        str(REPOSITORY / RULES),
+        "--results",
+        str(tmp_path / "results"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
 
     def verdict(*more: str) -> str:
         result = CliRunner().invoke(main, [*arguments, *more])
         assert result.exit_code == 0, result.output
-        return pd.read_csv(tmp_path / "out/tiny/claims.csv").set_index("claim").verdict["C7"].iloc[0]
+        return (
+            pd.read_csv(tmp_path / "out/tiny/claims.csv").set_index("claim").verdict["C7"].iloc[0]
+        )
 
     assert verdict() == "not testable here"
     (tmp_path / "results/theory").mkdir(parents=True)
@@ -254,7 +413,10 @@ def test_the_command_takes_the_theorys_metrics_from_results_or_a_file(tmp_path):
     assert verdict() == "reproduced"
     planted(GOOD | {"meanflow_w64": 0.3}).to_csv(tmp_path / "other.csv", index=False)
     assert verdict("--theory", str(tmp_path / "other.csv")) == "not reproduced"
-    for path, said in ((tmp_path / "none.csv", "does not exist"), (tmp_path / "metrics.csv", "no metrics of the theory")):
+    for path, said in (
+        (tmp_path / "none.csv", "does not exist"),
+        (tmp_path / "metrics.csv", "no metrics of the theory"),
+    ):
         result = CliRunner().invoke(main, [*arguments, "--theory", str(path)])
         assert result.exit_code == 2 and said in result.output and result.output.count("\n") == 1
 

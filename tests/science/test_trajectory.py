@@ -17,28 +17,47 @@ from hdbench.flow.samplers import sample_ode
 from hdbench.methods import base
 from hdbench.methods.base import Setting, Update
 from hdbench.methods.pretraining import flow_matching
-from hdbench.methods.trajectory import consistency, improved_meanflow, knowledge, meanflow, progressive, reflow, scm, shortcut
+from hdbench.methods.trajectory import (
+    consistency,
+    improved_meanflow,
+    knowledge,
+    meanflow,
+    progressive,
+    reflow,
+    scm,
+    shortcut,
+)
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
 from tests.science.test_objectives import Ledger, normal, pair_of_times, rng, small_transformer
 from tests.support.oracles import Gaussian, Mixture, a_gaussian, a_mixture, uniform_times
 
 DATA = {"gaussian": a_gaussian, "mixture": a_mixture}
-METHODS = {"improved_meanflow": improved_meanflow, "knowledge": knowledge, "progressive": progressive, "reflow": reflow,
-           "scm": scm, "shortcut": shortcut}
+METHODS = {
+    "improved_meanflow": improved_meanflow,
+    "knowledge": knowledge,
+    "progressive": progressive,
+    "reflow": reflow,
+    "scm": scm,
+    "shortcut": shortcut,
+}
 
 
 class Known(nn.Module):
     """scale times the exact mean velocity, in float64 times; with `velocity` the velocity at t in its place."""
 
-    def __init__(self, oracle: Mixture, scale: float = 1.0, velocity: bool = False, **accuracy: int):
+    def __init__(
+        self, oracle: Mixture, scale: float = 1.0, velocity: bool = False, **accuracy: int
+    ):
         super().__init__()
         self.oracle, self.velocity, self.accuracy = oracle, velocity, accuracy
         self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.float64))
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
         r, t = r.double(), t.double()
-        return self.scale * (self.oracle.v(z, t) if self.velocity else self.oracle.u(z, r, t, **self.accuracy))
+        return self.scale * (
+            self.oracle.v(z, t) if self.velocity else self.oracle.u(z, r, t, **self.accuracy)
+        )
 
 
 def pairs_of(oracle: Mixture, n: int, seed: int = 7) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,30 +77,43 @@ def rms(x: Tensor) -> float:
 
 
 def draws(oracle: Mixture, batch: int, seed: int = 0) -> Draws:
-    return Draws((seed,), torch.zeros(10, *oracle.means.shape[1:]), torch.zeros(10, dtype=torch.long), batch)
+    return Draws(
+        (seed,), torch.zeros(10, *oracle.means.shape[1:]), torch.zeros(10, dtype=torch.long), batch
+    )
 
 
 def only_update(module: ModuleType, student: nn.Module, configuration=None, **setting) -> Update:
-    (update,) = module.updates(configuration or module.Configuration(),
-                               Setting(student=student, learning_rate=1e-3, **setting))
+    (update,) = module.updates(
+        configuration or module.Configuration(),
+        Setting(student=student, learning_rate=1e-3, **setting),
+    )
     return update
 
 
 # they vanish at the truth, and not elsewhere
 
+
 @pytest.mark.parametrize("data", DATA)
 def test_knowledge_vanishes_at_the_flow_map_only(data):
     oracle = DATA[data]()
     pairs = pairs_of(oracle, 32)
-    for student, vanishes in ((Known(oracle), True), (Known(oracle, 1.1), False), (Known(oracle, velocity=True), False)):
+    for student, vanishes in (
+        (Known(oracle), True),
+        (Known(oracle, 1.1), False),
+        (Known(oracle, velocity=True), False),
+    ):
         loss, _ = only_update(knowledge, student, pairs=pairs).loss(*pairs)
         assert loss < 1e-12 if vanishes else loss > 1e-3
 
 
 def test_knowledge_is_the_square_of_one_step():
     """Mean over C, H, W and rows of (eps - u - x)^2, by hand for u = z: (-1)^2 and 2^2."""
-    update = only_update(knowledge, lambda z, r, t, c: z * t[:, None, None, None] + r[:, None, None, None])
-    loss, _ = update.loss(torch.zeros(2, 1, 1, 1), torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1), torch.zeros(2))
+    update = only_update(
+        knowledge, lambda z, r, t, c: z * t[:, None, None, None] + r[:, None, None, None]
+    )
+    loss, _ = update.loss(
+        torch.zeros(2, 1, 1, 1), torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1), torch.zeros(2)
+    )
     assert loss.item() == 2.5
 
 
@@ -104,7 +136,9 @@ def test_reflow_vanishes_where_the_couples_of_a_gaussian_are_straight():
     assert only_update(reflow, Straight(oracle)).loss(*pairs, r, t)[0] < 1e-24
     assert only_update(reflow, Known(oracle, velocity=True)).loss(*pairs, r, t)[0] > 0.01
     zero, one = torch.zeros(64).double(), torch.ones(64).double()
-    torch.testing.assert_close(Straight(oracle)(pairs[0], zero, one, None), oracle.u(pairs[0], zero, one))
+    torch.testing.assert_close(
+        Straight(oracle)(pairs[0], zero, one, None), oracle.u(pairs[0], zero, one)
+    )
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -126,8 +160,17 @@ def test_two_exact_halves_are_one_exact_step(data, n):
     t = torch.ceil(uniform_times(24, rng(1)) * n) / n
     z, r = points(oracle, t), t - 1 / n
     exact = Known(oracle, **accuracy)
-    for teach, low, high in ((exact, 0, 1e-8), (Known(oracle, velocity=True), 0.02, 9), (Known(oracle, 1.1), 0.05, 9)):
-        off = (progressive.two_halves(teach, z, r, t, None) - exact(z, r, t, None)).detach().abs().max()
+    for teach, low, high in (
+        (exact, 0, 1e-8),
+        (Known(oracle, velocity=True), 0.02, 9),
+        (Known(oracle, 1.1), 0.05, 9),
+    ):
+        off = (
+            (progressive.two_halves(teach, z, r, t, None) - exact(z, r, t, None))
+            .detach()
+            .abs()
+            .max()
+        )
         assert low <= off < high
 
 
@@ -144,7 +187,9 @@ def test_first_round_of_progressive_distillation_errs_as_euler_does(data):
         first = oracle.v(z, t)
         second = oracle.v(z - half * first, t - half)
         assert errors[-1] == pytest.approx(rms(oracle.u(z, t - 1 / n, t) - (first + second) / 2))
-    assert errors[0] / errors[1] == pytest.approx(2, abs=0.15) and errors[1] / errors[2] == pytest.approx(2, abs=0.1)
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.15) and errors[1] / errors[
+        2
+    ] == pytest.approx(2, abs=0.1)
     assert errors[0] > 1e-3
 
 
@@ -162,20 +207,29 @@ def test_later_rounds_of_progressive_distillation_vanish_at_the_truth_only():
 def test_shortcut_vanishes_at_the_truth_only(data):
     """To 1e-8 on rows with r = t and on steps above the smallest; there the halves are Euler's and err by O(1/F)."""
     oracle, finest = DATA[data](), 16
-    r, t = shortcut.draw_times(torch.rand(64, generator=rng()), torch.rand(64, generator=rng(1)),
-                               shortcut.Configuration(finest=finest, consistency_share=0.75))
+    r, t = shortcut.draw_times(
+        torch.rand(64, generator=rng()),
+        torch.rand(64, generator=rng(1)),
+        shortcut.Configuration(finest=finest, consistency_share=0.75),
+    )
     r, t = r.double(), t.double().clamp(max=1 - 1e-9)
     r, t = torch.where(t - r < 1e-6, t, r), torch.where(t > 1 - 1e-6, torch.ones_like(t), t)
     z, exact = points(oracle, t), Known(oracle, **({} if data == "gaussian" else {"steps": 96}))
     smallest = (r < t) & (t - r < 3 / finest)
-    off = lambda u: (u(z, r, t, None) - shortcut.shortcut_target(u, oracle.v, z, r, t, t, finest)).detach()  # noqa: E731
+    off = lambda u: (
+        u(z, r, t, None) - shortcut.shortcut_target(u, oracle.v, z, r, t, t, finest)
+    ).detach()  # noqa: E731
     assert smallest.any() and off(exact)[~smallest].abs().max() < 1e-8
     assert 1e-3 < rms(off(exact)[smallest]) < 0.1
     for wrong in (off(Known(oracle, 1.1)), off(Known(oracle, velocity=True))):
         assert rms(wrong[t - r > 3 / finest]) > 5e-3
     assert rms(off(Known(oracle, 1.1))[r == t]) > 0.05
-    euler = progressive.two_halves(lambda z, r, t, c: oracle.v(z, t), z[smallest], r[smallest], t[smallest], None)
-    torch.testing.assert_close(shortcut.shortcut_target(exact, oracle.v, z, r, t, t, finest)[smallest], euler)
+    euler = progressive.two_halves(
+        lambda z, r, t, c: oracle.v(z, t), z[smallest], r[smallest], t[smallest], None
+    )
+    torch.testing.assert_close(
+        shortcut.shortcut_target(exact, oracle.v, z, r, t, t, finest)[smallest], euler
+    )
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -197,7 +251,10 @@ def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
     u = lambda z, r, t, c: theta[0] * torch.sin(z) * expand(t) + theta[1] * expand(t - r) * z**2  # noqa: E731
     z, v, t = normal(8, 1, 2, 3), normal(8, 1, 2, 3, seed=1), uniform_times(8, rng())
     value, g = scm.tangent(u, v, z, t, t, 1.0)
-    found, expected = value - (value + g).detach(), meanflow.meanflow_residual(u, v, z, torch.zeros_like(t), t, t)
+    found, expected = (
+        value - (value + g).detach(),
+        meanflow.meanflow_residual(u, v, z, torch.zeros_like(t), t, t),
+    )
     torch.testing.assert_close(found, expected)
     gradient = lambda x: torch.autograd.grad(x.square().mean(), theta)[0]  # noqa: E731
     torch.testing.assert_close(gradient(found), gradient(expected))
@@ -207,11 +264,21 @@ def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
 def test_scm_tangent_by_central_differences():
     """g = (v - u) - w t du/dt for an arbitrary network, w in between."""
     u = lambda z, r, t, c: torch.sin(2 * z) * expand(t) ** 2 + z * expand(t - r)  # noqa: E731
-    z, v, t, h, w = normal(8, 1, 2, 3), normal(8, 1, 2, 3, seed=1), uniform_times(8, rng()), 1e-5, 0.3
+    z, v, t, h, w = (
+        normal(8, 1, 2, 3),
+        normal(8, 1, 2, 3, seed=1),
+        uniform_times(8, rng()),
+        1e-5,
+        0.3,
+    )
     zero = torch.zeros_like(t)
     du_dt = (u(z + h * v, zero, t + h, None) - u(z - h * v, zero, t - h, None)) / (2 * h)
-    torch.testing.assert_close(scm.tangent(u, v, z, t, None, w)[1], v - u(z, zero, t, None) - w * expand(t) * du_dt,
-                               atol=1e-8, rtol=1e-7)
+    torch.testing.assert_close(
+        scm.tangent(u, v, z, t, None, w)[1],
+        v - u(z, zero, t, None) - w * expand(t) * du_dt,
+        atol=1e-8,
+        rtol=1e-7,
+    )
 
 
 def test_scm_normalisation_and_warmup():
@@ -283,19 +350,26 @@ def test_targets_of_own_steps_carry_no_gradient():
 
 # draws
 
+
 @pytest.mark.parametrize("n", [64, 10, 7])
 def test_reflow_draws(n):
     a, b = torch.rand(n, generator=rng()), torch.rand(n, generator=rng(1))
     r, t = reflow.draw_times(a.clone(), b.clone(), reflow.Configuration(prob_t_equals_1=0.3))
     ends = (r == 0) & (t == 1)
-    assert ends.sum() == round(0.3 * n) and torch.equal(t[~ends], b[~ends]) and torch.equal(r[~ends], (a * b)[~ends])
+    assert (
+        ends.sum() == round(0.3 * n)
+        and torch.equal(t[~ends], b[~ends])
+        and torch.equal(r[~ends], (a * b)[~ends])
+    )
     assert (r <= t).all()
 
 
 @pytest.mark.parametrize(("share", "n"), [(0.25, 64), (0.3, 10), (0.0, 8), (1.0, 8)])
 def test_shortcut_draws_exact_shares(share, n):
     place = torch.rand(n, generator=rng(1))
-    r, t = shortcut.draw_times(torch.rand(n, generator=rng()), place, shortcut.Configuration(consistency_share=share))
+    r, t = shortcut.draw_times(
+        torch.rand(n, generator=rng()), place, shortcut.Configuration(consistency_share=share)
+    )
     assert (r < t).sum() == round(share * n) and len(r) == len(t) == n
     assert torch.equal(t[r == t], place[r == t])
 
@@ -303,10 +377,15 @@ def test_shortcut_draws_exact_shares(share, n):
 def test_shortcut_draws_every_size_on_its_own_grid():
     """Sizes 1/8, 1/4, 1/2 and 1 equally often for F = 16, never 1/16, each from a multiple of itself."""
     n = 8000
-    r, t = shortcut.draw_times(torch.rand(n, generator=rng()), torch.rand(n, generator=rng(1)),
-                               shortcut.Configuration(finest=16, consistency_share=1.0))
+    r, t = shortcut.draw_times(
+        torch.rand(n, generator=rng()),
+        torch.rand(n, generator=rng(1)),
+        shortcut.Configuration(finest=16, consistency_share=1.0),
+    )
     sizes = Counter((t - r).tolist())
-    assert set(sizes) == {0.125, 0.25, 0.5, 1.0} and all(abs(count / n - 0.25) < 0.03 for count in sizes.values())
+    assert set(sizes) == {0.125, 0.25, 0.5, 1.0} and all(
+        abs(count / n - 0.25) < 0.03 for count in sizes.values()
+    )
     assert torch.equal(t / (t - r), torch.round(t / (t - r))) and r.min() == 0 and t.max() == 1
     places = Counter(t[t - r == 0.125].tolist())
     assert len(places) == 8 and max(places.values()) < 1.4 * min(places.values())
@@ -339,7 +418,10 @@ def test_ranks_call_the_networks_equally_often(monkeypatch, module):
             asked.append(len(z))
             return super().forward(z, r, t, c)
 
-    student, v = Asked(a_gaussian()), lambda z, t, c: (asked.append(len(z)), a_gaussian().v(z, t))[1]
+    student, v = (
+        Asked(a_gaussian()),
+        lambda z, t, c: (asked.append(len(z)), a_gaussian().v(z, t))[1],
+    )
     update = only_update(module, student, teacher_velocity=v)
     counts = []
     for rows in (slice(None), r == t, r < t):
@@ -352,12 +434,16 @@ def test_ranks_call_the_networks_equally_often(monkeypatch, module):
 
 # progressive distillation, round by round
 
+
 def small_net(seed: int = 0) -> nn.Module:
     """u = a(r, t) + b(r, t) z by a small network: every mean velocity of one Gaussian has this form."""
+
     class Affine(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
+            self.net = nn.Sequential(
+                nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)
+            )
 
         def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
             a, b = self.net(torch.stack([t, t - r], dim=1)).unbind(1)
@@ -370,18 +456,37 @@ def small_net(seed: int = 0) -> nn.Module:
 TRUTH = Gaussian(torch.tensor([[[0.8]]]), 0.4)
 
 
-def trainer_of(module: ModuleType, configuration, steps: int, seed: int = 0, batch: int = 256) -> Trainer:
+def trainer_of(
+    module: ModuleType, configuration, steps: int, seed: int = 0, batch: int = 256
+) -> Trainer:
     """The real loop on N(0.8, 0.4^2), with its exact velocity for the teacher and exact pairs."""
     student = small_net(seed)
     eps, x, labels = pairs_of(TRUTH, 4000)
-    setting = Setting(student=student, learning_rate=2e-2, pairs=(eps.float(), x.float(), labels),
-                      teacher_velocity=lambda z, t, c: TRUTH.v(z, t).float())
+    setting = Setting(
+        student=student,
+        learning_rate=2e-2,
+        pairs=(eps.float(), x.float(), labels),
+        teacher_velocity=lambda z, t, c: TRUTH.v(z, t).float(),
+    )
     images = TRUTH.sample(4000, rng(9)).float()
     # the loop does not look at the training's objective
-    training = Training(objective=flow_matching.Configuration(), steps=steps, batch=batch, learning_rate=2e-2,
-                        betas=(0.9, 0.99), clip=10.0, ema=0.98)
-    return Trainer(module.updates(configuration, setting), training, student, (0, "test"), images,
-                   torch.zeros(4000, dtype=torch.long))
+    training = Training(
+        objective=flow_matching.Configuration(),
+        steps=steps,
+        batch=batch,
+        learning_rate=2e-2,
+        betas=(0.9, 0.99),
+        clip=10.0,
+        ema=0.98,
+    )
+    return Trainer(
+        module.updates(configuration, setting),
+        training,
+        student,
+        (0, "test"),
+        images,
+        torch.zeros(4000, dtype=torch.long),
+    )
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -404,14 +509,20 @@ def test_rounds_have_their_grid_and_halve():
 
 def test_the_average_of_weights_begins_anew_in_each_round():
     """After 4, 3 and 3 of 10 steps; decay min(0.98, (1 + k) / (10 + k)) with k counted from the round's first step."""
-    trainer, mean = trainer_of(progressive, progressive.Configuration(start_steps=4), 10, batch=8), None
+    trainer, mean = (
+        trainer_of(progressive, progressive.Configuration(start_steps=4), 10, batch=8),
+        None,
+    )
     for first, last in ((0, 4), (4, 7), (7, 10)):
         for k in range(last - first):
             before = trainer.ema if mean is None else mean
             decay = min(0.98, (1 + k) / (10 + k))
             before = copied(before)
             trainer.train_step()
-            mean = {name: decay * before[name] + (1 - decay) * value for name, value in trainer.student.state_dict().items()}
+            mean = {
+                name: decay * before[name] + (1 - decay) * value
+                for name, value in trainer.student.state_dict().items()
+            }
     torch.testing.assert_close(trainer.ema, mean)
 
 
@@ -448,7 +559,9 @@ def test_resume_is_exact(name, stop):
     """Stopped at the end of a round, within one, or in the warm-up, a run ends with the bits of one that was not."""
     given = {"progressive": {"start_steps": 4}, "scm": {"warmup_share": 0.8}}.get(name, {})
     configuration = METHODS[name].Configuration(**given)
-    whole, halted, resumed = (trainer_of(METHODS[name], configuration, 10, seed=seed, batch=16) for seed in (0, 0, 1))
+    whole, halted, resumed = (
+        trainer_of(METHODS[name], configuration, 10, seed=seed, batch=16) for seed in (0, 0, 1)
+    )
     for trainer, steps in ((whole, 10), (halted, stop)):
         for _ in range(steps):
             trainer.train_step()
@@ -456,11 +569,15 @@ def test_resume_is_exact(name, stop):
     while resumed.step < 10:
         resumed.train_step()
     expected, found = whole.state(), resumed.state()
-    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
+    assert expected.keys() == found.keys() and all(
+        torch.equal(expected[key], found[key]) for key in expected
+    )
 
 
 def test_too_few_steps_for_the_rounds_are_refused():
-    update = only_update(progressive, Known(a_gaussian()), progressive.Configuration(start_steps=16))
+    update = only_update(
+        progressive, Known(a_gaussian()), progressive.Configuration(start_steps=16)
+    )
     update.begin(0, 5)
     with pytest.raises(UserError, match="steps = 4: progressive distillation has 5 rounds"):
         update.begin(0, 4)
@@ -492,7 +609,11 @@ def test_training_reaches_the_optimum(name):
     trainer.student.load_state_dict(trainer.ema)
     eps, c = normal(4000, 1, 1, 1, seed=5), torch.zeros(4000, dtype=torch.long)
     exact = TRUTH.flow_map(eps, 0.0, 1.0)
-    optimum = exact if euler is None else sample_ode(lambda z, t, c: TRUTH.v(z, t.double()), eps, c, euler)
+    optimum = (
+        exact
+        if euler is None
+        else sample_ode(lambda z, t, c: TRUTH.v(z, t.double()), eps, c, euler)
+    )
     with torch.no_grad():
         found = generate(trainer.student, eps.float(), c)
     assert rms(found - optimum) < 0.03 * rms(eps - optimum)
@@ -502,12 +623,29 @@ def test_training_reaches_the_optimum(name):
 
 # configuration
 
-@pytest.mark.parametrize(("module", "given", "sentence"), [
-    (progressive, {"start_steps": 12}, "start_steps = 12: must be a power of two times final_steps, 1"),
-    (progressive, {"start_steps": 2, "final_steps": 4}, "start_steps = 2: must be a power of two times final_steps, 4"),
-    (progressive, {"start_steps": 8, "final_steps": 3}, "start_steps = 8: must be a power of two times final_steps, 3"),
-    (shortcut, {"finest": 12}, "finest = 12: must be a power of two"),
-    (improved_meanflow, {"prob_r_equals_t": 0.6, "prob_t_equals_1": 0.5}, "more than 1")])
+
+@pytest.mark.parametrize(
+    ("module", "given", "sentence"),
+    [
+        (
+            progressive,
+            {"start_steps": 12},
+            "start_steps = 12: must be a power of two times final_steps, 1",
+        ),
+        (
+            progressive,
+            {"start_steps": 2, "final_steps": 4},
+            "start_steps = 2: must be a power of two times final_steps, 4",
+        ),
+        (
+            progressive,
+            {"start_steps": 8, "final_steps": 3},
+            "start_steps = 8: must be a power of two times final_steps, 3",
+        ),
+        (shortcut, {"finest": 12}, "finest = 12: must be a power of two"),
+        (improved_meanflow, {"prob_r_equals_t": 0.6, "prob_t_equals_1": 0.5}, "more than 1"),
+    ],
+)
 def test_configurations_that_cannot_be_are_refused(module, given, sentence):
     with pytest.raises(UserError, match=sentence):
         validate(module.Configuration, given, "suite.yaml")
@@ -515,11 +653,17 @@ def test_configurations_that_cannot_be_are_refused(module, given, sentence):
 
 def test_names_and_samplers():
     assert {name: module.SAMPLER for name, module in METHODS.items()} == {
-        "improved_meanflow": "flow_map", "knowledge": "flow_map", "progressive": "flow_map", "reflow": "flow_map",
-        "scm": "consistency", "shortcut": "flow_map"}
+        "improved_meanflow": "flow_map",
+        "knowledge": "flow_map",
+        "progressive": "flow_map",
+        "reflow": "flow_map",
+        "scm": "consistency",
+        "shortcut": "flow_map",
+    }
 
 
 # cost
+
 
 class SharedLedger(Ledger):
     """A copy of a watched network is counted under the name of the network that it copies."""
@@ -529,23 +673,48 @@ class SharedLedger(Ledger):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
-@pytest.mark.parametrize(("module", "configuration"), [
-    (knowledge, knowledge.Configuration()), (reflow, reflow.Configuration()), (scm, scm.Configuration()),
-    (shortcut, shortcut.Configuration()), (shortcut, shortcut.Configuration(consistency_share=0.5)),
-    (shortcut, shortcut.Configuration(consistency_share=0.0)), (improved_meanflow, improved_meanflow.Configuration()),
-    (improved_meanflow, improved_meanflow.Configuration(prob_r_equals_t=0.75)),
-    (improved_meanflow, improved_meanflow.Configuration(prob_r_equals_t=1.0, prob_t_equals_1=0.0)),
-    (progressive, progressive.Configuration(start_steps=1)), (progressive, progressive.Configuration(start_steps=4))])
+@pytest.mark.parametrize(
+    ("module", "configuration"),
+    [
+        (knowledge, knowledge.Configuration()),
+        (reflow, reflow.Configuration()),
+        (scm, scm.Configuration()),
+        (shortcut, shortcut.Configuration()),
+        (shortcut, shortcut.Configuration(consistency_share=0.5)),
+        (shortcut, shortcut.Configuration(consistency_share=0.0)),
+        (improved_meanflow, improved_meanflow.Configuration()),
+        (improved_meanflow, improved_meanflow.Configuration(prob_r_equals_t=0.75)),
+        (
+            improved_meanflow,
+            improved_meanflow.Configuration(prob_r_equals_t=1.0, prob_t_equals_1=0.0),
+        ),
+        (progressive, progressive.Configuration(start_steps=1)),
+        (progressive, progressive.Configuration(start_steps=4)),
+    ],
+)
 def test_cost_is_counted(module, configuration, guidance):
     """Every term that is named, and no pass that is not, over six steps: all rounds, equally long."""
     ledger, steps, batch = SharedLedger(), 6, 8
     teacher = ledger.watch("teacher", small_transformer(False).requires_grad_(False))
     student = ledger.watch("student", small_transformer(True, seed=1))
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
-    setting = Setting(student=student, learning_rate=1e-4, teacher=teacher, teacher_velocity=guided(teacher, guidance),
-                      pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels))
-    training = Training(objective=flow_matching.Configuration(), steps=steps, batch=batch, learning_rate=1e-4, ema=0.9)
-    trainer = Trainer(module.updates(configuration, setting), training, student, (0, "test"), images, labels)
+    setting = Setting(
+        student=student,
+        learning_rate=1e-4,
+        teacher=teacher,
+        teacher_velocity=guided(teacher, guidance),
+        pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels),
+    )
+    training = Training(
+        objective=flow_matching.Configuration(),
+        steps=steps,
+        batch=batch,
+        learning_rate=1e-4,
+        ema=0.9,
+    )
+    trainer = Trainer(
+        module.updates(configuration, setting), training, student, (0, "test"), images, labels
+    )
     for _ in range(steps):
         trainer.train_step()
     stated = module.forward_equivalents(configuration, 4, guidance != 1.0)

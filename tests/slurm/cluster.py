@@ -24,7 +24,9 @@ import time
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"  # where the daemons are, and a user's PATH is not
+PATH = (
+    os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+)  # where the daemons are, and a user's PATH is not
 
 CONF = """\
 ClusterName=test
@@ -59,8 +61,11 @@ MinJobAge=86400
 GresTypes=gpu
 SlurmdParameters=config_overrides
 """
-MEMORY = {"JobAcctGatherType": "jobacct_gather/linux", "JobAcctGatherFrequency": "task=1",
-          "JobAcctGatherParams": "OverMemoryKill"}
+MEMORY = {
+    "JobAcctGatherType": "jobacct_gather/linux",
+    "JobAcctGatherFrequency": "task=1",
+    "JobAcctGatherParams": "OverMemoryKill",
+}
 PREEMPT = {"PreemptType": "preempt/partition_prio", "PreemptMode": "REQUEUE"}
 
 
@@ -79,10 +84,21 @@ class Cluster:
     slurm_conf_overrides: lines of slurm.conf that replace those here, such as SlurmdTimeout=10.
     """
 
-    def __init__(self, folder, cpus=2, gpus=2, memory_mb=8000, preempt=False, enforce_memory=False, **slurm_conf_overrides):
+    def __init__(
+        self,
+        folder,
+        cpus=2,
+        gpus=2,
+        memory_mb=8000,
+        preempt=False,
+        enforce_memory=False,
+        **slurm_conf_overrides,
+    ):
         self.folder = Path(folder).resolve()
         self.cpus, self.gpus, self.memory_mb, self.preempt = cpus, gpus, memory_mb, preempt
-        self.overrides = (PREEMPT if preempt else {}) | (MEMORY if enforce_memory else {}) | slurm_conf_overrides
+        self.overrides = (
+            (PREEMPT if preempt else {}) | (MEMORY if enforce_memory else {}) | slurm_conf_overrides
+        )
         self.environment = {"SLURM_CONF": str(self.folder / "etc/slurm.conf")}
 
     def start(self):
@@ -91,9 +107,15 @@ class Cluster:
             raise RuntimeError(f"a cluster already runs in {self.folder}")
         root = self._write()
         try:
-            self._daemon("munged", "--force", f"--key-file={root}/munge/key", f"--seed-file={root}/munge/seed",
-                         f"--socket={root}/run/munge.socket", f"--pid-file={root}/run/munged.pid",
-                         f"--log-file={root}/log/munged.log")
+            self._daemon(
+                "munged",
+                "--force",
+                f"--key-file={root}/munge/key",
+                f"--seed-file={root}/munge/seed",
+                f"--socket={root}/run/munge.socket",
+                f"--pid-file={root}/run/munged.pid",
+                f"--log-file={root}/log/munged.log",
+            )
             self._daemon("slurmctld", "-i")
             self.start_slurmd()
         except BaseException:
@@ -134,11 +156,17 @@ class Cluster:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 found = self.run("sinfo", "-h", "-N", "-o", "%T %E", timeout=10)
                 state = found.stdout + found.stderr
-                if state.split(maxsplit=1)[:1] in (["idle"], ["mixed"], ["allocated"]):  # idle*: it does not respond
+                if state.split(maxsplit=1)[:1] in (
+                    ["idle"],
+                    ["mixed"],
+                    ["allocated"],
+                ):  # idle*: it does not respond
                     return
             time.sleep(0.05)
-        logs = [f"--- {path}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:])
-                for path in sorted(self.folder.glob("log/*.log"))]
+        logs = [
+            f"--- {path}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+            for path in sorted(self.folder.glob("log/*.log"))
+        ]
         raise RuntimeError("\n".join([f"the node is not ready after {timeout} s: {state}", *logs]))
 
     def run(self, *command, timeout=30, **keywords):
@@ -154,15 +182,21 @@ class Cluster:
         """
         daemons = daemons or DAEMONS
         logs = {str(self.folder / f"log/{name}.log") for name in daemons}
-        marks = {f"SLURM_CONF={self.environment['SLURM_CONF']}".encode(), b"SLURMD_NODENAME=localhost"}
+        marks = {
+            f"SLURM_CONF={self.environment['SLURM_CONF']}".encode(),
+            b"SLURMD_NODENAME=localhost",
+        }
         parents, ours = {}, set()
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):  # it has ended, or belongs to someone else
                 if not entry.name.isdigit() or (stat := _stat(entry.name)) is None:
                     continue
                 parents[int(entry.name)] = stat
-                if (any(_writes(fd, logs) for fd in (entry / "fd").iterdir())
-                        or "slurmd" in daemons and marks <= set((entry / "environ").read_bytes().split(b"\0"))):
+                if (
+                    any(_writes(fd, logs) for fd in (entry / "fd").iterdir())
+                    or "slurmd" in daemons
+                    and marks <= set((entry / "environ").read_bytes().split(b"\0"))
+                ):
                     ours.add(int(entry.name))
         while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
             ours |= more
@@ -197,13 +231,22 @@ class Cluster:
             time.sleep(0.02)
 
     def _daemon(self, name, *arguments):
-        done = self.run(shutil.which(name, path=PATH) or name, *arguments, cwd=self.folder, stdin=subprocess.DEVNULL)
+        done = self.run(
+            shutil.which(name, path=PATH) or name,
+            *arguments,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+        )
         if done.returncode:
             raise RuntimeError(f"{name} did not start: {done.stderr or done.stdout}")
 
     def _environment(self):
         """The caller's, without the job that it may itself run in."""
-        outer = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", "SQUEUE"))}
+        outer = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("SLURM", "SBATCH", "SQUEUE"))
+        }
         return outer | self.environment
 
     def _write(self):
@@ -217,26 +260,43 @@ class Cluster:
             key.write_bytes(secrets.token_bytes(128))
         self._remove_shortcut()
         root = self.folder
-        if len(str(root)) > 60:  # sockets are run/munge.socket and spool/localhost_<job>.<step>: 107 bytes at most
+        if (
+            len(str(root)) > 60
+        ):  # sockets are run/munge.socket and spool/localhost_<job>.<step>: 107 bytes at most
             root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp")) / "c"
             root.symlink_to(self.folder)
             (self.folder / "run/shortcut").symlink_to(root)
-        for index in range(self.gpus):  # SLURM wants a character device each, with a number at the end of its name
+        for index in range(
+            self.gpus
+        ):  # SLURM wants a character device each, with a number at the end of its name
             device = self.folder / f"dev/gpu{index}"
             device.unlink(missing_ok=True)
             device.symlink_to("/dev/null")
         ctld_port, slurmd_port = _free_ports(2)
-        written = CONF.format(root=root, user=pwd.getpwuid(os.getuid()).pw_name, ctld_port=ctld_port, slurmd_port=slurmd_port)
+        written = CONF.format(
+            root=root,
+            user=pwd.getpwuid(os.getuid()).pw_name,
+            ctld_port=ctld_port,
+            slurmd_port=slurmd_port,
+        )
         lines = dict(line.split("=", 1) for line in written.splitlines()) | self.overrides
-        nodes = [f"NodeName=localhost NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory={self.memory_mb}"
-                 + (f" Gres=gpu:{self.gpus}" if self.gpus else ""),
-                 "PartitionName=gpu Nodes=ALL Default=YES MaxTime=1-00:00:00 DefMemPerCPU=100 PriorityTier=1"]
+        nodes = [
+            f"NodeName=localhost NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory={self.memory_mb}"
+            + (f" Gres=gpu:{self.gpus}" if self.gpus else ""),
+            "PartitionName=gpu Nodes=ALL Default=YES MaxTime=1-00:00:00 DefMemPerCPU=100 PriorityTier=1",
+        ]
         if self.preempt:
-            nodes.append("PartitionName=urgent Nodes=ALL MaxTime=1-00:00:00 DefMemPerCPU=100 PriorityTier=10 PreemptMode=OFF")
+            nodes.append(
+                "PartitionName=urgent Nodes=ALL MaxTime=1-00:00:00 DefMemPerCPU=100 PriorityTier=10 PreemptMode=OFF"
+            )
         (self.folder / "etc/slurm.conf").write_text(
-            "\n".join([*(f"{key}={value}" for key, value in lines.items()), *nodes]) + "\n")
+            "\n".join([*(f"{key}={value}" for key, value in lines.items()), *nodes]) + "\n"
+        )
         (self.folder / "etc/gres.conf").write_text(
-            f"NodeName=localhost Name=gpu File={root}/dev/gpu[0-{self.gpus - 1}]\n" if self.gpus else "")
+            f"NodeName=localhost Name=gpu File={root}/dev/gpu[0-{self.gpus - 1}]\n"
+            if self.gpus
+            else ""
+        )
         return root
 
     def _remove_shortcut(self):
@@ -259,7 +319,9 @@ def _writes(fd, paths):
     """Whether the entry fd of /proc/<pid>/fd is one of these files, open for writing (a reader may be someone's tail -f)."""
     with contextlib.suppress(FileNotFoundError):  # closed meanwhile
         if os.readlink(fd) in paths:
-            flags = (fd.parent.parent / "fdinfo" / fd.name).read_text().split("flags:")[1].split()[0]
+            flags = (
+                (fd.parent.parent / "fdinfo" / fd.name).read_text().split("flags:")[1].split()[0]
+            )
             return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
     return False
 
@@ -283,10 +345,15 @@ def cluster(folder, **options):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    for name, text in {"start": "start it and print its environment for eval", "stop": "stop what runs in the folder",
-                       "run": "start it, run a command in its environment, stop it, exit as the command did"}.items():
+    for name, text in {
+        "start": "start it and print its environment for eval",
+        "stop": "stop what runs in the folder",
+        "run": "start it, run a command in its environment, stop it, exit as the command did",
+    }.items():
         action = actions.add_parser(name, help=text)
         action.add_argument("--folder", type=Path, required=True)
         if name != "stop":
@@ -305,7 +372,9 @@ def main():
     elif action == "stop":
         Cluster(**options).stop()
     else:
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the cluster stops with us
+        signal.signal(
+            signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+        )  # so that the cluster stops with us
         with cluster(**options) as running:
             sys.exit(running.run(*command, timeout=None, capture_output=False).returncode)
 

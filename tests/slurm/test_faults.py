@@ -30,7 +30,11 @@ def finish_soon(workflow, steps=3) -> None:
 def job_ids(workflow) -> dict[str, str]:
     """The jobs of this workflow's folder that SLURM has not ended yet: id to state."""
     lines = workflow.slurm("squeue", "-h", "-o", "%i|%T|%Z").splitlines()
-    return {line.split("|")[0]: line.split("|")[1] for line in lines if line.endswith(f"|{workflow.folder}")}
+    return {
+        line.split("|")[0]: line.split("|")[1]
+        for line in lines
+        if line.endswith(f"|{workflow.folder}")
+    }
 
 
 @pytest.fixture(autouse=True)
@@ -82,14 +86,23 @@ def test_a_requeued_job_goes_on_from_its_state(workflow):
     assert main.wait(60) == 0, workflow.said()
     events = (workflow.folder / "events").read_text()
     for job in "01":
-        assert [line.split()[0] for line in events.splitlines() if line.split()[1] == job] == ["start", "stop", "start", "end"]
-        stopped, started_again = [int(line.split()[2]) for line in events.splitlines() if line.split()[1] == job][1:3]
+        assert [line.split()[0] for line in events.splitlines() if line.split()[1] == job] == [
+            "start",
+            "stop",
+            "start",
+            "end",
+        ]
+        stopped, started_again = [
+            int(line.split()[2]) for line in events.splitlines() if line.split()[1] == job
+        ][1:3]
         assert stopped == started_again > 2
 
 
 def test_the_time_limit_stops_a_job_in_time_and_it_goes_on(workflow):
     """SLURM counts limits in minutes and looks at them twice a minute."""
-    main = workflow.start("--default-resources", "runtime=1", "--submitit-stop-seconds", "45", "--config", "jobs=1")
+    main = workflow.start(
+        "--default-resources", "runtime=1", "--submitit-stop-seconds", "45", "--config", "jobs=1"
+    )
     workflow.wait(lambda: workflow.events()["start", "0"] == 2, timeout=120)
     finish_soon(workflow)
     assert main.wait(60) == 0, workflow.said()
@@ -103,7 +116,15 @@ def test_a_preempting_job_goes_first_and_the_preempted_one_goes_on(tmp_path_fact
         workflow = Workflow(tmp_path, "slurm", length=10000, environment=cluster.environment)
         main = workflow.start("--config", "jobs=1")
         workflow.wait(lambda: counting(workflow, 1))
-        cluster.run("sbatch", "-p", "urgent", "-o", "/dev/null", "--wrap", f"sleep 1; touch {tmp_path}/urgent")
+        cluster.run(
+            "sbatch",
+            "-p",
+            "urgent",
+            "-o",
+            "/dev/null",
+            "--wrap",
+            f"sleep 1; touch {tmp_path}/urgent",
+        )
         workflow.wait(lambda: workflow.events()["start", "0"] == 2)
         assert (tmp_path / "urgent").exists()
         finish_soon(workflow)
@@ -121,7 +142,10 @@ def test_scancel_fails_its_job_only_and_the_next_run_goes_on(workflow):
     assert main.wait(60) == 1
     assert sum(workflow.events()["end", which] for which in "01") == 1
     assert workflow.run().returncode == 0
-    assert {key: n for key, n in workflow.events().items() if key[0] == "end"} == {("end", "0"): 1, ("end", "1"): 1}
+    assert {key: n for key, n in workflow.events().items() if key[0] == "end"} == {
+        ("end", "0"): 1,
+        ("end", "1"): 1,
+    }
 
 
 def test_ctrl_c_cancels_the_jobs(workflow):
@@ -133,7 +157,9 @@ def test_ctrl_c_cancels_the_jobs(workflow):
     finish_soon(workflow)
     result = workflow.run()  # at once: the old jobs may still be leaving
     assert result.returncode == 0, result.stdout
-    assert workflow.events() == {(what, job): n for job in "01" for what, n in (("start", 2), ("stop", 1), ("end", 1))}
+    assert workflow.events() == {
+        (what, job): n for job in "01" for what, n in (("start", 2), ("stop", 1), ("end", 1))
+    }
 
 
 def test_a_node_that_fails_gives_its_jobs_back(tmp_path_factory, tmp_path):
@@ -167,7 +193,8 @@ def test_jobs_are_submitted_once_the_controller_is_back(workflow, tmp_path_facto
         (workflow.folder / "Snakefile").write_text(
             'rule all:\n    input: "b"\n'
             'rule a:\n    output: "a"\n    shell: "touch begun; sleep 6; touch {output}"\n'
-            'rule b:\n    input: "a"\n    output: "b"\n    shell: "echo run >> runs; touch {output}"\n')
+            'rule b:\n    input: "a"\n    output: "b"\n    shell: "echo run >> runs; touch {output}"\n'
+        )
         main = workflow.start()
         workflow.wait((workflow.folder / "begun").exists)
         cluster.stop_slurmctld()
@@ -178,27 +205,34 @@ def test_jobs_are_submitted_once_the_controller_is_back(workflow, tmp_path_facto
 
 
 def test_an_error_says_rule_arm_job_reason_and_log(workflow):
-    (workflow.folder / "Snakefile").write_text('''
+    (workflow.folder / "Snakefile").write_text("""
 rule all:
     input: "out/7"
 rule refine:
     output: "out/{i}"
     params: arm="hd_patch"
     shell: "echo run >> runs; echo 'diverged at step 3: loss nan' >&2; exit 1"
-''')
+""")
     result = workflow.run("--retries", "2")
     assert result.returncode == 1
     assert (workflow.folder / "runs").read_text() == "run\n"
-    log, = workflow.folder.glob(".snakemake/submitit/refine/*/1/*_0_log.out")
+    (log,) = workflow.folder.glob(".snakemake/submitit/refine/*/1/*_0_log.out")
     job = log.name.split("_")[0]
-    assert f"rule refine (i=7, arm=hd_patch), job {job}: exit code 1: diverged at step 3: loss nan\n" in result.stdout
+    assert (
+        f"rule refine (i=7, arm=hd_patch), job {job}: exit code 1: diverged at step 3: loss nan\n"
+        in result.stdout
+    )
     assert f"log {log.relative_to(workflow.folder)} ends with" in result.stdout
 
 
 def test_too_much_memory_is_tried_again_with_more(tmp_path_factory, tmp_path):
     (tmp_path / "greedy.py").write_text("import time\nbuffer = b'x' * 200_000_000\ntime.sleep(6)\n")
-    snakefile = SNAKEFILE.replace("    params:", "    resources: mem_mb=lambda w, attempt: 150 * attempt\n    params:").replace(
-        "python count.py {wildcards.i} {output}", "echo {resources.mem_mb} >> tries; python greedy.py; touch {output}")
+    snakefile = SNAKEFILE.replace(
+        "    params:", "    resources: mem_mb=lambda w, attempt: 150 * attempt\n    params:"
+    ).replace(
+        "python count.py {wildcards.i} {output}",
+        "echo {resources.mem_mb} >> tries; python greedy.py; touch {output}",
+    )
     with started(tmp_path_factory.mktemp("memory"), enforce_memory=True) as cluster:
         workflow = Workflow(tmp_path, "slurm", snakefile=snakefile, environment=cluster.environment)
         result = workflow.run("--config", "jobs=1", "--retries", "2")
@@ -207,14 +241,28 @@ def test_too_much_memory_is_tried_again_with_more(tmp_path_factory, tmp_path):
         assert ": out of memory (tries left: 2)" in result.stdout
 
 
-@pytest.mark.parametrize(("resources", "sentence"), [
-    ("slurm_partition='gpuu'", "rule count: unknown partition 'gpuu'; did you mean 'gpu'?"),
-    ("gpus=3", "rule count: asks for 3 GPUs, but in partition gpu no node has more than 2; lower its gpus"),
-    ("runtime=99999", "rule count: asks for 99999 minutes, but in partition gpu the partition's time limit is 1440; lower "
-                      "its runtime"),
-    ("slurm_acount='x'", "rule count: unknown resource slurm_acount; did you mean 'slurm_account'?"),
-])
-def test_what_the_cluster_cannot_give_is_refused_before_anything_is_submitted(workflow, resources, sentence):
+@pytest.mark.parametrize(
+    ("resources", "sentence"),
+    [
+        ("slurm_partition='gpuu'", "rule count: unknown partition 'gpuu'; did you mean 'gpu'?"),
+        (
+            "gpus=3",
+            "rule count: asks for 3 GPUs, but in partition gpu no node has more than 2; lower its gpus",
+        ),
+        (
+            "runtime=99999",
+            "rule count: asks for 99999 minutes, but in partition gpu the partition's time limit is 1440; lower "
+            "its runtime",
+        ),
+        (
+            "slurm_acount='x'",
+            "rule count: unknown resource slurm_acount; did you mean 'slurm_account'?",
+        ),
+    ],
+)
+def test_what_the_cluster_cannot_give_is_refused_before_anything_is_submitted(
+    workflow, resources, sentence
+):
     before = workflow.slurm("squeue", "--states=all", "-h", "-o", "%i")
     result = workflow.run("--default-resources", resources)
     assert result.returncode == 2
@@ -240,7 +288,7 @@ def test_a_submission_killed_before_the_job_had_its_pickle_goes_on(workflow):
     main.kill()
     main.wait()
     workflow.wait(lambda: workflow.events()["start", "0"] == 1)
-    pickle, = folder.glob("*/1/*_submitted.pkl")
+    (pickle,) = folder.glob("*/1/*_submitted.pkl")
     workflow.slurm("scontrol", "requeue", pickle.name.split("_")[0])
     pickle.rename(pickle.with_name("0123456789abcdef0123456789abcdef.pkl"))
     record = pickle.with_name("record.json")
@@ -261,11 +309,15 @@ def test_a_task_that_dies_without_a_word_makes_its_job_fail(workflow):
 
 
 def test_the_task_that_failed_first_is_the_one_that_is_told(workflow):
-    (workflow.folder / "Snakefile").write_text(RANKS.format(how="echo disk full; exit 1").replace("sleep 600", "sleep 1; exit 75"))
+    (workflow.folder / "Snakefile").write_text(
+        RANKS.format(how="echo disk full; exit 1").replace("sleep 600", "sleep 1; exit 75")
+    )
     result = workflow.run("--retries", "2")
     assert result.returncode == 1
     assert ": exit code 1: disk full\n" in result.stdout
-    starts = (workflow.folder / "starts").read_text().split()  # never tried again; on a busy machine 0 may be ended before it starts
+    starts = (
+        (workflow.folder / "starts").read_text().split()
+    )  # never tried again; on a busy machine 0 may be ended before it starts
     assert starts.count("1") == 1 and starts.count("0") <= 1
 
 
@@ -273,10 +325,12 @@ def test_a_stop_after_the_last_step_leaves_a_success(workflow):
     """The command ends with success though it is cancelled; bash waits for it, and nothing is run again."""
     (workflow.folder / "late.py").write_text(
         "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\npathlib.Path('begun').touch()\n"
-        "time.sleep(2)\npathlib.Path('out').touch()\n")
+        "time.sleep(2)\npathlib.Path('out').touch()\n"
+    )
     (workflow.folder / "Snakefile").write_text(
         'rule all:\n    input: "out"\n'
-        'rule late:\n    output: "out"\n    shell: "echo run >> runs; python late.py"\n')
+        'rule late:\n    output: "out"\n    shell: "echo run >> runs; python late.py"\n'
+    )
     main = workflow.start()
     workflow.wait((workflow.folder / "begun").exists)
     for job in job_ids(workflow):
@@ -288,7 +342,10 @@ def test_a_stop_after_the_last_step_leaves_a_success(workflow):
 def test_what_has_succeeded_is_not_run_again_by_a_requeue(workflow):
     (workflow.folder / "length").write_text("1")
     assert workflow.run().returncode == 0
-    ids = [path.name.split("_")[0] for path in workflow.folder.glob(".snakemake/submitit/count/*/1/*_submitted.pkl")]
+    ids = [
+        path.name.split("_")[0]
+        for path in workflow.folder.glob(".snakemake/submitit/count/*/1/*_submitted.pkl")
+    ]
     for job in ids:
         workflow.slurm("scontrol", "requeue", job)
     workflow.wait(lambda: not job_ids(workflow))

@@ -12,9 +12,19 @@ import tempfile
 from pathlib import Path
 
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync",
-         "--disable-background-networking", "--disable-component-update", "--disable-default-apps",
-         "--allow-file-access-from-files", "--virtual-time-budget=20000")
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--allow-file-access-from-files",
+    "--virtual-time-budget=20000",
+)
 FRAME = """<!doctype html><title>waiting</title><body style="margin: 0"><iframe src="{page}" width="{width}" height="{height}"
 style="border: 0" onload="setTimeout(() => {{ const root = this.contentDocument.documentElement;
 document.body.dataset.width = root.scrollWidth; document.body.dataset.letters = root.innerText.length; }}, 5000)"></iframe>"""
@@ -26,12 +36,31 @@ def look(page: Path, width: int, height: int, picture: Path) -> tuple[int, int, 
     with tempfile.TemporaryDirectory() as folder:
         frame, log = Path(folder, "frame.html"), Path(folder, "net.json")
         frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width, height=height))
-        dom = subprocess.run(["chromium", *QUIET, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}",
-                              f"--log-net-log={log}", f"--screenshot={picture.resolve()}", "--dump-dom", frame.as_uri()],
-                             check=True, capture_output=True, text=True, timeout=300).stdout
+        dom = subprocess.run(
+            [
+                "chromium",
+                *QUIET,
+                f"--user-data-dir={folder}/profile",
+                f"--window-size={width},{height}",
+                f"--log-net-log={log}",
+                f"--screenshot={picture.resolve()}",
+                "--dump-dom",
+                frame.as_uri(),
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        ).stdout
         starts = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
-        asked = {start["url"] for start in starts if start.get("initiator", "not an origin") != "not an origin"}  # by a page
-    size, letters = (int(re.search(rf'data-{name}="(\d+)"', dom)[1]) for name in ("width", "letters"))
+        asked = {
+            start["url"]
+            for start in starts
+            if start.get("initiator", "not an origin") != "not an origin"
+        }  # by a page
+    size, letters = (
+        int(re.search(rf'data-{name}="(\d+)"', dom)[1]) for name in ("width", "letters")
+    )
     return size, letters, sorted(url for url in asked if url.startswith(("http", "ws")))
 
 
@@ -46,7 +75,9 @@ def main(report: Path, folder: Path) -> None:
         assert not asked, f"{screen}: the report asks for {asked}"
         assert width <= wide, f"{screen}: {width} pixels wide, the screen has {wide}"
         assert letters > 200, f"{screen}: {letters} letters"
-        print(f"{report} on a {screen}: {letters} letters, {width} of {wide} pixels wide, nothing asked of a network")
+        print(
+            f"{report} on a {screen}: {letters} letters, {width} of {wide} pixels wide, nothing asked of a network"
+        )
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
-SNAKEFILE = '''
+SNAKEFILE = """
 rule all:
     input: expand("out/{i}", i=range(int(config.get("jobs", 2))))
 rule count:
     output: "out/{i}"
     params: arm="arm {i}"
     shell: "python count.py {wildcards.i} {output}"
-'''
+"""
 COUNT = '''
 """Counts to the number in `length`, tenths of a second a step; goes on from its state; says when it starts and ends."""
 import pathlib, signal, sys, time
@@ -44,8 +44,14 @@ say("end")
 class Workflow:
     """A Snakemake workflow in `folder`, run by the submitit executor on `cluster`."""
 
-    def __init__(self, folder: Path, cluster: str, length: int = 10, snakefile: str = SNAKEFILE,
-                 environment: dict[str, str] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        cluster: str,
+        length: int = 10,
+        snakefile: str = SNAKEFILE,
+        environment: dict[str, str] | None = None,
+    ):
         self.folder, self.cluster = folder, cluster
         path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self.environment = os.environ | (environment or {}) | path
@@ -54,18 +60,45 @@ class Workflow:
         (folder / "length").write_text(str(length))
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "snakemake", "--executor", "submitit", "--submitit-cluster", self.cluster, "--jobs",
-                "4", "--nolock", "--rerun-incomplete", "--submitit-queue-seconds", "1", *arguments]
+        return [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--executor",
+            "submitit",
+            "--submitit-cluster",
+            self.cluster,
+            "--jobs",
+            "4",
+            "--nolock",
+            "--rerun-incomplete",
+            "--submitit-queue-seconds",
+            "1",
+            *arguments,
+        ]
 
     def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(*arguments), cwd=self.folder, env=self.environment, text=True, timeout=timeout,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen:
         with (self.folder / "said").open("w") as file:
-            return subprocess.Popen(self.command(*arguments), cwd=self.folder, env=self.environment, stdout=file,
-                                    stderr=subprocess.STDOUT, start_new_session=True,
-                                    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+            return subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder,
+                env=self.environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            )
 
     def kill_while_counting(self, *arguments: str, jobs: int = 2) -> None:
         """Start, and `kill -9` the main process once so many jobs have counted to three; they are left running."""
@@ -80,7 +113,11 @@ class Workflow:
     def events(self) -> Counter[tuple[str, str]]:
         """How often each job has said each of start, stop and end."""
         path = self.folder / "events"
-        return Counter(tuple(line.split()[:2]) for line in path.read_text().splitlines()) if path.exists() else Counter()
+        return (
+            Counter(tuple(line.split()[:2]) for line in path.read_text().splitlines())
+            if path.exists()
+            else Counter()
+        )
 
     def state(self, job: int | str) -> int:
         path = self.folder / f"state-{job}"
@@ -90,5 +127,7 @@ class Workflow:
         """Until the condition holds; AssertionError with what Snakemake has said if it never does."""
         end = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < end, self.said() if (self.folder / "said").exists() else "timeout"
+            assert time.monotonic() < end, (
+                self.said() if (self.folder / "said").exists() else "timeout"
+            )
             time.sleep(0.05)

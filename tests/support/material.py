@@ -16,12 +16,16 @@ from torch import nn
 def pictures(n: int, seed: int, size: int = 64) -> np.ndarray:
     """Smooth colour fields with noise, (n, size, size, 3) uint8."""
     generator = torch.Generator().manual_seed(seed)
-    fields = torch.nn.functional.interpolate(255 * torch.rand(n, 3, 6, 6, generator=generator), size=size, mode="bicubic")
+    fields = torch.nn.functional.interpolate(
+        255 * torch.rand(n, 3, 6, 6, generator=generator), size=size, mode="bicubic"
+    )
     noisy = fields + 20 * torch.randn(n, 3, size, size, generator=generator)
     return noisy.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def write_folder(folder: Path, images: np.ndarray, names: list[str] | None = None, suffix: str = ".png") -> Path:
+def write_folder(
+    folder: Path, images: np.ndarray, names: list[str] | None = None, suffix: str = ".png"
+) -> Path:
     for row, image in enumerate(images):
         path = folder / f"{names[row] if names else f'{row:04}'}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +52,10 @@ def inception_weights() -> Path:
 
     empty = material() / "empty.pth"
     torch.save({}, empty)
-    network, generator = Untrained("untrained", ["2048"], str(empty)), torch.Generator().manual_seed(0)
+    network, generator = (
+        Untrained("untrained", ["2048"], str(empty)),
+        torch.Generator().manual_seed(0),
+    )
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()
@@ -69,23 +76,47 @@ def clip_weights() -> Path:
     import open_clip
     from safetensors.torch import save_file
 
-    config = {"embed_dim": 16, "quick_gelu": True,
-              "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-              "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}}
+    config = {
+        "embed_dim": 16,
+        "quick_gelu": True,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 16,
+        },
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
+    }
     folder = material() / "clip"
     folder.mkdir()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = open_clip.CLIP(**config)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()},
-              folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    )
+    save_file(
+        {name: tensor.contiguous() for name, tensor in network.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
     return folder
 
 
 def prompts(path: Path, ids: list[str], categories: list[str] | None = None) -> Path:
-    table = {name: {"prompt": f"a photo of thing {row % 7}", "category": categories[row] if categories else "any"}
-             for row, name in enumerate(ids)}
+    table = {
+        name: {
+            "prompt": f"a photo of thing {row % 7}",
+            "category": categories[row] if categories else "any",
+        }
+        for row, name in enumerate(ids)
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(table))
     return path

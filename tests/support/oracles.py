@@ -19,7 +19,9 @@ def column(t: Tensor) -> Tensor:
     return t.reshape(-1, 1, 1, 1)
 
 
-def uniform_times(n: int, generator: torch.Generator, low: float = 0.05, high: float = 0.95) -> Tensor:
+def uniform_times(
+    n: int, generator: torch.Generator, low: float = 0.05, high: float = 0.95
+) -> Tensor:
     """(n,) float64, away from the ends."""
     return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
 
@@ -42,8 +44,11 @@ class Mixture:
         offset = z[:, None] - (1 - t)[..., None, None, None] * self.means
         variance = (1 - t) ** 2 * self.sds**2 + t**2
         dimensions = self.means[0].numel()
-        log_joint = (self.shares.log() - 0.5 * dimensions * torch.log(2 * math.pi * variance)
-                     - offset.flatten(2).square().sum(2) / (2 * variance))
+        log_joint = (
+            self.shares.log()
+            - 0.5 * dimensions * torch.log(2 * math.pi * variance)
+            - offset.flatten(2).square().sum(2) / (2 * variance)
+        )
         return offset, variance, log_joint
 
     def log_density(self, z: Tensor, t: Tensor) -> Tensor:
@@ -64,9 +69,13 @@ class Mixture:
         offset, variance, log_joint = self._components(z, t)
         posterior = torch.softmax(log_joint, dim=1)
         slope = (t[:, None] - (1 - t[:, None]) * self.sds**2) / variance
-        return (posterior[..., None, None, None] * (slope[..., None, None, None] * offset - self.means)).sum(1)
+        return (
+            posterior[..., None, None, None] * (slope[..., None, None, None] * offset - self.means)
+        ).sum(1)
 
-    def u(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor | None = None, steps: int = 48) -> Tensor:
+    def u(
+        self, z: Tensor, r: Tensor, t: Tensor, c: Tensor | None = None, steps: int = 48
+    ) -> Tensor:
         """Mean velocity by classical Runge-Kutta from t to r: the mean of the steps' slopes, so r = t needs no limit."""
         h, mean = (r - t) / steps, torch.zeros_like(z)
         for number in range(steps):
@@ -81,11 +90,14 @@ class Mixture:
 
     def flow_map(self, z: Tensor, r: float, t: float) -> Tensor:
         """z_r on the trajectory through z_t = z, by an adaptive high-order solver."""
+
         def derivative(s: float, flat: np.ndarray) -> np.ndarray:
             times = torch.full((len(z),), s, dtype=torch.float64)
             return self.v(torch.from_numpy(flat).reshape(z.shape), times).flatten().numpy()
 
-        solution = solve_ivp(derivative, (t, r), z.flatten().numpy(), method="DOP853", rtol=1e-10, atol=1e-12)
+        solution = solve_ivp(
+            derivative, (t, r), z.flatten().numpy(), method="DOP853", rtol=1e-10, atol=1e-12
+        )
         return torch.from_numpy(solution.y[:, -1]).reshape(z.shape)
 
 
@@ -101,11 +113,15 @@ class Gaussian(Mixture):
 
     def u(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         """(z_t - z_r) / (t - r) with z_r - (1 - r) mu = sigma_r / sigma_t (z_t - (1 - t) mu), with t - r cancelled."""
-        slope = ((t + r) - self.sd**2 * (2 - t - r)) / ((self.sigma(t) + self.sigma(r)) * self.sigma(t))
+        slope = ((t + r) - self.sd**2 * (2 - t - r)) / (
+            (self.sigma(t) + self.sigma(r)) * self.sigma(t)
+        )
         return column(slope) * (z - (1 - column(t)) * self.mean) - self.mean
 
     def flow_map(self, z: Tensor, r: float, t: float) -> Tensor:
-        ratio = self.sigma(torch.tensor(r, dtype=torch.float64)) / self.sigma(torch.tensor(t, dtype=torch.float64))
+        ratio = self.sigma(torch.tensor(r, dtype=torch.float64)) / self.sigma(
+            torch.tensor(t, dtype=torch.float64)
+        )
         return (1 - r) * self.mean + ratio * (z - (1 - t) * self.mean)
 
     def conditional_variance(self, t: Tensor) -> Tensor:
@@ -115,7 +131,9 @@ class Gaussian(Mixture):
 
 def gaussian_kl(mean_p: Tensor, variance_p: Tensor, mean_q: Tensor, variance_q: Tensor) -> Tensor:
     """KL(N(mean_p, variance_p) || N(mean_q, variance_q)) in one dimension, differentiable in all four."""
-    return 0.5 * (torch.log(variance_q / variance_p) + (variance_p + (mean_p - mean_q) ** 2) / variance_q - 1)
+    return 0.5 * (
+        torch.log(variance_q / variance_p) + (variance_p + (mean_p - mean_q) ** 2) / variance_q - 1
+    )
 
 
 def sign_nodes(images: int = 2) -> Tensor:
@@ -134,5 +152,7 @@ def a_gaussian() -> Gaussian:
 
 def a_mixture() -> Mixture:
     """Two overlapping components of unequal shares and widths, on 1x2x3 images."""
-    means = torch.tensor([[[[0.6, -0.5, 0.1], [0.0, 0.4, -0.3]]], [[[-0.7, 0.3, 0.2], [0.5, -0.6, 0.0]]]])
+    means = torch.tensor(
+        [[[[0.6, -0.5, 0.1], [0.0, 0.4, -0.3]]], [[[-0.7, 0.3, 0.2], [0.5, -0.6, 0.0]]]]
+    )
     return Mixture(means, torch.tensor([0.5, 0.7]), torch.tensor([0.3, 0.7]))

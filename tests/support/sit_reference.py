@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 def sinusoids(t: Tensor, size: int = 256, longest: float = 10000.0) -> Tensor:
     """[cos, sin] of t times `size` / 2 frequencies from 1 down to 1 / longest, in the precision of t."""
-    frequencies = torch.exp(-math.log(longest) * torch.arange(size // 2, dtype=t.dtype) / (size // 2))
+    frequencies = torch.exp(
+        -math.log(longest) * torch.arange(size // 2, dtype=t.dtype) / (size // 2)
+    )
     angles = t[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -21,7 +23,14 @@ def grid_positions(width: int, side: int) -> np.ndarray:
     """(side^2, width): half of the features for the column, half for the row, of each [sin, cos] of integer positions."""
     frequencies = 10000.0 ** (-np.arange(width // 4) / (width / 4))
     row, column = np.divmod(np.arange(side * side), side)
-    return np.concatenate([wave(np.outer(place, frequencies)) for place in (column, row) for wave in (np.sin, np.cos)], axis=1)
+    return np.concatenate(
+        [
+            wave(np.outer(place, frequencies))
+            for place in (column, row)
+            for wave in (np.sin, np.cos)
+        ],
+        axis=1,
+    )
 
 
 def adapted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -31,7 +40,11 @@ def adapted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.heads, self.qkv, self.proj = (
+            heads,
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
@@ -55,7 +68,9 @@ class Block(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(condition).chunk(6, dim=1)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(condition).chunk(
+            6, dim=1
+        )
         x = x + gate_a[:, None] * self.attn(adapted(x, shift_a, scale_a))
         return x + gate_m[:, None] * self.mlp(adapted(x, shift_m, scale_m))
 
@@ -63,7 +78,10 @@ class Block(nn.Module):
 class FinalLayer(nn.Module):
     def __init__(self, width: int, outputs: int):
         super().__init__()
-        self.linear, self.adaLN_modulation = nn.Linear(width, outputs), nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.linear, self.adaLN_modulation = (
+            nn.Linear(width, outputs),
+            nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width)),
+        )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         return self.linear(adapted(x, *self.adaLN_modulation(condition).chunk(2, dim=1)))
@@ -86,14 +104,29 @@ class Reference(nn.Module):
 
     convolve = True
 
-    def __init__(self, *, width: int = 32, depth: int = 2, heads: int = 2, patch: int = 2, image_size: int = 8,
-                 channels: int = 3, classes: int = 5, mlp_ratio: float = 4.0, learn_sigma: bool = True):
+    def __init__(
+        self,
+        *,
+        width: int = 32,
+        depth: int = 2,
+        heads: int = 2,
+        patch: int = 2,
+        image_size: int = 8,
+        channels: int = 3,
+        classes: int = 5,
+        mlp_ratio: float = 4.0,
+        learn_sigma: bool = True,
+    ):
         super().__init__()
         self.side, self.patch, self.channels = image_size // patch, patch, channels
         self.x_embedder = Container(proj=nn.Conv2d(channels, width, patch, patch))
-        self.t_embedder = Container(mlp=nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width)))
+        self.t_embedder = Container(
+            mlp=nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        )
         self.y_embedder = Container(embedding_table=nn.Embedding(classes + 1, width))
-        self.pos_embed = nn.Parameter(torch.from_numpy(grid_positions(width, self.side)).float()[None], requires_grad=False)
+        self.pos_embed = nn.Parameter(
+            torch.from_numpy(grid_positions(width, self.side)).float()[None], requires_grad=False
+        )
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
         self.final_layer = FinalLayer(width, patch**2 * channels * (2 if learn_sigma else 1))
 
@@ -102,14 +135,20 @@ class Reference(nn.Module):
         if self.convolve:
             x = conv(z).flatten(2).transpose(1, 2)
         else:
-            x = F.linear(F.unfold(z, self.patch, stride=self.patch).transpose(1, 2), conv.weight.flatten(1), conv.bias)
+            x = F.linear(
+                F.unfold(z, self.patch, stride=self.patch).transpose(1, 2),
+                conv.weight.flatten(1),
+                conv.bias,
+            )
         x = x + self.pos_embed
         condition = self.t_embedder.mlp(sinusoids(t)) + self.y_embedder.embedding_table(y)
         for block in self.blocks:
             x = block(x, condition)
-        x = self.final_layer(x, condition).reshape(len(z), self.side, self.side, self.patch, self.patch, -1)
+        x = self.final_layer(x, condition).reshape(
+            len(z), self.side, self.side, self.patch, self.patch, -1
+        )
         images = torch.einsum("nhwpqc->nchpwq", x).reshape(len(z), -1, *z.shape[2:])
-        return images[:, :self.channels]
+        return images[:, : self.channels]
 
 
 def random_reference(seed: int = 0, **sizes) -> Reference:

@@ -53,4 +53,6 @@ def run_until(plan: Plan, results: Path, stage_id: str) -> None:
 
 def stage_of(plan: Plan, kind: str, arm: str, seed: int = 0) -> str:
     """Id of an arm's stage; of its first number of sampling steps."""
-    return next(row.stages[kind] for row in plan.rows if row.arm == arm and row.seed in (seed, None))
+    return next(
+        row.stages[kind] for row in plan.rows if row.arm == arm and row.seed in (seed, None)
+    )

@@ -58,26 +58,60 @@ def test_a_manifest_says_what_the_artifact_is(done):
     plan, results = done
     stage = plan.stages[stage_of(plan, "teacher", "td")]
     path, manifest = artifact.load(results, stage.id)
-    assert set(manifest) == {"id", "kind", "version", "digest", "config", "parents", "seed", "environment", "wall_seconds",
-                             "core_seconds", "gpu_seconds", "queue_seconds", "peak_memory_bytes", "ranks",
-                             "network_evaluations", "forward_equivalents", "parameters", "payload"}
+    assert set(manifest) == {
+        "id",
+        "kind",
+        "version",
+        "digest",
+        "config",
+        "parents",
+        "seed",
+        "environment",
+        "wall_seconds",
+        "core_seconds",
+        "gpu_seconds",
+        "queue_seconds",
+        "peak_memory_bytes",
+        "ranks",
+        "network_evaluations",
+        "forward_equivalents",
+        "parameters",
+        "payload",
+    }
     assert manifest["id"] == f"teacher/s0-{manifest['digest']}"
     assert (manifest["kind"], manifest["version"], manifest["seed"]) == ("teacher", 1, 0)
     assert manifest["config"] == stage.config
     assert manifest["config"]["steps"] == plan.suite.teacher.training.steps
     assert manifest["parents"] == {"data": next(iter(plan.stages))}
-    assert manifest["environment"].keys() >= {"python", "torch", "numpy", "device", "machine", "processor", "commit"}
+    assert manifest["environment"].keys() >= {
+        "python",
+        "torch",
+        "numpy",
+        "device",
+        "machine",
+        "processor",
+        "commit",
+    }
     assert manifest["environment"]["processor"]
     assert manifest["environment"]["torch"] == torch.__version__.split("+")[0]
     assert manifest["wall_seconds"] > 0 and manifest["core_seconds"] > 0
     assert (manifest["gpu_seconds"], manifest["queue_seconds"], manifest["ranks"]) == (0, 0, 1)
     assert 50e6 < manifest["peak_memory_bytes"] < 50e9
     assert manifest["forward_equivalents"] == 3 * 12 * 16  # forward and backward, steps, batch
-    assert manifest["parameters"] == sum(tensor.numel() for tensor in load_file(path / "weights.safetensors").values())
-    assert manifest["payload"] == {name: hashlib.sha256((path / name).read_bytes()).hexdigest()
-                                   for name in ("history.csv", "weights.safetensors")}
-    assert {file.name for file in path.iterdir()} == {MANIFEST, *manifest["payload"]}  # no checkpoint is left
-    assert [file.name for file in path.parent.iterdir()] == [path.name]  # nor a work folder or a lock
+    assert manifest["parameters"] == sum(
+        tensor.numel() for tensor in load_file(path / "weights.safetensors").values()
+    )
+    assert manifest["payload"] == {
+        name: hashlib.sha256((path / name).read_bytes()).hexdigest()
+        for name in ("history.csv", "weights.safetensors")
+    }
+    assert {file.name for file in path.iterdir()} == {
+        MANIFEST,
+        *manifest["payload"],
+    }  # no checkpoint is left
+    assert [file.name for file in path.parent.iterdir()] == [
+        path.name
+    ]  # nor a work folder or a lock
 
 
 def break_manifest(path: Path, change) -> None:
@@ -85,18 +119,37 @@ def break_manifest(path: Path, change) -> None:
     (path / MANIFEST).write_text(json.dumps(change(manifest)), encoding="utf-8")
 
 
-@pytest.mark.parametrize(("file", "damage", "complaint"), [
-    ("weights.safetensors", lambda path: (path / "weights.safetensors").open("r+b").write(b"\xff"),
-     "differs from its manifest"),
-    ("history.csv", lambda path: (path / "history.csv").write_text(""), "differs from its manifest"),
-    ("history.csv", lambda path: (path / "history.csv").unlink(), "named in the manifest but missing"),
-    (MANIFEST, lambda path: break_manifest(path, lambda m: m | {"id": "teacher/s1-0123456789abcdef"}),
-     "is of teacher/s1-0123456789abcdef"),
-    (MANIFEST, lambda path: (path / MANIFEST).write_text('{"id": '), "not a manifest"),
-    (MANIFEST, lambda path: break_manifest(path, list), "not a manifest"),
-    (MANIFEST, lambda path: break_manifest(path, lambda m: {"id": m["id"]}), "not a manifest"),
-])
-def test_a_broken_artifact_is_refused_by_itself_and_by_what_needs_it(copied, file, damage, complaint):
+@pytest.mark.parametrize(
+    ("file", "damage", "complaint"),
+    [
+        (
+            "weights.safetensors",
+            lambda path: (path / "weights.safetensors").open("r+b").write(b"\xff"),
+            "differs from its manifest",
+        ),
+        (
+            "history.csv",
+            lambda path: (path / "history.csv").write_text(""),
+            "differs from its manifest",
+        ),
+        (
+            "history.csv",
+            lambda path: (path / "history.csv").unlink(),
+            "named in the manifest but missing",
+        ),
+        (
+            MANIFEST,
+            lambda path: break_manifest(path, lambda m: m | {"id": "teacher/s1-0123456789abcdef"}),
+            "is of teacher/s1-0123456789abcdef",
+        ),
+        (MANIFEST, lambda path: (path / MANIFEST).write_text('{"id": '), "not a manifest"),
+        (MANIFEST, lambda path: break_manifest(path, list), "not a manifest"),
+        (MANIFEST, lambda path: break_manifest(path, lambda m: {"id": m["id"]}), "not a manifest"),
+    ],
+)
+def test_a_broken_artifact_is_refused_by_itself_and_by_what_needs_it(
+    copied, file, damage, complaint
+):
     plan, results, stage = copied
     path = folder(results, stage.id)
     damage(path)
@@ -117,12 +170,32 @@ def test_a_missing_parent_is_named_with_the_command_that_makes_it(copied, monkey
     shutil.rmtree(folder(results, stage.id))
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
     suite = write_suite(results)
-    command = ["stage", "trajectory", "--suite", str(suite), "--results", str(results), "--arm", "td"]
+    command = [
+        "stage",
+        "trajectory",
+        "--suite",
+        str(suite),
+        "--results",
+        str(results),
+        "--arm",
+        "td",
+    ]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 2
-    assert result.output == (f"hdbench: {folder(results, stage.id)}: this artifact does not exist yet; make it with "
-                             f"`hdbench stage teacher --id {stage.id}` or let `snakemake` make everything in order\n")
-    advised = ["stage", "teacher", "--id", stage.id, "--suite", str(suite), "--results", str(results)]
+    assert result.output == (
+        f"hdbench: {folder(results, stage.id)}: this artifact does not exist yet; make it with "
+        f"`hdbench stage teacher --id {stage.id}` or let `snakemake` make everything in order\n"
+    )
+    advised = [
+        "stage",
+        "teacher",
+        "--id",
+        stage.id,
+        "--suite",
+        str(suite),
+        "--results",
+        str(results),
+    ]
     assert CliRunner().invoke(main, advised).exit_code == 0
     assert CliRunner().invoke(main, command).exit_code == 0
 
@@ -131,7 +204,9 @@ def test_a_finished_stage_is_not_run_again(copied, monkeypatch):
     plan, results, stage = copied
     files = sorted(folder(results, stage.id).iterdir())
     before = [file.stat().st_mtime_ns for file in files]
-    monkeypatch.setitem(stages.STAGES, "teacher", lambda context: pytest.fail("the stage was run again"))
+    monkeypatch.setitem(
+        stages.STAGES, "teacher", lambda context: pytest.fail("the stage was run again")
+    )
     run(plan, stage, results)
     assert [file.stat().st_mtime_ns for file in files] == before
 
@@ -167,7 +242,11 @@ def test_a_folder_without_a_manifest_is_replaced(copied):
     (path / MANIFEST).unlink()
     (path / "stray").write_text("of an older run", encoding="utf-8")
     run(plan, stage, results)
-    assert {file.name for file in path.iterdir()} == {MANIFEST, "history.csv", "weights.safetensors"}
+    assert {file.name for file in path.iterdir()} == {
+        MANIFEST,
+        "history.csv",
+        "weights.safetensors",
+    }
     artifact.load(results, stage.id)
 
 
@@ -196,13 +275,22 @@ def test_a_second_process_waits_for_the_first_and_takes_its_result(copied, monke
     plan, results, stage = copied
     shutil.rmtree(folder(results, stage.id))
     do = stages.STAGES["teacher"]
-    child = in_another_process(plan, stage, results, monkeypatch, lambda context: time.sleep(0.5) or do(context))
-    monkeypatch.setitem(stages.STAGES, "teacher", lambda context: pytest.fail("the stage was run twice"))
+    child = in_another_process(
+        plan, stage, results, monkeypatch, lambda context: time.sleep(0.5) or do(context)
+    )
+    monkeypatch.setitem(
+        stages.STAGES, "teacher", lambda context: pytest.fail("the stage was run twice")
+    )
     run(plan, stage, results)
-    assert f"{stage.id}: another process is working on this stage; waiting for it\n" in capfd.readouterr().err
+    assert (
+        f"{stage.id}: another process is working on this stage; waiting for it\n"
+        in capfd.readouterr().err
+    )
     artifact.load(results, stage.id)
     os.waitpid(child, 0)
-    assert [path.name for path in (results / "stages/teacher").iterdir()] == [folder(results, stage.id).name]
+    assert [path.name for path in (results / "stages/teacher").iterdir()] == [
+        folder(results, stage.id).name
+    ]
 
 
 def test_a_second_process_takes_over_from_one_that_was_killed(copied, monkeypatch):
@@ -241,8 +329,14 @@ def test_costs_are_those_of_all_runs(tmp_path, monkeypatch):
     assert cost["peak_memory_bytes"] == 1e15 and cost["wall_seconds"] > first["wall_seconds"]
     old = Work(tmp_path, stage)
     old.spent.update({"wall_seconds": 50.0, "core_seconds": 40.0})
-    assert old.cost().keys() == first.keys() and old.cost()["queue_seconds"] == 100 and old.cost()["wall_seconds"] > 50
-    assert old.cost()["peak_memory_bytes"] == 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert (
+        old.cost().keys() == first.keys()
+        and old.cost()["queue_seconds"] == 100
+        and old.cost()["wall_seconds"] > 50
+    )
+    assert (
+        old.cost()["peak_memory_bytes"] == 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
 
 
 @pytest.mark.parametrize("name", ["SUBMITIT_QUEUE_SECONDS", "SUBMITIT_GPUS"])
@@ -260,13 +354,19 @@ def test_results_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
     (tmp_path / "file").write_text("", encoding="utf-8")
     suite, results = write_suite(tmp_path), tmp_path / "file/results"
-    result = CliRunner().invoke(main, ["stage", "data", "--suite", str(suite), "--results", str(results)])
+    result = CliRunner().invoke(
+        main, ["stage", "data", "--suite", str(suite), "--results", str(results)]
+    )
     assert result.exit_code == 2
-    assert result.output == (f"hdbench: {results}/stages/data: cannot be written (Not a directory); choose another "
-                             "--results folder\n")
+    assert result.output == (
+        f"hdbench: {results}/stages/data: cannot be written (Not a directory); choose another "
+        "--results folder\n"
+    )
 
 
-@pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: b"not a checkpoint", lambda raw: raw[:len(raw) // 2]])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: b"", lambda raw: b"not a checkpoint", lambda raw: raw[: len(raw) // 2]]
+)
 def test_a_broken_checkpoint_is_named(copied, damage, monkeypatch):
     plan, results, stage = copied
     weights = folder(results, stage.id) / "weights.safetensors"
@@ -294,7 +394,11 @@ def test_a_divergence_stops_keeps_the_last_good_checkpoint_and_can_go_on(done, c
     def poisoned(*arguments):
         loss, scalars = loss_of(*arguments)
         calls.append(loss)
-        return (loss * float("nan"), {"loss": loss * float("nan")}) if len(calls) == 8 else (loss, scalars)
+        return (
+            (loss * float("nan"), {"loss": loss * float("nan")})
+            if len(calls) == 8
+            else (loss, scalars)
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr(flow_matching, "flow_matching_loss", poisoned)
@@ -309,18 +413,26 @@ def test_a_divergence_stops_keeps_the_last_good_checkpoint_and_can_go_on(done, c
     assert checkpoint["history/000/student/loss"].tolist() == losses[:7]
     assert all(tensor.isfinite().all() for tensor in checkpoint.values())
     run(plan, stage, results)
-    assert artifact.load(results, stage.id)[1]["payload"] == artifact.load(whole, stage.id)[1]["payload"]
+    assert (
+        artifact.load(results, stage.id)[1]["payload"]
+        == artifact.load(whole, stage.id)[1]["payload"]
+    )
 
 
 def test_a_huge_learning_rate_ends_with_one_sentence_and_code_1(tmp_path, monkeypatch):
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
-    suite = write_suite(tmp_path, {"teacher.training.learning_rate": 1.0e6, "teacher.training.schedule": "constant"})
+    suite = write_suite(
+        tmp_path, {"teacher.training.learning_rate": 1.0e6, "teacher.training.schedule": "constant"}
+    )
     options = ["--suite", str(suite), "--results", str(tmp_path), "--checkpoint-seconds", "0"]
     assert CliRunner().invoke(main, ["stage", "data", *options]).exit_code == 0
     result = CliRunner().invoke(main, ["stage", "teacher", *options])
     assert result.exit_code == 1
     last = result.output.splitlines()[-1]
-    assert last.startswith("hdbench: diverged at step ") and "; last losses: {\"student/loss\": [" in last
+    assert (
+        last.startswith("hdbench: diverged at step ")
+        and '; last losses: {"student/loss": [' in last
+    )
     assert "Traceback" not in result.output
     (work,) = (tmp_path / "stages/teacher").glob(".*.partial")
     assert {path.name for path in work.iterdir()} == {CHECKPOINT}

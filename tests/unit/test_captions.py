@@ -16,8 +16,11 @@ from hdbench.networks import clip
 from hdbench.networks.text import Conditions
 
 SMALL = captions.Configuration(train=400, score=200, test=300)
-MODEL = {"embed_dim": 16, "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 32, "head_width": 16, "layers": 1},
-         "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}}
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 32, "head_width": 16, "layers": 1},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,29 +32,40 @@ def test_every_caption_is_its_own_and_ten_categories_share_them():
     table = captions.prompts(SMALL)
     assert len({row["prompt"] for row in table}) == len(table) == SMALL.classes == 1920
     assert {row["category"] for row in table} == set(captions.DIGITS)
-    of_digit = [np.mean([row["held_out"] for row in table if row["category"] == digit]) for digit in captions.DIGITS]
+    of_digit = [
+        np.mean([row["held_out"] for row in table if row["category"] == digit])
+        for digit in captions.DIGITS
+    ]
     assert of_digit == pytest.approx([0.2] * 10, abs=0.01)
     for pair in zip(table[::2], table[1::2]):  # two captions of one combination
         assert len({row["held_out"] for row in pair}) == 1
     words = [set(row["prompt"].split()) for row in table]
     names = captions.DIGITS, tuple(captions.COLOURS), tuple(captions.BACKGROUNDS)
     for row, (digit, colour, _, background) in zip(words, captions.attributes_of(np.arange(1920))):
-        assert {names[0][digit], names[1][colour], names[2][background]} <= {word.strip(",") for word in row}
+        assert {names[0][digit], names[1][colour], names[2][background]} <= {
+            word.strip(",") for word in row
+        }
 
 
 def test_training_has_nothing_that_is_held_out_and_the_others_all(splits):
     table = captions.prompts(SMALL)
-    shares = {split: np.mean([table[row]["held_out"] for row in labels.tolist()]) for split, (_, labels) in splits.items()}
+    shares = {
+        split: np.mean([table[row]["held_out"] for row in labels.tolist()])
+        for split, (_, labels) in splits.items()
+    }
     assert shares["train"] == 0 and 0.1 < shares["test"] < 0.3 and 0.1 < shares["score"] < 0.3
 
 
 def test_an_image_is_what_its_caption_says(splits):
     """Read back from pixels: the background from the corners that are left empty, place and colour from the brightest change."""
-    backgrounds, colours = (np.array(list(part.values())) for part in (captions.BACKGROUNDS, captions.COLOURS))
+    backgrounds, colours = (
+        np.array(list(part.values())) for part in (captions.BACKGROUNDS, captions.COLOURS)
+    )
     for images, labels in splits.values():
-        for image, (_, colour, place, background) in zip(images.permute(0, 2, 3, 1).numpy().astype(float),
-                                                         captions.attributes_of(labels.numpy())):
-            cells = [image[y:y + 8, x:x + 8] for y, x in captions.PLACES.values()]
+        for image, (_, colour, place, background) in zip(
+            images.permute(0, 2, 3, 1).numpy().astype(float), captions.attributes_of(labels.numpy())
+        ):
+            cells = [image[y : y + 8, x : x + 8] for y, x in captions.PLACES.values()]
             assert np.argmax([cell.std((0, 1)).sum() for cell in cells]) == place
             empty = cells[place ^ 3].mean((0, 1))
             assert np.abs(backgrounds - empty).sum(1).argmin() == background
@@ -63,17 +77,24 @@ def test_each_split_has_shapes_of_its_own(monkeypatch):
     """Originals marked by their level: the first half of train's for `train`, the rest for `score`, test's for `test`."""
     parts = originals(0)
     levels = {"train": np.where(np.arange(1347) < 673, 1.0, 0.5), "test": np.full(450, 0.25)}
-    marked = {split: (np.ones((len(labels), 8, 8)) * levels[split][:, None, None], labels) for split, (_, labels) in parts.items()}
+    marked = {
+        split: (np.ones((len(labels), 8, 8)) * levels[split][:, None, None], labels)
+        for split, (_, labels) in parts.items()
+    }
     monkeypatch.setattr(captions, "originals", lambda seed: marked)
     found = captions.build(SMALL)
     for split, level in (("train", 1.0), ("score", 0.5), ("test", 0.25)):
         images, labels = found[split]
         _, colour, place, background = captions.attributes_of(labels.numpy()).T
-        ink, ground = (np.array(list(table.values()))[index] for table, index in
-                       ((captions.COLOURS, colour), (captions.BACKGROUNDS, background)))
+        ink, ground = (
+            np.array(list(table.values()))[index]
+            for table, index in ((captions.COLOURS, colour), (captions.BACKGROUNDS, background))
+        )
         for image, where, a, b in zip(images.permute(0, 2, 3, 1).numpy(), place, ink, ground):
             y, x = list(captions.PLACES.values())[where]
-            assert np.abs(image[y:y + 8, x:x + 8] - (b + level * (a - b))).max() <= 16  # the light has sd 3
+            assert (
+                np.abs(image[y : y + 8, x : x + 8] - (b + level * (a - b))).max() <= 16
+            )  # the light has sd 3
 
 
 def test_contrastive_training_learns_the_captions():
@@ -84,7 +105,9 @@ def test_contrastive_training_learns_the_captions():
     x = captions.draw(*parts["train"], rows.numpy(), generator).float() / 127.5 - 1
     torch.manual_seed(0)
     student = clip.Captioned(clip.build(MODEL), [row["prompt"] for row in captions.prompts(SMALL)])
-    (update,) = contrastive.updates(contrastive.Configuration(), Setting(student=student, learning_rate=1e-3))
+    (update,) = contrastive.updates(
+        contrastive.Configuration(), Setting(student=student, learning_rate=1e-3)
+    )
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3)
     first = None
     for _ in range(150):
@@ -110,7 +133,9 @@ def test_the_table_is_the_text_towers_own_tokens(tmp_path):
     tokens, mask = table[torch.tensor([0, 299, 300])]
     last = tokens[torch.arange(3), mask.sum(1) - 1]
     wanted = network.encode_text(clip.tokenize(network, [prompts[0], prompts[299], ""]))
-    torch.testing.assert_close(last @ network.text_projection, wanted.detach(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        last @ network.text_projection, wanted.detach(), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_wrong_models_and_long_prompts_are_one_sentence():

@@ -24,12 +24,34 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS
 from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
-STAGE_OPTIONS = {"--id", "--arm", "--seed", "--steps", "--suite", "--results", "--threads", "--device",
-                 "--checkpoint-seconds", "--sharding"}
-EVALUATION_OPTIONS = {"--layout", "--weights", "--resolution", "--allow", "--cache", "--batch", "--threads", "--device",
-                      "--rank", "--world-size", "--wait-seconds"}
+STAGE_OPTIONS = {
+    "--id",
+    "--arm",
+    "--seed",
+    "--steps",
+    "--suite",
+    "--results",
+    "--threads",
+    "--device",
+    "--checkpoint-seconds",
+    "--sharding",
+}
+EVALUATION_OPTIONS = {
+    "--layout",
+    "--weights",
+    "--resolution",
+    "--allow",
+    "--cache",
+    "--batch",
+    "--threads",
+    "--device",
+    "--rank",
+    "--world-size",
+    "--wait-seconds",
+}
 COMMANDS = {
-    "stage": set(), **{f"stage {kind}": STAGE_OPTIONS for kind in KINDS},
+    "stage": set(),
+    **{f"stage {kind}": STAGE_OPTIONS for kind in KINDS},
     "collect": {"--partial", "--keep", "--suite", "--results"},
     "tables": {"--metrics", "--suite", "--results", "--out"},
     "claims": {"--metrics", "--theory", "--rules", "--suite", "--results", "--out"},
@@ -46,8 +68,19 @@ COMMANDS = {
     "cost": {"--suite", "--results", "--out", "--config", "--gpu", "--memory"},
     "doctor": {"--suite", "--results", "--config", "--device", "--verify"},
     "status": {"--suite", "--results", "--watch", "--cores"},
-    "evaluate": EVALUATION_OPTIONS | {"--samples", "--protocol", "--reference", "--prompts", "--n", "--kid-subset-size",
-                                      "--name", "--intervals", "--no-intervals", "--out"},
+    "evaluate": EVALUATION_OPTIONS
+    | {
+        "--samples",
+        "--protocol",
+        "--reference",
+        "--prompts",
+        "--n",
+        "--kid-subset-size",
+        "--name",
+        "--intervals",
+        "--no-intervals",
+        "--out",
+    },
     "reference": EVALUATION_OPTIONS | {"--source", "--dataset", "--protocol", "--out"},
 }
 
@@ -70,15 +103,26 @@ def invoke(*arguments: object):
 
 def test_commands_and_options_are_these():
     stages = {f"stage {kind}": command for kind, command in main.commands["stage"].commands.items()}
-    found = {name: {text for option in command.params for text in (*option.opts, *option.secondary_opts)}
-             for name, command in (main.commands | stages).items()}
+    found = {
+        name: {text for option in command.params for text in (*option.opts, *option.secondary_opts)}
+        for name, command in (main.commands | stages).items()
+    }
     assert found == COMMANDS
 
 
 def test_defaults_are_those_of_the_demo():
-    defaults = {option.name: option.default for option in main.commands["stage"].commands["refine"].params}
-    assert {key: defaults[key] for key in ("suite", "results", "threads", "device", "sharding")} == {
-        "suite": "demo", "results": Path("results"), "threads": 1, "device": "cpu", "sharding": "none"}
+    defaults = {
+        option.name: option.default for option in main.commands["stage"].commands["refine"].params
+    }
+    assert {
+        key: defaults[key] for key in ("suite", "results", "threads", "device", "sharding")
+    } == {
+        "suite": "demo",
+        "results": Path("results"),
+        "threads": 1,
+        "device": "cpu",
+        "sharding": "none",
+    }
 
 
 @pytest.mark.parametrize("command", [(), *[tuple(name.split()) for name in COMMANDS]])
@@ -88,7 +132,9 @@ def test_help_says_what_each_command_and_option_is_for(command):
     target = functools.reduce(lambda group, name: group.commands[name], command, main)
     assert " ".join(target.help.split()) in " ".join(result.output.split())
     for option in target.params:
-        assert (option.opts[0].upper() if isinstance(option, click.Argument) else option.opts[0]) in result.output
+        assert (
+            option.opts[0].upper() if isinstance(option, click.Argument) else option.opts[0]
+        ) in result.output
 
 
 def test_plan_lists_stages_and_costs(plan, tmp_path):
@@ -97,20 +143,30 @@ def test_plan_lists_stages_and_costs(plan, tmp_path):
     result = invoke("plan", "--suite", suite, "--results", tmp_path)
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    listed = {line.split()[0]: line.split()[-1] for line in lines[:len(plan.stages)]}
+    listed = {line.split()[0]: line.split()[-1] for line in lines[: len(plan.stages)]}
     assert listed == {stage: "done" if stage.startswith("data/") else "do" for stage in plan.stages}
     assert f"1 of {len(plan.stages)} stages done" in lines
-    costs = {line.split()[0]: line.split()[1] for line in lines[-len(plan.arms):]}
+    costs = {line.split()[0]: line.split()[1] for line in lines[-len(plan.arms) :]}
     assert costs.keys() == plan.arms.keys()
     assert costs["real_train"] == "-" and costs["teacher"] == "0"
-    assert costs["cd"] == f"{(2 + 1 + 1 + 2) * 10 * 16:,}"  # guided teacher, target, student and its backward
+    assert (
+        costs["cd"] == f"{(2 + 1 + 1 + 2) * 10 * 16:,}"
+    )  # guided teacher, target, student and its backward
 
 
-@pytest.mark.parametrize(("arguments", "arm", "seed", "steps"), [
-    (("teacher", None, None, None), "td", 0, 1), (("teacher", "hd", 4, None), "hd", 4, 1),
-    (("trajectory", "cd", None, None), "cd", 0, 1), (("refine", "hd_patch", 4, None), "hd_patch", 4, 1),
-    (("sample", "td", None, None), "td", 0, 1), (("sample", "td", None, 2), "td", 0, 2),
-    (("evaluate", "teacher", 4, 4), "teacher", 4, 4), (("evaluate", "real_test", 4, None), "real_test", None, 0)])
+@pytest.mark.parametrize(
+    ("arguments", "arm", "seed", "steps"),
+    [
+        (("teacher", None, None, None), "td", 0, 1),
+        (("teacher", "hd", 4, None), "hd", 4, 1),
+        (("trajectory", "cd", None, None), "cd", 0, 1),
+        (("refine", "hd_patch", 4, None), "hd_patch", 4, 1),
+        (("sample", "td", None, None), "td", 0, 1),
+        (("sample", "td", None, 2), "td", 0, 2),
+        (("evaluate", "teacher", 4, 4), "teacher", 4, 4),
+        (("evaluate", "real_test", 4, None), "real_test", None, 0),
+    ],
+)
 def test_a_stage_is_found_by_arm_seed_and_steps(plan, arguments, arm, seed, steps):
     row = next(row for row in plan.rows if (row.arm, row.seed, row.steps) == (arm, seed, steps))
     assert find_stage(plan, *arguments).id == row.stages[arguments[0]]
@@ -121,20 +177,37 @@ def test_a_shared_stage_needs_no_arm(plan, kind):
     assert find_stage(plan, kind, None, None, None).kind == kind
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    (("refine", "hd_pach", None, None), "--arm = 'hd_pach': unknown arm; did you mean 'hd_patch'?"),
-    (("refine", "hd", 1, None), "--seed = 1: suite tiny has the seeds 0, 4"),
-    (("sample", "td", None, 3), "--steps = 3: arm td samples with 1, 2 steps"),
-    (("refine", "td", None, None), "arm td has no refine stage; its stages are teacher, trajectory, sample, evaluate"),
-    (("refine", None, None, None), "say which stage: --arm NAME or --id ID; arms of tiny: real_train, real_test, "
-     "teacher, td, cd, hd, hd_patch, hd_awd_logit, dmd, dmd_total")])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("refine", "hd_pach", None, None),
+            "--arm = 'hd_pach': unknown arm; did you mean 'hd_patch'?",
+        ),
+        (("refine", "hd", 1, None), "--seed = 1: suite tiny has the seeds 0, 4"),
+        (("sample", "td", None, 3), "--steps = 3: arm td samples with 1, 2 steps"),
+        (
+            ("refine", "td", None, None),
+            "arm td has no refine stage; its stages are teacher, trajectory, sample, evaluate",
+        ),
+        (
+            ("refine", None, None, None),
+            "say which stage: --arm NAME or --id ID; arms of tiny: real_train, real_test, "
+            "teacher, td, cd, hd, hd_patch, hd_awd_logit, dmd, dmd_total",
+        ),
+    ],
+)
 def test_a_stage_that_is_not_there(plan, tmp_path, arguments, sentence):
     with pytest.raises(UserError) as error:
         find_stage(plan, *arguments)
     assert str(error.value) == sentence
     kind, *values = arguments
-    options = [text for name, value in zip(("--arm", "--seed", "--steps"), values) if value is not None
-               for text in (name, value)]
+    options = [
+        text
+        for name, value in zip(("--arm", "--seed", "--steps"), values)
+        if value is not None
+        for text in (name, value)
+    ]
     suite, results = write_suite(tmp_path, {"seeds": [0, 4]}), tmp_path / "results"
     result = invoke("stage", kind, "--suite", suite, "--results", results, *options)
     assert (result.exit_code, result.output) == (2, f"hdbench: {sentence}\n")
@@ -143,9 +216,14 @@ def test_a_stage_that_is_not_there(plan, tmp_path, arguments, sentence):
 
 def test_a_wrong_stage_id(plan, tmp_path):
     suite, refine = write_suite(tmp_path, {"seeds": [0, 4]}), stage_of(plan, "refine", "hd")
-    wrong = invoke("stage", "refine", "--suite", suite, "--results", tmp_path, "--id", f"{refine[:-1]}x")
+    wrong = invoke(
+        "stage", "refine", "--suite", suite, "--results", tmp_path, "--id", f"{refine[:-1]}x"
+    )
     assert wrong.exit_code == 2
-    assert wrong.output == f"hdbench: suite tiny has no stage {refine[:-1]}x; did you mean '{refine}'?\n"
+    assert (
+        wrong.output
+        == f"hdbench: suite tiny has no stage {refine[:-1]}x; did you mean '{refine}'?\n"
+    )
     other = invoke("stage", "trajectory", "--suite", suite, "--results", tmp_path, "--id", refine)
     assert other.exit_code == 2
     assert other.output == f"hdbench: --id = {refine}: that is of `hdbench stage refine`\n"
@@ -153,62 +231,128 @@ def test_a_wrong_stage_id(plan, tmp_path):
 
 def test_arm_and_stage_are_two_names_of_one_result(plan, tmp_path):
     suite, stage = write_suite(tmp_path, {"seeds": [0, 4]}), stage_of(plan, "teacher", "td", seed=4)
-    for results, which in (("by_stage", ["--id", stage]), ("by_arm", ["--arm", "td", "--seed", "4"])):
+    for results, which in (
+        ("by_stage", ["--id", stage]),
+        ("by_arm", ["--arm", "td", "--seed", "4"]),
+    ):
         run_until(plan, tmp_path / results, next(iter(plan.stages)))
-        assert invoke("stage", "teacher", "--suite", suite, "--results", tmp_path / results, *which).exit_code == 0
-    payloads = [artifact.load(tmp_path / results, stage)[1]["payload"] for results in ("by_stage", "by_arm")]
+        assert (
+            invoke(
+                "stage", "teacher", "--suite", suite, "--results", tmp_path / results, *which
+            ).exit_code
+            == 0
+        )
+    payloads = [
+        artifact.load(tmp_path / results, stage)[1]["payload"] for results in ("by_stage", "by_arm")
+    ]
     assert payloads[0] == payloads[1]
 
 
 def test_progress_names_the_stage_and_whose_it_is(plan):
     stages = plan.stages
-    assert label_of(plan, stages[stage_of(plan, "refine", "hd_patch")]) == "refine dmd-patch-meanflow-s0 [hd_patch]"
-    assert label_of(plan, stages[stage_of(plan, "trajectory", "td")]) == "trajectory meanflow-s0 [4 arms]"
+    assert (
+        label_of(plan, stages[stage_of(plan, "refine", "hd_patch")])
+        == "refine dmd-patch-meanflow-s0 [hd_patch]"
+    )
+    assert (
+        label_of(plan, stages[stage_of(plan, "trajectory", "td")])
+        == "trajectory meanflow-s0 [4 arms]"
+    )
     assert label_of(plan, stages[next(iter(stages))]) == "data digits"
 
 
 def test_a_device_that_is_not_there(tmp_path):
     """In a process of its own: this is the whole command, from the shell to the exit code."""
     suite = write_suite(tmp_path)
-    command = [sys.executable, "-m", "hdbench", "stage", "data", "--suite", str(suite), "--results", str(tmp_path / "results"),
-               "--device", "cuda"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True,
-                            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})
+    command = [
+        sys.executable,
+        "-m",
+        "hdbench",
+        "stage",
+        "data",
+        "--suite",
+        str(suite),
+        "--results",
+        str(tmp_path / "results"),
+        "--device",
+        "cuda",
+    ]
+    result = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
     assert result.returncode == 2
-    assert result.stderr.splitlines()[-1] == "hdbench: --device = cuda: no CUDA device is visible; use --device cpu"
+    assert (
+        result.stderr.splitlines()[-1]
+        == "hdbench: --device = cuda: no CUDA device is visible; use --device cpu"
+    )
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize(("device", "visible", "found"), [("auto", False, "cpu"), ("auto", True, "cuda"),
-                                                          ("cpu", True, "cpu"), ("cuda:1", True, "cuda:1")])
+@pytest.mark.parametrize(
+    ("device", "visible", "found"),
+    [
+        ("auto", False, "cpu"),
+        ("auto", True, "cuda"),
+        ("cpu", True, "cpu"),
+        ("cuda:1", True, "cuda:1"),
+    ],
+)
 def test_the_device_auto_is_cuda_where_it_is_visible(monkeypatch, device, visible, found):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
     assert runtime.choose(device) == torch.device(found)
 
 
-@pytest.mark.parametrize(("local_rank", "count", "device"), [("1", 4, "cuda:1"), ("3", 1, "cuda:0"), ("4", 4, None)])
+@pytest.mark.parametrize(
+    ("local_rank", "count", "device"), [("1", 4, "cuda:1"), ("3", 1, "cuda:0"), ("4", 4, None)]
+)
 def test_each_rank_takes_its_own_cuda_device(monkeypatch, local_rank, count, device):
     """SLURM may show each process its one device alone; more processes than devices are a mistake."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
-    for name, value in {"RANK": "7", "WORLD_SIZE": "8", "MASTER_ADDR": "x", "MASTER_PORT": "29500"}.items():
+    for name, value in {
+        "RANK": "7",
+        "WORLD_SIZE": "8",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "29500",
+    }.items():
         monkeypatch.setenv(name, value)
     if device:
         assert runtime.cuda_of_rank(torch.device("cuda")) == torch.device(device)
-        with pytest.raises(UserError, match="--device = cuda:1: several ranks cannot share a device"):
+        with pytest.raises(
+            UserError, match="--device = cuda:1: several ranks cannot share a device"
+        ):
             runtime.cuda_of_rank(torch.device("cuda:1"))
     else:
         with pytest.raises(UserError, match="LOCAL_RANK = 4: only 4 CUDA devices are visible"):
             runtime.cuda_of_rank(torch.device("cuda"))
 
 
-@pytest.mark.parametrize("exhaust", [
-    lambda context: torch.empty(2**48), lambda context: np.empty(2**60, dtype=np.uint8), lambda context: [0] * 2**58,
-    lambda context: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))])
-def test_memory_that_runs_out_is_one_sentence_and_the_code_of_a_kill(tmp_path, monkeypatch, exhaust):
+@pytest.mark.parametrize(
+    "exhaust",
+    [
+        lambda context: torch.empty(2**48),
+        lambda context: np.empty(2**60, dtype=np.uint8),
+        lambda context: [0] * 2**58,
+        lambda context: (_ for _ in ()).throw(
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        ),
+    ],
+)
+def test_memory_that_runs_out_is_one_sentence_and_the_code_of_a_kill(
+    tmp_path, monkeypatch, exhaust
+):
     monkeypatch.setitem(stages.STAGES, "data", exhaust)
-    result = invoke("stage", "data", "--suite", write_suite(tmp_path), "--results", tmp_path / "results")
+    result = invoke(
+        "stage", "data", "--suite", write_suite(tmp_path), "--results", tmp_path / "results"
+    )
     assert result.exit_code == 137
-    assert result.output.startswith("hdbench: out of memory at data digits (") and result.output.count("\n") == 1
+    assert (
+        result.output.startswith("hdbench: out of memory at data digits (")
+        and result.output.count("\n") == 1
+    )
     assert result.output.endswith("); ask for more memory or lower the batch size\n")

@@ -62,18 +62,29 @@ def parameters(module) -> int:
 
 # time
 
+
 def test_training_costs_the_codes_own_count_of_forwards(tmp_path, model):
     plan = tiny_plan(tmp_path)
     costs, data = Costs(plan, model), plan.suite.data
     for stage in plan.stages.values():
         if stage.kind in ("trajectory", "refine"):
             training = Training.of(stage.config)
-            forward = forward_flops(plan.suite.network, data.image_size, data.channels, data.classes, True)
-            assert sum(costs.of(stage).flops.values()) == training.steps * cost_per_step(plan, training) * forward
+            forward = forward_flops(
+                plan.suite.network, data.image_size, data.channels, data.classes, True
+            )
+            assert (
+                sum(costs.of(stage).flops.values())
+                == training.steps * cost_per_step(plan, training) * forward
+            )
 
 
 def test_forward_mode_is_float32_and_checkpointing_computes_forwards_again():
-    terms = {"teacher forward": 2, "student forward": 1, "student backward": 2, "student tangent": 0.25}
+    terms = {
+        "teacher forward": 2,
+        "student forward": 1,
+        "student backward": 2,
+        "student tangent": 0.25,
+    }
     assert by_precision(terms, "bfloat16", False) == {"float32": 1.0, "bfloat16": 4.25}
     assert by_precision(terms, "bfloat16", True) == {"float32": 1.0, "bfloat16": 4.25 + 0.75}
     assert by_precision(terms, "float32", False) == {"float32": 5.25}
@@ -85,25 +96,46 @@ def test_imagenet_by_hand(model):
     forward = forward_flops(plan.suite.network, 32, 4, 1000, True)
     rows = {row.arm: row.stages for row in plan.rows if row.seed == 1}
     trajectory = costs.of(plan.stage(rows["td"]["trajectory"]))
-    assert trajectory.flops == {"float32": 300000 * 256 * forward, "bfloat16": 300000 * 256 * 5 * forward}
-    seconds = trajectory.flops["float32"] / (66.9e12 * 0.6) + trajectory.flops["bfloat16"] / (989.4e12 * 0.35)
+    assert trajectory.flops == {
+        "float32": 300000 * 256 * forward,
+        "bfloat16": 300000 * 256 * 5 * forward,
+    }
+    seconds = trajectory.flops["float32"] / (66.9e12 * 0.6) + trajectory.flops["bfloat16"] / (
+        989.4e12 * 0.35
+    )
     assert model.seconds(trajectory.flops) == pytest.approx(seconds)
     row = next(row for row in plan.rows if (row.arm, row.steps) == ("teacher", 250))
     guided_teacher = costs.of(plan.stage(row.stages["sample"]))
-    assert guided_teacher.flops == {"float32": 50000 * 2 * 250 * forward, "tfloat32": 50000 * model.autoencoders["kl"].decode}
+    assert guided_teacher.flops == {
+        "float32": 50000 * 2 * 250 * forward,
+        "tfloat32": 50000 * model.autoencoders["kl"].decode,
+    }
     data = costs.of(plan.stage(next(iter(plan.stages))))
-    assert data.disk == n * 2 * 4 * 32 * 32 * 4 + 8 * n and data.flops == {"tfloat32": 2 * n * model.autoencoders["kl"].encode}
+    assert data.disk == n * 2 * 4 * 32 * 32 * 4 + 8 * n and data.flops == {
+        "tfloat32": 2 * n * model.autoencoders["kl"].encode
+    }
 
 
 def test_core_seconds_are_those_measured_or_at_a_measured_pace_or_counted(tmp_path, model):
     plan, tables = tiny_plan(tmp_path), tmp_path / "tables"
     (tables / "tiny").mkdir(parents=True)
-    hd, other, teacher = stage_of(plan, "refine", "hd"), stage_of(plan, "refine", "dmd_total"), stage_of(plan, "teacher", "hd")
-    run = {"stages": [{"id": hd, "core_seconds": 12.5}, {"id": "refine/of-another-suite", "core_seconds": 1}]}
+    hd, other, teacher = (
+        stage_of(plan, "refine", "hd"),
+        stage_of(plan, "refine", "dmd_total"),
+        stage_of(plan, "teacher", "hd"),
+    )
+    run = {
+        "stages": [
+            {"id": hd, "core_seconds": 12.5},
+            {"id": "refine/of-another-suite", "core_seconds": 1},
+        ]
+    }
     (tables / "tiny/run.json").write_text(json.dumps(run))
     found = estimate(plan, [hd, other, teacher], model, tables)
     total = {stage: sum(found.costs[stage].flops.values()) for stage in (hd, other, teacher)}
-    assert found.seconds == pytest.approx({hd: 12.5, other: 12.5 * total[other] / total[hd], teacher: total[teacher] / 32e9})
+    assert found.seconds == pytest.approx(
+        {hd: 12.5, other: 12.5 * total[other] / total[hd], teacher: total[teacher] / 32e9}
+    )
     assert found.how == {"measured": 1, "alike": 1, "counted": 1}
     (tables / "tiny/run.json").write_text("[]")
     with pytest.raises(cost.UserError, match="not the manifest of a run"):
@@ -114,26 +146,48 @@ def test_published_networks_counted_again(model):
     from diffusers import AutoencoderDC, AutoencoderKL
 
     blocks = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
-    dc = {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in {
-        "block_types": blocks, "block_out_channels": (128, 256, 512, 512, 1024, 1024),
-        "qkv_multiscales": ((), (), (), (5,), (5,), (5,))}.items()}
+    dc = {
+        f"{side}_{key}": value
+        for side in ("encoder", "decoder")
+        for key, value in {
+            "block_types": blocks,
+            "block_out_channels": (128, 256, 512, 512, 1024, 1024),
+            "qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+        }.items()
+    }
     with torch.device("meta"):
         networks = {
-            "kl": AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-                                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4),
-            "dc": AutoencoderDC(latent_channels=32, encoder_layers_per_block=(2, 2, 2, 3, 3, 3), downsample_block_type="Conv",
-                                decoder_layers_per_block=(3,) * 6, upsample_block_type="interpolate", **dc)}
+            "kl": AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512),
+                layers_per_block=2,
+                latent_channels=4,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+            ),
+            "dc": AutoencoderDC(
+                latent_channels=32,
+                encoder_layers_per_block=(2, 2, 2, 3, 3, 3),
+                downsample_block_type="Conv",
+                decoder_layers_per_block=(3,) * 6,
+                upsample_block_type="interpolate",
+                **dc,
+            ),
+        }
         for name, network in networks.items():
             known, factor = model.autoencoders[name], 8 if name == "kl" else 32
             assert parameters(network) == known.parameters
 
             def counted(side):
                 latent = torch.empty(1, 4 if name == "kl" else 32, side // factor, side // factor)
-                return flops_of(network.encode, torch.empty(1, 3, side, side)), flops_of(network.decode, latent)
+                return flops_of(network.encode, torch.empty(1, 3, side, side)), flops_of(
+                    network.decode, latent
+                )
 
             assert counted(known.resolution) == (known.encode, known.decode)
             share = (512 / known.resolution) ** 2
-            assert counted(512) == pytest.approx((share * known.encode, share * known.decode), rel=0.05)
+            assert counted(512) == pytest.approx(
+                (share * known.encode, share * known.decode), rel=0.05
+            )
 
 
 def test_extractors_counted_again(model):
@@ -141,21 +195,32 @@ def test_extractors_counted_again(model):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network = FeatureExtractorInceptionV3("inception", ["2048"], str(inception_weights()))
-    assert flops_of(network, torch.zeros(1, 3, 299, 299, dtype=torch.uint8)) == model.extractors.inception
+    assert (
+        flops_of(network, torch.zeros(1, 3, 299, 299, dtype=torch.uint8))
+        == model.extractors.inception
+    )
     with torch.device("meta"):
         clip = open_clip.CLIP(**open_clip.get_model_config("ViT-L-14-quickgelu"))
         image, text = torch.empty(1, 3, 224, 224), torch.empty(1, 77, dtype=torch.long)
-        assert flops_of(clip.encode_image, image) + flops_of(clip.encode_text, text) == model.extractors.clip
+        assert (
+            flops_of(clip.encode_image, image) + flops_of(clip.encode_text, text)
+            == model.extractors.clip
+        )
 
 
 # disk
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A plan and its results, of a chain with pairs and a head."""
     folder = tmp_path_factory.mktemp("finished")
-    arms = TINY["arms"] | {"kd": {"trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 40, "steps": 2}}},
-                                  "refine": None}}
+    arms = TINY["arms"] | {
+        "kd": {
+            "trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 40, "steps": 2}}},
+            "refine": None,
+        }
+    }
     plan = tiny_plan(folder, {"arms": arms})
     for arm in ("kd", "hd_patch"):
         run_until(plan, folder / "results", stage_of(plan, "sample", arm))
@@ -167,9 +232,15 @@ def test_disk_is_what_the_stages_leave(finished, model):
     costs, looked_at = Costs(plan, model), set()
     for stage in plan.stages.values():
         if artifact.exists(results, stage.id):
-            files = [path for path in artifact.folder(results, stage.id).iterdir() if path.suffix != ".json"]
+            files = [
+                path
+                for path in artifact.folder(results, stage.id).iterdir()
+                if path.suffix != ".json"
+            ]
             found = sum(path.stat().st_size for path in files)
-            small = 12000 if stage.kind in ("teacher", "trajectory", "refine") else 1200  # headers and history.csv
+            small = (
+                12000 if stage.kind in ("teacher", "trajectory", "refine") else 1200
+            )  # headers and history.csv
             assert 0 < found - costs.of(stage).disk < small, stage.id
             looked_at.add(stage.kind)
     assert looked_at == {"data", "teacher", "trajectory", "refine", "pairs", "sample"}
@@ -178,44 +249,78 @@ def test_disk_is_what_the_stages_leave(finished, model):
 def small_setting(network: TransformerConfig, training, image_size=8):
     """The networks of `hdbench.stages.train.distill`, for images of one channel in ten classes, and the objective's updates."""
     made = {"image_size": image_size, "channels": 1, "classes": 10}
-    student, teacher, fake = (Transformer(network, **made, mean_velocity=own) for own in (True, False, False))
+    student, teacher, fake = (
+        Transformer(network, **made, mean_velocity=own) for own in (True, False, False)
+    )
     with torch.no_grad():
         for module in (student, teacher, fake):
             for parameter in module.parameters():
-                parameter += 0.02 * torch.randn_like(parameter)  # layers that start at zero pass no gradient on
+                parameter += 0.02 * torch.randn_like(
+                    parameter
+                )  # layers that start at zero pass no gradient on
 
     def head(name, settings):
-        return build_head(name, layers=len(settings.blocks), width=network.width, grid=student.grid,
-                          parameters=settings.parameters)
+        return build_head(
+            name,
+            layers=len(settings.blocks),
+            width=network.width,
+            grid=student.grid,
+            parameters=settings.parameters,
+        )
 
-    setting = Setting(student=student, learning_rate=1e-4, teacher=teacher.requires_grad_(False),
-                      teacher_velocity=guided(teacher, 1.5), copy_teacher=lambda: fake, head=head)
+    setting = Setting(
+        student=student,
+        learning_rate=1e-4,
+        teacher=teacher.requires_grad_(False),
+        teacher_velocity=guided(teacher, 1.5),
+        copy_teacher=lambda: fake,
+        head=head,
+    )
     return setting, OBJECTIVES[training.objective.name].updates(training.objective, setting)
 
 
 @pytest.mark.parametrize("arm", ["td", "hd", "hd_patch", "hd_awd_logit", "progressive"])
 def test_what_belongs_to_parameters_is_exact(tmp_path, arm):
-    arms = TINY["arms"] | {"progressive": {"trajectory": {"objective": {"name": "progressive"}}, "refine": None}}
+    arms = TINY["arms"] | {
+        "progressive": {"trajectory": {"objective": {"name": "progressive"}}, "refine": None}
+    }
     plan = tiny_plan(tmp_path, {"arms": arms})
-    stage = plan.stage(stage_of(plan, "trajectory" if arm in ("td", "progressive") else "refine", arm))
+    stage = plan.stage(
+        stage_of(plan, "trajectory" if arm in ("td", "progressive") else "refine", arm)
+    )
     training = Training.of(stage.config)
     setting, updates = small_setting(plan.suite.network, training)
-    trainer = Trainer(updates, training, setting.student, (0,), torch.randn(20, 1, 8, 8), torch.arange(20) % 10)
+    trainer = Trainer(
+        updates, training, setting.student, (0,), torch.randn(20, 1, 8, 8), torch.arange(20) % 10
+    )
     trainer.train_step()
     held = Memory(plan).held(stage, training)
     state = trainer.state()
-    assert held.checkpoint == sum(value.nbytes for name, value in state.items() if not name.startswith("history")
-                                  and not name.endswith("/step"))
+    assert held.checkpoint == sum(
+        value.nbytes
+        for name, value in state.items()
+        if not name.startswith("history") and not name.endswith("/step")
+    )
     modules = trainer.modules()
     assert held.bytes() == {
         "weights": sum(4 * parameters(module) for module in modules.values()),
-        "gradients": max(sum(4 * parameters(module) for module in update.modules.values()) for update in updates),
-        "Adam": sum(value.nbytes for optimizer in trainer.optimizers.values() for values in optimizer.state.values()
-                    for name, value in values.items() if name != "step"),
-        "average": sum(value.nbytes for value in trainer.ema.values()), "teacher": 4 * parameters(setting.teacher)}
+        "gradients": max(
+            sum(4 * parameters(module) for module in update.modules.values()) for update in updates
+        ),
+        "Adam": sum(
+            value.nbytes
+            for optimizer in trainer.optimizers.values()
+            for values in optimizer.state.values()
+            for name, value in values.items()
+            if name != "step"
+        ),
+        "average": sum(value.nbytes for value in trainer.ema.values()),
+        "teacher": 4 * parameters(setting.teacher),
+    }
 
 
 # memory
+
 
 class Holder:
     def __init__(self, tensor):
@@ -224,8 +329,11 @@ class Holder:
 
 def kept(networks, function) -> tuple[int, int]:
     """Bytes that graphs keep when the function returns, and the most that they kept until then, without the networks' own."""
-    own = {tensor.untyped_storage().data_ptr() for network in networks
-           for tensor in (*network.parameters(), *network.buffers())}
+    own = {
+        tensor.untyped_storage().data_ptr()
+        for network in networks
+        for tensor in (*network.parameters(), *network.buffers())
+    }
     users, now, most = Counter(), 0, 0
 
     def dropped(address, size):
@@ -253,19 +361,43 @@ def kept(networks, function) -> tuple[int, int]:
     return at_end, most
 
 
-@pytest.mark.parametrize(("width", "depth", "heads", "side", "rows"), [(64, 3, 4, 16, 4), (96, 2, 2, 8, 8), (128, 2, 8, 24, 2)])
-@pytest.mark.parametrize("options", [
-    {}, {"size": 2}, {"forward_mode": True}, {"checkpointing": True}, {"size": 2, "checkpointing": True}, {"trained": False},
-    {"trained": False, "size": 2}])
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "side", "rows"),
+    [(64, 3, 4, 16, 4), (96, 2, 2, 8, 8), (128, 2, 8, 24, 2)],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"size": 2},
+        {"forward_mode": True},
+        {"checkpointing": True},
+        {"size": 2, "checkpointing": True},
+        {"trained": False},
+        {"trained": False, "size": 2},
+    ],
+)
 def test_activations_are_what_autograd_keeps(options, width, depth, heads, side, rows):
     from hdbench.flow.jvp import jvp
 
     config = TransformerConfig(width=width, depth=depth, heads=heads, patch=2)
-    checkpointing, trained, half = (options.get(key, other) for key, other in (
-        ("checkpointing", False), ("trained", True), ("size", None)))
-    network = Transformer(config, image_size=side, channels=4, classes=10, mean_velocity=True,
-                          gradient_checkpointing=checkpointing).requires_grad_(trained)
-    z, t, c = torch.randn(rows, 4, side, side, requires_grad=not trained), torch.rand(rows), torch.zeros(rows, dtype=torch.long)
+    checkpointing, trained, half = (
+        options.get(key, other)
+        for key, other in (("checkpointing", False), ("trained", True), ("size", None))
+    )
+    network = Transformer(
+        config,
+        image_size=side,
+        channels=4,
+        classes=10,
+        mean_velocity=True,
+        gradient_checkpointing=checkpointing,
+    ).requires_grad_(trained)
+    z, t, c = (
+        torch.randn(rows, 4, side, side, requires_grad=not trained),
+        torch.rand(rows),
+        torch.zeros(rows, dtype=torch.long),
+    )
 
     def run():
         with torch.autocast("cpu", torch.bfloat16, bool(half)):
@@ -277,40 +409,63 @@ def test_activations_are_what_autograd_keeps(options, width, depth, heads, side,
     sizes = {"tokens": (side // 2) ** 2, "channels": 4, "rows": rows}
     formula = activations(config, **sizes, **options)
     if checkpointing:  # the one block that the backward computes again is not there yet
-        formula -= activations(config, **sizes, **options | {"checkpointing": False, "depth": 1}) - activations(
-            config, **sizes, **options | {"checkpointing": False, "depth": 0})
+        formula -= activations(
+            config, **sizes, **options | {"checkpointing": False, "depth": 1}
+        ) - activations(config, **sizes, **options | {"checkpointing": False, "depth": 0})
     assert kept([network], run)[0] == pytest.approx(formula, rel=0.1 if half else 0.01)
 
 
-@pytest.mark.parametrize(("kind", "changes"), [
-    ("trajectory", {}), ("trajectory", {"precision": "bfloat16"}), ("refine", {}), ("refine", {"precision": "bfloat16"}),
-    ("refine", {"objective.discriminator": "patch"}),
-    ("refine", {"objective.discriminator": "awd_logit", "precision": "bfloat16"}),
-    ("refine", {"objective.discriminator": "pooled", "objective.gan.feature_network": "fake"})])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("trajectory", {}),
+        ("trajectory", {"precision": "bfloat16"}),
+        ("refine", {}),
+        ("refine", {"precision": "bfloat16"}),
+        ("refine", {"objective.discriminator": "patch"}),
+        ("refine", {"objective.discriminator": "awd_logit", "precision": "bfloat16"}),
+        ("refine", {"objective.discriminator": "pooled", "objective.gan.feature_network": "fake"}),
+    ],
+)
 def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes):
     changes = {f"base.{kind}.{key}": value for key, value in changes.items()}
     arms = {"hd": {}, "td": {"refine": None}}
     tables = {f"tables.{table}": {"caption": "x", "rows": ["hd"]} for table in TINY["tables"]}
-    plan = tiny_plan(tmp_path, {
-        "network": {"width": 128, "depth": 4, "heads": 4, "patch": 2}, "arms": arms, **tables, f"base.{kind}.batch": 32,
-        "base.refine.objective.gan": {"blocks": [3], "parameters": 17000}, **changes})
+    plan = tiny_plan(
+        tmp_path,
+        {
+            "network": {"width": 128, "depth": 4, "heads": 4, "patch": 2},
+            "arms": arms,
+            **tables,
+            f"base.{kind}.batch": 32,
+            "base.refine.objective.gan": {"blocks": [3], "parameters": 17000},
+            **changes,
+        },
+    )
     stage = plan.stage(stage_of(plan, kind, "hd"))
     training = Training.of(stage.config)
     setting, updates = small_setting(plan.suite.network, training)
     draws = Draws((0,), torch.randn(40, 1, 8, 8), torch.arange(40) % 10, training.batch)
-    modules = [setting.student, setting.teacher, *(module for update in updates for module in update.modules.values())]
+    modules = [
+        setting.student,
+        setting.teacher,
+        *(module for update in updates for module in update.modules.values()),
+    ]
 
     def run(update, drawn):
         with torch.autocast("cpu", torch.bfloat16, training.precision == "bfloat16"):
             return update.loss(*drawn)
 
     found = [kept(modules, lambda: run(update, update.draw(draws))) for update in updates]
-    at_end, most = map(max, zip(*found))  # a forward-mode pass makes and drops more, a block's worth
+    at_end, most = map(
+        max, zip(*found)
+    )  # a forward-mode pass makes and drops more, a block's worth
     formula = Memory(plan).activations(stage, training)
     assert (at_end if kind == "trajectory" else most) == pytest.approx(formula, rel=0.05)
 
 
 # reports
+
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_has_a_cost(suite, model, tmp_path):
@@ -333,17 +488,30 @@ def test_the_command_prints_what_is_left(finished):
 
 
 def test_the_command_prints_memory():
-    printed = CliRunner().invoke(main, ["cost", "--suite", "imagenet256", "--memory", "--gpu", "A100"])
+    printed = CliRunner().invoke(
+        main, ["cost", "--suite", "imagenet256", "--memory", "--gpu", "A100"]
+    )
     assert printed.exit_code == 0 and "A100 has 80 GB" in printed.output
     rows = [line.split() for line in printed.output.splitlines()[2:10]]
-    assert [row[:3] for row in rows][:2] == [["trajectory", "meanflow", "-"], ["refine", "dmd", "none"]] and len(rows) == 8
+    assert [row[:3] for row in rows][:2] == [
+        ["trajectory", "meanflow", "-"],
+        ["refine", "dmd", "none"],
+    ] and len(rows) == 8
     for row in rows:
         assert float(row[-1]) == pytest.approx(sum(map(float, row[4:-1])), abs=0.04)
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    ({"gpu": "H10"}, "gpu = H10: unknown; did you mean 'H100'?"), ({"gpuu": 1}, "gpuu = 1: unknown key; did you mean 'gpu'?"),
-    ({"images": {}}, "images: nothing in the cost model fits data.source = 'data/imagenet/train'")])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"gpu": "H10"}, "gpu = H10: unknown; did you mean 'H100'?"),
+        ({"gpuu": 1}, "gpuu = 1: unknown key; did you mean 'gpu'?"),
+        (
+            {"images": {}},
+            "images: nothing in the cost model fits data.source = 'data/imagenet/train'",
+        ),
+    ],
+)
 def test_mistakes_in_the_model(tmp_path, change, sentence):
     import yaml
 
@@ -360,15 +528,27 @@ def test_a_dry_run_ends_with_the_cost_of_what_it_plans(workspace, monkeypatch): 
     def last_table(*arguments):
         result = snakemake(workspace, *arguments, "--dry-run", "--quiet", "host")
         assert result.returncode == 0 and "Traceback" not in result.stdout + result.stderr
-        before, _, table = result.stdout.partition("\ntiny, what is still to do, by workflow/cost.yaml:\n")
+        before, _, table = result.stdout.partition(
+            "\ntiny, what is still to do, by workflow/cost.yaml:\n"
+        )
         assert "what is still to do" not in table
         lines = table.splitlines()[2:]
         end = next(place for place, line in enumerate(lines) if line.startswith("total"))
-        rows = [re.split(" {2,}", line) for line in lines[:end + 1]]
+        rows = [re.split(" {2,}", line) for line in lines[: end + 1]]
         return before, {row[0]: row[1:] for row in rows}
 
     before, rows = last_table()
-    local = len(re.findall(r"^(?:local)?rule (?:all_ablations|collect|tables|claims|figures|theory):", before, re.MULTILINE))
-    assert local == 6 and rows["local rules"][0] == "6" and rows["total"][0] == str(len(plan.stages) + local)
+    local = len(
+        re.findall(
+            r"^(?:local)?rule (?:all_ablations|collect|tables|claims|figures|theory):",
+            before,
+            re.MULTILINE,
+        )
+    )
+    assert (
+        local == 6
+        and rows["local rules"][0] == "6"
+        and rows["total"][0] == str(len(plan.stages) + local)
+    )
     assert rows["refine"][0] == str(sum(stage.kind == "refine" for stage in plan.stages.values()))
     assert last_table("teachers")[1].keys() == {"data", "teacher", "local rules", "total"}

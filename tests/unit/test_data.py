@@ -19,7 +19,11 @@ def build(name: str, **settings):
 
 
 SMALL = {"train": 600, "test": 300}
-BUILT = ("digits", "textured_digits", "canvas")  # of classes; captions have test_captions.py, images test_latents.py
+BUILT = (
+    "digits",
+    "textured_digits",
+    "canvas",
+)  # of classes; captions have test_captions.py, images test_latents.py
 
 
 def test_digits_split_sizes_and_content():
@@ -29,10 +33,13 @@ def test_digits_split_sizes_and_content():
     original = load_digits()
     every = torch.cat([images for images, _ in splits.values()]).flatten(1).numpy()
     labels = torch.cat([labels for _, labels in splits.values()]).numpy()
+
     def rows(ink, targets):
         return sorted((tuple(row), int(label)) for row, label in zip(ink, targets))
 
-    assert rows(every, labels) == rows(np.rint(original.data * 255 / 16).astype(int), original.target)
+    assert rows(every, labels) == rows(
+        np.rint(original.data * 255 / 16).astype(int), original.target
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -45,6 +52,7 @@ def test_no_original_is_in_both_splits(seed):
 
 def test_textured_digits_draw_each_split_from_its_own_originals(monkeypatch):
     """Originals marked by where their ink is: upper rows for train, lower rows for test, none of it mixed."""
+
     def marked(seed):
         train, test = np.zeros((20, 8, 8)), np.zeros((10, 8, 8))
         train[:, 1:3, 2:6], test[:, 5:7, 2:6] = 1.0, 1.0
@@ -62,8 +70,15 @@ def test_images_and_labels_are_well_formed(name):
     configuration, splits = build(name, **({} if name == "digits" else SMALL))
     for split, (images, labels) in splits.items():
         side = configuration.image_size
-        assert images.dtype == torch.uint8 and images.shape == (len(labels), configuration.channels, side, side), split
-        assert labels.dtype == torch.int64 and set(labels.tolist()) == set(range(configuration.classes))
+        assert images.dtype == torch.uint8 and images.shape == (
+            len(labels),
+            configuration.channels,
+            side,
+            side,
+        ), split
+        assert labels.dtype == torch.int64 and set(labels.tolist()) == set(
+            range(configuration.classes)
+        )
         assert images.max() > 240 and images.min() == 0
     if name != "digits":
         assert [len(images) for images, _ in splits.values()] == [600, 300]
@@ -72,7 +87,11 @@ def test_images_and_labels_are_well_formed(name):
 @pytest.mark.parametrize("name", BUILT)
 def test_data_depend_on_the_seed_alone(name):
     sizes = {} if name == "digits" else SMALL
-    (_, first), (_, again), (_, other) = build(name, **sizes), build(name, **sizes), build(name, seed=1, **sizes)
+    (_, first), (_, again), (_, other) = (
+        build(name, **sizes),
+        build(name, **sizes),
+        build(name, seed=1, **sizes),
+    )
     for split in first:
         assert all(torch.equal(a, b) for a, b in zip(first[split], again[split]))
         assert not torch.equal(first[split][0], other[split][0])
@@ -84,7 +103,10 @@ def test_the_test_split_does_not_depend_on_the_size_of_train():
     assert torch.equal(small["test"][0], large["test"][0])
 
 
-@pytest.mark.parametrize(("train", "test", "largest"), [(8000, 4000, 4000), (6000, 4000, 3000), (8000, 500, 500), (7, 9, 3)])
+@pytest.mark.parametrize(
+    ("train", "test", "largest"),
+    [(8000, 4000, 4000), (6000, 4000, 3000), (8000, 500, 500), (7, 9, 3)],
+)
 def test_largest_sample_fits_three_disjoint_sets(train, test, largest):
     """Two disjoint parts of train and one of test, each of this size."""
     configuration = textured_digits.Configuration(train=train, test=test)
@@ -125,14 +147,20 @@ def test_splits_have_their_own_random_numbers(monkeypatch):
     monkeypatch.setattr(textured_digits, "originals", lambda seed: same)
     _, splits = build("textured_digits", train=200, test=200)
     (train, labels), (test, other_labels) = splits["train"], splits["test"]
-    assert (train == test).flatten(1).all(1).float().mean() < 0.05 and not torch.equal(labels, other_labels)
+    assert (train == test).flatten(1).all(1).float().mean() < 0.05 and not torch.equal(
+        labels, other_labels
+    )
 
 
 def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
     """Where the digit has no ink there is none; shifts are by -1, 0 or 1 pixel each way, all of them used."""
     one = np.zeros((1, 8, 8))
     one[0, 4, 4] = 1.0
-    monkeypatch.setattr(textured_digits, "originals", lambda seed: {s: (one, np.array([7])) for s in ("train", "test")})
+    monkeypatch.setattr(
+        textured_digits,
+        "originals",
+        lambda seed: {s: (one, np.array([7])) for s in ("train", "test")},
+    )
     images, labels = textured_digits.build(textured_digits.Configuration(**SMALL))["train"]
     assert (labels == 7).all()
     rows, columns = ((images[:, 0] > 0).any(dim).int() for dim in (2, 1))
@@ -147,20 +175,30 @@ def test_a_shift_loses_no_ink(monkeypatch):
     """Without texture, an original with ink on its first row keeps all of it in one place, wherever it is put."""
     top = np.zeros((1, 8, 8))
     top[0, 0] = 1.0
-    monkeypatch.setattr(textured_digits, "originals", lambda seed: {s: (top, np.array([0])) for s in ("train", "test")})
+    monkeypatch.setattr(
+        textured_digits,
+        "originals",
+        lambda seed: {s: (top, np.array([0])) for s in ("train", "test")},
+    )
     images, _ = textured_digits.build(textured_digits.Configuration(**SMALL, contrast=0.0))["train"]
     ink = images.double().sum(dim=(1, 2, 3))
     assert len(images.flatten(1).unique(dim=0)) == 9 and ink.unique().numel() == 1
     for dim, side in ((3, 3), (2, 14)):
         profile = (images > 0).any(dim)[:, 0].int()
         first, last = profile.argmax(1), 15 - profile.flip(1).argmax(1)
-        assert (last - first + 1 == side).all() and (profile.sum(1) == side).all() and {0, 1, 2} == set(first.tolist())
+        assert (
+            (last - first + 1 == side).all()
+            and (profile.sum(1) == side).all()
+            and {0, 1, 2} == set(first.tolist())
+        )
 
 
 def test_textured_digits_are_those_of_earlier_runs():
     _, splits = build("textured_digits", seed=1, train=500, test=300)
-    found = [hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
-             for images, labels in splits.values()]
+    found = [
+        hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()[:16]
+        for images, labels in splits.values()
+    ]
     assert found == ["c856f892962bc017", "e7c9b78f2bac13c7"]
 
 
@@ -177,13 +215,17 @@ def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
     for (images, labels), first, count in zip(splits.values(), (0, 40), (40, 20)):
         parts = images.unfold(2, 16, 16).unfold(3, 16, 16).flatten(-2)[:, 0]
         level = parts.amax(-1)
-        assert ((parts == 0) | (parts >= level[..., None] - 1)).all() and ((parts > 0).sum(-1) == 14 * 14).all()
+        assert ((parts == 0) | (parts >= level[..., None] - 1)).all() and (
+            (parts > 0).sum(-1) == 14 * 14
+        ).all()
         index = (level.double() / 255 * 64).round().long().flatten(1) - 1 - first
         assert set(index.flatten().tolist()) == set(range(count))
         assert torch.equal(index % 10, labels[:, None].expand(-1, 4))
         assert not (index == index[:, :1]).all()  # drawn one by one
         for corner in range(1, 4):  # independent of the first: equal in one of 4 (or 2) cases
-            assert (index[:, 0] == index[:, corner]).double().mean() == pytest.approx(10 / count, abs=0.08)
+            assert (index[:, 0] == index[:, corner]).double().mean() == pytest.approx(
+                10 / count, abs=0.08
+            )
 
 
 def test_a_turned_canvas_has_the_opposite_texture_on_the_same_ink():

@@ -38,7 +38,11 @@ def run(*arguments: object) -> tuple[int, list[str]]:
 
 def states(lines: list[str]) -> dict[str, str]:
     """State by what is needed."""
-    return {line[9:].split("  ")[0]: line.split()[0] for line in lines if line.split()[0] in ("ok", "missing", "broken")}
+    return {
+        line[9:].split("  ")[0]: line.split()[0]
+        for line in lines
+        if line.split()[0] in ("ok", "missing", "broken")
+    }
 
 
 def change(tmp_path: Path, suite: str, **changes: object) -> Path:
@@ -51,12 +55,16 @@ def change(tmp_path: Path, suite: str, **changes: object) -> Path:
 def sit(path: Path, extra: str | None = None) -> Path:
     """The names and numbers of axes of a SiT of one block."""
     shapes = {key: (1,) if key.endswith("bias") else (1, 1) for key in names(1).values()}
-    shapes |= {"x_embedder.proj.weight": (1, 1, 1, 1), "pos_embed": (1, 1, 1)} | ({extra: (1,)} if extra else {})
+    shapes |= {"x_embedder.proj.weight": (1, 1, 1, 1), "pos_embed": (1, 1, 1)} | (
+        {extra: (1,)} if extra else {}
+    )
     save_file({f"ema.{key}": torch.zeros(shape) for key, shape in shapes.items()}, path)
     return path
 
 
-@pytest.mark.parametrize("suite", sorted(path.stem for path in (REPOSITORY / SUITES).glob("*.yaml")))
+@pytest.mark.parametrize(
+    "suite", sorted(path.stem for path in (REPOSITORY / SUITES).glob("*.yaml"))
+)
 def test_every_suite_says_what_it_needs_or_that_it_needs_nothing(suite, tmp_path):
     code, lines = run("--suite", suite, "--results", tmp_path)
     if load_plan(suite).suite.data.name != "images":
@@ -65,8 +73,15 @@ def test_every_suite_says_what_it_needs_or_that_it_needs_nothing(suite, tmp_path
         return
     found = states(lines)
     missing = [line for line in lines if line.startswith("missing")]
-    assert code == 1 and set(found) >= {"teacher", "autoencoder", "data", "reference", "inception"} and missing
-    assert all("; licence: " in line and ("from https://" in line or "of your own" in line) for line in missing)
+    assert (
+        code == 1
+        and set(found) >= {"teacher", "autoencoder", "data", "reference", "inception"}
+        and missing
+    )
+    assert all(
+        "; licence: " in line and ("from https://" in line or "of your own" in line)
+        for line in missing
+    )
     assert f"; put the other {len(missing)} at" in lines[-1]
 
 
@@ -75,19 +90,29 @@ def test_a_wrong_suite_is_code_2():
 
 
 def test_imagenet_with_everything_there(tmp_path):
-    data, npz = write_folder(tmp_path / "data", pictures(1, 0, 8)), tmp_path / "VIRTUAL_imagenet256_labeled.npz"
+    data, npz = (
+        write_folder(tmp_path / "data", pictures(1, 0, 8)),
+        tmp_path / "VIRTUAL_imagenet256_labeled.npz",
+    )
     np.savez(npz, mu=np.zeros(2), sigma=np.eye(2))
     autoencoder = {"path": str(kl_autoencoder(CHANNELS, FACTOR))}
-    suite = change(tmp_path, "imagenet256", data={"source": str(data), "autoencoder": autoencoder},
-                   teacher={"checkpoint": {"path": str(sit(tmp_path / "SiT-XL-2-256x256.safetensors"))}},
-                   evaluation={"reference": str(npz), "weights": {"inception": str(inception_weights())}})
+    suite = change(
+        tmp_path,
+        "imagenet256",
+        data={"source": str(data), "autoencoder": autoencoder},
+        teacher={"checkpoint": {"path": str(sit(tmp_path / "SiT-XL-2-256x256.safetensors"))}},
+        evaluation={"reference": str(npz), "weights": {"inception": str(inception_weights())}},
+    )
     code, lines = run("--suite", suite)
     assert code == 0 and set(states(lines).values()) == {"ok"} and len(states(lines)) == 5
     assert lines[-1] == "imagenet256_here: 5 of 5 things that it needs from outside are there"
-    assert any(line.startswith("ok") and "SiT-XL/2" in line and "licence: MIT" in line for line in lines)
+    assert any(
+        line.startswith("ok") and "SiT-XL/2" in line and "licence: MIT" in line for line in lines
+    )
     code, lines = run("--suite", suite, "--verify")
-    assert code == 1 and {what: state for what, state in states(lines).items() if state != "ok"} == {
-        "teacher": "broken", "reference": "broken"}  # of other sizes than the public ones
+    assert code == 1 and {
+        what: state for what, state in states(lines).items() if state != "ok"
+    } == {"teacher": "broken", "reference": "broken"}  # of other sizes than the public ones
     assert any("it has <0.01 GB; get SiT-XL/2" in line for line in lines)
 
 
@@ -96,8 +121,15 @@ def test_public_weights_are_compared_by_sha256(tmp_path):
     place.parent.mkdir(parents=True)
     torch.save({"x": torch.zeros(1)}, place)
     assert states(run("--suite", "imagenet256", "--results", tmp_path)[1])["inception"] == "ok"
-    line, = [line for line in run("--suite", "imagenet256", "--results", tmp_path, "--verify")[1] if "inception" in line]
-    assert line.startswith("broken") and "not 6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2" in line
+    (line,) = [
+        line
+        for line in run("--suite", "imagenet256", "--results", tmp_path, "--verify")[1]
+        if "inception" in line
+    ]
+    assert (
+        line.startswith("broken")
+        and "not 6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2" in line
+    )
 
 
 def test_a_sana_pipeline_is_looked_at_part_by_part(tmp_path):
@@ -105,10 +137,18 @@ def test_a_sana_pipeline_is_looked_at_part_by_part(tmp_path):
     shutil.copytree(sana_pipeline(), folder)
     prompts = tmp_path / "meta_data.json"
     prompts.write_text(json.dumps({"a": {"prompt": "a cat", "category": "animals"}}))
-    suite = change(tmp_path, "mjhq_1024", data={"autoencoder": {"path": str(folder)}}, text={"path": str(folder)},
-                   teacher={"checkpoint": {"path": str(folder)}}, evaluation={"prompts": str(prompts)})
+    suite = change(
+        tmp_path,
+        "mjhq_1024",
+        data={"autoencoder": {"path": str(folder)}},
+        text={"path": str(folder)},
+        teacher={"checkpoint": {"path": str(folder)}},
+        evaluation={"prompts": str(prompts)},
+    )
     found = states(run("--suite", suite)[1])
-    assert {found[what] for what in ("teacher", "autoencoder", "text encoder", "prompts", "package")} == {"ok"}
+    assert {
+        found[what] for what in ("teacher", "autoencoder", "text encoder", "prompts", "package")
+    } == {"ok"}
     assert {found[what] for what in ("baseline sprint", "data", "reference")} == {"missing"}
     (folder / "text_encoder/model.safetensors").write_bytes(b"\0" * 8)
     (folder / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
@@ -116,62 +156,108 @@ def test_a_sana_pipeline_is_looked_at_part_by_part(tmp_path):
     prompts.write_text("[]")
     code, lines = run("--suite", suite)
     found, text = states(lines), "\n".join(lines)
-    assert code == 1 and {found[what] for what in ("teacher", "autoencoder", "text encoder", "prompts")} == {"broken"}
-    for said in ("no .safetensors file in", "is not of an AutoencoderDC", "model.safetensors is not a whole .safetensors file",
-                 "meta_data.json holds no mapping"):
+    assert code == 1 and {
+        found[what] for what in ("teacher", "autoencoder", "text encoder", "prompts")
+    } == {"broken"}
+    for said in (
+        "no .safetensors file in",
+        "is not of an AutoencoderDC",
+        "model.safetensors is not a whole .safetensors file",
+        "meta_data.json holds no mapping",
+    ):
         assert said in text
 
 
-@pytest.mark.parametrize(("make", "said"), [
-    (lambda path: path.with_suffix(".pt").write_bytes(b"<html>"), "not a file of weights"),
-    (lambda path: path.with_suffix(".pt").mkdir(), "a folder, not a file"),
-    (lambda path: sit(path.with_suffix(".safetensors"), "projectors.0.weight"), "looks like a SiT of REPA"),
-    (lambda path: save_file({"x": torch.zeros(1)}, path.with_suffix(".safetensors")), "not a SiT: it lacks ")])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.with_suffix(".pt").write_bytes(b"<html>"), "not a file of weights"),
+        (lambda path: path.with_suffix(".pt").mkdir(), "a folder, not a file"),
+        (
+            lambda path: sit(path.with_suffix(".safetensors"), "projectors.0.weight"),
+            "looks like a SiT of REPA",
+        ),
+        (
+            lambda path: save_file({"x": torch.zeros(1)}, path.with_suffix(".safetensors")),
+            "not a SiT: it lacks ",
+        ),
+    ],
+)
 def test_a_checkpoint_of_another_family(tmp_path, make, said):
     make(tmp_path / "SiT-XL-2-256x256")
     path = next(tmp_path.glob("SiT*"))
-    line, = [line for line in run("--suite", change(tmp_path, "imagenet256", teacher={"checkpoint": {"path": str(path)}}))[1]
-             if " teacher " in line]
+    (line,) = [
+        line
+        for line in run(
+            "--suite", change(tmp_path, "imagenet256", teacher={"checkpoint": {"path": str(path)}})
+        )[1]
+        if " teacher " in line
+    ]
     assert line.startswith("broken") and said in line and "get SiT-XL/2" in line
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (None, "an empty folder"), (b"x" * 600, "is not a tar")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "an empty folder"), (b"x" * 600, "is not a tar")]
+)
 def test_data_of_a_wrong_kind(tmp_path, content, said):
     source = tmp_path / "imagenet"
     source.mkdir()
     if content:
         (source / "0.tar").write_bytes(content)
-    suite = change(tmp_path, "imagenet256", data={"source": str(source / "*.tar") if content else str(source)})
-    line, = [line for line in run("--suite", suite)[1] if " data " in line]
+    suite = change(
+        tmp_path, "imagenet256", data={"source": str(source / "*.tar") if content else str(source)}
+    )
+    (line,) = [line for line in run("--suite", suite)[1] if " data " in line]
     assert line.startswith("broken") and said in line
 
 
 def test_a_reference_without_statistics(tmp_path):
     np.savez(tmp_path / "x.npz", labels=np.zeros(2))
     suite = change(tmp_path, "imagenet256", evaluation={"reference": str(tmp_path / "x.npz")})
-    line, = [line for line in run("--suite", suite)[1] if " reference " in line]
-    assert line.startswith("broken") and "has neither statistics (mu, sigma) nor images (arr_0), but labels" in line
+    (line,) = [line for line in run("--suite", suite)[1] if " reference " in line]
+    assert (
+        line.startswith("broken")
+        and "has neither statistics (mu, sigma) nor images (arr_0), but labels" in line
+    )
     (tmp_path / "x.npz").write_bytes(b"<html>")
     assert states(run("--suite", suite)[1])["reference"] == "broken"
 
 
 def test_a_device_is_looked_for_when_it_is_asked_for(tmp_path):
     code, lines = run("--suite", write_suite(tmp_path), "--device", "cuda")
-    assert (code, states(lines)["device"]) == ((0, "ok") if torch.cuda.is_available() else (1, "broken"))
+    assert (code, states(lines)["device"]) == (
+        (0, "ok") if torch.cuda.is_available() else (1, "broken")
+    )
 
 
 def test_sources_are_complete():
     sources = doctor.read_sources(SOURCES).sources
     assert {kind for source in sources for kind in source.serves} == {
-        "sit", "dit", "sana", "kl", "dc", "text", "images", "adm_imagenet256_50k", "mjhq30k", "prompts", "inception", "clip"}
+        "sit",
+        "dit",
+        "sana",
+        "kl",
+        "dc",
+        "text",
+        "images",
+        "adm_imagenet256_50k",
+        "mjhq30k",
+        "prompts",
+        "inception",
+        "clip",
+    }
     assert all(source.address or "of your own" in source.name for source in sources)
     assert all(str(source).endswith(doctor.MARK) != source.checked for source in sources)
 
 
-@pytest.mark.parametrize(("change_", "sentence"), [
-    ({"urll": "x"}, "unknown key; did you mean 'url'?"), ({"url": "x"}, "leave them out"),
-    ({"sha256": "x"}, "sources.0.sha256")])
+@pytest.mark.parametrize(
+    ("change_", "sentence"),
+    [
+        ({"urll": "x"}, "unknown key; did you mean 'url'?"),
+        ({"url": "x"}, "leave them out"),
+        ({"sha256": "x"}, "sources.0.sha256"),
+    ],
+)
 def test_mistakes_in_the_sources(tmp_path, change_, sentence):
     entry = {"name": "x", "serves": ["clip"], "public": "clip", "licence": "MIT", "checked": True}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({"sources": [entry | change_]}))

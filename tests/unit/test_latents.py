@@ -55,8 +55,17 @@ def pooling(monkeypatch) -> Pooling:
 
 
 def settings(source: Path | str, **changes) -> Configuration:
-    kind = {"name": "kl", "path": "nowhere", "channels": 3, "factor": FACTOR, "scale": 1.0, "shift": 0.0}
-    plain = {"source": str(source), "resolution": SIDE, "autoencoder": kind} | ({} if changes.get("text") else {"classes": 2})
+    kind = {
+        "name": "kl",
+        "path": "nowhere",
+        "channels": 3,
+        "factor": FACTOR,
+        "scale": 1.0,
+        "shift": 0.0,
+    }
+    plain = {"source": str(source), "resolution": SIDE, "autoencoder": kind} | (
+        {} if changes.get("text") else {"classes": 2}
+    )
     return validate(Configuration, plain | changes, "data")
 
 
@@ -108,22 +117,35 @@ def folder_of(folder: Path, crops: np.ndarray) -> Path:
 SORTED = [row for name in sorted(CLASSES) for row in range(10) if CLASSES[row % 2] == name]
 
 
-def expected(rows: list[int], seed: int = 0, indices: list[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def expected(
+    rows: list[int], seed: int = 0, indices: list[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents of these of CROPS and of their mirrors."""
     x = to_float(torch.from_numpy(CROPS[rows])).permute(0, 3, 1, 2)
     indices = list(range(len(rows))) if indices is None else indices
-    noise = [0.125 * sample_noise((seed, "images", side), indices, (3, 4, 4)) for side in ("latents", "flipped")]
+    noise = [
+        0.125 * sample_noise((seed, "images", side), indices, (3, 4, 4))
+        for side in ("latents", "flipped")
+    ]
     return F.avg_pool2d(x, FACTOR) + noise[0], F.avg_pool2d(x.flip(3), FACTOR) + noise[1]
 
 
 # what is in a cache
 
+
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_a_cache_holds_every_image_and_its_mirror(pooling, source, tmp_path, monkeypatch, batch):
     monkeypatch.setattr(images, "BATCH", batch)
     names, facts = made(settings(source, images_per_shard=4), tmp_path / "cache")
-    assert names == [f"latents-0000{number}.safetensors" for number in range(3)] == list(contents(tmp_path / "cache"))
-    assert facts.keys() == {"images", "corrupt", "seconds"} and (facts["images"], facts["corrupt"]) == (10, 0)
+    assert (
+        names
+        == [f"latents-0000{number}.safetensors" for number in range(3)]
+        == list(contents(tmp_path / "cache"))
+    )
+    assert facts.keys() == {"images", "corrupt", "seconds"} and (
+        facts["images"],
+        facts["corrupt"],
+    ) == (10, 0)
     latents, labels = open_latents(tmp_path / "cache")
     assert len(latents) == 20 and latents.shape == (20, 3, 4, 4)
     found = latents[torch.arange(20)]
@@ -136,22 +158,35 @@ def test_a_cache_holds_every_image_and_its_mirror(pooling, source, tmp_path, mon
 def test_the_cache_has_its_dtype_and_without_flips_no_mirrors(pooling, source, tmp_path, dtype):
     made(settings(source, dtype=dtype, flips=False, seed=3), tmp_path / "cache")
     tensors = load_file(tmp_path / "cache/latents-00000.safetensors")
-    assert tensors.keys() == {"latents", "labels"} and tensors["latents"].dtype == getattr(torch, dtype)
+    assert tensors.keys() == {"latents", "labels"} and tensors["latents"].dtype == getattr(
+        torch, dtype
+    )
     latents, labels = open_latents(tmp_path / "cache")
     assert latents.shape == (10, 3, 4, 4) and len(labels) == 10
     whole = expected(SORTED, seed=3)[0]
-    torch.testing.assert_close(latents[torch.arange(10)], whole.to(getattr(torch, dtype)).float(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(
+        latents[torch.arange(10)], whole.to(getattr(torch, dtype)).float(), rtol=0, atol=1e-2
+    )
 
 
 def test_tar_shards_and_folders_hold_the_same(pooling, source, tmp_path):
     """Two tars with the images of one class each in turn, in class folders below another folder."""
     for number in range(2):
-        write_tar(tmp_path / f"part-{number}.tar", {
-            f"./train/{CLASSES[row % 2]}/{row}.PNG": coded(CROPS[row]) for row in SORTED[5 * number:5 * number + 5]})
+        write_tar(
+            tmp_path / f"part-{number}.tar",
+            {
+                f"./train/{CLASSES[row % 2]}/{row}.PNG": coded(CROPS[row])
+                for row in SORTED[5 * number : 5 * number + 5]
+            },
+        )
     made(settings(source), tmp_path / "folder")
     made(settings(tmp_path / "part-*.tar"), tmp_path / "tars")
-    first, second = (load_file(tmp_path / name / "latents-00000.safetensors") for name in ("folder", "tars"))
-    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    first, second = (
+        load_file(tmp_path / name / "latents-00000.safetensors") for name in ("folder", "tars")
+    )
+    assert first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
 def test_class_folders_are_sorted_over_all_tars(pooling, tmp_path):
@@ -163,27 +198,49 @@ def test_class_folders_are_sorted_over_all_tars(pooling, tmp_path):
 
 def test_labels_of_webdataset(pooling, tmp_path):
     """`.cls` beside the image, before or after it, and nothing else is looked at."""
-    write_tar(tmp_path / "a.tar", {"s0.cls": "1", "s0.png": coded(CROPS[0]), "s0.json": "{", "._s0.png": b"",
-                                   "s1.png": coded(CROPS[1]), "s1.cls": " 0\n", "s2.x.jpg": coded(CROPS[2], "JPEG"),
-                                   "s2.x.cls": "1", "notes.txt": ""})
+    write_tar(
+        tmp_path / "a.tar",
+        {
+            "s0.cls": "1",
+            "s0.png": coded(CROPS[0]),
+            "s0.json": "{",
+            "._s0.png": b"",
+            "s1.png": coded(CROPS[1]),
+            "s1.cls": " 0\n",
+            "s2.x.jpg": coded(CROPS[2], "JPEG"),
+            "s2.x.cls": "1",
+            "notes.txt": "",
+        },
+    )
     write_tar(tmp_path / "b.tar", {"s0.webp": coded(CROPS[3], "WEBP"), "s0.cls": "0"})
     made(settings(tmp_path / "*.tar"), tmp_path / "cache")
     assert open_latents(tmp_path / "cache")[1].tolist() == [1, 0, 1, 0] * 2
 
 
 def test_captions_of_tars(pooling, tmp_path):
-    captions = {"0.txt": "a dog\n", "1.json": json.dumps({"caption": "ein Hündchen", "category": "dogs"}), "2.txt": "a dog",
-                "2.json": json.dumps({"prompt": "not this"}), "3.json": json.dumps({"prompt": "a cat", "width": 3})}
+    captions = {
+        "0.txt": "a dog\n",
+        "1.json": json.dumps({"caption": "ein Hündchen", "category": "dogs"}),
+        "2.txt": "a dog",
+        "2.json": json.dumps({"prompt": "not this"}),
+        "3.json": json.dumps({"prompt": "a cat", "width": 3}),
+    }
     write_tar(tmp_path / "a.tar", {f"{row}.png": coded(CROPS[row]) for row in range(4)} | captions)
     names, _ = made(settings(tmp_path / "a.tar", text=True), tmp_path / "cache")
     assert names == ["latents-00000.safetensors", "prompts.json"]
     assert json.loads((tmp_path / "cache/prompts.json").read_text()) == [
-        {"prompt": "a dog"}, {"prompt": "ein Hündchen", "category": "dogs"}, {"prompt": "a cat"}]
+        {"prompt": "a dog"},
+        {"prompt": "ein Hündchen", "category": "dogs"},
+        {"prompt": "a cat"},
+    ]
     assert open_latents(tmp_path / "cache")[1].tolist() == [0, 1, 0, 2] * 2
 
 
 def test_captions_of_a_folder(pooling, source, tmp_path):
-    table = {str(row): {"prompt": f"thing {row // 4}", "category": "any", "seed": row} for row in range(10)}
+    table = {
+        str(row): {"prompt": f"thing {row // 4}", "category": "any", "seed": row}
+        for row in range(10)
+    }
     (source / "prompts.json").write_text(json.dumps(table))
     made(settings(source, text=True), tmp_path / "cache")
     prompts = json.loads((tmp_path / "cache/prompts.json").read_text())
@@ -194,6 +251,7 @@ def test_captions_of_a_folder(pooling, source, tmp_path):
 
 
 # the crop
+
 
 def resampled(x: np.ndarray, size: int, kernel, support: float) -> np.ndarray:
     """Along the first axis, as Pillow resamples: the kernel stretched by the scale, normalised, rounded to levels."""
@@ -212,13 +270,20 @@ def box(d):
 
 def cubic(d, a=-0.5):
     d = np.abs(d)
-    return np.where(d < 1, ((a + 2) * d - (a + 3)) * d * d + 1, np.where(d < 2, (((d - 5) * d + 8) * d - 4) * a, 0.0))
+    return np.where(
+        d < 1,
+        ((a + 2) * d - (a + 3)) * d * d + 1,
+        np.where(d < 2, (((d - 5) * d + 8) * d - 4) * a, 0.0),
+    )
 
 
 def adm_crop(x: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) levels -> (size, size, 3) by matrices: halve while the shorter side is twice too long or more, cubic, crop."""
+
     def to(x, height, width, *filter):
-        return resampled(resampled(x.swapaxes(0, 1), width, *filter).swapaxes(0, 1), height, *filter)
+        return resampled(
+            resampled(x.swapaxes(0, 1), width, *filter).swapaxes(0, 1), height, *filter
+        )
 
     x = x.astype(float)
     while min(x.shape[:2]) >= 2 * size:
@@ -226,10 +291,13 @@ def adm_crop(x: np.ndarray, size: int) -> np.ndarray:
     height, width = (round(side * (size / min(x.shape[:2]))) for side in x.shape[:2])
     x = to(x, height, width, cubic, 2.0)
     top, left = (height - size) // 2, (width - size) // 2
-    return x[top:top + size, left:left + size]
+    return x[top : top + size, left : left + size]
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 21), (23, 19), (31, 64), (32, 32), (33, 47), (150, 67), (9, 12)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(16, 16), (16, 21), (23, 19), (31, 64), (32, 32), (33, 47), (150, 67), (9, 12)],
+)
 def test_the_crop_is_that_of_adm(height, width):
     """Against matrices of our own, along rows first also where an image is tall; Pillow rounds weights to 2^-22."""
     x = pictures(1, height * width, 160)[0, :height, :width]
@@ -247,8 +315,12 @@ def test_images_become_rgb_and_exif_is_ignored(pooling, tmp_path):
     write_tar(tmp_path / "a.tar", {"a/0.png": coded(grey), "b/1.png": stream.getvalue()})
     made(settings(tmp_path / "a.tar", flips=False), tmp_path / "cache")
     noise = 0.125 * sample_noise((0, "images", "latents"), range(2), (3, 4, 4))
-    x = to_float(torch.from_numpy(np.stack([np.stack([grey] * 3, axis=-1), CROPS[1]]))).permute(0, 3, 1, 2)
-    torch.testing.assert_close(open_latents(tmp_path / "cache")[0][torch.arange(2)], F.avg_pool2d(x, FACTOR) + noise)
+    x = to_float(torch.from_numpy(np.stack([np.stack([grey] * 3, axis=-1), CROPS[1]]))).permute(
+        0, 3, 1, 2
+    )
+    torch.testing.assert_close(
+        open_latents(tmp_path / "cache")[0][torch.arange(2)], F.avg_pool2d(x, FACTOR) + noise
+    )
 
 
 @pytest.mark.parametrize(("name", "scale"), [("kl", 0.18215), ("dc", 0.41407)])
@@ -264,12 +336,17 @@ def test_the_cache_of_an_autoencoder_is_what_it_says_of_each_image(source, tmp_p
     for row in (0, 7, 10, 19):
         x = to_float(torch.from_numpy(CROPS[[SORTED[row % 10]]])).permute(0, 3, 1, 2)
         side = "latents" if row < 10 else "flipped"
-        noise = sample_noise((0, "images", side), range(row % 10, row % 10 + 1), (4, 4, 4)) if name == "kl" else None
+        noise = (
+            sample_noise((0, "images", side), range(row % 10, row % 10 + 1), (4, 4, 4))
+            if name == "kl"
+            else None
+        )
         expected = autoencoder.encode(x if row < 10 else x.flip(3), noise)
         torch.testing.assert_close(latents[torch.tensor([row])], expected, rtol=1e-4, atol=1e-5)
 
 
 # stop and go on; ranks
+
 
 def test_a_stopped_run_goes_on_with_the_same_bytes(source, tmp_path, monkeypatch):
     """Stopped in the second of three shards, of two batches and two sides each; the first is not made again."""
@@ -293,7 +370,10 @@ def test_a_shard_of_other_settings_or_half_written_is_made_again(pooling, source
     made(settings(source, images_per_shard=4, seed=1), tmp_path / "cache")
     broken = tmp_path / "cache/latents-00001.safetensors"
     broken.write_bytes(broken.read_bytes()[:-1])
-    for configuration in (settings(source, images_per_shard=4, seed=1), settings(source, images_per_shard=4)):
+    for configuration in (
+        settings(source, images_per_shard=4, seed=1),
+        settings(source, images_per_shard=4),
+    ):
         made(configuration, tmp_path / "cache")
         made(configuration, tmp_path / f"straight{configuration.seed}")
         assert contents(tmp_path / "cache") == contents(tmp_path / f"straight{configuration.seed}")
@@ -305,7 +385,7 @@ def test_ranks_share_the_shards_and_write_the_same_bytes(pooling, source, tmp_pa
 
     def job():
         names, facts = made(configuration, tmp_path / "shared")
-        own = range(3)[distributed.rank()::distributed.world_size()]
+        own = range(3)[distributed.rank() :: distributed.world_size()]
         assert len(names) == 3 and facts["images"] == 10 and pooling.calls == 2 * len(own)
 
     ranks = fork(tmp_path, world_size, lambda: connected(job))
@@ -320,7 +400,10 @@ def test_what_is_allowed_is_counted_over_ranks(pooling, source, tmp_path):
         (source / CLASSES[row % 2] / f"{row}.png").write_bytes(b"")
 
     def job(allowed: int):
-        made(settings(source, images_per_shard=5, corrupt_allowed=allowed), tmp_path / f"cache{allowed}")
+        made(
+            settings(source, images_per_shard=5, corrupt_allowed=allowed),
+            tmp_path / f"cache{allowed}",
+        )
 
     for allowed, codes in ((1, [1, 1]), (2, [0, 0])):
         ranks = fork(tmp_path, 2, lambda: connected(lambda: job(allowed)))
@@ -328,10 +411,13 @@ def test_what_is_allowed_is_counted_over_ranks(pooling, source, tmp_path):
         said = ["\n".join(lines) for lines in ranks.said()]
         for text, row in zip(said, (1, 0)):
             assert f"/{row}.png: broken image (empty); skipped" in text
-        assert all(("0.png: broken image (empty); mend it" in text) == (allowed == 1) for text in said)
+        assert all(
+            ("0.png: broken image (empty); mend it" in text) == (allowed == 1) for text in said
+        )
 
 
 # reading
+
 
 def test_draws_of_a_cache_are_those_of_its_tensor(pooling, source, tmp_path):
     made(settings(source, images_per_shard=3), tmp_path / "cache")
@@ -352,9 +438,14 @@ def anonymous_megabytes() -> float:
 def test_a_cache_is_mapped_and_not_read_into_memory(tmp_path):
     """64 MB in four shards cost less than 8 MB of memory of our own after a batch was drawn."""
     for number in range(4):
-        save_file({"latents": torch.full((1024, 4, 32, 32), float(number)), "labels": torch.full((1024,), number)},
-                  tmp_path / f"latents-0000{number}.safetensors",
-                  {"about": json.dumps({"digest": "", "shards": 4, "number": number})})
+        save_file(
+            {
+                "latents": torch.full((1024, 4, 32, 32), float(number)),
+                "labels": torch.full((1024,), number),
+            },
+            tmp_path / f"latents-0000{number}.safetensors",
+            {"about": json.dumps({"digest": "", "shards": 4, "number": number})},
+        )
     before = anonymous_megabytes()
     latents, labels = open_latents(tmp_path)
     index = torch.tensor([0, 1023, 1024, 4095, 2500])
@@ -386,25 +477,38 @@ def test_what_is_not_a_cache_is_refused(pooling, source, tmp_path):
     second.write_bytes((cache / "latents-00002.safetensors").read_bytes())
     assert refusal(open_latents, cache) == foreign
     second.unlink()
-    assert "latents-00000.safetensors: does not belong to the other 1 shards there" in refusal(open_latents, cache)
+    assert "latents-00000.safetensors: does not belong to the other 1 shards there" in refusal(
+        open_latents, cache
+    )
     for path in cache.iterdir():
         path.unlink()
-    assert refusal(open_latents, cache) == f"{cache}: holds no latents-*.safetensors; delete the folder and run again"
+    assert (
+        refusal(open_latents, cache)
+        == f"{cache}: holds no latents-*.safetensors; delete the folder and run again"
+    )
 
 
 # broken images
 
-def test_a_broken_image_is_named_and_skipped_only_if_allowed(pooling, source, tmp_path, monkeypatch, capfd):
+
+def test_a_broken_image_is_named_and_skipped_only_if_allowed(
+    pooling, source, tmp_path, monkeypatch, capfd
+):
     """A cut JPEG and an empty file in two batches; the rest keep their own noise, and labels stay beside their images."""
     monkeypatch.setattr(images, "BATCH", 5)
-    cut, empty = source / "n01/9.png", source / "n02/0.png"  # last of the first class, first of the second
+    cut, empty = (
+        source / "n01/9.png",
+        source / "n02/0.png",
+    )  # last of the first class, first of the second
     cut.write_bytes(coded(pictures(1, 1)[0], "JPEG")[:-200])
     empty.write_bytes(b"")
     sentence = f"{cut}: broken image (image file is truncated"
     for allowed in (0, 1):
         text = refusal(made, settings(source, corrupt_allowed=allowed), tmp_path / "cache")
         assert text.startswith((sentence, f"{empty}: broken image (empty); mend it")[allowed])
-        assert text.endswith(f"; mend it, or let it be skipped by a higher data.corrupt_allowed, now {allowed}")
+        assert text.endswith(
+            f"; mend it, or let it be skipped by a higher data.corrupt_allowed, now {allowed}"
+        )
         assert not contents(tmp_path / "cache")
     capfd.readouterr()
     _, facts = made(settings(source, corrupt_allowed=2), tmp_path / "cache")
@@ -420,7 +524,10 @@ def test_a_broken_image_is_named_and_skipped_only_if_allowed(pooling, source, tm
 
 def test_a_mended_image_comes_back(pooling, source, tmp_path):
     """A shard that lacks an image is made again, and others are not."""
-    broken, configuration = source / "n02/0.png", settings(source, images_per_shard=5, corrupt_allowed=1)
+    broken, configuration = (
+        source / "n02/0.png",
+        settings(source, images_per_shard=5, corrupt_allowed=1),
+    )
     content = broken.read_bytes()
     broken.write_bytes(b"no image")
     _, facts = made(configuration, tmp_path / "cache")
@@ -437,7 +544,11 @@ def test_a_shard_of_broken_images_is_empty(pooling, source, tmp_path):
         path.write_bytes(b"")
     made(settings(source, images_per_shard=5, corrupt_allowed=5), tmp_path / "cache")
     latents, labels = open_latents(tmp_path / "cache")
-    assert latents.shape == (10, 3, 4, 4) and labels.tolist() == [1] * 10 and latents[torch.tensor([0, 9])].isfinite().all()
+    assert (
+        latents.shape == (10, 3, 4, 4)
+        and labels.tolist() == [1] * 10
+        and latents[torch.tensor([0, 9])].isfinite().all()
+    )
 
 
 def test_damaged_files_end_in_a_sentence(tmp_path):
@@ -447,7 +558,7 @@ def test_damaged_files_end_in_a_sentence(tmp_path):
         content = bytearray(coded(CROPS[trial % 10], datasets_latents_source.FORMATS[trial % 3]))
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
-        path.write_bytes(content[:rng.randint(1, len(content))] if trial % 2 else content)
+        path.write_bytes(content[: rng.randint(1, len(content))] if trial % 2 else content)
         found = datasets_latents_cache.load(datasets_latents_source.Item(str(path)), SIDE)
         assert isinstance(found, str) or found.shape == (SIDE, SIDE, 3)
 
@@ -468,11 +579,18 @@ def test_a_cut_tar_is_named_and_loses_its_last_sample(pooling, tmp_path, capfd):
     """Cut in the data of a member, in a header, between members: none of them is taken for a whole tar."""
     path = cut_tar(tmp_path / "a.tar", 10**9)
     third = ends(path)[2]
-    for at, reason in ((third - 600, "unexpected end of data"), (third + 100, "no end block"), (third, "no end block")):
+    for at, reason in (
+        (third - 600, "unexpected end of data"),
+        (third + 100, "no end block"),
+        (third, "no end block"),
+    ):
         cut_tar(path, at)
         sentence = f"{path}: not a whole uncompressed tar ({reason}), broken at or after n00/2.png"
         text = refusal(made, settings(path), tmp_path / f"cache{at}")
-        assert text == f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now 0"
+        assert (
+            text
+            == f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now 0"
+        )
         capfd.readouterr()
         _, facts = made(settings(path, corrupt_allowed=1), tmp_path / f"cache{at}")
         assert capfd.readouterr().err == f"{sentence}; skipped\n"
@@ -485,8 +603,13 @@ def test_what_is_no_tar_is_named(pooling, tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
     write_tar(tmp_path / "b.tar", {f"n0{row}/{row}.png": coded(CROPS[row]) for row in range(2)})
     text = refusal(made, settings(tmp_path / "*.tar"), tmp_path / "cache")
-    assert text.startswith(f"{tmp_path}/a.tar: not a whole uncompressed tar (") and "), broken at its start; mend it" in text
-    assert made(settings(tmp_path / "*.tar", corrupt_allowed=1), tmp_path / "cache")[1]["images"] == 2
+    assert (
+        text.startswith(f"{tmp_path}/a.tar: not a whole uncompressed tar (")
+        and "), broken at its start; mend it" in text
+    )
+    assert (
+        made(settings(tmp_path / "*.tar", corrupt_allowed=1), tmp_path / "cache")[1]["images"] == 2
+    )
 
 
 def test_damaged_tars_end_in_a_sentence_or_are_read(tmp_path):
@@ -504,33 +627,73 @@ def test_damaged_tars_end_in_a_sentence_or_are_read(tmp_path):
 
 # sources
 
+
 def test_planning_needs_no_data():
     configuration = settings("/nowhere/*.tar", resolution=64, dtype="float16")
     assert (configuration.image_size, configuration.channels, configuration.classes) == (16, 3, 2)
     assert Configuration.model_validate_json(configuration.model_dump_json()) == configuration
     assert refusal(lambda: settings("/nowhere", resolution=30)) == (
-        "data: resolution = 30: must be a multiple of the autoencoder's factor, 4")
+        "data: resolution = 30: must be a multiple of the autoencoder's factor, 4"
+    )
 
 
-@pytest.mark.parametrize(("members", "changes", "sentence"), [
-    ({"a/0.png": PICTURE, "b/1.png": PICTURE}, {"classes": 3}, "{source}: its images lie in 2 class folders (a to b), but "
-     "data.classes = 3; mend the one or the other"),
-    ({"a/0.png": PICTURE, "1.png": PICTURE}, {}, "{tar}: 1.png: lies in no class folder and has no .cls beside it; put each "
-     "class into a folder of its own"),
-    ({"0.png": PICTURE, "0.cls": "2"}, {}, "{tar}: 0.png: its .cls says '2', not a class from 0 to 1; mend it or "
-     "data.classes"),
-    ({"0.png": PICTURE, "0.cls": b"\xff -1"}, {}, "{tar}: 0.png: its .cls says '\ufffd -1', not a class from 0 to 1; mend it "
-     "or data.classes"),
-    ({"0.png": PICTURE, "0.cls": "0", "1.png": PICTURE}, {}, "{tar}: 1.png: has no .cls beside it, though other images have; "
-     "give one to each"),
-    ({"notes.txt": "none"}, {}, "{source}: holds no .png, .jpg, .jpeg, .webp image; mend data.source"),
-    *(({"0.png": PICTURE, **beside}, {"text": True}, '{tar}: 0.png: has no caption: give it a .txt, or a .json with a '
-       '"prompt" or a "caption", in UTF-8')
-      for beside in ({}, {"0.txt": b"\xff"}, *({"0.json": text} for text in ("{", "[]", '{"prompt": 3}', '{"title": "x"}'))))])
+@pytest.mark.parametrize(
+    ("members", "changes", "sentence"),
+    [
+        (
+            {"a/0.png": PICTURE, "b/1.png": PICTURE},
+            {"classes": 3},
+            "{source}: its images lie in 2 class folders (a to b), but "
+            "data.classes = 3; mend the one or the other",
+        ),
+        (
+            {"a/0.png": PICTURE, "1.png": PICTURE},
+            {},
+            "{tar}: 1.png: lies in no class folder and has no .cls beside it; put each "
+            "class into a folder of its own",
+        ),
+        (
+            {"0.png": PICTURE, "0.cls": "2"},
+            {},
+            "{tar}: 0.png: its .cls says '2', not a class from 0 to 1; mend it or data.classes",
+        ),
+        (
+            {"0.png": PICTURE, "0.cls": b"\xff -1"},
+            {},
+            "{tar}: 0.png: its .cls says '\ufffd -1', not a class from 0 to 1; mend it "
+            "or data.classes",
+        ),
+        (
+            {"0.png": PICTURE, "0.cls": "0", "1.png": PICTURE},
+            {},
+            "{tar}: 1.png: has no .cls beside it, though other images have; give one to each",
+        ),
+        (
+            {"notes.txt": "none"},
+            {},
+            "{source}: holds no .png, .jpg, .jpeg, .webp image; mend data.source",
+        ),
+        *(
+            (
+                {"0.png": PICTURE, **beside},
+                {"text": True},
+                "{tar}: 0.png: has no caption: give it a .txt, or a .json with a "
+                '"prompt" or a "caption", in UTF-8',
+            )
+            for beside in (
+                {},
+                {"0.txt": b"\xff"},
+                *({"0.json": text} for text in ("{", "[]", '{"prompt": 3}', '{"title": "x"}')),
+            )
+        ),
+    ],
+)
 def test_wrong_labels_are_refused(pooling, tmp_path, members, changes, sentence):
     path = write_tar(tmp_path / "a.tar", members)
     glob = str(tmp_path / "*.tar")
-    assert refusal(made, settings(glob, **changes), tmp_path / "cache") == sentence.format(source=glob, tar=path)
+    assert refusal(made, settings(glob, **changes), tmp_path / "cache") == sentence.format(
+        source=glob, tar=path
+    )
     assert pooling.calls == 0
 
 
@@ -539,18 +702,34 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
         return refusal(made, settings(where, **changes), tmp_path / "cache")
 
     absent = tmp_path / "absent"
-    assert said(absent) == f"{absent}: neither a folder nor a glob of .tar files that are there; mend data.source"
-    assert said(source, classes=1000) == (f"{source}: its images lie in 2 class folders (n01 to n02), but data.classes = "
-                                          "1000; mend the one or the other")
-    assert said(source, text=True) == (f'{source / "prompts.json"}: is missing, and data.text needs it; write {{name: '
-                                       '{"prompt": ...}} there, with the names of the images without suffix')
+    assert (
+        said(absent)
+        == f"{absent}: neither a folder nor a glob of .tar files that are there; mend data.source"
+    )
+    assert said(source, classes=1000) == (
+        f"{source}: its images lie in 2 class folders (n01 to n02), but data.classes = "
+        "1000; mend the one or the other"
+    )
+    assert said(source, text=True) == (
+        f"{source / 'prompts.json'}: is missing, and data.text needs it; write {{name: "
+        '{"prompt": ...}} there, with the names of the images without suffix'
+    )
     (source / "prompts.json").write_text('{"0": "one"}')
     assert said(source, text=True).startswith(f"{source / 'prompts.json'}: has no prompt for ")
     (source / "loose.png").write_bytes(PICTURE)
-    assert said(source) == f"{source / 'loose.png'}: lies in no class folder; put each class into a folder of its own"
+    assert (
+        said(source)
+        == f"{source / 'loose.png'}: lies in no class folder; put each class into a folder of its own"
+    )
     (tmp_path / "empty").mkdir()
-    assert said(tmp_path / "empt*") == f"{tmp_path / 'empty'}: cannot be read (Is a directory); mend it or data.source"
-    assert said(tmp_path / "empty") == f"{tmp_path / 'empty'}: holds no .png, .jpg, .jpeg, .webp image; mend data.source"
+    assert (
+        said(tmp_path / "empt*")
+        == f"{tmp_path / 'empty'}: cannot be read (Is a directory); mend it or data.source"
+    )
+    assert (
+        said(tmp_path / "empty")
+        == f"{tmp_path / 'empty'}: holds no .png, .jpg, .jpeg, .webp image; mend data.source"
+    )
 
 
 def test_a_link_in_a_tar_is_refused(pooling, tmp_path):
@@ -559,7 +738,8 @@ def test_a_link_in_a_tar_is_refused(pooling, tmp_path):
         link.type, link.linkname = tarfile.LNKTYPE, "n02/0.png"
         tar.addfile(link)
     assert refusal(made, settings(tmp_path / "a.tar"), tmp_path / "cache") == (
-        f"{tmp_path}/a.tar: n01/0.png: a link, not an image; make the tar with the images themselves")
+        f"{tmp_path}/a.tar: n01/0.png: a link, not an image; make the tar with the images themselves"
+    )
 
 
 def test_latents_that_are_not_finite_are_refused(source, tmp_path, monkeypatch):
@@ -570,5 +750,7 @@ def test_latents_that_are_not_finite_are_refused(source, tmp_path, monkeypatch):
     monkeypatch.setattr(autoencoders, "load", lambda *arguments: Loud())
     made(settings(source), tmp_path / "cache")
     text = refusal(made, settings(source, dtype="float16"), tmp_path / "cache")
-    assert text.endswith("a latent is not finite in float16; mend the autoencoder's weights or scale, or choose another "
-                         "data.dtype")
+    assert text.endswith(
+        "a latent is not finite in float16; mend the autoencoder's weights or scale, or choose another "
+        "data.dtype"
+    )

@@ -16,13 +16,19 @@ from hdbench.metrics.manifold import covered, precision_recall, radii
 from hdbench.metrics.spectrum import band_power, radial_power, relative_power
 
 
-def correlated(n: int, d: int, seed: int, shift: float = 0.0, rank: int | None = None) -> np.ndarray:
+def correlated(
+    n: int, d: int, seed: int, shift: float = 0.0, rank: int | None = None
+) -> np.ndarray:
     """Features (n, d) with a random covariance of this rank."""
-    rng, mixing = np.random.default_rng(seed), np.random.default_rng(1000 + seed).normal(size=(rank or d, d))
+    rng, mixing = (
+        np.random.default_rng(seed),
+        np.random.default_rng(1000 + seed).normal(size=(rank or d, d)),
+    )
     return shift + rng.normal(size=(n, rank or d)) @ mixing / np.sqrt(d)
 
 
 # estimates
+
 
 def test_standard_error_of_a_mean():
     values = np.array([1.0, 2.0, 4.0, 9.0])
@@ -39,10 +45,13 @@ def test_paired_difference_of_influences_is_the_influence_of_the_difference():
 
 # Frechet distance
 
+
 def frechet_by_sqrtm(mu_1, sigma_1, mu_2, sigma_2) -> float:
     """|mu_1 - mu_2|^2 + tr(Sigma_1 + Sigma_2 - 2 (Sigma_1 Sigma_2)^(1/2)), the root by Schur decomposition."""
     root = scipy.linalg.sqrtm(sigma_1 @ sigma_2)
-    return float(((mu_1 - mu_2) ** 2).sum() + np.trace(sigma_1) + np.trace(sigma_2) - 2 * np.trace(root).real)
+    return float(
+        ((mu_1 - mu_2) ** 2).sum() + np.trace(sigma_1) + np.trace(sigma_2) - 2 * np.trace(root).real
+    )
 
 
 def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,13 +66,17 @@ def test_frechet_distance_against_sqrtm(n, m, d):
     assert frechet_distance(x, GaussianReference.of(y)).value == pytest.approx(expected, rel=1e-8)
 
 
-@pytest.mark.parametrize(("n", "m", "rank_x", "rank_y"), [(30, 200, 64, 64), (200, 30, 64, 64), (200, 200, 5, 64),
-                                                         (20, 200, 64, 3), (200, 200, 3, 5)])
+@pytest.mark.parametrize(
+    ("n", "m", "rank_x", "rank_y"),
+    [(30, 200, 64, 64), (200, 30, 64, 64), (200, 200, 5, 64), (20, 200, 64, 3), (200, 200, 3, 5)],
+)
 def test_frechet_distance_of_rank_deficient_covariances(n, m, rank_x, rank_y):
     """tr (Sigma_x Sigma_y)^(1/2) is the nuclear norm of X Y' / sqrt((n - 1)(m - 1)) for centred X, Y, without any root."""
     x, y = correlated(n, 64, 1, shift=0.1, rank=rank_x), correlated(m, 64, 2, rank=rank_y)
     (mu_x, sigma_x), (mu_y, sigma_y) = moments(x), moments(y)
-    nuclear = np.linalg.svd((x - mu_x) @ (y - mu_y).T, compute_uv=False).sum() / np.sqrt((n - 1) * (m - 1))
+    nuclear = np.linalg.svd((x - mu_x) @ (y - mu_y).T, compute_uv=False).sum() / np.sqrt(
+        (n - 1) * (m - 1)
+    )
     expected = ((mu_x - mu_y) ** 2).sum() + np.trace(sigma_x) + np.trace(sigma_y) - 2 * nuclear
     estimate = frechet_distance(x, GaussianReference.of(y))
     assert estimate.value == pytest.approx(expected, rel=1e-7)
@@ -73,9 +86,12 @@ def test_frechet_distance_of_rank_deficient_covariances(n, m, rank_x, rank_y):
 def test_frechet_distance_in_closed_form():
     """A shift alone gives |shift|^2; diagonal covariances give sum (sd_1 - sd_2)^2; a set to itself gives 0."""
     x = correlated(500, 6, 3)
-    assert frechet_distance(x + 0.5, GaussianReference.of(x)).value == pytest.approx(6 * 0.25, rel=1e-9)
+    assert frechet_distance(x + 0.5, GaussianReference.of(x)).value == pytest.approx(
+        6 * 0.25, rel=1e-9
+    )
     assert frechet_distance(3 * x, GaussianReference.of(x)).value == pytest.approx(
-        4 * (x.mean(0) ** 2).sum() + 4 * np.trace(moments(x)[1]), rel=1e-9)
+        4 * (x.mean(0) ** 2).sum() + 4 * np.trace(moments(x)[1]), rel=1e-9
+    )
     assert abs(frechet_distance(x, GaussianReference.of(x)).value) < 1e-6
 
 
@@ -101,14 +117,21 @@ def test_frechet_influence_is_the_derivative_in_a_samples_weight():
     h, rows = 1e-4, [0, 17, 100, 3000, int(np.abs(influence).argmax())]
     derivative = [(functional(i, h) - functional(i, -h)) / (2 * h) for i in rows]
     np.testing.assert_allclose(influence[rows], derivative, rtol=2e-3, atol=2e-3)
-    assert abs(influence.mean()) < 5 * influence.std() / n  # the mean is about 0, up to N against N - 1
+    assert (
+        abs(influence.mean()) < 5 * influence.std() / n
+    )  # the mean is about 0, up to N against N - 1
 
 
 def test_frechet_standard_error_by_simulation():
     """Mean SE within 15% of the SD over replicates; intervals about the replicates' mean (FD is biased in N) cover 95%."""
     reference = GaussianReference.of(correlated(2000, 4, 0))
-    estimates = [frechet_distance(1.2 * np.random.default_rng(r).normal(size=(400, 4)) + 0.1, reference) for r in range(300)]
-    values, errors = (np.array([getattr(e, name) for e in estimates]) for name in ("value", "standard_error"))
+    estimates = [
+        frechet_distance(1.2 * np.random.default_rng(r).normal(size=(400, 4)) + 0.1, reference)
+        for r in range(300)
+    ]
+    values, errors = (
+        np.array([getattr(e, name) for e in estimates]) for name in ("value", "standard_error")
+    )
     assert errors.mean() / values.std(ddof=1) == pytest.approx(1, abs=0.15)
     covered_share = (np.abs(values - values.mean()) < 1.96 * errors).mean()
     assert 0.91 < covered_share < 0.98
@@ -116,7 +139,12 @@ def test_frechet_standard_error_by_simulation():
 
 def test_frechet_paired_standard_error_by_simulation():
     """Two models on the same noises: the SE of paired influences is that of the difference, far below the unpaired one."""
-    reference, differences, paired, unpaired = GaussianReference.of(correlated(2000, 4, 0)), [], [], []
+    reference, differences, paired, unpaired = (
+        GaussianReference.of(correlated(2000, 4, 0)),
+        [],
+        [],
+        [],
+    )
     for r in range(200):
         rng = np.random.default_rng(r)
         shared, own = rng.normal(size=(400, 4)), rng.normal(size=(400, 4))
@@ -130,12 +158,22 @@ def test_frechet_paired_standard_error_by_simulation():
 
 # precision and recall
 
+
 def brute_force(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[float, float]:
     """One pair at a time, in float64."""
+
     def share(points, centres):
-        others = [[np.linalg.norm(a - b) for j, b in enumerate(centres) if j != i] for i, a in enumerate(centres)]
+        others = [
+            [np.linalg.norm(a - b) for j, b in enumerate(centres) if j != i]
+            for i, a in enumerate(centres)
+        ]
         radius = [sorted(distances)[k - 1] for distances in others]
-        return np.mean([any(np.linalg.norm(p - a) <= limit for a, limit in zip(centres, radius)) for p in points])
+        return np.mean(
+            [
+                any(np.linalg.norm(p - a) <= limit for a, limit in zip(centres, radius))
+                for p in points
+            ]
+        )
 
     return share(samples, reference), share(reference, samples)
 
@@ -171,7 +209,9 @@ def test_precision_and_recall_of_disjoint_and_of_equal_sets():
 def test_mode_collapse_costs_recall_and_scatter_costs_precision():
     rng = np.random.default_rng(0)
     real = torch.from_numpy(rng.normal(size=(300, 2)))
-    collapsed, scattered = (torch.from_numpy(scale * rng.normal(size=(300, 2))) for scale in (0.2, 4))
+    collapsed, scattered = (
+        torch.from_numpy(scale * rng.normal(size=(300, 2))) for scale in (0.2, 4)
+    )
     precision, recall = precision_recall(collapsed, real, 3)
     assert precision.value > 0.95 and recall.value < 0.4
     precision, recall = precision_recall(scattered, real, 3)
@@ -187,6 +227,7 @@ def test_radii_exclude_the_point_itself():
 
 # classification
 
+
 def dirichlet(n: int, seed: int, classes: int = 5) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.full(classes, 0.3), size=n)
 
@@ -195,7 +236,9 @@ def test_classifier_score_by_the_formula():
     """exp of (entropy of the mean - mean entropy), another form of the mean divergence."""
     p = dirichlet(300, 0)
     entropy = lambda q: -(q * np.log(np.clip(q, 1e-300, None))).sum(-1)  # noqa: E731
-    assert classifier_score(p).value == pytest.approx(np.exp(entropy(p.mean(0)) - entropy(p).mean()), rel=1e-9)
+    assert classifier_score(p).value == pytest.approx(
+        np.exp(entropy(p.mean(0)) - entropy(p).mean()), rel=1e-9
+    )
 
 
 def test_classifier_score_does_not_depend_on_order():
@@ -209,7 +252,9 @@ def test_classifier_score_does_not_depend_on_order():
 def test_classifier_score_between_one_and_the_number_of_classes():
     assert classifier_score(np.eye(5)[np.arange(50) % 5]).value == pytest.approx(5, rel=1e-6)
     assert classifier_score(np.full((50, 5), 0.2, dtype=np.float32)).value == pytest.approx(1)
-    assert classifier_score(np.eye(5)[np.zeros(50, dtype=int)].astype(np.float32)).value == pytest.approx(1)
+    assert classifier_score(
+        np.eye(5)[np.zeros(50, dtype=int)].astype(np.float32)
+    ).value == pytest.approx(1)
 
 
 def test_classifier_score_standard_error_by_simulation():
@@ -221,10 +266,13 @@ def test_classifier_score_standard_error_by_simulation():
 def test_accuracy():
     p, labels = np.array([[0.6, 0.4], [0.1, 0.9], [0.7, 0.3], [0.2, 0.8]]), np.array([0, 1, 1, 1])
     estimate = accuracy(p, labels)
-    assert estimate.value == 0.75 and estimate.standard_error == pytest.approx(np.sqrt(0.75 * 0.25 / 3))
+    assert estimate.value == 0.75 and estimate.standard_error == pytest.approx(
+        np.sqrt(0.75 * 0.25 / 3)
+    )
 
 
 # spectrum
+
 
 def test_white_noise_is_flat_at_its_variance():
     x = 0.7 * torch.randn(2000, 2, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -253,7 +301,11 @@ def test_power_on_rings_adds_up_to_the_variance():
     corners = (np.abs(np.fft.fft2(x.numpy()))[:, 0] ** 2 / 256)[:, radius > 8].sum(1)
     sizes = np.array([(radius == r).sum() for r in range(1, 9)])
     total = radial_power(x) @ sizes + corners
-    np.testing.assert_allclose(total, (x - x.mean(dim=(2, 3), keepdim=True)).square().sum(dim=(1, 2, 3)).numpy(), rtol=1e-10)
+    np.testing.assert_allclose(
+        total,
+        (x - x.mean(dim=(2, 3), keepdim=True)).square().sum(dim=(1, 2, 3)).numpy(),
+        rtol=1e-10,
+    )
 
 
 def test_bands_average_neighbouring_rings():
@@ -267,17 +319,32 @@ def test_relative_power_and_its_standard_error_by_simulation():
     reference = np.random.default_rng(0).chisquare(4, size=500)
     assert relative_power(reference, reference).value == pytest.approx(1)
     assert relative_power(4 * reference, reference).value == pytest.approx(4)
-    estimates = [relative_power(np.random.default_rng(s).chisquare(4, size=200), reference) for s in range(1, 301)]
+    estimates = [
+        relative_power(np.random.default_rng(s).chisquare(4, size=200), reference)
+        for s in range(1, 301)
+    ]
     spread = np.std([e.value for e in estimates], ddof=1)
     assert np.mean([e.standard_error for e in estimates]) / spread == pytest.approx(1, abs=0.15)
 
 
 # images
 
+
 def test_uint8_conversion_rounds_to_the_nearest_level():
     """Flooring would send everything below the next level down; levels sit at k / 127.5 - 1."""
     level = 1 / 127.5
-    x = torch.tensor([-1.0, -1 + 0.49 * level, -1 + 0.51 * level, -1 + 99.6 * level, -1 + 100.4 * level, 1.0, 1.7, -3.0])
+    x = torch.tensor(
+        [
+            -1.0,
+            -1 + 0.49 * level,
+            -1 + 0.51 * level,
+            -1 + 99.6 * level,
+            -1 + 100.4 * level,
+            1.0,
+            1.7,
+            -3.0,
+        ]
+    )
     assert to_uint8(x).tolist() == [0, 0, 1, 100, 100, 255, 255, 0]
     assert to_uint8(x).dtype == torch.uint8
     x = 1.8 * torch.rand(200000, generator=torch.Generator().manual_seed(0)) - 0.9
@@ -289,14 +356,20 @@ def test_every_level_survives_the_round_trip():
     x = to_float(levels)
     assert torch.equal(to_uint8(x), levels)
     assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
-    torch.testing.assert_close(x.double(), torch.arange(256).double() / 127.5 - 1, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        x.double(), torch.arange(256).double() / 127.5 - 1, atol=1e-6, rtol=0
+    )
 
 
 def test_image_files_round_trip(tmp_path):
     images, labels = torch.randint(256, (5, 3, 4, 4), dtype=torch.uint8), torch.arange(5)
     save_images(tmp_path / "a.npz", images, labels)
     found, found_labels = load_images(tmp_path / "a.npz")
-    assert torch.equal(found, images) and torch.equal(found_labels, labels) and found.dtype == torch.uint8
+    assert (
+        torch.equal(found, images)
+        and torch.equal(found_labels, labels)
+        and found.dtype == torch.uint8
+    )
     with np.load(tmp_path / "a.npz") as file:
         assert file["arr_0"].shape == (5, 4, 4, 3) and file["arr_0"].dtype == np.uint8
 

@@ -34,8 +34,13 @@ from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_s
 from tests.workflow.test_workflow import planned, snakemake, workspace  # noqa: F401, a fixture
 
 TINY = read_yaml(REPOSITORY / "tests/support/probes.yaml")
-CANVAS = {"data": {"name": "canvas", "train": 60, "test": 40}, "network.patch": 8, "seeds": [0, 1, 2],
-          "evaluation.samples": 30, "base.refine.objective.gan.parameters": 600}
+CANVAS = {
+    "data": {"name": "canvas", "train": 60, "test": 40},
+    "network.patch": 8,
+    "seeds": [0, 1, 2],
+    "evaluation.samples": 30,
+    "base.refine.objective.gan.parameters": 600,
+}
 
 
 def config(changes=None) -> experiments_probes_config.Probes:
@@ -59,11 +64,14 @@ def trained(tmp_path_factory):
 
 # flaws
 
+
 @pytest.mark.parametrize("change", experiments_probes_config.STRENGTH)
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_a_flaw_changes_its_patch_and_nothing_else(images, change, size):
     clean, turned, _ = images
-    y, where = measures.plant(clean, turned, experiments_probes_config.Flaw(change=change, size=size), generator("test"))
+    y, where = measures.plant(
+        clean, turned, experiments_probes_config.Flaw(change=change, size=size), generator("test")
+    )
     x, opposite = to_float(clean), to_float(turned)
     assert torch.equal(where.flatten(1).sum(1), torch.full((len(x),), size**2))
     assert torch.equal(y[~where], x[~where])
@@ -79,7 +87,9 @@ def test_a_flaw_changes_its_patch_and_nothing_else(images, change, size):
 
 def test_a_fade_everywhere_halves_the_texture(images):
     clean, turned, _ = images
-    y, where = measures.plant(clean, turned, experiments_probes_config.Flaw(change="fade", size=None), generator("test"))
+    y, where = measures.plant(
+        clean, turned, experiments_probes_config.Flaw(change="fade", size=None), generator("test")
+    )
     middle = (to_float(clean) + to_float(turned)) / 2
     assert where.all()
     torch.testing.assert_close(y - middle, 0.5 * (to_float(clean) - middle), rtol=0, atol=1e-6)
@@ -88,21 +98,33 @@ def test_a_fade_everywhere_halves_the_texture(images):
 def test_flaws_lie_around_ink_in_proportion_to_it():
     ink = torch.zeros(6000, 1, 32, 32, dtype=torch.uint8)
     ink[:, 0, 10, 12], ink[:, 0, 20, 5], ink[:, 0, 31, 31] = 100, 50, 50
-    _, where = measures.plant(ink, ink, experiments_probes_config.Flaw(change="flip", size=3), generator("test"))
+    _, where = measures.plant(
+        ink, ink, experiments_probes_config.Flaw(change="flip", size=3), generator("test")
+    )
     found = where[:, 0].flatten(1).int().argmax(1)  # the first pixel
-    shares = {9 * 32 + 11: 0.5, 19 * 32 + 4: 0.25, 29 * 32 + 29: 0.25}  # the last is moved into the image
-    assert {int(pixel): float((found == pixel).double().mean()) for pixel in found.unique()} == pytest.approx(shares, abs=0.03)
+    shares = {
+        9 * 32 + 11: 0.5,
+        19 * 32 + 4: 0.25,
+        29 * 32 + 29: 0.25,
+    }  # the last is moved into the image
+    assert {
+        int(pixel): float((found == pixel).double().mean()) for pixel in found.unique()
+    } == pytest.approx(shares, abs=0.03)
 
 
 # measures
 
+
 def test_a_gradient_that_is_the_correction_has_share_1_cosine_1_and_no_damage(images):
     clean, turned, _ = images
-    y, _ = measures.plant(clean, turned, experiments_probes_config.Flaw(change="flip", size=4), generator("test"))
+    y, _ = measures.plant(
+        clean, turned, experiments_probes_config.Flaw(change="flip", size=4), generator("test")
+    )
     correction = to_float(clean) - y
     found = measures.of_gradient(-3e-9 * correction, correction)
     assert {name: value for name, (value, _) in found.items()} == pytest.approx(
-        {"in_flaw_share": 1, "cosine": 1, "log10_damage": -math.inf})
+        {"in_flaw_share": 1, "cosine": 1, "log10_damage": -math.inf}
+    )
     assert max(found[name].se for name in ("in_flaw_share", "cosine")) < 1e-8
     away = measures.of_gradient(correction, correction)  # no step along it repairs anything
     assert away["cosine"].value == pytest.approx(-1) and away["log10_damage"].value == math.inf
@@ -110,18 +132,27 @@ def test_a_gradient_that_is_the_correction_has_share_1_cosine_1_and_no_damage(im
 
 def test_damage_is_the_change_elsewhere_of_the_step_that_cancels_the_flaw_along_the_correction():
     random = torch.Generator().manual_seed(0)
-    correction = F.pad(torch.randn(50, 1, 2, 2, generator=random, dtype=torch.float64), (0, 2, 0, 2))
+    correction = F.pad(
+        torch.randn(50, 1, 2, 2, generator=random, dtype=torch.float64), (0, 2, 0, 2)
+    )
     g = torch.randn(50, 1, 4, 4, generator=random, dtype=torch.float64) - 0.5 * correction
-    step = -correction.square().sum() / (g * correction).sum()  # x - (y - step g), projected on the correction, is 0 in the mean
+    step = (
+        -correction.square().sum() / (g * correction).sum()
+    )  # x - (y - step g), projected on the correction, is 0 in the mean
     assert ((correction + step * g) * correction).sum() == pytest.approx(0, abs=1e-9)
     changed_elsewhere = (step * g)[correction == 0].square().sum() / correction.square().sum()
     found = measures.of_gradient(g, correction)["log10_damage"]
     assert found.value == pytest.approx(math.log10(changed_elsewhere))
-    aside = torch.randn(50, 1, 4, 4, generator=random, dtype=torch.float64) * (correction != 0)  # inside, repairs nothing
+    aside = torch.randn(50, 1, 4, 4, generator=random, dtype=torch.float64) * (
+        correction != 0
+    )  # inside, repairs nothing
     aside -= (aside * correction).sum() / correction.square().sum() * correction
     more = measures.of_gradient(g + 3 * aside, correction)
     assert more["log10_damage"].value == pytest.approx(found.value)
-    assert more["in_flaw_share"].value > measures.of_gradient(g, correction)["in_flaw_share"].value + 0.1
+    assert (
+        more["in_flaw_share"].value
+        > measures.of_gradient(g, correction)["in_flaw_share"].value + 0.1
+    )
 
 
 def test_a_uniform_gradient_has_the_share_of_the_area():
@@ -129,7 +160,8 @@ def test_a_uniform_gradient_has_the_share_of_the_area():
     correction[:6, :, 3:7, 8:12] = 0.5  # the last image has no flaw, and is left out
     found = measures.of_gradient(torch.full_like(correction, -0.2), correction)
     assert {name: value for name, (value, _) in found.items()} == pytest.approx(
-        {"in_flaw_share": 1 / 64, "cosine": 1 / 8, "log10_damage": math.log10(63)})
+        {"in_flaw_share": 1 / 64, "cosine": 1 / 8, "log10_damage": math.log10(63)}
+    )
     assert measures.of_gradient(torch.zeros_like(correction), correction)["cosine"].value == 0
 
 
@@ -138,7 +170,9 @@ def test_errors_are_those_of_repeated_samples():
     size = torch.rand(8000, 1, 1, 1, generator=random) + 0.5
     correction = F.pad(torch.randn(8000, 1, 2, 2, generator=random), (0, 2, 0, 2))
     g = size * (torch.randn(8000, 1, 4, 4, generator=random) - 0.5 * correction)
-    parts = [measures.of_gradient(g[i:i + 100], correction[i:i + 100]) for i in range(0, 8000, 100)]
+    parts = [
+        measures.of_gradient(g[i : i + 100], correction[i : i + 100]) for i in range(0, 8000, 100)
+    ]
     for name in parts[0]:
         values, errors = np.array([part[name] for part in parts]).T
         assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.3), name
@@ -149,10 +183,17 @@ def test_auc_is_sklearns_and_its_error_that_of_repeated_samples_of_pairs(correla
     random = np.random.default_rng(0)
     clean = random.normal(0.7, 1, 9000)
     flawed = correlation * (clean - 0.7) + math.sqrt(1 - correlation**2) * random.normal(0, 1, 9000)
-    for a, b in ((clean[:80], flawed[:80]), (clean[:90].round(), flawed[:90].round())):  # with ties, too
+    for a, b in (
+        (clean[:80], flawed[:80]),
+        (clean[:90].round(), flawed[:90].round()),
+    ):  # with ties, too
         labels = np.repeat([1, 0], [len(a), len(b)])
-        assert measures.auc(a, b).value == pytest.approx(roc_auc_score(labels, np.concatenate([a, b])), abs=1e-12)
-    parts = [measures.auc(clean[60 * i:60 * i + 60], flawed[60 * i:60 * i + 60]) for i in range(150)]
+        assert measures.auc(a, b).value == pytest.approx(
+            roc_auc_score(labels, np.concatenate([a, b])), abs=1e-12
+        )
+    parts = [
+        measures.auc(clean[60 * i : 60 * i + 60], flawed[60 * i : 60 * i + 60]) for i in range(150)
+    ]
     values, errors = np.array(parts).T
     assert errors.mean() == pytest.approx(values.std(ddof=1), rel=0.2)
     assert measures.auc(np.ones(5), np.zeros(5)) == (1, 0)
@@ -170,12 +211,32 @@ class Patches(nn.Module):
 @pytest.fixture
 def easy(tmp_path):
     """A unit whose tokens show the flaw plainly."""
+
     def unit(flaw, heads, **settings) -> experiments_probes_config.Unit:
-        plan = load_plan(str(write_suite(tmp_path, CANVAS | {
-            "data": {"name": "canvas", "train": 800, "test": 200}, "base.refine.batch": 64})))
+        plan = load_plan(
+            str(
+                write_suite(
+                    tmp_path,
+                    CANVAS
+                    | {
+                        "data": {"name": "canvas", "train": 800, "test": 200},
+                        "base.refine.batch": 64,
+                    },
+                )
+            )
+        )
         probes = config({"t_max": 0.05, "steps": 120, "images": 80, "flaws": [flaw], **settings})
-        return experiments_probes_config.Unit(probes, experiments_probes_config.Source(plan, plan.stage(stage_of(plan, "teacher", "teacher"))), 64, 1,
-                           probes.flaws[0], {head: (1e-2,) for head in heads})
+        return experiments_probes_config.Unit(
+            probes,
+            experiments_probes_config.Source(
+                plan, plan.stage(stage_of(plan, "teacher", "teacher"))
+            ),
+            64,
+            1,
+            probes.flaws[0],
+            {head: (1e-2,) for head in heads},
+        )
+
     return unit
 
 
@@ -196,8 +257,10 @@ def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
 
 def test_a_head_does_not_depend_on_what_is_trained_beside_it(easy):
     flaw = {"change": "flip", "size": 8}
-    both, one = (experiments_probes_run.run_unit(easy(flaw, heads, steps=5), Patches(), lambda step: None)
-                 for heads in (("patch", "conv"), ("conv",)))
+    both, one = (
+        experiments_probes_run.run_unit(easy(flaw, heads, steps=5), Patches(), lambda step: None)
+        for heads in (("patch", "conv"), ("conv",))
+    )
     np.testing.assert_array_equal(both["values"][1], one["values"][0])
 
 
@@ -211,8 +274,12 @@ def test_a_head_that_diverges_has_no_numbers_and_is_the_last_choice(easy):
 
 def test_the_rate_with_the_largest_cosine_is_chosen():
     cosine = [0.1, 0.3, 0.2, math.nan, math.nan, -0.5]
-    found = {"heads": np.repeat(["a", "b"], 3), "rates": np.array([1, 2, 3] * 2), "names": np.array(["auc", "cosine"]),
-             "values": np.stack([np.ones((6, 2)), np.stack([cosine, np.zeros(6)], 1)], 1)}
+    found = {
+        "heads": np.repeat(["a", "b"], 3),
+        "rates": np.array([1, 2, 3] * 2),
+        "names": np.array(["auc", "cosine"]),
+        "values": np.stack([np.ones((6, 2)), np.stack([cosine, np.zeros(6)], 1)], 1),
+    }
     assert experiments_probes_run.choose(found) == {"a": (2,), "b": (3,)}
 
 
@@ -223,18 +290,44 @@ def test_heads_have_equal_size(name, monkeypatch):
     gan, grid = suite.base.refine.objective.gan, suite.data.image_size // suite.network.patch
     assert grid**2 == {"local_flaws_16": 16, "local_flaws": 64, "local_flaws_256": 256}[name]
     with torch.device("meta"):
-        sizes = [parameter_count(build_head(head, layers=len(gan.blocks), width=suite.network.width, grid=grid,
-                                            parameters=gan.parameters)) for head in HEADS]
-    assert sizes == pytest.approx([gan.parameters] * len(sizes), rel=0.1) and max(sizes) < 1.1 * min(sizes)
+        sizes = [
+            parameter_count(
+                build_head(
+                    head,
+                    layers=len(gan.blocks),
+                    width=suite.network.width,
+                    grid=grid,
+                    parameters=gan.parameters,
+                )
+            )
+            for head in HEADS
+        ]
+    assert sizes == pytest.approx([gan.parameters] * len(sizes), rel=0.1) and max(
+        sizes
+    ) < 1.1 * min(sizes)
 
 
 # the command
 
+
 def invoke(folder, changes=None) -> tuple[int, str]:
     path = folder / "probes.yaml"
-    path.write_text(yaml.safe_dump(changed({"suites": [str(folder / "tiny.yaml")]} | (changes or {}), TINY)), encoding="utf-8")
-    result = CliRunner().invoke(main, ["probes", "--config", str(path), "--results", str(folder / "results"),
-                                       "--out", str(folder / "out")])
+    path.write_text(
+        yaml.safe_dump(changed({"suites": [str(folder / "tiny.yaml")]} | (changes or {}), TINY)),
+        encoding="utf-8",
+    )
+    result = CliRunner().invoke(
+        main,
+        [
+            "probes",
+            "--config",
+            str(path),
+            "--results",
+            str(folder / "results"),
+            "--out",
+            str(folder / "out"),
+        ],
+    )
     return result.exit_code, result.output
 
 
@@ -242,30 +335,60 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     code, output = invoke(trained)
     assert code == 0, output
     frame, out = read_metrics(trained / "results/probes/metrics.csv"), trained / "out/probes"
-    names = {"metrics.csv", "probes.csv", "differences.csv", "probes.md",
-             *(f"{figure}.{kind}" for figure in ("crossover", "weights") for kind in ("pdf", "png"))}
+    names = {
+        "metrics.csv",
+        "probes.csv",
+        "differences.csv",
+        "probes.md",
+        *(f"{figure}.{kind}" for figure in ("crossover", "weights") for kind in ("pdf", "png")),
+    }
     assert list(frame) == list(COLUMNS) and {path.name for path in out.iterdir()} == names
-    assert (out / "metrics.csv").read_bytes() == (trained / "results/probes/metrics.csv").read_bytes()
+    assert (out / "metrics.csv").read_bytes() == (
+        trained / "results/probes/metrics.csv"
+    ).read_bytes()
     own, tuning = (frame[frame.suite == suite] for suite in ("probes", "probes_validation"))
     assert set(own.seed) == {1, 2} and set(tuning.seed) == {0}
     table = pd.read_csv(out / "probes.csv", index_col="arm")
-    assert set(table.index) == {f"{head}_n16_{flaw}" for head in TINY["heads"] for flaw in ("flip4", "fade_global")}
+    assert set(table.index) == {
+        f"{head}_n16_{flaw}" for head in TINY["heads"] for flaw in ("flip4", "fade_global")
+    }
     for arm, row in table.iterrows():
-        cosines = {rate: tuning[(tuning.arm == f"{arm}_lr{rate:g}") & (tuning.metric == "cosine")].value.item()
-                   for rate in TINY["learning_rates"]}
+        cosines = {
+            rate: tuning[
+                (tuning.arm == f"{arm}_lr{rate:g}") & (tuning.metric == "cosine")
+            ].value.item()
+            for rate in TINY["learning_rates"]
+        }
         assert row.learning_rate == max(cosines, key=cosines.get)
-        assert row.cosine == pytest.approx(own[(own.arm == arm) & (own.metric == "cosine")].value.mean())
-        assert row.flaw_share == pytest.approx(1, abs=0.1) if "global" in arm else 1 / 16 <= row.flaw_share <= 4 / 16
+        assert row.cosine == pytest.approx(
+            own[(own.arm == arm) & (own.metric == "cosine")].value.mean()
+        )
+        assert (
+            row.flaw_share == pytest.approx(1, abs=0.1)
+            if "global" in arm
+            else 1 / 16 <= row.flaw_share <= 4 / 16
+        )
     assert table.head_parameters.to_numpy() == pytest.approx(600, rel=0.1)
     paired = pd.read_csv(out / "differences.csv", index_col=["flaw", "head", "minus"])
-    assert set(paired.index) == {(flaw, "awd_loss", plain) for flaw in ("flip4", "fade_global")
-                                 for plain in ("pooled", "patch")}
+    assert set(paired.index) == {
+        (flaw, "awd_loss", plain)
+        for flaw in ("flip4", "fade_global")
+        for plain in ("pooled", "patch")
+    }
     wide = own[own.metric == "cosine"].pivot(index="seed", columns="arm", values="value")
-    expected = stats.ttest_rel(wide.awd_loss_n16_flip4, wide.pooled_n16_flip4).confidence_interval(0.95)
+    expected = stats.ttest_rel(wide.awd_loss_n16_flip4, wide.pooled_n16_flip4).confidence_interval(
+        0.95
+    )
     row = paired.loc["flip4", "awd_loss", "pooled"]
-    assert [row.cosine - row.cosine_half_width, row.cosine + row.cosine_half_width] == pytest.approx(list(expected))
-    rows = [line.split("|")[1:-1] for line in (out / "probes.md").read_text(encoding="utf-8").splitlines()
-            if line.startswith("|") and "AWD-loss" in line]
+    assert [
+        row.cosine - row.cosine_half_width,
+        row.cosine + row.cosine_half_width,
+    ] == pytest.approx(list(expected))
+    rows = [
+        line.split("|")[1:-1]
+        for line in (out / "probes.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("|") and "AWD-loss" in line
+    ]
     assert rows[0][-1].strip() in ("0.00100", "0.00300") and rows[-1][3].strip() == "patch"
     assert rows[-1][-2].strip()[0] in "+-"
 
@@ -275,94 +398,185 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     run = experiments_probes_run.run_unit
     monkeypatch.setattr(module, "run_unit", lambda *arguments: pytest.fail("run again"))
     probes = config({"suites": [str(trained / "tiny.yaml")]})
-    experiments_probes_run.collect(probes, trained / "results")[0].to_csv(trained / "again.csv", index=False, lineterminator="\n")
+    experiments_probes_run.collect(probes, trained / "results")[0].to_csv(
+        trained / "again.csv", index=False, lineterminator="\n"
+    )
     assert done == {path: path.stat().st_mtime_ns for path in units.iterdir()}
     assert (trained / "again.csv").read_bytes() == (out / "metrics.csv").read_bytes()
     again = []
-    monkeypatch.setattr(module, "run_unit", lambda unit, *more: again.append(unit.name) or run(unit, *more))
+    monkeypatch.setattr(
+        module, "run_unit", lambda unit, *more: again.append(unit.name) or run(unit, *more)
+    )
     next(units.glob("n16-flip4-s2-*")).unlink()
-    repeated, timed = experiments_probes_run.collect(probes, trained / "results")[0], frame.metric == "training_core_seconds"
+    repeated, timed = (
+        experiments_probes_run.collect(probes, trained / "results")[0],
+        frame.metric == "training_core_seconds",
+    )
     assert again == ["n16-flip4-s2"]
     pd.testing.assert_frame_equal(repeated[~timed], frame[~timed], check_exact=True)
     broken = next(iter(done))
     broken.write_bytes(b"half")
     code, output = invoke(trained)
-    assert code == 2 and f"{broken}: not a finished unit" in output and output.count("hdbench:") == 1
+    assert (
+        code == 2 and f"{broken}: not a finished unit" in output and output.count("hdbench:") == 1
+    )
     broken.unlink()
 
 
 def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
     assert invoke(trained)[0] == 0
-    frame, probes = read_metrics(trained / "results/probes/metrics.csv"), config({"suites": [str(trained / "tiny.yaml")]})
+    frame, probes = (
+        read_metrics(trained / "results/probes/metrics.csv"),
+        config({"suites": [str(trained / "tiny.yaml")]}),
+    )
     assert "AUC" not in report.lost(probes, frame)
     one = (frame.suite == "probes") & (frame.arm == "awd_loss_n16_flip4") & (frame.seed == 2)
     frame.loc[one & (frame.metric == "auc"), "value"] = math.nan
     frame.loc[one & (frame.metric == "log10_damage"), "value"] = math.inf
-    text = report.to_markdown(probes, report.render(probes, frame), report.differences(probes, frame), report.lost(probes, frame))
+    text = report.to_markdown(
+        probes,
+        report.render(probes, frame),
+        report.differences(probes, frame),
+        report.lost(probes, frame),
+    )
     for measure in ("AUC", "log10 damage"):
         assert f"{measure} of AWD-loss†, 16 tokens, flip, 4 x 4" in text.splitlines()[0]
     figure = report.draw_crossover(probes, frame)
     drawn = [len(axis.containers) for axis in figure.axes[:4]]  # heads with a number
-    assert drawn == [2, 3, 3, sum(math.isfinite(report.intervals(frame)(f"{head}_n16_flip4", "log10_damage").value)
-                                  for head in probes.heads)] and drawn[3] <= 2
+    assert (
+        drawn
+        == [
+            2,
+            3,
+            3,
+            sum(
+                math.isfinite(report.intervals(frame)(f"{head}_n16_flip4", "log10_damage").value)
+                for head in probes.heads
+            ),
+        ]
+        and drawn[3] <= 2
+    )
 
 
 def test_a_change_runs_what_it_changes_and_no_more(trained):
     def digests(changes=None, rates=(1e-3,)):
         probes = config({"suites": [str(trained / "tiny.yaml")]} | (changes or {}))
         sources = experiments_probes_config.teachers(probes)
-        return {(seed, flaw.name): experiments_probes_config.Unit(probes, sources[16, seed], 16, seed, flaw, {"patch": rates}).digest
-                for seed in (0, 1) for flaw in probes.flaws}
+        return {
+            (seed, flaw.name): experiments_probes_config.Unit(
+                probes, sources[16, seed], 16, seed, flaw, {"patch": rates}
+            ).digest
+            for seed in (0, 1)
+            for flaw in probes.flaws
+        }
 
     before = digests()
-    assert len(set(before.values())) == 4 and digests({"learning_rates": [1.0], "seeds": [1], "heads": ["patch"]}) == before
+    assert (
+        len(set(before.values())) == 4
+        and digests({"learning_rates": [1.0], "seeds": [1], "heads": ["patch"]}) == before
+    )
     other = digests({"flaws": [{"change": "flip", "size": 4}, {"change": "fade", "size": 8}]})
-    assert before.items() & other.items() == {item for item in before.items() if item[0][1] == "flip4"}
-    for after in (digests({"steps": 7}), digests({"images": 19}), digests({"t_max": 0.5}), digests(rates=(2e-3,))):
+    assert before.items() & other.items() == {
+        item for item in before.items() if item[0][1] == "flip4"
+    }
+    for after in (
+        digests({"steps": 7}),
+        digests({"images": 19}),
+        digests({"t_max": 0.5}),
+        digests(rates=(2e-3,)),
+    ):
         assert not set(after.values()) & set(before.values())
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"flaws": [{"change": "flop", "size": 2}]}, "flaws.0.change = .flop.: unknown"),
-    ({"flaws": [{"change": "flip", "size": 16}]}, "flaws.0.size = 16: a flip of more than half a digit is as likely"),
-    ({"flaws": [{"change": "flip", "size": None}]}, "flaws.0.size = None: a flip of more than half a digit"),
-    ({"flaws": [{"change": "fade", "size": 32}]}, "flaws.0.size = 32: a canvas has 32 x 32 pixels; for all of it write null"),
-    ({"flaws": [{"change": "fade"}]}, "flaws.0.size: this key is missing; add it"),
-    ({"flaws": [{"change": "fade", "size": 0}]}, "flaws.0.size = 0: must be greater than or equal to 1"),
-    ({"heads": ["pached"]}, "heads.0 = .pached.: unknown; did you mean 'patch'?"),
-    ({"heads": ["patch", "patch"]}, "heads = .*: one stands twice; remove it"),
-    ({"learning_rates": [0.0]}, "learning_rates = .0.0.: must be positive"),
-    ({"validation_seed": 1}, "validation_seed = 1: is one of seeds"),
-    ({"shown": 21}, "shown = 21: must not be above images = 20"), ({"seeds": []}, "at least 1 entry"),
-    ({"stepz": 3}, "unknown key; did you mean 'steps'?")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flaws": [{"change": "flop", "size": 2}]}, "flaws.0.change = .flop.: unknown"),
+        (
+            {"flaws": [{"change": "flip", "size": 16}]},
+            "flaws.0.size = 16: a flip of more than half a digit is as likely",
+        ),
+        (
+            {"flaws": [{"change": "flip", "size": None}]},
+            "flaws.0.size = None: a flip of more than half a digit",
+        ),
+        (
+            {"flaws": [{"change": "fade", "size": 32}]},
+            "flaws.0.size = 32: a canvas has 32 x 32 pixels; for all of it write null",
+        ),
+        ({"flaws": [{"change": "fade"}]}, "flaws.0.size: this key is missing; add it"),
+        (
+            {"flaws": [{"change": "fade", "size": 0}]},
+            "flaws.0.size = 0: must be greater than or equal to 1",
+        ),
+        ({"heads": ["pached"]}, "heads.0 = .pached.: unknown; did you mean 'patch'?"),
+        ({"heads": ["patch", "patch"]}, "heads = .*: one stands twice; remove it"),
+        ({"learning_rates": [0.0]}, "learning_rates = .0.0.: must be positive"),
+        ({"validation_seed": 1}, "validation_seed = 1: is one of seeds"),
+        ({"shown": 21}, "shown = 21: must not be above images = 20"),
+        ({"seeds": []}, "at least 1 entry"),
+        ({"stepz": 3}, "unknown key; did you mean 'steps'?"),
+    ],
+)
 def test_a_mistake_in_the_configuration_is_one_sentence(changes, message):
     with pytest.raises(UserError, match=message):
         config(changes)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"tokens": [64]}, "none has a teacher of 64 tokens and seed 0; they have 16 tokens, seed 0, 16 tokens, seed 1"),
-    ({"seeds": [5]}, "none has a teacher of 16 tokens and seed 5"),
-    ({"t_max": 0.01}, "t_max = 0.01: stage 2 of tiny has times from t_min = 0.02; raise it"),
-    ({"images": 21}, "images = 21: test has only 20 for validation and as many to report; lower it"),
-    ({"suites": ["nowhere"]}, "no suite 'nowhere'"), ({"suites": ["demo"]}, "demo has data textured_digits")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"tokens": [64]},
+            "none has a teacher of 64 tokens and seed 0; they have 16 tokens, seed 0, 16 tokens, seed 1",
+        ),
+        ({"seeds": [5]}, "none has a teacher of 16 tokens and seed 5"),
+        ({"t_max": 0.01}, "t_max = 0.01: stage 2 of tiny has times from t_min = 0.02; raise it"),
+        (
+            {"images": 21},
+            "images = 21: test has only 20 for validation and as many to report; lower it",
+        ),
+        ({"suites": ["nowhere"]}, "no suite 'nowhere'"),
+        ({"suites": ["demo"]}, "demo has data textured_digits"),
+    ],
+)
 def test_teachers_that_cannot_be_had_are_one_sentence(trained, monkeypatch, changes, message):
     monkeypatch.chdir(REPOSITORY)
     code, output = invoke(trained, changes)
     assert code == 2 and output.count("\n") == 1 and message in output
 
 
-@pytest.mark.parametrize(("part", "changes"), [
-    ("base", {"base.refine.batch": 4}), ("network", {"network.depth": 3}), ("teacher", {"teacher.training.steps": 3})])
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("base", {"base.refine.batch": 4}),
+        ("network", {"network.depth": 3}),
+        ("teacher", {"teacher.training.steps": 3}),
+    ],
+)
 def test_other_suites_must_differ_in_patches_and_seeds_alone(trained, tmp_path, part, changes):
     other = write_suite(tmp_path, CANVAS | changes, "other")
     code, output = invoke(trained, {"suites": [str(trained / "tiny.yaml"), str(other)]})
-    assert code == 2 and f"other has other {part} than tiny; name suites that differ in network.patch and seeds" in output
+    assert (
+        code == 2
+        and f"other has other {part} than tiny; name suites that differ in network.patch and seeds"
+        in output
+    )
 
 
-@pytest.mark.parametrize(("suite", "message"), [
-    ({"base.refine.objective.gan.parameters": 60}, "heads: pooled of tiny: base.refine.objective.gan.parameters = 60: "),
-    ({"base.refine.objective": {"name": "meanflow"}}, "stage 2 of tiny does not read a frozen teacher's features")])
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        (
+            {"base.refine.objective.gan.parameters": 60},
+            "heads: pooled of tiny: base.refine.objective.gan.parameters = 60: ",
+        ),
+        (
+            {"base.refine.objective": {"name": "meanflow"}},
+            "stage 2 of tiny does not read a frozen teacher's features",
+        ),
+    ],
+)
 def test_heads_that_cannot_be_built_or_read_are_one_sentence(tmp_path, suite, message):
     write_suite(tmp_path, CANVAS | suite | {"only": ["td", "hd"]})
     code, output = invoke(tmp_path)
@@ -372,7 +586,11 @@ def test_heads_that_cannot_be_built_or_read_are_one_sentence(tmp_path, suite, me
 def test_teachers_must_be_there(trained, tmp_path):
     shutil.copy(trained / "tiny.yaml", tmp_path)
     code, output = invoke(tmp_path)
-    assert code == 2 and output.count("\n") == 1 and "the teacher of 16 tokens and seed 0 does not exist yet; make it" in output
+    assert (
+        code == 2
+        and output.count("\n") == 1
+        and "the teacher of 16 tokens and seed 0 does not exist yet; make it" in output
+    )
     assert not (tmp_path / "results").exists()
 
 
@@ -385,13 +603,22 @@ def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(mo
     refine = load_plan("local_flaws").suite.base.refine
     assert probes.steps == refine.steps * refine.objective.critic_steps
     assert {source.plan.name for source in experiments_probes_config.teachers(probes).values()} == {
-        "local_flaws_tuning", "local_flaws", "local_flaws_16"}
+        "local_flaws_tuning",
+        "local_flaws",
+        "local_flaws_16",
+    }
 
 
 def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     write_suite(workspace, CANVAS)
-    (workspace / "probes.yaml").write_text(yaml.safe_dump(TINY | {"suites": ["tiny.yaml"]}), encoding="utf-8")
+    (workspace / "probes.yaml").write_text(
+        yaml.safe_dump(TINY | {"suites": ["tiny.yaml"]}), encoding="utf-8"
+    )
     (workspace / "config.yaml").write_text("probes: probes.yaml\n", encoding="utf-8")
-    jobs = planned(snakemake(workspace, "probes", "--configfile", "config.yaml", "--dry-run", "--quiet", "host").stdout)
+    jobs = planned(
+        snakemake(
+            workspace, "probes", "--configfile", "config.yaml", "--dry-run", "--quiet", "host"
+        ).stdout
+    )
     assert jobs.keys() == {"probes", "teacher", "data"} and len(jobs["teacher"]) == 3

@@ -41,7 +41,9 @@ def shown(key: str) -> str:
 def test_spans_show_means_differences_ratios_and_verdicts(tiny):
     hd, dmd = (values(tiny, arm, "fd_test_64") for arm in ("hd", "dmd"))
     assert float(shown("fd_test hd").split(" ± ")[0]) == pytest.approx(hd.mean(), rel=0.02)
-    assert float(shown("fd_test hd - dmd").split(" ± ")[0]) == pytest.approx((hd - dmd).mean(), abs=0.51)
+    assert float(shown("fd_test hd - dmd").split(" ± ")[0]) == pytest.approx(
+        (hd - dmd).mean(), abs=0.51
+    )
     assert shown("ratio fd_test hd / dmd").startswith(f"{np.exp(np.log(hd / dmd).mean()):.2f} [")
     assert shown("chains") == "3" and shown("verdict C9") == "not testable here"
     steps = values(tiny, "teacher", "recall_64", nfe=8)
@@ -50,23 +52,45 @@ def test_spans_show_means_differences_ratios_and_verdicts(tiny):
 
 def test_the_lowest_is_of_the_arms_named_or_of_all_models_in_one_step(tiny):
     frame = tiny.copy()
-    for arm, nfe, value in (("real_train", 0, 0.1), ("teacher", 8, 0.2), ("td", 1, 2.0), ("hd", 1, 3.0),
-                            ("hd_patch", 1, np.nan)):
+    for arm, nfe, value in (
+        ("real_train", 0, 0.1),
+        ("teacher", 8, 0.2),
+        ("td", 1, 2.0),
+        ("hd", 1, 3.0),
+        ("hd_patch", 1, np.nan),
+    ):
         here = (frame.metric == "fd_test_64") & (frame.arm == arm) & (frame.nfe == nfe)
         assert here.any()
         frame.loc[here, "value"] = value
     frame.to_csv("paper_tables/tiny/metrics.csv", index=False)
     prose.forget()
-    assert shown("lowest fd_test") == shown("lowest fd_test hd td hd_patch") == f"MeanFlow, {shown('fd_test td@1')}"
+    assert (
+        shown("lowest fd_test")
+        == shown("lowest fd_test hd td hd_patch")
+        == f"MeanFlow, {shown('fd_test td@1')}"
+    )
     assert shown("lowest fd_test hd hd_patch") == f"MeanFlow → DMD, {shown('fd_test hd')}"
     assert shown("lowest fd_test hd_patch") == "-"
 
 
 def test_numbers_of_the_probes_and_their_differences_within_seeds(tiny):
     cosines = {"awd_n64_flip4": [0.1, 0.2, 0.3], "conv_n64_flip4": [0.15, 0.2, 0.28]}
-    frame = pd.DataFrame([{"suite": "probes", "arm": arm, "seed": seed, "nfe": 0, "metric": "cosine", "value": value,
-                           "protocol": "probe"} for arm, values in cosines.items() for seed, value in enumerate(values)],
-                         columns=list(tiny))
+    frame = pd.DataFrame(
+        [
+            {
+                "suite": "probes",
+                "arm": arm,
+                "seed": seed,
+                "nfe": 0,
+                "metric": "cosine",
+                "value": value,
+                "protocol": "probe",
+            }
+            for arm, values in cosines.items()
+            for seed, value in enumerate(values)
+        ],
+        columns=list(tiny),
+    )
     Path("paper_tables/probes").mkdir()
     frame.to_csv("paper_tables/probes/metrics.csv", index=False)
 
@@ -75,32 +99,51 @@ def test_numbers_of_the_probes_and_their_differences_within_seeds(tiny):
         return re.fullmatch(r"<!-- hdbench .* -->(.*)<!-- / -->", text).group(1)
 
     assert of_probes("cosine awd_n64_flip4") == "0.20 ± 0.25"
-    half = stats.ttest_rel(*cosines.values()).confidence_interval(0.95).high - np.mean([-0.05, 0, 0.02])
+    half = stats.ttest_rel(*cosines.values()).confidence_interval(0.95).high - np.mean(
+        [-0.05, 0, 0.02]
+    )
     assert of_probes("cosine awd_n64_flip4 - conv_n64_flip4") == f"-0.010 ± {half:.3f}"
-    for key, message in (("cosine awd_n64_flip5", "no cosine of 'awd_n64_flip5'; did you mean 'awd_n64_flip4'"),
-                         ("cosine", "not a key"), ("cosine awd_n64_flip4 -", "not a key"), ("cosine awd_n64_flip4 / conv_n64_flip4", "not a key")):
+    for key, message in (
+        ("cosine awd_n64_flip5", "no cosine of 'awd_n64_flip5'; did you mean 'awd_n64_flip4'"),
+        ("cosine", "not a key"),
+        ("cosine awd_n64_flip4 -", "not a key"),
+        ("cosine awd_n64_flip4 / conv_n64_flip4", "not a key"),
+    ):
         with pytest.raises(UserError, match=message):
             of_probes(key)
 
 
 def test_a_part_of_the_samples_has_its_own_count_behind_the_name(tiny):
-    part = tiny[(tiny.metric == "fd_test_64") & (tiny.arm == "hd")].assign(metric="fd_test_seven_7", n=7)
+    part = tiny[(tiny.metric == "fd_test_64") & (tiny.arm == "hd")].assign(
+        metric="fd_test_seven_7", n=7
+    )
     pd.concat([tiny, part]).to_csv("paper_tables/tiny/metrics.csv", index=False)
     prose.forget()
-    assert shown("fd_test_seven hd") == shown("fd_test hd") != "-" and shown("fd_test_seven dmd") == "-"
+    assert (
+        shown("fd_test_seven hd") == shown("fd_test hd") != "-"
+        and shown("fd_test_seven dmd") == "-"
+    )
 
 
-@pytest.mark.parametrize(("key", "message"), [
-    ("fd_test hx", "no arm 'hx'"), ("lowest fd_test hx", "no arm 'hx'"), ("what is this thing", "not a key of a number"),
-    ("verdict C99", "no claim 'C99'")])
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("fd_test hx", "no arm 'hx'"),
+        ("lowest fd_test hx", "no arm 'hx'"),
+        ("what is this thing", "not a key of a number"),
+        ("verdict C99", "no claim 'C99'"),
+    ],
+)
 def test_a_key_that_names_nothing_is_one_sentence(tiny, key, message):
     with pytest.raises(UserError, match=message):
         shown(key)
 
 
 def test_the_table_of_methods_has_each_with_its_source_and_distance_by_steps(tiny):
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]]
-             for line in prose.value("tiny methods", Path("paper_tables")).strip().splitlines()]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in prose.value("tiny methods", Path("paper_tables")).strip().splitlines()
+    ]
     assert lines[0] == ["Method", "Arm", "Source", "Chains"]  # no recipe has steps here
     assert [line[1] for line in lines[2:]] == ["`teacher`", "`td`", "`cd`", "`hd`", "`hd_patch`"]
     assert {line[3] for line in lines[2:]} == {"3"}

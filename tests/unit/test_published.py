@@ -27,7 +27,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def publish(out: Path, *options: object, code: int = 0) -> str:
-    result = CliRunner().invoke(main, ["published", "--numbers", str(NUMBERS), "--out", str(out), *map(str, options)])
+    result = CliRunner().invoke(
+        main, ["published", "--numbers", str(NUMBERS), "--out", str(out), *map(str, options)]
+    )
     assert result.exit_code == code, result.output
     return result.output
 
@@ -44,10 +46,31 @@ def markdown(path: Path) -> tuple[dict[str, list[list[str]]], list[str]]:
     return groups, [line for line in lines if line and not line.startswith("|")]
 
 
-def number(metric: str, value: object, *, arm="HD", seed="", nfe=1, se="", n=50_000, protocol=ADM, suite="evaluate") -> dict:
+def number(
+    metric: str,
+    value: object,
+    *,
+    arm="HD",
+    seed="",
+    nfe=1,
+    se="",
+    n=50_000,
+    protocol=ADM,
+    suite="evaluate",
+) -> dict:
     name = f"{metric}_{n // 1000}k" if n else metric
-    return {"suite": suite, "arm": arm, "seed": seed, "nfe": nfe, "metric": name, "value": value, "se": se, "n": n,
-            "protocol": protocol, "digest": "d"}
+    return {
+        "suite": suite,
+        "arm": arm,
+        "seed": seed,
+        "nfe": nfe,
+        "metric": name,
+        "value": value,
+        "se": se,
+        "n": n,
+        "protocol": protocol,
+        "digest": "d",
+    }
 
 
 def write(path: Path, rows: list[dict], columns=tuple(COLUMNS)) -> Path:
@@ -60,7 +83,14 @@ def write(path: Path, rows: list[dict], columns=tuple(COLUMNS)) -> Path:
 
 def ours(folder: Path, rows: list[dict], *options: object) -> tuple[list[list[str]], list[str]]:
     """Our rows of the ImageNet table and what stands below it."""
-    publish(folder, "--benchmark", "imagenet256", "--metrics", write(folder / "ours.csv", rows), *options)
+    publish(
+        folder,
+        "--benchmark",
+        "imagenet256",
+        "--metrics",
+        write(folder / "ours.csv", rows),
+        *options,
+    )
     groups, notes = markdown(folder / "imagenet256.md")
     return groups["hdbench"], notes
 
@@ -71,20 +101,37 @@ def test_every_cell_is_that_of_the_published_file(tmp_path, name):
     published = [row for row in rows_of(NUMBERS) if row["benchmark"] == BENCHMARKS[name].name]
     groups, notes = markdown(tmp_path / f"{name}.md")
     sources = dict(re.findall(r"^- (\[\d+\]) (.*)$", "\n".join(notes), re.M))
-    shown = sorted([row[0].rstrip(MARKS).replace("→", "->"), *row[1:-1], sources[row[-1]]]
-                   for group, rows in groups.items() if group != "hdbench" for row in rows)
+    shown = sorted(
+        [row[0].rstrip(MARKS).replace("→", "->"), *row[1:-1], sources[row[-1]]]
+        for group, rows in groups.items()
+        if group != "hdbench"
+        for row in rows
+    )
     keys = ["params_M", "nfe", "guidance", *SHOWN[name]]
-    assert shown == sorted([row["method"], *(row[key] or "-" for key in keys), row["source"]] for row in published)
+    assert shown == sorted(
+        [row["method"], *(row[key] or "-" for key in keys), row["source"]] for row in published
+    )
     table = [row for row in rows_of(tmp_path / f"{name}.csv") if row["group"] != "hdbench"]
     keys = ["method", *keys, "family", "other", "source", "locator", "confidence"]
-    assert sorted([row[key] for key in keys] for row in table) == sorted([row[key] for key in keys] for row in published)
+    assert sorted([row[key] for key in keys] for row in table) == sorted(
+        [row[key] for key in keys] for row in published
+    )
     assert all(GROUP_OF[row["family"]] == row["group"] for row in table)
     for rows in groups.values():
         values = [float(row[4]) for row in rows if row[4] != "-"]
         assert values == sorted(values)
-    known = set(re.findall(r"\d+(?:\.\d+)?", NUMBERS.read_text(encoding="utf-8") + " 95 30,000 50,000 [1] 256 50 x2"))
+    known = set(
+        re.findall(
+            r"\d+(?:\.\d+)?",
+            NUMBERS.read_text(encoding="utf-8") + " 95 30,000 50,000 [1] 256 50 x2",
+        )
+    )
     tex = (tmp_path / f"{name}.tex").read_text(encoding="utf-8")
-    cells = [cell for line in re.findall(r"^.* & .* & .*\\\\$", tex, re.M) for cell in line.split(" & ")[1:-1]]
+    cells = [
+        cell
+        for line in re.findall(r"^.* & .* & .*\\\\$", tex, re.M)
+        for cell in line.split(" & ")[1:-1]
+    ]
     assert len(cells) > 3 * len(published)
     assert set(re.findall(r"\d+(?:\.\d+)?", " ".join(cells))) <= known
 
@@ -99,14 +146,23 @@ def test_the_committed_tables_are_those_of_the_published_file(tmp_path):
 def test_hd_stands_out_and_nothing_measured_is_said(tmp_path):
     publish(tmp_path)
     text = (tmp_path / "imagenet256.md").read_text(encoding="utf-8")
-    assert re.search(r"\*\*HD \(.*\*\*2\.26\*\*", text) and r"\textbf{2.26}" in (tmp_path / "imagenet256.tex").read_text()
+    assert (
+        re.search(r"\*\*HD \(.*\*\*2\.26\*\*", text)
+        and r"\textbf{2.26}" in (tmp_path / "imagenet256.tex").read_text()
+    )
     groups, notes = markdown(tmp_path / "imagenet256.md")
     assert groups["hdbench"] == [["HD, this suite", *["-"] * 8]]
-    assert any("nothing was measured at this scale" in note and "hdbench evaluate --protocol adm_imagenet256_50k" in note
-               for note in notes)
+    assert any(
+        "nothing was measured at this scale" in note
+        and "hdbench evaluate --protocol adm_imagenet256_50k" in note
+        for note in notes
+    )
     groups, notes = markdown(tmp_path / "mjhq.md")
     assert groups["hdbench"] == [["HD, this suite", *["-"] * 6]]
-    assert any(note.startswith("HD has no published number") for note in notes) and "Hierarchical distillation" not in groups
+    assert (
+        any(note.startswith("HD has no published number") for note in notes)
+        and "Hierarchical distillation" not in groups
+    )
 
 
 def test_the_commands_of_the_footnote_exist():
@@ -117,7 +173,11 @@ def test_the_commands_of_the_footnote_exist():
 
 
 def test_remembered_numbers_are_marked_or_left_out(tmp_path):
-    remembered = [row for row in rows_of(NUMBERS) if row["confidence"] == "remembered" and row["benchmark"] == "ImageNet-256"]
+    remembered = [
+        row
+        for row in rows_of(NUMBERS)
+        if row["confidence"] == "remembered" and row["benchmark"] == "ImageNet-256"
+    ]
     publish(tmp_path / "all")
     publish(tmp_path / "some", "--without-remembered")
     everything, notes = markdown(tmp_path / "all" / "imagenet256.md")
@@ -126,39 +186,70 @@ def test_remembered_numbers_are_marked_or_left_out(tmp_path):
     assert sorted(row[4] for row in marked) == sorted(row["fid"] for row in remembered) and marked
     assert any(note.startswith("† Remembered") for note in notes)
     assert sum(map(len, kept.values())) == sum(map(len, everything.values())) - len(marked)
-    assert f"Left out: {len(marked)} remembered and not checked." in kept_notes and "†" not in "".join(kept_notes)
+    assert (
+        f"Left out: {len(marked)} remembered and not checked." in kept_notes
+        and "†" not in "".join(kept_notes)
+    )
 
 
 def test_published_numbers_of_other_terms_are_flagged(tmp_path):
     publish(tmp_path)
     groups, notes = markdown(tmp_path / "mjhq.md")
     flagged = {row[0] for rows in groups.values() for row in rows if "‡" in row[0]}
-    assert {name.rstrip(MARKS) for name in flagged} >= {"SDXL (HART protocol)", "Playground v2.5 (vendor card)"}
+    assert {name.rstrip(MARKS) for name in flagged} >= {
+        "SDXL (HART protocol)",
+        "Playground v2.5 (vendor card)",
+    }
     note = next(note for note in notes if note.startswith("‡"))
     assert all(name.rstrip(MARKS) in note for name in flagged)
 
 
 def test_ours_have_sampling_intervals_or_t_intervals(tmp_path):
-    rows = [number("fid", 3.5, se=0.1), number("inception_score", 250.0), number("precision", 0.8125, se=0.001)]
-    rows += [number("fid", value, arm="hd", suite="big", seed=seed, nfe=2) for seed, value in enumerate((2.0, 3.0, 4.0))]
-    rows += [number("parameters", 675_100_000.0, arm="hd", suite="big", seed=0, nfe=2, n="", protocol="cost")]
+    rows = [
+        number("fid", 3.5, se=0.1),
+        number("inception_score", 250.0),
+        number("precision", 0.8125, se=0.001),
+    ]
+    rows += [
+        number("fid", value, arm="hd", suite="big", seed=seed, nfe=2)
+        for seed, value in enumerate((2.0, 3.0, 4.0))
+    ]
+    rows += [
+        number(
+            "parameters", 675_100_000.0, arm="hd", suite="big", seed=0, nfe=2, n="", protocol="cost"
+        )
+    ]
     found, notes = ours(tmp_path, rows)
-    assert found == [["big: hd", "675", "2", "-", "3.0 ± 2.5", "-", "-", "-", "-"],
-                     ["HD", "-", "1", "-", "3.50 ± 0.20", "250", "0.8125 ± 0.0020", "-", "-"]]
+    assert found == [
+        ["big: hd", "675", "2", "-", "3.0 ± 2.5", "-", "-", "-", "-"],
+        ["HD", "-", "1", "-", "3.50 ± 0.20", "250", "0.8125 ± 0.0020", "-", "-"],
+    ]
     assert not any("nothing was measured" in note for note in notes)
-    table = {row["method"]: row for row in rows_of(tmp_path / "imagenet256.csv") if row["group"] == "hdbench"}
+    table = {
+        row["method"]: row
+        for row in rows_of(tmp_path / "imagenet256.csv")
+        if row["group"] == "hdbench"
+    }
     assert float(table["HD"]["fid_half_width"]) == pytest.approx(0.196)
-    assert float(table["big: hd"]["fid_half_width"]) == pytest.approx(4.302652729911275 / 3 ** 0.5)
-    assert (table["HD"]["recall"], table["big: hd"]["chains"], table["HD"]["n"]) == ("", "3", "50000")
+    assert float(table["big: hd"]["fid_half_width"]) == pytest.approx(4.302652729911275 / 3**0.5)
+    assert (table["HD"]["recall"], table["big: hd"]["chains"], table["HD"]["n"]) == (
+        "",
+        "3",
+        "50000",
+    )
     assert r"3.50 $\pm$ 0.20" in (tmp_path / "imagenet256.tex").read_text(encoding="utf-8")
 
 
 def test_what_evaluate_writes_is_taken(tmp_path):
     protocol, ids = label(PROTOCOLS["mjhq30k"], {"clip": "c" * 64}, "ab" * 32), tuple("abcd")
-    results = {"fid": Result(Estimate(7.25, np.array([1.0, -1.0, 1.0, -1.0])), ids),
-               "clip_score": Result(Estimate(28.0, np.full(4, np.nan)), ids),
-               "fid_animals": Result(Estimate(9.0, np.ones(2)), ids)}
-    Evaluation(name="HD", protocol=protocol, reference="ab" * 32, digest="d", results=results).save(tmp_path / "hd.csv")
+    results = {
+        "fid": Result(Estimate(7.25, np.array([1.0, -1.0, 1.0, -1.0])), ids),
+        "clip_score": Result(Estimate(28.0, np.full(4, np.nan)), ids),
+        "fid_animals": Result(Estimate(9.0, np.ones(2)), ids),
+    }
+    Evaluation(name="HD", protocol=protocol, reference="ab" * 32, digest="d", results=results).save(
+        tmp_path / "hd.csv"
+    )
     publish(tmp_path, "--benchmark", "mjhq", "--metrics", tmp_path / "hd.csv")
     groups, notes = markdown(tmp_path / "mjhq.md")
     assert groups["hdbench"] == [["HD‡", "-", "-", "-", "7.2 ± 1.1", "28", "-"]]
@@ -166,9 +257,12 @@ def test_what_evaluate_writes_is_taken(tmp_path):
 
 
 def test_other_counts_weights_and_references_are_flagged(tmp_path):
-    rows = [number("fid", 9.0, arm="few", n=2000),
-            number("fid", 4.0, arm="own", protocol="adm_imagenet256_50k[inception=abc]:7"), number("fid", 5.0, arm="plain"),
-            number("fid_animals", 1.0, arm="plain", n=3000)]
+    rows = [
+        number("fid", 9.0, arm="few", n=2000),
+        number("fid", 4.0, arm="own", protocol="adm_imagenet256_50k[inception=abc]:7"),
+        number("fid", 5.0, arm="plain"),
+        number("fid_animals", 1.0, arm="plain", n=3000),
+    ]
     found, notes = ours(tmp_path, [rows[0], rows[2], rows[3]])
     assert [row[0] for row in found] == ["plain", "few‡"]
     assert any("few: N = 2,000, not 50,000" in note for note in notes)
@@ -176,13 +270,21 @@ def test_other_counts_weights_and_references_are_flagged(tmp_path):
     other = write(tmp_path / "two" / "other.csv", [rows[1]])
     found, notes = ours(tmp_path / "two", [rows[2]], "--metrics", other)
     assert [row[0] for row in found] == ["own‡", "plain‡"]
-    assert any("own: inception=abc, reference 7" in note and "plain: reference 0123456789abcdef" in note for note in notes)
+    assert any(
+        "own: inception=abc, reference 7" in note and "plain: reference 0123456789abcdef" in note
+        for note in notes
+    )
 
 
 def test_other_protocols_are_left_out_and_named(tmp_path):
-    found, notes = ours(tmp_path, [number(metric, 1.0, protocol="torch_fidelity:1") for metric in ("fid", "kid")])
+    found, notes = ours(
+        tmp_path, [number(metric, 1.0, protocol="torch_fidelity:1") for metric in ("fid", "kid")]
+    )
     assert found == [["HD, this suite", *["-"] * 8]]
-    assert "Left out, arms that are not of adm_imagenet256_50k: 1 of evaluate (torch_fidelity)." in notes
+    assert (
+        "Left out, arms that are not of adm_imagenet256_50k: 1 of evaluate (torch_fidelity)."
+        in notes
+    )
 
 
 def test_numbers_of_missing_chains_and_not_a_number(tmp_path):
@@ -190,37 +292,57 @@ def test_numbers_of_missing_chains_and_not_a_number(tmp_path):
     rows += [number("precision", 0.5 + seed / 10, seed=seed) for seed in (0, 1)]
     found, notes = ours(tmp_path, rows)
     assert found[0][0] == "HD‡¶" and found[0][4] == "-" and found[0][6].startswith("0.55 ±")
-    assert any("Prec. of 2 of 3 chains" in note for note in notes) and any(note.startswith("¶") for note in notes)
+    assert any("Prec. of 2 of 3 chains" in note for note in notes) and any(
+        note.startswith("¶") for note in notes
+    )
 
 
 def test_faults_of_metrics_are_one_sentence(tmp_path):
     fid = number("fid", 1.0)
-    cases = {"more than once": write(tmp_path / "twice.csv", [fid, fid]),
-             "columns are": write(tmp_path / "short.csv", [fid], [c for c in COLUMNS if c != "se"]),
-             "does not exist": tmp_path / "none.csv",
-             "mixes the protocols": write(tmp_path / "mixed.csv", [fid, number("fid", 1.0, arm="b", protocol="clean_fid:1")]),
-             "without its n": write(tmp_path / "uncounted.csv", [number("fid", 1.0, n="")]),
-             "not a file of metrics": write(tmp_path / "word.csv", [number("fid", "low")])}
+    cases = {
+        "more than once": write(tmp_path / "twice.csv", [fid, fid]),
+        "columns are": write(tmp_path / "short.csv", [fid], [c for c in COLUMNS if c != "se"]),
+        "does not exist": tmp_path / "none.csv",
+        "mixes the protocols": write(
+            tmp_path / "mixed.csv", [fid, number("fid", 1.0, arm="b", protocol="clean_fid:1")]
+        ),
+        "without its n": write(tmp_path / "uncounted.csv", [number("fid", 1.0, n="")]),
+        "not a file of metrics": write(tmp_path / "word.csv", [number("fid", "low")]),
+    }
     for words, path in cases.items():
         output = publish(tmp_path, "--metrics", path, code=2)
-        assert words in output and output.startswith("hdbench: ") and output.count("\n") == 1, output
+        assert words in output and output.startswith("hdbench: ") and output.count("\n") == 1, (
+            output
+        )
     one, two = write(tmp_path / "one.csv", [fid]), write(tmp_path / "two.csv", [number("fid", 2.0)])
-    assert "stands in several files" in publish(tmp_path, "--metrics", one, "--metrics", two, code=2)
+    assert "stands in several files" in publish(
+        tmp_path, "--metrics", one, "--metrics", two, code=2
+    )
 
 
 def test_faults_of_published_numbers_are_one_sentence(tmp_path):
     rows = rows_of(NUMBERS)
     columns, first = list(rows[0]), rows[0]
     shifted = dict(zip(columns, [*list(first.values())[1:], ""]))
-    cases = {"stands there twice": write(tmp_path / "a.csv", [*rows, rows[3]], columns),
-             "row 2 (BigGAN-deep): fid = 'nan' is not a number": write(tmp_path / "b.csv", [first | {"fid": "nan"}], columns),
-             "has no column recall": write(tmp_path / "c.csv", rows, [c for c in columns if c != "recall"]),
-             "columns shifted": write(tmp_path / "d.csv", [rows[1] | {"confidence": ""}], columns),
-             "is not a number": write(tmp_path / "e.csv", [shifted], columns),
-             "does not exist": tmp_path / "none.csv"}
-    (tmp_path / "f.csv").write_text(NUMBERS.read_text(encoding="utf-8") + "ImageNet-256,a,b,c,d,e,1,,,,,x, y,z,w,v,u,t\n")
+    cases = {
+        "stands there twice": write(tmp_path / "a.csv", [*rows, rows[3]], columns),
+        "row 2 (BigGAN-deep): fid = 'nan' is not a number": write(
+            tmp_path / "b.csv", [first | {"fid": "nan"}], columns
+        ),
+        "has no column recall": write(
+            tmp_path / "c.csv", rows, [c for c in columns if c != "recall"]
+        ),
+        "columns shifted": write(tmp_path / "d.csv", [rows[1] | {"confidence": ""}], columns),
+        "is not a number": write(tmp_path / "e.csv", [shifted], columns),
+        "does not exist": tmp_path / "none.csv",
+    }
+    (tmp_path / "f.csv").write_text(
+        NUMBERS.read_text(encoding="utf-8") + "ImageNet-256,a,b,c,d,e,1,,,,,x, y,z,w,v,u,t\n"
+    )
     (tmp_path / "g.csv").write_text("")
     cases |= {"Expected 16 fields": tmp_path / "f.csv", "No columns": tmp_path / "g.csv"}
     for words, path in cases.items():
         output = publish(tmp_path, "--numbers", path, code=2)
-        assert words in output and output.startswith("hdbench: ") and output.count("\n") == 1, output
+        assert words in output and output.startswith("hdbench: ") and output.count("\n") == 1, (
+            output
+        )

@@ -33,7 +33,9 @@ def plan(tmp_path):
     return tiny_plan(tmp_path)
 
 
-def begin(plan, results: Path, stage_id: str, step: int | None = None, spent: float = 0.0) -> artifact.Work:
+def begin(
+    plan, results: Path, stage_id: str, step: int | None = None, spent: float = 0.0
+) -> artifact.Work:
     """What a stage leaves that ended without a result, with a checkpoint where a step is given."""
     work = artifact.Work(results, plan.stage(stage_id))
     with pytest.raises(RuntimeError), work.locked():
@@ -63,7 +65,9 @@ def states(plan, results) -> dict[str, str]:
 
 def test_a_stage_is_in_one_of_five_states(plan, tmp_path):
     results = tmp_path / "results"
-    done, running, failed, interrupted = (stage_of(plan, "refine", arm) for arm in ("hd", "hd_patch", "dmd", "dmd_total"))
+    done, running, failed, interrupted = (
+        stage_of(plan, "refine", arm) for arm in ("hd", "hd_patch", "dmd", "dmd_total")
+    )
     publish(results, plan, done)
     begin(plan, results, failed, step=3), begin(plan, results, interrupted)
     snakemake_says(results, failure(failed, "returned non-zero exit status 1"))
@@ -71,25 +75,57 @@ def test_a_stage_is_in_one_of_five_states(plan, tmp_path):
         save_file({"x": np.zeros(1)}, work.path / CHECKPOINT, {"step": "5", "spent": "{}"})
         frame = status.look(plan, results).set_index("stage")
         found = frame.state.to_dict()
-        assert {found.pop(stage) for stage in (done,)} == {"done"} and found.pop(running) == "running"
-        assert (found.pop(failed), found.pop(interrupted)) == ("failed", "interrupted") and set(found.values()) == {"waiting"}
+        assert {found.pop(stage) for stage in (done,)} == {"done"} and found.pop(
+            running
+        ) == "running"
+        assert (found.pop(failed), found.pop(interrupted)) == ("failed", "interrupted") and set(
+            found.values()
+        ) == {"waiting"}
         assert (frame.step[running], frame.steps[running], frame.step[failed]) == (5, 8, 3)
         text = status.report(plan, status.with_time_left(status.look(plan, results)))
     assert f"\n1 of {len(plan.stages)} stages done, 1 running, 1 failed, 1 interrupted; " in text
-    assert "hd_patch" in text and "5 of 8" in text and "exit code 1 (diverged" in " ".join(text.split())
+    assert (
+        "hd_patch" in text
+        and "5 of 8" in text
+        and "exit code 1 (diverged" in " ".join(text.split())
+    )
     assert max(map(len, text.splitlines())) <= 118
     assert states(plan, results)[running] == "interrupted"
 
 
-@pytest.mark.parametrize(("how", "age", "state", "why"), [
-    ("returned non-zero exit status 1", -10, "failed", "exit code 1 (diverged or another error), says "),
-    ("returned non-zero exit status 137", -10, "failed", "exit code 137 (out of memory or killed), says "),
-    ("returned non-zero exit status 99", -10, "failed", "exit code 99, says "),
-    ("returned non-zero exit status 130", -10, "interrupted", "exit code 130 (stopped by a signal), says "),
-    ("died with <Signals.SIGKILL: 9>", -10, "interrupted", "Signals.SIGKILL: 9, says "),
-    ("returned non-zero exit status 1", 60, "interrupted", "no log of Snakemake says why")])
-def test_why_a_stage_ended_is_what_a_log_says_that_is_younger_than_its_begin(plan, tmp_path, how, age, state, why):
-    results, (mine, other) = tmp_path / "results", (stage_of(plan, "refine", arm) for arm in ("hd", "dmd"))
+@pytest.mark.parametrize(
+    ("how", "age", "state", "why"),
+    [
+        (
+            "returned non-zero exit status 1",
+            -10,
+            "failed",
+            "exit code 1 (diverged or another error), says ",
+        ),
+        (
+            "returned non-zero exit status 137",
+            -10,
+            "failed",
+            "exit code 137 (out of memory or killed), says ",
+        ),
+        ("returned non-zero exit status 99", -10, "failed", "exit code 99, says "),
+        (
+            "returned non-zero exit status 130",
+            -10,
+            "interrupted",
+            "exit code 130 (stopped by a signal), says ",
+        ),
+        ("died with <Signals.SIGKILL: 9>", -10, "interrupted", "Signals.SIGKILL: 9, says "),
+        ("returned non-zero exit status 1", 60, "interrupted", "no log of Snakemake says why"),
+    ],
+)
+def test_why_a_stage_ended_is_what_a_log_says_that_is_younger_than_its_begin(
+    plan, tmp_path, how, age, state, why
+):
+    results, (mine, other) = (
+        tmp_path / "results",
+        (stage_of(plan, "refine", arm) for arm in ("hd", "dmd")),
+    )
     begin(plan, results, mine), begin(plan, results, other)
     log = snakemake_says(results, failure(mine, how), age)
     found = status.look(plan, results).set_index("stage").loc[mine]
@@ -126,40 +162,76 @@ def test_time_left_is_the_median_pace_of_the_kind_times_the_work_left(plan, tmp_
     begin(plan, results, refine[3], step=2, spent=1e6)
     trajectory = stage_of(plan, "trajectory", "td")
     with artifact.Work(results, plan.stage(trajectory)).locked() as running:
-        save_file({"x": np.zeros(1)}, running.path / CHECKPOINT, {"step": "4", "spent": json.dumps({"wall_seconds": 8.0})})
+        save_file(
+            {"x": np.zeros(1)},
+            running.path / CHECKPOINT,
+            {"step": "4", "spent": json.dumps({"wall_seconds": 8.0})},
+        )
         frame = status.with_time_left(status.look(plan, results), start_up=5.0)
     left = frame.set_index("stage").left
     assert list(left[refine[:3]]) == [0, 0, 0]
     assert left[refine[4]] == pytest.approx(2.0 * work[refine[4]] + 5)
     steps = plan.stage(refine[3]).config["steps"]
-    assert left[refine[3]] == pytest.approx(2.0 * work[refine[3]] * (1 - 2 / steps) + 5)  # at the pace of the finished
-    assert left[trajectory] == pytest.approx(8.0 / 4 * (10 - 4))  # at its own pace, with nothing to start
-    other = next(stage for stage in plan.stages if stage.startswith("trajectory") and stage != trajectory)
-    assert left[other] == pytest.approx(8.0 / (work[trajectory] * 4 / 10) * work[other] + 5)  # none has finished
+    assert left[refine[3]] == pytest.approx(
+        2.0 * work[refine[3]] * (1 - 2 / steps) + 5
+    )  # at the pace of the finished
+    assert left[trajectory] == pytest.approx(
+        8.0 / 4 * (10 - 4)
+    )  # at its own pace, with nothing to start
+    other = next(
+        stage for stage in plan.stages if stage.startswith("trajectory") and stage != trajectory
+    )
+    assert left[other] == pytest.approx(
+        8.0 / (work[trajectory] * 4 / 10) * work[other] + 5
+    )  # none has finished
     assert math.isnan(left[stage_of(plan, "teacher", "hd")])
-    assert "; at least " in status.summary(frame, 3) and "on 3 stages at a time" in status.summary(frame, 3)
+    assert "; at least " in status.summary(frame, 3) and "on 3 stages at a time" in status.summary(
+        frame, 3
+    )
     known = frame[frame.left.notna()]
     for cores, slots in ((None, 1), (4, 4)):
-        assert f"; about {status.duration(known.left.sum() / slots)} left on {slots} stage" in status.summary(known, cores)
+        assert (
+            f"; about {status.duration(known.left.sum() / slots)} left on {slots} stage"
+            in status.summary(known, cores)
+        )
 
 
 def test_real_images_say_nothing_of_the_time_that_sampling_takes(plan, tmp_path):
     publish(tmp_path, plan, stage_of(plan, "sample", "real_train"), wall_seconds=0.01)
     left = status.with_time_left(status.look(plan, tmp_path)).set_index("stage").left
-    assert math.isnan(left[stage_of(plan, "sample", "hd")]) and left[stage_of(plan, "sample", "real_test")] == 0.01
+    assert (
+        math.isnan(left[stage_of(plan, "sample", "hd")])
+        and left[stage_of(plan, "sample", "real_test")] == 0.01
+    )
 
 
 def test_work_is_forward_equivalents_and_sampling_steps(plan):
     refine = plan.stage(stage_of(plan, "refine", "hd_patch"))
     teacher = plan.stage(stage_of(plan, "teacher", "hd"))
     assert status.work_of(plan, teacher) == 12 * 16 * 3
-    assert status.work_of(plan, refine) > status.work_of(plan, plan.stage(stage_of(plan, "refine", "hd")))
-    assert {status.work_of(plan, s) for s in plan.stages.values() if s.kind == "sample"} == {64, 2 * 64, 4 * 64}
+    assert status.work_of(plan, refine) > status.work_of(
+        plan, plan.stage(stage_of(plan, "refine", "hd"))
+    )
+    assert {status.work_of(plan, s) for s in plan.stages.values() if s.kind == "sample"} == {
+        64,
+        2 * 64,
+        4 * 64,
+    }
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.2, "0 s"), (89.4, "89 s"), (90, "2 min"), (2100, "35 min"), (5300, "88 min"), (5400, "1 h 30 min"),
-    (7500, "2 h 05 min"), (math.nan, "-")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (2100, "35 min"),
+        (5300, "88 min"),
+        (5400, "1 h 30 min"),
+        (7500, "2 h 05 min"),
+        (math.nan, "-"),
+    ],
+)
 def test_durations(seconds, text):
     assert status.duration(seconds) == text
 
@@ -183,12 +255,18 @@ def test_the_command_watches_until_all_is_done_or_it_is_stopped(tmp_path, monkey
     monkeypatch.setattr(status.time, "sleep", sleep)
     stopped = CliRunner().invoke(main, command)
     assert stopped.exit_code == 130 and slept == [7, 7] and "Traceback" not in stopped.output
-    assert f"0 of {len(plan.stages)} stages done" in stopped.output and f"1 of {len(plan.stages)} stages" in stopped.output
+    assert (
+        f"0 of {len(plan.stages)} stages done" in stopped.output
+        and f"1 of {len(plan.stages)} stages" in stopped.output
+    )
     for stage in list(plan.stages)[1:]:
         publish(results, plan, stage)
     whole = CliRunner().invoke(main, command)
     assert whole.exit_code == 0 and slept == [7, 7]
-    assert whole.output.splitlines()[-1] == f"{len(plan.stages)} of {len(plan.stages)} stages done, 0 running, 0 failed"
+    assert (
+        whole.output.splitlines()[-1]
+        == f"{len(plan.stages)} of {len(plan.stages)} stages done, 0 running, 0 failed"
+    )
 
 
 def test_hundreds_of_stages_take_less_than_two_seconds(tmp_path):

@@ -35,7 +35,9 @@ def in_repository(monkeypatch):
 
 def refuse(path: Path | str, results: Path, sentence: str) -> None:
     """The command says exactly this and nothing else, exits with 2, and writes nothing."""
-    result = CliRunner().invoke(main, ["stage", "teacher", "--suite", str(path), "--results", str(results)])
+    result = CliRunner().invoke(
+        main, ["stage", "teacher", "--suite", str(path), "--results", str(results)]
+    )
     assert result.output == f"hdbench: {sentence}\n"
     assert result.exit_code == 2
     assert not results.exists()
@@ -46,36 +48,75 @@ MISTAKES = [
     ("titel", "x", "titel = \"x\": unknown key; did you mean 'title'?"),
     ("extend", "digits", "extend = \"digits\": unknown key; did you mean 'extends'?"),
     ("teacher.guidence", 1.0, "teacher.guidence = 1.0: unknown key; did you mean 'guidance'?"),
-    ("teacher.training.learning_rat", 0.1,
-     "teacher.training.learning_rat = 0.1: unknown key; did you mean 'learning_rate'?"),
-    ("teacher.training.objective.label_dropuot", 0.1,
-     "teacher.training.objective.label_dropuot = 0.1: unknown key; did you mean 'label_dropout'?"),
-    ("classifier.network.widht", 8, "classifier.network.widht = 8: unknown key; did you mean 'width'?"),
+    (
+        "teacher.training.learning_rat",
+        0.1,
+        "teacher.training.learning_rat = 0.1: unknown key; did you mean 'learning_rate'?",
+    ),
+    (
+        "teacher.training.objective.label_dropuot",
+        0.1,
+        "teacher.training.objective.label_dropuot = 0.1: unknown key; did you mean 'label_dropout'?",
+    ),
+    (
+        "classifier.network.widht",
+        8,
+        "classifier.network.widht = 8: unknown key; did you mean 'width'?",
+    ),
     ("evaluation.sample", 3, "evaluation.sample = 3: unknown key; did you mean 'samples'?"),
-    ("tables.mian", {"caption": "x"}, "tables.mian = {\"caption\": \"x\"}: unknown key; did you mean 'main'?"),
+    (
+        "tables.mian",
+        {"caption": "x"},
+        'tables.mian = {"caption": "x"}: unknown key; did you mean \'main\'?',
+    ),
     ("tables.main.row", ["hd"], "tables.main.row = [\"hd\"]: unknown key; did you mean 'rows'?"),
-    ("base.refine.objective.gan.loos", "hinge",
-     "base.refine.objective.gan.loos = \"hinge\": unknown key; did you mean 'loss'?"),
-    ("base.refine.steps", {"equal": "hd"}, "base.refine.steps.equal = \"hd\": unknown key; did you mean 'equal_total'?"),
-    ("arms.hd", {"trajectry": None}, "arms.hd.trajectry = null: unknown key; did you mean 'trajectory'?"),
-    ("arms.hd.refine", {"objective": {"gan": {"blokcs": [1]}}},
-     "arms.hd.refine.objective.gan.blokcs = [1]: unknown key; did you mean 'blocks'?"),
-    ("arms.cd.trajectory.objective", {"name": "consistency", "prob_r_equals_t": 0.5},
-     "arms.cd.trajectory.objective.prob_r_equals_t = 0.5: unknown key; valid: adaptive_offset, adaptive_power, intervals, "
-     "name"),
+    (
+        "base.refine.objective.gan.loos",
+        "hinge",
+        "base.refine.objective.gan.loos = \"hinge\": unknown key; did you mean 'loss'?",
+    ),
+    (
+        "base.refine.steps",
+        {"equal": "hd"},
+        "base.refine.steps.equal = \"hd\": unknown key; did you mean 'equal_total'?",
+    ),
+    (
+        "arms.hd",
+        {"trajectry": None},
+        "arms.hd.trajectry = null: unknown key; did you mean 'trajectory'?",
+    ),
+    (
+        "arms.hd.refine",
+        {"objective": {"gan": {"blokcs": [1]}}},
+        "arms.hd.refine.objective.gan.blokcs = [1]: unknown key; did you mean 'blocks'?",
+    ),
+    (
+        "arms.cd.trajectory.objective",
+        {"name": "consistency", "prob_r_equals_t": 0.5},
+        "arms.cd.trajectory.objective.prob_r_equals_t = 0.5: unknown key; valid: adaptive_offset, adaptive_power, intervals, "
+        "name",
+    ),
     # a wrong type
-    ("teacher.training.steps", "many", "teacher.training.steps = \"many\": must be an integer"),
+    ("teacher.training.steps", "many", 'teacher.training.steps = "many": must be an integer'),
     ("teacher.training.steps", 1.5, "teacher.training.steps = 1.5: must be an integer"),
     ("teacher.training.batch", True, "teacher.training.batch = true: must be an integer"),
-    ("teacher.training.learning_rate", "1e-3", "teacher.training.learning_rate = \"1e-3\": must be a number; YAML takes "
-     "this for a text, write the number with a point, as in 1.0e-3"),
-    ("teacher.training.learning_rate", math.nan, "teacher.training.learning_rate = NaN: must be a finite number"),
+    (
+        "teacher.training.learning_rate",
+        "1e-3",
+        'teacher.training.learning_rate = "1e-3": must be a number; YAML takes '
+        "this for a text, write the number with a point, as in 1.0e-3",
+    ),
+    (
+        "teacher.training.learning_rate",
+        math.nan,
+        "teacher.training.learning_rate = NaN: must be a finite number",
+    ),
     ("title", 3, "title = 3: must be a text"),
     ("seeds", 0, "seeds = 0: must be a list"),
-    ("seeds", ["a"], "seeds.0 = \"a\": must be an integer"),
-    ("data", "digits", "data = \"digits\": must be a mapping of keys to values"),
-    ("arms", ["hd"], "arms = [\"hd\"]: must be a mapping of keys to values"),
-    ("arms.hd", "x", "arms.hd = \"x\": must be a mapping of keys to values"),
+    ("seeds", ["a"], 'seeds.0 = "a": must be an integer'),
+    ("data", "digits", 'data = "digits": must be a mapping of keys to values'),
+    ("arms", ["hd"], 'arms = ["hd"]: must be a mapping of keys to values'),
+    ("arms.hd", "x", 'arms.hd = "x": must be a mapping of keys to values'),
     ("arms.hd", False, "arms.hd = false: must be a mapping of keys to values"),
     ("only", "hd", "only = 'hd': must be a list of arms"),
     # a missing key
@@ -83,87 +124,209 @@ MISTAKES = [
     ("base", REMOVED, "base: this key is missing; add it"),
     ("data.name", REMOVED, "data.name: this key is missing; add it"),
     ("teacher.training.ema", REMOVED, "teacher.training.ema: this key is missing; add it"),
-    ("teacher.training.objective.name", REMOVED, "teacher.training.objective.name: this key is missing; add it"),
+    (
+        "teacher.training.objective.name",
+        REMOVED,
+        "teacher.training.objective.name: this key is missing; add it",
+    ),
     ("teacher.training.betas", [0.9], "teacher.training.betas.1: this item is missing; add it"),
     # an unknown data set, method, head or word
     ("data.name", "digit", "data.name = \"digit\": unknown; did you mean 'digits'?"),
-    ("data.name", "mnist", "data.name = \"mnist\": unknown; valid: canvas, captions, digits, images, textured_digits"),
-    ("base.trajectory.objective.name", "meanflo",
-     "base.trajectory.objective.name = \"meanflo\": unknown; did you mean 'meanflow'?"),
-    ("arms.cd.trajectory.objective", {"name": "consistancy"},
-     "arms.cd.trajectory.objective.name = \"consistancy\": unknown; did you mean 'consistency'?"),
-    ("arms.hd_patch.refine", {"objective": {"discriminator": "pach"}},
-     "arms.hd_patch.refine.objective.discriminator = \"pach\": unknown; did you mean 'patch'?"),
-    ("teacher.training.schedule", "cosin", "teacher.training.schedule = \"cosin\": unknown; did you mean 'cosine'?"),
-    ("arms.real_train.real", "trian", "arms.real_train.real = \"trian\": unknown; did you mean 'train'?"),
+    (
+        "data.name",
+        "mnist",
+        'data.name = "mnist": unknown; valid: canvas, captions, digits, images, textured_digits',
+    ),
+    (
+        "base.trajectory.objective.name",
+        "meanflo",
+        "base.trajectory.objective.name = \"meanflo\": unknown; did you mean 'meanflow'?",
+    ),
+    (
+        "arms.cd.trajectory.objective",
+        {"name": "consistancy"},
+        "arms.cd.trajectory.objective.name = \"consistancy\": unknown; did you mean 'consistency'?",
+    ),
+    (
+        "arms.hd_patch.refine",
+        {"objective": {"discriminator": "pach"}},
+        "arms.hd_patch.refine.objective.discriminator = \"pach\": unknown; did you mean 'patch'?",
+    ),
+    (
+        "teacher.training.schedule",
+        "cosin",
+        "teacher.training.schedule = \"cosin\": unknown; did you mean 'cosine'?",
+    ),
+    (
+        "arms.real_train.real",
+        "trian",
+        "arms.real_train.real = \"trian\": unknown; did you mean 'train'?",
+    ),
     # a method in a stage where it cannot work
-    ("teacher.training.objective.name", "consistency",
-     "teacher.training.objective.name = 'consistency': not for this stage; valid: flow_matching"),
-    ("classifier.training.objective.name", "meanflow",
-     "classifier.training.objective.name = 'meanflow': not for this stage; valid: cross_entropy"),
-    ("base.trajectory.objective.name", "flow_matching",
-     "base.trajectory.objective.name = 'flow_matching': not for this stage; valid: " + ", ".join(sorted(STUDENTS))),
+    (
+        "teacher.training.objective.name",
+        "consistency",
+        "teacher.training.objective.name = 'consistency': not for this stage; valid: flow_matching",
+    ),
+    (
+        "classifier.training.objective.name",
+        "meanflow",
+        "classifier.training.objective.name = 'meanflow': not for this stage; valid: cross_entropy",
+    ),
+    (
+        "base.trajectory.objective.name",
+        "flow_matching",
+        "base.trajectory.objective.name = 'flow_matching': not for this stage; valid: "
+        + ", ".join(sorted(STUDENTS)),
+    ),
     # numbers out of range
-    ("teacher.training.steps", 0, "teacher.training.steps = 0: a training stage takes at least 1 step"),
+    (
+        "teacher.training.steps",
+        0,
+        "teacher.training.steps = 0: a training stage takes at least 1 step",
+    ),
     ("base.refine.steps", -3, "base.refine.steps = -3: a training stage takes at least 1 step"),
     ("arms.td.steps", [1, 0], "arms.td.steps = [1, 0]: sampling takes at least 1 step"),
-    ("arms.hd.steps", [2], "arms.hd.steps = [2]: an arm with 'refine' is a one-step generator; set steps to [1]"),
+    (
+        "arms.hd.steps",
+        [2],
+        "arms.hd.steps = [2]: an arm with 'refine' is a one-step generator; set steps to [1]",
+    ),
     ("arms.td.steps", [], "arms.td.steps = []: must have at least 1 entry"),
     ("teacher.training.batch", 0, "teacher.training.batch = 0: must be greater than or equal to 1"),
-    ("teacher.training.learning_rate", 0.0, "teacher.training.learning_rate = 0.0: must be greater than 0"),
+    (
+        "teacher.training.learning_rate",
+        0.0,
+        "teacher.training.learning_rate = 0.0: must be greater than 0",
+    ),
     ("teacher.training.betas", [0.9, 1.5], "teacher.training.betas.1 = 1.5: must be less than 1"),
-    ("teacher.guidance_interval", [0.5, 0.2],
-     "teacher.guidance_interval = [0.5, 0.2]: the first must not be above the second"),
+    (
+        "teacher.guidance_interval",
+        [0.5, 0.2],
+        "teacher.guidance_interval = [0.5, 0.2]: the first must not be above the second",
+    ),
     ("seeds", [], "seeds = []: must have at least 1 entry"),
     ("seeds", [0, 0], "seeds = [0, 0]: one stands twice; remove it"),
     # combinations
     ("network.patch", 3, "network.patch = 3 does not divide the image side 8; choose a divisor"),
-    ("network.heads", 3, "network = {\"width\": 16, \"depth\": 2, \"heads\": 3, \"patch\": 2}: width 16 must be a multiple "
-     "of 4 and of 2 * heads = 6"),
-    ("base.refine.objective.gan.blocks", [1, 3],
-     "base.refine.objective.gan.blocks = [1, 3]: the network has blocks 1 to 2"),
-    ("arms.hd_patch.refine.objective.gan", {"blocks": [0]},
-     "arms.hd_patch.refine.objective.gan.blocks = [0]: the network has blocks 1 to 2"),
-    ("arms.hd_patch.refine.objective.gan", {"parameters": 3}, "arms.hd_patch.refine.objective.gan.parameters = 3: no width "
-     "of head patch comes within 10% of 3 parameters; the nearest has 38"),
-    ("evaluation.samples", 700,
-     "evaluation.samples = 700, but digits has only 450 real images for each side of a comparison; lower it"),
-    ("evaluation.neighbours", 64, "evaluation.neighbours = 64: must be below evaluation.samples = 64"),
-    ("evaluation.bands", 5, "evaluation.bands = 5, but images of side 8 have only 4 frequencies; lower it"),
-    ("arms.hd.real", "train", "arms.hd.real = 'train': real images take no model; set trajectory and refine to null"),
-    ("arms.hd.trajectory", {"steps": 10}, "arms.hd.trajectory.steps = 10: that is the base's value; remove it"),
-    ("arms.hd.trajectory", {"schedule": "cosine"},
-     "arms.hd.trajectory.schedule = 'cosine': that is the base's value; remove it"),
+    (
+        "network.heads",
+        3,
+        'network = {"width": 16, "depth": 2, "heads": 3, "patch": 2}: width 16 must be a multiple '
+        "of 4 and of 2 * heads = 6",
+    ),
+    (
+        "base.refine.objective.gan.blocks",
+        [1, 3],
+        "base.refine.objective.gan.blocks = [1, 3]: the network has blocks 1 to 2",
+    ),
+    (
+        "arms.hd_patch.refine.objective.gan",
+        {"blocks": [0]},
+        "arms.hd_patch.refine.objective.gan.blocks = [0]: the network has blocks 1 to 2",
+    ),
+    (
+        "arms.hd_patch.refine.objective.gan",
+        {"parameters": 3},
+        "arms.hd_patch.refine.objective.gan.parameters = 3: no width "
+        "of head patch comes within 10% of 3 parameters; the nearest has 38",
+    ),
+    (
+        "evaluation.samples",
+        700,
+        "evaluation.samples = 700, but digits has only 450 real images for each side of a comparison; lower it",
+    ),
+    (
+        "evaluation.neighbours",
+        64,
+        "evaluation.neighbours = 64: must be below evaluation.samples = 64",
+    ),
+    (
+        "evaluation.bands",
+        5,
+        "evaluation.bands = 5, but images of side 8 have only 4 frequencies; lower it",
+    ),
+    (
+        "arms.hd.real",
+        "train",
+        "arms.hd.real = 'train': real images take no model; set trajectory and refine to null",
+    ),
+    (
+        "arms.hd.trajectory",
+        {"steps": 10},
+        "arms.hd.trajectory.steps = 10: that is the base's value; remove it",
+    ),
+    (
+        "arms.hd.trajectory",
+        {"schedule": "cosine"},
+        "arms.hd.trajectory.schedule = 'cosine': that is the base's value; remove it",
+    ),
     # names of arms
-    ("tables.main.rows", ["hd", "hd_pach"], "tables.main.rows = 'hd_pach': unknown arm; did you mean 'hd_patch'?"),
+    (
+        "tables.main.rows",
+        ["hd", "hd_pach"],
+        "tables.main.rows = 'hd_pach': unknown arm; did you mean 'hd_patch'?",
+    ),
     ("only", ["hd", "teachr"], "only = 'teachr': unknown arm; did you mean 'teacher'?"),
-    ("arms.dmd_total.refine", {"steps": {"equal_total": "hd_patsh"}},
-     "arms.dmd_total.refine.steps.equal_total = 'hd_patsh': unknown arm; did you mean 'hd_patch'?"),
-    ("arms.dmd_total.refine", {"steps": {"equal_total": "dmd_total"}},
-     "arms.dmd_total.refine.steps.equal_total = 'dmd_total': that arm's steps are not a number"),
-    ("arms.dmd_total.refine", {"steps": {"equal_total": "teacher"}},
-     "arms.dmd_total: the compute of 'teacher' leaves no step for refine"),
-    ("base.trajectory.steps", {"equal_total": "hd"},
-     "base.trajectory.steps = {'equal_total': 'hd'}: must be an integer; equal_total is for arms"),
-    ("extends", "digitz", "extends = 'digitz': no suite 'digitz' in workflow/suites; did you mean 'digits'?"),
+    (
+        "arms.dmd_total.refine",
+        {"steps": {"equal_total": "hd_patsh"}},
+        "arms.dmd_total.refine.steps.equal_total = 'hd_patsh': unknown arm; did you mean 'hd_patch'?",
+    ),
+    (
+        "arms.dmd_total.refine",
+        {"steps": {"equal_total": "dmd_total"}},
+        "arms.dmd_total.refine.steps.equal_total = 'dmd_total': that arm's steps are not a number",
+    ),
+    (
+        "arms.dmd_total.refine",
+        {"steps": {"equal_total": "teacher"}},
+        "arms.dmd_total: the compute of 'teacher' leaves no step for refine",
+    ),
+    (
+        "base.trajectory.steps",
+        {"equal_total": "hd"},
+        "base.trajectory.steps = {'equal_total': 'hd'}: must be an integer; equal_total is for arms",
+    ),
+    (
+        "extends",
+        "digitz",
+        "extends = 'digitz': no suite 'digitz' in workflow/suites; did you mean 'digits'?",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "sentence"), MISTAKES, ids=[f"{key}-{n}" for n, (key, *_) in enumerate(MISTAKES)])
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    MISTAKES,
+    ids=[f"{key}-{n}" for n, (key, *_) in enumerate(MISTAKES)],
+)
 def test_a_mistake_is_one_sentence_before_any_compute(tmp_path, key, value, sentence):
     path = write_suite(tmp_path, {key: value})
     refuse(path, tmp_path / "results", f"{path}: {sentence}")
 
 
-@pytest.mark.parametrize(("text", "sentence"), [
-    ("title: [1", "not valid YAML at line 1: expected ',' or ']', but got '<stream end>'; mend it"),
-    ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3", "line 5: key 'c' stands twice; remove one"),
-    ("a:\n\tb: 1", "not valid YAML at line 2: found character '\\t' that cannot start any token; mend it"),
-    ("x: !!python/name:os.system y", "not valid YAML at line 1: could not determine a constructor for the tag "
-     "'tag:yaml.org,2002:python/name:os.system'; mend it"),
-    ("- 1", "must hold a mapping of keys to values, not list"),
-    ("", "must hold a mapping of keys to values, not nothing"),
-])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "title: [1",
+            "not valid YAML at line 1: expected ',' or ']', but got '<stream end>'; mend it",
+        ),
+        ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3", "line 5: key 'c' stands twice; remove one"),
+        (
+            "a:\n\tb: 1",
+            "not valid YAML at line 2: found character '\\t' that cannot start any token; mend it",
+        ),
+        (
+            "x: !!python/name:os.system y",
+            "not valid YAML at line 1: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/name:os.system'; mend it",
+        ),
+        ("- 1", "must hold a mapping of keys to values, not list"),
+        ("", "must hold a mapping of keys to values, not nothing"),
+    ],
+)
 def test_a_file_that_is_not_a_suite(tmp_path, text, sentence):
     path = tmp_path / "broken.yaml"
     path.write_text(text, encoding="utf-8")
@@ -172,11 +335,17 @@ def test_a_file_that_is_not_a_suite(tmp_path, text, sentence):
 
 def test_no_such_file_or_suite(tmp_path):
     results = tmp_path / "results"
-    refuse(tmp_path / "no.yaml", results,
-           f"{tmp_path}/no.yaml: cannot be read (No such file or directory); give the path of a suite file")
+    refuse(
+        tmp_path / "no.yaml",
+        results,
+        f"{tmp_path}/no.yaml: cannot be read (No such file or directory); give the path of a suite file",
+    )
     (tmp_path / "folder.yaml").mkdir()
-    refuse(tmp_path / "folder.yaml", results,
-           f"{tmp_path}/folder.yaml: cannot be read (Is a directory); give the path of a suite file")
+    refuse(
+        tmp_path / "folder.yaml",
+        results,
+        f"{tmp_path}/folder.yaml: cannot be read (Is a directory); give the path of a suite file",
+    )
     refuse("demoo", results, "no suite 'demoo' in workflow/suites; did you mean 'demo'?")
 
 
@@ -184,13 +353,22 @@ def test_suites_that_extend_each_other(tmp_path):
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text(f"extends: {second}\n", encoding="utf-8")
     second.write_text(f"extends: {first}\n", encoding="utf-8")
-    refuse(first, tmp_path / "results", f"{first}: extends itself, by way of {first}, {second}; name another suite")
+    refuse(
+        first,
+        tmp_path / "results",
+        f"{first}: extends itself, by way of {first}, {second}; name another suite",
+    )
 
 
 def test_a_replaced_mapping_may_repeat_the_base(tmp_path):
     """`consistency` drops all keys of the base's `meanflow`, so a value that both have must be written again."""
-    plan = tiny_plan(tmp_path, {"base.trajectory.objective.adaptive_power": 0.5,
-                                "arms.cd.trajectory.objective.adaptive_power": 0.5})
+    plan = tiny_plan(
+        tmp_path,
+        {
+            "base.trajectory.objective.adaptive_power": 0.5,
+            "arms.cd.trajectory.objective.adaptive_power": 0.5,
+        },
+    )
     assert plan.arms["cd"].trajectory.objective.adaptive_power == 0.5
 
 
@@ -198,7 +376,11 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Leaves by dotted path."""
     if not isinstance(value, dict):
         return {path: value}
-    return {p: v for key, child in value.items() for p, v in flat(child, f"{path}.{key}" if path else key).items()}
+    return {
+        p: v
+        for key, child in value.items()
+        for p, v in flat(child, f"{path}.{key}" if path else key).items()
+    }
 
 
 def collapsed(paths: set[str], declared: set[str]) -> set[str]:
@@ -216,10 +398,16 @@ def declared_paths(name: str) -> dict[str, set[str]]:
     data = read_suite(SUITES / f"{name}.yaml")
 
     def walk(override: Any, base: Any, path: tuple[str, ...]) -> set[str]:
-        replaced = isinstance(override, dict) and "name" in override and override["name"] != (base or {}).get("name")
+        replaced = (
+            isinstance(override, dict)
+            and "name" in override
+            and override["name"] != (base or {}).get("name")
+        )
         if not isinstance(override, dict) or not isinstance(base, dict) or replaced:
             return {".".join(path)}
-        return set().union(*(walk(value, base.get(key), (*path, key)) for key, value in override.items()))
+        return set().union(
+            *(walk(value, base.get(key), (*path, key)) for key, value in override.items())
+        )
 
     return {arm: walk(override or {}, data["base"], ()) for arm, override in data["arms"].items()}
 
@@ -230,7 +418,9 @@ def test_arms_differ_in_exactly_the_fields_that_they_declare(name):
     declared = declared_paths(name)
     dumps = {arm: resolved.model_dump(mode="json") for arm, resolved in plan.arms.items()}
     base = plan.suite.base.model_dump(mode="json")
-    dumps = {arm: dump for arm, dump in dumps.items() if arm not in plan.recipes}  # these name all of theirs
+    dumps = {
+        arm: dump for arm, dump in dumps.items() if arm not in plan.recipes
+    }  # these name all of theirs
     for arm, dump in dumps.items():
         assert collapsed(differing(base, dump), declared[arm]) == declared[arm], arm
     for a in dumps:
@@ -250,17 +440,29 @@ def test_equal_suites_have_equal_stages(tmp_path):
 def test_the_demo_is_a_part_of_the_reference_run():
     demo, reference = load_plan("demo"), load_plan("textured_digits")
     assert ids(demo) < ids(reference)
-    assert [row for row in reference.rows if row.arm in demo.arms and row.seed in (*demo.suite.seeds, None)] == demo.rows
+    assert [
+        row
+        for row in reference.rows
+        if row.arm in demo.arms and row.seed in (*demo.suite.seeds, None)
+    ] == demo.rows
 
 
 def test_a_cosmetic_edit_changes_no_id(tmp_path):
     before = tiny_plan(tmp_path)
 
     def backwards(value: Any) -> Any:
-        return {key: backwards(value[key]) for key in reversed(value)} if isinstance(value, dict) else value
+        return (
+            {key: backwards(value[key]) for key in reversed(value)}
+            if isinstance(value, dict)
+            else value
+        )
 
-    data = backwards(changed({"title": "Another", "tables.main.caption": "Another.", "tables.cost.rows": ["hd"]}))
-    text = "# A comment.\n" + yaml.safe_dump(data, sort_keys=False).replace("seeds:", "seeds:  # one\n")
+    data = backwards(
+        changed({"title": "Another", "tables.main.caption": "Another.", "tables.cost.rows": ["hd"]})
+    )
+    text = "# A comment.\n" + yaml.safe_dump(data, sort_keys=False).replace(
+        "seeds:", "seeds:  # one\n"
+    )
     path = tmp_path / "renamed.yaml"
     path.write_text(text, encoding="utf-8")
     assert ids(load_plan(str(path))) == ids(before)
@@ -271,15 +473,28 @@ def test_another_head_changes_that_arms_own_stages_alone(tmp_path):
     after = tiny_plan(tmp_path, {"arms.hd_patch.refine.objective.discriminator": "conv"})
     own = {stage_of(before, kind, "hd_patch") for kind in ("refine", "sample", "evaluate")}
     assert ids(before) - ids(after) == own
-    assert ids(after) - ids(before) == {stage_of(after, kind, "hd_patch") for kind in ("refine", "sample", "evaluate")}
+    assert ids(after) - ids(before) == {
+        stage_of(after, kind, "hd_patch") for kind in ("refine", "sample", "evaluate")
+    }
 
 
-@pytest.mark.parametrize(("key", "value", "real_too"), [
-    ("data.seed", 1, True), ("classifier.seed", 1, True), ("classifier.network.width", 16, True),
-    ("classifier.training.batch", 8, True), ("evaluation.samples", 32, True), ("evaluation.neighbours", 2, True),
-    ("evaluation.bands", 2, True), ("evaluation.seed", 1, False), ("network.width", 32, False),
-    ("teacher.guidance", 2.0, False), ("teacher.guidance_interval", [0.0, 0.5], False),
-    ("teacher.training.steps", 9, False)])
+@pytest.mark.parametrize(
+    ("key", "value", "real_too"),
+    [
+        ("data.seed", 1, True),
+        ("classifier.seed", 1, True),
+        ("classifier.network.width", 16, True),
+        ("classifier.training.batch", 8, True),
+        ("evaluation.samples", 32, True),
+        ("evaluation.neighbours", 2, True),
+        ("evaluation.bands", 2, True),
+        ("evaluation.seed", 1, False),
+        ("network.width", 32, False),
+        ("teacher.guidance", 2.0, False),
+        ("teacher.guidance_interval", [0.0, 0.5], False),
+        ("teacher.training.steps", 9, False),
+    ],
+)
 def test_no_setting_can_change_without_new_metrics(tmp_path, key, value, real_too):
     """A setting of data, classifier or evaluation reaches every row, one of the networks every row but real images."""
     before, after = tiny_plan(tmp_path), tiny_plan(tmp_path, {key: value})
@@ -298,14 +513,21 @@ def test_a_new_stage_version_changes_that_kind_and_its_descendants(tmp_path, mon
         stage = before.stages[stage_id]
         return stage.kind == kind or any(rests_on(parent) for parent in stage.parents.values())
 
-    assert ids(before) - ids(after) == {stage_id for stage_id in before.stages if rests_on(stage_id)}
+    assert ids(before) - ids(after) == {
+        stage_id for stage_id in before.stages if rests_on(stage_id)
+    }
     assert len(after.stages) == len(before.stages)
 
 
 def test_every_seed_is_a_whole_chain(tmp_path):
     plan = tiny_plan(tmp_path, {"seeds": [0, 1, 2]})
     chains = [{row.arm: row.stages for row in plan.rows if row.seed == seed} for seed in (0, 1, 2)]
-    assert chains[0].keys() == chains[1].keys() == chains[2].keys() == {arm for arm in plan.arms if not plan.arms[arm].real}
+    assert (
+        chains[0].keys()
+        == chains[1].keys()
+        == chains[2].keys()
+        == {arm for arm in plan.arms if not plan.arms[arm].real}
+    )
     for arm in chains[0]:
         for kind in chains[0][arm]:
             assert len({chain[arm][kind] for chain in chains}) == 3, (arm, kind)
@@ -317,7 +539,11 @@ def test_every_seed_is_a_whole_chain(tmp_path):
 def test_chains_train_with_their_seed_and_sample_with_a_common_one(tmp_path):
     plan = tiny_plan(tmp_path, {"seeds": [0, 3], "evaluation.seed": 5})
     for row in plan.rows:
-        seeds = {kind: plan.stages[stage].config.get("seed") for kind, stage in row.stages.items() if kind != "evaluate"}
+        seeds = {
+            kind: plan.stages[stage].config.get("seed")
+            for kind, stage in row.stages.items()
+            if kind != "evaluate"
+        }
         own = {kind: row.seed for kind in seeds if kind != "sample"}
         assert seeds == own | {"sample": None if row.seed is None else 5}
 
@@ -340,6 +566,7 @@ def test_controls_of_equal_compute_cost_as_much_as_their_target(name):
 
 # recipes
 
+
 def values_of(config):
     """Keys of a configuration, but for those that are left out where nothing is wished."""
     return {key for key, field in type(config).model_fields.items() if field.exclude_if is None}
@@ -354,66 +581,132 @@ def test_a_recipe_is_whole_and_an_arm_of_the_reference_run(name):
         if written[kind]:
             assert written[kind].keys() == values_of(getattr(recipe.arm, kind))
     plan = load_plan("textured_digits")
-    (arm,) = (arm for arm, found in plan.recipes.items() if found == recipe and "recipe" in plan.suite.arms[arm]
-              and len(plan.suite.arms[arm]) == 1)
+    (arm,) = (
+        arm
+        for arm, found in plan.recipes.items()
+        if found == recipe and "recipe" in plan.suite.arms[arm] and len(plan.suite.arms[arm]) == 1
+    )
     assert arm in plan.suite.tables.methods.rows and REPOSITORY / RECIPES / f"{name}.yaml" in [
-        REPOSITORY / source for source in plan.sources]
-    steps = [training.steps for training in (plan.arms[arm].trajectory, plan.arms[arm].refine) if training]
+        REPOSITORY / source for source in plan.sources
+    ]
+    steps = [
+        training.steps
+        for training in (plan.arms[arm].trajectory, plan.arms[arm].refine)
+        if training
+    ]
     ratio = total_cost(plan, plan.arms[arm]) / total_cost(plan, plan.arms["hd"])
     assert ratio == pytest.approx(1, abs=0.5 / min(steps))
 
 
 def test_every_method_has_a_recipe():
-    assert {kind["objective"]["name"] for name in RECIPE_NAMES for kind in (
-        reading.read_recipe(name, "")[1][stage] for stage in ("trajectory", "refine")) if kind} == STUDENTS
+    assert {
+        kind["objective"]["name"]
+        for name in RECIPE_NAMES
+        for kind in (reading.read_recipe(name, "")[1][stage] for stage in ("trajectory", "refine"))
+        if kind
+    } == STUDENTS
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    ({"recipe": "knowlege"}, "arms.kd.recipe = 'knowlege': no such recipe in workflow/recipes; did you mean 'knowledge'?"),
-    ({"recipe": "knowledge", "trajectory": {"batch": 128}},
-     "arms.kd.trajectory.batch = 128: that is workflow/recipes/knowledge.yaml's value; remove it"),
-    ({"recipe": "knowledge", "trajectory": {"bach": 1}}, "arms.kd.trajectory.bach = 1: unknown key; did you mean 'batch'?"),
-    ({"recipe": "knowledge"}, "arms.kd: the compute of 'hd' leaves no step for trajectory"),
-    ({"recipe": "progressive", "trajectory": {"steps": 4}},
-     "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step for each")])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"recipe": "knowlege"},
+            "arms.kd.recipe = 'knowlege': no such recipe in workflow/recipes; did you mean 'knowledge'?",
+        ),
+        (
+            {"recipe": "knowledge", "trajectory": {"batch": 128}},
+            "arms.kd.trajectory.batch = 128: that is workflow/recipes/knowledge.yaml's value; remove it",
+        ),
+        (
+            {"recipe": "knowledge", "trajectory": {"bach": 1}},
+            "arms.kd.trajectory.bach = 1: unknown key; did you mean 'batch'?",
+        ),
+        ({"recipe": "knowledge"}, "arms.kd: the compute of 'hd' leaves no step for trajectory"),
+        (
+            {"recipe": "progressive", "trajectory": {"steps": 4}},
+            "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step for each",
+        ),
+    ],
+)
 def test_a_mistake_with_a_recipe_is_one_sentence(tmp_path, change, sentence):
     path = write_suite(tmp_path, {"arms.kd": change})
     refuse(path, tmp_path / "results", f"{path}: {sentence}")
 
 
-@pytest.mark.parametrize(("change", "sentence"), [
-    ({"hyper_parameters": {"refine": "ours"}}, "hyper_parameters: nothing says where arm.real is from; add a line"),
-    ({"hyper_parameters": {"refine": "a", "trajectory": "b", "real": "c", "steps": "d", "trajectory.batsh": "e"}},
-     "hyper_parameters.trajectory.batsh: the arm has no such value"),
-    ({"titel": "x"}, "titel = 'x': unknown key; did you mean 'title'?")])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"hyper_parameters": {"refine": "ours"}},
+            "hyper_parameters: nothing says where arm.real is from; add a line",
+        ),
+        (
+            {
+                "hyper_parameters": {
+                    "refine": "a",
+                    "trajectory": "b",
+                    "real": "c",
+                    "steps": "d",
+                    "trajectory.batsh": "e",
+                }
+            },
+            "hyper_parameters.trajectory.batsh: the arm has no such value",
+        ),
+        ({"titel": "x"}, "titel = 'x': unknown key; did you mean 'title'?"),
+    ],
+)
 def test_a_recipe_says_where_every_value_is_from(tmp_path, monkeypatch, change, sentence):
-    data = yaml.safe_load((REPOSITORY / RECIPES / "knowledge.yaml").read_text(encoding="utf-8")) | change
+    data = (
+        yaml.safe_load((REPOSITORY / RECIPES / "knowledge.yaml").read_text(encoding="utf-8"))
+        | change
+    )
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     monkeypatch.setattr("hdbench.suite.load.RECIPES", tmp_path)
     path = write_suite(tmp_path, {"arms.kd": {"recipe": "mine"}})
     result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
-    assert result.exit_code == 2 and sentence.replace("'x'", '"x"') in result.output and result.output.count("\n") == 1
+    assert (
+        result.exit_code == 2
+        and sentence.replace("'x'", '"x"') in result.output
+        and result.output.count("\n") == 1
+    )
 
 
-KD = {"trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 32, "steps": 2}}}, "refine": None}
+KD = {
+    "trajectory": {"objective": {"name": "knowledge", "pairs": {"count": 32, "steps": 2}}},
+    "refine": None,
+}
 
 
 def test_an_objective_with_pairs_pulls_them_in_and_pays_for_them(tmp_path):
     """One stage of pairs for all that want the same ones; its cost is part of each arm's budget."""
-    plan = tiny_plan(tmp_path, {"arms.kd": KD, "arms.hd_kd": KD | {"refine": {}},
-                                "arms.kd_total": merge(KD, {"trajectory": {"steps": {"equal_total": "hd"}}})})
+    plan = tiny_plan(
+        tmp_path,
+        {
+            "arms.kd": KD,
+            "arms.hd_kd": KD | {"refine": {}},
+            "arms.kd_total": merge(KD, {"trajectory": {"steps": {"equal_total": "hd"}}}),
+        },
+    )
     pairs = {stage.id for stage in plan.stages.values() if stage.kind == "pairs"}
-    assert pairs == {stage_of(plan, "trajectory_pairs", arm) for arm in ("kd", "hd_kd", "kd_total")} and len(pairs) == 1
+    assert (
+        pairs == {stage_of(plan, "trajectory_pairs", arm) for arm in ("kd", "hd_kd", "kd_total")}
+        and len(pairs) == 1
+    )
     kd, total = plan.arms["kd"], plan.arms["kd_total"]
     cost = pairs_cost(pairs_of(kd.trajectory), guided=True)
     assert cost == 32 * 2 * 2 and total_cost(plan, kd) == cost + 3 * 16 * kd.trajectory.steps
     assert total.trajectory.steps == round((total_cost(plan, plan.arms["hd"]) - cost) / (3 * 16))
-    assert list(plan.stages).index(pairs.pop()) < list(plan.stages).index(stage_of(plan, "trajectory", "kd"))
+    assert list(plan.stages).index(pairs.pop()) < list(plan.stages).index(
+        stage_of(plan, "trajectory", "kd")
+    )
 
 
 def test_the_committed_numbers_are_of_the_present_suite():
     """New objectives and fields leave the digests of stages without them."""
-    committed = pd.read_csv(REPOSITORY / "paper_tables/textured_digits/metrics.csv", dtype={"digest": str})
+    committed = pd.read_csv(
+        REPOSITORY / "paper_tables/textured_digits/metrics.csv", dtype={"digest": str}
+    )
     plan = load_plan("textured_digits")
     own = {(row.arm, row.nfe, plan.stage(row.stages["evaluate"]).digest) for row in plan.rows}
     assert len(committed) > 1000 and set(zip(committed.arm, committed.nfe, committed.digest)) <= own

@@ -32,14 +32,29 @@ def in_repository(monkeypatch):
 def plans():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        return {name: load_plan(name) for name in ("local_flaws", "local_flaws_tuning", "textured_digits")}
+        return {
+            name: load_plan(name)
+            for name in ("local_flaws", "local_flaws_tuning", "textured_digits")
+        }
 
 
 def metrics(plan, best: dict[str, str], metric: str = "fd_train_4k") -> pd.DataFrame:
     """Of every row 5 and a little more for each, and 1 for the best arms."""
-    rows = [{"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe, "metric": metric, "se": 0.1,
-             "n": 4000, "value": 1.0 if row.arm in best.values() else 5 + 0.01 * number, "protocol": "p",
-             "digest": plan.stage(row.stages["evaluate"]).digest} for number, row in enumerate(plan.rows)]
+    rows = [
+        {
+            "suite": plan.name,
+            "arm": row.arm,
+            "seed": row.seed,
+            "nfe": row.nfe,
+            "metric": metric,
+            "se": 0.1,
+            "n": 4000,
+            "value": 1.0 if row.arm in best.values() else 5 + 0.01 * number,
+            "protocol": "p",
+            "digest": plan.stage(row.stages["evaluate"]).digest,
+        }
+        for number, row in enumerate(plan.rows)
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -49,9 +64,19 @@ def test_every_head_has_the_same_grid_and_size(plans):
     for arms in grid(tuning).values():
         assert [settings(tuning, arm) for arm in arms] == [
             {"learning_rate": rate, "relative_weight": weight}
-            for rate, weight in ((1e-3, 0.25), (1e-3, 1.0), (3e-3, 0.25), (3e-3, 1.0), (1e-3, 4.0))]
-    assert len({plans[name].arms[arm].refine.objective.gan.parameters for name in ("local_flaws", "local_flaws_tuning")
-                for arms in grid(plans[name]).values() for arm in arms}) == 1
+            for rate, weight in ((1e-3, 0.25), (1e-3, 1.0), (3e-3, 0.25), (3e-3, 1.0), (1e-3, 4.0))
+        ]
+    assert (
+        len(
+            {
+                plans[name].arms[arm].refine.objective.gan.parameters
+                for name in ("local_flaws", "local_flaws_tuning")
+                for arms in grid(plans[name]).values()
+                for arm in arms
+            }
+        )
+        == 1
+    )
 
 
 def test_the_suites_differ_in_chains_and_in_the_heads_tuned_values_alone(plans):
@@ -60,7 +85,14 @@ def test_the_suites_differ_in_chains_and_in_the_heads_tuned_values_alone(plans):
     for part in ("data", "classifier", "network", "teacher", "evaluation", "base"):
         assert getattr(suite.suite, part) == getattr(tuning.suite, part)
     assert (suite.suite.data.image_size // suite.suite.network.patch) ** 2 == 64
-    assert list(suite.arms) == ["real_train", "real_test", "teacher", "td", "hd", *(f"hd_{head}" for head in HEADS)]
+    assert list(suite.arms) == [
+        "real_train",
+        "real_test",
+        "teacher",
+        "td",
+        "hd",
+        *(f"hd_{head}" for head in HEADS),
+    ]
     for head, arms in grid(tuning).items():
         own = suite.arms[f"hd_{head}"]
         assert head_of(own) == head and grid(suite)[head] == [f"hd_{head}"]
@@ -78,31 +110,50 @@ def test_the_best_arm_is_chosen_from_numbers_of_this_suite_alone(plans, tmp_path
     frame.to_csv(tmp_path / "metrics.csv", index=False)
     result = CliRunner().invoke(main, ["tuned", "--metrics", str(tmp_path / "metrics.csv")])
     assert result.exit_code == 0 and result.output.splitlines()[1] == (
-        "patch: {'learning_rate': 0.001, 'relative_weight': 1.0}  # hd_patch_lr1_w100")
+        "patch: {'learning_rate': 0.001, 'relative_weight': 1.0}  # hd_patch_lr1_w100"
+    )
     frame.loc[frame.arm == "hd_conv_lr3_w25", "digest"] = "another"
     frame.to_csv(tmp_path / "metrics.csv", index=False)
     result = CliRunner().invoke(main, ["tuned", "--metrics", str(tmp_path / "metrics.csv")])
     assert result.exit_code == 2 and result.output == (
         "hdbench: suite local_flaws_tuning: no fd_train of hd_conv_lr3_w25; run the suite first (an arm that has diverged has "
-        "none: take its settings out of the grid of all heads)\n")
+        "none: take its settings out of the grid of all heads)\n"
+    )
     synthetic(plans["local_flaws"]).to_csv(tmp_path / "metrics.csv", index=False)
-    result = CliRunner().invoke(main, ["tuned", "--suite", "local_flaws", "--metrics", str(tmp_path / "metrics.csv")])
-    assert result.exit_code == 2 and "seeds = [1, 2, 3]: heads are tuned on one chain" in result.output
+    result = CliRunner().invoke(
+        main, ["tuned", "--suite", "local_flaws", "--metrics", str(tmp_path / "metrics.csv")]
+    )
+    assert (
+        result.exit_code == 2 and "seeds = [1, 2, 3]: heads are tuned on one chain" in result.output
+    )
 
 
-@pytest.mark.skipif(not COMMITTED.exists(), reason="local_flaws_tuning has not been run: no heads have been chosen yet")
+@pytest.mark.skipif(
+    not COMMITTED.exists(),
+    reason="local_flaws_tuning has not been run: no heads have been chosen yet",
+)
 def test_the_suite_has_exactly_the_chosen_values(plans):
     suite, tuning = plans["local_flaws"], plans["local_flaws_tuning"]
     best = chosen(tuning, read_metrics(COMMITTED))
-    assert {head: settings(suite, f"hd_{head}") for head in best} == {head: settings(tuning, arm) for head, arm in best.items()}
+    assert {head: settings(suite, f"hd_{head}") for head in best} == {
+        head: settings(tuning, arm) for head, arm in best.items()
+    }
 
 
-@pytest.mark.parametrize(("best", "verdict"), [("hd_awd_logit", "reproduced"), ("hd_pooled", "reversed")])
-def test_c5_is_judged_in_this_suite_and_claims_about_other_starts_are_not(plans, tmp_path, best, verdict):
-    numbers = Numbers(plans["local_flaws"], metrics(plans["local_flaws"], {"": best}, "fd_test_4k"), tmp_path)
+@pytest.mark.parametrize(
+    ("best", "verdict"), [("hd_awd_logit", "reproduced"), ("hd_pooled", "reversed")]
+)
+def test_c5_is_judged_in_this_suite_and_claims_about_other_starts_are_not(
+    plans, tmp_path, best, verdict
+):
+    numbers = Numbers(
+        plans["local_flaws"], metrics(plans["local_flaws"], {"": best}, "fd_test_4k"), tmp_path
+    )
     frame = judge(numbers, read_rules(REPOSITORY / RULES)).set_index("claim")
     assert set(frame.verdict["C5"]) == {verdict}
-    assert {frame.verdict.loc[[claim]].iloc[0] for claim in ("C1", "C2", "C3", "C4", "C6")} == {"not testable here"}
+    assert {frame.verdict.loc[[claim]].iloc[0] for claim in ("C1", "C2", "C3", "C4", "C6")} == {
+        "not testable here"
+    }
 
 
 def test_the_reference_runs_stages_are_what_they_were(plans):

@@ -54,8 +54,10 @@ def test_running_jobs_are_adopted_and_a_second_main_process_is_refused(tmp_path)
 
 
 def test_what_ended_before_its_input_changed_is_run_again(tmp_path):
-    snakefile = 'rule all:\n    input: "out"\n' \
-                'rule copy:\n    input: "in"\n    output: "out"\n    shell: "echo x >> runs; sleep 2; cp {input} {output}"\n'
+    snakefile = (
+        'rule all:\n    input: "out"\n'
+        'rule copy:\n    input: "in"\n    output: "out"\n    shell: "echo x >> runs; sleep 2; cp {input} {output}"\n'
+    )
     workflow = Workflow(tmp_path, "local", snakefile=snakefile)
     (tmp_path / "in").write_text("old")
     killed = workflow.start()
@@ -78,13 +80,17 @@ def test_a_success_that_snakemake_had_no_time_to_note_is_taken_as_it_is(tmp_path
     shutil.copytree(tmp_path / ".snakemake/incomplete", tmp_path / "marks")
     (tmp_path / "length").write_text("1")
     assert main.wait(60) == 0, workflow.said()
-    assert list((tmp_path / "marks").iterdir()) and not list((tmp_path / ".snakemake/incomplete").iterdir())
+    assert list((tmp_path / "marks").iterdir()) and not list(
+        (tmp_path / ".snakemake/incomplete").iterdir()
+    )
     shutil.copytree(tmp_path / "marks", tmp_path / ".snakemake/incomplete", dirs_exist_ok=True)
     again = workflow.run()
     assert again.returncode == 0, again.stdout
     assert again.stdout.count("Adopted job ") == 2
     assert workflow.events() == ONCE
-    assert workflow.run("--forcerun", "count").returncode == 0  # what a user forces is not taken from an earlier run
+    assert (
+        workflow.run("--forcerun", "count").returncode == 0
+    )  # what a user forces is not taken from an earlier run
     assert workflow.events()["start", "0"] == 2
 
 
@@ -103,34 +109,39 @@ def test_ctrl_c_stops_the_jobs_which_save_their_state_and_go_on(tmp_path):
 
 
 def test_an_error_is_told_with_its_log_and_not_tried_again(tmp_path):
-    snakefile = '''
+    snakefile = """
 rule all:
     input: "out/7"
 rule diverge:
     output: "out/{i}"
     params: arm="hd_patch"
     shell: "echo run >> runs; echo before; echo 'loss is nan at step 3' >&2; exit 1"
-'''
+"""
     workflow = Workflow(tmp_path, "local", snakefile=snakefile)
     result = workflow.run("--retries", "2")
     assert result.returncode == 1
     assert (tmp_path / "runs").read_text() == "run\n"
-    log, = tmp_path.glob(".snakemake/submitit/diverge/*/1/*_0_log.out")
+    (log,) = tmp_path.glob(".snakemake/submitit/diverge/*/1/*_0_log.out")
     job = log.name.split("_")[0]
     said = result.stdout
-    assert f"rule diverge (i=7, arm=hd_patch), job {job}: exit code 1: loss is nan at step 3\n" in said
-    assert f"log {log.relative_to(tmp_path)} ends with\n    | before\n    | loss is nan at step 3\n" in said
+    assert (
+        f"rule diverge (i=7, arm=hd_patch), job {job}: exit code 1: loss is nan at step 3\n" in said
+    )
+    assert (
+        f"log {log.relative_to(tmp_path)} ends with\n    | before\n    | loss is nan at step 3\n"
+        in said
+    )
 
 
 def test_lack_of_memory_is_tried_again_as_declared_with_more(tmp_path):
-    snakefile = '''
+    snakefile = """
 rule all:
     input: "out"
 rule greedy:
     output: "out"
     resources: mem_mb=lambda wildcards, attempt: 100 * attempt
     shell: "echo {resources.mem_mb} >> runs; [ {resources.mem_mb} -ge 300 ] || exit 137; touch {output}"
-'''
+"""
     workflow = Workflow(tmp_path, "local", snakefile=snakefile)
     result = workflow.run("--retries", "2")
     assert result.returncode == 0, result.stdout
@@ -139,7 +150,7 @@ rule greedy:
 
 
 def test_tasks_of_a_job_know_each_other_and_the_first_failure_counts(tmp_path):
-    snakefile = '''
+    snakefile = """
 rule all:
     input: "out/good", "out/bad"
 rule ranks:
@@ -149,7 +160,7 @@ rule ranks:
         "echo $RANK/$WORLD_SIZE/$LOCAL_RANK/$MASTER_ADDR/$MASTER_PORT >> {wildcards.how};"
         "if [ $RANK = 1 ]; then sleep 1; [ {wildcards.how} = good ] || {{ echo rank 1 has failed; exit 5; }};"
         "else touch {output}; fi"
-'''
+"""
     workflow = Workflow(tmp_path, "local", snakefile=snakefile)
     result = workflow.run("--keep-going")
     assert result.returncode == 1
@@ -157,12 +168,17 @@ rule ranks:
     assert len(ranks) == 2 and len({rank.rsplit("/", 1)[1] for rank in ranks}) == 1
     assert [rank.split("/")[:3] for rank in ranks] == [["0", "2", "0"], ["1", "2", "1"]]
     assert (tmp_path / "out/good").exists() and not (tmp_path / "out/bad").exists()
-    assert "rule ranks (how=bad), job " in result.stdout and "exit code 5: rank 1 has failed\n" in result.stdout
+    assert (
+        "rule ranks (how=bad), job " in result.stdout
+        and "exit code 5: rank 1 has failed\n" in result.stdout
+    )
 
 
 def test_what_is_not_a_plain_shell_rule_runs_through_snakemake_and_in_place(tmp_path):
-    snakefile = 'rule all:\n    input: "out"\n' \
-                'rule written_in_python:\n    output: "out"\n    run:\n        open(output[0], "w").write("python")\n'
+    snakefile = (
+        'rule all:\n    input: "out"\n'
+        'rule written_in_python:\n    output: "out"\n    run:\n        open(output[0], "w").write("python")\n'
+    )
     for cluster in ("local", "debug"):
         workflow = Workflow(tmp_path, cluster, snakefile=snakefile)
         result = workflow.run()
@@ -172,21 +188,35 @@ def test_what_is_not_a_plain_shell_rule_runs_through_snakemake_and_in_place(tmp_
 
 
 def test_a_group_is_one_job(tmp_path):
-    snakefile = 'rule all:\n    input: "b"\n' \
-                'rule a:\n    output: "a"\n    group: "both"\n    shell: "touch {output}"\n' \
-                'rule b:\n    input: "a"\n    output: "b"\n    group: "both"\n    shell: "cp {input} {output}"\n'
+    snakefile = (
+        'rule all:\n    input: "b"\n'
+        'rule a:\n    output: "a"\n    group: "both"\n    shell: "touch {output}"\n'
+        'rule b:\n    input: "a"\n    output: "b"\n    group: "both"\n    shell: "cp {input} {output}"\n'
+    )
     result = Workflow(tmp_path, "local", snakefile=snakefile).run()
     assert result.returncode == 0, result.stdout
     assert (tmp_path / "b").exists()
     assert len(list(tmp_path.glob(".snakemake/submitit/*/*/*/record.json"))) == 1
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), [
-    (("--submitit-cluster", "slrum"), "--submitit-cluster = slrum: unknown; use slurm, local, debug"),
-    (("--submitit-folder", "length/x"), "length/x: cannot be written (Not a directory); choose another --submitit-folder"),
-    (("--submitit-cluster", "slurm"), "SLURM is not on this machine (sbatch, squeue, scontrol, scancel, sinfo, srun not "
-                                      "found)"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("--submitit-cluster", "slrum"),
+            "--submitit-cluster = slrum: unknown; use slurm, local, debug",
+        ),
+        (
+            ("--submitit-folder", "length/x"),
+            "length/x: cannot be written (Not a directory); choose another --submitit-folder",
+        ),
+        (
+            ("--submitit-cluster", "slurm"),
+            "SLURM is not on this machine (sbatch, squeue, scontrol, scancel, sinfo, srun not "
+            "found)",
+        ),
+    ],
+)
 def test_bad_input_is_one_sentence_before_anything_is_submitted(tmp_path, arguments, sentence):
     workflow = Workflow(tmp_path, "local")
     workflow.environment["PATH"] = str(Path(sys.executable).parent)
@@ -198,10 +228,21 @@ def test_bad_input_is_one_sentence_before_anything_is_submitted(tmp_path, argume
     assert not workflow.events()
 
 
-@pytest.mark.parametrize(("resources", "body", "sentence"), [
-    ("tasks_per_node=2", "run: pass", "rule x: asks for 2 tasks, which only a plain shell rule can have; set tasks_per_node: 1"),
-    ("nodes=2", "shell: 'touch {output}'", "rule x: asks for 2 nodes, but --submitit-cluster local has one"),
-])
+@pytest.mark.parametrize(
+    ("resources", "body", "sentence"),
+    [
+        (
+            "tasks_per_node=2",
+            "run: pass",
+            "rule x: asks for 2 tasks, which only a plain shell rule can have; set tasks_per_node: 1",
+        ),
+        (
+            "nodes=2",
+            "shell: 'touch {output}'",
+            "rule x: asks for 2 nodes, but --submitit-cluster local has one",
+        ),
+    ],
+)
 def test_tasks_that_cannot_be_are_refused(tmp_path, resources, body, sentence):
     snakefile = f'rule x:\n    output: "out"\n    resources: {resources}\n    {body}\n'
     result = Workflow(tmp_path, "local", snakefile=snakefile).run()
@@ -215,26 +256,43 @@ def sinfo(tmp_path, monkeypatch):
         path = tmp_path / tool
         path.write_text(f"#!/bin/sh\ncat {tmp_path}/nodes\n")
         path.chmod(0o755)
-    (tmp_path / "nodes").write_text("gpu*|gpu:a100:4(S:0-1)|64|256000|1-00:00:00\ngpu*|gpu:a100:8|64|512000|1-00:00:00\n"
-                                    "long|(null)|32|64000|infinite\n")
+    (tmp_path / "nodes").write_text(
+        "gpu*|gpu:a100:4(S:0-1)|64|256000|1-00:00:00\ngpu*|gpu:a100:8|64|512000|1-00:00:00\n"
+        "long|(null)|32|64000|infinite\n"
+    )
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path / "nodes"
 
 
-@pytest.mark.parametrize(("resources", "sentence"), [
-    ({"slurm_partition": "gpuu"}, "rule x: unknown partition 'gpuu'; did you mean 'gpu'?"),
-    ({"slurm_partition": "zzz"}, "rule x: unknown partition 'zzz'; there is gpu, long"),
-    ({"gpus": 9}, "rule x: asks for 9 GPUs, but in partition gpu no node has more than 8; lower its gpus"),
-    ({"gpus": 1, "slurm_partition": "long"},
-     "rule x: asks for 1 GPUs, but in partition long no node has more than 0; lower its gpus"),
-    ({"gpus": 8, "threads": 9},
-     "rule x: asks for 72 CPUs, but in partition gpu no node has more than 64; lower its threads"),
-    ({"mem_mb": 600000},
-     "rule x: asks for 600000 MB of memory, but in partition gpu no node has more than 512000; lower its mem_mb"),
-    ({"runtime": 2000}, "rule x: asks for 2000 minutes, but in partition gpu the partition's time limit is 1440; lower its "
-                        "runtime"),
-    ({"nodes": 3}, "rule x: asks for 3 nodes, but partition gpu has 2; lower its nodes"),
-])
+@pytest.mark.parametrize(
+    ("resources", "sentence"),
+    [
+        ({"slurm_partition": "gpuu"}, "rule x: unknown partition 'gpuu'; did you mean 'gpu'?"),
+        ({"slurm_partition": "zzz"}, "rule x: unknown partition 'zzz'; there is gpu, long"),
+        (
+            {"gpus": 9},
+            "rule x: asks for 9 GPUs, but in partition gpu no node has more than 8; lower its gpus",
+        ),
+        (
+            {"gpus": 1, "slurm_partition": "long"},
+            "rule x: asks for 1 GPUs, but in partition long no node has more than 0; lower its gpus",
+        ),
+        (
+            {"gpus": 8, "threads": 9},
+            "rule x: asks for 72 CPUs, but in partition gpu no node has more than 64; lower its threads",
+        ),
+        (
+            {"mem_mb": 600000},
+            "rule x: asks for 600000 MB of memory, but in partition gpu no node has more than 512000; lower its mem_mb",
+        ),
+        (
+            {"runtime": 2000},
+            "rule x: asks for 2000 minutes, but in partition gpu the partition's time limit is 1440; lower its "
+            "runtime",
+        ),
+        ({"nodes": 3}, "rule x: asks for 3 nodes, but partition gpu has 2; lower its nodes"),
+    ],
+)
 def test_what_no_node_can_give_is_refused(sinfo, resources, sentence):
     with pytest.raises(slurm.SlurmError) as error:
         slurm.check({"fits": {"gpus": 8, "threads": 8}, "x": resources})
@@ -242,22 +300,36 @@ def test_what_no_node_can_give_is_refused(sinfo, resources, sentence):
 
 
 def test_what_fits_is_accepted_with_its_longest_time(sinfo):
-    rules = {"a": {"gpus": 8, "threads": 8, "mem_mb": 512000, "runtime": 1440}, "b": {"slurm_partition": "long", "gpus": 0}}
-    assert slurm.check(rules) == {"a": {"minutes": 1440.0, "MB of memory": 512000},
-                                  "b": {"minutes": float("inf"), "MB of memory": 64000}}
+    rules = {
+        "a": {"gpus": 8, "threads": 8, "mem_mb": 512000, "runtime": 1440},
+        "b": {"slurm_partition": "long", "gpus": 0},
+    }
+    assert slurm.check(rules) == {
+        "a": {"minutes": 1440.0, "MB of memory": 512000},
+        "b": {"minutes": float("inf"), "MB of memory": 64000},
+    }
     sinfo.write_text("long|(null)|32|64000|infinite\n")
-    with pytest.raises(slurm.SlurmError, match="no default partition; set slurm_partition, one of long"):
+    with pytest.raises(
+        slurm.SlurmError, match="no default partition; set slurm_partition, one of long"
+    ):
         slurm.check({"a": {}})
 
 
-@pytest.mark.parametrize(("limit", "expected"), [("1-12:00:00", 2160), ("30:00", 30), ("4:00:00", 240),
-                                                 ("infinite", float("inf"))])
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("1-12:00:00", 2160), ("30:00", 30), ("4:00:00", 240), ("infinite", float("inf"))],
+)
 def test_time_limits_are_read(limit, expected):
     assert slurm.minutes(limit) == expected
 
 
 def test_a_job_s_process_imports_no_snakemake():
     """It would cost every job a second."""
-    code = "import sys, snakemake_executor_plugin_submitit.job; " \
-           "print([m for m in sys.modules if m.split('.')[0] == 'snakemake' or 'interface' in m])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    code = (
+        "import sys, snakemake_executor_plugin_submitit.job; "
+        "print([m for m in sys.modules if m.split('.')[0] == 'snakemake' or 'interface' in m])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+        == "[]\n"
+    )

@@ -25,10 +25,20 @@ from hdbench.suite.plan import Plan
 from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
 STEPS = 60
-TRAINED = {"classifier": ("classifier", "hd"), "teacher": ("teacher", "hd"), "meanflow": ("trajectory", "td"),
-           "consistency": ("trajectory", "cd"), "dmd": ("refine", "hd"), "dmd_awd_logit": ("refine", "hd_awd_logit")}
-LENGTH = {"classifier.training.steps": STEPS, "teacher.training.steps": STEPS, "base.trajectory.steps": STEPS,
-          "base.refine.steps": STEPS}
+TRAINED = {
+    "classifier": ("classifier", "hd"),
+    "teacher": ("teacher", "hd"),
+    "meanflow": ("trajectory", "td"),
+    "consistency": ("trajectory", "cd"),
+    "dmd": ("refine", "hd"),
+    "dmd_awd_logit": ("refine", "hd_awd_logit"),
+}
+LENGTH = {
+    "classifier.training.steps": STEPS,
+    "teacher.training.steps": STEPS,
+    "base.trajectory.steps": STEPS,
+    "base.refine.steps": STEPS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +60,9 @@ def find(plan: Plan, name: str) -> str:
 
 def copy_parents(plan: Plan, stage_id: str, source: Path, target: Path) -> None:
     for parent in plan.stages[stage_id].parents.values():
-        shutil.copytree(artifact.folder(source, parent), artifact.folder(target, parent), dirs_exist_ok=True)
+        shutil.copytree(
+            artifact.folder(source, parent), artifact.folder(target, parent), dirs_exist_ok=True
+        )
 
 
 def checkpoint_step(plan: Plan, stage_id: str, results: Path) -> int:
@@ -62,7 +74,9 @@ def checkpoint_step(plan: Plan, stage_id: str, results: Path) -> int:
         return int(file.metadata()["step"])
 
 
-def wait_for_step(step: int, plan: Plan, stage_id: str, results: Path, ended: Callable[[], object]) -> None:
+def wait_for_step(
+    step: int, plan: Plan, stage_id: str, results: Path, ended: Callable[[], object]
+) -> None:
     """Return when a checkpoint of that step or a later one is there; fail if the run has ended before."""
     start = time.monotonic()
     while checkpoint_step(plan, stage_id, results) < step:
@@ -84,7 +98,9 @@ def killed_after(step: int, plan: Plan, stage_id: str, results: Path) -> None:
     wait_for_step(step, plan, stage_id, results, lambda: os.waitpid(child, os.WNOHANG)[0])
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "the run ended before it was killed"
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (
+        "the run ended before it was killed"
+    )
 
 
 def finish(plan: Plan, stage_id: str, results: Path, monkeypatch) -> int:
@@ -92,7 +108,9 @@ def finish(plan: Plan, stage_id: str, results: Path, monkeypatch) -> int:
     taken = []
     train_step = Trainer.train_step
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", lambda self: taken.append(self.step) or train_step(self))
+        patch.setattr(
+            Trainer, "train_step", lambda self: taken.append(self.step) or train_step(self)
+        )
         run_stage(plan, plan.stages[stage_id], results, torch.device("cpu"), 1000.0)
     return len(taken)
 
@@ -125,8 +143,21 @@ def test_the_command_resumes_after_kill_9_and_after_ctrl_c(whole, tmp_path, monk
     stage_id = find(plan, "dmd_awd_logit")
     copy_parents(plan, stage_id, results, tmp_path)
     suite = write_suite(tmp_path, LENGTH)
-    command = [sys.executable, "-m", "hdbench", "stage", "refine", "--suite", str(suite), "--results", str(tmp_path), "--arm",
-               "hd_awd_logit", "--checkpoint-seconds", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "hdbench",
+        "stage",
+        "refine",
+        "--suite",
+        str(suite),
+        "--results",
+        str(tmp_path),
+        "--arm",
+        "hd_awd_logit",
+        "--checkpoint-seconds",
+        "0",
+    ]
 
     def start() -> subprocess.Popen:
         return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
@@ -146,8 +177,10 @@ def test_the_command_resumes_after_kill_9_and_after_ctrl_c(whole, tmp_path, monk
     at_interrupt = checkpoint_step(plan, stage_id, tmp_path)
     assert interrupted.returncode == 130
     label = "refine dmd-awd_logit-meanflow-s0 [hd_awd_logit]"
-    assert said.splitlines()[-1] == (f"hdbench: {label}: stopped at step {at_interrupt} of {STEPS}; the same command goes "
-                                     "on from there")
+    assert said.splitlines()[-1] == (
+        f"hdbench: {label}: stopped at step {at_interrupt} of {STEPS}; the same command goes "
+        "on from there"
+    )
     assert "Traceback" not in said
     assert at_kill < at_interrupt < STEPS
     assert finish(plan, stage_id, tmp_path, monkeypatch) == STEPS - at_interrupt

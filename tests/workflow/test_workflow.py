@@ -29,22 +29,48 @@ def workspace(tmp_path) -> Path:
 
 def snakemake(workspace: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-    return subprocess.run([sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--config", "suite=tiny.yaml",
-                           f"theory={REPOSITORY / 'tests/support/theory.yaml'}"],
-                          cwd=workspace, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--cores",
+            "1",
+            *arguments,
+            "--config",
+            "suite=tiny.yaml",
+            f"theory={REPOSITORY / 'tests/support/theory.yaml'}",
+        ],
+        cwd=workspace,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def pretend_done(workspace: Path) -> None:
     """What the workflow engine sees of a finished run: its files, parents first, and its own records of them."""
     plan = load_plan("tiny.yaml")
     rendered = workspace / "paper_tables" / plan.name
-    files = [artifact.folder(workspace / "results", stage) / core_files.MANIFEST for stage in plan.stages]
-    files += [workspace / "results" / plan.name / name for name in ("metrics.csv", "environment.csv")]
-    files += [rendered / f"{table}.{kind}" for table in (*TABLES, "claims") for kind in ("csv", "md", "tex", "html")]
-    files += [rendered / "figures" / f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "pdf")]
+    files = [
+        artifact.folder(workspace / "results", stage) / core_files.MANIFEST for stage in plan.stages
+    ]
+    files += [
+        workspace / "results" / plan.name / name for name in ("metrics.csv", "environment.csv")
+    ]
+    files += [
+        rendered / f"{table}.{kind}"
+        for table in (*TABLES, "claims")
+        for kind in ("csv", "md", "tex", "html")
+    ]
+    files += [
+        rendered / "figures" / f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "pdf")
+    ]
     files += [workspace / "results/theory/metrics.csv"]
-    files += [workspace / "paper_tables/theory" / name for name in ("metrics.csv", *(f"theory.{kind}" for kind in (
-        "csv", "md", "pdf", "png")))]
+    files += [
+        workspace / "paper_tables/theory" / name
+        for name in ("metrics.csv", *(f"theory.{kind}" for kind in ("csv", "md", "pdf", "png")))
+    ]
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -64,8 +90,10 @@ def test_a_mistake_in_the_suite_stops_the_dag_with_code_2(workspace):
     path = write_suite(workspace, {"arms.hd_patch.refine.objective.discriminator": "pach"})
     result = snakemake(workspace)
     said = [line for line in result.stderr.splitlines() if line.startswith("hdbench:")]
-    assert said == [f"hdbench: {path.name}: arms.hd_patch.refine.objective.discriminator = \"pach\": unknown; did you mean "
-                    "'patch'?"]
+    assert said == [
+        f'hdbench: {path.name}: arms.hd_patch.refine.objective.discriminator = "pach": unknown; did you mean '
+        "'patch'?"
+    ]
     assert result.returncode == 2
     assert "Traceback" not in result.stdout + result.stderr
     assert not (workspace / "results").exists()
@@ -78,15 +106,20 @@ def test_a_new_arm_plans_its_own_jobs_and_no_other(workspace, monkeypatch):
     write_suite(workspace, {"arms": arms, **rows})
     pretend_done(workspace)
     assert planned(snakemake(workspace, "--dry-run", "--quiet", "host").stdout) == {}
-    write_suite(workspace, {"arms": arms, **rows, "title": "An edit of words is rendered, and no stage runs"})
+    write_suite(
+        workspace,
+        {"arms": arms, **rows, "title": "An edit of words is rendered, and no stage runs"},
+    )
     rendering = {"collect", "tables", "claims", "figures", "all_ablations"}
     assert planned(snakemake(workspace, "--dry-run", "--quiet", "host").stdout).keys() == rendering
 
     arms["hd_pooled"] = {"refine": {"objective": {"discriminator": "pooled"}}}
     plan = load_plan(str(write_suite(workspace, {"arms": arms, **rows})))
     jobs = planned(snakemake(workspace, "--dry-run", "--quiet", "host").stdout)
-    own = {kind: [f"results/stages/{stage_of(plan, kind, 'hd_pooled')}/manifest.json"]
-           for kind in ("refine", "sample", "evaluate")}
+    own = {
+        kind: [f"results/stages/{stage_of(plan, kind, 'hd_pooled')}/manifest.json"]
+        for kind in ("refine", "sample", "evaluate")
+    }
     assert {rule: made for rule, made in jobs.items() if rule in own} == own
     assert jobs.keys() == own.keys() | rendering
     assert jobs["collect"] == ["results/tiny/metrics.csv, results/tiny/environment.csv"]
@@ -95,10 +128,18 @@ def test_a_new_arm_plans_its_own_jobs_and_no_other(workspace, monkeypatch):
 def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
     """Its row is '-', the others are evaluated and rendered, and the run as a whole fails."""
     monkeypatch.chdir(workspace)
-    arms = {"real_test": {"trajectory": None, "refine": None, "real": "test"},
-            "teacher": {"trajectory": None, "refine": None, "steps": [2]},
-            "broken": {"trajectory": None, "refine": {"learning_rate": 1.0e30}}}
-    data = changed({"arms": arms, **{f"tables.{table}.rows": list(arms) for table in TABLES}, "tables.methods.against": []})
+    arms = {
+        "real_test": {"trajectory": None, "refine": None, "real": "test"},
+        "teacher": {"trajectory": None, "refine": None, "steps": [2]},
+        "broken": {"trajectory": None, "refine": {"learning_rate": 1.0e30}},
+    }
+    data = changed(
+        {
+            "arms": arms,
+            **{f"tables.{table}.rows": list(arms) for table in TABLES},
+            "tables.methods.against": [],
+        }
+    )
     (workspace / "tiny.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     plan, results = load_plan("tiny.yaml"), workspace / "results"
     for stage in (stage_of(plan, "evaluate", "real_test"), stage_of(plan, "sample", "teacher")):
@@ -113,8 +154,12 @@ def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
     metrics = pd.read_csv(results / "tiny/metrics.csv")
     assert set(metrics.arm) == {"real_test", "teacher"}
     assert {"fd_train_64", "accuracy_64"} <= set(metrics[metrics.arm == "teacher"].metric)
-    table = pd.read_csv(workspace / "paper_tables/tiny/main.csv", index_col="arm", keep_default_na=False)
+    table = pd.read_csv(
+        workspace / "paper_tables/tiny/main.csv", index_col="arm", keep_default_na=False
+    )
     assert list(table.index) == list(arms)
     assert table.fd_test_64["broken"] == "" and table.note["broken"] == "not available"
     assert float(table.fd_test_64["teacher"]) > 0 and table.note["teacher"] == ""
-    assert {path.stem for path in (workspace / "paper_tables/tiny/figures").iterdir()} == set(FIGURES)
+    assert {path.stem for path in (workspace / "paper_tables/tiny/figures").iterdir()} == set(
+        FIGURES
+    )

@@ -30,18 +30,26 @@ class Configuration(Config):
     classes: int | None = Field(None, ge=1, description="class folders; without text alone")
     flips: bool = True
     autoencoder: autoencoders.AutoencoderConfig
-    corrupt_allowed: int = Field(0, ge=0, exclude=True,  # of no digest: raising it goes on with what has been encoded
-                                 description="so many broken images are skipped; a cut tar counts as one")
+    corrupt_allowed: int = Field(
+        0,
+        ge=0,
+        exclude=True,  # of no digest: raising it goes on with what has been encoded
+        description="so many broken images are skipped; a cut tar counts as one",
+    )
     images_per_shard: int = Field(4096, ge=1)
-    dtype: Literal["float16", "bfloat16", "float32"] = Field("float32", description="of the cache; it is made in float32")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        "float32", description="of the cache; it is made in float32"
+    )
     text: bool = False
     seed: int = Field(0, ge=0, description="of the autoencoder's noise")
 
     @model_validator(mode="after")
     def _latents_tile_the_crop(self):
         if self.resolution % self.autoencoder.factor:
-            raise ValueError(f"resolution = {self.resolution}: must be a multiple of the autoencoder's factor, "
-                             f"{self.autoencoder.factor}")
+            raise ValueError(
+                f"resolution = {self.resolution}: must be a multiple of the autoencoder's factor, "
+                f"{self.autoencoder.factor}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -84,6 +92,7 @@ class Listing(NamedTuple):
 
 # what there is
 
+
 def find(configuration: Configuration) -> Listing:
     """The images of the source and their labels, without decoding one; UserError for what is missing or wrong."""
     source = configuration.source
@@ -91,14 +100,21 @@ def find(configuration: Configuration) -> Listing:
     if Path(source).is_dir():
         from hdbench.core.files import list_files
 
-        files = sorted(str(path) for path in list_files(Path(source)) if path.suffix.lower() in SUFFIXES)
+        files = sorted(
+            str(path) for path in list_files(Path(source)) if path.suffix.lower() in SUFFIXES
+        )
         items, beside, cut = [Item(file) for file in files], [{}] * len(files), []
     else:
         tars = sorted(glob.glob(source))
         if not tars:
-            raise UserError(f"{source}: neither a folder nor a glob of .tar files that are there; mend data.source")
+            raise UserError(
+                f"{source}: neither a folder nor a glob of .tar files that are there; mend data.source"
+            )
         with ThreadPoolExecutor() as pool:
-            items, beside, cut = (list(chain(*parts)) for parts in zip(*pool.map(lambda tar: read_tar(tar, wanted), tars)))
+            items, beside, cut = (
+                list(chain(*parts))
+                for parts in zip(*pool.map(lambda tar: read_tar(tar, wanted), tars))
+            )
     tolerate(cut, 0, configuration)
     if not items:
         raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} image; mend data.source")
@@ -113,12 +129,16 @@ def tolerate(broken: list[str], before: int, configuration: Configuration) -> No
     """Name broken things, after `before` others, on standard error; UserError for the first beyond what is allowed."""
     for number, sentence in enumerate(broken, start=before + 1):
         if number > configuration.corrupt_allowed:
-            raise UserError(f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now "
-                            f"{configuration.corrupt_allowed}")
+            raise UserError(
+                f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now "
+                f"{configuration.corrupt_allowed}"
+            )
         print(f"{sentence}; skipped", file=sys.stderr, flush=True)
 
 
-def read_tar(path: str, wanted: tuple[str, ...]) -> tuple[list[Item], list[dict[str, bytes]], list[str]]:
+def read_tar(
+    path: str, wanted: tuple[str, ...]
+) -> tuple[list[Item], list[dict[str, bytes]], list[str]]:
     """A tar's images, of each the contents of its neighbours with a `wanted` suffix, and a sentence if the tar is cut.
 
     A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since it may be incomplete.
@@ -131,18 +151,26 @@ def read_tar(path: str, wanted: tuple[str, ...]) -> tuple[list[Item], list[dict[
                 if posixpath.basename(last).startswith("."):
                     continue
                 if suffix.lower() in SUFFIXES and not member.isfile():
-                    raise UserError(f"{path}: {last}: a link, not an image; make the tar with the images themselves")
+                    raise UserError(
+                        f"{path}: {last}: a link, not an image; make the tar with the images themselves"
+                    )
                 if suffix.lower() in SUFFIXES:
                     found.append((stem, Item(path, last, member.offset_data, member.size)))
                 elif suffix in wanted:
                     file.seek(member.offset_data)
                     beside.setdefault(stem, {})[suffix] = file.read(member.size)
             file.seek(tar.offset)
-            cut = "" if file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE else "no end block"
+            cut = (
+                ""
+                if file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+                else "no end block"
+            )
     except tarfile.TarError as error:
         cut = str(error)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend it or data.source") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); mend it or data.source"
+        ) from None
     sentences = []
     if cut:
         found = [(stem, item) for stem, item in found if stem != posixpath.splitext(last)[0]]
@@ -151,43 +179,64 @@ def read_tar(path: str, wanted: tuple[str, ...]) -> tuple[list[Item], list[dict[
     return [item for _, item in found], [beside.get(stem, {}) for stem, _ in found], sentences
 
 
-def class_labels(configuration: Configuration, items: list[Item], beside: list[dict[str, bytes]]) -> list[int]:
+def class_labels(
+    configuration: Configuration, items: list[Item], beside: list[dict[str, bytes]]
+) -> list[int]:
     """Of each image its class: what stands in the `.cls` beside it, or if no image has one the number of its folder."""
     if any(beside):
-        return [label_in(item, found.get(".cls"), configuration.classes) for item, found in zip(items, beside)]
+        return [
+            label_in(item, found.get(".cls"), configuration.classes)
+            for item, found in zip(items, beside)
+        ]
     folders = [posixpath.dirname(item.member or item.file) for item in items]
     nowhere = ("", ".", str(Path(configuration.source)))
-    if (loose := next((item for item, folder in zip(items, folders) if folder in nowhere), None)):
-        raise UserError(f"{loose}: lies in no class folder{' and has no .cls beside it' if loose.member else ''}; put each "
-                        "class into a folder of its own")
+    if loose := next((item for item, folder in zip(items, folders) if folder in nowhere), None):
+        raise UserError(
+            f"{loose}: lies in no class folder{' and has no .cls beside it' if loose.member else ''}; put each "
+            "class into a folder of its own"
+        )
     holding = [posixpath.basename(folder) for folder in folders]
     number = {name: label for label, name in enumerate(sorted(set(holding)))}
     if len(number) != configuration.classes:
-        raise UserError(f"{configuration.source}: its images lie in {len(number)} class folders ({min(number)} to "
-                        f"{max(number)}), but data.classes = {configuration.classes}; mend the one or the other")
+        raise UserError(
+            f"{configuration.source}: its images lie in {len(number)} class folders ({min(number)} to "
+            f"{max(number)}), but data.classes = {configuration.classes}; mend the one or the other"
+        )
     return [number[name] for name in holding]
 
 
 def label_in(item: Item, text: bytes | None, n: int) -> int:
     if text is None:
-        raise UserError(f"{item}: has no .cls beside it, though other images have; give one to each")
+        raise UserError(
+            f"{item}: has no .cls beside it, though other images have; give one to each"
+        )
     if not (text.strip().isdigit() and int(text) < n):
-        raise UserError(f"{item}: its .cls says {text.decode(errors='replace').strip()[:40]!r}, not a class from 0 to "
-                        f"{n - 1}; mend it or data.classes")
+        raise UserError(
+            f"{item}: its .cls says {text.decode(errors='replace').strip()[:40]!r}, not a class from 0 to "
+            f"{n - 1}; mend it or data.classes"
+        )
     return int(text)
 
 
-def captions(configuration: Configuration, items: list[Item], beside: list[dict[str, bytes]]) -> list[tuple]:
+def captions(
+    configuration: Configuration, items: list[Item], beside: list[dict[str, bytes]]
+) -> list[tuple]:
     """Of each image its prompt and, where there is one, its category, as the items of a dict."""
     if not items[0].member:
         from hdbench.datasets.prompts import read_prompts
 
         source = Path(configuration.source)
         if not (source / PROMPTS).is_file():
-            raise UserError(f'{source / PROMPTS}: is missing, and data.text needs it; write {{name: {{"prompt": ...}}}} '
-                            "there, with the names of the images without suffix")
-        ids = tuple(Path(item.file).relative_to(source).with_suffix("").as_posix() for item in items)
-        return [tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, configuration.source)]
+            raise UserError(
+                f'{source / PROMPTS}: is missing, and data.text needs it; write {{name: {{"prompt": ...}}}} '
+                "there, with the names of the images without suffix"
+            )
+        ids = tuple(
+            Path(item.file).relative_to(source).with_suffix("").as_posix() for item in items
+        )
+        return [
+            tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, configuration.source)
+        ]
     return [tuple(caption_in(item, found).items()) for item, found in zip(items, beside)]
 
 
@@ -196,7 +245,15 @@ def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
         if ".txt" in beside:
             return {"prompt": beside[".txt"].decode().strip()}
         row = json.loads(beside.get(".json", b"{}"))
-        prompt = next((row[key] for key in ("prompt", "caption") if key in row), None) if isinstance(row, dict) else None
+        prompt = (
+            next((row[key] for key in ("prompt", "caption") if key in row), None)
+            if isinstance(row, dict)
+            else None
+        )
         if isinstance(prompt, str):
-            return {"prompt": prompt} | ({"category": str(row["category"])} if row.get("category") is not None else {})
-    raise UserError(f'{item}: has no caption: give it a .txt, or a .json with a "prompt" or a "caption", in UTF-8')
+            return {"prompt": prompt} | (
+                {"category": str(row["category"])} if row.get("category") is not None else {}
+            )
+    raise UserError(
+        f'{item}: has no caption: give it a .txt, or a .json with a "prompt" or a "caption", in UTF-8'
+    )

@@ -38,10 +38,14 @@ class Flaw(Config):
     @model_validator(mode="after")
     def _can_be_found(self):
         if self.change == "flip" and (self.size is None or self.size > DIGIT // 2):
-            raise ValueError(f"size = {self.size}: a flip of more than half a digit is as likely as the digit itself; take at "
-                             f"most {DIGIT // 2}, or a fade")
+            raise ValueError(
+                f"size = {self.size}: a flip of more than half a digit is as likely as the digit itself; take at "
+                f"most {DIGIT // 2}, or a fade"
+            )
         if (self.size or 0) >= 2 * DIGIT:
-            raise ValueError(f"size = {self.size}: a canvas has {2 * DIGIT} x {2 * DIGIT} pixels; for all of it write null")
+            raise ValueError(
+                f"size = {self.size}: a canvas has {2 * DIGIT} x {2 * DIGIT} pixels; for all of it write null"
+            )
         return self
 
     @property
@@ -57,13 +61,21 @@ class Probes(Config):
     """workflow/probes.yaml"""
 
     suites: tuple[str, ...] = Field(min_length=1, description="whose teachers' features are read")
-    tokens: tuple[int, ...] = Field(min_length=1, description="of the teachers, each a line of the figure")
+    tokens: tuple[int, ...] = Field(
+        min_length=1, description="of the teachers, each a line of the figure"
+    )
     seeds: tuple[int, ...] = Field(min_length=1, description="of teachers and heads, to report")
     validation_seed: int = Field(ge=0, description="on which learning rates are chosen")
     flaws: tuple[Flaw, ...] = Field(min_length=1)
     heads: tuple[Literal[tuple(HEADS)], ...] = Field(min_length=1)
-    learning_rates: tuple[float, ...] = Field(min_length=1, description="the grid that all heads share")
-    t_max: float = Field(gt=0, le=1, description="times are uniform from stage 2's smallest to this; much noise hides a flaw")
+    learning_rates: tuple[float, ...] = Field(
+        min_length=1, description="the grid that all heads share"
+    )
+    t_max: float = Field(
+        gt=0,
+        le=1,
+        description="times are uniform from stage 2's smallest to this; much noise hides a flaw",
+    )
     steps: int = Field(ge=1, description="of the heads' training")
     images: int = Field(ge=2, description="held-out images on which heads are measured")
     shown: int = Field(2, ge=1, description="images of each flaw in the figure of token weights")
@@ -71,14 +83,18 @@ class Probes(Config):
     @model_validator(mode="after")
     def _lists(self):
         for name in ("suites", "tokens", "seeds", "flaws", "heads", "learning_rates"):
-            values = [value.name if isinstance(value, Flaw) else value for value in getattr(self, name)]
+            values = [
+                value.name if isinstance(value, Flaw) else value for value in getattr(self, name)
+            ]
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} = {values}: one stands twice; remove it")
         if min(self.learning_rates) <= 0:
             raise ValueError(f"learning_rates = {list(self.learning_rates)}: must be positive")
         if self.validation_seed in self.seeds:
-            raise ValueError(f"validation_seed = {self.validation_seed}: is one of seeds; what is chosen on a seed is not "
-                             "reported on it")
+            raise ValueError(
+                f"validation_seed = {self.validation_seed}: is one of seeds; what is chosen on a seed is not "
+                "reported on it"
+            )
         if self.shown > self.images:
             raise ValueError(f"shown = {self.shown}: must not be above images = {self.images}")
         return self
@@ -100,30 +116,50 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
     plans, found = [load_plan(name) for name in probes.suites], {}
     first, told = plans[0].suite, f"suites = {list(probes.suites)}"
     if first.data.name != "canvas":
-        raise UserError(f"{told}: {plans[0].name} has data {first.data.name}; flaws are planted in canvas alone")
+        raise UserError(
+            f"{told}: {plans[0].name} has data {first.data.name}; flaws are planted in canvas alone"
+        )
     gan = getattr(first.base.refine and first.base.refine.objective, "gan", None)
     if gan is None or gan.feature_network != "teacher":
-        raise UserError(f"{told}: stage 2 of {plans[0].name} does not read a frozen teacher's features; name another suite")
+        raise UserError(
+            f"{told}: stage 2 of {plans[0].name} does not read a frozen teacher's features; name another suite"
+        )
     if probes.t_max < gan.t_min:
-        raise UserError(f"t_max = {probes.t_max}: stage 2 of {plans[0].name} has times from t_min = {gan.t_min}; raise it")
+        raise UserError(
+            f"t_max = {probes.t_max}: stage 2 of {plans[0].name} has times from t_min = {gan.t_min}; raise it"
+        )
     if probes.images > first.data.test // 2:
-        raise UserError(f"images = {probes.images}: test has only {first.data.test // 2} for validation and as many to "
-                        "report; lower it")
+        raise UserError(
+            f"images = {probes.images}: test has only {first.data.test // 2} for validation and as many to "
+            "report; lower it"
+        )
     for plan in plans:
-        alike = plan.suite.model_copy(update={"network": plan.suite.network.model_copy(update={"patch": first.network.patch})})
+        alike = plan.suite.model_copy(
+            update={"network": plan.suite.network.model_copy(update={"patch": first.network.patch})}
+        )
         for part in ("data", "base", "network", "teacher"):
             if getattr(alike, part) != getattr(first, part):
-                raise UserError(f"{told}: {plan.name} has other {part} than {plans[0].name}; name suites that differ in "
-                                "network.patch and seeds")
+                raise UserError(
+                    f"{told}: {plan.name} has other {part} than {plans[0].name}; name suites that differ in "
+                    "network.patch and seeds"
+                )
         tokens = (first.data.image_size // plan.suite.network.patch) ** 2
         for row in plan.rows:
             if "teacher" in row.stages:
-                found.setdefault((tokens, row.seed), Source(plan, plan.stage(row.stages["teacher"])))
-    wanted = {(tokens, seed): None for tokens in probes.tokens for seed in (probes.validation_seed, *probes.seeds)}
+                found.setdefault(
+                    (tokens, row.seed), Source(plan, plan.stage(row.stages["teacher"]))
+                )
+    wanted = {
+        (tokens, seed): None
+        for tokens in probes.tokens
+        for seed in (probes.validation_seed, *probes.seeds)
+    }
     for tokens, seed in wanted:
         if (tokens, seed) not in found:
             have = ", ".join(f"{n} tokens, seed {s}" for n, s in sorted(found))
-            raise UserError(f"{told}: none has a teacher of {tokens} tokens and seed {seed}; they have {have}")
+            raise UserError(
+                f"{told}: none has a teacher of {tokens} tokens and seed {seed}; they have {have}"
+            )
     for plan, head in itertools.product(plans, probes.heads):
         objective = plan.suite.base.refine.objective.model_copy(update={"discriminator": head})
         check_head("base.refine.objective", objective, plan.suite, f"heads: {head} of {plan.name}")
@@ -134,8 +170,11 @@ def load_teacher(source: Source, results: Path) -> nn.Module:
     from hdbench.networks.transformer import Transformer
 
     path, _ = artifact.load(results, source.stage.id)
-    network = Transformer(TransformerConfig(**source.stage.config["network"]), **shape(source.plan.suite.data),
-                          mean_velocity=False)
+    network = Transformer(
+        TransformerConfig(**source.stage.config["network"]),
+        **shape(source.plan.suite.data),
+        mean_velocity=False,
+    )
     network.load_state_dict(load_file(path / WEIGHTS))
     return network.requires_grad_(False)
 
@@ -162,10 +201,16 @@ class Unit:
     @property
     def digest(self) -> str:
         """Of all that decides the unit; the teacher's own digest covers data and network."""
-        said = {"version": VERSION, "teacher": self.source.stage.id, "seed": self.seed, "rates": self.rates,
-                "validates": self.validates, "flaw": self.flaw.model_dump(mode="json"),
-                "refine": self.source.plan.suite.base.refine.model_dump(mode="json"),
-                **self.probes.model_dump(mode="json", include={"steps", "images", "shown", "t_max"})}
+        said = {
+            "version": VERSION,
+            "teacher": self.source.stage.id,
+            "seed": self.seed,
+            "rates": self.rates,
+            "validates": self.validates,
+            "flaw": self.flaw.model_dump(mode="json"),
+            "refine": self.source.plan.suite.base.refine.model_dump(mode="json"),
+            **self.probes.model_dump(mode="json", include={"steps", "images", "shown", "t_max"}),
+        }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def path(self, results: Path) -> Path:

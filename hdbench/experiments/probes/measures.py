@@ -16,10 +16,29 @@ from hdbench.datasets import canvas
 from hdbench.experiments.probes.config import STRENGTH, Flaw
 from hdbench.methods.discriminators.base import Verdict
 
-MEASURES = {"auc": "AUC ↑", "in_flaw_share": "Gradient inside ↑", "cosine": "Cosine ↑", "log10_damage": "log10 damage ↓"}
-CHANCE = {"auc": 0.5, "in_flaw_share": None, "cosine": 0.0}  # of a head that sees nothing; None: the flaw's area
+MEASURES = {
+    "auc": "AUC ↑",
+    "in_flaw_share": "Gradient inside ↑",
+    "cosine": "Cosine ↑",
+    "log10_damage": "log10 damage ↓",
+}
+CHANCE = {
+    "auc": 0.5,
+    "in_flaw_share": None,
+    "cosine": 0.0,
+}  # of a head that sees nothing; None: the flaw's area
 PART = 125  # images measured at once
-FIELDS = ("heads", "rates", "names", "values", "parameters", "weights", "flawed", "where", "core_seconds")
+FIELDS = (
+    "heads",
+    "rates",
+    "names",
+    "values",
+    "parameters",
+    "weights",
+    "flawed",
+    "where",
+    "core_seconds",
+)
 
 
 @functools.lru_cache(maxsize=1)
@@ -27,14 +46,18 @@ def canvases(configuration: canvas.Configuration) -> dict[str, tuple[Tensor, Ten
     return canvas.with_turned(configuration)
 
 
-def plant(clean: Tensor, turned: Tensor, flaw: Flaw, random: torch.Generator) -> tuple[Tensor, Tensor]:
+def plant(
+    clean: Tensor, turned: Tensor, flaw: Flaw, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Flawed images (B, C, H, W) float in [-1, 1], and where their flaw lies, (B, 1, H, W); from images uint8."""
     x, other, side = clean.float(), turned.float(), clean.shape[-1]
     where = torch.ones_like(clean[:, :1], dtype=torch.bool)
     if flaw.size:
         ink = (x + other).sum(1).flatten(1)  # the texture cancels
         centre = torch.multinomial(ink, 1, generator=random)  # (B, 1)
-        first = (torch.cat([centre // side, centre % side], 1) - flaw.size // 2).clamp(0, side - flaw.size)
+        first = (torch.cat([centre // side, centre % side], 1) - flaw.size // 2).clamp(
+            0, side - flaw.size
+        )
         offset = torch.arange(side) - first[:, :, None]  # (B, 2, side)
         rows, columns = ((offset >= 0) & (offset < flaw.size)).unbind(1)
         where = (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
@@ -75,11 +98,17 @@ def of_gradient(g: Tensor, correction: Tensor) -> dict[str, Measured]:
     inside = (g.square() * correction.ne(0)).sum(1)
     energy, error, along = g.square().sum(1), correction.square().sum(1), -(g * correction).sum(1)
     tiny = torch.finfo(torch.float64).tiny
-    found = {"in_flaw_share": mean_of((inside / energy.clamp(min=tiny)).numpy()),
-             "cosine": mean_of((along / (energy * error).sqrt().clamp(min=tiny)).numpy())}
+    found = {
+        "in_flaw_share": mean_of((inside / energy.clamp(min=tiny)).numpy()),
+        "cosine": mean_of((along / (energy * error).sqrt().clamp(min=tiny)).numpy()),
+    }
     outside = energy - inside
     if along.mean() <= 0:
         return found | {"log10_damage": Measured(math.inf, math.nan)}
     damage = torch.log10(outside.mean() * error.mean() / along.mean().square())
-    influence = (outside / outside.mean() + error / error.mean() - 2 * along / along.mean()) / math.log(10)
-    return found | {"log10_damage": Measured(float(damage), float(influence.std() / math.sqrt(len(g))))}
+    influence = (
+        outside / outside.mean() + error / error.mean() - 2 * along / along.mean()
+    ) / math.log(10)
+    return found | {
+        "log10_damage": Measured(float(damage), float(influence.std() / math.sqrt(len(g))))
+    }

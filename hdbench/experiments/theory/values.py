@@ -13,7 +13,9 @@ from hdbench.report.rules import Values
 
 def theory_values(frame: pd.DataFrame) -> Values:
     """Those of `hdbench theory`, whose arms all sample in one step."""
-    by_seed = {key: group.set_index("seed").value for key, group in frame.groupby(["arm", "nfe", "metric"])}
+    by_seed = {
+        key: group.set_index("seed").value for key, group in frame.groupby(["arm", "nfe", "metric"])
+    }
 
     def values(name: str, metric: str) -> pd.Series | None:
         arm, _, steps = name.partition("@")
@@ -22,7 +24,9 @@ def theory_values(frame: pd.DataFrame) -> Values:
     return values
 
 
-def read_theory(path: Path, config: Path = Path("workflow/theory.yaml"), missing_is_none: bool = False) -> Values | None:
+def read_theory(
+    path: Path, config: Path = Path("workflow/theory.yaml"), missing_is_none: bool = False
+) -> Values | None:
     """The values in a metrics file of `hdbench theory`; UserError for another one, or none where a missing file may be.
 
     Values of students of another configuration are left out.
@@ -35,7 +39,11 @@ def read_theory(path: Path, config: Path = Path("workflow/theory.yaml"), missing
         raise UserError(f"{path}: does not exist; make it with `hdbench theory`")
     frame = read_metrics(path)
     if set(frame.suite) != {"theory"}:
-        raise UserError(f"{path}: has no metrics of the theory alone; make it with `hdbench theory`")
+        raise UserError(
+            f"{path}: has no metrics of the theory alone; make it with `hdbench theory`"
+        )
     known = {(unit.arm, unit.seed, unit.digest) for unit in units(read_theory_config(config))}
     keys = zip(frame.arm, frame.seed, frame.digest)
-    return theory_values(frame[[arm == "euler" or (arm, seed, digest) in known for arm, seed, digest in keys]])
+    return theory_values(
+        frame[[arm == "euler" or (arm, seed, digest) in known for arm, seed, digest in keys]]
+    )

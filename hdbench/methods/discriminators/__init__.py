@@ -13,8 +13,14 @@ from hdbench.methods.discriminators.conv import Conv
 from hdbench.methods.discriminators.patch import Patch
 from hdbench.methods.discriminators.pooled import Pooled
 
-HEADS: dict[str, type[nn.Module]] = {"pooled": Pooled, "patch": Patch, "conv": Conv, "awd_loss": AwdLoss,
-                                     "awd_logit": AwdLogit, "awd_pool": AwdPool}  # name: class(layers, width, grid, hidden)
+HEADS: dict[str, type[nn.Module]] = {
+    "pooled": Pooled,
+    "patch": Patch,
+    "conv": Conv,
+    "awd_loss": AwdLoss,
+    "awd_logit": AwdLogit,
+    "awd_pool": AwdPool,
+}  # name: class(layers, width, grid, hidden)
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -36,6 +42,8 @@ def build_head(name: str, *, layers: int, width: int, grid: int, parameters: int
         low, high = (low, middle) if size(middle) >= parameters else (middle, high)
     hidden = min((low, high), key=lambda hidden: abs(size(hidden) - parameters))
     if abs(size(hidden) - parameters) > 0.1 * parameters:
-        raise ValueError(f"no width of head {name} comes within 10% of {parameters} parameters; "
-                         f"the nearest has {size(hidden)}")
+        raise ValueError(
+            f"no width of head {name} comes within 10% of {parameters} parameters; "
+            f"the nearest has {size(hidden)}"
+        )
     return build(layers, width, grid, hidden)

@@ -22,13 +22,17 @@ class TokenWeights(nn.Module):
     def __init__(self, layers: int, width: int):
         super().__init__()
         size = max(width // 4, 1)
-        self.keys = nn.ModuleList(nn.Linear(width, QUERIES * size, bias=False) for _ in range(layers))
+        self.keys = nn.ModuleList(
+            nn.Linear(width, QUERIES * size, bias=False) for _ in range(layers)
+        )
         self.queries = nn.Parameter(torch.zeros(layers, QUERIES, size))
 
     def forward(self, tokens: list[Tensor]) -> Tensor:
         scale = self.queries.shape[-1] ** -0.5
-        weights = [torch.softmax((key(h).unflatten(-1, q.shape) * q).sum(-1) * scale, dim=1).mean(-1)
-                   for key, q, h in zip(self.keys, self.queries, tokens, strict=True)]
+        weights = [
+            torch.softmax((key(h).unflatten(-1, q.shape) * q).sum(-1) * scale, dim=1).mean(-1)
+            for key, q, h in zip(self.keys, self.queries, tokens, strict=True)
+        ]
         return torch.stack(weights).mean(0)
 
 
@@ -40,7 +44,9 @@ class AwdLoss(nn.Module):
 
     def scores(self, tokens: list[Tensor]) -> Tensor:
         """s_li (B, layers, N)."""
-        return torch.stack([score(h).squeeze(-1) for score, h in zip(self.mlps, tokens, strict=True)], dim=1)
+        return torch.stack(
+            [score(h).squeeze(-1) for score, h in zip(self.mlps, tokens, strict=True)], dim=1
+        )
 
     def forward(self, tokens: list[Tensor]) -> Verdict:
         w, s = self.token_weights(tokens), self.scores(tokens)
@@ -63,6 +69,11 @@ class AwdPool(nn.Module):
 
     def forward(self, tokens: list[Tensor]) -> Verdict:
         w = self.token_weights(tokens)
-        logits = torch.cat([score((w.unsqueeze(1) @ value(h)).squeeze(1))
-                            for score, value, h in zip(self.mlps, self.values, tokens, strict=True)], dim=1)
+        logits = torch.cat(
+            [
+                score((w.unsqueeze(1) @ value(h)).squeeze(1))
+                for score, value, h in zip(self.mlps, self.values, tokens, strict=True)
+            ],
+            dim=1,
+        )
         return Verdict(logits, uniform(logits), w)

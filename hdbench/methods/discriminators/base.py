@@ -10,7 +10,9 @@ from torch import Tensor, nn
 class Verdict(NamedTuple):
     logits: Tensor  # (B, M)
     weights: Tensor  # (B, M), each row sums to 1
-    token_weights: Tensor  # (B, N), each row sums to 1: how much each token counts, for logs and figures
+    token_weights: (
+        Tensor  # (B, N), each row sums to 1: how much each token counts, for logs and figures
+    )
 
 
 def uniform(like: Tensor) -> Tensor:

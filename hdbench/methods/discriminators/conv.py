@@ -13,9 +13,16 @@ class Conv(nn.Module):
         super().__init__()
         self.grid = grid
         self.towers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, hidden, 3, stride=2, padding=1), nn.GroupNorm(1, hidden), nn.SiLU(),
-                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(hidden, 1))
-            for _ in range(layers))
+            nn.Sequential(
+                nn.Conv2d(width, hidden, 3, stride=2, padding=1),
+                nn.GroupNorm(1, hidden),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(hidden, 1),
+            )
+            for _ in range(layers)
+        )
 
     def forward(self, tokens: list[Tensor]) -> Verdict:
         maps = [h.mT.unflatten(2, (self.grid, self.grid)) for h in tokens]

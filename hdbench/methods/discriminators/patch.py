@@ -14,5 +14,7 @@ class Patch(nn.Module):
         self.mlps = nn.ModuleList(mlp(width, hidden) for _ in range(layers))
 
     def forward(self, tokens: list[Tensor]) -> Verdict:
-        logits = torch.cat([score(h).squeeze(-1) for score, h in zip(self.mlps, tokens, strict=True)], dim=1)
+        logits = torch.cat(
+            [score(h).squeeze(-1) for score, h in zip(self.mlps, tokens, strict=True)], dim=1
+        )
         return Verdict(logits, uniform(logits), uniform(tokens[0][..., 0]))

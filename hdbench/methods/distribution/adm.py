@@ -33,19 +33,27 @@ class Configuration(matching.Configuration):
     name: Literal["adm"] = "adm"
     discriminator: matching.Discriminator = "conv"
     gan: Gan = Gan()
-    delta: float = Field(1 / 64, gt=0, lt=1, description="t - s: length of the Euler step, in units of time")
+    delta: float = Field(
+        1 / 64, gt=0, lt=1, description="t - s: length of the Euler step, in units of time"
+    )
 
     @model_validator(mode="after")
     def _step_fits(self):
         if self.gan.feature_network != "teacher":
-            raise ValueError("gan.feature_network = fake: the head of objective adm reads the frozen teacher; use teacher")
+            raise ValueError(
+                "gan.feature_network = fake: the head of objective adm reads the frozen teacher; use teacher"
+            )
         if self.delta > self.gan.t_min:
-            raise ValueError(f"delta = {self.delta}: must not exceed gan.t_min = {self.gan.t_min}, or the step would pass "
-                             "the data")
+            raise ValueError(
+                f"delta = {self.delta}: must not exceed gan.t_min = {self.gan.t_min}, or the step would pass "
+                "the data"
+            )
         return require_head(self)
 
 
-def euler_step(v: Velocity, z: Tensor, t: Tensor, c: Tensor, delta: float) -> tuple[Tensor, Tensor, Tensor]:
+def euler_step(
+    v: Velocity, z: Tensor, t: Tensor, c: Tensor, delta: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """(z_s, s, c) with s = t - delta and z_s = z - delta v(z, t, c); z (B, C, H, W), t (B,)."""
     return z - delta * v(z, t, c), t - delta, c
 

@@ -27,14 +27,18 @@ class Configuration(matching.Configuration):
     @model_validator(mode="after")
     def _fake_is_read(self):
         if self.gan.feature_network != "fake":
-            raise ValueError("gan.feature_network = teacher: then nothing would read the fake network; objective ladd is "
-                             "this one with the teacher's features")
+            raise ValueError(
+                "gan.feature_network = teacher: then nothing would read the fake network; objective ladd is "
+                "this one with the teacher's features"
+            )
         return require_head(self)
 
 
 def require_head(configuration: matching.Shared) -> matching.Shared:
     if configuration.discriminator == "none":
-        raise ValueError(f"discriminator = none: objective {configuration.name} has no other loss than its head's")
+        raise ValueError(
+            f"discriminator = none: objective {configuration.name} has no other loss than its head's"
+        )
     return configuration
 
 

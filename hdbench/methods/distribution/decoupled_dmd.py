@@ -26,22 +26,40 @@ SAMPLER, sampler = matching.SAMPLER, matching.sampler
 
 class Configuration(matching.Configuration):
     name: Literal["decoupled_dmd"] = "decoupled_dmd"
-    ca_t_min: float = Field(0.02, ge=0, le=1, description="times of the guidance term are uniform in [ca_t_min, ca_t_max]")
+    ca_t_min: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="times of the guidance term are uniform in [ca_t_min, ca_t_max]",
+    )
     ca_t_max: float = Field(0.98, ge=0, le=1)
 
     @model_validator(mode="after")
     def _guidance_times_in_order(self):
         if self.generator_steps > 1:
-            raise ValueError(f"generator_steps = {self.generator_steps}: the guidance term's times would have to follow the "
-                             "step; objective decoupled_dmd has one step")
+            raise ValueError(
+                f"generator_steps = {self.generator_steps}: the guidance term's times would have to follow the "
+                "step; objective decoupled_dmd has one step"
+            )
         if self.ca_t_min >= self.ca_t_max:
-            raise ValueError(f"ca_t_min = {self.ca_t_min}: must be below ca_t_max = {self.ca_t_max}")
+            raise ValueError(
+                f"ca_t_min = {self.ca_t_min}: must be below ca_t_max = {self.ca_t_max}"
+            )
         return self
 
 
 @torch.no_grad()
-def decoupled_gradient(x_hat: Tensor, z: Tensor, t: Tensor, z_s: Tensor, s: Tensor, c: Tensor, real: Velocity,
-                       conditional: Velocity, fake: Velocity) -> Tensor:
+def decoupled_gradient(
+    x_hat: Tensor,
+    z: Tensor,
+    t: Tensor,
+    z_s: Tensor,
+    s: Tensor,
+    c: Tensor,
+    real: Velocity,
+    conditional: Velocity,
+    fake: Velocity,
+) -> Tensor:
     """g (B, C, H, W), to be subtracted: (x_fake - x_cond)(z, t) - (x^w - x_cond)(z_s, s), over mean |x_hat - x_cond(z, t)|."""
     x_cond = denoised(conditional, z, t, c)
     augmentation = -expand(s) * (real(z_s, s, c) - conditional(z_s, s, c))
@@ -52,11 +70,17 @@ class Decoupled(Matching):
     own = 4
 
     def draw_own(self, d):
-        return *super().draw_own(d), d.noise(), d.uniform(self.configuration.ca_t_min, self.configuration.ca_t_max)
+        return (
+            *super().draw_own(d),
+            d.noise(),
+            d.uniform(self.configuration.ca_t_min, self.configuration.ca_t_max),
+        )
 
     def direction(self, x_hat, c, eps, t, eps_s, s):
         z, z_s = interpolate(x_hat, eps, t), interpolate(x_hat, eps_s, s)
-        return decoupled_gradient(x_hat, z, t, z_s, s, c, self.real, velocity(self.setting.teacher), self.fake), {}
+        return decoupled_gradient(
+            x_hat, z, t, z_s, s, c, self.real, velocity(self.setting.teacher), self.fake
+        ), {}
 
 
 def updates(configuration: Configuration, setting: Setting) -> list[Update]:

@@ -18,7 +18,11 @@ from hdbench.methods.base import Setting, Update
 from hdbench.methods.distribution import matching
 from hdbench.methods.distribution.matching import Matching, denoised, per_sample
 
-SAMPLER, sampler, forward_equivalents = matching.SAMPLER, matching.sampler, matching.forward_equivalents
+SAMPLER, sampler, forward_equivalents = (
+    matching.SAMPLER,
+    matching.sampler,
+    matching.forward_equivalents,
+)
 
 
 class Configuration(matching.Configuration):
@@ -26,7 +30,9 @@ class Configuration(matching.Configuration):
 
 
 @torch.no_grad()
-def dmd_gradient(x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity) -> Tensor:
+def dmd_gradient(
+    x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity
+) -> Tensor:
     """g (B, C, H, W), to be *subtracted* from x_hat: (x_fake - x_real) / mean |x_hat - x_real|, the mean per sample."""
     x_real, x_fake = denoised(real, z, t, c), denoised(fake, z, t, c)
     return (x_fake - x_real) / per_sample(x_hat - x_real)

@@ -35,7 +35,9 @@ class Gan(OnFake):
 class Configuration(matching.Configuration):
     name: Literal["f_distill"] = "f_distill"
     divergence: Literal["rkl", "js", "fkl"] = "js"
-    log_ratio_limit: float = Field(3.0, gt=0, description="largest absolute log density ratio, in nats")
+    log_ratio_limit: float = Field(
+        3.0, gt=0, description="largest absolute log density ratio, in nats"
+    )
     discriminator: matching.Discriminator = "pooled"
     gan: Gan = Gan()
     fake_steps_per_generator_step: int = Field(5, ge=1)
@@ -45,14 +47,20 @@ class Configuration(matching.Configuration):
         if self.divergence == "rkl":
             return self
         if self.discriminator == "none":
-            raise ValueError(f"discriminator = none: divergence {self.divergence} needs a head, whose logit is the log "
-                             "density ratio")
+            raise ValueError(
+                f"discriminator = none: divergence {self.divergence} needs a head, whose logit is the log "
+                "density ratio"
+            )
         if self.gan.loss != "non_saturating":
-            raise ValueError(f"gan.loss = {self.gan.loss}: only the logit of a non_saturating head is a log density ratio")
+            raise ValueError(
+                f"gan.loss = {self.gan.loss}: only the logit of a non_saturating head is a log density ratio"
+            )
         for end in ("t_min", "t_max"):
             if getattr(self.gan, end) != getattr(self, end):
-                raise ValueError(f"gan.{end} = {getattr(self.gan, end)}: must be {end} = {getattr(self, end)}, since the "
-                                 "head gives the density ratio at the times of the matching term")
+                raise ValueError(
+                    f"gan.{end} = {getattr(self.gan, end)}: must be {end} = {getattr(self, end)}, since the "
+                    "head gives the density ratio at the times of the matching term"
+                )
         return self
 
 
@@ -69,10 +77,17 @@ class FDistill(Matching):
             return g, {}
         with torch.no_grad():
             verdict = self.judge(z, t, c)
-            log_ratio = (verdict.weights * verdict.logits).sum(1).clamp(-k.log_ratio_limit, k.log_ratio_limit)
+            log_ratio = (
+                (verdict.weights * verdict.logits)
+                .sum(1)
+                .clamp(-k.log_ratio_limit, k.log_ratio_limit)
+            )
             h = weight(log_ratio, k.divergence)
             h = h / global_mean(h)
-        return expand(h) * g, {"log_ratio": log_ratio.mean(), "ratio_weight_square": h.square().mean()}
+        return expand(h) * g, {
+            "log_ratio": log_ratio.mean(),
+            "ratio_weight_square": h.square().mean(),
+        }
 
 
 def updates(configuration: Configuration, setting: Setting) -> list[Update]:
@@ -81,5 +96,9 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
     """Besides, the features of z_t for the ratio."""
-    extra = {} if configuration.divergence == "rkl" else {"feature forward": max(configuration.gan.blocks) / depth}
+    extra = (
+        {}
+        if configuration.divergence == "rkl"
+        else {"feature forward": max(configuration.gan.blocks) / depth}
+    )
     return matching.forward_equivalents(configuration, depth, guided, extra=extra)

@@ -26,13 +26,23 @@ class GanConfiguration(Config):
 
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
     feature_network: Literal["teacher", "fake"] = Field(
-        "teacher", description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score (DMD2, arXiv 2405.14867)")
-    blocks: tuple[int, ...] = Field((2, 3), min_length=1, description="blocks whose tokens are read, 1 = first")
-    parameters: int = Field(20000, ge=1, description="size of every head, met within 10% by its hidden width")
+        "teacher",
+        description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score (DMD2, arXiv 2405.14867)",
+    )
+    blocks: tuple[int, ...] = Field(
+        (2, 3), min_length=1, description="blocks whose tokens are read, 1 = first"
+    )
+    parameters: int = Field(
+        20000, ge=1, description="size of every head, met within 10% by its hidden width"
+    )
     learning_rate: float = Field(1e-3, gt=0)
-    relative_weight: float = Field(0.5, gt=0, description="RMS of the GAN's image gradient over that of the method's "
-                                                          "direction, or that RMS itself for a method without one: the one "
-                                                          "rule that sets every head's weight")
+    relative_weight: float = Field(
+        0.5,
+        gt=0,
+        description="RMS of the GAN's image gradient over that of the method's "
+        "direction, or that RMS itself for a method without one: the one "
+        "rule that sets every head's weight",
+    )
     t_min: float = Field(0.02, ge=0, le=1)
     t_max: float = Field(0.7, ge=0, le=1)
     r1_weight: float = Field(0.0, ge=0, description="weight of approximate R1")
@@ -69,7 +79,11 @@ def critic_loss(real: Verdict, fake: Verdict, kind: str) -> Tensor:
 
 def generator_loss(fake: Verdict, kind: str) -> Tensor:
     """Mean over the batch of the weighted sum over logits; a scalar."""
-    return (fake.weights * (-fake.logits if kind == "hinge" else F.softplus(-fake.logits))).sum(1).mean()
+    return (
+        (fake.weights * (-fake.logits if kind == "hinge" else F.softplus(-fake.logits)))
+        .sum(1)
+        .mean()
+    )
 
 
 def approximate_r1(clean: Verdict, noisy: Verdict) -> Tensor:
@@ -88,4 +102,6 @@ def image_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def normalised_entropy(token_weights: Tensor) -> Tensor:
     """Mean entropy of the rows (B, N) over log N: 1 where all tokens count alike, 0 where one has all the weight."""
-    return torch.special.entr(token_weights).sum(1).mean() / math.log(max(token_weights.shape[1], 2))
+    return torch.special.entr(token_weights).sum(1).mean() / math.log(
+        max(token_weights.shape[1], 2)
+    )

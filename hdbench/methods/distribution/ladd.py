@@ -29,7 +29,9 @@ class Configuration(matching.Shared):
     @model_validator(mode="after")
     def _head_on_the_teacher(self):
         if self.gan.feature_network != "teacher":
-            raise ValueError("gan.feature_network = fake: objective ladd has no fake network; use teacher")
+            raise ValueError(
+                "gan.feature_network = fake: objective ladd has no fake network; use teacher"
+            )
         return require_head(self)
 
     @property

@@ -45,7 +45,9 @@ from hdbench.methods.trajectory import consistency, knowledge, meanflow
 SAMPLER = "flow_map"  # how a network of these objectives samples after one step, see `sampler`
 REGULARISERS = {"meanflow": meanflow, "consistency": consistency, "knowledge": knowledge}
 Discriminator = Literal[("none", *HEADS)]
-Regulariser = Annotated[Union[tuple(m.Configuration for m in REGULARISERS.values())], Field(discriminator="name")]
+Regulariser = Annotated[
+    Union[tuple(m.Configuration for m in REGULARISERS.values())], Field(discriminator="name")
+]
 
 
 class Shared(Config):
@@ -54,15 +56,23 @@ class Shared(Config):
     name: str
     discriminator: Discriminator = "none"
     gan: GanConfiguration = GanConfiguration()
-    generator_steps: int = Field(1, ge=1, exclude_if=lambda steps: steps == 1,
-                                 description="S: steps that the generator is trained to sample in")
-    regulariser: Regulariser | None = Field(None, exclude_if=lambda regulariser: regulariser is None)
+    generator_steps: int = Field(
+        1,
+        ge=1,
+        exclude_if=lambda steps: steps == 1,
+        description="S: steps that the generator is trained to sample in",
+    )
+    regulariser: Regulariser | None = Field(
+        None, exclude_if=lambda regulariser: regulariser is None
+    )
     regulariser_weight: float = Field(1.0, gt=0, exclude_if=lambda weight: weight == 1.0)
 
     @model_validator(mode="after")
     def _weight_of_something(self):
         if self.regulariser is None and self.regulariser_weight != 1.0:
-            raise ValueError(f"regulariser_weight = {self.regulariser_weight}: there is no regulariser to weigh")
+            raise ValueError(
+                f"regulariser_weight = {self.regulariser_weight}: there is no regulariser to weigh"
+            )
         return self
 
 
@@ -71,7 +81,9 @@ class Configuration(Shared):
 
     fake_steps_per_generator_step: int = Field(3, ge=1)
     fake_learning_rate: float = Field(4e-4, gt=0)
-    t_min: float = Field(0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]")
+    t_min: float = Field(
+        0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]"
+    )
     t_max: float = Field(0.98, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -111,7 +123,9 @@ def rms(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def simulate(u: MeanVelocity, c: Tensor, eps: Tensor, step: Tensor, noises: list[Tensor]) -> tuple[Tensor, Tensor]:
+def simulate(
+    u: MeanVelocity, c: Tensor, eps: Tensor, step: Tensor, noises: list[Tensor]
+) -> tuple[Tensor, Tensor]:
     """z_k (B, C, H, W) and t_k (B,) from which consistency sampling jumps to data in a row's step k (B,), counted from 0.
 
     The noises (B, C, H, W) are those of steps 1, 2, ...; all rows go through all steps, so that ranks call u equally often.
@@ -119,9 +133,15 @@ def simulate(u: MeanVelocity, c: Tensor, eps: Tensor, step: Tensor, noises: list
     z, t = eps, torch.ones(len(eps), device=eps.device)
     found, times = z, t
     for number, noise in enumerate(noises, start=1):
-        x, t = consistency.consistency(u, z, t, c), torch.full_like(t, 1 - number / (len(noises) + 1))
+        x, t = (
+            consistency.consistency(u, z, t, c),
+            torch.full_like(t, 1 - number / (len(noises) + 1)),
+        )
         z = interpolate(x, noise, t)
-        found, times = torch.where(expand(step == number), z, found), torch.where(step == number, t, times)
+        found, times = (
+            torch.where(expand(step == number), z, found),
+            torch.where(step == number, t, times),
+        )
     return found, times
 
 
@@ -137,8 +157,12 @@ class Matching:
         self.fake_network = setting.copy_teacher() if self.has_fake else None
         self.fake = velocity(self.fake_network)
         self.head = setting.head(k.discriminator, k.gan) if k.discriminator != "none" else None
-        self.feature_network = setting.teacher if k.gan.feature_network == "teacher" else self.fake_network
-        self.regulariser = k.regulariser and REGULARISERS[k.regulariser.name].updates(k.regulariser, setting)[0]
+        self.feature_network = (
+            setting.teacher if k.gan.feature_network == "teacher" else self.fake_network
+        )
+        self.regulariser = (
+            k.regulariser and REGULARISERS[k.regulariser.name].updates(k.regulariser, setting)[0]
+        )
 
     # what methods override
 
@@ -146,7 +170,9 @@ class Matching:
         """What `direction` needs."""
         return d.noise(), d.uniform(self.configuration.t_min, self.configuration.t_max)
 
-    def direction(self, x_hat: Tensor, c: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def direction(
+        self, x_hat: Tensor, c: Tensor, eps: Tensor, t: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """g (B, C, H, W), a sample's own (not divided by B), to be subtracted from x_hat, which is detached; and scalars."""
         raise NotImplementedError
 
@@ -154,24 +180,34 @@ class Matching:
         """(z, t, c) at which the generator has its sample x judged, with gradient in x."""
         return interpolate(x, eps, t), t, c
 
-    def contrast(self, x, c_real, eps, eps_r1, t, x_hat, c, eps_fake) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def contrast(
+        self, x, c_real, eps, eps_r1, t, x_hat, c, eps_fake
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(z, t, c) that the critic learns to tell apart: real, fake, and the real one perturbed for R1."""
         perturbed = x + self.configuration.gan.r1_sigma * eps_r1
-        return [(interpolate(x, eps, t), t, c_real), (interpolate(x_hat, eps_fake, t), t, c),
-                (interpolate(perturbed, eps, t), t, c_real)]
+        return [
+            (interpolate(x, eps, t), t, c_real),
+            (interpolate(x_hat, eps_fake, t), t, c),
+            (interpolate(perturbed, eps, t), t, c_real),
+        ]
 
     # what they share
 
     def draw_start(self, d) -> list[Tensor]:
         drawn, steps = [d.label(), d.noise()], self.configuration.generator_steps
         if steps > 1:
-            drawn += [(steps * d.uniform()).floor().clamp(max=steps - 1), *(d.noise() for _ in range(steps - 1))]
+            drawn += [
+                (steps * d.uniform()).floor().clamp(max=steps - 1),
+                *(d.noise() for _ in range(steps - 1)),
+            ]
         return drawn
 
     def start(self, drawn: Iterator[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(z, t, c) at which the student is to jump to data."""
         steps, (c, eps) = self.configuration.generator_steps, islice(drawn, 2)
-        z, t = simulate(self.student, c, eps, next(drawn) if steps > 1 else None, list(islice(drawn, steps - 1)))
+        z, t = simulate(
+            self.student, c, eps, next(drawn) if steps > 1 else None, list(islice(drawn, steps - 1))
+        )
         return z, t, c
 
     def judge(self, z: Tensor, t: Tensor, c: Tensor) -> Verdict:
@@ -209,14 +245,23 @@ class Matching:
             real, fake, perturbed = self.contrast(*drawn, x_hat, c, eps_fake)
             on_real, on_fake = self.judge_for_critic(*real), self.judge_for_critic(*fake)
             head_loss = critic_loss(on_real, on_fake, settings.loss)
-            scalars |= {"head_loss": head_loss,
-                        "accuracy": 0.5 * ((on_real.logits > 0).float().mean() + (on_fake.logits < 0).float().mean()),
-                        "token_entropy": normalised_entropy(on_fake.token_weights)}
-            if hasattr(self.head, "token_weights"):  # learned ones; those of other heads never change
-                scalars |= {f"token_weight_{token:03}": weight
-                            for token, weight in enumerate(on_fake.token_weights.mean(0))}
+            scalars |= {
+                "head_loss": head_loss,
+                "accuracy": 0.5
+                * ((on_real.logits > 0).float().mean() + (on_fake.logits < 0).float().mean()),
+                "token_entropy": normalised_entropy(on_fake.token_weights),
+            }
+            if hasattr(
+                self.head, "token_weights"
+            ):  # learned ones; those of other heads never change
+                scalars |= {
+                    f"token_weight_{token:03}": weight
+                    for token, weight in enumerate(on_fake.token_weights.mean(0))
+                }
             if settings.r1_weight:
-                head_loss = head_loss + settings.r1_weight * approximate_r1(on_real, self.judge_for_critic(*perturbed))
+                head_loss = head_loss + settings.r1_weight * approximate_r1(
+                    on_real, self.judge_for_critic(*perturbed)
+                )
             losses.append(head_loss)
         return sum(losses[1:], start=losses[0]), scalars
 
@@ -239,11 +284,17 @@ class Matching:
         if self.head is not None:
             eps_gan, t_gan = islice(drawn, 2)
             g_gan = image_gradient(
-                lambda x: generator_loss(self.judge(*self.noised(x, eps_gan, t_gan, c)), k.gan.loss), x_hat)
+                lambda x: generator_loss(
+                    self.judge(*self.noised(x, eps_gan, t_gan, c)), k.gan.loss
+                ),
+                x_hat,
+            )
             scalars["gan_gradient_rms"] = size_gan = rms(g_gan)
             scaled = k.gan.relative_weight * size / size_gan.clamp(min=1e-12) * g_gan
             if g is not None:
-                scalars["gradient_cosine"] = F.cosine_similarity(g.flatten(1), g_gan.flatten(1)).mean()
+                scalars["gradient_cosine"] = F.cosine_similarity(
+                    g.flatten(1), g_gan.flatten(1)
+                ).mean()
             g = scaled if g is None else g + scaled
         loss = generator_surrogate(x_hat, g)
         if self.regulariser:
@@ -260,14 +311,33 @@ class Matching:
             modules["head"], rates["head"] = self.head, k.gan.learning_rate
         if self.regulariser:
             of_regulariser = {"frozen": self.regulariser.frozen, "begin": self.regulariser.begin}
-        return [Update(name="critic", modules=modules, learning_rates=rates, draw=self.draw_critic, loss=self.critic,
-                       repeats=k.critic_steps),
-                Update(name="generator", modules={"student": self.student}, draw=self.draw_generator, loss=self.generator,
-                       learning_rates={"student": self.setting.learning_rate}, **of_regulariser)]
+        return [
+            Update(
+                name="critic",
+                modules=modules,
+                learning_rates=rates,
+                draw=self.draw_critic,
+                loss=self.critic,
+                repeats=k.critic_steps,
+            ),
+            Update(
+                name="generator",
+                modules={"student": self.student},
+                draw=self.draw_generator,
+                loss=self.generator,
+                learning_rates={"student": self.setting.learning_rate},
+                **of_regulariser,
+            ),
+        ]
 
 
-def forward_equivalents(configuration: Shared, depth: int, guided: bool, method: type[Matching] = Matching,
-                        extra: Mapping[str, float] = {}) -> dict[str, float]:
+def forward_equivalents(
+    configuration: Shared,
+    depth: int,
+    guided: bool,
+    method: type[Matching] = Matching,
+    extra: Mapping[str, float] = {},
+) -> dict[str, float]:
     """Per sample and training step, in forwards of the network; a backward is two, one to the input alone is one.
 
     Features count the share of blocks that they run through; heads are not networks and are not counted.  `extra` is what
@@ -282,11 +352,16 @@ def forward_equivalents(configuration: Shared, depth: int, guided: bool, method:
     if k.discriminator != "none":
         share = max(k.gan.blocks) / depth
         judged = n * (3 if k.gan.r1_weight else 2)
-        cost |= {"feature forward": share * (judged + 1),
-                 "feature backward": share * (1 + (2 * judged if k.gan.feature_network == "fake" else 0))}
+        cost |= {
+            "feature forward": share * (judged + 1),
+            "feature backward": share
+            * (1 + (2 * judged if k.gan.feature_network == "fake" else 0)),
+        }
     for term, value in extra.items():
         cost[term] = cost.get(term, 0) + value
     if k.regulariser:
-        of_regulariser = REGULARISERS[k.regulariser.name].forward_equivalents(k.regulariser, depth, guided)
+        of_regulariser = REGULARISERS[k.regulariser.name].forward_equivalents(
+            k.regulariser, depth, guided
+        )
         cost |= {f"regulariser {term}": value for term, value in of_regulariser.items()}
     return cost

@@ -27,18 +27,30 @@ SAMPLER, sampler = matching.SAMPLER, matching.sampler
 
 class Configuration(matching.Configuration):
     name: Literal["sid"] = "sid"
-    alpha: float = Field(1.0, ge=0, description="share of ||x_real - x_fake||^2 that is taken off; the paper has 1.0 and 1.2")
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        description="share of ||x_real - x_fake||^2 that is taken off; the paper has 1.0 and 1.2",
+    )
     fake_steps_per_generator_step: int = Field(1, ge=1)
 
 
-def sid_loss(x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity, alpha: float) -> Tensor:
+def sid_loss(
+    x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity, alpha: float
+) -> Tensor:
     """(B,): sums over C, H, W, divided by the sample's mean |x_hat - x_real|, which is held fixed."""
     x_real, x_fake = denoised(real, z, t, c), denoised(fake, z, t, c)
     d = x_real - x_fake
-    return (((1 - alpha) * d + x_fake - x_hat) * d / per_sample(x_hat - x_real).detach()).flatten(1).sum(1)
+    return (
+        (((1 - alpha) * d + x_fake - x_hat) * d / per_sample(x_hat - x_real).detach())
+        .flatten(1)
+        .sum(1)
+    )
 
 
-def sid_gradient(x_hat: Tensor, eps: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity, alpha: float) -> Tensor:
+def sid_gradient(
+    x_hat: Tensor, eps: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity, alpha: float
+) -> Tensor:
     """g (B, C, H, W), to be subtracted: the gradient of each sample's loss in its x_hat; networks get none."""
     x_hat = x_hat.detach().requires_grad_()
     with torch.enable_grad():

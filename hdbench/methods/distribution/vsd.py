@@ -19,7 +19,11 @@ from hdbench.methods.base import Setting, Update
 from hdbench.methods.distribution import matching
 from hdbench.methods.distribution.matching import Matching
 
-SAMPLER, sampler, forward_equivalents = matching.SAMPLER, matching.sampler, matching.forward_equivalents
+SAMPLER, sampler, forward_equivalents = (
+    matching.SAMPLER,
+    matching.sampler,
+    matching.forward_equivalents,
+)
 
 
 class Configuration(matching.Configuration):

@@ -27,8 +27,15 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         own = (images @ texts.T).argmax(1) == rows.new_tensor(range(len(rows)))
         return value, {"loss": value, "accuracy": own.float().mean()}
 
-    return [Update(name="student", modules={"student": setting.student}, draw=lambda d: d.data(), loss=loss,
-                   learning_rates={"student": setting.learning_rate})]
+    return [
+        Update(
+            name="student",
+            modules={"student": setting.student},
+            draw=lambda d: d.data(),
+            loss=loss,
+            learning_rates={"student": setting.learning_rate},
+        )
+    ]
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

@@ -20,11 +20,21 @@ class Configuration(Config):
 def updates(configuration: Configuration, setting: Setting) -> list[Update]:
     def loss(x, labels):
         groups = setting.student(x).split(setting.student.attributes, dim=1)
-        value = sum(F.cross_entropy(group, wanted) for group, wanted in zip(groups, labels.view(len(x), -1).unbind(1)))
+        value = sum(
+            F.cross_entropy(group, wanted)
+            for group, wanted in zip(groups, labels.view(len(x), -1).unbind(1))
+        )
         return value, {"loss": value}
 
-    return [Update(name="student", modules={"student": setting.student}, draw=lambda d: d.data(), loss=loss,
-                   learning_rates={"student": setting.learning_rate})]
+    return [
+        Update(
+            name="student",
+            modules={"student": setting.student},
+            draw=lambda d: d.data(),
+            loss=loss,
+            learning_rates={"student": setting.learning_rate},
+        )
+    ]
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

@@ -17,10 +17,14 @@ SAMPLER = "ode"  # how a network of this objective samples, see hdbench.flow.sam
 
 class Configuration(Config):
     name: Literal["flow_matching"] = "flow_matching"
-    label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels replaced by the null label, for guidance")
+    label_dropout: float = Field(
+        0.1, ge=0, le=1, description="share of labels replaced by the null label, for guidance"
+    )
 
 
-def flow_matching_loss(v: Velocity, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def flow_matching_loss(
+    v: Velocity, x: Tensor, eps: Tensor, t: Tensor, c: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """mean || v(z_t, t, c) - (eps - x) ||^2 over batch and dimensions; x, eps (B, C, H, W), t (B,), c (B,)."""
     loss = (v(interpolate(x, eps, t), t, c) - (eps - x)).square().mean()
     return loss, {"loss": loss}
@@ -33,9 +37,15 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         return x, d.noise(), d.uniform(), c
 
     v = velocity(setting.student)
-    return [Update(name="student", modules={"student": setting.student}, draw=draw,
-                   learning_rates={"student": setting.learning_rate},
-                   loss=lambda x, eps, t, c: flow_matching_loss(v, x, eps, t, c))]
+    return [
+        Update(
+            name="student",
+            modules={"student": setting.student},
+            draw=draw,
+            learning_rates={"student": setting.learning_rate},
+            loss=lambda x, eps, t, c: flow_matching_loss(v, x, eps, t, c),
+        )
+    ]
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

@@ -24,8 +24,12 @@ SAMPLER = "consistency"  # how a network of this objective samples, see hdbench.
 
 class Configuration(Config):
     name: Literal["consistency"] = "consistency"
-    intervals: int = Field(40, ge=1, description="K, the number of equal time steps that the teacher's ODE is cut into")
-    adaptive_power: float = Field(1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+    intervals: int = Field(
+        40, ge=1, description="K, the number of equal time steps that the teacher's ODE is cut into"
+    )
+    adaptive_power: float = Field(
+        1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+    )
     adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
 
@@ -34,7 +38,9 @@ def consistency(u: MeanVelocity, z: Tensor, t: Tensor, c: Tensor) -> Tensor:
     return z - expand(t) * u(z, torch.zeros_like(t), t, c)
 
 
-def consistency_residual(u: MeanVelocity, v: Tensor, z: Tensor, s: Tensor, t: Tensor, c: Tensor) -> Tensor:
+def consistency_residual(
+    u: MeanVelocity, v: Tensor, z: Tensor, s: Tensor, t: Tensor, c: Tensor
+) -> Tensor:
     """f(z_t, t) - sg f(z_s, s) over the step, in units of x; v and z (B, C, H, W), 0 <= s < t (B,), c (B,)."""
     with torch.no_grad():
         target = consistency(u, z - expand(t - s) * v, s, c)
@@ -60,4 +66,9 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
     """Per sample and training step, in forwards of the network; a backward is two."""
-    return {"teacher forward": 2 if guided else 1, "target forward": 1, "student forward": 1, "student backward": 2}
+    return {
+        "teacher forward": 2 if guided else 1,
+        "target forward": 1,
+        "student forward": 1,
+        "student backward": 2,
+    }

@@ -25,7 +25,9 @@ class Configuration(meanflow.Configuration):
     name: Literal["improved_meanflow"] = "improved_meanflow"
 
 
-def velocity_residual(u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
+def velocity_residual(
+    u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor
+) -> Tensor:
     """V - v, rows with r = t first, then r < t; v and z (B, C, H, W), r <= t (B,), c (B,).
 
     MeanFlow's residual with v_theta for v is V - v_theta.

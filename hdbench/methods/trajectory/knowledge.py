@@ -21,13 +21,19 @@ SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flo
 class Configuration(Config):
     name: Literal["knowledge"] = "knowledge"
     pairs: Pairs = Pairs()
-    adaptive_power: float = Field(0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+    adaptive_power: float = Field(
+        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+    )
     adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
 
 def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return regression(configuration, setting, lambda d: d.rows(*setting.pairs),
-                      lambda eps, x, c: generate(setting.student, eps, c) - x)
+    return regression(
+        configuration,
+        setting,
+        lambda d: d.rows(*setting.pairs),
+        lambda eps, x, c: generate(setting.student, eps, c) - x,
+    )
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:

@@ -25,9 +25,15 @@ SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flo
 
 class Configuration(Config):
     name: Literal["meanflow"] = "meanflow"
-    prob_r_equals_t: float = Field(0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression")
-    prob_t_equals_1: float = Field(0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start")
-    adaptive_power: float = Field(1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+    prob_r_equals_t: float = Field(
+        0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression"
+    )
+    prob_t_equals_1: float = Field(
+        0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start"
+    )
+    adaptive_power: float = Field(
+        1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+    )
     adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
     @model_validator(mode="after")
@@ -37,7 +43,9 @@ class Configuration(Config):
         return self
 
 
-def meanflow_residual(u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
+def meanflow_residual(
+    u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor
+) -> Tensor:
     """u_theta - sg(v - (t - r) du_theta/dt), rows with r = t first, then r < t; v and z (B, C, H, W), r <= t (B,), c (B,).
 
     The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows with r < t alone: elsewhere t - r multiplies it by 0.
@@ -48,26 +56,34 @@ def meanflow_residual(u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tenso
     residuals = []
     if any_still:
         rows = still if still.any() else slice(0, 1)
-        residuals.append((u(z[rows], r[rows], t[rows], c[rows]) - v[rows])[:still.sum()])
+        residuals.append((u(z[rows], r[rows], t[rows], c[rows]) - v[rows])[: still.sum()])
     if any_moving:
         rows = moving if moving.any() else slice(0, 1)
         z, r, t, c, v = z[rows], r[rows], t[rows], c[rows], v[rows]
-        value, du_dt = jvp(lambda z, r, t: u(z, r, t, c), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t)))
-        residuals.append((value - (v - expand(t - r) * du_dt))[:moving.sum()])
+        value, du_dt = jvp(
+            lambda z, r, t: u(z, r, t, c), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t))
+        )
+        residuals.append((value - (v - expand(t - r) * du_dt))[: moving.sum()])
     return torch.cat(residuals)
 
 
 def draw_times(s: Tensor, t: Tensor, configuration: Configuration) -> tuple[Tensor, Tensor]:
     """Uniform pairs to (r, t), r <= t: the first rows get r = t, the last ones t = 1, in exact shares of the batch."""
     r, t = torch.minimum(s, t), torch.maximum(s, t)
-    equal, ones = round(configuration.prob_r_equals_t * len(t)), round(configuration.prob_t_equals_1 * len(t))
-    t[len(t) - ones:] = 1.0
+    equal, ones = (
+        round(configuration.prob_r_equals_t * len(t)),
+        round(configuration.prob_t_equals_1 * len(t)),
+    )
+    t[len(t) - ones :] = 1.0
     r[:equal] = t[:equal]
     return r, t
 
 
-def updates(configuration: Configuration, setting: Setting,
-            residual: Callable[..., Tensor] = meanflow_residual) -> list[Update]:
+def updates(
+    configuration: Configuration,
+    setting: Setting,
+    residual: Callable[..., Tensor] = meanflow_residual,
+) -> list[Update]:
     def draw(d):
         x, c = d.data()
         return x, c, d.noise(), *draw_times(d.uniform(), d.uniform(), configuration)
@@ -83,5 +99,9 @@ def updates(configuration: Configuration, setting: Setting,
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
     """Per sample and training step, in forwards of the network; a backward is two, a tangent one."""
-    return {"teacher forward": 2 if guided else 1, "student forward": 1, "student backward": 2,
-            "student tangent": 1 - configuration.prob_r_equals_t}
+    return {
+        "teacher forward": 2 if guided else 1,
+        "student forward": 1,
+        "student backward": 2,
+        "student tangent": 1 - configuration.prob_r_equals_t,
+    }

@@ -29,15 +29,21 @@ SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flo
 
 class Configuration(Config):
     name: Literal["progressive"] = "progressive"
-    start_steps: int = Field(16, ge=1, description="N of the first round; the teacher takes twice as many steps")
+    start_steps: int = Field(
+        16, ge=1, description="N of the first round; the teacher takes twice as many steps"
+    )
     final_steps: int = Field(1, ge=1, description="N of the last round")
-    adaptive_power: float = Field(0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+    adaptive_power: float = Field(
+        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+    )
     adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
     @model_validator(mode="after")
     def _halves_meet_the_end(self):
         if self.final_steps << (self.rounds - 1) != self.start_steps:
-            raise ValueError(f"start_steps = {self.start_steps}: must be a power of two times final_steps, {self.final_steps}")
+            raise ValueError(
+                f"start_steps = {self.start_steps}: must be a power of two times final_steps, {self.final_steps}"
+            )
         return self
 
     @property
@@ -61,10 +67,14 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
     def begin(step, steps):
         nonlocal number
         if steps < rounds:
-            raise UserError(f"steps = {steps}: progressive distillation has {rounds} rounds; give it at least a step each")
+            raise UserError(
+                f"steps = {steps}: progressive distillation has {rounds} rounds; give it at least a step each"
+            )
         number = step * rounds // steps
         if step and number > (step - 1) * rounds // steps:
-            for old, new in zip(previous.state_dict().values(), setting.student.state_dict().values(), strict=True):
+            for old, new in zip(
+                previous.state_dict().values(), setting.student.state_dict().values(), strict=True
+            ):
                 own_part(old).copy_(own_part(new))
         return -(-number * steps // rounds)
 
@@ -79,7 +89,9 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         teach = previous if number else lambda z, r, t, c: setting.teacher_velocity(z, t, c)
         return setting.student(z, r, t, c) - two_halves(teach, z, r, t, c)
 
-    return regression(configuration, setting, draw, residual, frozen={"previous": previous}, begin=begin)
+    return regression(
+        configuration, setting, draw, residual, frozen={"previous": previous}, begin=begin
+    )
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
@@ -88,5 +100,9 @@ def forward_equivalents(configuration: Configuration, depth: int, guided: bool) 
     Rounds differ in length by one step at most, which is not counted.
     """
     rounds = configuration.rounds
-    return {"teacher forward": (4 if guided else 2) / rounds, "target forward": 2 - 2 / rounds, "student forward": 1,
-            "student backward": 2}
+    return {
+        "teacher forward": (4 if guided else 2) / rounds,
+        "target forward": 2 - 2 / rounds,
+        "student forward": 1,
+        "student backward": 2,
+    }

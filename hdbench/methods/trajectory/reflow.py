@@ -24,8 +24,12 @@ SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flo
 class Configuration(Config):
     name: Literal["reflow"] = "reflow"
     pairs: Pairs = Pairs()
-    prob_t_equals_1: float = Field(0.25, ge=0, le=1, description="share of rows with r = 0 and t = 1")
-    adaptive_power: float = Field(0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+    prob_t_equals_1: float = Field(
+        0.25, ge=0, le=1, description="share of rows with r = 0 and t = 1"
+    )
+    adaptive_power: float = Field(
+        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+    )
     adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
 

@@ -29,14 +29,22 @@ SAMPLER = "consistency"  # how a network of this objective samples, see hdbench.
 
 class Configuration(Config):
     name: Literal["scm"] = "scm"
-    prob_t_equals_1: float = Field(0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start")
+    prob_t_equals_1: float = Field(
+        0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start"
+    )
     normalisation_offset: float = Field(0.1, gt=0, description="c of the normalised tangent")
-    warmup_share: float = Field(0.2, ge=0, le=1, description="share of the steps over which w rises from 0 to 1")
+    warmup_share: float = Field(
+        0.2, ge=0, le=1, description="share of the steps over which w rises from 0 to 1"
+    )
 
 
-def tangent(u: MeanVelocity, v: Tensor, z: Tensor, t: Tensor, c: Tensor, w: float) -> tuple[Tensor, Tensor]:
+def tangent(
+    u: MeanVelocity, v: Tensor, z: Tensor, t: Tensor, c: Tensor, w: float
+) -> tuple[Tensor, Tensor]:
     """u(z, 0, t, c) with its graph and g = (v - u) - w t du/dt without; v and z (B, C, H, W), t (B,), w in [0, 1]."""
-    value, du_dt = jvp(lambda z, t: u(z, torch.zeros_like(t), t, c), (z, t), (v, torch.ones_like(t)))
+    value, du_dt = jvp(
+        lambda z, t: u(z, torch.zeros_like(t), t, c), (z, t), (v, torch.ones_like(t))
+    )
     return value, v - value.detach() - w * expand(t) * du_dt
 
 
@@ -61,7 +69,7 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
     def draw(d):
         x, c = d.data()
         t = d.uniform()
-        t[len(t) - round(configuration.prob_t_equals_1 * len(t)):] = 1.0
+        t[len(t) - round(configuration.prob_t_equals_1 * len(t)) :] = 1.0
         return x, c, d.noise(), t
 
     def loss(x, c, eps, t):
@@ -69,13 +77,28 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
         with torch.no_grad():
             v = setting.teacher_velocity(z, t, c)
         u, g = tangent(setting.student, v, z, t, c, w)
-        value = (u - (u.detach() + normalised(g, configuration.normalisation_offset))).square().mean()
+        value = (
+            (u - (u.detach() + normalised(g, configuration.normalisation_offset))).square().mean()
+        )
         return value, {"loss": value, "mean_square": g.square().mean()}
 
-    return [Update(name="student", modules={"student": setting.student}, draw=draw, loss=loss, begin=begin,
-                   learning_rates={"student": setting.learning_rate})]
+    return [
+        Update(
+            name="student",
+            modules={"student": setting.student},
+            draw=draw,
+            loss=loss,
+            begin=begin,
+            learning_rates={"student": setting.learning_rate},
+        )
+    ]
 
 
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
     """Per sample and training step, in forwards of the network; a backward is two, a tangent one."""
-    return {"teacher forward": 2 if guided else 1, "student forward": 1, "student backward": 2, "student tangent": 1}
+    return {
+        "teacher forward": 2 if guided else 1,
+        "student forward": 1,
+        "student backward": 2,
+        "student tangent": 1,
+    }

@@ -27,9 +27,17 @@ SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flo
 
 class Configuration(Config):
     name: Literal["shortcut"] = "shortcut"
-    finest: int = Field(128, ge=2, description="F, a power of two: how many of the smallest steps go from noise to data")
-    consistency_share: float = Field(0.25, ge=0, le=1, description="share of rows with a self-consistency target")
-    adaptive_power: float = Field(0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+    finest: int = Field(
+        128,
+        ge=2,
+        description="F, a power of two: how many of the smallest steps go from noise to data",
+    )
+    consistency_share: float = Field(
+        0.25, ge=0, le=1, description="share of rows with a self-consistency target"
+    )
+    adaptive_power: float = Field(
+        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+    )
     adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
     @model_validator(mode="after")
@@ -41,14 +49,20 @@ class Configuration(Config):
 
 def draw_times(level: Tensor, place: Tensor, configuration: Configuration) -> tuple[Tensor, Tensor]:
     """Uniform numbers (B,) to (r, t): the first rows get r = t = place, the last ones a step, in exact shares of the batch."""
-    levels, first = configuration.finest.bit_length() - 1, len(place) - round(configuration.consistency_share * len(place))
+    levels, first = (
+        configuration.finest.bit_length() - 1,
+        len(place) - round(configuration.consistency_share * len(place)),
+    )
     n = 2.0 ** torch.floor(level[first:] * levels).clamp(max=levels - 1)
     i = torch.floor(place[first:] * n).clamp(max=n - 1)
     return torch.cat([place[:first], i / n]), torch.cat([place[:first], (i + 1) / n])
 
 
-def shortcut_target(u: MeanVelocity, v: Velocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor, finest: int) -> Tensor:
+def shortcut_target(
+    u: MeanVelocity, v: Velocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor, finest: int
+) -> Tensor:
     """The velocity where r = t, the mean slope of two steps of u where r < t; z (B, C, H, W), r and t (B,)."""
+
     def half(z, r, t, c):
         return u(z, torch.where(t - r > 1.5 / finest, r, t), t, c)
 
@@ -65,7 +79,9 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
 
     def residual(x, c, eps, r, t):
         z = interpolate(x, eps, t)
-        target = shortcut_target(setting.student, setting.teacher_velocity, z, r, t, c, configuration.finest)
+        target = shortcut_target(
+            setting.student, setting.teacher_velocity, z, r, t, c, configuration.finest
+        )
         return setting.student(z, r, t, c) - target
 
     return regression(configuration, setting, draw, residual)
@@ -74,5 +90,9 @@ def updates(configuration: Configuration, setting: Setting) -> list[Update]:
 def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
     """Per sample and training step, in forwards of the network; a backward is two."""
     share = configuration.consistency_share
-    return {"teacher forward": (2 if guided else 1) * (1 - share), "target forward": 2 * share, "student forward": 1,
-            "student backward": 2}
+    return {
+        "teacher forward": (2 if guided else 1) * (1 - share),
+        "target forward": 2 * share,
+        "student forward": 1,
+        "student backward": 2,
+    }

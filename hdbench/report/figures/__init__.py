@@ -28,7 +28,9 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.schema import FIGURES
 
 
-def draw(plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None, anybody: bool = False) -> list[Path]:
+def draw(
+    plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None, anybody: bool = False
+) -> list[Path]:
     """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`: as Numbers); the paths.
 
     From anybody's metrics, a figure for which there is nothing does not replace one that is there.
@@ -36,11 +38,18 @@ def draw(plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None
     folder, pictures = out / plan.name / "figures", {}
 
     def numbers(of: Plan) -> Numbers | None:
-        return None if frame is None else Numbers(
-            of, frame[~frame.arm.isin(plan.arms.keys() - of.arms.keys())], results, anybody)
+        return (
+            None
+            if frame is None
+            else Numbers(
+                of, frame[~frame.arm.isin(plan.arms.keys() - of.arms.keys())], results, anybody
+            )
+        )
 
     parts = {"methods": plan, "forest": ablations(plan, "main", "initialisation")}
-    known = {name: (part, numbers(part)) for name, part in {**parts, "": ablations(plan, "main")}.items()}
+    known = {
+        name: (part, numbers(part)) for name, part in {**parts, "": ablations(plan, "main")}.items()
+    }
     for name in FIGURES:
         part, found = known.get(name, known[""])
         with plt.rc_context(STYLE):
@@ -60,5 +69,13 @@ def ablations(plan: Plan, *tables: str) -> Plan:
     return replace(plan, arms=arms, rows=[row for row in plan.rows if row.arm in arms])
 
 
-FIGURE_OF = {"samples": samples, "curves": curves, "spectrum": spectrum, "precision_recall": precision_recall,
-             "quality": quality, "methods": methods, "forest": forest, "weights": weights}
+FIGURE_OF = {
+    "samples": samples,
+    "curves": curves,
+    "spectrum": spectrum,
+    "precision_recall": precision_recall,
+    "quality": quality,
+    "methods": methods,
+    "forest": forest,
+    "weights": weights,
+}

@@ -25,13 +25,27 @@ def curves(sources: Sources) -> Figure:
     plan, groups = sources.plan, by_kind(sources.plan)
     refined = [arm for arms in groups.values() for arm in arms]
     used = [plan.arms[arm].trajectory for arm in refined]
-    groups |= {sources.label(arm): [arm] for arm in before_stage_two(plan) if plan.arms[arm].trajectory not in (None, *used)}
-    scalars = {"critic/fake_loss": "fake velocity loss", "generator/dmd_gradient_rms": "DMD gradient,\nroot mean square",
-               "critic/accuracy": "critic accuracy", "critic/token_entropy": "entropy of token\nweights† / log N"}
-    figure, axes = plt.subplots(5, max(len(groups), 1), figsize=(7.2, 7.4), squeeze=False, layout="constrained")
+    groups |= {
+        sources.label(arm): [arm]
+        for arm in before_stage_two(plan)
+        if plan.arms[arm].trajectory not in (None, *used)
+    }
+    scalars = {
+        "critic/fake_loss": "fake velocity loss",
+        "generator/dmd_gradient_rms": "DMD gradient,\nroot mean square",
+        "critic/accuracy": "critic accuracy",
+        "critic/token_entropy": "entropy of token\nweights† / log N",
+    }
+    figure, axes = plt.subplots(
+        5, max(len(groups), 1), figsize=(7.2, 7.4), squeeze=False, layout="constrained"
+    )
     for column, (heading, arms) in zip(axes.T, groups.items()):
         column[0].set_title(heading, weight="bold")
-        plot_chains(column[0], scalar_of(histories(sources, arms[0], "trajectory"), "student/mean_square"), color=REFERENCE)
+        plot_chains(
+            column[0],
+            scalar_of(histories(sources, arms[0], "trajectory"), "student/mean_square"),
+            color=REFERENCE,
+        )
         logarithmic(column[0])
         for arm in arms:
             found = histories(sources, arm, "refine")
@@ -48,12 +62,26 @@ def curves(sources: Sources) -> Figure:
             axis.set_ylabel(label)
             axis.autoscale(axis="y")
     for column in axes.T:
-        for line, label in ((column[:1], "step of the trajectory stage"), (column[1:], "generator step")):
+        for line, label in (
+            (column[:1], "step of the trajectory stage"),
+            (column[1:], "generator step"),
+        ):
             for axis in [axis for axis in line if axis.lines][-1:]:
                 axis.set_xlabel(label)
     if not any(axis.lines for axis in axes.flat):
         plt.close(figure)
         return nothing(sources, "results has no trained stage")
-    figure.legend(handles=head_handles(plan, refined), title="Head", loc="upper center", bbox_to_anchor=(0.5, 0), ncol=7)
-    return note_below(figure, sources.notes(
-        refined, "Lines: rolling medians, mean over chains; bands: from the lowest to the highest chain"))
+    figure.legend(
+        handles=head_handles(plan, refined),
+        title="Head",
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        ncol=7,
+    )
+    return note_below(
+        figure,
+        sources.notes(
+            refined,
+            "Lines: rolling medians, mean over chains; bands: from the lowest to the highest chain",
+        ),
+    )

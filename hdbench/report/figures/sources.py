@@ -20,7 +20,9 @@ class Sources:
 
     def __init__(self, plan: Plan, results: Path, numbers: Numbers | None = None):
         self.plan, self.results, self.missing, self.remarks = plan, results, [], []
-        self.numbers = numbers or Numbers(plan, pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS), results)
+        self.numbers = numbers or Numbers(
+            plan, pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS), results
+        )
 
     def folder(self, stage: str, name: str) -> Path | None:
         """The artifact's folder, or None, with `name` noted as missing."""
@@ -41,18 +43,27 @@ class Sources:
 
     def name(self, entry: Entry) -> str:
         config = self.plan.arms[entry.arm]
-        return self.label(entry.arm) + ("" if config.real or config.refine else steps_text(entry.steps))
+        return self.label(entry.arm) + (
+            "" if config.real or config.refine else steps_text(entry.steps)
+        )
 
     def numbers_of(self, entries: Iterable[Entry], *metrics: str) -> dict[Entry, list[Interval]]:
         """Of each entry these metrics; one that lacks any is left out and, as is one with fewer chains, noted."""
         found = {entry: [self.numbers(entry, metric) for metric in metrics] for entry in entries}
         for entry, intervals in list(found.items()):
-            name, (have, all_chains), values = self.name(entry), self.numbers.chains(entry), self.numbers.of(entry)
+            name, (have, all_chains), values = (
+                self.name(entry),
+                self.numbers.chains(entry),
+                self.numbers.of(entry),
+            )
             if not all(math.isfinite(interval.value) for interval in intervals):
                 broken = not values.value[values.metric.isin(metrics)].map(math.isfinite).all()
                 self.note_missing(name + " (not a number)" * broken)
                 del found[entry]
-            elif have < all_chains and (remark := f"{name}, {have} of {all_chains}") not in self.remarks:
+            elif (
+                have < all_chains
+                and (remark := f"{name}, {have} of {all_chains}") not in self.remarks
+            ):
                 self.remarks.append(remark)
         return found
 
@@ -61,15 +72,26 @@ class Sources:
         parts = [self.plan.suite.title, *said]
         if any("†" in self.label(arm) for arm in arms):
             parts.append("†\u00a0Reconstruction: the paper gives no formula")
-        for text, names in {"Fewer chains: ": self.remarks, "Not available: ": self.missing}.items():
+        for text, names in {
+            "Fewer chains: ": self.remarks,
+            "Not available: ": self.missing,
+        }.items():
             if names:
-                parts.append(text + "; ".join([*names[:8], *([f"and {len(names) - 8} more"] if len(names) > 8 else [])]))
+                parts.append(
+                    text
+                    + "; ".join(
+                        [*names[:8], *([f"and {len(names) - 8} more"] if len(names) > 8 else [])]
+                    )
+                )
         return ". ".join([*parts, *(note.rstrip(".") for note in self.numbers.notes)]) + "."
 
     def intervals_are(self, of: str = "", real: bool = True) -> str:
         if self.numbers.alone:
             return f"95% intervals{of}: over samples, {self.numbers.over}"
-        return f"95% intervals{of}: t-intervals over {self.numbers.over}" + ", of real images over samples" * real
+        return (
+            f"95% intervals{of}: t-intervals over {self.numbers.over}"
+            + ", of real images over samples" * real
+        )
 
 
 def dagger(head: str | None) -> str:
@@ -84,11 +106,13 @@ def histories(sources: Sources, arm: str, kind: str) -> dict[int, pd.DataFrame]:
     """By chain what that stage of an arm has recorded, by step; without chains that have no such stage."""
     found = {}
     for row in {row.stages[kind]: row for row in sources.rows(arm) if kind in row.stages}.values():
-        if (folder := sources.folder(row.stages[kind], f"{sources.label(arm)}, chain {row.seed}")):
+        if folder := sources.folder(row.stages[kind], f"{sources.label(arm)}, chain {row.seed}"):
             found[row.seed] = pd.read_csv(folder / "history.csv", index_col="step")
     return found
 
 
 def scalar_of(found: dict[int, pd.DataFrame], scalar: str) -> pd.DataFrame:
     """One column a chain; empty where none has that scalar."""
-    return pd.DataFrame({seed: history[scalar] for seed, history in found.items() if scalar in history})
+    return pd.DataFrame(
+        {seed: history[scalar] for seed, history in found.items() if scalar in history}
+    )

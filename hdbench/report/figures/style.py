@@ -28,18 +28,65 @@ from hdbench.suite.arms import describe, equal_total, head_name, head_of
 from hdbench.suite.plan import Plan
 
 matplotlib.use("Agg")
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (  # Okabe and Ito's colours, for every kind of sight
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+(
+    BLACK,
+    ORANGE,
+    SKY,
+    GREEN,
+    YELLOW,
+    BLUE,
+    VERMILION,
+    PURPLE,
+) = (  # Okabe and Ito's colours, for every kind of sight
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+)
 ALL_HEADS = ("none", *HEADS)
-HEAD_COLOURS = dict(zip(ALL_HEADS, cycle((BLACK, ORANGE, GREEN, SKY, VERMILION, BLUE, PURPLE, YELLOW))))
-HEAD_LINES = dict(zip(ALL_HEADS, cycle((
-    "-", (0, (6, 1.5)), (0, (3, 1)), (0, (1, 1)), (0, (6, 1, 1, 1)), (0, (3, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1))))))
+HEAD_COLOURS = dict(
+    zip(ALL_HEADS, cycle((BLACK, ORANGE, GREEN, SKY, VERMILION, BLUE, PURPLE, YELLOW)))
+)
+HEAD_LINES = dict(
+    zip(
+        ALL_HEADS,
+        cycle(
+            (
+                "-",
+                (0, (6, 1.5)),
+                (0, (3, 1)),
+                (0, (1, 1)),
+                (0, (6, 1, 1, 1)),
+                (0, (3, 1, 1, 1)),
+                (0, (3, 1, 1, 1, 1, 1)),
+            )
+        ),
+    )
+)
 HEAD_LETTERS = dict(zip(ALL_HEADS, cycle("abcdefghijklmnopqrstuvwxyz")))
 REFERENCE = "0.35"  # colour of all that stage 2 is compared with
-STYLE = {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7,
-         "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-         "grid.linewidth": 0.5, "lines.linewidth": 1.2, "legend.frameon": False, "pdf.fonttype": 42, "figure.dpi": 200,
-         "legend.title_fontsize": 7}
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "figure.dpi": 200,
+    "legend.title_fontsize": 7,
+}
 NOTHING = "nothing to draw yet"
 SIGNED = Column(key="difference", title="", cell=lambda entry: "-", signed=True)
 
@@ -56,8 +103,18 @@ def pictures_of(figure: Figure, path: Path) -> dict[Path, bytes]:
 
 
 def note_below(figure: Figure, text: str) -> Figure:
-    bottom = min([0, *(legend.get_window_extent().y0 for legend in figure.legends)]) / figure.bbox.height
-    figure.text(0.5, bottom - 0.01, textwrap.fill(text, 130), fontsize=6, color="0.35", ha="center", va="top")
+    bottom = (
+        min([0, *(legend.get_window_extent().y0 for legend in figure.legends)]) / figure.bbox.height
+    )
+    figure.text(
+        0.5,
+        bottom - 0.01,
+        textwrap.fill(text, 130),
+        fontsize=6,
+        color="0.35",
+        ha="center",
+        va="top",
+    )
     return figure
 
 
@@ -70,7 +127,11 @@ def nothing(sources: Sources, needed: str) -> Figure:
 
 def kind_of(plan: Plan, arm: str) -> str:
     """What an arm is apart from its head and its rule for steps: `Teacher → DMD`."""
-    return describe(plan, arm).replace(f" + {head_name(plan.arms[arm])}", "").replace(", equal total", "")
+    return (
+        describe(plan, arm)
+        .replace(f" + {head_name(plan.arms[arm])}", "")
+        .replace(", equal total", "")
+    )
 
 
 def stage_two(plan: Plan) -> list[str]:
@@ -84,24 +145,48 @@ def before_stage_two(plan: Plan) -> list[str]:
 def markers(plan: Plan) -> dict[str, str]:
     """Of each arm: round or pointed from a trajectory student, square from the teacher, others before stage 2."""
     shapes = {True: cycle("o^Dv<>"), False: cycle("sph8")}
-    kinds = dict.fromkeys((kind_of(plan, arm), bool(plan.arms[arm].trajectory)) for arm in stage_two(plan))
+    kinds = dict.fromkeys(
+        (kind_of(plan, arm), bool(plan.arms[arm].trajectory)) for arm in stage_two(plan)
+    )
     shape = {kind: next(shapes[student]) for kind, student in kinds}
-    return {arm: shape[kind_of(plan, arm)] for arm in stage_two(plan)} | dict(zip(before_stage_two(plan), cycle("*PXd")))
+    return {arm: shape[kind_of(plan, arm)] for arm in stage_two(plan)} | dict(
+        zip(before_stage_two(plan), cycle("*PXd"))
+    )
 
 
 def point_style(plan: Plan, arm: str) -> dict:
     """Colour is the head, and what was not trained by stage 2 grey; open where the total compute is made equal."""
     colour = HEAD_COLOURS.get(head_of(plan.arms[arm]), REFERENCE)
-    return {"marker": markers(plan)[arm], "color": colour, "markeredgecolor": colour, "markeredgewidth": 0.9,
-            "markerfacecolor": "white" if equal_total(plan, arm) else colour, "linestyle": "none"}
+    return {
+        "marker": markers(plan)[arm],
+        "color": colour,
+        "markeredgecolor": colour,
+        "markeredgewidth": 0.9,
+        "markerfacecolor": "white" if equal_total(plan, arm) else colour,
+        "linestyle": "none",
+    }
 
 
 def head_handles(plan: Plan, arms: Iterable[str], **line) -> list[Line2D]:
     """Of a legend: each head's colour, on its own line style or on what is given (of all heads, or by head)."""
-    heads = {head: head_name(plan.arms[arm]) + dagger(head) for arm in arms if (head := head_of(plan.arms[arm]))}
-    return [Line2D([], [], label=name, color=HEAD_COLOURS[head], **{
-        key: value[head] if isinstance(value, dict) else value for key, value in ({"linestyle": HEAD_LINES} | line).items()})
-        for head, name in heads.items()]
+    heads = {
+        head: head_name(plan.arms[arm]) + dagger(head)
+        for arm in arms
+        if (head := head_of(plan.arms[arm]))
+    }
+    return [
+        Line2D(
+            [],
+            [],
+            label=name,
+            color=HEAD_COLOURS[head],
+            **{
+                key: value[head] if isinstance(value, dict) else value
+                for key, value in ({"linestyle": HEAD_LINES} | line).items()
+            },
+        )
+        for head, name in heads.items()
+    ]
 
 
 def marker_handles(sources: Sources, arms: Iterable[str]) -> list[Line2D]:
@@ -113,7 +198,9 @@ def marker_handles(sources: Sources, arms: Iterable[str]) -> list[Line2D]:
             text = kind_of(plan, arm) + (", equal total" if equal_total(plan, arm) else "")
         colours = {"color": REFERENCE, "markeredgecolor": REFERENCE}
         colours |= {} if equal_total(plan, arm) else {"markerfacecolor": REFERENCE}
-        named.setdefault(text, Line2D([], [], label=text, **point_style(plan, arm) | colours | {"markersize": 5}))
+        named.setdefault(
+            text, Line2D([], [], label=text, **point_style(plan, arm) | colours | {"markersize": 5})
+        )
     return list(named.values())
 
 
@@ -123,13 +210,28 @@ def legends(figure: Figure, columns: dict[str, list[Line2D]], wide: Sequence[str
     places = {0: (), 1: (0.5,), 2: (0, 1), 3: (0, 0.5, 1)}[len(columns)]
     for place, (title, handles) in zip(places, columns.items()):
         side = {0: "left", 0.5: "center", 1: "right"}[place]
-        figure.legend(handles=handles, title=title, loc=f"upper {side}", bbox_to_anchor=(place, -0.01), alignment="left",
-                      ncol=2 if title in wide else 1)
+        figure.legend(
+            handles=handles,
+            title=title,
+            loc=f"upper {side}",
+            bbox_to_anchor=(place, -0.01),
+            alignment="left",
+            ncol=2 if title in wide else 1,
+        )
 
 
-def error_bars(axis: Axes, x: float, y: Interval, style: dict, x_half: float = math.nan, faint: float = 0.4) -> None:
-    axis.errorbar(x, y.value, xerr=None if math.isnan(x_half) else x_half, elinewidth=0.7,
-                  yerr=None if math.isnan(y.half_width) else y.half_width, ecolor=to_rgba(style["color"], faint), **style)
+def error_bars(
+    axis: Axes, x: float, y: Interval, style: dict, x_half: float = math.nan, faint: float = 0.4
+) -> None:
+    axis.errorbar(
+        x,
+        y.value,
+        xerr=None if math.isnan(x_half) else x_half,
+        elinewidth=0.7,
+        yerr=None if math.isnan(y.half_width) else y.half_width,
+        ecolor=to_rgba(style["color"], faint),
+        **style,
+    )
 
 
 def logarithmic(axes: Axes, along: str = "y") -> None:
@@ -153,11 +255,28 @@ def title_of(numbers: Numbers, metric: str) -> str:
 
 def floor(sources: Sources, axis: Axes, metric: str) -> None:
     """What real training images score: test images against themselves would measure nothing."""
-    real = [e for name, arm in sources.plan.arms.items() if arm.real == "train" for e in sources.numbers.entries(name)]
+    real = [
+        e
+        for name, arm in sources.plan.arms.items()
+        if arm.real == "train"
+        for e in sources.numbers.entries(name)
+    ]
     for entry, (interval,) in sources.numbers_of(real, metric).items():
-        axis.axhline(interval.value, color=REFERENCE, linestyle="--", linewidth=1, label=f"{sources.label(entry.arm)}: floor")
-        axis.axhspan(interval.value - interval.half_width, interval.value + interval.half_width, color=REFERENCE, alpha=0.12,
-                     linewidth=0, zorder=0)
+        axis.axhline(
+            interval.value,
+            color=REFERENCE,
+            linestyle="--",
+            linewidth=1,
+            label=f"{sources.label(entry.arm)}: floor",
+        )
+        axis.axhspan(
+            interval.value - interval.half_width,
+            interval.value + interval.half_width,
+            color=REFERENCE,
+            alpha=0.12,
+            linewidth=0,
+            zorder=0,
+        )
 
 
 def plot_chains(axis: Axes, history: pd.DataFrame, **line) -> None:
@@ -171,7 +290,9 @@ def plot_band(axis: Axes, x: Sequence[float], chains: np.ndarray, **line) -> Non
     """The mean over chains (rows), and a light band from the lowest to the highest."""
     axis.plot(x, chains.mean(0), **line)
     if len(chains) > 1:
-        axis.fill_between(x, chains.min(0), chains.max(0), color=line["color"], alpha=0.1, linewidth=0)
+        axis.fill_between(
+            x, chains.min(0), chains.max(0), color=line["color"], alpha=0.1, linewidth=0
+        )
 
 
 def by_kind(plan: Plan) -> dict[str, list[str]]:
