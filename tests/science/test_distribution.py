@@ -1,4 +1,6 @@
-"""Methods of stage 2 against exactly solvable data: directions, what each update trains, cost, and where training ends."""
+"""Methods of stage 2 against exactly solvable data: directions, what each update trains, cost, and
+where training ends.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def renoised(fake: Mixture, n: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def affine(t: float):
-    """x = a eps + b against N(m, s^2) in one dimension, on nodes that are exact for quadratics: all that tests need."""
+    """x = a eps + b against N(m, s^2) in one dimension, on nodes that are exact for quadratics: all
+    that tests need.
+    """
     a, b, m, s = 0.7, -0.3, 0.4, 0.5
     eps, eps_renoise = (column.reshape(-1, 1, 1, 1) for column in sign_nodes().T)
     x_hat, times = a * eps + b, torch.full((4,), t, dtype=torch.float64)
@@ -98,15 +102,17 @@ def by_theta(g: Tensor, eps: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("data", [a_gaussian, a_mixture])
 def test_decoupled_dmd_at_equal_times_has_the_numerator_of_dmd(data):
-    """With z_s = z_t it is x_fake - x^w, over the norm of x_hat - x_cond; without guidance it is DMD."""
+    """With z_s = z_t it is x_fake - x^w, over the norm of x_hat - x_cond; without guidance it is
+    DMD.
+    """
     conditional, fake = a_pair(data)
     unconditional = Mixture(conditional.means - 0.3, 1.5 * conditional.sds, conditional.shares)
     real = lambda z, t, c: (
         unconditional.v(z, t) + 1.5 * (conditional.v(z, t) - unconditional.v(z, t))
-    )  # noqa: E731
+    )
     x_hat, _, t, z = renoised(fake)
     g = decoupled_dmd.decoupled_gradient(x_hat, z, t, z, t, None, real, conditional.v, fake.v)
-    norm = lambda v: (x_hat - z + expand(t) * v(z, t, None)).abs().mean(dim=(1, 2, 3), keepdim=True)  # noqa: E731
+    norm = lambda v: (x_hat - z + expand(t) * v(z, t, None)).abs().mean(dim=(1, 2, 3), keepdim=True)
     numerator = dmd.dmd_gradient(x_hat, z, t, None, real, fake.v) * norm(real)
     torch.testing.assert_close(g * norm(conditional.v), numerator)
     z_s, s = normal(12, 1, 2, 3, seed=9), uniform_times(12, rng(8))
@@ -121,8 +127,8 @@ def test_decoupled_dmd_takes_guidance_at_its_own_noise():
     conditional, fake = a_pair()
     x_hat, _, t, z = renoised(fake)
     z_s, s = normal(12, 1, 2, 3, seed=9), uniform_times(12, rng(8))
-    push = lambda z, t, c: torch.sin(z) * expand(t)  # noqa: E731
-    real = lambda z, t, c: conditional.v(z, t) + push(z, t, c)  # noqa: E731
+    push = lambda z, t, c: torch.sin(z) * expand(t)
+    real = lambda z, t, c: conditional.v(z, t) + push(z, t, c)
     with_guidance, without = (
         decoupled_dmd.decoupled_gradient(x_hat, z, t, z_s, s, None, v, conditional.v, fake.v)
         for v in (real, conditional.v)
@@ -133,7 +139,9 @@ def test_decoupled_dmd_takes_guidance_at_its_own_noise():
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 def test_sid_gradient_at_one_half_is_half_that_of_the_fisher_divergence(t):
-    """E[g dx/dtheta] = 1/2 d/dtheta E||x_real - x_fake||^2, in which the fake is that of theta; and E<d, x_fake - x> = 0."""
+    """E[g dx/dtheta] = 1/2 d/dtheta E||x_real - x_fake||^2, in which the fake is that of theta; and
+    E<d, x_fake - x> = 0.
+    """
     x_hat, eps, eps_renoise, times, z, real, fake, theta = affine(t)
     norm = (x_hat - real.denoised(z, times)).abs()  # one dimension: undo the normalisation
     g = sid.sid_gradient(x_hat, eps_renoise, times, None, real.v, fake.v, 0.5) * norm
@@ -154,13 +162,15 @@ def test_sid_gradient_at_one_half_is_half_that_of_the_fisher_divergence(t):
     )
     value = lambda alpha: (
         sid.sid_loss(x_hat, z, times, None, real.v, fake.v, alpha) * norm.flatten()
-    ).mean()  # noqa: E731
+    ).mean()
     assert value(0.0).item() == pytest.approx(fisher.item(), rel=1e-6) and value(1.0).abs() < 1e-7
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.2])
 def test_sid_gradient_is_that_of_its_loss_in_each_sample(alpha):
-    """Against central differences, also through z_t; zero where the two networks agree, and samples do not mix."""
+    """Against central differences, also through z_t; zero where the two networks agree, and samples
+    do not mix.
+    """
     real, fake = a_pair()
     x_hat, eps, t, z = renoised(fake)
     g = sid.sid_gradient(x_hat, eps, t, None, real.v, fake.v, alpha)
@@ -191,7 +201,9 @@ def test_sid_gradient_is_that_of_its_loss_in_each_sample(alpha):
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("divergence", ["rkl", "js", "fkl"])
 def test_f_distill_is_the_gradient_of_its_divergence(divergence, t):
-    """E[h(r) (x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dD_f(p_real,t || p_fake,t)/dtheta, by Gauss-Hermite quadrature."""
+    """E[h(r) (x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dD_f(p_real,t || p_fake,t)/dtheta, by
+    Gauss-Hermite quadrature.
+    """
     nodes, weights = (torch.from_numpy(values) for values in np.polynomial.hermite_e.hermegauss(80))
     weights = weights / weights.sum()
     eps, eps_renoise = (
@@ -247,7 +259,9 @@ def test_vsd_gradient_is_the_difference_of_noise_predictions(t):
 
 
 def test_adm_step_is_on_the_trajectory_to_second_order():
-    """An Euler step of the exact velocity is off by delta^2 / 2 of the second derivative: a quarter at half the step."""
+    """An Euler step of the exact velocity is off by delta^2 / 2 of the second derivative: a quarter
+    at half the step.
+    """
     data, t = a_gaussian(), 0.6
     z, times = normal(8, 1, 2, 3), torch.full((8,), 0.6, dtype=torch.float64)
     errors = []
@@ -307,9 +321,11 @@ class QuadraticHead(nn.Module):
 
 
 def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[float, float]:
-    """(|a|, b), averaged over the last steps, after training on 2x2 images of N(MEAN, SD^2) with the method's own updates.
+    """(|a|, b), averaged over the last steps, after training on 2x2 images of N(MEAN, SD^2) with
+    the method's own updates.
 
-    Before each step the fake becomes the exact velocity of N(b, a^2); its own learning rate is next to nothing.
+    Before each step the fake becomes the exact velocity of N(b, a^2); its own learning rate is next
+    to nothing.
     """
     k, steps = METHODS[name].Configuration(), 250
     known = {
@@ -349,7 +365,9 @@ def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[fl
 
 
 def test_a_trained_heads_logit_is_the_log_density_ratio_of_real_to_fake():
-    """What f_distill takes for log r: real samples of N(1, 0.5^2), fake ones of N(0, 1), whose ratio is quadratic."""
+    """What f_distill takes for log r: real samples of N(1, 0.5^2), fake ones of N(0, 1), whose
+    ratio is quadratic.
+    """
     head, real, fake = (
         QuadraticHead(),
         torch.distributions.Normal(1.0, 0.5),
@@ -410,7 +428,9 @@ def test_matching_ends_at_the_real_mean_and_sd(name, settings):
     ],
 )
 def test_a_gan_alone_ends_near_the_real_mean_and_sd(name, head):
-    """Within 10%, from 71% and 67% off: the generator circles around the equilibrium at a step of constant size."""
+    """Within 10%, from 71% and 67% off: the generator circles around the equilibrium at a step of
+    constant size.
+    """
     a, b = trained(name, 0.005, head)
     assert (a, b) == (pytest.approx(SD, rel=0.1), pytest.approx(MEAN, rel=0.1))
 
@@ -421,7 +441,9 @@ BLOCKS = {"blocks": (2, 3), "parameters": 4000}
 
 
 def configured(name: str, **settings):
-    """A method's defaults with small heads and 2 critic steps a generator step; `gan` overrides single fields."""
+    """A method's defaults with small heads and 2 critic steps a generator step; `gan` overrides
+    single fields.
+    """
     module = METHODS[name]
     k = module.Configuration()
     steps = "head_steps_per_generator_step" if name == "ladd" else "fake_steps_per_generator_step"
@@ -479,7 +501,9 @@ named = pytest.mark.parametrize(
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @named
 def test_cost_is_what_runs(name, settings, guidance):
-    """One step of the trainer: every term that is stated, and no pass that is not; the student moves, the teacher does not."""
+    """One step of the trainer: every term that is stated, and no pass that is not; the student
+    moves, the teacher does not.
+    """
     configuration, ledger, batch = configured(name, **settings), Ledger(), 8
     networks, updates, images, labels = stage_two(configuration, guidance, ledger)
     student = networks["student"]
@@ -530,9 +554,12 @@ def test_updates_train_the_modules_that_they_name(name, settings):
 def test_default_dmd_is_as_it_was():
     """Its dump to the byte; its draws and losses, without a head, to the bit."""
     assert json.dumps(dmd.Configuration().model_dump(mode="json")) == (
-        '{"name": "dmd", "discriminator": "none", "gan": {"loss": "non_saturating", "feature_network": "teacher", "blocks": '
-        '[2, 3], "parameters": 20000, "learning_rate": 0.001, "relative_weight": 0.5, "t_min": 0.02, "t_max": 0.7, '
-        '"r1_weight": 0.0, "r1_sigma": 0.1}, "fake_steps_per_generator_step": 3, "fake_learning_rate": 0.0004, "t_min": '
+        '{"name": "dmd", "discriminator": "none", "gan": {"loss": "non_saturating", '
+        '"feature_network": "teacher", "blocks": '
+        '[2, 3], "parameters": 20000, "learning_rate": 0.001, "relative_weight": 0.5, "t_min": '
+        '0.02, "t_max": 0.7, '
+        '"r1_weight": 0.0, "r1_sigma": 0.1}, "fake_steps_per_generator_step": 3, '
+        '"fake_learning_rate": 0.0004, "t_min": '
         '0.02, "t_max": 0.98}'
     )
     modules, (critic, generator), images, labels = stage_two(dmd.Configuration())
@@ -604,7 +631,9 @@ def test_new_fields_are_dumped_only_where_they_differ(name):
 
 @pytest.mark.parametrize("regulariser", REGULARISERS)
 def test_a_regulariser_adds_its_own_loss(regulariser):
-    """weight times the loss of its update on the draws that come last; the rest is the loss without it."""
+    """weight times the loss of its update on the draws that come last; the rest is the loss without
+    it.
+    """
     settings = {"regulariser": REGULARISERS[regulariser], "regulariser_weight": 0.3}
     results = {}
     for name, more in (("with", settings), ("without", {})):
@@ -632,7 +661,7 @@ def test_a_regulariser_adds_its_own_loss(regulariser):
     assert scalars["regulariser_loss"].item() == pytest.approx(own.item(), rel=1e-5)
     assert loss.item() == pytest.approx(results["without"][1].item() + 0.3 * own.item(), rel=1e-5)
     of_own = torch.autograd.grad(own, list(modules["student"].parameters()), allow_unused=True)
-    for found, alone, extra in zip(gradients, results["without"][3], of_own):
+    for found, alone, extra in zip(gradients, results["without"][3], of_own, strict=True):
         if alone is not None:
             torch.testing.assert_close(
                 found, alone + (0 if extra is None else 0.3 * extra), atol=1e-6, rtol=1e-4
@@ -640,7 +669,9 @@ def test_a_regulariser_adds_its_own_loss(regulariser):
 
 
 def test_backward_simulation_is_consistency_sampling():
-    """Row by row: the jump from step k's input, and the rest of the steps with the same noises, end where sampling does."""
+    """Row by row: the jump from step k's input, and the rest of the steps with the same noises, end
+    where sampling does.
+    """
     u, steps, n = small_transformer(True, 1), 4, 12
     noises, c = torch.randn(steps, n, 1, 8, 8, generator=rng()), torch.arange(n) % 3
     step = torch.arange(n) % steps
@@ -664,7 +695,10 @@ def test_backward_simulation_is_consistency_sampling():
 
 
 def test_backward_simulation_draws_every_step_alike():
-    """The step of a row is uniform on 0 .. S - 1, and critic and generator train at the same kind of sample."""
+    """The step of a row is uniform on 0 ..
+
+    S - 1, and critic and generator train at the same kind of sample.
+    """
     k = configured("dmd", generator_steps=4)
     _, updates, images, labels = stage_two(k)
     for update in updates:
@@ -728,7 +762,7 @@ def test_gan_alone_has_the_size_of_its_relative_weight(name, monkeypatch):
     (x_hat, g), method, (c, _, eps, t) = given[0], generator.loss.__self__, drawn
     assert g.square().mean().sqrt().item() == pytest.approx(0.7, rel=1e-5)
     with torch.no_grad():
-        logit = lambda x: method.judge(*method.noised(x, eps, t, c)).logits.mean()  # noqa: E731
+        logit = lambda x: method.judge(*method.noised(x, eps, t, c)).logits.mean()
         assert logit(x_hat - 0.01 * g) > logit(x_hat) > logit(x_hat + 0.01 * g)
 
 
@@ -833,7 +867,9 @@ def test_a_method_has_no_fields_that_mean_nothing(module, unknown):
     ],
 )
 def test_a_part_of_gan_leaves_the_methods_other_defaults(name, kept):
-    """As a suite's file gives it: some keys of the mapping, the rest the method's and not those of dmd."""
+    """As a suite's file gives it: some keys of the mapping, the rest the method's and not those of
+    dmd.
+    """
     text = f'{{"name": "{name}", "gan": {{"learning_rate": 0.002}}}}'
     found = METHODS[name].Configuration.model_validate_json(text).gan.model_dump()
     assert found == METHODS[name].Configuration().gan.model_dump() | {"learning_rate": 0.002}

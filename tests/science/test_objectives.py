@@ -1,4 +1,6 @@
-"""Objectives and discriminator heads against exactly solvable data, hand-written formulas and a count of every pass."""
+"""Objectives and discriminator heads against exactly solvable data, hand-written formulas and a
+count of every pass.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def pair_of_times(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_adaptive_mean_square_by_hand():
-    """Rows of mean square 2.5 and 9, p = 1/2, c = 1: (2.5 / sqrt(3.5) + 9 / sqrt(10)) / 2, the weight not differentiated."""
+    """Rows of mean square 2.5 and 9, p = 1/2, c = 1: (2.5 / sqrt(3.5) + 9 / sqrt(10)) / 2, the
+    weight not differentiated.
+    """
     delta = torch.tensor([[[[1.0, 2.0]]], [[[3.0, -3.0]]]], dtype=torch.float64, requires_grad=True)
     value = adaptive_mean_square(delta, 0.5, 1.0)
     assert value.item() == pytest.approx((2.5 / 3.5**0.5 + 9 / 10**0.5) / 2)
@@ -96,7 +100,7 @@ def test_flow_matching_at_the_true_velocity_is_the_conditional_variance(t):
     data = Gaussian(torch.tensor([[[0.7]]]), 0.4)
     x, eps, times = flow_matching_nodes(data, t)
     change = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    v = lambda z, t, c: data.v(z, t) + change[0] + change[1] * z  # noqa: E731
+    v = lambda z, t, c: data.v(z, t) + change[0] + change[1] * z
     loss, scalars = flow_matching.flow_matching_loss(v, x, eps, times, None)
     assert loss.item() == pytest.approx(data.conditional_variance(times[0]).item(), rel=1e-12)
     assert scalars["loss"] is loss
@@ -109,12 +113,14 @@ def test_flow_matching_at_the_true_velocity_is_the_conditional_variance(t):
 
 
 def test_flow_matching_gradient_vanishes_for_a_mixture_in_expectation():
-    """A Monte Carlo mean of d loss / d (change of v) within four of its standard errors, at the true velocity only."""
+    """A Monte Carlo mean of d loss / d (change of v) within four of its standard errors, at the
+    true velocity only.
+    """
     data, n = a_mixture(), 40000
     x, eps, t = data.sample(n, rng(1)), normal(n, 1, 2, 3, seed=2), uniform_times(n, rng(3))
     for offset, vanishes in ((0.0, True), (0.1, False)):
         change = torch.zeros(n, dtype=torch.float64, requires_grad=True)
-        v = lambda z, t, c: data.v(z, t) + (offset + expand(change)) * torch.tanh(z)  # noqa: E731, B023
+        v = lambda z, t, c: data.v(z, t) + (offset + expand(change)) * torch.tanh(z)
         loss, _ = flow_matching.flow_matching_loss(v, x, eps, t, None)
         (gradient,) = torch.autograd.grad(loss, change)
         ratio = gradient.mean() / (gradient.std() / n**0.5)
@@ -138,7 +144,9 @@ def test_label_dropout_replaces_its_share_by_the_null_label():
 
 @pytest.mark.parametrize("data", DATA)
 def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
-    """u = v - (t - r) du/dt; the identity fails for v itself, for a scaled u, and with the wrong v."""
+    """u = v - (t - r) du/dt; the identity fails for v itself, for a scaled u, and with the wrong
+    v.
+    """
     oracle, (r, t) = DATA[data](), pair_of_times(16)
     z = interpolate(oracle.sample(16, rng(2)), normal(16, 1, 2, 3, seed=3), t)
     v = oracle.v(z, t)
@@ -154,7 +162,9 @@ def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
 
 
 def test_meanflow_residual_is_the_equation_with_an_independent_derivative():
-    """For an arbitrary u: u - v + (t - r) (v . grad_z u + d_t u), derivatives by central differences; r = t rows first."""
+    """For an arbitrary u: u - v + (t - r) (v . grad_z u + d_t u), derivatives by central
+    differences; r = t rows first.
+    """
 
     def u(z, r, t, c):
         return torch.sin(2 * z) * expand(t) ** 2 + z * expand(r * t) + expand(c) * z**2
@@ -180,7 +190,7 @@ def test_meanflow_target_carries_no_gradient():
     z = normal(12, 1, 2, 3)
     v = oracle.v(z, t)
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    u = lambda z, r, t, c: theta[0] * oracle.u(z, r, t) + theta[1] * expand(t) * z**2  # noqa: E731
+    u = lambda z, r, t, c: theta[0] * oracle.u(z, r, t) + theta[1] * expand(t) * z**2
     residual = meanflow.meanflow_residual(u, v, z, r, t, torch.zeros(12))
     (found,) = torch.autograd.grad(residual.square().sum(), theta)
     order = torch.cat([torch.arange(12)[r == t], torch.arange(12)[r < t]])
@@ -190,7 +200,9 @@ def test_meanflow_target_carries_no_gradient():
 
 
 def test_meanflow_target_holds_the_velocity_fixed_too():
-    """sg covers all of v - (t - r) du/dt, so a velocity with a graph (a student's own, say) gets no gradient."""
+    """sg covers all of v - (t - r) du/dt, so a velocity with a graph (a student's own, say) gets no
+    gradient.
+    """
     (r, t), z, v = (
         pair_of_times(12),
         normal(12, 1, 2, 3),
@@ -206,7 +218,9 @@ def test_meanflow_target_holds_the_velocity_fixed_too():
 
 @pytest.mark.parametrize(("still", "moving"), [(3, 5), (8, 0), (0, 8)])
 def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
-    """Rows with r = t cost no tangent, and a batch of them no forward-mode pass; tangents are (v, 0, 1)."""
+    """Rows with r = t cost no tangent, and a batch of them no forward-mode pass; tangents are (v,
+    0, 1).
+    """
     calls, evaluated, real = [], [], meanflow.jvp
 
     def counting(function, primals, tangents):
@@ -234,8 +248,10 @@ def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
 
 
 def test_meanflow_training_reaches_the_true_mean_velocity():
-    """u = a(r, t) + b(r, t) z with a, b by a small network, 1,000 steps on N(0.8, 0.4^2): relative RMS error under 5% over
-    the drawn (r, t) and under 4% for one step from noise, where the velocity in its place is off by 40%."""
+    """u = a(r, t) + b(r, t) z with a, b by a small network, 1,000 steps on N(0.8, 0.4^2): relative
+    RMS error under 5% over the drawn (r, t) and under 4% for one step from noise, where the
+    velocity in its place is off by 40%.
+    """
     data = Gaussian(torch.tensor([[[0.8]]]), 0.4)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
@@ -265,7 +281,7 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
     )
     z = interpolate(data.sample(n, g).float(), torch.randn(n, 1, 1, 1, generator=g), t)
     eps, zero, one = torch.randn(n, 1, 1, 1, generator=g), torch.zeros(n), torch.ones(n)
-    off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()  # noqa: E731
+    off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()
     with torch.no_grad():
         everywhere, one_step = (
             off(u(z, r, t, t), data.u(z, r, t)),
@@ -301,7 +317,9 @@ def test_shares_over_one_are_refused():
 
 @pytest.mark.parametrize("data", DATA)
 def test_consistency_residual_vanishes_at_second_order(data):
-    """With exact u, only the teacher's Euler step errs, by O((t - s)^2): half the step, a quarter of the residual."""
+    """With exact u, only the teacher's Euler step errs, by O((t - s)^2): half the step, a quarter
+    of the residual.
+    """
     oracle, n = DATA[data](), 32
     t = uniform_times(n, rng(1), 0.3, 0.95)
     z = interpolate(oracle.sample(n, rng(2)), normal(n, 1, 2, 3, seed=3), t)
@@ -364,9 +382,11 @@ def renoised(fake, t: Tensor, n: int):
 
 @pytest.mark.parametrize("data", DATA)
 def test_dmd_gradient_is_the_score_difference(data):
-    """g = t^2 / (1 - t) (s_fake - s_real) / mean |x_hat - x_real|, scores by differentiating the two densities.
+    """g = t^2 / (1 - t) (s_fake - s_real) / mean |x_hat - x_real|, scores by differentiating the
+    two densities.
 
-    From x = z - t v and v = -(z + t s) / (1 - t): x_fake - x_real = t (v_real - v_fake) = t^2 / (1 - t) (s_fake - s_real).
+    From x = z - t v and v = -(z + t s) / (1 - t): x_fake - x_real = t (v_real - v_fake) = t^2 / (1
+    - t) (s_fake - s_real).
     """
     real, n = DATA[data](), 12
     fake = Mixture(real.means.flip(-1) + 0.2, 1.2 * real.sds, real.shares.flip(0))
@@ -394,7 +414,9 @@ def test_dmd_gradient_points_away_from_the_fake_towards_the_real():
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
-    """E[(x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dKL(p_fake,t || p_real,t)/dtheta for x = a eps + b, exactly."""
+    """E[(x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dKL(p_fake,t || p_real,t)/dtheta for x = a
+    eps + b, exactly.
+    """
     a, b, mean, sd = 0.7, -0.3, 0.4, 0.5
     real, fake = Gaussian(torch.full((1, 1, 1), mean), sd), Gaussian(torch.full((1, 1, 1), b), a)
     eps, eps_renoise = (column.reshape(-1, 1, 1, 1) for column in sign_nodes().T)
@@ -403,7 +425,7 @@ def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
     norm = (x_hat - real.denoised(z, times)).abs()  # one dimension: undo the normalisation
     unnormalised = dmd.dmd_gradient(x_hat, z, times, None, real.v, fake.v) * norm
     theta = torch.tensor([a, b], dtype=torch.float64, requires_grad=True)
-    variance = lambda s: (1 - t) ** 2 * s**2 + t**2  # noqa: E731
+    variance = lambda s: (1 - t) ** 2 * s**2 + t**2
     kl = gaussian_kl(
         (1 - t) * theta[1],
         variance(theta[0]),
@@ -423,7 +445,9 @@ def test_surrogate_gradient_is_g_over_numel():
 
 
 def test_dmd_training_matches_the_real_mean_and_sd():
-    """x = a eps + b with the exact fake velocity of N(b, a^2) converges to N(0.6, 0.35^2), within 3%."""
+    """x = a eps + b with the exact fake velocity of N(b, a^2) converges to N(0.6, 0.35^2), within
+    3%.
+    """
     real, g = Gaussian(torch.full((1, 2, 2), 0.6), 0.35), rng()
     theta = torch.tensor([1.2, -0.8], dtype=torch.float64, requires_grad=True)
     steps = 300
@@ -473,7 +497,9 @@ def head(cls, queries: float = 0.0, seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["non_saturating", "hinge"])
 def test_awd_loss_with_zero_queries_is_patch(kind):
-    """Values and gradients of both losses, with the same MLPs; with queries that are not zero they differ."""
+    """Values and gradients of both losses, with the same MLPs; with queries that are not zero they
+    differ.
+    """
     patch, real, fake = head(Patch, seed=1), tokens(seed=1), tokens(seed=2)
     for queries, equal in ((0.0, True), (2.0, False)):
         awd = head(AwdLoss, queries)
@@ -490,9 +516,11 @@ def test_awd_loss_with_zero_queries_is_patch(kind):
             ]
             results.append((losses, gradients))
         (patch_losses, patch_gradients), (awd_losses, awd_gradients) = results
-        for a, b in zip(patch_losses, awd_losses):
+        for a, b in zip(patch_losses, awd_losses, strict=True):
             assert torch.allclose(a, b, rtol=1e-12, atol=0) == equal
-        for a, b in zip(sum(map(list, patch_gradients), []), sum(map(list, awd_gradients), [])):
+        for a, b in zip(
+            sum(map(list, patch_gradients), []), sum(map(list, awd_gradients), []), strict=True
+        ):
             if equal:
                 torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
 
@@ -506,19 +534,22 @@ def test_awd_starts_at_uniform_weights(name):
 
 
 def test_awd_weights_by_hand():
-    """w = mean over layers and queries of softmax_i(q . K_q h_i / sqrt(size of q)), and the three readings of it."""
+    """w = mean over layers and queries of softmax_i(q .
+
+    K_q h_i / sqrt(size of q)), and the three readings of it.
+    """
     real = tokens(seed=4)
     loss_head, logit_head, pool_head = (head(cls, 1.5) for cls in (AwdLoss, AwdLogit, AwdPool))
     weigh = loss_head.token_weights
     w = torch.zeros(5, GRID**2, dtype=torch.float64)
-    for h, key, queries in zip(real, weigh.keys, weigh.queries):
-        for q, k in zip(queries, key.weight.unflatten(0, queries.shape)):
+    for h, key, queries in zip(real, weigh.keys, weigh.queries, strict=True):
+        for q, k in zip(queries, key.weight.unflatten(0, queries.shape), strict=True):
             w += torch.softmax((h @ k.T) @ q / math.sqrt(len(q)), dim=1) / (LAYERS * len(queries))
     assert w.std() > 0.005
     verdict = loss_head(real)
     torch.testing.assert_close(verdict.token_weights, w)
     losses = torch.stack(
-        [F.softplus(-mlp(h).squeeze(-1)) for mlp, h in zip(loss_head.mlps, real)]
+        [F.softplus(-mlp(h).squeeze(-1)) for mlp, h in zip(loss_head.mlps, real, strict=True)]
     )  # (layers, B, N)
     torch.testing.assert_close(
         gan.generator_loss(verdict, "non_saturating"), (w * losses).sum(-1).mean()
@@ -526,12 +557,13 @@ def test_awd_weights_by_hand():
     for module in (logit_head, pool_head):
         module.token_weights.load_state_dict(weigh.state_dict())
     logits = torch.stack(
-        [(w * mlp(h).squeeze(-1)).sum(1) for mlp, h in zip(logit_head.mlps, real)], dim=1
+        [(w * mlp(h).squeeze(-1)).sum(1) for mlp, h in zip(logit_head.mlps, real, strict=True)],
+        dim=1,
     )
     torch.testing.assert_close(logit_head(real).logits, logits)
     pooled = [
         mlp((w[..., None] * value(h)).sum(1))
-        for mlp, value, h in zip(pool_head.mlps, pool_head.values, real)
+        for mlp, value, h in zip(pool_head.mlps, pool_head.values, real, strict=True)
     ]
     torch.testing.assert_close(pool_head(real).logits, torch.cat(pooled, dim=1))
 
@@ -550,7 +582,7 @@ def test_awd_queries_of_a_layer_learn_different_weights():
     weights = module.token_weights
     by_query = [
         torch.softmax((key(h).unflatten(-1, q.shape) * q).sum(-1), dim=1)
-        for key, q, h in zip(weights.keys, weights.queries, real)
+        for key, q, h in zip(weights.keys, weights.queries, real, strict=True)
     ]
     assert weights(real).std() > 1e-4  # it has learned to weigh at all
     assert torch.stack(by_query).std(dim=-1).max() > 1e-5
@@ -606,7 +638,7 @@ def test_gan_losses_by_hand():
     assert gan.generator_loss(fake, "hinge").item() == pytest.approx(
         -(0.125 - 1.5 - 0.125 + 0.75) / 2
     )
-    log_sigmoid = lambda s: -math.log(1 + math.exp(-s))  # noqa: E731
+    log_sigmoid = lambda s: -math.log(1 + math.exp(-s))
     on_real = (
         -(
             0.25 * log_sigmoid(2)
@@ -687,7 +719,9 @@ def test_heads_meet_their_budget(name, layers, width, grid, budget):
 
 
 def test_heads_take_the_nearest_width():
-    """No other hidden width of the patch head is closer: its size is hidden (width + 2) + 1 a layer."""
+    """No other hidden width of the patch head is closer: its size is hidden (width + 2) + 1 a
+    layer.
+    """
     for budget in (5000, 5030, 7777, 20000):
         size = parameter_count(build_head("patch", layers=2, width=64, grid=4, parameters=budget))
         sizes = [2 * (hidden * 66 + 1) for hidden in range(1, 400)]
@@ -704,11 +738,12 @@ def test_an_impossible_budget_is_refused(name, budget):
 
 
 class Ledger:
-    """Rows through the blocks of networks, by (network, "full" or "features", "forward", "backward" or "tangent").
+    """Rows through the blocks of networks, by (network, "full" or "features", "forward", "backward"
+    or "tangent").
 
-    A block's output projection is tapped: each call adds its rows to the forward count; in backward, a gradient to its
-    input adds them once and a gradient to its weight once, so a backward to parameters counts two and one to the image
-    alone counts one.
+    A block's output projection is tapped: each call adds its rows to the forward count; in
+    backward, a gradient to its input adds them once and a gradient to its weight once, so a
+    backward to parameters counts two and one to the image alone counts one.
     """
 
     def __init__(self):
@@ -819,7 +854,9 @@ def test_cost_of_trajectory_objectives(module, configuration, guidance):
     [("none", "teacher", 0.0), *product(HEADS, ["teacher", "fake"], [0.0, 0.5])],
 )
 def test_cost_of_distribution_matching(discriminator, feature_network, r1_weight, guidance):
-    """Features run through 3 of 4 blocks; the frozen teacher's see a backward to the image, the fake score's to both."""
+    """Features run through 3 of 4 blocks; the frozen teacher's see a backward to the image, the
+    fake score's to both.
+    """
     settings = gan.GanConfiguration(
         feature_network=feature_network, r1_weight=r1_weight, blocks=(2, 3), parameters=4000
     )
@@ -844,7 +881,9 @@ def test_cost_of_distribution_matching(discriminator, feature_network, r1_weight
 
 
 def stage_two(discriminator: str, **settings):
-    """Networks by name, the two updates, and draws from a small data set; the same networks at every call."""
+    """Networks by name, the two updates, and draws from a small data set; the same networks at
+    every call.
+    """
     configuration = dmd.Configuration(
         discriminator=discriminator, gan=gan.GanConfiguration(parameters=4000, **settings)
     )
@@ -891,7 +930,9 @@ def test_generator_update_trains_the_student_alone_and_the_critic_the_rest(featu
 
 
 def test_gan_gradient_is_scaled_to_its_relative_weight(monkeypatch):
-    """What is added to the DMD gradient has relative_weight times its RMS, and subtracting it lowers the GAN loss."""
+    """What is added to the DMD gradient has relative_weight times its RMS, and subtracting it
+    lowers the GAN loss.
+    """
     given, surrogate = [], matching.generator_surrogate
     monkeypatch.setattr(
         matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1]

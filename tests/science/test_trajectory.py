@@ -1,4 +1,6 @@
-"""Trajectory objectives against exactly solvable data: they vanish at its mean velocity alone, and they reach it."""
+"""Trajectory objectives against exactly solvable data: they vanish at its mean velocity alone, and
+they reach it.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ METHODS = {
 
 
 class Known(nn.Module):
-    """scale times the exact mean velocity, in float64 times; with `velocity` the velocity at t in its place."""
+    """scale times the exact mean velocity, in float64 times; with `velocity` the velocity at t in
+    its place.
+    """
 
     def __init__(
         self, oracle: Mixture, scale: float = 1.0, velocity: bool = False, **accuracy: int
@@ -118,7 +122,9 @@ def test_knowledge_is_the_square_of_one_step():
 
 
 class Straight(nn.Module):
-    """Velocity of the straight couples (eps, mu + s eps): [(1 - s) (z - (1 - t) mu)] / [(1 - t) s + t] - mu, for every r."""
+    """Velocity of the straight couples (eps, mu + s eps): [(1 - s) (z - (1 - t) mu)] / [(1 - t) s +
+    t] - mu, for every r.
+    """
 
     def __init__(self, oracle: Gaussian):
         super().__init__()
@@ -130,7 +136,9 @@ class Straight(nn.Module):
 
 
 def test_reflow_vanishes_where_the_couples_of_a_gaussian_are_straight():
-    """The flow map of a Gaussian is affine and monotone, so its lines do not cross; the teacher's velocity is not theirs."""
+    """The flow map of a Gaussian is affine and monotone, so its lines do not cross; the teacher's
+    velocity is not theirs.
+    """
     oracle = a_gaussian()
     pairs, (r, t) = pairs_of(oracle, 64), pair_of_times(64)
     assert only_update(reflow, Straight(oracle)).loss(*pairs, r, t)[0] < 1e-24
@@ -155,7 +163,9 @@ def test_reflow_from_noise_is_knowledge_distillation(data):
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("n", [1, 4])
 def test_two_exact_halves_are_one_exact_step(data, n):
-    """To 1e-8 for any step; the velocity in place of the mean velocity is off, and so is a scaled one."""
+    """To 1e-8 for any step; the velocity in place of the mean velocity is off, and so is a scaled
+    one.
+    """
     oracle, accuracy = DATA[data](), {} if data == "gaussian" else {"steps": 96}
     t = torch.ceil(uniform_times(24, rng(1)) * n) / n
     z, r = points(oracle, t), t - 1 / n
@@ -176,7 +186,9 @@ def test_two_exact_halves_are_one_exact_step(data, n):
 
 @pytest.mark.parametrize("data", DATA)
 def test_first_round_of_progressive_distillation_errs_as_euler_does(data):
-    """Two Euler steps in 1/N are off by O(1/N^2), their slope by O(1/N): twice the steps, half the residual."""
+    """Two Euler steps in 1/N are off by O(1/N^2), their slope by O(1/N): twice the steps, half the
+    residual.
+    """
     oracle, errors = DATA[data](), []
     t = uniform_times(64, rng(1), 0.2, 0.9)
     x, eps = oracle.sample(64, rng(2)), normal(64, 1, 2, 3, seed=3)
@@ -205,7 +217,9 @@ def test_later_rounds_of_progressive_distillation_vanish_at_the_truth_only():
 
 @pytest.mark.parametrize("data", DATA)
 def test_shortcut_vanishes_at_the_truth_only(data):
-    """To 1e-8 on rows with r = t and on steps above the smallest; there the halves are Euler's and err by O(1/F)."""
+    """To 1e-8 on rows with r = t and on steps above the smallest; there the halves are Euler's and
+    err by O(1/F).
+    """
     oracle, finest = DATA[data](), 16
     r, t = shortcut.draw_times(
         torch.rand(64, generator=rng()),
@@ -218,7 +232,7 @@ def test_shortcut_vanishes_at_the_truth_only(data):
     smallest = (r < t) & (t - r < 3 / finest)
     off = lambda u: (
         u(z, r, t, None) - shortcut.shortcut_target(u, oracle.v, z, r, t, t, finest)
-    ).detach()  # noqa: E731
+    ).detach()
     assert smallest.any() and off(exact)[~smallest].abs().max() < 1e-8
     assert 1e-3 < rms(off(exact)[smallest]) < 0.1
     for wrong in (off(Known(oracle, 1.1)), off(Known(oracle, velocity=True))):
@@ -248,7 +262,7 @@ def test_scm_tangent_vanishes_at_the_truth_only(data):
 def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
     """u - sg(u + g) = u - sg(v - t du/dt), values and gradients, for an arbitrary network."""
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    u = lambda z, r, t, c: theta[0] * torch.sin(z) * expand(t) + theta[1] * expand(t - r) * z**2  # noqa: E731
+    u = lambda z, r, t, c: theta[0] * torch.sin(z) * expand(t) + theta[1] * expand(t - r) * z**2
     z, v, t = normal(8, 1, 2, 3), normal(8, 1, 2, 3, seed=1), uniform_times(8, rng())
     value, g = scm.tangent(u, v, z, t, t, 1.0)
     found, expected = (
@@ -256,14 +270,14 @@ def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
         meanflow.meanflow_residual(u, v, z, torch.zeros_like(t), t, t),
     )
     torch.testing.assert_close(found, expected)
-    gradient = lambda x: torch.autograd.grad(x.square().mean(), theta)[0]  # noqa: E731
+    gradient = lambda x: torch.autograd.grad(x.square().mean(), theta)[0]
     torch.testing.assert_close(gradient(found), gradient(expected))
     assert not g.requires_grad
 
 
 def test_scm_tangent_by_central_differences():
     """g = (v - u) - w t du/dt for an arbitrary network, w in between."""
-    u = lambda z, r, t, c: torch.sin(2 * z) * expand(t) ** 2 + z * expand(t - r)  # noqa: E731
+    u = lambda z, r, t, c: torch.sin(2 * z) * expand(t) ** 2 + z * expand(t - r)
     z, v, t, h, w = (
         normal(8, 1, 2, 3),
         normal(8, 1, 2, 3, seed=1),
@@ -282,7 +296,9 @@ def test_scm_tangent_by_central_differences():
 
 
 def test_scm_normalisation_and_warmup():
-    """Rows 3, 4 and 0, 0: the root mean square of the first is sqrt(12.5); nothing is divided by zero."""
+    """Rows 3, 4 and 0, 0: the root mean square of the first is sqrt(12.5); nothing is divided by
+    zero.
+    """
     g = torch.tensor([[[[3.0, 4.0]]], [[[0.0, 0.0]]]], dtype=torch.float64)
     expected = g / (12.5**0.5 + 0.1)
     torch.testing.assert_close(scm.normalised(g, 0.1), expected)
@@ -309,7 +325,7 @@ def test_scm_loss_follows_the_step():
 def test_improved_meanflow_vanishes_at_the_truth_only(data):
     oracle, (r, t) = DATA[data](), pair_of_times(16)
     z = points(oracle, t)
-    residual = lambda u, v: improved_meanflow.velocity_residual(u, v, z, r, t, torch.zeros(16))  # noqa: E731
+    residual = lambda u, v: improved_meanflow.velocity_residual(u, v, z, r, t, torch.zeros(16))
     v = oracle.v(z, t)
     exact = Known(oracle, **({} if data == "gaussian" else {"steps": 24}))
     assert residual(exact, v).abs().max() < (1e-12 if data == "gaussian" else 1e-5)
@@ -318,9 +334,11 @@ def test_improved_meanflow_vanishes_at_the_truth_only(data):
 
 
 def test_improved_meanflow_differentiates_along_its_own_velocity():
-    """u - v + (t - r) sg(u(z, t, t) . grad_z u + d_t u) by central differences, and the gradient of u alone."""
+    """u - v + (t - r) sg(u(z, t, t) . grad_z u + d_t u) by central differences, and the gradient of
+    u alone.
+    """
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    parts = lambda z, r, t: (torch.sin(2 * z) * expand(t) ** 2, z * expand(r * t) + z**2)  # noqa: E731
+    parts = lambda z, r, t: (torch.sin(2 * z) * expand(t) ** 2, z * expand(r * t) + z**2)
 
     def u(z, r, t, c):
         a, b = parts(z, r, t)
@@ -375,7 +393,9 @@ def test_shortcut_draws_exact_shares(share, n):
 
 
 def test_shortcut_draws_every_size_on_its_own_grid():
-    """Sizes 1/8, 1/4, 1/2 and 1 equally often for F = 16, never 1/16, each from a multiple of itself."""
+    """Sizes 1/8, 1/4, 1/2 and 1 equally often for F = 16, never 1/16, each from a multiple of
+    itself.
+    """
     n = 8000
     r, t = shortcut.draw_times(
         torch.rand(n, generator=rng()),
@@ -407,7 +427,9 @@ def test_pairs_are_drawn_together():
 
 @pytest.mark.parametrize("module", [shortcut, improved_meanflow])
 def test_ranks_call_the_networks_equally_often(monkeypatch, module):
-    """A rank whose rows are all of one kind asks for as much as one with both, and keeps nothing of it."""
+    """A rank whose rows are all of one kind asks for as much as one with both, and keeps nothing of
+    it.
+    """
     for place in (base, meanflow):
         monkeypatch.setattr(place, "any_of", lambda *flags: [True] * len(flags))
     asked, n = [], 8
@@ -436,7 +458,9 @@ def test_ranks_call_the_networks_equally_often(monkeypatch, module):
 
 
 def small_net(seed: int = 0) -> nn.Module:
-    """u = a(r, t) + b(r, t) z by a small network: every mean velocity of one Gaussian has this form."""
+    """u = a(r, t) + b(r, t) z by a small network: every mean velocity of one Gaussian has this
+    form.
+    """
 
     class Affine(nn.Module):
         def __init__(self):
@@ -494,7 +518,9 @@ def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_rounds_have_their_grid_and_halve():
-    """N = 8, 4, 2, 1 over equal parts of the steps; t on {1/N, ..., 1}, every place equally often, r = t - 1/N."""
+    """N = 8, 4, 2, 1 over equal parts of the steps; t on {1/N, ..., 1}, every place equally often,
+    r = t - 1/N.
+    """
     configuration, steps = progressive.Configuration(start_steps=8), 8
     update = only_update(progressive, Known(a_gaussian()), configuration)
     assert configuration.rounds == 4
@@ -508,7 +534,9 @@ def test_rounds_have_their_grid_and_halve():
 
 
 def test_the_average_of_weights_begins_anew_in_each_round():
-    """After 4, 3 and 3 of 10 steps; decay min(0.98, (1 + k) / (10 + k)) with k counted from the round's first step."""
+    """After 4, 3 and 3 of 10 steps; decay min(0.98, (1 + k) / (10 + k)) with k counted from the
+    round's first step.
+    """
     trainer, mean = (
         trainer_of(progressive, progressive.Configuration(start_steps=4), 10, batch=8),
         None,
@@ -539,7 +567,9 @@ def test_rounds_that_are_not_powers_of_two():
 
 
 def test_a_round_is_taught_by_the_weights_at_the_end_of_the_last():
-    """4, 3 and 3 of 10 steps: the frozen network changes before steps 4 and 7 alone, to what the student is then."""
+    """4, 3 and 3 of 10 steps: the frozen network changes before steps 4 and 7 alone, to what the
+    student is then.
+    """
     trainer = trainer_of(progressive, progressive.Configuration(start_steps=4), steps=10, batch=16)
     (update,) = trainer.updates
     previous, changes = update.frozen["previous"], {}
@@ -556,7 +586,9 @@ def test_a_round_is_taught_by_the_weights_at_the_end_of_the_last():
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("stop", [4, 5, 7])
 def test_resume_is_exact(name, stop):
-    """Stopped at the end of a round, within one, or in the warm-up, a run ends with the bits of one that was not."""
+    """Stopped at the end of a round, within one, or in the warm-up, a run ends with the bits of one
+    that was not.
+    """
     given = {"progressive": {"start_steps": 4}, "scm": {"warmup_share": 0.8}}.get(name, {})
     configuration = METHODS[name].Configuration(**given)
     whole, halted, resumed = (
@@ -586,7 +618,9 @@ def test_too_few_steps_for_the_rounds_are_refused():
 # they reach their optimum
 
 NO_WEIGHT = {"adaptive_power": 0.0}
-REACHES = {  # name: (module, configuration, steps of the Euler sampler that is the optimum; None where it is the exact one)
+# name: (module, configuration, steps of the Euler sampler that is the optimum; None where it is the
+# exact one)
+REACHES = {
     "meanflow": (meanflow, meanflow.Configuration(**NO_WEIGHT), None),
     "improved_meanflow": (improved_meanflow, improved_meanflow.Configuration(**NO_WEIGHT), None),
     "consistency": (consistency, consistency.Configuration(intervals=8, **NO_WEIGHT), 8),
@@ -600,8 +634,10 @@ REACHES = {  # name: (module, configuration, steps of the Euler sampler that is 
 
 @pytest.mark.parametrize("name", REACHES)
 def test_training_reaches_the_optimum(name):
-    """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where the teacher's velocity in
-    its place is off by over 30%; a method whose optimum is an Euler sampler of few steps is nearer to that than to the ODE."""
+    """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where
+    the teacher's velocity in its place is off by over 30%; a method whose optimum is an Euler
+    sampler of few steps is nearer to that than to the ODE.
+    """
     module, configuration, euler = REACHES[name]
     trainer = trainer_of(module, configuration, 1000)
     for _ in range(1000):
@@ -693,7 +729,9 @@ class SharedLedger(Ledger):
     ],
 )
 def test_cost_is_counted(module, configuration, guidance):
-    """Every term that is named, and no pass that is not, over six steps: all rounds, equally long."""
+    """Every term that is named, and no pass that is not, over six steps: all rounds, equally
+    long.
+    """
     ledger, steps, batch = SharedLedger(), 6, 8
     teacher = ledger.watch("teacher", small_transformer(False).requires_grad_(False))
     student = ledger.watch("student", small_transformer(True, seed=1))

@@ -1,4 +1,6 @@
-"""A workflow of jobs that count and save their state at every number, for tests of what becomes of jobs."""
+"""A workflow of jobs that count and save their state at every number, for tests of what becomes of
+jobs.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ rule count:
     shell: "python count.py {wildcards.i} {output}"
 """
 COUNT = '''
-"""Counts to the number in `length`, tenths of a second a step; goes on from its state; says when it starts and ends."""
+"""Counts to the number in `length`, tenths of a second a step; goes on from its state.
+
+It says when it starts and ends.
+"""
 import pathlib, signal, sys, time
 i, out = sys.argv[1:]
 state, stop = pathlib.Path(f"state-{i}"), []
@@ -101,7 +106,9 @@ class Workflow:
             )
 
     def kill_while_counting(self, *arguments: str, jobs: int = 2) -> None:
-        """Start, and `kill -9` the main process once so many jobs have counted to three; they are left running."""
+        """Start, and `kill -9` the main process once so many jobs have counted to three; they are
+        left running.
+        """
         main = self.start(*arguments)
         self.wait(lambda: all(self.state(job) > 2 for job in range(jobs)))
         main.kill()
@@ -124,7 +131,9 @@ class Workflow:
         return int(path.read_text() or 0) if path.exists() else 0
 
     def wait(self, condition, timeout: float = 60) -> None:
-        """Until the condition holds; AssertionError with what Snakemake has said if it never does."""
+        """Until the condition holds; AssertionError with what Snakemake has said if it never
+        does.
+        """
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, (

@@ -1,4 +1,6 @@
-"""What a run will cost: FLOPs, disk and memory against what the code does, and published constants counted again."""
+"""What a run will cost: FLOPs, disk and memory against what the code does, and published constants
+counted again.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ from hdbench.tools.cost_model import read_model
 from hdbench.tools.memory import Memory, activations
 from tests.support.material import inception_weights
 from tests.support.tiny import REPOSITORY, TINY, run_until, stage_of, tiny_plan, write_suite
-from tests.workflow.test_workflow import snakemake, workspace  # noqa: F401, a fixture
+from tests.workflow.test_workflow import (
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 MODEL = REPOSITORY / "workflow/cost.yaml"
 SUITES = sorted(path.stem for path in (REPOSITORY / "workflow/suites").glob("*.yaml"))
@@ -247,7 +252,9 @@ def test_disk_is_what_the_stages_leave(finished, model):
 
 
 def small_setting(network: TransformerConfig, training, image_size=8):
-    """The networks of `hdbench.stages.train.distill`, for images of one channel in ten classes, and the objective's updates."""
+    """The networks of `hdbench.stages.train.distill`, for images of one channel in ten classes, and
+    the objective's updates.
+    """
     made = {"image_size": image_size, "channels": 1, "classes": 10}
     student, teacher, fake = (
         Transformer(network, **made, mean_velocity=own) for own in (True, False, False)
@@ -328,7 +335,9 @@ class Holder:
 
 
 def kept(networks, function) -> tuple[int, int]:
-    """Bytes that graphs keep when the function returns, and the most that they kept until then, without the networks' own."""
+    """Bytes that graphs keep when the function returns, and the most that they kept until then,
+    without the networks' own.
+    """
     own = {
         tensor.untyped_storage().data_ptr()
         for network in networks
@@ -458,7 +467,7 @@ def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes)
 
     found = [kept(modules, lambda: run(update, update.draw(draws))) for update in updates]
     at_end, most = map(
-        max, zip(*found)
+        max, zip(*found, strict=True)
     )  # a forward-mode pass makes and drops more, a block's worth
     formula = Memory(plan).activations(stage, training)
     assert (at_end if kind == "trajectory" else most) == pytest.approx(formula, rel=0.05)

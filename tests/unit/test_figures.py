@@ -89,7 +89,7 @@ def test_precision_and_recall_stand_where_the_numbers_say(tmp_path):
     whole, part = figure.axes
     expected = entries_of(plan, numbers, without=["train"])
     assert len(points(whole)) == len(expected)
-    for entry, ((x, y), ends) in zip(expected, points(whole)):
+    for entry, ((x, y), ends) in zip(expected, points(whole), strict=True):
         recall, precision = (numbers(entry, metric) for metric in ("recall_64", "precision_64"))
         assert (x, y) == (recall.value, precision.value)
         assert ends["x"] == ends_of(recall) and ends["y"] == ends_of(precision)
@@ -147,7 +147,7 @@ def test_the_forest_has_every_comparison_with_its_paired_interval(tmp_path, chan
     plan = tiny_plan(tmp_path, changes)
     frame = synthetic(plan)
     numbers, (figure, note) = Numbers(plan, frame, tmp_path), drawn("forest", plan, frame)
-    for axis, reference in zip(figure.axes, (same_without_head, same_from_trajectory)):
+    for axis, reference in zip(figure.axes, (same_without_head, same_from_trajectory), strict=True):
         expected = []
         for arm in report_figures_style.stage_two(plan):
             if (other := reference(plan, arm)) not in (None, arm):
@@ -159,7 +159,7 @@ def test_the_forest_has_every_comparison_with_its_paired_interval(tmp_path, chan
         found = sorted((value, y, ends) for (value, y), ends in points(axis))
         texts = {text.get_position()[1]: text.get_text() for text in axis.texts}
         assert [value for value, *_ in found] == sorted(i.value for i in expected)
-        for interval, (_, y, ends) in zip(sorted(expected), found):
+        for interval, (_, y, ends) in zip(sorted(expected), found, strict=True):
             assert texts[y] == for_people(report_figures_style.SIGNED, interval)
             assert (
                 ends["x"] == ends_of(interval) if math.isfinite(interval.half_width) else not ends
@@ -307,7 +307,7 @@ def test_weights_are_those_of_the_history_as_multiples_of_equal_ones(tmp_path):
     figure, note = drawn("weights", plan, None, results)
     *images, entropy = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
     weights = recorded["hd_awd_logit", 0]
-    for axis, step in zip(images, (0, 2, 6, 12, 20)):
+    for axis, step in zip(images, (0, 2, 6, 12, 20), strict=True):
         (image,) = axis.images
         np.testing.assert_allclose(
             image.get_array(), np.maximum(16 * weights[step].reshape(4, 4), image.norm.vmin)

@@ -1,4 +1,6 @@
-"""Planted flaws are exact, measures of planted gradients are known, units are run once, and mistakes are one sentence."""
+"""Planted flaws are exact, measures of planted gradients are known, units are run once, and
+mistakes are one sentence.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ from hdbench.methods.discriminators import HEADS, build_head, parameter_count
 from hdbench.metrics.records import COLUMNS, read_metrics
 from hdbench.suite.load import load_plan
 from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_suite
-from tests.workflow.test_workflow import planned, snakemake, workspace  # noqa: F401, a fixture
+from tests.workflow.test_workflow import (
+    planned,
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 TINY = read_yaml(REPOSITORY / "tests/support/probes.yaml")
 CANVAS = {
@@ -234,17 +240,19 @@ def easy(tmp_path):
             64,
             1,
             probes.flaws[0],
-            {head: (1e-2,) for head in heads},
+            dict.fromkeys(heads, (0.01,)),
         )
 
     return unit
 
 
 def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
-    """The gradient of a head that sees the flaw points to the true correction; that of a fresh one does not."""
+    """The gradient of a head that sees the flaw points to the true correction; that of a fresh one
+    does not.
+    """
     unit = easy({"change": "fade", "size": None}, ("patch", "awd_logit"))
     found = experiments_probes_run.run_unit(unit, Patches(), lambda step: None)
-    values = dict(zip(found["names"], found["values"][..., 0].T))
+    values = dict(zip(found["names"], found["values"][..., 0].T, strict=True))
     assert found["heads"].tolist() == ["patch", "awd_logit"] and (values["auc"] > 0.9).all()
     assert (values["cosine"] > 0.08).all() and (values["in_flaw_share"] > 0.5).all()
     assert math.isnan(values["weight_in_flaw"][0]) and 0 < values["weight_in_flaw"][1] <= 1
@@ -528,7 +536,8 @@ def test_a_mistake_in_the_configuration_is_one_sentence(changes, message):
     [
         (
             {"tokens": [64]},
-            "none has a teacher of 64 tokens and seed 0; they have 16 tokens, seed 0, 16 tokens, seed 1",
+            "none has a teacher of 64 tokens and seed 0; they have 16 tokens, seed 0, 16 tokens, "
+            "seed 1",
         ),
         ({"seeds": [5]}, "none has a teacher of 16 tokens and seed 5"),
         ({"t_max": 0.01}, "t_max = 0.01: stage 2 of tiny has times from t_min = 0.02; raise it"),

@@ -1,4 +1,6 @@
-"""Collected numbers, intervals, comparisons and rendered tables, against direct computation on synthetic artifacts."""
+"""Collected numbers, intervals, comparisons and rendered tables, against direct computation on
+synthetic artifacts.
+"""
 
 import csv
 import hashlib
@@ -135,7 +137,9 @@ def of_several_ranks(number: int) -> dict[str, float]:
 
 
 def fake_run(results, plan, new_facts=of_several_ranks) -> dict[str, np.ndarray]:
-    """Every stage of the plan as an artifact; returns the influences of fd_test by evaluate stage."""
+    """Every stage of the plan as an artifact; returns the influences of fd_test by evaluate
+    stage.
+    """
     generator, noise, influences = (
         np.random.default_rng(1),
         np.random.default_rng(2).normal(size=64),
@@ -247,7 +251,9 @@ def test_costs_that_older_manifests_lack_are_dashes(tmp_path):
         fake_run(tmp_path / age, plan, new_facts)
         frame = collect.collect(plan, tmp_path / age)
         titles, rows = document.as_text(rendered(plan, frame, "cost", tmp_path / age))
-        shown[age] = {row[0]: dict(zip(titles, row)) for row in rows}["MeanFlow → DMD + patch"]
+        shown[age] = {row[0]: dict(zip(titles, row, strict=True)) for row in rows}[
+            "MeanFlow → DMD + patch"
+        ]
     names = ("GPU s", "Queue s", "Peak MB")
     assert [shown["old"][name] for name in names] == ["-"] * 3
     stages = next(row for row in plan.rows if row.arm == "hd_patch").stages
@@ -439,7 +445,9 @@ def test_the_page_shows_what_the_markdown_shows(tmp_path):
 
 
 def test_methods_are_compared_with_the_arms_that_the_suite_names(tmp_path):
-    """Differences of the same chains, one pair of columns an arm of `against`, and a recipe's title and source."""
+    """Differences of the same chains, one pair of columns an arm of `against`, and a recipe's title
+    and source.
+    """
     kd = {
         "recipe": "knowledge",
         "trajectory": {"objective": {"pairs": {"count": 16, "steps": 2}}, "batch": 16},
@@ -696,7 +704,9 @@ def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
 
 
 def test_reproducibility_tells_sampling_from_training(tmp_path):
-    """Scatter of chains = training^2 + mean sampling^2; chains that scatter less than sampling have no training part."""
+    """Scatter of chains = training^2 + mean sampling^2; chains that scatter less than sampling have
+    no training part.
+    """
     plan = tiny_plan(tmp_path, SEEDS)
     frame = synthetic(plan)
     hd = (frame.arm == "hd") & (frame.metric == "fd_test_64")
@@ -751,7 +761,9 @@ def test_best_and_second_best_are_marked_only_where_intervals_support_it(tmp_pat
 
 
 def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path):
-    """Another version's digests, other seeds, an unknown arm, a doubled row, a contradiction and swapped seeds."""
+    """Another version's digests, other seeds, an unknown arm, a doubled row, a contradiction and
+    swapped seeds.
+    """
     plan = tiny_plan(tmp_path, SEEDS)
     frame = synthetic(plan)
 
@@ -825,8 +837,8 @@ def test_a_chain_that_repeats_another_is_no_chain(tmp_path):
     copied = frame.assign(value=frame.value.where(~copy, frame.metric.map(first)))
     numbers = report_numbers.Numbers(plan, copied, Path("nowhere"), anybody=True)
     assert (
-        f"{copy.sum()} numbers of chains that repeat another chain of their arm to the bit (arms: hd)"
-        in numbers.notes[0]
+        f"{copy.sum()} numbers of chains that repeat another chain of their arm to the bit (arms: "
+        f"hd)" in numbers.notes[0]
     )
     assert numbers.chains(numbers.entries("hd")[0]) == (2, 3)
     assert "repeat" not in " ".join(
