@@ -22,9 +22,9 @@ from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import Draws, sample_noise
-from hdbench.datasets.latents import cache as datasets_latents_cache
 from hdbench.datasets.latents import cache as images
-from hdbench.datasets.latents import source as datasets_latents_source
+from hdbench.datasets.latents import cache as latent_cache
+from hdbench.datasets.latents import source as latent_source
 from hdbench.datasets.latents.cache import center_crop, encode, open_latents
 from hdbench.datasets.latents.source import Configuration
 from hdbench.networks import autoencoders
@@ -571,11 +571,11 @@ def test_damaged_files_end_in_a_sentence(tmp_path):
     """Of 600 damaged images none raises what is not caught."""
     rng, path = random.Random(0), tmp_path / "x"
     for trial in range(600):
-        content = bytearray(coded(CROPS[trial % 10], datasets_latents_source.FORMATS[trial % 3]))
+        content = bytearray(coded(CROPS[trial % 10], latent_source.FORMATS[trial % 3]))
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         path.write_bytes(content[: rng.randint(1, len(content))] if trial % 2 else content)
-        found = datasets_latents_cache.load(datasets_latents_source.Item(str(path)), SIDE)
+        found = latent_cache.load(latent_source.Item(str(path)), SIDE)
         assert isinstance(found, str) or found.shape == (SIDE, SIDE, 3)
 
 
@@ -639,7 +639,7 @@ def test_damaged_tars_end_in_a_sentence_or_are_read(tmp_path):
         for _ in range(rng.randint(1, 8)):
             damaged[rng.choice(headers) + rng.randrange(512)] = rng.randrange(256)
         path.write_bytes(damaged)
-        found, beside, cut = datasets_latents_source.read_tar(str(path), (".cls",))
+        found, beside, cut = latent_source.read_tar(str(path), (".cls",))
         assert len(found) == len(beside) and (cut or len(found) == 4)
 
 
