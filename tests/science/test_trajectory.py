@@ -632,6 +632,7 @@ REACHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REACHES)
 def test_training_reaches_the_optimum(name):
     """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where
