@@ -12,7 +12,7 @@ from hdbench.core.files import write_atomic
 from hdbench.core.pixels import save_images
 from hdbench.core.seeds import seeded
 from hdbench.datasets import DATASETS
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Problem
 from hdbench.networks.text import TextConfig, encode
 from hdbench.stages.context import PROMPTS, Context, Payload, progress_of, prompts_of
 from hdbench.stages.networks import load_clip, new_clip
@@ -39,7 +39,7 @@ def clip(context: Context) -> Payload:
         network = new_clip(context)
     return train(
         context,
-        Setting(student=network.to(context.device), learning_rate=training.learning_rate),
+        Problem(student=network.to(context.device), learning_rate=training.learning_rate),
         training,
         config["split"],
     )

@@ -20,7 +20,7 @@ from hdbench.core import distributed
 from hdbench.core import sharding as core_sharding
 from hdbench.core.errors import Divergence
 from hdbench.core.seeds import Draws
-from hdbench.methods.base import Update
+from hdbench.methods.base import Batch, Update
 from hdbench.suite.schema import Training
 
 LIMIT = 1e8  # a loss beyond this has diverged
@@ -82,12 +82,12 @@ class Trainer:
     def train_step(self) -> dict[str, float]:
         """All updates once, in order; scalars of each update's last repeat, by `update/name`."""
         scalars = {}
-        factor, since = (
-            learning_rate_factor(self.training.schedule, self.step, self.training.steps),
-            0,
-        )
+        steps = self.training.steps
+        factor = learning_rate_factor(self.training.schedule, self.step, steps)
+        since = 0
         for update in self.updates:
-            since = max(since, update.begin(self.step, self.training.steps))
+            update.on_step(self.step, steps)
+            since = max(since, update.ema_start(self.step, steps))
             optimizer = self.optimizers[update.name]
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["peak"]
@@ -98,11 +98,11 @@ class Trainer:
                     self.labels,
                     self.training.batch,
                 )
-                rows = [
-                    drawn[distributed.rank() :: distributed.world_size()].to(self.device)
-                    for drawn in update.draw(draws)
-                ]
-                values = self._backward(update, rows)
+                batch = {
+                    name: drawn[distributed.rank() :: distributed.world_size()].to(self.device)
+                    for name, drawn in update.draw(draws).items()
+                }
+                values = self._backward(update, batch)
                 norms = {
                     f"{name}_gradient_norm": nn.utils.clip_grad_norm_(
                         module.parameters(), self.training.clip
@@ -130,27 +130,33 @@ class Trainer:
         self.step += 1
         return scalars
 
-    def _backward(self, update: Update, rows: list[Tensor]) -> dict[str, Tensor]:
+    def _backward(self, update: Update, b: Batch) -> dict[str, Tensor]:
         """Gradients of the mean over the global batch, of which these rows are this rank's, and the scalars' means over it.
 
         They go through in parts of at most `micro_batch` rows, equally many on every rank; a loss that looks at its batch as
         a whole (the size of a GAN's gradient) then looks at a part.
         """
-        ranks, batch, own = distributed.world_size(), self.training.batch, len(rows[0])
+        ranks, batch, own = (
+            distributed.world_size(),
+            self.training.batch,
+            len(next(iter(b.values()))),
+        )
         share, values = own / batch, {}
         parts = min(
             math.ceil(math.ceil(batch / ranks) / (self.training.micro_batch or batch)),
             batch // ranks,
         )
-        for part in zip(*(row.tensor_split(parts) for row in rows)):
+        split = {name: drawn.tensor_split(parts) for name, drawn in b.items()}
+        for number in range(parts):
+            part = {name: tensors[number] for name, tensors in split.items()}
             with torch.autocast(
                 self.device.type,
                 torch.bfloat16,
                 self.training.precision == "bfloat16",
                 cache_enabled=False,
             ):  # before 2.11 a cast made under no_grad stayed there, without gradient
-                loss, found = update.loss(*part)
-            weight = len(part[0]) / own
+                loss, found = update.loss(part)
+            weight = len(next(iter(part.values()))) / own
             (
                 loss * (weight * share * ranks if self.sharded else weight)
             ).backward()  # FSDP2 takes the plain mean over ranks

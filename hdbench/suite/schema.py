@@ -33,9 +33,7 @@ FIGURES = (
     "forest",
     "weights",
 )
-Objective = Annotated[
-    Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")
-]
+Objective = Annotated[Union[tuple(OBJECTIVES.load().values())], Field(discriminator="name")]
 Dataset = Annotated[
     Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")
 ]
@@ -280,7 +278,9 @@ class Arm(Config):
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
         last = self.refine or self.trajectory
-        trained = getattr(last.objective, "generator_steps", 1 if self.refine else 0) if last else 0
+        trained = last.objective.sampling_steps() if last else 0
+        if trained is None:
+            trained = 1 if self.refine else 0
         if trained == 1 and max(self.steps) > 1:
             raise ValueError(
                 f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]"

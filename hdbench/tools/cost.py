@@ -25,6 +25,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from hdbench.core.errors import UserError
+from hdbench.methods.base import Passes, total
 from hdbench.networks.config import typed
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Training
@@ -47,16 +48,14 @@ class Cost:
 
 
 def by_precision(
-    terms: Mapping[str, float], precision: str, checkpointing: bool
+    passes: Mapping[str, Passes], precision: str, checkpointing: bool
 ) -> dict[str, float]:
-    """Forwards of a sample and step; `terms` are an objective's forward-equivalents."""
-    tangents, backwards = (
-        sum(n for term, n in terms.items() if term.endswith(kind))
-        for kind in ("tangent", "backward")
-    )
+    """Forwards of a sample and step; `passes` are an objective's own."""
+    tangents = sum(kinds.tangent for kinds in passes.values())
+    backwards = sum(kinds.backward for kinds in passes.values())
     again = (backwards - 2 * tangents) / 2 if checkpointing else 0
     found = Counter({"float32": 4 * tangents})
-    found[precision] += sum(terms.values()) - 4 * tangents + again
+    found[precision] += total(passes) - 4 * tangents + again
     return dict(found)
 
 
@@ -124,18 +123,13 @@ class Costs:
         )
 
     def _trained(self, stage: Stage) -> Cost:
-        from hdbench.methods import OBJECTIVES
-
         training = Training.of(stage.config)
-        held, objective = self.memory.held(stage, training), OBJECTIVES[training.objective.name]
+        held = self.memory.held(stage, training)
         generator = stage.kind not in ("classifier", "clip")
         flops = self.forward(stage) if generator else self.small_forward(stage)
-        terms = objective.forward_equivalents(
-            training.objective,
-            self.plan.suite.network.depth,
-            self.plan.suite.teacher.guidance != 1.0,
-        )
-        forwards = by_precision(terms, training.precision, training.gradient_checkpointing)
+        guided = self.plan.suite.teacher.guidance != 1.0
+        passes = training.objective.passes(self.plan.suite.network.depth, guided)
+        forwards = by_precision(passes, training.precision, training.gradient_checkpointing)
         return Cost(
             flops={
                 kind: flops * training.steps * training.batch * count
@@ -374,11 +368,7 @@ def memory_report(plan: Plan, model: CostModel) -> str:
             **memory.held(stage, training).bytes(),
             "activations": memory.activations(stage, training),
         }
-        names = (
-            stage.kind,
-            training.objective.name,
-            getattr(training.objective, "discriminator", "-"),
-        )
+        names = (stage.kind, training.objective.name, (training.objective.head() or ("-",))[0])
         rows.setdefault((*names, memory.rows(training), tuple(parts.values())), parts)
     cells = []
     for (*names, _), parts in rows.items():

@@ -7,24 +7,24 @@ loss               || u_theta(z_t, r, t, c) - sg(v^w - (t - r) du_theta/dt) ||^2
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from hdbench.core.config import Config
 from hdbench.core.distributed import any_of
 from hdbench.flow.jvp import jvp
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Setting, Update, regression
-
-SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Batch, Passes, Regression
 
 
-class Configuration(Config):
+class MeanFlow(Regression):
+    """The mean velocity by the MeanFlow identity, with the teacher's velocity."""
+
     name: Literal["meanflow"] = "meanflow"
+    title: ClassVar[str] = "MeanFlow"
+
     prob_r_equals_t: float = Field(
         0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression"
     )
@@ -34,7 +34,6 @@ class Configuration(Config):
     adaptive_power: float = Field(
         1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
     )
-    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
     @model_validator(mode="after")
     def _shares_fit(self):
@@ -42,14 +41,51 @@ class Configuration(Config):
             raise ValueError("prob_r_equals_t and prob_t_equals_1 add up to more than 1")
         return self
 
+    def draw_times(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Uniform pairs (B,) to r <= t: the first rows get r = t, the last ones t = 1, in exact shares."""
+        r, t = torch.minimum(s, t), torch.maximum(s, t)
+        equal = round(self.prob_r_equals_t * len(t))
+        ones = round(self.prob_t_equals_1 * len(t))
+        t[len(t) - ones :] = 1.0
+        r[:equal] = t[:equal]
+        return r, t
+
+    def residual(
+        self, u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor
+    ) -> Tensor:
+        """What is regressed to zero, (B, C, H, W)."""
+        return meanflow_residual(u, v, z, r, t, c)
+
+    def updates(self, problem):
+        def draw(d) -> Batch:
+            x, c = d.data()
+            eps = d.noise()
+            r, t = self.draw_times(d.uniform(), d.uniform())
+            return {"x": x, "c": c, "eps": eps, "r": r, "t": t}
+
+        def residual(b: Batch) -> Tensor:
+            z = interpolate(b["x"], b["eps"], b["t"])
+            with torch.no_grad():
+                v = problem.teacher_velocity(z, b["t"], b["c"])
+            return self.residual(problem.student, v, z, b["r"], b["t"], b["c"])
+
+        return self.regression(problem, draw, residual)
+
+    def passes(self, depth, guided):
+        return {
+            "teacher": Passes(forward=2 if guided else 1),
+            "student": Passes(forward=1, backward=2, tangent=1 - self.prob_r_equals_t),
+        }
+
 
 def meanflow_residual(
     u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor
 ) -> Tensor:
-    """u_theta - sg(v - (t - r) du_theta/dt), rows with r = t first, then r < t; v and z (B, C, H, W), r <= t (B,), c (B,).
+    """u_theta - sg(v - (t - r) du_theta/dt), rows with r = t first, then r < t.
 
-    The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows with r < t alone: elsewhere t - r multiplies it by 0.
-    Ranks call u equally often, since its parameters may be spread over them: one without such rows takes any and keeps none.
+    v and z (B, C, H, W), r <= t (B,), c (B,).  The JVP, with tangents (v, 0, 1) for (z, r, t), runs
+    on the rows with r < t alone: elsewhere t - r multiplies it by 0.  Ranks call u equally often,
+    since its parameters may be sharded over them: one without such rows takes any and keeps none.
     """
     still, moving, v = r >= t, r < t, v.detach()
     any_still, any_moving = any_of(bool(still.any()), bool(moving.any()))
@@ -65,43 +101,3 @@ def meanflow_residual(
         )
         residuals.append((value - (v - expand(t - r) * du_dt))[: moving.sum()])
     return torch.cat(residuals)
-
-
-def draw_times(s: Tensor, t: Tensor, configuration: Configuration) -> tuple[Tensor, Tensor]:
-    """Uniform pairs to (r, t), r <= t: the first rows get r = t, the last ones t = 1, in exact shares of the batch."""
-    r, t = torch.minimum(s, t), torch.maximum(s, t)
-    equal, ones = (
-        round(configuration.prob_r_equals_t * len(t)),
-        round(configuration.prob_t_equals_1 * len(t)),
-    )
-    t[len(t) - ones :] = 1.0
-    r[:equal] = t[:equal]
-    return r, t
-
-
-def updates(
-    configuration: Configuration,
-    setting: Setting,
-    residual: Callable[..., Tensor] = meanflow_residual,
-) -> list[Update]:
-    def draw(d):
-        x, c = d.data()
-        return x, c, d.noise(), *draw_times(d.uniform(), d.uniform(), configuration)
-
-    def of_batch(x, c, eps, r, t):
-        z = interpolate(x, eps, t)
-        with torch.no_grad():
-            v = setting.teacher_velocity(z, t, c)
-        return residual(setting.student, v, z, r, t, c)
-
-    return regression(configuration, setting, draw, of_batch)
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two, a tangent one."""
-    return {
-        "teacher forward": 2 if guided else 1,
-        "student forward": 1,
-        "student backward": 2,
-        "student tangent": 1 - configuration.prob_r_equals_t,
-    }
