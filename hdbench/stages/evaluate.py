@@ -11,7 +11,6 @@ import torch
 
 from hdbench.core.files import write_atomic
 from hdbench.core.pixels import load_images, to_float
-from hdbench.datasets import DATASETS
 from hdbench.evaluation import classifier as classifier_protocol
 from hdbench.metrics import Estimate
 from hdbench.metrics.clip_score import clip_score
@@ -105,7 +104,7 @@ def evaluate(context: Context) -> Payload:
         estimates["clip_score"] = clip_score(
             *(part.numpy() for part in towers(load_clip(context), to_float(images), labels))
         )
-        table = DATASETS[context.dataset().name].prompts(context.dataset())
+        table = context.dataset().prompts()
         of_test = load_images(context.parent("data")[0] / "test.npz")[1][
             : len(real["test_features"])
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def evaluate_file(
     from safetensors.torch import load_file
 
     from hdbench.core import files
-    from hdbench.datasets import DATASETS, attributes
+    from hdbench.datasets import DATASETS
     from hdbench.evaluation.features import digest_of
     from hdbench.evaluation.results import Evaluation, Result
     from hdbench.networks import classifier as stages
@@ -44,13 +45,7 @@ def evaluate_file(
     path, manifest = artifact.load(results, f"reference/{place.name}")
     weights, trained = artifact.load(results, manifest["parents"]["classifier"])
     data = artifact.load(results, trained["parents"]["data"])[1]["config"]
-    module = DATASETS[data["name"]]
-    shown = attributes(data["name"], data["classes"])
-    shape = {
-        "image_size": data["image_size"],
-        "channels": data["channels"],
-        "classes": data["classes"],
-    }
+    data = DATASETS[data["name"]].model_validate_json(json.dumps(data))
     images, labels = load_images(samples)
     wanted, found = manifest["config"]["samples"], len(images)
     if n not in (None, found) or (n is None and found != wanted):
@@ -58,25 +53,20 @@ def evaluate_file(
             f"{samples}: holds {found} images, the reference has {wanted}; give --n {found} to compare unequal "
             "numbers all the same"
         )
-    if images.shape[1:] != (shape["channels"], shape["image_size"], shape["image_size"]):
+    if images.shape[1:] != context.dimensions(data):
         raise UserError(
             f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
-            f"{(shape['channels'], shape['image_size'], shape['image_size'])}"
+            f"{context.dimensions(data)}"
         )
     network = Classifier(
-        ClassifierConfig(**trained["config"]["network"]),
-        image_size=data["image_size"],
-        channels=data["channels"],
-        attributes=shown,
+        ClassifierConfig(**trained["config"]["network"]), **context.of_classifier(data)
     )
     network.load_state_dict(load_file(weights / context.WEIGHTS))
     features, probabilities = stages.classify(network.to(device).eval(), images, device)
-    targets = (
-        module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
-    )
+    targets = data.targets(labels).numpy()
     with np.load(path / "reference.npz", allow_pickle=False) as real:
         measured, _ = estimates(
-            images, targets, features, probabilities, real, neighbours=3, attributes=shown
+            images, targets, features, probabilities, real, neighbours=3, attributes=data.attributes
         )
     ids = tuple(f"{row:06}" for row in range(found))
     of_reference = tuple(

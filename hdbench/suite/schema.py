@@ -37,7 +37,7 @@ Objective = Annotated[
     Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")
 ]
 Dataset = Annotated[
-    Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")
+    Union[tuple(DATASETS.load().values())], Field(discriminator="name")
 ]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
