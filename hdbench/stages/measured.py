@@ -11,7 +11,7 @@ import torch
 
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images
-from hdbench.evaluation.classifier import estimates
+from hdbench.evaluation.classifier import estimates, metric_input
 
 if TYPE_CHECKING:
     from hdbench.evaluation.results import Evaluation
@@ -65,22 +65,24 @@ def evaluate_file(
     features, probabilities = stages.classify(network.to(device).eval(), images, device)
     targets = data.targets(labels).numpy()
     with np.load(path / "reference.npz", allow_pickle=False) as real:
-        measured, _ = estimates(
-            images, targets, features, probabilities, real, neighbours=3, attributes=data.attributes
+        measured = estimates(
+            metric_input(
+                images,
+                targets,
+                features,
+                probabilities,
+                real,
+                neighbours=3,
+                attributes=data.attributes,
+            )
         )
     ids = tuple(f"{row:06}" for row in range(found))
-    of_reference = tuple(
-        f"reference {row:06}" for row in range(wanted)
-    )  # binomial recall is of reference images
     protocol = f"classifier:{manifest['digest']}"
     return Evaluation(
         name=name or samples.stem,
         protocol=protocol,
         reference=manifest["digest"],
         digest=digest_of([files.sha256(samples), protocol])[:16],
-        results={
-            metric: Result(estimate, of_reference if metric == "recall" else ids)
-            for metric, estimate in measured.items()
-        },
+        results={metric: Result(estimate, ids) for metric, estimate in measured.items()},
         facts={"samples": str(samples), "n": found},
     )
