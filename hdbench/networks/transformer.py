@@ -1,24 +1,24 @@
 """The diffusion transformer of every tier: SiT/DiT (Peebles & Xie, arXiv 2212.09748; SiT, arXiv 2401.08740) with r.
 
 One class serves the tiny networks and XL/2 (width 1152, depth 28, heads 16, patch 2, image_size 32, channels 4): other
-numbers, same code.  Feed-forward, timestep and position embeddings are diffusers' own.
+numbers, same code.
 """
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
-from diffusers.models.embeddings import (
-    TimestepEmbedding,
-    get_2d_sincos_pos_embed,
-    get_timestep_embedding,
-)
 from torch import Tensor, nn
 
 from hdbench.flow.path import expand
 from hdbench.networks.base import TokenNetwork, xavier
 from hdbench.networks.config import TransformerConfig
+from hdbench.networks.embeddings import (
+    FeedForward,
+    TimestepEmbedding,
+    sincos_positions,
+    timestep_embedding,
+)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Block(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.feed_forward = FeedForward(width, mult=mlp_ratio, activation_fn="gelu-approximate")
+        self.feed_forward = FeedForward(width, mlp_ratio)
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -163,14 +163,7 @@ class Transformer(TokenNetwork):
         return tokens.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), self.channels, g * p, g * p)
 
     def _embed_time(self, t: Tensor, embed: TimestepEmbedding) -> Tensor:
-        # get_timestep_embedding calls .float(), so the angle is formed there from the scaled time
-        angles = get_timestep_embedding(
-            t * self.config.time_scale,
-            embed.linear_1.in_features,
-            flip_sin_to_cos=True,
-            downscale_freq_shift=0,
-        )
-        return embed(angles)
+        return embed(timestep_embedding(t * self.config.time_scale, embed.linear_1.in_features))
 
     def embed_times(self, r: Tensor, t: Tensor) -> list[Tensor]:
         """What the condition has of t, in the network's own time, and of t - r, if at all: each (B, d)."""
@@ -204,6 +197,4 @@ class Transformer(TokenNetwork):
 
 def positions(config: TransformerConfig, grid: int) -> Tensor:
     """Fixed position embeddings (grid^2, d), float32, tokens in raster order."""
-    return get_2d_sincos_pos_embed(
-        config.width, grid, base_size=config.position_side, output_type="pt"
-    ).float()
+    return sincos_positions(config.width, grid, config.position_side).float()
