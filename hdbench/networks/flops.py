@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-from hdbench.networks.build import build
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from hdbench.networks.config import SanaConfig, TransformerConfig
 
 
@@ -16,8 +18,6 @@ class Unencoded(NamedTuple):
     width: int
 
     def __getitem__(self, c):
-        import torch
-
         return torch.empty(len(c), self.length, self.width), torch.ones(
             len(c), self.length, dtype=torch.bool
         )
@@ -33,15 +33,11 @@ def forward_flops(
     prompt_length: int = 0,
 ) -> int:
     """FLOPs of one forward of one image, as PyTorch counts them: 2 for each multiplication and addition of a product."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
     conditions = (
         Unencoded(prompt_length, config.caption_width) if isinstance(config, SanaConfig) else None
     )
     with torch.device("meta"):
-        network = build(
-            config,
+        network = config.build(
             image_size=image_size,
             channels=channels,
             classes=classes,

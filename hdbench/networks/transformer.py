@@ -6,19 +6,95 @@ numbers, same code.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from hdbench.core.config import Config
 from hdbench.flow.path import expand
 from hdbench.networks.base import TokenNetwork, xavier
-from hdbench.networks.config import TransformerConfig
 from hdbench.networks.embeddings import (
     FeedForward,
     TimestepEmbedding,
     sincos_positions,
     timestep_embedding,
 )
+
+
+class TransformerConfig(Config):
+    """Size of the transformer; `image_size`, `channels` and `classes` come from the data set when a suite is planned.
+
+    Fields after `time_scale` say what weights cannot; they are left out of a dump where they have their default.
+    """
+
+    width: int = Field(64, ge=1, description="token width d")
+    depth: int = Field(4, ge=1, description="number of blocks L")
+    heads: int = Field(4, ge=1)
+    patch: int = Field(4, ge=1, description="patch side in pixels (or latent cells)")
+    mlp_ratio: float = Field(4.0, gt=0)
+    time_scale: float = Field(
+        1.0, gt=0, description="factor on t before the sinusoidal embedding (SiT 1, DiT 1000)"
+    )
+    time_features: int | None = Field(
+        None,
+        ge=2,
+        multiple_of=2,
+        exclude_if=lambda size: size is None,
+        description="size of that embedding; by default min(width, 256) (SiT and DiT 256)",
+    )
+    position_side: int = Field(
+        16,
+        ge=1,
+        exclude_if=lambda side: side == 16,
+        description="positions run from 0 to this over any grid (SiT and DiT: the grid's own side)",
+    )
+    reversed_time: bool = Field(
+        False,
+        exclude_if=lambda reverse: not reverse,
+        description="the network is given 1 - t (SiT)",
+    )
+    prediction: Literal["velocity", "epsilon"] = Field(
+        "velocity",
+        exclude_if=lambda kind: kind == "velocity",
+        description="what the network gives; epsilon: the noise, at a step of DDPM in place of t (DiT)",
+    )
+
+    @model_validator(mode="after")
+    def _one_notion_of_time(self):
+        if self.reversed_time and self.prediction == "epsilon":
+            raise ValueError(
+                "reversed_time = true: a network that predicts epsilon counts DDPM's steps; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self):
+        if self.width % (2 * self.heads) or self.width % 4:
+            raise ValueError(
+                f"width {self.width} must be a multiple of 4 and of 2 * heads = {2 * self.heads}"
+            )
+        return self
+
+    def build(
+        self,
+        *,
+        image_size: int,
+        channels: int,
+        classes: int,
+        mean_velocity: bool,
+        conditions: None = None,
+    ) -> Transformer:
+        """A new network of this size; it takes no conditions, labels are classes."""
+        return Transformer(
+            self,
+            image_size=image_size,
+            channels=channels,
+            classes=classes,
+            mean_velocity=mean_velocity,
+        )
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

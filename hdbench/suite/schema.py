@@ -11,7 +11,7 @@ from hdbench.core.config import Config, nearest
 from hdbench.datasets import DATASETS
 from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.methods import OBJECTIVES
-from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
+from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 
@@ -184,10 +184,7 @@ def _named(default: str) -> Discriminator:
     return Discriminator(tag)
 
 
-Network = Annotated[
-    Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
-    _named("transformer"),
-]
+Network = NetworkConfig
 Text = Annotated[
     Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]],
     _named("pipeline"),

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from hdbench.core.errors import UserError
-from hdbench.networks.config import typed
+from hdbench.networks.config import NETWORK
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Training
 from hdbench.suite.stage import KINDS, Stage
@@ -79,7 +79,7 @@ class Costs:
 
         config, text = stage.config["network"], self.plan.suite.text
         return forward_flops(
-            typed(config),
+            NETWORK.validate_python(config),
             self.data.image_size,
             self.data.channels,
             self.data.classes,
