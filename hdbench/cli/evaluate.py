@@ -19,15 +19,18 @@ EVALUATION_OPTIONS = (
         "--weights",
         multiple=True,
         metavar="ROLE=PATH",
-        help="Weights of inception or clip: a file, a folder of open_clip, or hf-hub:OWNER/NAME/FILE.",
+        help=(
+            "Weights of inception or clip: a file, a folder of open_clip, or "
+            "hf-hub:OWNER/NAME/FILE."
+        ),
     ),
     click.option("--resolution", type=click.IntRange(1, 8192), help="Of mjhq30k, in place of 512."),
     click.option(
         "--allow",
         multiple=True,
         type=click.Choice(ALLOWED),
-        help="conversion: images that are not RGB are converted; mixed-sizes: each is resized by itself; "
-        "other-weights: not the public file.",
+        help="conversion: images that are not RGB are converted; mixed-sizes: each is resized by "
+        "itself; other-weights: not the public file.",
     ),
     click.option(
         "--cache",
@@ -48,7 +51,10 @@ EVALUATION_OPTIONS = (
         type=click.Choice(["library", "channels-last"]),
         default="library",
         show_default=True,
-        help="Of Inception: as torch-fidelity runs it, to the bit; or faster on a CPU, same up to rounding.",
+        help=(
+            "Of Inception: as torch-fidelity runs it, to the bit; or faster on a CPU, same up to "
+            "rounding."
+        ),
     ),
     click.option(
         "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
@@ -84,13 +90,15 @@ def evaluation_options(command):
 
 @contextmanager
 def report_on_every_rank():
-    """Each rank reports its own errors, since each reads files by itself; OSError becomes UserError."""
+    """Each rank reports its own errors, since each reads files by itself; OSError becomes
+    UserError.
+    """
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{error.filename or 'a file'}: {error.strerror or error}; choose another place, or make this one "
-            "good"
+            f"{error.filename or 'a file'}: {error.strerror or error}; choose another place, or "
+            "make this one good"
         ) from None
     except UserError as error:
         error.alone = (os.environ.get("RANK") or "0") != "0"
@@ -129,7 +137,10 @@ protocol_option = click.option(
     "sources",
     multiple=True,
     metavar="[NAME=]PATH",
-    help="Real images (folder or npz), ADM's npz, or what `hdbench reference` built; for one protocol with NAME=.",
+    help=(
+        "Real images (folder or npz), ADM's npz, or what `hdbench reference` built; for one "
+        "protocol with NAME=."
+    ),
 )
 @click.option(
     "--prompts",
@@ -156,7 +167,9 @@ protocol_option = click.option(
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Table to write, .csv or .json; influences for paired differences go to the .npz beside it.",
+    help=(
+        "Table to write, .csv or .json; influences for paired differences go to the .npz beside it."
+    ),
 )
 @evaluation_options
 @clean_errors
@@ -214,7 +227,9 @@ def evaluate_command(protocols, sources, out, **options):
 @clean_errors
 @report_on_every_rank()
 def reference_command(source, dataset, protocols, out, **options):
-    """Build what samples are compared with: statistics of real images, kept under a digest of all that decides them."""
+    """Build what samples are compared with: statistics of real images, kept under a digest of all
+    that decides them.
+    """
     from hdbench.evaluation.evaluate import build_references  # start-up: torch and SciPy
     from hdbench.evaluation.images import of_dataset  # start-up: torch
     from hdbench.evaluation.references import copy  # start-up: torch and SciPy

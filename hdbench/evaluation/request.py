@@ -108,7 +108,9 @@ def by_role(texts: Sequence[str]) -> dict[str, str]:
 
 
 def by_protocol(protocols: Sequence[str], texts: Sequence[str]) -> dict[str, Path]:
-    """`[NAME=]PATH` of the option --reference as a mapping; a path without a name is for all others."""
+    """`[NAME=]PATH` of the option --reference as a mapping; a path without a name is for all
+    others.
+    """
     paths: dict[str, Path] = {}
     for text in texts:
         name, separator, path = text.partition("=")
@@ -124,7 +126,9 @@ def by_protocol(protocols: Sequence[str], texts: Sequence[str]) -> dict[str, Pat
 
 
 class Extractors:
-    """The networks that some protocols need, each loaded once, and one extractor for each preprocessing."""
+    """The networks that some protocols need, each loaded once, and one extractor for each
+    preprocessing.
+    """
 
     def __init__(self, request: Request):
         wanted = {
@@ -152,7 +156,9 @@ class Extractors:
             self.clip = ClipExtractor(self.weights["clip"], protocols[0].clip_architecture, device)
 
     def _share(self, network: Inception, protocols: Sequence[Protocol]) -> None:
-        """One extractor for the protocols of one preprocessing and resolution, with all their layers."""
+        """One extractor for the protocols of one preprocessing and resolution, with all their
+        layers.
+        """
         groups: dict[tuple, list[Protocol]] = {}
         for protocol in protocols:
             groups.setdefault((protocol.inception, protocol.resolution), []).append(protocol)

@@ -16,7 +16,8 @@ __all__ = ["NETWORK", "ClassifierConfig", "NetworkConfig", "SanaConfig", "Transf
 
 
 class SanaConfig(Config):
-    """Size of SANA's transformer (arXiv 2410.10629), by default of 1.6B (0.6B: width 1152, depth 28, heads 36, cross_heads 16).
+    """Size of SANA's transformer (arXiv 2410.10629), by default of 1.6B (0.6B: width 1152, depth
+    28, heads 36, cross_heads 16).
 
     `image_size` and `channels` come from the data set when a suite is planned.
     """
@@ -45,8 +46,8 @@ class SanaConfig(Config):
     def _heads_divide_width(self):
         if self.width % self.heads or self.width % self.cross_heads:
             raise ValueError(
-                f"width {self.width} must be a multiple of heads = {self.heads} and of cross_heads = "
-                f"{self.cross_heads}"
+                f"width {self.width} must be a multiple of heads = {self.heads} and of cross_heads "
+                f"= {self.cross_heads}"
             )
         return self
 

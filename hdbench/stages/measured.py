@@ -37,7 +37,8 @@ class Against(NamedTuple):
 
 
 def evaluate_by_classifier(request: Request) -> list[Evaluation]:
-    """The protocol on an npz of images and labels against the reference stage that the request names.
+    """The protocol on an npz of images and labels against the reference stage that the request
+    names.
 
     Raises UserError for a folder that is no such stage, and for images that are not as many as the
     reference's, or not of its shape.
@@ -46,8 +47,8 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
         raise UserError("classifier: goes alone; give one --protocol")
     if "classifier" not in request.references:
         raise UserError(
-            f"classifier: needs a reference; give --reference {REFERENCE} of the suite whose samples "
-            "these are, as `hdbench plan` lists it"
+            f"classifier: needs a reference; give --reference {REFERENCE} of the suite whose "
+            "samples these are, as `hdbench plan` lists it"
         )
     samples = request.samples
     if samples.is_dir():
@@ -100,7 +101,8 @@ def read_reference(stage: Path) -> Against:
     place = stage.resolve()
     if place.parent.name != "reference" or not (place / files.MANIFEST).is_file():
         raise UserError(
-            f"{stage}: not the folder of a reference stage; give {REFERENCE}, as `hdbench plan` lists it"
+            f"{stage}: not the folder of a reference stage; give {REFERENCE}, as `hdbench plan` "
+            "lists it"
         )
     results = place.parents[2]
     path, manifest = artifact.load(results, f"reference/{place.name}")
