@@ -27,7 +27,7 @@ class _Origin(NamedTuple):
 
 def version_of(kind: str, label: str) -> int:
     """Of the results of a stage; `label` is a data set's name where its kind is data."""
-    return getattr(DATASETS[label], "VERSION", VERSIONS[kind]) if kind == "data" else VERSIONS[kind]
+    return VERSIONS[kind] + (DATASETS[label].version - 1 if kind == "data" else 0)
 
 
 @dataclass

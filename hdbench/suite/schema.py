@@ -9,8 +9,9 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from hdbench.core.config import Config, nearest
 from hdbench.datasets import DATASETS
+from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.methods import OBJECTIVES
-from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
+from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 
@@ -34,9 +35,7 @@ FIGURES = (
     "weights",
 )
 Objective = Annotated[Union[tuple(OBJECTIVES.load().values())], Field(discriminator="name")]
-Dataset = Annotated[
-    Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")
-]
+Dataset = Annotated[Union[tuple(DATASETS.load().values())], Field(discriminator="name")]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -183,10 +182,7 @@ def _named(default: str) -> Discriminator:
     return Discriminator(tag)
 
 
-Network = Annotated[
-    Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
-    _named("transformer"),
-]
+Network = NetworkConfig
 Text = Annotated[
     Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]],
     _named("pipeline"),
@@ -204,9 +200,7 @@ class Evaluation(Config):
         4, ge=1, description="number of equal bands of radial frequency, up to Nyquist"
     )
     seed: int = Field(0, ge=0, description="axis of the sampling noise, shared by all arms")
-    protocol: Literal[
-        "classifier", "adm_imagenet256_50k", "torch_fidelity", "clean_fid", "mjhq30k"
-    ] = "classifier"
+    protocol: Literal[SUITE_PROTOCOLS] = "classifier"
     reference: str | None = Field(
         None, description="real images, or ADM's npz; of every protocol but `classifier`"
     )
@@ -231,7 +225,7 @@ class Evaluation(Config):
     @property
     def distance(self) -> str:
         """The metric by which arms are compared."""
-        return "fd_test" if self.protocol == "classifier" else "fid"
+        return PROTOCOLS[self.protocol].distance
 
 
 class Baseline(Config):

@@ -29,9 +29,8 @@ from torch import nn
 from hdbench.core.files import canonical
 from hdbench.methods.base import Problem
 from hdbench.methods.discriminators import build_head, parameter_count
-from hdbench.networks.build import build
 from hdbench.networks.classifier import Classifier
-from hdbench.networks.config import ClassifierConfig, TransformerConfig, typed
+from hdbench.networks.config import NETWORK, ClassifierConfig, TransformerConfig
 from hdbench.networks.flops import Unencoded
 from hdbench.stages.context import of_classifier
 from hdbench.suite.plan import Plan
@@ -70,8 +69,7 @@ def network_of(plan: Plan, config: dict[str, Any], mean_velocity: bool) -> nn.Mo
     """A generator's network, without memory for it."""
     data, text = plan.suite.data, plan.suite.text
     with torch.device("meta"):
-        return build(
-            typed(config),
+        return NETWORK.validate_python(config).build(
             image_size=data.image_size,
             channels=data.channels,
             classes=data.classes,
