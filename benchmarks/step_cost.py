@@ -1,8 +1,10 @@
-"""Cost of one training step of each objective, in multiples of one bare forward of the same network and batch.
+"""Cost of one training step of each objective, in multiples of one bare forward of the same network
+and batch.
 
-Each objective runs in a process of its own, where steps (optimiser and EMA included) alternate with bare forwards, so
-that a ratio is paired and a drifting machine cancels.  Beside it: the evaluations that the objective counts, and the
-peak of memory above the start.  Run it with `make bench`; it is a benchmark, not a test.
+Each objective runs in a process of its own, where steps (optimiser and EMA included) alternate with
+bare forwards, so that a ratio is paired and a drifting machine cancels.  Beside it: the evaluations
+that the objective counts, and the peak of memory above the start.  Run it with `make bench`; it is
+a benchmark, not a test.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ OBJECTIVES = {
 def measure(
     name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str
 ) -> dict[str, float]:
-    """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and peak memory in MB."""
+    """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and
+    peak memory in MB.
+    """
     import torch
 
     from hdbench.core.runtime import set_up
@@ -185,7 +189,8 @@ def main() -> None:
         f"{options['repeats']} pairs, {options['threads']} thread(s), {options['device']}"
     )
     print(
-        f"{'objective':24} {'step / forward':>15} {'quartiles':>14} {'counted':>8} {'forward ms':>11} {'peak MB':>8}"
+        f"{'objective':24} {'step / forward':>15} {'quartiles':>14} {'counted':>8} "
+        f"{'forward ms':>11} {'peak MB':>8}"
     )
     for name in OBJECTIVES:
         command = [
@@ -199,7 +204,8 @@ def main() -> None:
             subprocess.run(command, check=True, capture_output=True, text=True).stdout
         )
         print(
-            f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} {found['counted']:8.2f} "
+            f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} "
+            f"{found['counted']:8.2f} "
             f"{found['forward_ms']:11.1f} {found['peak_mb']:8.0f}",
             flush=True,
         )

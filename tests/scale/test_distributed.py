@@ -1,4 +1,6 @@
-"""Several ranks are one process that is faster: the same numbers, the same stop, the same files, for any number of them."""
+"""Several ranks are one process that is faster: the same numbers, the same stop, the same files,
+for any number of them.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ class Ranks:
     logs: list[Path]
 
     def wait(self, seconds: float = 120) -> list[int]:
-        """Exit codes, negative for a signal; all are killed and the test fails if one is left after that time."""
+        """Exit codes, negative for a signal; all are killed and the test fails if one is left after
+        that time.
+        """
         codes: dict[int, int] = {}
         end = time.monotonic() + seconds
         while len(codes) < len(self.pids) and time.monotonic() < end:
@@ -293,7 +297,9 @@ def alone(tmp_path_factory) -> Path:
 
 
 def assert_same(folder: Path, alone: Path, world_size: int, cases=tuple(CASES)) -> None:
-    """Weights, averages, optimisers' moments and every logged scalar to 1e-9; the scalars to the bit between ranks."""
+    """Weights, averages, optimisers' moments and every logged scalar to 1e-9; the scalars to the
+    bit between ranks.
+    """
     for case in cases:
         states = [torch.load(path / f"{case}.pt") for path in (folder, alone)]
         assert states[0].keys() == states[1].keys()
@@ -323,7 +329,9 @@ def not_averaged(tensors, share, average=distributed.average_) -> None:
 
 
 def test_without_averaged_gradients_the_numbers_differ(alone, tmp_path):
-    """The comparison sees a mistake: in the step with the JVP, and in those of head, fake score and generator."""
+    """The comparison sees a mistake: in the step with the JVP, and in those of head, fake score and
+    generator.
+    """
 
     def job():
         distributed.average_ = not_averaged
@@ -456,8 +464,9 @@ def wait_for_step(step: int, whole, results: Path, stage_id: str) -> None:
 
 
 def assert_finished(whole, results: Path, stage_id: str, ranks: Ranks) -> None:
-    """It ended well, with the numbers of the run by one process: the weights up to what rounding does to gradients that are
-    zero but for rounding, which AdamW scales up."""
+    """It ended well, with the numbers of the run by one process: the weights up to what rounding
+    does to gradients that are zero but for rounding, which AdamW scales up.
+    """
     assert ranks.wait() == [0] * len(ranks.pids), ranks.said()
     (path, manifest), (other, _) = (
         artifact.load(results, stage_id),
@@ -551,7 +560,7 @@ def test_samples_are_the_same_bytes_for_any_number_of_ranks(whole, tmp_path):
             with np.load(path / "samples.npz") as file:
                 payloads[world_size, batch, arm] = {name: file[name] for name in file.files}
             assert manifest["ranks"] == world_size and manifest["milliseconds_per_sample"] > 0
-    for (world_size, batch, arm), arrays in payloads.items():
+    for (_, batch, arm), arrays in payloads.items():
         for name, expected in payloads[1, 10, arm].items():
             assert len(expected) == 64
             if batch == 10:
@@ -607,18 +616,21 @@ def test_a_batch_has_a_row_for_every_rank(whole, tmp_path):
     [
         (
             {"WORLD_SIZE": "2"},
-            "RANK is not set, though WORLD_SIZE is: several processes need RANK, WORLD_SIZE, MASTER_ADDR and "
+            "RANK is not set, though WORLD_SIZE is: several processes need RANK, WORLD_SIZE, "
+            "MASTER_ADDR and "
             "MASTER_PORT, one process none of them",
         ),
         (
             {"RANK": "0"},
-            "WORLD_SIZE is not set, though RANK is: several processes need RANK, WORLD_SIZE, MASTER_ADDR and "
+            "WORLD_SIZE is not set, though RANK is: several processes need RANK, WORLD_SIZE, "
+            "MASTER_ADDR and "
             "MASTER_PORT, one process none of them",
         ),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"},
             "MASTER_PORT is not set, though RANK is: several "
-            "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them",
+            "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of "
+            "them",
         ),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"},
@@ -666,7 +678,9 @@ def test_the_launchers_environment_is_read(environment, place):
 
 
 def test_ranks_that_do_not_meet_say_so(tmp_path):
-    """One of two comes: it does not wait for ever, whether it is rank 0 or not, and the command says which it is."""
+    """One of two comes: it does not wait for ever, whether it is rank 0 or not, and the command
+    says which it is.
+    """
     job, port = command("data", write_suite(tmp_path), tmp_path), free_port()
     for rank in ("0", "1"):
         ranks = fork(

@@ -105,7 +105,7 @@ def test_decoupled_dmd_at_equal_times_has_the_numerator_of_dmd(data):
 
     x_hat, _, t, z = renoised(fake)
     g = decoupled_dmd.decoupled_gradient(x_hat, z, t, z, t, None, real, conditional.v, fake.v)
-    norm = lambda v: (x_hat - z + expand(t) * v(z, t, None)).abs().mean(dim=(1, 2, 3), keepdim=True)  # noqa: E731
+    norm = lambda v: (x_hat - z + expand(t) * v(z, t, None)).abs().mean(dim=(1, 2, 3), keepdim=True)
     numerator = dmd.dmd_gradient(x_hat, z, t, None, real, fake.v) * norm(real)
     torch.testing.assert_close(g * norm(conditional.v), numerator)
     z_s, s = normal(12, 1, 2, 3, seed=9), uniform_times(12, rng(8))
@@ -120,8 +120,8 @@ def test_decoupled_dmd_takes_guidance_at_its_own_noise():
     conditional, fake = a_pair()
     x_hat, _, t, z = renoised(fake)
     z_s, s = normal(12, 1, 2, 3, seed=9), uniform_times(12, rng(8))
-    push = lambda z, t, c: torch.sin(z) * expand(t)  # noqa: E731
-    real = lambda z, t, c: conditional.v(z, t) + push(z, t, c)  # noqa: E731
+    push = lambda z, t, c: torch.sin(z) * expand(t)
+    real = lambda z, t, c: conditional.v(z, t) + push(z, t, c)
     with_guidance, without = (
         decoupled_dmd.decoupled_gradient(x_hat, z, t, z_s, s, None, v, conditional.v, fake.v)
         for v in (real, conditional.v)

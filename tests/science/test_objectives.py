@@ -100,7 +100,7 @@ def test_flow_matching_at_the_true_velocity_is_the_conditional_variance(t):
     data = Gaussian(torch.tensor([[[0.7]]]), 0.4)
     x, eps, times = flow_matching_nodes(data, t)
     change = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    v = lambda z, t, c: data.v(z, t) + change[0] + change[1] * z  # noqa: E731
+    v = lambda z, t, c: data.v(z, t) + change[0] + change[1] * z
     loss, scalars = flow_matching.flow_matching_loss(v, x, eps, times, None)
     assert loss.item() == pytest.approx(data.conditional_variance(times[0]).item(), rel=1e-12)
     assert scalars["loss"] is loss
@@ -119,7 +119,7 @@ def test_flow_matching_gradient_vanishes_for_a_mixture_in_expectation():
     x, eps, t = data.sample(n, rng(1)), normal(n, 1, 2, 3, seed=2), uniform_times(n, rng(3))
     for offset, vanishes in ((0.0, True), (0.1, False)):
         change = torch.zeros(n, dtype=torch.float64, requires_grad=True)
-        v = lambda z, t, c: data.v(z, t) + (offset + expand(change)) * torch.tanh(z)  # noqa: E731, B023
+        v = lambda z, t, c: data.v(z, t) + (offset + expand(change)) * torch.tanh(z)
         loss, _ = flow_matching.flow_matching_loss(v, x, eps, t, None)
         (gradient,) = torch.autograd.grad(loss, change)
         ratio = gradient.mean() / (gradient.std() / n**0.5)
@@ -187,7 +187,7 @@ def test_meanflow_target_carries_no_gradient():
     z = normal(12, 1, 2, 3)
     v = oracle.v(z, t)
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    u = lambda z, r, t, c: theta[0] * oracle.u(z, r, t) + theta[1] * expand(t) * z**2  # noqa: E731
+    u = lambda z, r, t, c: theta[0] * oracle.u(z, r, t) + theta[1] * expand(t) * z**2
     residual = meanflow.meanflow_residual(u, v, z, r, t, torch.zeros(12))
     (found,) = torch.autograd.grad(residual.square().sum(), theta)
     order = torch.cat([torch.arange(12)[r == t], torch.arange(12)[r < t]])
@@ -271,7 +271,7 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
     r, t = objective.draw_times(torch.rand(n, generator=g), torch.rand(n, generator=g))
     z = interpolate(data.sample(n, g).float(), torch.randn(n, 1, 1, 1, generator=g), t)
     eps, zero, one = torch.randn(n, 1, 1, 1, generator=g), torch.zeros(n), torch.ones(n)
-    off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()  # noqa: E731
+    off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()
     with torch.no_grad():
         everywhere, one_step = (
             off(u(z, r, t, t), data.u(z, r, t)),
@@ -414,7 +414,7 @@ def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
     norm = (x_hat - real.denoised(z, times)).abs()  # one dimension: undo the normalisation
     unnormalised = dmd.dmd_gradient(x_hat, z, times, None, real.v, fake.v) * norm
     theta = torch.tensor([a, b], dtype=torch.float64, requires_grad=True)
-    variance = lambda s: (1 - t) ** 2 * s**2 + t**2  # noqa: E731
+    variance = lambda s: (1 - t) ** 2 * s**2 + t**2
     kl = gaussian_kl(
         (1 - t) * theta[1],
         variance(theta[0]),
@@ -623,7 +623,7 @@ def test_gan_losses_by_hand():
     assert gan.generator_loss(fake, "hinge").item() == pytest.approx(
         -(0.125 - 1.5 - 0.125 + 0.75) / 2
     )
-    log_sigmoid = lambda s: -math.log(1 + math.exp(-s))  # noqa: E731
+    log_sigmoid = lambda s: -math.log(1 + math.exp(-s))
     on_real = (
         -(
             0.25 * log_sigmoid(2)

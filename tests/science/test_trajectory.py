@@ -257,7 +257,7 @@ def test_scm_tangent_vanishes_at_the_truth_only(data):
 def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
     """u - sg(u + g) = u - sg(v - t du/dt), values and gradients, for an arbitrary network."""
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    u = lambda z, r, t, c: theta[0] * torch.sin(z) * expand(t) + theta[1] * expand(t - r) * z**2  # noqa: E731
+    u = lambda z, r, t, c: theta[0] * torch.sin(z) * expand(t) + theta[1] * expand(t - r) * z**2
     z, v, t = normal(8, 1, 2, 3), normal(8, 1, 2, 3, seed=1), uniform_times(8, rng())
     value, g = scm.tangent(u, v, z, t, t, 1.0)
     found, expected = (
@@ -265,14 +265,14 @@ def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
         meanflow.meanflow_residual(u, v, z, torch.zeros_like(t), t, t),
     )
     torch.testing.assert_close(found, expected)
-    gradient = lambda x: torch.autograd.grad(x.square().mean(), theta)[0]  # noqa: E731
+    gradient = lambda x: torch.autograd.grad(x.square().mean(), theta)[0]
     torch.testing.assert_close(gradient(found), gradient(expected))
     assert not g.requires_grad
 
 
 def test_scm_tangent_by_central_differences():
     """g = (v - u) - w t du/dt for an arbitrary network, w in between."""
-    u = lambda z, r, t, c: torch.sin(2 * z) * expand(t) ** 2 + z * expand(t - r)  # noqa: E731
+    u = lambda z, r, t, c: torch.sin(2 * z) * expand(t) ** 2 + z * expand(t - r)
     z, v, t, h, w = (
         normal(8, 1, 2, 3),
         normal(8, 1, 2, 3, seed=1),
@@ -319,7 +319,7 @@ def test_scm_loss_follows_the_step():
 def test_improved_meanflow_vanishes_at_the_truth_only(data):
     oracle, (r, t) = DATA[data](), pair_of_times(16)
     z = points(oracle, t)
-    residual = lambda u, v: improved_meanflow.velocity_residual(u, v, z, r, t, torch.zeros(16))  # noqa: E731
+    residual = lambda u, v: improved_meanflow.velocity_residual(u, v, z, r, t, torch.zeros(16))
     v = oracle.v(z, t)
     exact = Known(oracle, **({} if data == "gaussian" else {"steps": 24}))
     assert residual(exact, v).abs().max() < (1e-12 if data == "gaussian" else 1e-5)
@@ -331,7 +331,7 @@ def test_improved_meanflow_differentiates_along_its_own_velocity():
     """u - v + (t - r) sg(u(z, t, t) . grad_z u + d_t u) by central differences, and the gradient of
     u alone."""
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    parts = lambda z, r, t: (torch.sin(2 * z) * expand(t) ** 2, z * expand(r * t) + z**2)  # noqa: E731
+    parts = lambda z, r, t: (torch.sin(2 * z) * expand(t) ** 2, z * expand(r * t) + z**2)
 
     def u(z, r, t, c):
         a, b = parts(z, r, t)

@@ -35,7 +35,10 @@ from hdbench.tools.cost_model import read_model
 from hdbench.tools.memory import Memory, activations
 from tests.support.material import inception_weights
 from tests.support.tiny import REPOSITORY, TINY, run_until, stage_of, tiny_plan, write_suite
-from tests.workflow.test_workflow import snakemake, workspace  # noqa: F401, a fixture
+from tests.workflow.test_workflow import (
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 MODEL = REPOSITORY / "workflow/cost.yaml"
 SUITES = sorted(path.stem for path in (REPOSITORY / "workflow/suites").glob("*.yaml"))

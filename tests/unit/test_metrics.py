@@ -59,7 +59,9 @@ def test_paired_difference_of_influences_is_the_influence_of_the_difference():
 
 
 def frechet_by_sqrtm(mu_1, sigma_1, mu_2, sigma_2) -> float:
-    """|mu_1 - mu_2|^2 + tr(Sigma_1 + Sigma_2 - 2 (Sigma_1 Sigma_2)^(1/2)), the root by Schur decomposition."""
+    """|mu_1 - mu_2|^2 + tr(Sigma_1 + Sigma_2 - 2 (Sigma_1 Sigma_2)^(1/2)), the root by Schur
+    decomposition.
+    """
     root = scipy.linalg.sqrtm(sigma_1 @ sigma_2)
     return float(
         ((mu_1 - mu_2) ** 2).sum() + np.trace(sigma_1) + np.trace(sigma_2) - 2 * np.trace(root).real
@@ -120,7 +122,9 @@ def test_frechet_distance_against_sqrtm(n, m, d):
     [(30, 200, 64, 64), (200, 30, 64, 64), (200, 200, 5, 64), (20, 200, 64, 3), (200, 200, 3, 5)],
 )
 def test_frechet_distance_of_rank_deficient_covariances(n, m, rank_x, rank_y):
-    """tr (Sigma_x Sigma_y)^(1/2) is the nuclear norm of X Y' / sqrt((n - 1)(m - 1)) for centred X, Y, without any root."""
+    """tr (Sigma_x Sigma_y)^(1/2) is the nuclear norm of X Y' / sqrt((n - 1)(m - 1)) for centred X,
+    Y, without any root.
+    """
     x, y = correlated(n, 64, 1, shift=0.1, rank=rank_x), correlated(m, 64, 2, rank=rank_y)
     (mu_x, sigma_x), (mu_y, sigma_y) = moments(x), moments(y)
     nuclear = np.linalg.svd((x - mu_x) @ (y - mu_y).T, compute_uv=False).sum() / np.sqrt(
@@ -133,7 +137,9 @@ def test_frechet_distance_of_rank_deficient_covariances(n, m, rank_x, rank_y):
 
 
 def test_frechet_distance_in_closed_form():
-    """A shift alone gives |shift|^2; diagonal covariances give sum (sd_1 - sd_2)^2; a set to itself gives 0."""
+    """A shift alone gives |shift|^2; diagonal covariances give sum (sd_1 - sd_2)^2; a set to itself
+    gives 0.
+    """
     x = correlated(500, 6, 3)
     assert frechet.estimate(x + 0.5, gaussian(x)).value == pytest.approx(6 * 0.25, rel=1e-9)
     assert frechet.estimate(3 * x, gaussian(x)).value == pytest.approx(
@@ -143,14 +149,18 @@ def test_frechet_distance_in_closed_form():
 
 
 def test_frechet_distance_takes_float32_features_without_losing_digits():
-    """Moments in float64: a common offset of 1,000 in float32 features changes what float32 sums could not carry."""
+    """Moments in float64: a common offset of 1,000 in float32 features changes what float32 sums
+    could not carry.
+    """
     x, y = ((1000 + correlated(400, 8, seed)).astype(np.float32) for seed in (1, 2))
     expected = frechet_by_sqrtm(*moments(x.astype(np.float64)), *moments(y.astype(np.float64)))
     assert frechet.estimate(x, gaussian(y)).value == pytest.approx(expected, rel=1e-8)
 
 
 def test_frechet_influence_is_the_derivative_in_a_samples_weight():
-    """IF_i = d/dh d^2((1 - h) P + h delta_i) at h = 0, by central differences of an independent functional."""
+    """IF_i = d/dh d^2((1 - h) P + h delta_i) at h = 0, by central differences of an independent
+    functional.
+    """
     n = 4000
     x, y = correlated(n, 5, 1, shift=0.2), correlated(900, 5, 2)
     influence = frechet.estimate(x, gaussian(y)).influence
@@ -212,7 +222,9 @@ def brute_force(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[flo
         radius = [sorted(distances)[k - 1] for distances in others]
         return np.mean(
             [
-                any(np.linalg.norm(p - a) <= limit for a, limit in zip(centres, radius))
+                any(
+                    np.linalg.norm(p - a) <= limit for a, limit in zip(centres, radius, strict=True)
+                )
                 for p in points
             ]
         )
@@ -234,7 +246,9 @@ def test_precision_and_recall_against_brute_force(k):
 
 
 def test_precision_and_recall_of_float32_features_far_from_the_origin():
-    """Distances do not lose digits to a common offset, as |a|^2 - 2 a.b + |b|^2 in float32 would."""
+    """Distances do not lose digits to a common offset, as |a|^2 - 2 a.b + |b|^2 in float32
+    would.
+    """
     rng = np.random.default_rng(0)
     samples, reference = (100 + 0.5 * rng.normal(size=(80, 3)).astype(np.float32) for _ in range(2))
     found = precision_recall(*(torch.from_numpy(x).double() for x in (samples, reference)), 2)
@@ -279,7 +293,7 @@ def dirichlet(n: int, seed: int, classes: int = 5) -> np.ndarray:
 def test_classifier_score_by_the_formula():
     """exp of (entropy of the mean - mean entropy), another form of the mean divergence."""
     p = dirichlet(300, 0)
-    entropy = lambda q: -(q * np.log(np.clip(q, 1e-300, None))).sum(-1)  # noqa: E731
+    entropy = lambda q: -(q * np.log(np.clip(q, 1e-300, None))).sum(-1)
     assert classifier_score(p).value == pytest.approx(
         np.exp(entropy(p.mean(0)) - entropy(p).mean()), rel=1e-9
     )
@@ -328,7 +342,9 @@ def test_white_noise_is_flat_at_its_variance():
 
 @pytest.mark.parametrize(("fx", "fy"), [(1, 0), (0, 3), (3, 4), (-2, 2), (5, -5), (8, 0)])
 def test_a_sinusoid_lands_on_its_ring(fx, fy):
-    """All power but rounding is on radius round(sqrt(fx^2 + fy^2)), and in the band of that ring; the mean adds none."""
+    """All power but rounding is on radius round(sqrt(fx^2 + fy^2)), and in the band of that ring;
+    the mean adds none.
+    """
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     image = 3 + torch.cos(2 * torch.pi * (fx * x + fy * y) / 16).expand(1, 1, 16, 16)
     rings, ring = radial_power(image)[0], round((fx**2 + fy**2) ** 0.5)
@@ -338,7 +354,9 @@ def test_a_sinusoid_lands_on_its_ring(fx, fy):
 
 
 def test_power_on_rings_adds_up_to_the_variance():
-    """Parseval: rings times their sizes, plus the corners beyond Nyquist, are the sum of squares about the mean."""
+    """Parseval: rings times their sizes, plus the corners beyond Nyquist, are the sum of squares
+    about the mean.
+    """
     x = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1)).double()
     frequency = np.fft.fftfreq(16, 1 / 16)
     radius = np.rint(np.hypot(frequency[:, None], frequency[None]))
@@ -359,7 +377,9 @@ def test_bands_average_neighbouring_rings():
 
 
 def test_relative_power_and_its_standard_error_by_simulation():
-    """1 for equal power; quadratic in contrast; SE given the reference within 15% of the SD over replicates."""
+    """1 for equal power; quadratic in contrast; SE given the reference within 15% of the SD over
+    replicates.
+    """
     reference = np.random.default_rng(0).chisquare(4, size=500)
     assert relative_power(reference, reference).value == pytest.approx(1)
     assert relative_power(4 * reference, reference).value == pytest.approx(4)
