@@ -246,7 +246,7 @@ class Trainer:
         self.step = step
         under = lambda prefix: {
             k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-        }  # noqa: E731
+        }
         self.ema = {
             name: core_sharding.spread_like(tensors[f"ema/{name}"].to(self.device), value)
             for name, value in self.ema.items()

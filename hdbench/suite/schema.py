@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -34,8 +34,8 @@ FIGURES = (
     "forest",
     "weights",
 )
-Objective = Annotated[Union[tuple(OBJECTIVES.load().values())], Field(discriminator="name")]
-Dataset = Annotated[Union[tuple(DATASETS.load().values())], Field(discriminator="name")]
+Objective = Annotated[tuple(OBJECTIVES.load().values()), Field(discriminator="name")]
+Dataset = Annotated[tuple(DATASETS.load().values()), Field(discriminator="name")]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -184,8 +184,7 @@ def _named(default: str) -> Discriminator:
 
 Network = NetworkConfig
 Text = Annotated[
-    Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]],
-    _named("pipeline"),
+    Annotated[TextConfig, Tag("pipeline")] | Annotated[ClipText, Tag("clip")], _named("pipeline")
 ]
 
 
