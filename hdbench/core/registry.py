@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from hdbench.core.errors import UserError, reason
 
 T = TypeVar("T")
@@ -62,6 +64,11 @@ class Registry(Mapping[str, type[T]]):
             self._classes, self.origins = before
             raise
         return self
+
+    def union(self) -> Any:
+        """The type of a field that holds any of the classes, installed ones too, by their `name`."""
+        classes = tuple(self.load().values())
+        return typing.Annotated[typing.Union[classes], Field(discriminator="name")]  # noqa: UP007
 
     def add(self, cls: type[T], distribution: str = OURS, source: str = "") -> type[T]:
         """Add one class and return it; UserError if another class has its name."""

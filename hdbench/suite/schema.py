@@ -34,8 +34,8 @@ FIGURES = (
     "forest",
     "weights",
 )
-Objective = Annotated[tuple(OBJECTIVES.load().values()), Field(discriminator="name")]
-Dataset = Annotated[tuple(DATASETS.load().values()), Field(discriminator="name")]
+Objective = OBJECTIVES.union()
+Dataset = DATASETS.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -25,7 +25,6 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from hdbench.cli import main
-from hdbench.cli.evaluate import PROTOCOL_NAMES
 from hdbench.core.files import sha256
 from hdbench.evaluation import references, weights
 from hdbench.evaluation.extractors import Inception, InceptionExtractor
@@ -111,10 +110,6 @@ def refusal(result) -> str:
 
 
 # any samples
-
-
-def test_names_of_protocols():
-    assert set(PROTOCOL_NAMES) == set(PROTOCOLS)
 
 
 def test_a_folder_and_its_npz_give_the_same_numbers(folder, table, tmp_path):

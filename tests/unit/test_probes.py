@@ -25,6 +25,7 @@ from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import generator
 from hdbench.datasets.canvas import Canvas
+from hdbench.experiments.probes import config as probes_config
 from hdbench.experiments.probes import measures, report
 from hdbench.experiments.probes import run as module
 from hdbench.experiments.probes import run as probes_run
