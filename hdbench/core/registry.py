@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
-from pydantic import Field
-
 from hdbench.core.errors import UserError, reason
 
 T = TypeVar("T")
@@ -67,6 +65,8 @@ class Registry(Mapping[str, type[T]]):
 
     def union(self) -> Any:
         """The type of a field that holds any of the classes, installed ones too, by their `name`."""
+        from pydantic import Field  # start-up: an extension's base classes need no more than this
+
         classes = tuple(self.load().values())
         return typing.Annotated[typing.Union[classes], Field(discriminator="name")]  # noqa: UP007
 
