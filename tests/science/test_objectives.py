@@ -474,7 +474,7 @@ def head(cls, queries: float = 0.0, seed: int = 0) -> nn.Module:
     """A head in float64 whose queries are zero, or normal of this size, with normal keys."""
     torch.manual_seed(seed)
     module = cls(LAYERS, WIDTH, GRID, 12).double()
-    if hasattr(module, "token_weights"):
+    if cls.adaptive:
         with torch.no_grad():
             weights = module.token_weights
             weights.queries.copy_(queries * normal(*weights.queries.shape, seed=3))
