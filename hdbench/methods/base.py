@@ -9,18 +9,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hdbench.core.config import Config
-from hdbench.core.distributed import any_of
-from hdbench.core.seeds import Draws
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.path import Velocity
 
-Batch = dict[str, Tensor]  # what an update has drawn, by name; every tensor has B rows
+Batch = dict[str, Any]  # what an update has drawn, by name: tensors of B rows, and splits of them
 Loss = tuple[Tensor, dict[str, Tensor]]  # a scalar to descend, and scalars to log
 SamplerName = Literal["ode", "flow_map", "consistency"]
 
@@ -193,13 +192,24 @@ def adaptive_mean_square(delta: Tensor, power: float, offset: float) -> Tensor:
     return ((d + offset).pow(-power).detach() * d).mean()
 
 
-def on_rows(rows: Tensor, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-    """function of these rows (B,) of the arguments, without gradient.
+def after_split(split: Split, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    """function of the rows from the split on, without gradient; (n, ...) for the n such rows here.
 
     Ranks call it equally often, since a network may be sharded over them: one without such rows
     takes any and keeps none.
     """
-    if not any_of(bool(rows.any()))[0]:
-        return arguments[0][rows]
+    n = len(arguments[0]) - split.at
+    if not split.after:
+        return arguments[0][split.at :]
+    rows = slice(split.at, None) if n else slice(0, 1)
     with torch.no_grad():
-        return function(*(x[rows if rows.any() else slice(0, 1)] for x in arguments))[: rows.sum()]
+        return function(*(x[rows] for x in arguments))[:n]
+
+
+def before_split(split: Split, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
+    """As `after_split`, of the rows before it."""
+    if not split.before:
+        return arguments[0][: split.at]
+    rows = slice(0, max(split.at, 1))
+    with torch.no_grad():
+        return function(*(x[rows] for x in arguments))[: split.at]

@@ -88,6 +88,7 @@ def train(unit: Unit, given: Material, progress: Callable[[int], None]) -> dict[
         while trainer.step < training.steps:
             trainer.train_step()
             progress(trainer.step)
+        trainer.read_scalars()
         trainer.check_weights()
     except Divergence as error:
         raise Divergence(f"{unit.arm}, seed {unit.seed}: {error}") from None

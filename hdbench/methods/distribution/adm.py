@@ -20,7 +20,8 @@ from hdbench.flow.path import Velocity, interpolate
 from hdbench.methods.base import Passes
 from hdbench.methods.distribution.adversarial import require_head
 from hdbench.methods.distribution.gan import HingeOnTeacher
-from hdbench.methods.distribution.matching import Discriminator, Matching, Point
+from hdbench.methods.distribution.matching import Matching
+from hdbench.methods.distribution.networks import Discriminator, Point
 
 
 class Gan(HingeOnTeacher):

@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hdbench.methods.distribution.gan import OnFake
-from hdbench.methods.distribution.matching import Discriminator, GeneratorObjective, Matching
+from hdbench.methods.distribution.matching import GeneratorObjective, Matching
+from hdbench.methods.distribution.networks import Discriminator
 
 
 class Adversarial(Matching):

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from hdbench.methods.distribution.dmd import DMD
 from hdbench.methods.distribution.gan import OnFake
-from hdbench.methods.distribution.matching import Discriminator
+from hdbench.methods.distribution.networks import Discriminator
 
 
 class DMD2(DMD):

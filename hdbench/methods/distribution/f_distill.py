@@ -22,7 +22,8 @@ from hdbench.flow.path import expand, interpolate
 from hdbench.methods.base import Passes
 from hdbench.methods.distribution.dmd import dmd_gradient
 from hdbench.methods.distribution.gan import OnFake
-from hdbench.methods.distribution.matching import Discriminator, Matching
+from hdbench.methods.distribution.matching import Matching
+from hdbench.methods.distribution.networks import Discriminator
 
 
 class Gan(OnFake):

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from hdbench.methods.distribution.adversarial import require_head
 from hdbench.methods.distribution.gan import HingeOnTeacher
-from hdbench.methods.distribution.matching import Discriminator, GeneratorObjective
+from hdbench.methods.distribution.matching import GeneratorObjective
+from hdbench.methods.distribution.networks import Discriminator
 
 
 class LADD(GeneratorObjective):

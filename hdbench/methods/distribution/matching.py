@@ -15,21 +15,16 @@ A regulariser is the loss of a trajectory objective, kept while the generator is
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from torch import Tensor
 
 from hdbench.core.distributed import global_mean
-from hdbench.flow.path import MeanVelocity, Velocity, expand, interpolate, velocity
+from hdbench.flow.path import MeanVelocity, Velocity, expand, interpolate
 from hdbench.methods.base import Batch, Loss, Objective, Passes, Problem, Update
-from hdbench.methods.discriminators import HEADS
-from hdbench.methods.discriminators.base import HeadOutput
 from hdbench.methods.distribution.gan import (
     GanSettings,
     accuracy,
@@ -39,63 +34,14 @@ from hdbench.methods.distribution.gan import (
     image_gradient,
     normalised_entropy,
 )
+from hdbench.methods.distribution.networks import Discriminator, Networks, Point
 from hdbench.methods.pretraining.flow_matching import flow_matching_loss
 from hdbench.methods.trajectory.consistency import Consistency, consistency
 from hdbench.methods.trajectory.knowledge import Knowledge
 from hdbench.methods.trajectory.meanflow import MeanFlow
 
-
-def known_head(name: str) -> str:
-    """The name itself; a validation error unless it is "none" or a head's, installed ones included."""
-    known = ("none", *HEADS.load())
-    if name not in known:
-        expected = ", ".join(f"'{choice}'" for choice in known)
-        raise PydanticCustomError(
-            "literal_error", "Input should be {expected}", {"expected": expected}
-        )
-    return name
-
-
-Discriminator = Annotated[str, AfterValidator(known_head)]
 Regulariser = Annotated[MeanFlow | Consistency | Knowledge, Field(discriminator="name")]
-Point = tuple[Tensor, Tensor, Tensor]  # (z, t, c) at which a network is asked
 STATE_OPTIONS = ("frozen", "on_step", "ema_start")  # of a regulariser, taken over by the generator
-
-
-@dataclass(frozen=True, kw_only=True)
-class Networks:
-    """The networks of stage 2 while it trains."""
-
-    student: nn.Module
-    teacher: nn.Module
-    real: Velocity
-    """The teacher's guided velocity."""
-    fake_network: nn.Module | None
-    """The fake score; None for a method without one."""
-    head: nn.Module | None
-    """The discriminator head; None without one."""
-    features: nn.Module | None
-    """Whose tokens the head reads."""
-
-    @property
-    def fake(self) -> Velocity:
-        return velocity(self.fake_network)
-
-    def judge(self, point: Point, blocks: tuple[int, ...]) -> HeadOutput:
-        """The head's output at (z, t, c)."""
-        return self.apply_head(self.features.features(*point, blocks))
-
-    def judge_for_critic(self, point: Point, blocks: tuple[int, ...]) -> HeadOutput:
-        """As `judge`; a frozen feature network keeps no graph."""
-        with torch.no_grad() if self.features is self.teacher else nullcontext():
-            tokens = self.features.features(*point, blocks)
-        return self.apply_head(tokens)
-
-    def apply_head(self, tokens: list[Tensor]) -> HeadOutput:
-        """Without autocast: logits and weights stay float32."""
-        with torch.autocast("cuda" if tokens[0].is_cuda else "cpu", enabled=False):
-            dtype = next(self.head.parameters()).dtype
-            return self.head([h.to(dtype) for h in tokens])
 
 
 class GeneratorObjective(Objective):

@@ -14,9 +14,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from hdbench.core.seeds import Split
 from hdbench.flow.path import MeanVelocity
-from hdbench.methods.base import Passes, on_rows
-from hdbench.methods.trajectory.meanflow import MeanFlow, meanflow_residual
+from hdbench.methods.base import Passes, after_split
+from hdbench.methods.trajectory.meanflow import ALL_MOVING, MeanFlow, meanflow_residual
 
 
 class ImprovedMeanFlow(MeanFlow):
@@ -25,8 +26,8 @@ class ImprovedMeanFlow(MeanFlow):
     name: Literal["improved_meanflow"] = "improved_meanflow"
     title: ClassVar[str] = "Improved MeanFlow"
 
-    def residual(self, u, v, z, r, t, c):
-        return velocity_residual(u, v, z, r, t, c)
+    def residual(self, u, v, z, r, t, c, moving):
+        return velocity_residual(u, v, z, r, t, c, moving)
 
     def passes(self, depth, guided):
         """MeanFlow's, and the student's own velocity on the rows with r < t."""
@@ -35,13 +36,18 @@ class ImprovedMeanFlow(MeanFlow):
 
 
 def velocity_residual(
-    u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor
+    u: MeanVelocity,
+    v: Tensor,
+    z: Tensor,
+    r: Tensor,
+    t: Tensor,
+    c: Tensor,
+    moving: Split = ALL_MOVING,
 ) -> Tensor:
-    """V - v, rows with r = t first, then r < t; v and z (B, C, H, W), r <= t (B,), c (B,).
+    """V - v, (B, C, H, W); v and z (B, C, H, W), r <= t (B,), c (B,), r = t before `moving`.
 
     MeanFlow's residual with v_theta for v is V - v_theta.
     """
-    student_velocity, moving = v.clone(), r < t
-    student_velocity[moving] = on_rows(moving, u, z, t, t, c)
-    order = torch.argsort(moving.int(), stable=True)
-    return meanflow_residual(u, student_velocity, z, r, t, c) + (student_velocity - v)[order]
+    student_velocity = after_split(moving, u, z, t, t, c)
+    along = torch.cat([v[: moving.at], student_velocity])
+    return meanflow_residual(u, along, z, r, t, c, moving) + (along - v)

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
+from hdbench.core.seeds import Draws
 from hdbench.flow.path import interpolate
 from hdbench.methods.base import Batch, Pairs, Passes, Regression
 
@@ -32,9 +33,11 @@ class Reflow(Regression):
     def pairs_needed(self):
         return self.pairs
 
-    def draw_times(self, share: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Uniform numbers (B,) to r = share t and t; the last rows get r = 0 and t = 1, in an exact share."""
-        first = len(t) - round(self.prob_t_equals_1 * len(t))
+    def draw_times(self, d: Draws) -> tuple[Tensor, Tensor]:
+        """(r, t) (B,) uniform with r <= t; the last rows get r = 0 and t = 1, in an exact share."""
+        first = d.split(d.batch - round(self.prob_t_equals_1 * d.batch)).at
+        share = d.uniform()
+        t = d.uniform()
         r = share * t
         r[first:] = 0.0
         t[first:] = 1.0
@@ -43,7 +46,7 @@ class Reflow(Regression):
     def updates(self, problem):
         def draw(d) -> Batch:
             eps, x, c = d.rows(*problem.pairs)
-            r, t = self.draw_times(d.uniform(), d.uniform())
+            r, t = self.draw_times(d)
             return {"eps": eps, "x": x, "c": c, "r": r, "t": t}
 
         def residual(b: Batch) -> Tensor:

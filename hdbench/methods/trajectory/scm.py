@@ -51,7 +51,8 @@ class SCM(Objective):
         def draw(d) -> Batch:
             x, c = d.data()
             t = d.uniform()
-            t[len(t) - round(self.prob_t_equals_1 * len(t)) :] = 1.0
+            ones = d.split(d.batch - round(self.prob_t_equals_1 * d.batch))
+            t[ones.at :] = 1.0
             return {"x": x, "c": c, "eps": d.noise(), "t": t}
 
         def loss(b: Batch) -> Loss:

@@ -17,8 +17,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.path import MeanVelocity, Velocity, interpolate
-from hdbench.methods.base import Batch, Passes, Regression, on_rows
+from hdbench.methods.base import Batch, Passes, Regression, after_split, before_split
 from hdbench.methods.trajectory.progressive import two_halves
 
 
@@ -46,26 +47,29 @@ class Shortcut(Regression):
     def teacher_steps(self):
         return self.finest
 
-    def draw_times(self, level: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Uniform numbers (B,) to (r, t): the first rows get r = t = place, the last ones a step, in exact shares."""
+    def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
+        """(r, t) (B,): the first rows get r = t uniform, the last ones a step; and where these begin."""
+        moving = d.split(d.batch - round(self.consistency_share * d.batch))
         levels = self.finest.bit_length() - 1
-        first = len(place) - round(self.consistency_share * len(place))
-        n = 2.0 ** torch.floor(level[first:] * levels).clamp(max=levels - 1)
-        i = torch.floor(place[first:] * n).clamp(max=n - 1)
-        return torch.cat([place[:first], i / n]), torch.cat([place[:first], (i + 1) / n])
+        level = d.uniform()[moving.at :]
+        place = d.uniform()
+        n = 2.0 ** torch.floor(level * levels).clamp(max=levels - 1)
+        i = torch.floor(place[moving.at :] * n).clamp(max=n - 1)
+        still = place[: moving.at]
+        return torch.cat([still, i / n]), torch.cat([still, (i + 1) / n]), moving
 
     def updates(self, problem):
         def draw(d) -> Batch:
             x, c = d.data()
             eps = d.noise()
-            r, t = self.draw_times(d.uniform(), d.uniform())
-            return {"x": x, "c": c, "eps": eps, "r": r, "t": t}
+            r, t, moving = self.draw_times(d)
+            return {"x": x, "c": c, "eps": eps, "r": r, "t": t, "moving": moving}
 
         def residual(b: Batch) -> Tensor:
             z = interpolate(b["x"], b["eps"], b["t"])
             r, t, c = b["r"], b["t"], b["c"]
             target = shortcut_target(
-                problem.student, problem.teacher_velocity, z, r, t, c, self.finest
+                problem.student, problem.teacher_velocity, z, r, t, c, self.finest, b["moving"]
             )
             return problem.student(z, r, t, c) - target
 
@@ -81,14 +85,20 @@ class Shortcut(Regression):
 
 
 def shortcut_target(
-    u: MeanVelocity, v: Velocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor, finest: int
+    u: MeanVelocity,
+    v: Velocity,
+    z: Tensor,
+    r: Tensor,
+    t: Tensor,
+    c: Tensor,
+    finest: int,
+    moving: Split,
 ) -> Tensor:
-    """The velocity where r = t, the mean slope of two steps of u where r < t; z (B, C, H, W), r and t (B,)."""
+    """The velocity before `moving`, the mean slope of two steps of u from it on; z (B, C, H, W), r and t (B,)."""
 
     def half(z, r, t, c):
         return u(z, torch.where(t - r > 1.5 / finest, r, t), t, c)
 
-    target, still, moving = torch.empty_like(z), r >= t, r < t
-    target[still] = on_rows(still, v, z, t, c)
-    target[moving] = on_rows(moving, lambda *a: two_halves(half, *a), z, r, t, c)
-    return target
+    velocity = before_split(moving, v, z, t, c)
+    slope = after_split(moving, lambda *a: two_halves(half, *a), z, r, t, c)
+    return torch.cat([velocity, slope])
