@@ -33,9 +33,7 @@ def problem_of(objective: Objective) -> Problem:
     teacher = Transformer(CONFIG, mean_velocity=False, **SIZES).requires_grad_(False)
 
     def head(name, gan):
-        return build_head(
-            name, layers=len(gan.blocks), width=16, grid=2, parameters=gan.parameters
-        )
+        return build_head(name, layers=len(gan.blocks), width=16, grid=2, parameters=gan.parameters)
 
     pairs = torch.randn(32, 1, 8, 8), torch.randn(32, 1, 8, 8), torch.arange(32) % 10
     return Problem(
