@@ -1,5 +1,4 @@
-"""Cost of one training step of each objective, in multiples of one bare forward of the same network
-and batch.
+"""Cost of one training step of each objective, in bare forwards of the same network and batch.
 
 Each objective runs in a process of its own, where steps (optimiser and EMA included) alternate with
 bare forwards, so that a ratio is paired and a drifting machine cancels.  Beside it: the evaluations
@@ -66,14 +65,12 @@ def measure(
     name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str
 ) -> dict[str, float]:
     """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and
-    peak memory in MB.
-    """
+    peak memory in MB."""
     import torch
 
     from hdbench.core.runtime import set_up
     from hdbench.flow.path import guided
-    from hdbench.methods import OBJECTIVES as MODULES
-    from hdbench.methods.base import Setting
+    from hdbench.methods.base import Problem, total
     from hdbench.methods.discriminators import build_head
     from hdbench.networks.config import TransformerConfig
     from hdbench.networks.transformer import Transformer
@@ -105,9 +102,9 @@ def measure(
                 torch.nn.init.normal_(parameter, std=0.02)
         return net.to(place)
 
-    teacher, student = network(False).requires_grad_(False), network(name != "flow_matching")
-    module = MODULES[objective["name"]]
-    setting = Setting(
+    teacher = network(False).requires_grad_(False)
+    student = network(training.objective.role == "student")
+    problem = Problem(
         student=student,
         learning_rate=1e-4,
         teacher=teacher,
@@ -120,7 +117,7 @@ def measure(
     )
     images, labels = torch.randn(512, 4, 16, 16), torch.randint(10, (512,))
     trainer = Trainer(
-        module.updates(training.objective, setting), training, student, ("bench",), images, labels
+        training.objective.updates(problem), training, student, ("bench",), images, labels
     )
     z, t, c = (
         torch.randn(batch, 4, 16, 16).to(place),
@@ -147,14 +144,14 @@ def measure(
     ]
     ratios = sorted(2 * step / (before + after) for before, step, after in pairs)
     quartiles = statistics.quantiles(ratios, n=4)
-    terms = module.forward_equivalents(training.objective, depth, guidance not in (None, 1.0))
+    passes = training.objective.passes(depth, guidance not in (None, 1.0))
     if guidance is None:
-        terms.pop("teacher forward")
+        passes.pop("teacher")
     return {
         "ratio": statistics.median(ratios),
         "low": quartiles[0],
         "high": quartiles[2],
-        "counted": sum(terms.values()),
+        "counted": total(passes),
         "forward_ms": 1000 * statistics.median(before for before, _, _ in pairs),
         "peak_mb": _memory(place) - base,
     }
@@ -205,8 +202,7 @@ def main() -> None:
         )
         print(
             f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} "
-            f"{found['counted']:8.2f} "
-            f"{found['forward_ms']:11.1f} {found['peak_mb']:8.0f}",
+            f"{found['counted']:8.2f} {found['forward_ms']:11.1f} {found['peak_mb']:8.0f}",
             flush=True,
         )
 

@@ -63,6 +63,13 @@ class Registry(Mapping[str, type[T]]):
             raise
         return self
 
+    def union(self) -> Any:
+        """The type of a field that holds any of the classes, installed ones too, by their `name`."""
+        from pydantic import Field  # start-up: an extension's base classes need no more than this
+
+        classes = tuple(self.load().values())
+        return typing.Annotated[typing.Union[classes], Field(discriminator="name")]  # noqa: UP007
+
     def add(self, cls: type[T], distribution: str = OURS, source: str = "") -> type[T]:
         """Add one class and return it; UserError if another class has its name."""
         name = _name(cls)

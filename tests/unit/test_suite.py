@@ -15,7 +15,7 @@ from hdbench.cli import main
 from hdbench.methods import OBJECTIVES
 from hdbench.suite import budget, reading
 from hdbench.suite import stage as suite_stage
-from hdbench.suite.budget import pairs_cost, pairs_of, total_cost
+from hdbench.suite.budget import pairs_cost, total_cost
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import merge
 from hdbench.suite.plan import Plan
@@ -714,7 +714,7 @@ def test_an_objective_with_pairs_pulls_them_in_and_pays_for_them(tmp_path):
         and len(pairs) == 1
     )
     kd, total = plan.arms["kd"], plan.arms["kd_total"]
-    cost = pairs_cost(pairs_of(kd.trajectory), guided=True)
+    cost = pairs_cost(kd.trajectory.objective.pairs_needed(), guided=True)
     assert cost == 32 * 2 * 2 and total_cost(plan, kd) == cost + 3 * 16 * kd.trajectory.steps
     assert total.trajectory.steps == round((total_cost(plan, plan.arms["hd"]) - cost) / (3 * 16))
     assert list(plan.stages).index(pairs.pop()) < list(plan.stages).index(

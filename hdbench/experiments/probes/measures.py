@@ -12,9 +12,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hdbench.core.pixels import to_float
-from hdbench.datasets import canvas
+from hdbench.datasets.canvas import Canvas
 from hdbench.experiments.probes.config import STRENGTH, Flaw
-from hdbench.methods.discriminators.base import Verdict
+from hdbench.methods.discriminators.base import HeadOutput
 
 MEASURES = {
     "auc": "AUC ↑",
@@ -42,8 +42,8 @@ FIELDS = (
 
 
 @functools.lru_cache(maxsize=1)
-def canvases(configuration: canvas.Configuration) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    return canvas.with_turned(configuration)
+def canvases(data: Canvas) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    return data.with_turned()
 
 
 def plant(
@@ -64,7 +64,7 @@ def plant(
     return to_float(torch.where(where, x + STRENGTH[flaw.change] * (other - x), x)), where
 
 
-def score(verdict: Verdict) -> Tensor:
+def score(verdict: HeadOutput) -> Tensor:
     """(B,), high for real images."""
     return (verdict.weights * verdict.logits).sum(1)
 
