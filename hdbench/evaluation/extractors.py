@@ -85,7 +85,7 @@ class Inception:
         self.body = nn.Sequential(
             *[module for name, module in network.named_children() if name != "fc"]
         )
-        self.body.to(device, memory_format=self._format)
+        self.body.to(device, memory_format=self._format)  # pyright: ignore[reportCallIssue]
         self.classifier = network.fc.weight.detach().numpy()
         network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 

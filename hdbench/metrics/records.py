@@ -95,7 +95,7 @@ class Interval(NamedTuple):
 MISSING = Interval(math.nan, math.nan)
 
 
-def interval(values: Sequence[float], standard_error: float = math.nan) -> Interval:
+def interval(values: Sequence[float] | np.ndarray, standard_error: float = math.nan) -> Interval:
     """Mean over chains and t-interval; for one value its sampling interval.  A value that is not
     finite leaves nothing.
     """

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -53,7 +53,8 @@ class Autoencoder:
     """
 
     def __init__(self, config: AutoencoderConfig, model: AutoencoderKL | AutoencoderDC):
-        self.config, self.model = config, model
+        self.config = config
+        self.model: Any = model
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, of the latents'

@@ -82,6 +82,8 @@ def write_table(network: CLIP, prompts: Sequence[str], folder: Path) -> list[str
 class Captioned(nn.Module):
     """The network with its captions as token numbers (M, L): what `contrastive` trains."""
 
+    captions: Tensor
+
     def __init__(self, network: CLIP, prompts: Sequence[str]):
         super().__init__()
         self.network, self.depth = network, 1
@@ -95,7 +97,7 @@ class Captioned(nn.Module):
 
 
 @torch.no_grad()
-def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
     """Unit features (N, d) float32 of images (N, 3, H, W) in [-1, 1] and of their captions, on the
     CPU.
     """

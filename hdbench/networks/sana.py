@@ -100,7 +100,8 @@ class SanaNetwork(TokenNetwork):
         )
         self.grid, self.gradient_checkpointing = image_size // config.patch, gradient_checkpointing
         self.transformer = model = SanaTransformer2DModel(**arguments(config, image_size, channels))
-        for block in self.blocks:
+        blocks: Any = self.blocks
+        for block in blocks:
             block.attn1.set_processor(LinearAttention())
         self.apply(xavier)
         nn.init.xavier_uniform_(model.patch_embed.proj.weight.view(config.width, -1))
@@ -127,7 +128,8 @@ class SanaNetwork(TokenNetwork):
         """The blocks' modulation (B, 6 d) and the embedded times (B, d)."""
         embed, scale, guidance = self.transformer.time_embed, self.config.time_scale, {}
         if self.config.guidance_input is not None:
-            given = self.config.guidance_input * self.transformer.config.guidance_embeds_scale
+            config: Any = self.transformer.config
+            given = self.config.guidance_input * config.guidance_embeds_scale
             guidance = {"guidance": torch.full_like(t, given)}
         modulation, embedded = embed(scale * t, hidden_dtype=dtype, **guidance)
         if self.mean_velocity:

@@ -7,7 +7,7 @@ channels 4): other numbers, same code.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -146,6 +146,8 @@ class NoiseToVelocity(nn.Module):
     DDPM's sampling does, with noise taken for z_999.  There an error of eps_hat counts 157 times.
     """
 
+    times: Tensor
+
     def __init__(self):
         super().__init__()
         signal = torch.cumprod(
@@ -223,7 +225,10 @@ class Transformer(TokenNetwork):
         nn.init.normal_(self.label_embed.weight, std=0.02)
         for layer in (self.time_embed.linear_1, self.time_embed.linear_2):
             nn.init.normal_(layer.weight, std=0.02)
-        zero = [block.modulation for block in self.blocks] + [self.out_modulation, self.out]
+        zero: list[Any] = [block.modulation for block in self.blocks] + [
+            self.out_modulation,
+            self.out,
+        ]
         if mean_velocity:
             self.interval_embed = TimestepEmbedding(time_features, width)
             zero.append(self.interval_embed.linear_2)
