@@ -151,7 +151,7 @@ def draw(ink: np.ndarray, digits: np.ndarray, rows: np.ndarray, rng: np.random.G
     """
     images = np.empty((len(rows), 16, 16, 3))
     shapes = [np.flatnonzero(digits == digit) for digit in range(len(DIGITS))]
-    for image, (digit, colour, place, background) in zip(images, attributes_of(rows)):
+    for image, (digit, colour, place, background) in zip(images, attributes_of(rows), strict=True):
         image[:] = list(BACKGROUNDS.values())[background]
         top, left = list(PLACES.values())[place]
         alpha = ink[rng.choice(shapes[digit])][..., None]

@@ -68,7 +68,7 @@ class TexturedDigits(Dataset):
         shape = np.stack(
             [
                 np.roll(image, tuple(shift), (0, 1))
-                for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))
+                for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)), strict=True)
             ]
         )
         y, x = np.mgrid[:16, :16]

@@ -49,7 +49,7 @@ def evaluate(request: Request) -> list[Evaluation] | None:
     features = extract(images, extractors.all(), texts, replace(request.settings, label="samples"))
     if features is None or found is None:
         return None
-    by_extractor = dict(zip(extractors.all(), features))
+    by_extractor = dict(zip(extractors.all(), features, strict=True))
     return [
         _evaluation(
             request, protocol, images, prompts, found.get(protocol.name), extractors, by_extractor

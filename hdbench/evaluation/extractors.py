@@ -61,7 +61,7 @@ class Inception:
                     f"{weights.path}: not clean-fid's Inception ({reason(error)})"
                 ) from None
             return
-        from torch_fidelity.feature_extractor_inceptionv3 import (
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # optional: torch-fidelity
             BasicConv2d,
             FeatureExtractorInceptionV3,
         )
@@ -159,11 +159,11 @@ class InceptionExtractor:
         if self.preprocessing == "tensorflow":
             return torch.from_numpy(image).permute(2, 0, 1)
         if self.preprocessing == "clean":
-            from cleanfid.resize import build_resizer
+            from cleanfid.resize import build_resizer  # optional: clean-fid
 
             return torch.from_numpy(build_resizer("clean")(image)).permute(2, 0, 1)
-        from PIL import Image
-        from torchvision.transforms import functional as vision
+        from PIL import Image  # optional: Pillow
+        from torchvision.transforms import functional as vision  # optional: torchvision
 
         resized = vision.center_crop(
             vision.resize(Image.fromarray(image), self.resolution), self.resolution
@@ -189,7 +189,7 @@ class InceptionExtractor:
         if self.preprocessing == "pytorch_fid":
             return 2 * F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) - 1
         if self.preprocessing == "tensorflow":
-            from torch_fidelity.interpolate_compat_tensorflow import (
+            from torch_fidelity.interpolate_compat_tensorflow import (  # optional: torch-fidelity
                 interpolate_bilinear_2d_like_tensorflow1x,
             )
 
@@ -205,8 +205,11 @@ class ClipExtractor:
     layers = ("image", "text")
 
     def __init__(self, weights: Weights, architecture: str, device: torch.device):
-        import open_clip
-        from open_clip.transform import PreprocessCfg, image_transform_v2
+        import open_clip  # optional: open_clip
+        from open_clip.transform import (  # optional: open_clip
+            PreprocessCfg,
+            image_transform_v2,
+        )
 
         self.weights, self.device = weights, device
         settings, own, file = open_clip.get_model_config(architecture), {}, weights.path
@@ -267,7 +270,7 @@ class ClipExtractor:
         }
 
     def prepare(self, image: np.ndarray) -> Tensor:
-        from PIL import Image
+        from PIL import Image  # optional: Pillow
 
         return self.transform(Image.fromarray(image))
 

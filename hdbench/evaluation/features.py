@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import sha256, write_atomic
+from hdbench.core.progress import Progress
 from hdbench.evaluation.images import Images
 from hdbench.evaluation.weights import Weights
 
@@ -120,7 +121,7 @@ def extract(
     if missing:
         rows = range(rank, len(images), world_size)
         found = _pass(images, [extractors[which] for which in missing], texts, rows, settings)
-        for which, arrays in zip(missing, found):
+        for which, arrays in zip(missing, found, strict=True):
             _write(
                 folders[which],
                 f"shard-{rank}-of-{world_size}",
@@ -132,7 +133,7 @@ def extract(
         return None
     return [
         _merged(folder, key, images.ids, extractor.layers, wait_seconds, world_size)
-        for folder, key, extractor in zip(folders, keys, extractors)
+        for folder, key, extractor in zip(folders, keys, extractors, strict=True)
     ]
 
 
@@ -151,8 +152,6 @@ def _pass(
     rows: range,
     settings: Settings,
 ) -> list[Features]:
-    from hdbench.core.progress import Progress
-
     progress = Progress(settings.label, len(rows))
     found: list[dict[str, list[np.ndarray]]] = [
         {layer: [] for layer in extractor.layers} for extractor in extractors
@@ -165,7 +164,7 @@ def _pass(
     with ThreadPoolExecutor(settings.threads) as pool:
         starts = range(0, len(rows), settings.batch)
         parts = [rows[start : start + settings.batch] for start in starts]
-        for start, part, batch in zip(starts, parts, _ahead(pool, prepared, parts)):
+        for start, part, batch in zip(starts, parts, _ahead(pool, prepared, parts), strict=True):
             progress(start)
             own = None if texts is None else [texts[row] for row in part]
             for which, extractor in enumerate(extractors):

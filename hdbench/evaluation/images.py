@@ -151,7 +151,7 @@ def _hash(texts: list[str]) -> str:
 
 
 def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Images:
-    from PIL import Image
+    from PIL import Image  # optional: Pillow
 
     ids = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
     if twice := [name for name, count in Counter(ids).items() if count > 1]:
@@ -163,7 +163,7 @@ def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Ima
         ThreadPoolExecutor() as pool,
     ):
         headers = list(pool.map(lambda file: _header(file, "conversion" in allow), files))
-    digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers)])
+    digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers, strict=True)])
     return Images(
         source=str(folder),
         ids=tuple(ids),
@@ -175,7 +175,7 @@ def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Ima
 
 def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
     """SHA-256 and (H, W) of a file whose header says that it is an RGB image."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError  # optional: Pillow
 
     try:
         str(file).encode()
@@ -222,7 +222,7 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
 
 def decode(file: Path) -> np.ndarray:
     """Pixels of an image file, (H, W, 3) uint8; UserError for a broken one."""
-    from PIL import Image
+    from PIL import Image  # optional: Pillow
 
     try:
         with Image.open(file, formats=FORMATS) as image:

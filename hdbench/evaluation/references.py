@@ -142,7 +142,7 @@ def build(plans: Sequence[Plan], settings: Settings) -> bool:
                 None,
                 replace(settings, label=f"reference {source}"),
             )
-            found = {} if features is None else dict(zip(extractors, features))
+            found = {} if features is None else dict(zip(extractors, features, strict=True))
         if settings.shard.rank == 0:
             for each in group:
                 _publish(each, found.get(digest_of(each.extractor.description()), {}))
@@ -167,7 +167,11 @@ def _statistics(path: Path, protocol: Protocol) -> dict[str, tuple[np.ndarray, n
     for layer, (mu, sigma) in found.items():
         d = 2023 if layer == "spatial" else 2048
         if mu is None or sigma is None:
-            missing = [name for name, array in zip(STATISTICS[layer], (mu, sigma)) if array is None]
+            missing = [
+                name
+                for name, array in zip(STATISTICS[layer], (mu, sigma), strict=True)
+                if array is None
+            ]
             raise UserError(
                 f"{path}: has no {' and no '.join(missing)}, which {protocol.name} needs for "
                 f"{'sFID' if layer == 'spatial' else 'FID'}"

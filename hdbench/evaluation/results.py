@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from tabulate import tabulate
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_together
@@ -59,8 +60,6 @@ class Evaluation:
 
     def table(self) -> str:
         """For people: metric, value, 95% interval, n, protocol, reference."""
-        from tabulate import tabulate
-
         rows = []
         for metric, (estimate, ids) in self.results.items():
             half = 1.96 * estimate.standard_error

@@ -104,7 +104,11 @@ def _folder(role: str, path: Path, allowed: bool) -> Weights:
 
 def _from_hub(role: str, given: str) -> Path:
     """`hf-hub:owner/name/file` from the Hugging Face hub or its local cache."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import (  # optional: huggingface_hub
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+    )
 
     owner, name, file = [*given.removeprefix("hf-hub:").split("/", 2), "", ""][:3]
     if not (owner and name and file):

@@ -78,7 +78,7 @@ def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
         _distances(rows, features).topk(min(n, 16 * k), largest=False)
         for rows in features.split(BLOCK)
     ]
-    distance, index = (torch.cat(blocks) for blocks in zip(*nearest))
+    distance, index = (torch.cat(blocks) for blocks in zip(*nearest, strict=True))
     order = (
         torch.rand(PARTITIONS, n, generator=torch.Generator().manual_seed(0))
         .argsort(1)
@@ -105,7 +105,7 @@ def _inside_parts(cross: Tensor, part: Tensor, radius: Tensor) -> Tensor:
         cross[point, centre],
         torch.zeros(len(part), 4, len(cross), dtype=torch.bool, device=cross.device),
     )
-    for to, p, r in zip(inside, part, radius):
+    for to, p, r in zip(inside, part, radius, strict=True):
         hit = (near <= r[centre]).nonzero()[:, 0]
         to[p[centre[hit]], point[hit]] = True
     return inside

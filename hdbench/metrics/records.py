@@ -1,4 +1,4 @@
-"""The table of numbers that every command reads and writes: its columns, its reader, 95% intervals."""
+"""The table of numbers that commands read and write: its columns, its reader, 95% intervals."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
     twice = frame[frame.duplicated(["suite", *KEY], keep=False)][KEY].drop_duplicates()
     if len(twice):
         named = "; ".join(
-            " ".join(f"{key} {'-' if pd.isna(value) else value}" for key, value in zip(KEY, values))
+            " ".join(
+                f"{key} {'-' if pd.isna(value) else value}"
+                for key, value in zip(KEY, values, strict=True)
+            )
             for values in twice.head(3).itertuples(index=False)
         )
         raise UserError(

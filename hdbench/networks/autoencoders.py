@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hdbench.core.config import Config
-from hdbench.core.errors import UserError
+from hdbench.core.errors import UserError, reason
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, AutoencoderKL, ModelMixin
@@ -80,7 +80,7 @@ def load(
     """The frozen autoencoder; UserError where the weights are missing, not complete, or not of
     these numbers.
     """
-    import diffusers
+    import diffusers  # optional: diffusers
 
     kind, public = PUBLIC[config.name]
     model = pretrained(getattr(diffusers, kind), config.path, "vae", public)
@@ -143,8 +143,6 @@ def pretrained(kind: type[ModelMixin], given: str, part: str, public: str) -> Mo
             output_loading_info=True,
         )
     except Exception as error:  # diffusers' errors have no common base but this
-        from hdbench.core.errors import reason
-
         raise UserError(
             f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); get them "
             "again"

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from hdbench.core.errors import UserError
-from hdbench.networks.config import TransformerConfig
 from hdbench.networks.tensors import read_tensors
-from hdbench.networks.transformer import Transformer, positions
+from hdbench.networks.transformer import TransformerConfig, positions
 
 Kind = Literal["sit", "dit"]
 T = TypeVar("T")
@@ -118,8 +117,48 @@ def convert(
     """
     name = MODELS[kind]
     depth = check_keys(tensors, name, source)
-    patch_weight, width = tensors["x_embedder.proj.weight"], len(tensors["x_embedder.proj.bias"])
-    patch, grid = patch_weight.shape[-1], math.isqrt(tensors["pos_embed"].shape[-2])
+    check_settings(tensors, kind, config, depth, image_size, channels, classes, source)
+    with torch.device("meta"):
+        shapes = config.build(
+            image_size=image_size, channels=channels, classes=classes, mean_velocity=False
+        ).state_dict()
+    state = {}
+    for key, theirs in names(depth).items():
+        tensor = tensors[theirs].float()
+        shape = shapes[key].shape
+        if key.startswith("out.") and len(tensor) in (shape[0], 2 * shape[0]):
+            # rows (p, p, c) -> (c, p, p)
+            patches = tensor.unflatten(0, (config.patch, config.patch, -1)).movedim(2, 0)
+            tensor = patches[:channels].flatten(0, 2)
+            tensor = -tensor if kind == "sit" else tensor
+        elif key == "patch_embed.weight":
+            tensor = tensor.flatten(1)
+        if tensor.shape != shape:
+            raise UserError(
+                f"{source}: {theirs} has the shape {list(tensors[theirs].shape)}, which does not "
+                "fit its other tensors; get the file again"
+            )
+        state[key] = tensor
+    return state
+
+
+def check_settings(
+    tensors: dict[str, Tensor],
+    kind: Kind,
+    config: TransformerConfig,
+    depth: int,
+    image_size: int,
+    channels: int,
+    classes: int,
+    source: str,
+) -> None:
+    """UserError, with the settings that fit, where shapes and positions are not those of `config`
+    and the data.
+    """
+    patch_weight = tensors["x_embedder.proj.weight"]
+    width = len(tensors["x_embedder.proj.bias"])
+    patch = patch_weight.shape[-1]
+    grid = math.isqrt(tensors["pos_embed"].shape[-2])
     needed = NEEDED[kind] | {
         "width": width,
         "depth": depth,
@@ -144,36 +183,16 @@ def convert(
         if want != have
     ]:
         raise UserError(
-            f"{source}: a {name} of other settings; set {', '.join(wrong)}, or give another file"
+            f"{source}: a {MODELS[kind]} of other settings; set {', '.join(wrong)}, or give another "
+            "file"
         )
-    position, own = tensors["pos_embed"].float().flatten(0, -2), positions(config, grid)
-    if position.shape != own.shape or not torch.allclose(position, own, atol=1e-2):  # of bf16
+    stored = tensors["pos_embed"].float().flatten(0, -2)
+    expected = positions(config, grid)
+    if stored.shape != expected.shape or not torch.allclose(stored, expected, atol=1e-2):  # bf16
         raise UserError(
             f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one "
             "that has it"
         )
-    with torch.device("meta"):
-        ours = Transformer(
-            config, image_size=image_size, channels=channels, classes=classes, mean_velocity=False
-        ).state_dict()
-    state = {}
-    for key, theirs in names(depth).items():
-        tensor, shape = tensors[theirs].float(), ours[key].shape
-        if key.startswith("out.") and len(tensor) in (
-            shape[0],
-            2 * shape[0],
-        ):  # rows (p, p, c) -> (c, p, p)
-            tensor = tensor.unflatten(0, (patch, patch, -1)).movedim(2, 0)[:channels].flatten(0, 2)
-            tensor = -tensor if kind == "sit" else tensor
-        elif key == "patch_embed.weight":
-            tensor = tensor.flatten(1)
-        if tensor.shape != shape:
-            raise UserError(
-                f"{source}: {theirs} has the shape {list(tensors[theirs].shape)}, which does not "
-                "fit its other tensors; get the file again"
-            )
-        state[key] = tensor
-    return state
 
 
 def names(depth: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from open_clip import CLIP, SimpleTokenizer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hdbench.core.errors import UserError
@@ -57,7 +58,10 @@ def embed(network: CLIP, prompts: Sequence[str]) -> list[Tensor]:
             normalize_intermediates=True,
             intermediates_only=True,
         )["text_intermediates"][-1]
-        rows += [row[:count] for row, count in zip(tokens.cpu(), (part != 0).sum(1).tolist())]
+        rows += [
+            row[:count]
+            for row, count in zip(tokens.cpu(), (part != 0).sum(1).tolist(), strict=True)
+        ]
     return rows
 
 
@@ -65,8 +69,6 @@ def write_table(network: CLIP, prompts: Sequence[str], folder: Path) -> list[str
     """The prompts and the empty one as a table that `hdbench.networks.text.Conditions` reads; the
     names of its files.
     """
-    from safetensors.torch import save_file
-
     tokens = embed(network, [*prompts, ""])
     save_file(
         {
@@ -100,5 +102,8 @@ def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, Tenso
     CPU.
     """
     device = network.captions.device
-    parts = [network(a.to(device), b.to(device))[:2] for a, b in zip(x.split(500), rows.split(500))]
-    return tuple(torch.cat(each).cpu() for each in zip(*parts))
+    parts = [
+        network(a.to(device), b.to(device))[:2]
+        for a, b in zip(x.split(500), rows.split(500), strict=True)
+    ]
+    return tuple(torch.cat(each).cpu() for each in zip(*parts, strict=True))

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from hdbench.core.errors import UserError
 from hdbench.networks.autoencoders import pretrained
 from hdbench.networks.base import TokenNetwork, dual, xavier
-from hdbench.networks.config import SanaConfig
+from hdbench.networks.sizes import SanaSizes
 from hdbench.networks.text import PUBLIC, Conditions
 
 
@@ -76,7 +76,7 @@ class SanaNetwork(TokenNetwork):
 
     def __init__(
         self,
-        config: SanaConfig,
+        config: SanaSizes,
         *,
         image_size: int,
         channels: int,
@@ -162,7 +162,7 @@ class SanaNetwork(TokenNetwork):
         return x.reshape(z.shape).to(z.dtype).contiguous()
 
 
-def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, Any]:
+def arguments(config: SanaSizes, image_size: int, channels: int) -> dict[str, Any]:
     """The configuration as SanaTransformer2DModel's arguments; those not named have diffusers'
     defaults.
     """
@@ -185,7 +185,7 @@ def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, A
     }
 
 
-def read(path: Path, config: SanaConfig, *, image_size: int, channels: int) -> dict[str, Tensor]:
+def read(path: Path, config: SanaSizes, *, image_size: int, channels: int) -> dict[str, Tensor]:
     """The state dict, float32, of our SanaNetwork with `mean_velocity=False`, from a pipeline's
     folder or its `transformer`.
 

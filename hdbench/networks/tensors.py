@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hdbench.core.errors import UserError, reason
@@ -25,8 +26,6 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         if is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())

@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from hdbench.core import distributed
 from hdbench.core.config import Config
-from hdbench.core.errors import UserError
+from hdbench.core.errors import UserError, reason
+from hdbench.core.files import write_together
+from hdbench.networks.autoencoders import check_keys, variant
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -65,9 +70,6 @@ class Conditions:
 
     def __init__(self, folder: Path):
         """UserError where the folder is missing, is not a table, or has not all of its shards."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         found = sorted(folder.glob(SHARDS))
         if not found:
             raise UserError(f"{folder}: no table of encoded prompts; encode them first")
@@ -145,11 +147,6 @@ def encode(
     world_size's; one that is there, of the same prompts and configuration, is kept.  How many
     prompts are cut goes to standard error.  UserError without the encoder.
     """
-    from safetensors.torch import save
-
-    from hdbench.core import distributed
-    from hdbench.core.files import write_together
-
     pipeline = load(config, device)
     instruction = (
         inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
@@ -192,8 +189,6 @@ def encode(
 
 def written(path: Path, digest: str) -> bool:
     """Whether there is a shard with this digest in its header."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() == {"digest": digest}
@@ -214,7 +209,7 @@ def embed(
         complex_human_instruction=instruction,
     )
     return [
-        row[:count].cpu() for row, count in zip(embeddings, mask.sum(1).tolist())
+        row[:count].cpu() for row, count in zip(embeddings, mask.sum(1).tolist(), strict=True)
     ]  # padding is on the right
 
 
@@ -232,11 +227,8 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
     """The pipeline with tokenizer and text encoder alone; UserError where either is missing or not
     complete.
     """
-    from diffusers import SanaPipeline
-    from transformers import AutoTokenizer, Gemma2Model
-
-    from hdbench.core.errors import reason
-    from hdbench.networks.autoencoders import check_keys, variant
+    from diffusers import SanaPipeline  # optional: diffusers
+    from transformers import AutoTokenizer, Gemma2Model  # optional: transformers
 
     tokenizer, encoder = (Path(config.path, part) for part in ("tokenizer", "text_encoder"))
     for part in (tokenizer, encoder):

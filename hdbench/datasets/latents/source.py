@@ -69,7 +69,7 @@ def find(collection: ImageCollection) -> Listing:
         with ThreadPoolExecutor() as pool:
             items, beside, cut = (
                 list(chain(*parts))
-                for parts in zip(*pool.map(lambda tar: read_tar(tar, wanted), tars))
+                for parts in zip(*pool.map(lambda tar: read_tar(tar, wanted), tars), strict=True)
             )
     tolerate(cut, 0, collection)
     if not items:
@@ -149,11 +149,13 @@ def class_labels(
     if any(beside):
         return [
             label_in(item, found.get(".cls"), collection.classes)
-            for item, found in zip(items, beside)
+            for item, found in zip(items, beside, strict=True)
         ]
     folders = [posixpath.dirname(item.member or item.file) for item in items]
     nowhere = ("", ".", str(Path(collection.source)))
-    if loose := next((item for item, folder in zip(items, folders) if folder in nowhere), None):
+    if loose := next(
+        (item for item, folder in zip(items, folders, strict=True) if folder in nowhere), None
+    ):
         raise UserError(
             f"{loose}: lies in no class "
             f"folder{' and has no .cls beside it' if loose.member else ''}; put each class into a "
@@ -199,7 +201,9 @@ def captions(
         return [
             tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, collection.source)
         ]
-    return [tuple(caption_in(item, found).items()) for item, found in zip(items, beside)]
+    return [
+        tuple(caption_in(item, found).items()) for item, found in zip(items, beside, strict=True)
+    ]
 
 
 def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
