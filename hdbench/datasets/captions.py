@@ -125,10 +125,10 @@ class Captions(Dataset):
         """`train`, `test` and `score`: images (N, 3, 16, 16) uint8 and rows of `prompts` (N,)
         int64, each digit equally often.
         """
-        parts = originals(self.seed)
-        ink, digits = parts["train"]
+        shapes = originals(self.seed)
+        ink, digits = shapes["train"]
         half = len(digits) // 2
-        parts |= {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
+        shapes |= {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
         seen = np.repeat(~self.hidden_combinations(), len(CAPTIONS))
         splits = {}
         for number, split in enumerate(("train", "test", "score")):
@@ -136,7 +136,7 @@ class Captions(Dataset):
             rows = rng.choice(
                 np.flatnonzero(seen) if split == "train" else self.classes, self.counts[split]
             )
-            splits[split] = draw(*parts[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
+            splits[split] = draw(*shapes[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
         return splits
 
 

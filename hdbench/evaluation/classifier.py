@@ -16,11 +16,11 @@ from hdbench.metrics import Estimate, MetricInput, Settings, measure_metrics, sp
 
 
 def reference_arrays(
-    parts: Mapping[str, tuple[Tensor, np.ndarray]], bands: int
+    sets: Mapping[str, tuple[Tensor, np.ndarray]], bands: int
 ) -> dict[str, np.ndarray]:
     """Arrays of reference.npz from images (N, C, H, W) uint8 and features (N, d) of each set."""
     arrays = {}
-    for name, (images, features) in parts.items():
+    for name, (images, features) in sets.items():
         rings = spectrum.radial_power(to_float(images))
         arrays |= {
             f"{name}_features": features,

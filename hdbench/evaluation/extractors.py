@@ -97,15 +97,15 @@ class Inception:
         """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order:
         row, column, channel.
         """
-        found = {"2048": self.body(x.contiguous(memory_format=self._format)).flatten(1)}
+        features = {"2048": self.body(x.contiguous(memory_format=self._format)).flatten(1)}
         if "spatial" in layers:
             if self.classifier is None:
                 raise UserError(
                     f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give "
                     "torch-fidelity's file"
                 )
-            found["spatial"] = self._spatial.permute(0, 2, 3, 1).flatten(1)
-        return {layer: found[layer] for layer in layers}
+            features["spatial"] = self._spatial.permute(0, 2, 3, 1).flatten(1)
+        return {layer: features[layer] for layer in layers}
 
 
 class InceptionExtractor:
@@ -172,17 +172,19 @@ class InceptionExtractor:
 
     def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]:
         if self.network.device.type == "cpu" and len(prepared) > CPU_BATCH:
-            parts = [
+            batches = [
                 self(prepared[start : start + CPU_BATCH], None)
                 for start in range(0, len(prepared), CPU_BATCH)
             ]
-            return {layer: np.concatenate([part[layer] for part in parts]) for layer in self.layers}
+            return {
+                layer: np.concatenate([batch[layer] for batch in batches]) for layer in self.layers
+            }
         alike = len({image.shape for image in prepared}) == 1
-        parts = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
-        x = torch.cat([self._scaled(part.to(self.network.device)) for part in parts])
+        batches = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
+        x = torch.cat([self._scaled(batch.to(self.network.device)) for batch in batches])
         return {
-            layer: found.float().cpu().numpy()
-            for layer, found in self.network(x, self.layers).items()
+            layer: values.float().cpu().numpy()
+            for layer, values in self.network(x, self.layers).items()
         }
 
     def _scaled(self, x: Tensor) -> Tensor:
@@ -212,7 +214,7 @@ class ClipExtractor:
         )
 
         self.weights, self.device = weights, device
-        settings, own, file = open_clip.get_model_config(architecture), {}, weights.path
+        settings, preprocessing, file = open_clip.get_model_config(architecture), {}, weights.path
         if weights.path.is_dir():
             architecture, file = (
                 "its open_clip_config.json",
@@ -222,7 +224,7 @@ class ClipExtractor:
                 configuration = json.loads(
                     (weights.path / "open_clip_config.json").read_text(encoding="utf-8")
                 )
-                settings, own = (
+                settings, preprocessing = (
                     configuration["model_cfg"],
                     configuration.get("preprocess_cfg") or {},
                 )
@@ -245,7 +247,7 @@ class ClipExtractor:
         }  # of OpenAI's archive
         try:
             self.network = open_clip.CLIP(**settings)
-            preprocess = PreprocessCfg(**own | {"size": self.network.visual.image_size})
+            preprocess = PreprocessCfg(**preprocessing | {"size": self.network.visual.image_size})
         except Exception as error:  # whatever a wrong value in a configuration leads to
             raise UserError(
                 f"{weights.path}: not a plain CLIP of open_clip ({reason(error)})"

@@ -90,13 +90,13 @@ def digest_of(value: Any) -> str:
 
 def key_of(images: Images, extractor: Extractor, texts: Sequence[str] | None) -> dict[str, Any]:
     """Everything that decides the features."""
-    own = list(texts) if texts is not None and "text" in extractor.layers else None
+    prompts = list(texts) if texts is not None and "text" in extractor.layers else None
     return {
         "images": images.digest,
         "n": len(images),
         "ids": digest_of(images.ids),
         "extractor": extractor.description(),
-        "prompts": None if own is None else digest_of(own),
+        "prompts": None if prompts is None else digest_of(prompts),
     }
 
 
@@ -120,8 +120,8 @@ def extract(
     ]
     if missing:
         rows = range(rank, len(images), world_size)
-        found = _pass(images, [extractors[which] for which in missing], texts, rows, settings)
-        for which, arrays in zip(missing, found, strict=True):
+        extracted = _pass(images, [extractors[which] for which in missing], texts, rows, settings)
+        for which, arrays in zip(missing, extracted, strict=True):
             _write(
                 folders[which],
                 f"shard-{rank}-of-{world_size}",
@@ -153,7 +153,7 @@ def _pass(
     settings: Settings,
 ) -> list[Features]:
     progress = Progress(settings.label, len(rows))
-    found: list[dict[str, list[np.ndarray]]] = [
+    features: list[dict[str, list[np.ndarray]]] = [
         {layer: [] for layer in extractor.layers} for extractor in extractors
     ]
 
@@ -163,34 +163,38 @@ def _pass(
 
     with ThreadPoolExecutor(settings.threads) as pool:
         starts = range(0, len(rows), settings.batch)
-        parts = [rows[start : start + settings.batch] for start in starts]
-        for start, part, batch in zip(starts, parts, _ahead(pool, prepared, parts), strict=True):
+        batches = [rows[start : start + settings.batch] for start in starts]
+        for start, rows_of_batch, images_of_batch in zip(
+            starts, batches, _ahead(pool, prepared, batches), strict=True
+        ):
             progress(start)
-            own = None if texts is None else [texts[row] for row in part]
+            prompts = None if texts is None else [texts[row] for row in rows_of_batch]
             for which, extractor in enumerate(extractors):
-                for layer, values in extractor([image[which] for image in batch], own).items():
+                for layer, values in extractor(
+                    [image[which] for image in images_of_batch], prompts
+                ).items():
                     if (broken := np.flatnonzero(~np.isfinite(values).all(1))).size:
                         raise UserError(
                             f"{extractor.weights.path}: gives features that are not finite, first "
-                            f"for the image {images.ids[part[broken[0]]]!r}; get these weights "
-                            "again"
+                            f"for the image {images.ids[rows_of_batch[broken[0]]]!r}; get these "
+                            "weights again"
                         )
-                    found[which][layer].append(values)
+                    features[which][layer].append(values)
     progress(len(rows))
     return [
         {
             layer: np.concatenate(values) if values else np.empty((0, 0), np.float32)
             for layer, values in arrays.items()
         }
-        for arrays in found
+        for arrays in features
     ]
 
 
-def _ahead(pool: ThreadPoolExecutor, function, parts: list[range]) -> Iterable[list]:
+def _ahead(pool: ThreadPoolExecutor, function, batches: list[range]) -> Iterable[list]:
     """function over the rows of each part, always one part ahead of what is taken."""
     waiting: list[list] = []
-    for part in parts:
-        waiting.append([pool.submit(function, row) for row in part])
+    for batch in batches:
+        waiting.append([pool.submit(function, row) for row in batch])
         if len(waiting) > 1:
             yield [job.result() for job in waiting.pop(0)]
     for jobs in waiting:

@@ -156,7 +156,7 @@ def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Ima
     ids = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
     if twice := [name for name, count in Counter(ids).items() if count > 1]:
         raise UserError(
-            f"{folder}: {twice[0]!r} stands there with two suffixes; keep one file for each image"
+            f"{folder}: {twice[0]!r} appears with two suffixes; keep one file for each image"
         )
     with (
         warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
@@ -237,7 +237,7 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
         arrays.append(_array(file, "conversion" in allow))
         labels.append(_optional(file, ("labels", "arr_1"), len(arrays[-1]), np.integer))
         names.append(_optional(file, ("ids",), len(arrays[-1]), np.str_))
-    if len({part is None for part in names}) > 1:
+    if len({ids is None for ids in names}) > 1:
         raise UserError(
             f"{source}: some of its npz files hold ids and others do not; give ids to all or to "
             "none"
@@ -245,18 +245,18 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
     ends = np.cumsum([len(array) for array in arrays])
     width = max(6, len(str(ends[-1])))
     ids = (
-        [str(name) for part in names for name in part]
-        if all(part is not None for part in names)
+        [str(name) for given in names for name in given]
+        if all(given is not None for given in names)
         else [f"{row:0{width}}" for row in range(ends[-1])]
     )
     if twice := [name for name, count in Counter(ids).items() if count > 1]:
         raise UserError(
-            f"{source}: the id {twice[0]!r} stands there more than once; give each image its own"
+            f"{source}: the id {twice[0]!r} appears more than once; give each image its own"
         )
 
     def load(i: int) -> np.ndarray:
-        part = int(np.searchsorted(ends, i, side="right"))
-        image = arrays[part][i - (ends[part - 1] if part else 0)]
+        index = int(np.searchsorted(ends, i, side="right"))
+        image = arrays[index][i - (ends[index - 1] if index else 0)]
         return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
 
     return Images(
@@ -266,7 +266,7 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
         load=load,
         sizes=Counter({array.shape[1:3]: len(array) for array in arrays}),
         labels=np.concatenate(labels).astype(np.int64)
-        if all(part is not None for part in labels)
+        if all(given is not None for given in labels)
         else None,
     )
 
@@ -275,7 +275,7 @@ def _array(file: Path, convert: bool) -> np.ndarray:
     """arr_0 (N, H, W, 3 or 1) uint8, memory-mapped where the archive stores it uncompressed."""
     array = read_array(file, "arr_0")
     if array is None:
-        raise UserError(f"{file}: has no arr_0; images must stand there as (N, H, W, 3) uint8")
+        raise UserError(f"{file}: has no arr_0; images must be there as (N, H, W, 3) uint8")
     if array.dtype != np.uint8:
         broken = (
             ""

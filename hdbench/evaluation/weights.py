@@ -76,14 +76,14 @@ def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
         raise UserError(
             f"--weights {role}={path}: there is no such file; get {public.file} from {public.url}"
         )
-    found = sha256(path)
-    if found != public.sha256 and not allowed:
+    digest = sha256(path)
+    if digest != public.sha256 and not allowed:
         raise UserError(
-            f"{path}: its SHA-256 is {found}, not {public.sha256} of the public {public.file}; use "
-            "that file, or give --allow other-weights, and the protocol column will name the "
+            f"{path}: its SHA-256 is {digest}, not {public.sha256} of the public {public.file}; "
+            "use that file, or give --allow other-weights, and the protocol column will name the "
             "digest"
         )
-    return Weights(role, path, found, found == public.sha256)
+    return Weights(role, path, digest, digest == public.sha256)
 
 
 def _folder(role: str, path: Path, allowed: bool) -> Weights:

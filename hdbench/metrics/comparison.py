@@ -27,7 +27,7 @@ def paired_difference(
         what = (
             f"{len(alone)} ids stand in one alone, such as {alone[0]!r}"
             if alone
-            else "an id stands there twice"
+            else "an id appears twice"
         )
         raise UserError(
             f"the two evaluations are not of the same samples ({what}); pair only samples of the "
@@ -35,7 +35,7 @@ def paired_difference(
         )
     position = {sample: row for row, sample in enumerate(ids_b)}
     if len(position) != len(ids_b):
-        raise UserError("an id stands there more than once, so the samples cannot be paired")
+        raise UserError("an id appears more than once, so the samples cannot be paired")
     order = [position[sample] for sample in ids_a]
     return Estimate(a.value - b.value, a.influence - b.influence[order])
 

@@ -152,10 +152,10 @@ def _distance(
 
 
 def of_set(
-    sample: MetricInput, part: str, rows: slice | np.ndarray = slice(None)
+    sample: MetricInput, real_set: str, rows: slice | np.ndarray = slice(None)
 ) -> GaussianReference:
     """The Gaussian of a real set of the protocol `classifier`, or of some of its rows."""
-    return GaussianReference.of_statistics(*moments(sample.real[f"{part}_features"][rows]))
+    return GaussianReference.of_statistics(*moments(sample.real[f"{real_set}_features"][rows]))
 
 
 class FdTrain(Metric):

@@ -36,12 +36,12 @@ def inception_score(logits: np.ndarray, splits: list[np.ndarray]) -> Estimate:
     """
     log_p = log_softmax(logits)
     influence, scores = np.empty(len(logits)), []
-    for part in splits:
-        log_q = log_p[part]
+    for rows in splits:
+        log_q = log_p[rows]
         p = np.exp(log_q)
         kl = (p * (log_q - np.log(p.mean(0)))).sum(1)
         scores.append(np.exp(kl.mean()))
-        influence[part] = len(logits) / (len(splits) * len(part)) * scores[-1] * (kl - kl.mean())
+        influence[rows] = len(logits) / (len(splits) * len(rows)) * scores[-1] * (kl - kl.mean())
     return Estimate(float(np.mean(scores)), influence)
 
 

@@ -47,8 +47,8 @@ def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
     y_j's alone.
     """
     rows, columns, squares = [], torch.zeros(len(y), dtype=torch.float64, device=x.device), 0.0
-    for part in x.split(block):
-        k = kernel(part, y)
+    for samples in x.split(block):
+        k = kernel(samples, y)
         rows.append(k.sum(1))
         columns += k.sum(0)
         squares += k.square().sum().item()

@@ -35,27 +35,27 @@ def precision_recall(
     than 1 / N.
     """
     n, m, device = len(features), len(reference), features.device
-    radius, *parts = _balls(features, neighbours)
-    reference_radius, *reference_parts = _balls(reference, neighbours)
+    radius, *pieces = _balls(features, neighbours)
+    reference_radius, *reference_pieces = _balls(reference, neighbours)
     in_reference = torch.zeros(n, dtype=torch.bool, device=device)
-    in_reference_parts = torch.zeros(2 * PARTITIONS, 4, n, dtype=torch.bool, device=device)
-    alone, in_samples, in_parts = torch.zeros(n, dtype=torch.float64, device=device), [], []
+    in_reference_pieces = torch.zeros(2 * PARTITIONS, 4, n, dtype=torch.bool, device=device)
+    alone, in_samples, in_pieces = torch.zeros(n, dtype=torch.float64, device=device), [], []
     for rows in torch.arange(m, device=device).split(BLOCK):
         cross = _distances(reference[rows], features)
         in_reference |= (cross <= reference_radius[rows, None]).any(0)
-        in_reference_parts |= _inside_parts(cross.T, *(of[:, rows] for of in reference_parts))
+        in_reference_pieces |= _inside_pieces(cross.T, *(of[:, rows] for of in reference_pieces))
         inside = cross <= radius
         count = inside.sum(1)
         in_samples.append(count > 0)
         alone += inside[count == 1].sum(
             0
         )  # what a sample's ball covers alone: what the value would lose without it
-        in_parts.append(_inside_parts(cross, *parts))
+        in_pieces.append(_inside_pieces(cross, *pieces))
     precision, recall = mean(in_reference.cpu().numpy()), mean(torch.cat(in_samples).cpu().numpy())
     if min(n, m) < 2 * (neighbours + 2):
         return precision, Estimate(recall.value, np.full(n, np.nan))
-    within, between = _variance(torch.cat(in_parts, dim=2))
-    _, reference_between = _variance(in_reference_parts)
+    within, between = _variance(torch.cat(in_pieces, dim=2))
+    _, reference_between = _variance(in_reference_pieces)
     influence = ((alone - alone.mean()) * n / m).cpu().numpy()
     return (
         precision._replace(both=(precision.standard_error**2 + reference_between) ** 0.5),
@@ -66,7 +66,7 @@ def precision_recall(
 
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
-    return torch.cat([torch.cdist(points, part) for part in centres.split(BLOCK)], dim=1)
+    return torch.cat([torch.cdist(points, block) for block in centres.split(BLOCK)], dim=1)
 
 
 def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,28 +84,28 @@ def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
         .argsort(1)
         .to(features.device)
     )
-    part = torch.cat([order % 2, order % 4])
+    piece = torch.cat([order % 2, order % 4])
     place = [
         ((p[index] == p[:, None]).cumsum(1) < k).sum(1).clamp(max=distance.shape[1] - 1)
-        for p in part
+        for p in piece
     ]
     return (
         distance[:, neighbours],
-        part,
+        piece,
         torch.stack([distance.gather(1, at[:, None])[:, 0] for at in place]),
     )
 
 
-def _inside_parts(cross: Tensor, part: Tensor, radius: Tensor) -> Tensor:
+def _inside_pieces(cross: Tensor, piece: Tensor, radius: Tensor) -> Tensor:
     """(2 PARTITIONS, 4, P) bool: is a point in the manifold of that part of the centres?  Distances
     cross (P, C).
     """
     point, centre = (cross <= radius.amax(0)).nonzero(as_tuple=True)  # few of all pairs
     near, inside = (
         cross[point, centre],
-        torch.zeros(len(part), 4, len(cross), dtype=torch.bool, device=cross.device),
+        torch.zeros(len(piece), 4, len(cross), dtype=torch.bool, device=cross.device),
     )
-    for to, p, r in zip(inside, part, radius, strict=True):
+    for to, p, r in zip(inside, piece, radius, strict=True):
         hit = (near <= r[centre]).nonzero()[:, 0]
         to[p[centre[hit]], point[hit]] = True
     return inside
@@ -126,9 +126,9 @@ def _variance(inside: Tensor) -> tuple[float, float]:
     `within` is continued to all centres; of `between`, which is noisier, the larger is taken.
     """
     within, between = [], []
-    for parts in (inside[:PARTITIONS, :2].double(), inside[PARTITIONS:].double()):
-        within.append(parts.var(1).mean().item() / parts.shape[2])
-        between.append((parts.mean(2).var(1).mean().item() - within[-1]) / parts.shape[1])
+    for pieces in (inside[:PARTITIONS, :2].double(), inside[PARTITIONS:].double()):
+        within.append(pieces.var(1).mean().item() / pieces.shape[2])
+        between.append((pieces.mean(2).var(1).mean().item() - within[-1]) / pieces.shape[1])
     return max(2 * within[0] - within[1], 0.0), max(*between, 0.0)
 
 

@@ -65,7 +65,7 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
 
 
 def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
-    """The frame itself, or UserError where a number stands twice or two protocols are mixed."""
+    """The frame itself, or UserError where a number appears twice or two protocols are mixed."""
     twice = frame[frame.duplicated(["suite", *KEY], keep=False)][KEY].drop_duplicates()
     if len(twice):
         named = "; ".join(
@@ -76,7 +76,7 @@ def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
             for values in twice.head(3).itertuples(index=False)
         )
         raise UserError(
-            f"{source}: {len(twice)} numbers stand there more than once ({named}); make it again "
+            f"{source}: {len(twice)} numbers appear more than once ({named}); make it again "
             "with `hdbench collect`"
         )
     protocols = frame.groupby("suite").protocol.agg(lambda column: set(column) - {"cost"})

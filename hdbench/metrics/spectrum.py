@@ -28,7 +28,7 @@ def band_power(rings: np.ndarray, bands: int) -> np.ndarray:
     """Mean power (N, bands) of `bands` groups of neighbouring rings (N, H/2), low to high, as equal
     as they can be.
     """
-    return np.stack([part.mean(1) for part in np.array_split(rings, bands, axis=1)], axis=1)
+    return np.stack([band.mean(1) for band in np.array_split(rings, bands, axis=1)], axis=1)
 
 
 def relative_power(power: np.ndarray, reference: np.ndarray) -> Estimate:

@@ -84,23 +84,23 @@ def load(
 
     kind, public = PUBLIC[config.name]
     model = pretrained(getattr(diffusers, kind), config.path, "vae", public)
-    own = model.config
-    levels = own.block_out_channels if config.name == "kl" else own.encoder_block_out_channels
-    found = {
-        "channels": own.latent_channels,
+    stored = model.config
+    levels = stored.block_out_channels if config.name == "kl" else stored.encoder_block_out_channels
+    actual = {
+        "channels": stored.latent_channels,
         "factor": 2 ** (len(levels) - 1),
-        "scale": own.scaling_factor,
-        "shift": own.get("shift_factor") or 0.0,
+        "scale": stored.scaling_factor,
+        "shift": stored.get("shift_factor") or 0.0,
     }
     if wrong := [
         key
-        for key, value in found.items()
+        for key, value in actual.items()
         if not math.isclose(value, getattr(config, key), rel_tol=1e-6)
     ]:
         raise UserError(
             f"{config.path}: not the autoencoder of this configuration; set "
             + ", ".join(
-                f"autoencoder.{key} to {found[key]} (not {getattr(config, key)})" for key in wrong
+                f"autoencoder.{key} to {actual[key]} (not {getattr(config, key)})" for key in wrong
             )
         )
     model = (
@@ -109,29 +109,29 @@ def load(
     return Autoencoder(config, model.requires_grad_(False))
 
 
-def pretrained(kind: type[ModelMixin], given: str, part: str, public: str) -> ModelMixin:
+def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) -> ModelMixin:
     """The model of a folder with config.json and .safetensors, whole or in shards: `given`, or
     `part` of a pipeline there.
 
     On the CPU, float32, in evaluation mode; `public` names weights to get.  UserError for what is
     missing or not this model's.
     """
-    folder = Path(given, part) if Path(given, part).is_dir() else Path(given)
+    folder = Path(given, component) if Path(given, component).is_dir() else Path(given)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: there is no such folder; put diffusers' {kind.__name__} there, such as "
             f"{public} of the Hugging Face hub"
         )
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder}: no config.json of diffusers; give the folder of {kind.__name__}, such as "
-            f"{public}, or a pipeline's with {part} inside"
+            f"{public}, or a pipeline's with {component} inside"
         ) from None
-    if found != kind.__name__:
+    if name != kind.__name__:
         raise UserError(
-            f"{folder}: holds {found}, not {kind.__name__}; give a folder such as {public}"
+            f"{folder}: holds {name}, not {kind.__name__}; give a folder such as {public}"
         )
     try:
         model, about = kind.from_pretrained(
@@ -168,8 +168,8 @@ def variant(folder: Path) -> str | None:
     """ "bf16" where a folder has only files such as model.bf16.safetensors or
     model.bf16-00001-of-00002.safetensors; or None.
     """
-    found = {
+    variants = {
         re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2]
         for path in folder.glob("*.safetensors")
     }
-    return None if not found or "" in found else min(found)
+    return None if not variants or "" in variants else min(variants)

@@ -188,7 +188,8 @@ def check_settings(
         )
     stored = tensors["pos_embed"].float().flatten(0, -2)
     expected = positions(config, grid)
-    if stored.shape != expected.shape or not torch.allclose(stored, expected, atol=1e-2):  # bf16
+    fits = stored.shape == expected.shape and torch.allclose(stored, expected, atol=1e-2)  # bf16
+    if not fits:
         raise UserError(
             f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one "
             "that has it"
@@ -217,7 +218,7 @@ def check_keys(tensors: dict[str, Tensor], name: str, source: str) -> int:
         (what for part, what in FAMILIES.items() if any(part in key for key in tensors)), None
     ):
         raise UserError(f"{source}: looks like {family}; give a {name}")
-    depth = len({found[1] for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))})
+    depth = len({match[1] for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))})
     expected = ["pos_embed", *names(max(depth, 1)).values()]
     axes = {"x_embedder.proj.weight": (4,), "pos_embed": (2, 3)}
     other_axes = [

@@ -57,7 +57,7 @@ def classify(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, H, W) uint8 -> features (N, d) and probabilities (N, classes), float32."""
     features = torch.cat(
-        [network.penultimate(to_float(part).to(device)) for part in images.split(500)]
+        [network.penultimate(to_float(batch).to(device)) for batch in images.split(500)]
     )
     groups = network.out(features).split(network.attributes, dim=1)
     return features.cpu().numpy(), torch.cat(

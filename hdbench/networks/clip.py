@@ -51,16 +51,16 @@ def embed(network: CLIP, prompts: Sequence[str]) -> list[Tensor]:
     """
     numbers = tokenize(network, prompts)
     rows = []
-    for part in numbers.split(256):
+    for batch in numbers.split(256):
         tokens = network.forward_intermediates(
-            text=part.to(network.logit_scale.device),
+            text=batch.to(network.logit_scale.device),
             text_indices=1,
             normalize_intermediates=True,
             intermediates_only=True,
         )["text_intermediates"][-1]
         rows += [
             row[:count]
-            for row, count in zip(tokens.cpu(), (part != 0).sum(1).tolist(), strict=True)
+            for row, count in zip(tokens.cpu(), (batch != 0).sum(1).tolist(), strict=True)
         ]
     return rows
 
@@ -102,8 +102,8 @@ def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, Tenso
     CPU.
     """
     device = network.captions.device
-    parts = [
+    batches = [
         network(a.to(device), b.to(device))[:2]
         for a, b in zip(x.split(500), rows.split(500), strict=True)
     ]
-    return tuple(torch.cat(each).cpu() for each in zip(*parts, strict=True))
+    return tuple(torch.cat(tensors).cpu() for tensors in zip(*batches, strict=True))

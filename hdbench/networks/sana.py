@@ -193,18 +193,18 @@ def read(path: Path, config: SanaSizes, *, image_size: int, channels: int) -> di
     differ, with those that fit.
     """
     model = pretrained(SanaTransformer2DModel, str(path), "transformer", PUBLIC)
-    own = model.config
+    stored = model.config
     fitting = {
-        "width": own.num_attention_heads * own.attention_head_dim,
-        "depth": own.num_layers,
-        "patch": own.patch_size,
-        "heads": own.num_attention_heads,
-        "cross_heads": own.num_cross_attention_heads,
-        "mlp_ratio": own.mlp_ratio,
-        "caption_width": own.caption_channels,
-        "qk_norm": own.qk_norm is not None,
-        "time_scale": 1.0 if own.guidance_embeds else 1000 * own.timestep_scale,
-        "guidance_input": own.guidance_embeds and (config.guidance_input or 4.5) or None,
+        "width": stored.num_attention_heads * stored.attention_head_dim,
+        "depth": stored.num_layers,
+        "patch": stored.patch_size,
+        "heads": stored.num_attention_heads,
+        "cross_heads": stored.num_cross_attention_heads,
+        "mlp_ratio": stored.mlp_ratio,
+        "caption_width": stored.caption_channels,
+        "qk_norm": stored.qk_norm is not None,
+        "time_scale": 1.0 if stored.guidance_embeds else 1000 * stored.timestep_scale,
+        "guidance_input": stored.guidance_embeds and (config.guidance_input or 4.5) or None,
     }
     if wrong := {key: value for key, value in fitting.items() if value != getattr(config, key)}:
         raise UserError(
@@ -215,12 +215,14 @@ def read(path: Path, config: SanaSizes, *, image_size: int, channels: int) -> di
             )
         )
     with torch.device("meta"):
-        ours = SanaTransformer2DModel(**arguments(config, image_size, channels)).config
-    unused = "timestep_scale" if own.guidance_embeds else None
-    if wrong := [key for key in ours if key[0] != "_" and key != unused and own[key] != ours[key]]:
+        expected = SanaTransformer2DModel(**arguments(config, image_size, channels)).config
+    unused = "timestep_scale" if stored.guidance_embeds else None
+    if wrong := [
+        key for key in expected if key[0] != "_" and key != unused and stored[key] != expected[key]
+    ]:
         raise UserError(
             f"{path}: its "
-            + ", ".join(f"{key} is {own[key]} (not {ours[key]})" for key in wrong)
+            + ", ".join(f"{key} is {stored[key]} (not {expected[key]})" for key in wrong)
             + ", which data and network do not fit; choose another checkpoint or other data"
         )
     return {f"transformer.{key}": tensor for key, tensor in model.state_dict().items()}

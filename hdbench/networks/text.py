@@ -70,16 +70,16 @@ class Conditions:
 
     def __init__(self, folder: Path):
         """UserError where the folder is missing, is not a table, or has not all of its shards."""
-        found = sorted(folder.glob(SHARDS))
-        if not found:
+        files = sorted(folder.glob(SHARDS))
+        if not files:
             raise UserError(f"{folder}: no table of encoded prompts; encode them first")
-        if [path.name for path in found] != names(len(found)):
+        if [path.name for path in files] != names(len(files)):
             raise UserError(
                 f"{folder}: not all shards of one table of encoded prompts; run the same command "
                 "again"
             )
         try:
-            shards = [load_file(path) for path in found]  # maps the files
+            shards = [load_file(path) for path in files]  # maps the files
             self.tokens, lengths = (
                 [shard["tokens"] for shard in shards],
                 [shard["lengths"] for shard in shards],
@@ -91,9 +91,10 @@ class Conditions:
                 "again"
             ) from None
         self.lengths = torch.cat(lengths)
-        self.starts = torch.cat([part.cumsum(0) - part for part in lengths])  # in the row's shard
+        # first token of each row in its shard
+        self.starts = torch.cat([counts.cumsum(0) - counts for counts in lengths])
         self.shards = torch.repeat_interleave(
-            torch.arange(len(lengths)), torch.tensor([len(part) for part in lengths])
+            torch.arange(len(lengths)), torch.tensor([len(counts) for counts in lengths])
         )
 
     def __len__(self) -> int:
@@ -230,20 +231,20 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
     from diffusers import SanaPipeline  # optional: diffusers
     from transformers import AutoTokenizer, Gemma2Model  # optional: transformers
 
-    tokenizer, encoder = (Path(config.path, part) for part in ("tokenizer", "text_encoder"))
-    for part in (tokenizer, encoder):
-        if not part.is_dir():
+    tokenizer, encoder = (Path(config.path, folder) for folder in ("tokenizer", "text_encoder"))
+    for folder in (tokenizer, encoder):
+        if not folder.is_dir():
             raise UserError(
-                f"{part}: there is no such folder; put a SANA pipeline of diffusers at "
+                f"{folder}: there is no such folder; put a SANA pipeline of diffusers at "
                 f"{config.path}, such as {PUBLIC} of the Hugging Face hub"
             )
     try:
-        parts = {
+        components = {
             "tokenizer": AutoTokenizer.from_pretrained(
                 tokenizer, local_files_only=True, trust_remote_code=False
             )
         }
-        parts["text_encoder"], about = Gemma2Model.from_pretrained(
+        components["text_encoder"], about = Gemma2Model.from_pretrained(
             encoder,
             variant=variant(encoder),
             use_safetensors=True,
@@ -257,5 +258,5 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
             "again"
         ) from None
     check_keys(encoder, missing=about["missing_keys"])
-    parts["text_encoder"].to(device).eval()
-    return SanaPipeline(vae=None, transformer=None, scheduler=None, **parts)
+    components["text_encoder"].to(device).eval()
+    return SanaPipeline(vae=None, transformer=None, scheduler=None, **components)

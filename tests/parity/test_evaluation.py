@@ -940,7 +940,7 @@ BROKEN = [
     ("RGBA", "an image with transparency"),
     ("P", "(mode P), not RGB"),
     ("CMYK", "(mode CMYK), not RGB"),
-    ("twice", "stands there with two suffixes"),
+    ("twice", "appears with two suffixes"),
     ("both", "holds both image files and npz files"),
     ("npz float", "arr_0 is float32, not uint8"),
     ("npz nan", "with values not finite, not uint8"),
@@ -964,7 +964,7 @@ BROKEN = [
     ("npz encrypted", "is encrypted"),
     ("npz ids", "some of its npz files hold ids"),
     ("npz object", "not a readable npz"),
-    ("npz twice", "the id 'a' stands there more than once"),
+    ("npz twice", "the id 'a' appears more than once"),
 ]
 
 

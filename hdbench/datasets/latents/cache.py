@@ -73,7 +73,7 @@ def load(item: Item, size: int) -> np.ndarray | str:
             content = file.read(item.size)
     except OSError as error:
         raise UserError(
-            f"{item}: cannot be read ({error.strerror}); mend it or data.source"
+            f"{item}: cannot be read ({error.strerror}); fix it or data.source"
         ) from None
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

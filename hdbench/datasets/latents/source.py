@@ -63,7 +63,7 @@ def find(collection: ImageCollection) -> Listing:
         tars = sorted(glob.glob(source))
         if not tars:
             raise UserError(
-                f"{source}: neither a folder nor a glob of .tar files that are there; mend "
+                f"{source}: neither a folder nor a glob of .tar files that are there; fix "
                 "data.source"
             )
         with ThreadPoolExecutor() as pool:
@@ -73,7 +73,7 @@ def find(collection: ImageCollection) -> Listing:
             )
     tolerate(cut, 0, collection)
     if not items:
-        raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} image; mend data.source")
+        raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} image; fix data.source")
     if not collection.text:
         return Listing(items, class_labels(collection, items, beside), [], cut)
     rows = captions(collection, items, beside)
@@ -88,7 +88,7 @@ def tolerate(broken: list[str], before: int, collection: ImageCollection) -> Non
     for number, sentence in enumerate(broken, start=before + 1):
         if number > collection.corrupt_allowed:
             raise UserError(
-                f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now "
+                f"{sentence}; fix it, or let it be skipped by a higher data.corrupt_allowed, now "
                 f"{collection.corrupt_allowed}"
             )
         print(f"{sentence}; skipped", file=sys.stderr, flush=True)
@@ -103,23 +103,23 @@ def read_tar(
     A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since
     it may be incomplete.
     """
-    found, beside, last = [], {}, ""
+    images, neighbours, name = [], {}, ""
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                stem, suffix = posixpath.splitext(last := member.name)
-                if posixpath.basename(last).startswith("."):
+                stem, suffix = posixpath.splitext(name := member.name)
+                if posixpath.basename(name).startswith("."):
                     continue
                 if suffix.lower() in SUFFIXES and not member.isfile():
                     raise UserError(
-                        f"{path}: {last}: a link, not an image; make the tar with the images "
+                        f"{path}: {name}: a link, not an image; make the tar with the images "
                         "themselves"
                     )
                 if suffix.lower() in SUFFIXES:
-                    found.append((stem, Item(path, last, member.offset_data, member.size)))
+                    images.append((stem, Item(path, name, member.offset_data, member.size)))
                 elif suffix in wanted:
                     file.seek(member.offset_data)
-                    beside.setdefault(stem, {})[suffix] = file.read(member.size)
+                    neighbours.setdefault(stem, {})[suffix] = file.read(member.size)
             file.seek(tar.offset)
             cut = (
                 ""
@@ -130,14 +130,14 @@ def read_tar(
         cut = str(error)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); mend it or data.source"
+            f"{path}: cannot be read ({error.strerror}); fix it or data.source"
         ) from None
     sentences = []
     if cut:
-        found = [(stem, item) for stem, item in found if stem != posixpath.splitext(last)[0]]
-        where = f"at or after {last}" if last else "at its start"
+        images = [(stem, item) for stem, item in images if stem != posixpath.splitext(name)[0]]
+        where = f"at or after {name}" if name else "at its start"
         sentences = [f"{path}: not a whole uncompressed tar ({cut}), broken {where}"]
-    return [item for _, item in found], [beside.get(stem, {}) for stem, _ in found], sentences
+    return [item for _, item in images], [neighbours.get(stem, {}) for stem, _ in images], sentences
 
 
 def class_labels(
@@ -148,8 +148,8 @@ def class_labels(
     """
     if any(beside):
         return [
-            label_in(item, found.get(".cls"), collection.classes)
-            for item, found in zip(items, beside, strict=True)
+            label_in(item, files.get(".cls"), collection.classes)
+            for item, files in zip(items, beside, strict=True)
         ]
     folders = [posixpath.dirname(item.member or item.file) for item in items]
     nowhere = ("", ".", str(Path(collection.source)))
@@ -166,7 +166,7 @@ def class_labels(
     if len(number) != collection.classes:
         raise UserError(
             f"{collection.source}: its images lie in {len(number)} class folders ({min(number)} to "
-            f"{max(number)}), but data.classes = {collection.classes}; mend the one or the other"
+            f"{max(number)}), but data.classes = {collection.classes}; fix the one or the other"
         )
     return [number[name] for name in holding]
 
@@ -179,7 +179,7 @@ def label_in(item: Item, text: bytes | None, n: int) -> int:
     if not (text.strip().isdigit() and int(text) < n):
         raise UserError(
             f"{item}: its .cls says {text.decode(errors='replace').strip()[:40]!r}, not a class "
-            f"from 0 to {n - 1}; mend it or data.classes"
+            f"from 0 to {n - 1}; fix it or data.classes"
         )
     return int(text)
 
@@ -202,7 +202,7 @@ def captions(
             tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, collection.source)
         ]
     return [
-        tuple(caption_in(item, found).items()) for item, found in zip(items, beside, strict=True)
+        tuple(caption_in(item, files).items()) for item, files in zip(items, beside, strict=True)
     ]
 
 
