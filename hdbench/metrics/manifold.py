@@ -169,6 +169,7 @@ class Recall(Metric):
     better = "higher"
     low = 0.0
     high = 1.0
+    version = 2  # in the first, its error was binomial over the reference
     group = "protocol"
     layer = "2048"
     needs = "features"

@@ -183,8 +183,8 @@ def check_settings(
         if want != have
     ]:
         raise UserError(
-            f"{source}: a {MODELS[kind]} of other settings; set {', '.join(wrong)}, or give another "
-            "file"
+            f"{source}: a {MODELS[kind]} of other settings; set {', '.join(wrong)}, or give "
+            "another file"
         )
     stored = tensors["pos_embed"].float().flatten(0, -2)
     expected = positions(config, grid)

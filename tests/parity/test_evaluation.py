@@ -13,6 +13,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,6 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from hdbench.cli import main
-from hdbench.cli.evaluate import PROTOCOL_NAMES
 from hdbench.core.files import sha256
 from hdbench.evaluation import references, weights
 from hdbench.evaluation.extractors import Inception, InceptionExtractor
@@ -35,6 +35,7 @@ from hdbench.evaluation.references import Reference
 from hdbench.evaluation.results import Evaluation, Result, read_results
 from hdbench.metrics import Estimate, MetricInput, frechet, measure_metrics
 from hdbench.metrics.records import COLUMNS, check, read_metrics
+from hdbench.suite import schema
 from tests.support.material import (
     clip_weights,
     inception_weights,
@@ -111,8 +112,13 @@ def refusal(result) -> str:
 # any samples
 
 
-def test_names_of_protocols():
-    assert set(PROTOCOL_NAMES) == set(PROTOCOLS)
+@pytest.mark.parametrize("command", ["evaluate", "reference"])
+def test_help_and_suites_know_every_protocol(command):
+    """Both take the names from one place; a suite's must have a distance by which arms are compared."""
+    words = invoke(command, "--help").output.replace(",", " ").replace(".", " ").split()
+    assert set(PROTOCOLS) <= set(words)
+    of_suites = get_args(schema.Evaluation.model_fields["protocol"].annotation)
+    assert set(of_suites) == set(PROTOCOLS) - {"clip_score"}
 
 
 def test_a_folder_and_its_npz_give_the_same_numbers(folder, table, tmp_path):
@@ -1038,7 +1044,18 @@ def test_conversion_when_it_is_allowed_is_pillows(tmp_path, mode):
             ("--protocol", "clean_fid", "--out", "x.txt"),
             "--out = x.txt: give a file that ends in .csv or .json",
         ),
-        (("--protocol", "classifier"), "classifier: goes alone, with --reference"),
+        (
+            ("--protocol", "classifier"),
+            "classifier: needs a reference; give --reference results/stages/reference/<id>",
+        ),
+        (
+            ("--protocol", "classifier", "--protocol", "clean_fid"),
+            "classifier: goes alone; give one --protocol",
+        ),
+        (
+            ("--protocol", "classifier", "--reference", "x"),
+            ": a folder; classifier takes one npz file with arr_0 (N, H, W, C) uint8 and labels",
+        ),
     ],
 )
 def test_requests_that_make_no_sense(folder, tmp_path, monkeypatch, arguments, sentence):
