@@ -62,11 +62,13 @@ def build_references(request: Request, extractors: Extractors) -> dict[str, Refe
     """The reference of each protocol that needs one, from the cache where it is there; None on
     ranks other than 0.
     """
-    built, plans = {}, {}
+    built = {}
+    plans = {}
     for protocol in request.protocols:
         if not protocol.needs_reference:
             continue
-        source, extractor = request.references[protocol.name], extractors.by_protocol[protocol.name]
+        source = request.references[protocol.name]
+        extractor = extractors.by_protocol[protocol.name]
         if references.is_built(source):
             built[protocol.name] = references.checked(references.load(source), protocol, extractor)
             if changed := references.source_changed(built[protocol.name]):

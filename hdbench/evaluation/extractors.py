@@ -47,7 +47,10 @@ class Inception:
     """
 
     def __init__(self, weights: Weights, device: torch.device, layout: Layout = "library"):
-        self.weights, self.device, self.layout, self.classifier = weights, device, layout, None
+        self.weights = weights
+        self.device = device
+        self.layout = layout
+        self.classifier = None
         self._format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
         if is_torchscript(
             weights.path
@@ -81,7 +84,8 @@ class Inception:
             for module in [
                 module for module in network.modules() if isinstance(module, BasicConv2d)
             ]:
-                module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+                module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+                module.bn = nn.Identity()
         self.body = nn.Sequential(
             *[module for name, module in network.named_children() if name != "fc"]
         )
@@ -124,12 +128,10 @@ class InceptionExtractor:
         layers: tuple[str, ...],
         resolution: int | None,
     ):
-        self.network, self.preprocessing, self.layers, self.resolution = (
-            network,
-            preprocessing,
-            layers,
-            resolution,
-        )
+        self.network = network
+        self.preprocessing = preprocessing
+        self.layers = layers
+        self.resolution = resolution
         self.weights = network.weights
 
     def description(self) -> dict[str, Any]:
@@ -213,21 +215,20 @@ class ClipExtractor:
             image_transform_v2,
         )
 
-        self.weights, self.device = weights, device
-        settings, preprocessing, file = open_clip.get_model_config(architecture), {}, weights.path
+        self.weights = weights
+        self.device = device
+        settings = open_clip.get_model_config(architecture)
+        preprocessing = {}
+        file = weights.path
         if weights.path.is_dir():
-            architecture, file = (
-                "its open_clip_config.json",
-                next(weights.path.glob("*.safetensors")),
-            )
+            architecture = "its open_clip_config.json"
+            file = next(weights.path.glob("*.safetensors"))
             try:
                 configuration = json.loads(
                     (weights.path / "open_clip_config.json").read_text(encoding="utf-8")
                 )
-                settings, preprocessing = (
-                    configuration["model_cfg"],
-                    configuration.get("preprocess_cfg") or {},
-                )
+                settings = configuration["model_cfg"]
+                preprocessing = configuration.get("preprocess_cfg") or {}
                 if (
                     "timm_model_name" in settings["vision_cfg"]
                     or "hf_model_name" in settings["text_cfg"]

@@ -35,6 +35,12 @@ Features = dict[str, np.ndarray]  # layer -> (N, d) float32, in the images' orde
 
 
 class Extractor(Protocol):
+    """A network under one preprocessing, as `extract` uses it; see `InceptionExtractor`.
+
+    `prepare` turns one image (H, W, 3) uint8 into a tensor, a call turns a batch of these into
+    features (B, d) float32 by layer.
+    """
+
     layers: tuple[str, ...]
     weights: Weights
 
@@ -269,7 +275,9 @@ def _merged(
 def _read(folder: Path, name: str, key: dict[str, Any]) -> tuple[list[str], Features]:
     try:
         manifest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        same, digest, ids = manifest["key"] == key, manifest["sha256"], manifest["ids"]
+        same = manifest["key"] == key
+        digest = manifest["sha256"]
+        ids = manifest["ids"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder / name}.json: not a manifest of features; delete the folder {folder} and run "

@@ -183,7 +183,8 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
             raise OSError("a link to nothing, or not a plain file")
         content = file.read_bytes()
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            mode, (width, height) = image.mode, image.size
+            mode = image.mode
+            (width, height) = image.size
             if mode == "RGB" and ";16" in str(image.tile):  # Pillow would drop the lower byte
                 mode = "RGB;16"
     except UnicodeEncodeError:
@@ -232,7 +233,9 @@ def decode(file: Path) -> np.ndarray:
 
 
 def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images:
-    arrays, labels, names = [], [], []
+    arrays = []
+    labels = []
+    names = []
     for file in files:
         arrays.append(_array(file, "conversion" in allow))
         labels.append(_optional(file, ("labels", "arr_1"), len(arrays[-1]), np.integer))

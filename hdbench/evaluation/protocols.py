@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -59,12 +60,32 @@ class Protocol(Config):
 
     @property
     def needs_reference(self) -> bool:
+        """Whether any metric compares with real images."""
         return any(metric.needs for metric in self.classes())
 
     @property
     def reference_layers(self) -> tuple[str, ...]:
         """Layers whose features, not only their statistics, the reference must have."""
         return ("2048",) if any(m.needs == "features" for m in self.classes()) else ()
+
+    def further(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the named metrics that are not the protocol's own: each has an artifact of its
+        own.
+
+        Raises UserError for a name of no metric, and for a metric that other protocols have.
+        """
+        others = tuple(name for name in dict.fromkeys(names) if name not in self.metrics)
+        for name in others:
+            if name not in METRICS:
+                raise UserError(
+                    f"evaluation.metrics = {name!r}: no such metric" + nearest(name, METRICS)
+                )
+            if METRICS[name].group == "protocol":
+                raise UserError(
+                    f"evaluation.metrics = {name!r}: not a metric of the protocol {self.name}; "
+                    "remove it, or name another evaluation.protocol"
+                )
+        return others
 
     def settings(self, device: torch.device, intervals: bool = True) -> Settings:
         """The settings of its metrics."""

@@ -66,6 +66,7 @@ class Plan:
 
 
 def is_built(source: Path | Images) -> bool:
+    """Whether it is the folder of a built reference."""
     return isinstance(source, Path) and (source / MANIFEST).is_file()
 
 
@@ -238,12 +239,10 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     """A built reference; UserError where it differs from its manifest, or is not of `key`."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        kind, digest, stored_key, ids = (
-            manifest["kind"],
-            manifest["digest"],
-            manifest["key"],
-            tuple(manifest["ids"]),
-        )
+        kind = manifest["kind"]
+        digest = manifest["digest"]
+        stored_key = manifest["key"]
+        ids = tuple(manifest["ids"])
         payload = {name: manifest["payload"][name] for name in FILES}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
@@ -288,7 +287,8 @@ def checked(reference: Reference, protocol: Protocol, extractor: InceptionExtrac
     """The reference itself, or UserError where it was built by another extractor, or lacks what the
     protocol needs.
     """
-    stored, expected = reference.key["extractor"], extractor.description()
+    stored = reference.key["extractor"]
+    expected = extractor.description()
     for name in expected:
         if name not in ("layers", "device", "layout") and stored.get(name) != expected[name]:
             raise UserError(

@@ -115,7 +115,8 @@ def by_protocol(protocols: Sequence[str], texts: Sequence[str]) -> dict[str, Pat
     for text in texts:
         name, separator, path = text.partition("=")
         if not (separator and name in PROTOCOLS):
-            name, path = "", text
+            name = ""
+            path = text
         if name in paths:
             raise UserError(
                 f"--reference = {text!r}: there is another for {name or 'all protocols'}; give one"

@@ -113,7 +113,8 @@ def _from_hub(role: str, given: str) -> Path:
     owner, name, file = [*given.removeprefix("hf-hub:").split("/", 2), "", ""][:3]
     if not (owner and name and file):
         raise UserError(f"--weights {role}={given}: write hf-hub:OWNER/NAME/FILE")
-    repository, problem = f"{owner}/{name}", ""
+    repository = f"{owner}/{name}"
+    problem = ""
     try:
         get_hf_file_metadata(
             hf_hub_url(repository, file), timeout=10

@@ -65,8 +65,10 @@ class MetricInput:
     """N samples and what they are compared with; None or empty is what a protocol does not have.
 
     `features` are those of the protocol's network: of the suite's own classifier, or Inception's
-    last layer. `reference` are those that they are compared with: of N images of train, or of the
-    images that the protocol names.
+    last layer.  `reference` are those that they are compared with: of M = N images of train, or of
+    the images that the protocol names.  `real` has for each of "train", "held_out" and "test" the
+    arrays `<set>_features` (N, d), `<set>_bands` (N, bands) and `<set>_rings` (H/2,), see
+    `hdbench.evaluation.classifier.reference_arrays`.
     """
 
     features: np.ndarray | None = None  # (N, d), any float; distances are taken in this dtype
@@ -80,11 +82,9 @@ class MetricInput:
     # of the protocol `classifier`
     images: Tensor | None = None  # (N, C, H, W) uint8
     wanted: np.ndarray | None = None  # (N,) or (N, A) int64: classes that each image should show
-    probabilities: np.ndarray | None = (
-        None  # (N, classes) float32, of several attributes side by side
-    )
+    probabilities: np.ndarray | None = None  # (N, classes) float32; attributes side by side
     attributes: tuple[int, ...] = ()  # numbers of classes of these attributes
-    real: Mapping[str, np.ndarray] = field(default_factory=dict)  # of reference.npz
+    real: Mapping[str, np.ndarray] = field(default_factory=dict)  # of reference.npz, see below
     real_split: str | None = None  # the samples are themselves this part of `real`
 
     # of Inception's protocols

@@ -65,9 +65,7 @@ def variance_components(values: Sequence[float], standard_errors: Sequence[float
             f"{len(x)} values and {len(se)} standard errors: give one of each for each seed, at "
             "least one"
         )
-    sampling, scatter = (
-        float(np.mean(se**2)),
-        float(np.var(x, ddof=1)) if len(x) > 1 else float("nan"),
-    )
+    sampling = float(np.mean(se**2))
+    scatter = float(np.var(x, ddof=1)) if len(x) > 1 else float("nan")
     training = max(scatter - sampling, 0.0) if len(x) > 1 else float("nan")
     return Components(float(x.mean()), sampling**0.5, training**0.5, (scatter / len(x)) ** 0.5)

@@ -35,7 +35,8 @@ def inception_score(logits: np.ndarray, splits: list[np.ndarray]) -> Estimate:
     part, so a sample of part s of size n_s has IF_i = N / (parts n_s) score_s (KL_i - mean KL).
     """
     log_p = log_softmax(logits)
-    influence, scores = np.empty(len(logits)), []
+    influence = np.empty(len(logits))
+    scores = []
     for rows in splits:
         log_q = log_p[rows]
         p = np.exp(log_q)

@@ -33,7 +33,8 @@ class Sums(NamedTuple):
 
 
 def _within(x: Tensor, block: int) -> Sums:
-    rows, squares = [], 0.0
+    rows = []
+    squares = 0.0
     for start in range(0, len(x), block):
         k = kernel(x[start : start + block], x)
         k[torch.arange(len(k)), torch.arange(start, start + len(k))] = 0
@@ -46,13 +47,17 @@ def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
     """Sums of k(x_i, y_j) over j (N,) and over i (M,), and the variance that is neither x_i's nor
     y_j's alone.
     """
-    rows, columns, squares = [], torch.zeros(len(y), dtype=torch.float64, device=x.device), 0.0
+    rows = []
+    columns = torch.zeros(len(y), dtype=torch.float64, device=x.device)
+    squares = 0.0
     for samples in x.split(block):
         k = kernel(samples, y)
         rows.append(k.sum(1))
         columns += k.sum(0)
         squares += k.square().sum().item()
-    of_x, n, m = torch.cat(rows), len(x), len(y)
+    of_x = torch.cat(rows)
+    n = len(x)
+    m = len(y)
     interaction = (
         squares
         - of_x.square().sum().item() / m

@@ -53,7 +53,8 @@ class Autoencoder:
     """
 
     def __init__(self, config: AutoencoderConfig, model: AutoencoderKL | AutoencoderDC):
-        self.config, self.model = config, model
+        self.config = config
+        self.model = model
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, of the latents'

@@ -29,7 +29,9 @@ class Classifier(nn.Module):
         attributes: tuple[int, ...],
     ):
         super().__init__()
-        self.depth, self.attributes, w = 1, attributes, config.width
+        self.depth = 1
+        self.attributes = attributes
+        w = config.width
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, w, 3, padding=1),
             nn.ReLU(),
@@ -45,6 +47,7 @@ class Classifier(nn.Module):
         self.out = nn.Linear(config.features, sum(attributes))
 
     def penultimate(self, x: Tensor) -> Tensor:
+        """Features (B, features) of x (B, C, H, W) in [-1, 1]."""
         return self.hidden(self.convolutions(x))
 
     def forward(self, x: Tensor) -> Tensor:

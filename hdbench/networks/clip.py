@@ -86,7 +86,8 @@ class Captioned(nn.Module):
 
     def __init__(self, network: CLIP, prompts: Sequence[str]):
         super().__init__()
-        self.network, self.depth = network, 1
+        self.network = network
+        self.depth = 1
         self.register_buffer("captions", tokenize(network, prompts), persistent=False)
 
     def forward(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

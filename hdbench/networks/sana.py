@@ -92,13 +92,12 @@ class SanaNetwork(TokenNetwork):
             )
         if image_size % config.patch:
             raise ValueError(f"patch {config.patch} does not divide the image side {image_size}")
-        self.config, self.channels, self.conditions, self.mean_velocity = (
-            config,
-            channels,
-            conditions,
-            mean_velocity,
-        )
-        self.grid, self.gradient_checkpointing = image_size // config.patch, gradient_checkpointing
+        self.config = config
+        self.channels = channels
+        self.conditions = conditions
+        self.mean_velocity = mean_velocity
+        self.grid = image_size // config.patch
+        self.gradient_checkpointing = gradient_checkpointing
         self.transformer = model = SanaTransformer2DModel(**arguments(config, image_size, channels))
         for block in self.blocks:
             block.attn1.set_processor(LinearAttention())
@@ -121,11 +120,14 @@ class SanaNetwork(TokenNetwork):
 
     @property
     def null_label(self) -> int:
+        """The row of the empty prompt."""
         return len(self.conditions) - 1
 
     def embed_times(self, r: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The blocks' modulation (B, 6 d) and the embedded times (B, d)."""
-        embed, scale, guidance = self.transformer.time_embed, self.config.time_scale, {}
+        embed = self.transformer.time_embed
+        scale = self.config.time_scale
+        guidance = {}
         if self.config.guidance_input is not None:
             given = self.config.guidance_input * self.transformer.config.guidance_embeds_scale
             guidance = {"guidance": torch.full_like(t, given)}
@@ -154,7 +156,9 @@ class SanaNetwork(TokenNetwork):
         """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none ->
         (B, C, H, W).
         """
-        model, g, p = self.transformer, self.grid, self.config.patch
+        model = self.transformer
+        g = self.grid
+        p = self.config.patch
         x, others, embedded = self.start(z, r, t, c)
         (x,) = self.after(x, others, [self.depth])
         x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))

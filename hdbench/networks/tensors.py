@@ -55,6 +55,7 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
 
 
 def is_torchscript(path: Path) -> bool:
+    """Whether it is a TorchScript archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -80,11 +80,10 @@ class Conditions:
             )
         try:
             shards = [load_file(path) for path in files]  # maps the files
-            self.tokens, lengths = (
-                [shard["tokens"] for shard in shards],
-                [shard["lengths"] for shard in shards],
-            )
-            self.length, self.width = int(shards[0]["length"]), self.tokens[0].shape[1]
+            self.tokens = [shard["tokens"] for shard in shards]
+            lengths = [shard["lengths"] for shard in shards]
+            self.length = int(shards[0]["length"])
+            self.width = self.tokens[0].shape[1]
         except (SafetensorError, OSError, KeyError) as error:
             raise UserError(
                 f"{folder}: not a table of encoded prompts ({error}); delete it and encode them "
@@ -114,10 +113,8 @@ class Conditions:
             )
         places = torch.arange(self.length)
         mask = places < self.lengths[rows, None]
-        wanted, shards = (
-            (self.starts[rows, None] + places)[mask],
-            self.shards[rows, None].expand_as(mask)[mask],
-        )
+        wanted = (self.starts[rows, None] + places)[mask]
+        shards = self.shards[rows, None].expand_as(mask)[mask]
         tokens = self.tokens[0].new_empty(len(wanted), self.width)
         for shard in shards.unique().tolist():
             inside = shards == shard
@@ -132,6 +129,7 @@ class Conditions:
 
 
 def names(shards: int) -> list[str]:
+    """The files' names of so many shards."""
     return [f"conditions-{shard:05}-of-{shards:05}.safetensors" for shard in range(shards)]
 
 
@@ -153,7 +151,9 @@ def encode(
         inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
     )
     instruction = instruction if config.complex_human_instruction else None
-    rank, size, rows = distributed.rank(), config.prompts_per_shard, len(prompts) + 1
+    rank = distributed.rank()
+    size = config.prompts_per_shard
+    rows = len(prompts) + 1
     if rank == 0 and (cut := count_cut(pipeline, prompts, instruction, config.length)):
         print(
             f"hdbench: {cut} of {len(prompts)} prompts are cut at {config.length} tokens",
@@ -161,12 +161,15 @@ def encode(
             flush=True,
         )
     starts = range(0, rows, size)
-    files, mine = names(len(starts)), starts[rank :: distributed.world_size()]
+    files = names(len(starts))
+    mine = starts[rank :: distributed.world_size()]
     for stray in {path.name for path in folder.glob(SHARDS)} - {*files}:
         (folder / stray).unlink(missing_ok=True)
-    done, total = 0, sum(min(size, rows - start) for start in mine)
+    done = 0
+    total = sum(min(size, rows - start) for start in mine)
     for start in mine:
-        path, texts = folder / files[start // size], prompts[start : start + size]
+        path = folder / files[start // size]
+        texts = prompts[start : start + size]
         digest = hashlib.sha256(json.dumps([config.model_dump(), list(texts)]).encode()).hexdigest()
         progress(done, total)
         if not written(path, digest):

@@ -190,6 +190,7 @@ class Encoder:
 
 
 def name_of(shard: int) -> str:
+    """The file's name of a shard."""
     return f"latents-{shard:05}.safetensors"
 
 

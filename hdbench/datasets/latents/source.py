@@ -18,7 +18,8 @@ from hdbench.core.files import list_files
 from hdbench.datasets.latents.config import ImageCollection
 from hdbench.datasets.prompts import read_prompts
 
-FORMATS, SUFFIXES = ("PNG", "JPEG", "WEBP"), (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PROMPTS = "prompts.json"
 
 
@@ -58,7 +59,9 @@ def find(collection: ImageCollection) -> Listing:
         files = sorted(
             str(path) for path in list_files(Path(source)) if path.suffix.lower() in SUFFIXES
         )
-        items, beside, cut = [Item(file) for file in files], [{}] * len(files), []
+        items = [Item(file) for file in files]
+        beside = [{}] * len(files)
+        cut = []
     else:
         tars = sorted(glob.glob(source))
         if not tars:
@@ -103,7 +106,9 @@ def read_tar(
     A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since
     it may be incomplete.
     """
-    images, neighbours, name = [], {}, ""
+    images = []
+    neighbours = {}
+    name = ""
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
@@ -172,6 +177,7 @@ def class_labels(
 
 
 def label_in(item: Item, text: bytes | None, n: int) -> int:
+    """The class, 0 to n - 1, that an image's `.cls` says; UserError for another text or none."""
     if text is None:
         raise UserError(
             f"{item}: has no .cls beside it, though other images have; give one to each"
@@ -207,6 +213,7 @@ def captions(
 
 
 def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
+    """The prompt, and the category if any, of an image's `.txt` or `.json`; UserError without."""
     with suppress(ValueError):  # of JSON and of UTF-8
         if ".txt" in beside:
             return {"prompt": beside[".txt"].decode().strip()}
