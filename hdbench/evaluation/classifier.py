@@ -1,6 +1,4 @@
-"""The `classifier` protocol, that of the small suites: metrics on the features of the suite's own
-classifier.
-"""
+"""The `classifier` protocol of the small suites: features of the suite's own classifier."""
 
 from __future__ import annotations
 

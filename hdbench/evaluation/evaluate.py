@@ -1,6 +1,4 @@
-"""Evaluate images under named protocols: inputs checked first, one pass, every metric with its
-interval.
-"""
+"""Evaluate images under named protocols: inputs checked first, one pass, all metrics."""
 
 from __future__ import annotations
 
@@ -59,9 +57,7 @@ def evaluate(request: Request) -> list[Evaluation] | None:
 
 
 def build_references(request: Request, extractors: Extractors) -> dict[str, Reference] | None:
-    """The reference of each protocol that needs one, from the cache where it is there; None on
-    ranks other than 0.
-    """
+    """The reference of each protocol that needs one, from the cache if there; rank 0 only."""
     built = {}
     plans = {}
     for protocol in request.protocols:
@@ -93,9 +89,7 @@ def build_references(request: Request, extractors: Extractors) -> dict[str, Refe
 
 
 def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...]) -> None:
-    """UserError where the reference's images are too few for these samples' metrics, or lack
-    prompts with categories.
-    """
+    """UserError where the reference has too few images, or lacks prompts with categories."""
     if request.samples is None:
         return
     if "kid" in protocol.metrics and len(ids) < protocol.kid_subset_size:

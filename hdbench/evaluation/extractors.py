@@ -1,5 +1,4 @@
-"""Feature extractors: one preprocessing and one forward, which gives every layer that a protocol's
-metrics need.
+"""Feature extractors: one preprocessing, one forward, every layer that the metrics need.
 
 Images come as uint8 (H, W, 3); features leave as float32 (B, d) on the CPU.  Inception is
 torch-fidelity's; its modules stand in the order in which its own forward runs them, so they serve
@@ -38,8 +37,7 @@ def _mismatch(error: RuntimeError) -> str:
 
 
 class Inception:
-    """The network alone, to be shared by extractors; `classifier` (1008, 2048) turns features into
-    logits without bias.
+    """The network, shared by extractors; `classifier` (1008, 2048) gives logits without bias.
 
     layout "library": as torch-fidelity runs it, to the bit.  "channels-last": batch norms folded
     into their convolutions, pixels channels last; faster on a CPU (benchmarks/evaluation.py), as
@@ -98,9 +96,7 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order:
-        row, column, channel.
-        """
+        """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order."""
         features = {"2048": self.body(x.contiguous(memory_format=self._format)).flatten(1)}
         if "spatial" in layers:
             if self.classifier is None:
@@ -155,9 +151,7 @@ class InceptionExtractor:
         }
 
     def prepare(self, image: np.ndarray) -> Tensor:
-        """One image, (H, W, 3) uint8 -> (3, H', W'); the part of the work that is done in parallel
-        on the CPU.
-        """
+        """One image, (H, W, 3) uint8 -> (3, H', W'); done in parallel on the CPU."""
         if self.preprocessing == "tensorflow":
             return torch.from_numpy(image).permute(2, 0, 1)
         if self.preprocessing == "clean":

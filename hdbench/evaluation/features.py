@@ -1,5 +1,4 @@
-"""Features on disk: one pass over the images for all extractors, a shard for each rank, merged in
-the images' order.
+"""Features on disk: one pass for all extractors, a shard a rank, in the images' order.
 
 A set of features lies under a key of the images' and weights' digests, preprocessing, layers and
 library versions, so it cannot be taken for another.  A shard is a .safetensors file and a JSON file
@@ -109,8 +108,7 @@ def key_of(images: Images, extractor: Extractor, texts: Sequence[str] | None) ->
 def extract(
     images: Images, extractors: Sequence[Extractor], texts: Sequence[str] | None, settings: Settings
 ) -> list[Features] | None:
-    """Features of each extractor; every image is decoded once for all that are not in the cache
-    yet.
+    """Features of each extractor; an image is decoded once for all that are not cached.
 
     Rank 0 waits for the other ranks and returns the merged features; the others return None when
     their shard is written.  Raises UserError for a broken image, a broken cache, or a rank that

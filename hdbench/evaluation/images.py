@@ -1,5 +1,4 @@
-"""Images to evaluate, of any origin: a folder of PNG or JPEG files, or npz files with `arr_0` (N,
-H, W, 3) uint8.
+"""Images of any origin: a folder of PNG or JPEG, or npz files, `arr_0` (N, H, W, 3) uint8.
 
 Every file is read and its header checked before anything is computed; pixels are decoded one by
 one, when asked for.
@@ -31,8 +30,7 @@ CONVERSION = "--allow conversion"
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """N images in a fixed order, each with an id that is unique; `digest` is of all contents and
-    ids.
+    """N images in a fixed order, each with a unique id; `digest` covers contents and ids.
 
     `load(i)` gives image i as (H, W, 3) uint8.  Ids: path inside the folder without suffix, or
     position in the npz files.
@@ -119,9 +117,7 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
 
 
 def of_dataset(text: str, allow: Collection[str]) -> Images:
-    """The images of `NAME:SPLIT`, a data set of the suites with its default configuration;
-    UserError if there is none.
-    """
+    """The images of `NAME:SPLIT`, a data set with default settings; UserError if none."""
     name, _, split = text.partition(":")
     known = [known for known, dataset in DATASETS.load().items() if dataset.stored == "memory"]
     if name not in known:

@@ -1,5 +1,4 @@
-"""Protocols: what exactly a number means.  Images, preprocessing, network, layers, metrics and
-their settings, by name.
+"""Protocols: what exactly a number means, from images to metrics and their settings.
 
 Two numbers are comparable when protocol, reference digest and N are the same; a table never mixes
 them.
@@ -21,9 +20,7 @@ Layout = Literal["library", "channels-last"]
 
 
 class Protocol(Config):
-    """One protocol; `about` is printed with its numbers.  A changed field is named in the protocol
-    column.
-    """
+    """One protocol; `about` is printed with its numbers, and changed fields are named."""
 
     name: str
     about: str
@@ -69,8 +66,7 @@ class Protocol(Config):
         return ("2048",) if any(m.needs == "features" for m in self.classes()) else ()
 
     def further(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Those of the named metrics that are not the protocol's own: each has an artifact of its
-        own.
+        """Those of the named metrics that are not the protocol's own: an artifact for each.
 
         Raises UserError for a name of no metric, and for a metric that other protocols have.
         """
@@ -191,8 +187,7 @@ def protocol_named(name: str) -> Protocol:
 def label(
     protocol: Protocol, weights: dict[str, str], reference: str, layout: Layout = "library"
 ) -> str:
-    """The protocol column: name, every deviation from the named protocol, and the reference's
-    digest.
+    """The protocol column: name, deviations from the named protocol, the reference's digest.
 
     `weights` holds the digests of those weights that are not the public ones.
     """

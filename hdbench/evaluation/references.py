@@ -1,5 +1,4 @@
-"""References: statistics of real images with their square roots, and features where a metric needs
-them.
+"""References: statistics of real images with square roots, and features where needed.
 
 A reference lies under a digest of its images' contents, the weights, preprocessing, layers, n and
 library versions, never under a name.  It is built from images, or from an npz that holds ADM's
@@ -36,9 +35,7 @@ STATISTICS = {"2048": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Statistics by layer and features (M, d) by layer of one reference; `ids` are those of the
-    features.
-    """
+    """Statistics and features (M, d) by layer of one reference; `ids` are of the features."""
 
     digest: str
     key: dict[str, Any]
@@ -77,8 +74,7 @@ def plan(
     cache: Path,
     allow: frozenset[str] = frozenset(),
 ) -> Plan:
-    """What the reference of a folder of images, an npz of images, or an npz of ADM's statistics
-    will be.
+    """What the reference of a folder or npz of images, or an npz of ADM's statistics, will be.
 
     Raises UserError for a source that does not serve the protocol.
     """
@@ -123,9 +119,7 @@ def plan(
 
 
 def build(plans: Sequence[Plan], settings: Settings) -> bool:
-    """Build those that are not in the cache, each source decoded once for all; False on a rank that
-    only does its part.
-    """
+    """Build those that are missing, each source decoded once; False on ranks other than 0."""
     missing = [plan for plan in plans if not plan.built]
     for source in dict.fromkeys(plan.source for plan in missing):
         group = [plan for plan in missing if plan.source == source]
@@ -284,9 +278,7 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
 
 
 def checked(reference: Reference, protocol: Protocol, extractor: InceptionExtractor) -> Reference:
-    """The reference itself, or UserError where it was built by another extractor, or lacks what the
-    protocol needs.
-    """
+    """The reference; UserError if of another extractor, or without what the protocol needs."""
     stored = reference.key["extractor"]
     expected = extractor.description()
     for name in expected:
@@ -306,9 +298,7 @@ def checked(reference: Reference, protocol: Protocol, extractor: InceptionExtrac
 
 
 def copy(reference: Reference, folder: Path) -> None:
-    """The reference as a folder of its own, which `hdbench evaluate --reference` takes; UserError
-    if something is there.
-    """
+    """Copy the reference to a folder of its own; UserError if something is there."""
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another --out folder or delete it")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -324,9 +314,7 @@ def copy(reference: Reference, folder: Path) -> None:
 
 
 def source_changed(reference: Reference) -> str | None:
-    """What a built reference's images are now, if they are still where they were and differ; else
-    None.
-    """
+    """A built reference's source if its images are still there but differ; else None."""
     source = Path(json.loads((reference.folder / MANIFEST).read_text(encoding="utf-8"))["source"])
     if not source.exists() or (source / MANIFEST).is_file():
         return None

@@ -1,6 +1,4 @@
-"""Weights by path or hub id: found, hashed and read before anything runs, and without running
-anybody's code.
-"""
+"""Weights by path or hub id: hashed before anything runs, read without running their code."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from hdbench.core.files import sha256
 
 
 class Public(NamedTuple):
-    """A public file of weights and its SHA-256, which each library's own download names in the file
-    or in the URL.
-    """
+    """A public file of weights and its SHA-256, as each library's own download has it."""
 
     file: str
     url: str
@@ -39,9 +35,7 @@ PUBLIC = {
 
 
 class Weights(NamedTuple):
-    """A file, or for CLIP a folder with open_clip_config.json; its SHA-256, and whether that is the
-    public file's.
-    """
+    """A file, or CLIP's folder; its SHA-256, and whether that is the public file's."""
 
     role: str
     path: Path
@@ -50,8 +44,7 @@ class Weights(NamedTuple):
 
 
 def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
-    """The weights of this role ("inception", "clip"): `given` by path or hub id, else the public
-    file in `cache`/weights.
+    """The weights of "inception" or "clip": `given`, or the public file in `cache`/weights.
 
     Raises UserError where there is none, it cannot be read, or its digest is not the public one's
     and that is not `allowed`.

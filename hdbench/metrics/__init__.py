@@ -63,8 +63,7 @@ METRICS = Registry(
 
 
 def metric_of(name: str) -> type[Metric] | None:
-    """The metric of a name with or without its sample count, such as `fd_train_4k` or
-    `power_band2`.
+    """The metric of a name with or without its sample count: `fd_train`, `power_band2_4k`.
 
     A metric of its own comes before a family: `fd_test_4k` is `fd_test`.  None for a name of no
     metric.

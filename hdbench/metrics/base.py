@@ -17,8 +17,7 @@ T = TypeVar("T")
 
 
 class Estimate(NamedTuple):
-    """A value, and how each of the N samples moves it; what is random is the samples, the reference
-    is given.
+    """A value, and how each of the N samples, which are random, moves it.
 
     `influence` holds IF_i: its standard deviation over sqrt(N) is the standard error of the value,
     and the difference of two models on the same noises has the standard error of the paired
@@ -119,8 +118,7 @@ class MetricInput:
 
 
 class Metric(ABC):
-    """One metric, or a family of metrics whose names differ in one place; never instantiated with
-    state.
+    """One metric, or a family of metrics whose names differ in one place; it holds no state.
 
     A subclass sets `name` (a family: with a placeholder, as `power_band{n}`) and `title`, and
     defines `measure`.  Numbers appear in results as `<name>_<N>`, so a name says nothing about N.
@@ -136,10 +134,9 @@ class Metric(ABC):
     layer: ClassVar[Literal["2048", "spatial"] | None] = None  # of Inception, that it needs
     needs: ClassVar[Literal["statistics", "features"] | None] = None  # of the reference
 
-    def __init_subclass__(cls, **arguments: Any) -> None:
+    def __init_subclass__(cls, group: str = "", **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if "group" not in cls.__dict__ and "name" in cls.__dict__:
-            cls.group = cls.name
+        cls.group = group or cls.__dict__.get("group") or cls.__dict__.get("name", "")
 
     @classmethod
     def is_family(cls) -> bool:
@@ -148,8 +145,7 @@ class Metric(ABC):
 
     @abstractmethod
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        """The metric by its name, or each member of the family by its own; {} where it has no
-        meaning.
+        """The metric by its name, or a family's members by theirs; {} where it has no meaning.
 
         Influences are of the N samples in their order.
         """
@@ -169,3 +165,11 @@ class Metric(ABC):
     def is_possible(cls, value: float) -> bool:
         """Whether the metric can have this value."""
         return cls.low <= value <= cls.high
+
+
+class Share(Metric):
+    """A metric that is a share of something good."""
+
+    better = "higher"
+    low = 0.0
+    high = 1.0

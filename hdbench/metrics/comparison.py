@@ -1,6 +1,4 @@
-"""Comparing models: paired differences on the same samples, and sampling variance apart from that
-of training seeds.
-"""
+"""Comparing models: paired differences, and sampling variance apart from that of training."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from hdbench.metrics.base import Estimate
 def paired_difference(
     a: Estimate, ids_a: Sequence[str], b: Estimate, ids_b: Sequence[str]
 ) -> Estimate:
-    """a minus b where sample i of both had the same noise, label and prompt; its influences are
-    IF_a - IF_b, in a's order.
+    """a - b where sample i of both had the same noise, label and prompt; influences in a's order.
 
     Samples are matched by id, in whatever order they stand.  Raises UserError where the two do not
     have the same ids.
@@ -41,9 +38,7 @@ def paired_difference(
 
 
 class Components(NamedTuple):
-    """What makes chains of the same arm differ: standard deviations of one chain's value, and the
-    mean's standard error.
-    """
+    """Standard deviations of one seed's value by their source, and the mean's standard error."""
 
     mean: float
     sampling: float  # finite number of samples, sqrt(mean se^2)
@@ -52,8 +47,7 @@ class Components(NamedTuple):
 
 
 def variance_components(values: Sequence[float], standard_errors: Sequence[float]) -> Components:
-    """Of the values of independent chains and their sampling errors: Var(values) = training^2 +
-    mean se^2.
+    """Sources of the variance of independent seeds' values: Var(values) = training^2 + mean se^2.
 
     Unbiased before it is cut off at zero.  Chains sampled from the same noises share part of their
     sampling error, which makes `training` too small; draw them from different noises.  Raises

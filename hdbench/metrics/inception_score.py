@@ -1,6 +1,4 @@
-"""Inception score (arXiv 1606.03498): exp(mean_i KL(p_i || mean p)), the mean over splits of the
-samples.
-"""
+"""Inception score (arXiv 1606.03498): exp(mean_i KL(p_i || mean p)), a mean over splits."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def shuffled_splits(n: int, splits: int = 10, seed: int = 2020) -> list[np.ndarray]:
-    """torch-fidelity's default: rows in the order of a permutation from this seed, cut into nearly
-    equal parts.
-    """
+    """torch-fidelity's default: rows in a seeded permutation's order, in nearly equal parts."""
     order = np.random.RandomState(seed).permutation(n)
     return [order[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
 
@@ -46,14 +42,13 @@ def inception_score(logits: np.ndarray, splits: list[np.ndarray]) -> Estimate:
     return Estimate(float(np.mean(scores)), influence)
 
 
-class InceptionScore(Metric):
+class InceptionScore(Metric, group="protocol"):
     """`inception_score` over the parts that the protocol has."""
 
     name = "inception_score"
     title = "IS"
     better = "higher"
     low = 0.0
-    group = "protocol"
     layer = "2048"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:

@@ -1,5 +1,4 @@
-"""Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991): balls to the k-th
-neighbour in feature space.
+"""Improved precision and recall (arXiv 1904.06991): balls to the k-th neighbour of features.
 
 Precision is the share of samples in the reference's manifold: given the reference, a mean of
 independent samples.  Recall is the share of the reference in the samples' manifold: what is random
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings, mean
+from hdbench.metrics.base import Estimate, MetricInput, Settings, Share, mean
 
 BLOCK = 10_000  # side of a block of distances; torch-fidelity's, so that float32 rounds alike
 PARTITIONS = 16  # random ones in halves, and as many in quarters
@@ -22,8 +21,7 @@ PARTITIONS = 16  # random ones in halves, and as many in quarters
 def precision_recall(
     features: Tensor, reference: Tensor, neighbours: int
 ) -> tuple[Estimate, Estimate]:
-    """Precision and recall of features (N, d) against reference (M, d), both with influences of the
-    N samples.
+    """Precision and recall of features (N, d) against reference (M, d); influences (N,).
 
     Distances are taken in the features' own dtype: in float32 the values are bit-identical with
     torch-fidelity's.  Standard errors are over the samples given the reference; `both` counts the
@@ -103,9 +101,7 @@ def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _inside_subsets(cross: Tensor, subset: Tensor, radius: Tensor) -> Tensor:
-    """(2 PARTITIONS, 4, P) bool: is a point in the manifold of that subset of the centres?
-    Distances cross (P, C).
-    """
+    """(2 PARTITIONS, 4, P) bool: is a point in that subset's manifold? `cross` (P, C)."""
     point, centre = (cross <= radius.amax(0)).nonzero(as_tuple=True)  # few of all pairs
     near = cross[point, centre]
     inside = torch.zeros(len(subset), 4, len(cross), dtype=torch.bool, device=cross.device)
@@ -116,8 +112,7 @@ def _inside_subsets(cross: Tensor, subset: Tensor, radius: Tensor) -> Tensor:
 
 
 def _variance(inside: Tensor) -> tuple[float, float]:
-    """Variance of the share of points inside the manifold of random centres, within and between
-    points.
+    """Variance of the share of points in the manifold of random centres: within, between points.
 
     `inside` (2 PARTITIONS, 4, P) bool is what `_inside_subsets` says of P points; in halves the
     last two subsets are empty.
@@ -146,15 +141,11 @@ def both(sample: MetricInput) -> tuple[Estimate, Estimate]:
     return precision_recall(x, y, sample.settings.neighbours)
 
 
-class Precision(Metric):
+class Precision(Share, group="protocol"):
     """Share of the samples that lie in the reference's manifold."""
 
     name = "precision"
     title = "Precision"
-    better = "higher"
-    low = 0.0
-    high = 1.0
-    group = "protocol"
     layer = "2048"
     needs = "features"
 
@@ -166,16 +157,12 @@ class Precision(Metric):
         return settings.neighbours + 2, f"{settings.neighbours} neighbours"
 
 
-class Recall(Metric):
+class Recall(Share, group="protocol"):
     """Share of the reference that lies in the samples' manifold."""
 
     name = "recall"
     title = "Recall"
-    better = "higher"
-    low = 0.0
-    high = 1.0
     version = 2  # in the first, its error was binomial over the reference
-    group = "protocol"
     layer = "2048"
     needs = "features"
 

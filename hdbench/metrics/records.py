@@ -31,16 +31,12 @@ SHARES = tuple(name for name, metric in METRICS.items() if (metric.low, metric.h
 
 
 def with_count(metric: str, n: int) -> str:
-    """The metric's name with its sample count: `fd_train` and 4000 -> `fd_train_4k`, and 450 ->
-    `fd_train_450`.
-    """
+    """The metric's name with its count: `fd_train` and 4000 -> `fd_train_4k`; 450 -> `_450`."""
     return f"{metric}_{n // 1000}k" if n % 1000 == 0 else f"{metric}_{n}"
 
 
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
-    """A file that `collect` wrote; UserError where it is missing or is not such a file, or fails
-    `check` (if `strict`).
-    """
+    """A file of `collect`; UserError where it is missing or none, or (`strict`) fails `check`."""
     try:
         frame = pd.read_csv(
             path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan", "NaN"]
@@ -99,9 +95,7 @@ MISSING = Interval(math.nan, math.nan)
 
 
 def interval(values: Sequence[float], standard_error: float = math.nan) -> Interval:
-    """Mean over chains and t-interval; for one value its sampling interval.  A value that is not
-    finite leaves nothing.
-    """
+    """Mean over seeds and t-interval; of one value its sampling interval; else MISSING."""
     values = np.asarray(values)  # a Series is indexed by its seeds
     n = len(values)
     if n == 0 or not np.isfinite(values).all():

@@ -1,6 +1,4 @@
-"""Autoencoders between images and the latents that networks see, and the reading of diffusers'
-folders in general.
-"""
+"""Autoencoders between images and latents, and the reading of diffusers' folders."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ PUBLIC = {
 
 
 class AutoencoderConfig(Config):
-    """Which autoencoder, and the numbers of it that everything else relies on; they must be its
-    own.
-    """
+    """Which autoencoder, and its own numbers, on which everything else relies."""
 
     name: Literal["kl", "dc"] = Field(
         description="AutoencoderKL (SD-VAE, of SiT and DiT) or AutoencoderDC (DC-AE, of SANA)"
@@ -48,18 +44,14 @@ class AutoencoderConfig(Config):
 
 
 class Autoencoder:
-    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor), about of unit
-    variance, and back.
-    """
+    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor), and back."""
 
     def __init__(self, config: AutoencoderConfig, model: AutoencoderKL | AutoencoderDC):
         self.config = config
         self.model = model
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, of the latents'
-        shape, or the mean without.
-        """
+        """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, or the mean."""
         encoded = self.model.encode(x.to(self.model.dtype))
         if self.config.name == "dc":
             latent = encoded.latent.to(x.dtype)
@@ -78,9 +70,7 @@ class Autoencoder:
 def load(
     config: AutoencoderConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Autoencoder:
-    """The frozen autoencoder; UserError where the weights are missing, not complete, or not of
-    these numbers.
-    """
+    """The frozen autoencoder; UserError where its weights are missing or of other numbers."""
     import diffusers  # optional: diffusers
 
     kind, public = PUBLIC[config.name]
@@ -111,8 +101,7 @@ def load(
 
 
 def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) -> ModelMixin:
-    """The model of a folder with config.json and .safetensors, whole or in shards: `given`, or
-    `part` of a pipeline there.
+    """The model in diffusers' folder `given`, or in `component` of a pipeline there.
 
     On the CPU, float32, in evaluation mode; `public` names weights to get.  UserError for what is
     missing or not this model's.
@@ -153,9 +142,7 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
 
 
 def check_keys(folder: Path, **problems: Iterable[str]) -> None:
-    """UserError for the first of the named problems ("missing", "unexpected") of which there are
-    keys of weights.
-    """
+    """UserError for the first problem ("missing", "unexpected") that has keys of weights."""
     for problem, keys in problems.items():
         if keys := sorted(keys):
             named = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
@@ -166,9 +153,7 @@ def check_keys(folder: Path, **problems: Iterable[str]) -> None:
 
 
 def variant(folder: Path) -> str | None:
-    """ "bf16" where a folder has only files such as model.bf16.safetensors or
-    model.bf16-00001-of-00002.safetensors; or None.
-    """
+    """ "bf16" where a folder has only files such as model.bf16.safetensors; or None."""
     variants = {
         re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2]
         for path in folder.glob("*.safetensors")

@@ -65,9 +65,7 @@ def read(
     channels: int,
     classes: int,
 ) -> dict[str, Tensor]:
-    """`convert` of a .pt or .safetensors file, whose weights may lie under one of `WRAPPERS`;
-    UserError without the file.
-    """
+    """`convert` of a .pt or .safetensors file, wrapped or not; UserError without the file."""
     if not path.is_file():
         raise UserError(
             f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its "
@@ -86,9 +84,7 @@ def read(
 
 
 def unwrapped(tensors: dict[str, T]) -> dict[str, T]:
-    """A .safetensors file has no mappings in it, so a wrapper is a prefix there: what is under it,
-    or all where it is not.
-    """
+    """What is under a wrapper, in a .safetensors file a prefix, or all where there is none."""
     for name in WRAPPERS:
         inner = {
             key.removeprefix(f"{name}."): tensor
@@ -109,8 +105,7 @@ def convert(
     classes: int,
     source: str,
 ) -> dict[str, Tensor]:
-    """The state dict, float32, of our Transformer with `mean_velocity=False`; heads alone cannot be
-    checked.
+    """The state dict, float32, of our Transformer with `mean_velocity=False`.
 
     UserError for tensors of another family, missing or further keys, and shapes or settings that
     differ from `config`.
@@ -152,9 +147,7 @@ def check_settings(
     classes: int,
     source: str,
 ) -> None:
-    """UserError, with the settings that fit, where shapes and positions are not those of `config`
-    and the data.
-    """
+    """UserError, with what fits, where shapes or positions are not of `config` and the data."""
     patch_weight = tensors["x_embedder.proj.weight"]
     width = len(tensors["x_embedder.proj.bias"])
     patch = patch_weight.shape[-1]
@@ -211,9 +204,7 @@ def names(depth: int) -> dict[str, str]:
 
 
 def check_keys(tensors: dict[str, Tensor], name: str, source: str) -> int:
-    """The number of blocks; UserError unless there are exactly the tensors of a `name`, each with
-    as many axes as it has.
-    """
+    """The number of blocks; UserError unless these are exactly the tensors of a `name`."""
     if family := next(
         (what for part, what in FAMILIES.items() if any(part in key for key in tensors)), None
     ):

@@ -1,6 +1,4 @@
-"""The classifier whose features the small suites' metrics use; trained in the DAG, so never called
-Inception.
-"""
+"""The classifier whose features the small suites' metrics use, trained in the DAG."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ from hdbench.networks.config import ClassifierConfig
 
 
 class Classifier(nn.Module):
-    """(B, C, H, W) float in [-1, 1] -> logits (B, sum of `attributes`); `penultimate` gives the
-    features (B, features).
+    """(B, C, H, W) float in [-1, 1] -> logits (B, sum of `attributes`).
 
     `attributes` are the numbers of classes of what it tells apart, each with its own logits; mostly
     one.

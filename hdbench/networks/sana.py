@@ -1,5 +1,4 @@
-"""SANA (arXiv 2410.10629) as a network of the suite: diffusers' SanaTransformer2DModel with r, and
-a prompt as a label.
+"""SANA (arXiv 2410.10629): diffusers' SanaTransformer2DModel with r, a prompt as a label.
 
 SANA's own time is ours: on z_t = (1 - t) x + t eps it predicts v = eps - x and is given 1000 t.
 
@@ -36,8 +35,7 @@ from hdbench.networks.text import PUBLIC, Conditions
 
 
 class LinearAttention:
-    """y_i = relu(q_i) sum_j relu(k_j)' v_j / (relu(q_i) . sum_j relu(k_j)), in float32 even under
-    autocast, as SANA is trained.
+    """y_i = relu(q_i) sum_j relu(k_j)' v_j / (relu(q_i) . sum_j relu(k_j)), always in float32.
 
     diffusers' processor leaves the sums to autocast, and casts float64 down.
     """
@@ -67,8 +65,7 @@ class LinearAttention:
 
 
 class SanaNetwork(TokenNetwork):
-    """u(z_t, r, t, c) of SANA, where c is a row of `conditions`; see
-    `hdbench.networks.transformer.Transformer` for the rest.
+    """u(z_t, r, t, c) of SANA, where c is a row of `conditions`; else as `Transformer`.
 
     With `mean_velocity` an embedding of t - r, zero at first, is added to that of t, for the
     blocks' and the final modulation.  The initialisation is SANA's own.
@@ -153,9 +150,7 @@ class SanaNetwork(TokenNetwork):
         )
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none ->
-        (B, C, H, W).
-        """
+        """z (B, C, H, W); r <= t (B,) in [0, 1]; c (B,), `null_label` for none -> (B, C, H, W)."""
         model = self.transformer
         g = self.grid
         p = self.config.patch
@@ -167,9 +162,7 @@ class SanaNetwork(TokenNetwork):
 
 
 def arguments(config: SanaSizes, image_size: int, channels: int) -> dict[str, Any]:
-    """The configuration as SanaTransformer2DModel's arguments; those not named have diffusers'
-    defaults.
-    """
+    """The configuration as SanaTransformer2DModel's arguments; others have its defaults."""
     return {
         "in_channels": channels,
         "out_channels": channels,
@@ -190,8 +183,7 @@ def arguments(config: SanaSizes, image_size: int, channels: int) -> dict[str, An
 
 
 def read(path: Path, config: SanaSizes, *, image_size: int, channels: int) -> dict[str, Tensor]:
-    """The state dict, float32, of our SanaNetwork with `mean_velocity=False`, from a pipeline's
-    folder or its `transformer`.
+    """The state dict, float32, of our SanaNetwork with `mean_velocity=False`, from a folder.
 
     UserError for a missing folder, another class, missing or unexpected keys, and sizes that
     differ, with those that fit.

@@ -10,9 +10,9 @@ from hdbench.core.config import Config
 
 
 class SanaSizes(Config):
-    """Size of SANA's transformer (arXiv 2410.10629), by default of 1.6B (0.6B: width 1152, depth
-    28, heads 36, cross_heads 16).
+    """Size of SANA's transformer (arXiv 2410.10629), by default of 1.6B.
 
+    0.6B has width 1152, depth 28, heads 36, cross_heads 16.
     `image_size` and `channels` come from the data set when a suite is planned.
     """
 

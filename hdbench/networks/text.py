@@ -1,5 +1,4 @@
-"""Prompts encoded once, by a SANA pipeline's own tokenizer and text encoder, into a table whose
-rows are labels.
+"""Prompts encoded once, by a SANA pipeline, into a table whose rows are labels.
 
 The table is a folder of shards `conditions-00000-of-00030.safetensors`, in order: `tokens` (T, D),
 the embeddings of the prompts without their padding, `lengths` (n,) int64, tokens of each, and
@@ -100,8 +99,7 @@ class Conditions:
         return len(self.lengths)
 
     def __getitem__(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """c (B,) int64 -> embeddings (B, L, D) of the table's dtype, 0 beyond a prompt's tokens,
-        and where these are (B, L) bool.
+        """c (B,) int64 -> embeddings (B, L, D), 0 beyond a prompt's tokens, and mask (B, L) bool.
 
         Both are on c's device; UserError for a label that is not a row.
         """
@@ -228,9 +226,7 @@ def count_cut(
 
 
 def load(config: TextConfig, device: torch.device) -> SanaPipeline:
-    """The pipeline with tokenizer and text encoder alone; UserError where either is missing or not
-    complete.
-    """
+    """The pipeline with tokenizer and text encoder alone; UserError where one is missing."""
     from diffusers import SanaPipeline  # optional: diffusers
     from transformers import AutoTokenizer, Gemma2Model  # optional: transformers
 

@@ -69,7 +69,7 @@ def test_layers_have_the_same_weights_outputs_and_gradients(own, other, x, initi
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     outputs = [layer(x) for layer in layers]
     assert torch.equal(*outputs)
-    for layer, output in zip(layers, outputs, strict=True):
+    for output in outputs:
         output.square().sum().backward()
     for parameter, reference in zip(*(layer.parameters() for layer in layers), strict=True):
         assert torch.equal(parameter.grad, reference.grad)

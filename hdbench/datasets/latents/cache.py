@@ -39,8 +39,7 @@ BATCH = 32  # images encoded at once
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Centre crop of an RGB image, (size, size, 3) uint8, exactly as ADM (guided-diffusion,
-    `center_crop_arr`) has it.
+    """Centre crop of an RGB image, (size, size, 3) uint8, as ADM's `center_crop_arr` has it.
 
     Both sides are halved by Pillow's box filter while the shorter is at least 2 size, then the
     shorter is brought to size by its bicubic filter: a smaller image is enlarged.  Orientation in
@@ -48,9 +47,7 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
     """
 
     def resize(width: int, height: int, kind: Image.Resampling) -> Image.Image:
-        """Along rows first, rounded, as Pillow always did before 13, which turns the order round
-        for tall images.
-        """
+        """Along rows first, rounded, as Pillow before 13; later ones turn the order round."""
         return image.resize((width, image.height), kind).resize((width, height), kind)
 
     while min(image.size) >= 2 * size:
@@ -64,9 +61,7 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def load(item: Item, size: int) -> np.ndarray | str:
-    """The crop of an image, (size, size, 3) uint8, or if it is broken how; UserError where its file
-    cannot be read.
-    """
+    """The crop of an image, (size, size, 3) uint8, or what is wrong with it; or UserError."""
     try:
         with open(item.file, "rb") as file:
             file.seek(item.offset)
@@ -256,9 +251,7 @@ def digest_of(collection: ImageCollection, listing: Listing) -> str:
 
 
 def read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a shard says of itself, and its tensors, mapped into memory: of the file only what is
-    used is read.
-    """
+    """What a shard says of itself, and its tensors, mapped into memory."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["about"])
@@ -271,8 +264,7 @@ def read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 class Latents:
-    """The latents of a cache as if they were one tensor (N, C, h, w) float32, on disk: what `Draws`
-    needs of one.
+    """The latents of a cache as if they were one tensor (N, C, h, w) float32, on disk.
 
     With flips N = 2n, and row n + i is the mirror of row i.
     """
@@ -295,9 +287,7 @@ class Latents:
 
 
 def open_latents(folder: Path) -> tuple[Latents, Tensor]:
-    """A cache's latents, not read yet, and its labels (N,) int64; UserError for a missing, broken
-    or foreign shard.
-    """
+    """A cache's latents and labels (N,) int64; UserError for a broken or foreign shard."""
     paths = sorted(folder.glob("latents-*.safetensors"))
     if not paths:
         raise UserError(

@@ -36,9 +36,7 @@ class Item(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All images of a source in a fixed order, their labels, with `text` the distinct prompts; of
-    each cut tar a sentence.
-    """
+    """All images in a fixed order, labels, distinct prompts; of each cut tar a sentence."""
 
     items: list[Item]
     labels: list[int]
@@ -50,9 +48,7 @@ class Listing(NamedTuple):
 
 
 def find(collection: ImageCollection) -> Listing:
-    """The images of the source and their labels, without decoding one; UserError for what is
-    missing or wrong.
-    """
+    """The images of the source and their labels, not decoded; UserError for what is wrong."""
     source = collection.source
     wanted = (".txt", ".json") if collection.text else (".cls",)
     if Path(source).is_dir():
@@ -85,9 +81,7 @@ def find(collection: ImageCollection) -> Listing:
 
 
 def tolerate(broken: list[str], before: int, collection: ImageCollection) -> None:
-    """Name broken things, after `before` others, on standard error; UserError for the first beyond
-    what is allowed.
-    """
+    """Name broken things on standard error; UserError for the first beyond what is allowed."""
     for number, sentence in enumerate(broken, start=before + 1):
         if number > collection.corrupt_allowed:
             raise UserError(
@@ -100,8 +94,7 @@ def tolerate(broken: list[str], before: int, collection: ImageCollection) -> Non
 def read_tar(
     path: str, wanted: tuple[str, ...]
 ) -> tuple[list[Item], list[dict[str, bytes]], list[str]]:
-    """A tar's images, of each the contents of its neighbours with a `wanted` suffix, and a sentence
-    if the tar is cut.
+    """A tar's images, their neighbours with a `wanted` suffix, and a sentence if it is cut.
 
     A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since
     it may be incomplete.
@@ -148,9 +141,7 @@ def read_tar(
 def class_labels(
     collection: ImageCollection, items: list[Item], beside: list[dict[str, bytes]]
 ) -> list[int]:
-    """Of each image its class: what stands in the `.cls` beside it, or if no image has one the
-    number of its folder.
-    """
+    """The class of each image: that of its `.cls`, or the number of its folder if none has one."""
     if any(beside):
         return [
             label_in(item, files.get(".cls"), collection.classes)
