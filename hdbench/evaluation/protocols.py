@@ -72,7 +72,7 @@ class Protocol(Config):
         """
         others = tuple(name for name in dict.fromkeys(names) if name not in self.metrics)
         for name in others:
-            if name not in METRICS:
+            if name not in METRICS.load():
                 raise UserError(
                     f"evaluation.metrics = {name!r}: no such metric" + nearest(name, METRICS)
                 )

@@ -80,7 +80,7 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
     """
     estimates: dict[str, Estimate] = {}
     for name in names:
-        if name not in METRICS:
+        if name not in METRICS.load():
             raise UserError(
                 f"evaluation.metrics = {name!r}: no such metric" + nearest(name, METRICS)
             )
@@ -92,7 +92,7 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
 
 def _check(metric: type[Metric], name: str, estimate: Estimate, sample: MetricInput) -> None:
     where = f"metric {metric.name} ({metric.__module__}.{metric.__name__})"
-    if not metric.matches(name):
+    if not (metric.matches(name) if metric.is_family() else name == metric.name):
         raise UserError(
             f"{where}: its measure gives {name!r}, which is not its name; fix the metric"
         )
