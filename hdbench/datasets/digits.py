@@ -1,6 +1,4 @@
-"""`digits`: scikit-learn's 1,797 real 8x8 handwritten digits (UCI Optical Recognition of
-Handwritten Digits), 10 classes.
-"""
+"""`digits`: scikit-learn's 1,797 real 8x8 handwritten digits of UCI, 10 classes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""`textured_digits`, 16x16, **semi-synthetic**: real digit shapes whose ink carries a synthetic
-oriented texture.
+"""`textured_digits`, 16x16, **semi-synthetic**: real digits whose ink is textured.
 
 Structure (the digit) and detail (the texture) are separable by construction, so that what a method
 loses can be named.  The *original* digits are split before anything is added: no shape of the test
@@ -68,7 +67,7 @@ class TexturedDigits(Dataset):
         shape = np.stack(
             [
                 np.roll(image, tuple(shift), (0, 1))
-                for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))
+                for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)), strict=True)
             ]
         )
         y, x = np.mgrid[:16, :16]

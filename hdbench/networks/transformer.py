@@ -62,7 +62,7 @@ class TransformerConfig(Config):
     prediction: Literal["velocity", "epsilon"] = Field(
         "velocity",
         exclude_if=lambda kind: kind == "velocity",
-        description="what the network gives; epsilon: the noise, at a DDPM step in place of t (DiT)",
+        description="what the network gives; epsilon: the noise, at a DDPM step, not t (DiT)",
     )
 
     @model_validator(mode="after")

@@ -115,7 +115,7 @@ def test_a_student_starts_as_the_teacher_for_every_r(kind):
 def doubled(monkeypatch) -> None:
     """The sinusoidal embedding in float64, where diffusers' own casts to float32."""
     monkeypatch.setattr(
-        transformer, "get_timestep_embedding", lambda t, size, **_: sinusoids(t, size)
+        transformer, "timestep_embedding", lambda t, size, **_: sinusoids(t, size)
     )
 
 
