@@ -51,7 +51,7 @@ def ours(reference: Reference, kind: str, mean_velocity: bool = False, **sizes) 
     config, data = config_of(kind, **sizes)
     network = Transformer(config, **data, mean_velocity=mean_velocity)
     state = convert(reference.state_dict(), kind, config, **data, source="it")
-    missing, unexpected = network.load_state_dict(state, strict=True)
+    missing, unexpected = network.load_state_dict(state, strict=False)
     assert not unexpected and all(
         mean_velocity and key.startswith("interval_embed.") for key in missing
     )

@@ -141,6 +141,7 @@ def test_label_dropout_replaces_its_share_by_the_null_label():
 # MeanFlow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
     """u = v - (t - r) du/dt; the identity fails for v itself, for a scaled u, and with the wrong
@@ -242,6 +243,7 @@ def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
     )
 
 
+@pytest.mark.slow
 def test_meanflow_training_reaches_the_true_mean_velocity():
     """u = a(r, t) + b(r, t) z with a, b by a small network, 1,000 steps on N(0.8, 0.4^2): relative
     RMS error under 5% over the drawn (r, t) and under 4% for one step from noise, where the

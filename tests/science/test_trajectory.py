@@ -608,6 +608,7 @@ REACHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", REACHES, ids=lambda objective: objective.name)
 def test_training_reaches_the_optimum(objective):
     """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where

@@ -45,7 +45,7 @@ def frame(
 
 
 def chains(values, seeds=range(9)) -> dict[int, float]:
-    return dict(zip(seeds, values, strict=True))
+    return dict(zip(seeds, values, strict=False))  # as many seeds as there are values
 
 
 def only(a, b, **options) -> pd.Series:

@@ -241,7 +241,9 @@ def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
 
 
 def test_a_turned_canvas_has_the_opposite_texture_on_the_same_ink():
-    """clean + turned is the ink alone, (2 - contrast) times the shape, up to rounding; where there is none both are 0."""
+    """clean + turned is the ink alone, (2 - contrast) times the shape, up to rounding; where there
+    is none both are 0.
+    """
     configuration = Canvas(**SMALL)
     images, turned, labels = configuration.with_turned()["train"]
     assert torch.equal(images, configuration.build()["train"][0])

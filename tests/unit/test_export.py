@@ -182,6 +182,7 @@ def test_lines_of_the_card_make_the_images_of_the_student(trained, exported, arm
     compare(exported[arm], network.requires_grad_(False))
 
 
+@pytest.mark.slow
 def test_lines_of_a_text_to_image_card_make_the_images_of_the_student(tmp_path):
     """SANA's student, its prompts encoded by the pipeline's own text encoder."""
     from hdbench.networks.config import SanaConfig

@@ -348,6 +348,7 @@ def test_every_figure_has_a_caption_in_the_report():
         )
 
 
+@pytest.mark.slow
 def test_what_anybodys_metrics_cannot_draw_leaves_the_picture_that_is_there(tmp_path):
     plan = tiny_plan(tmp_path, CHANGES)
     folder = tmp_path / "out" / plan.name / "figures"
@@ -364,6 +365,7 @@ def test_what_anybodys_metrics_cannot_draw_leaves_the_picture_that_is_there(tmp_
     assert (folder / "samples.png").read_bytes() != b"a picture"
 
 
+@pytest.mark.slow
 def test_the_command_draws_from_a_file_of_metrics_alone(tmp_path):
     suite, metrics = write_suite(tmp_path, ONE_CHAIN), tmp_path / "metrics.csv"
     arguments = [

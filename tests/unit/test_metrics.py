@@ -180,7 +180,9 @@ def test_frechet_influence_is_the_derivative_in_a_samples_weight():
 
 
 def test_frechet_standard_error_by_simulation():
-    """Mean SE within 15% of the SD over replicates; intervals about the replicates' mean (FD is biased in N) cover 95%."""
+    """Mean SE within 15% of the SD over replicates; intervals about the replicates' mean (FD is
+    biased in N) cover 95%.
+    """
     reference = gaussian(correlated(2000, 4, 0))
     estimates = [
         frechet.estimate(1.2 * np.random.default_rng(r).normal(size=(400, 4)) + 0.1, reference)
@@ -195,7 +197,9 @@ def test_frechet_standard_error_by_simulation():
 
 
 def test_frechet_paired_standard_error_by_simulation():
-    """Two models on the same noises: the SE of paired influences is that of the difference, far below the unpaired one."""
+    """Two models on the same noises: the SE of paired influences is that of the difference, far
+    below the unpaired one.
+    """
     reference, differences, paired, unpaired = (gaussian(correlated(2000, 4, 0)), [], [], [])
     for r in range(200):
         rng = np.random.default_rng(r)

@@ -244,6 +244,7 @@ def easy(tmp_path):
     return unit
 
 
+@pytest.mark.slow
 def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
     """The gradient of a head that sees the flaw points to the true correction; that of a fresh one
     does not.
@@ -337,6 +338,7 @@ def invoke(folder, changes=None) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, monkeypatch):
     code, output = invoke(trained)
     assert code == 0, output
@@ -429,6 +431,7 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     broken.unlink()
 
 
+@pytest.mark.slow
 def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
     assert invoke(trained)[0] == 0
     frame, probes = (
@@ -601,6 +604,7 @@ def test_teachers_must_be_there(trained, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     probes = probes_config.read_probes()
@@ -616,6 +620,7 @@ def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(mo
     }
 
 
+@pytest.mark.slow
 def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     write_suite(workspace, CANVAS)

@@ -586,6 +586,7 @@ def values_of(config):
     return {key for key, field in type(config).model_fields.items() if field.exclude_if is None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPE_NAMES)
 def test_a_recipe_is_whole_and_an_arm_of_the_reference_run(name):
     """It names every value of its arm, so no suite's base changes it, and only its budget depends

@@ -648,6 +648,7 @@ def test_a_file_that_is_not_of_metrics_ends_in_one_sentence(tmp_path, content):
         assert result.output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_commands_from_artifacts_to_the_terminal(tmp_path):
     changes = {
         "arms.hd_awd_logit.refine.objective.gan": {"relative_weight": 0.25, "r1_weight": 0.125}
@@ -691,6 +692,7 @@ def test_relative_power_is_samples_over_real(tmp_path):
     assert not sources.missing
 
 
+@pytest.mark.slow
 def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
     plan = tiny_plan(tmp_path)
     written = figures.draw(plan, tmp_path / "nothing", tmp_path / "out")
@@ -760,6 +762,7 @@ def test_best_and_second_best_are_marked_only_where_intervals_support_it(tmp_pat
     ).ranks  # without artifacts a chain has no paired interval
 
 
+@pytest.mark.slow
 def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path):
     """Another version's digests, other seeds, an unknown arm, a doubled row, a contradiction and
     swapped seeds.
@@ -852,6 +855,7 @@ def test_a_chain_that_repeats_another_is_no_chain(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_column_with_fewer_chains_than_its_row_is_marked_and_captions_count_the_chains_there_are(
     tmp_path,
 ):
