@@ -9,10 +9,8 @@ from pathlib import Path
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
-from hdbench.core.pixels import save_images
 from hdbench.core.seeds import seeded
-from hdbench.datasets import DATASETS
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Problem
 from hdbench.networks.text import TextConfig, encode
 from hdbench.stages.context import PROMPTS, Context, Payload, progress_of, prompts_of
 from hdbench.stages.networks import load_clip, new_clip
@@ -21,14 +19,7 @@ from hdbench.suite.schema import Training
 
 
 def data(context: Context) -> Payload:
-    configuration, module = context.dataset(), DATASETS[context.dataset().name]
-    if hasattr(module, "encode"):
-        return module.encode(configuration, context.work.path, context.device, progress_of(context))
-    splits = []
-    for split, (images, labels) in module.build(configuration).items():
-        save_images(context.work.path / f"{split}.npz", images, labels)
-        splits.append(f"{split}.npz")
-    return splits, {}
+    return context.dataset().encode(context.work.path, context.device, progress_of(context))
 
 
 def clip(context: Context) -> Payload:
@@ -39,7 +30,7 @@ def clip(context: Context) -> Payload:
         network = new_clip(context)
     return train(
         context,
-        Setting(student=network.to(context.device), learning_rate=training.learning_rate),
+        Problem(student=network.to(context.device), learning_rate=training.learning_rate),
         training,
         config["split"],
     )

@@ -11,10 +11,9 @@ import torch
 
 from hdbench.core.files import write_atomic
 from hdbench.core.pixels import load_images, to_float
-from hdbench.datasets import DATASETS
 from hdbench.evaluation import classifier as classifier_protocol
 from hdbench.metrics import Estimate
-from hdbench.metrics.clip_score import clip_score
+from hdbench.metrics.spectrum import powers
 from hdbench.networks.classifier import classify
 from hdbench.stages import artifact
 from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
@@ -84,45 +83,35 @@ def evaluate(context: Context) -> Payload:
     real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
-    wanted, itself = (
-        targets_of(context, labels).numpy(),
-        context.parent("sample")[1]["config"].get("split"),
-    )
-    estimates, rings = classifier_protocol.estimates(
+    captioned = {}
+    if "clip" in context.stage.parents:
+        from hdbench.networks.clip import features as towers
+
+        prompts = context.dataset().prompts()
+        test_labels = load_images(context.parent("data")[0] / "test.npz")[1]
+        captioned = {
+            "captions": [prompts[row] for row in labels.tolist()],
+            "real_captions": [
+                prompts[row] for row in test_labels[: len(real["test_features"])].tolist()
+            ],
+            "clip": tuple(
+                tower.numpy() for tower in towers(load_clip(context), to_float(images), labels)
+            ),
+        }
+    sample = classifier_protocol.metric_input(
         images,
-        wanted,
+        targets_of(context, labels).numpy(),
         features,
         probabilities,
         real,
         neighbours=context.stage.config["neighbours"],
-        itself=itself,
+        real_split=context.parent("sample")[1]["config"].get("split"),
         attributes=network.attributes,
+        **captioned,
     )
-    counts = dict.fromkeys(estimates, len(images))
-    if "clip" in context.stage.parents:
-        from hdbench.networks.clip import features as towers
-
-        estimates["clip_score"] = clip_score(
-            *(part.numpy() for part in towers(load_clip(context), to_float(images), labels))
-        )
-        table = DATASETS[context.dataset().name].prompts(context.dataset())
-        of_test = load_images(context.parent("data")[0] / "test.npz")[1][
-            : len(real["test_features"])
-        ]
-        captions, test_captions = (
-            [table[row] for row in rows.tolist()] for rows in (labels, of_test)
-        )
-        found = classifier_protocol.by_caption(
-            features,
-            probabilities,
-            wanted,
-            captions,
-            real,
-            None if itself == "test" else test_captions,
-            network.attributes,
-        )
-        estimates |= {name: estimate for name, (estimate, _) in found.items()}
-        counts |= {"clip_score": len(images)} | {name: count for name, (_, count) in found.items()}
+    estimates = classifier_protocol.estimates(sample)
+    counts = {name: len(estimate.influence) for name, estimate in estimates.items()}
+    rings = sample.once(powers).mean(0)
     np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
     return [*written(context, estimates, counts), "rings.npz"], {}
 

@@ -8,10 +8,8 @@ from safetensors.torch import load_file
 
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import seeded
-from hdbench.networks import build as networks
-from hdbench.networks import config as networks_config
 from hdbench.networks.classifier import Classifier
-from hdbench.networks.config import ClassifierConfig
+from hdbench.networks.config import NETWORK, ClassifierConfig
 from hdbench.networks.text import Conditions
 from hdbench.stages.context import WEIGHTS, Context, of_classifier, prompts_of, shape
 
@@ -25,11 +23,8 @@ def new_network(
 ) -> Transformer:
     conditions = Conditions(context.parent("text")[0]) if "text" in context.stage.parents else None
     with seeded(*axes):
-        network = networks.build(
-            networks_config.typed(context.stage.config["network"]),
-            **shape(context.dataset()),
-            mean_velocity=mean_velocity,
-            conditions=conditions,
+        network = NETWORK.validate_python(context.stage.config["network"]).build(
+            **shape(context.dataset()), mean_velocity=mean_velocity, conditions=conditions
         )
     return network.to(context.device)
 

@@ -69,7 +69,7 @@ def is_split(stage: Stage) -> bool:
     return (
         stage.kind in SPLIT
         or stage.kind == "data"
-        and hasattr(DATASETS[stage.config["name"]], "encode")
+        and DATASETS[stage.config["name"]].stored == "latents"
         or stage.kind == "text"
         and "clip" not in stage.parents
     )

@@ -142,7 +142,7 @@ def sample(context: Context) -> Payload:
         )
 
     labels, axes = labels_of(context, range(n)), (config["seed"], "sample")
-    if hasattr(context.dataset(), "autoencoder"):
+    if context.dataset().stored == "latents":
         from hdbench.networks.autoencoders import load
 
         autoencoder = load(context.dataset().autoencoder, context.device)

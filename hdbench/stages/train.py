@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from hdbench.core import distributed
 from hdbench.core import files as core_files
 from hdbench.core import sharding as core_sharding
-from hdbench.core.pixels import load_images, to_float
+from hdbench.core.pixels import load_images
 from hdbench.core.seeds import seeded
-from hdbench.datasets import DATASETS
 from hdbench.flow.path import guided
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Passes, Problem, total
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics import classification
 from hdbench.networks.classifier import Classifier, classify
@@ -45,7 +43,7 @@ def classifier(context: Context) -> Payload:
     with seeded(config["seed"], "classifier"):
         network = Classifier(network_config, **of_classifier(context.dataset())).to(context.device)
     names, facts = train(
-        context, Setting(student=network, learning_rate=training.learning_rate), training
+        context, Problem(student=network, learning_rate=training.learning_rate), training
     )
     if distributed.rank():
         return names, facts
@@ -76,7 +74,7 @@ def teacher(context: Context) -> Payload:
     training = Training.of(config)
     return train(
         context,
-        Setting(student=made_for(training, network), learning_rate=training.learning_rate),
+        Problem(student=made_for(training, network), learning_rate=training.learning_rate),
         training,
     )
 
@@ -109,7 +107,7 @@ def distill(context: Context) -> Payload:
         ode_pairs = found["eps"], found["x"], found["labels"]
     student = load_network(context, "student", mean_velocity=True)
     student.gradient_checkpointing = training.gradient_checkpointing
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=training.learning_rate,
         teacher=frozen,
@@ -120,17 +118,17 @@ def distill(context: Context) -> Payload:
         head=head,
         pairs=ode_pairs,
     )
-    names, counted = train(context, setting, training)
+    names, counted = train(context, problem, training)
     return names, counted | facts
 
 
-def train(context: Context, setting: Setting, training: Training, split: str = "train") -> Payload:
+def train(context: Context, problem: Problem, training: Training, split: str = "train") -> Payload:
     """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's EMA weights and history."""
     x, labels = training_data(context, split)
-    updates = OBJECTIVES[training.objective.name].updates(training.objective, setting)
+    updates = training.objective.updates(problem)
     axes = (context.stage.config["seed"], context.stage.kind)
-    parameters = parameter_count(setting.student)
-    trainer = Trainer(updates, training, setting.student, axes, x, labels, context.sharding)
+    parameters = parameter_count(problem.student)
+    trainer = Trainer(updates, training, problem.student, axes, x, labels, context.sharding)
     run(trainer, context.work, context.label, context.checkpoint_seconds)
     weights = {name: core_sharding.on_rank_0(value) for name, value in trainer.ema.items()}
     if distributed.rank() == 0:
@@ -142,14 +140,23 @@ def train(context: Context, setting: Setting, training: Training, split: str = "
                 [step, *values]
                 for step, values in enumerate(zip(*trainer.history.values()), start=1)
             )
-    terms = OBJECTIVES[training.objective.name].forward_equivalents(
-        training.objective, setting.student.depth, context.stage.config.get("guidance", 1.0) != 1.0
-    )
+    guided = context.stage.config.get("guidance", 1.0) != 1.0
+    passes = training.objective.passes(problem.student.depth, guided)
     samples = training.steps * training.batch
     return [WEIGHTS, "history.csv"], {
-        "network_evaluations": {term: count * samples for term, count in terms.items()},
-        "forward_equivalents": sum(terms.values()) * samples,
+        "network_evaluations": network_evaluations(passes, samples),
+        "forward_equivalents": total(passes) * samples,
         "parameters": parameters,
+    }
+
+
+def network_evaluations(passes: dict[str, Passes], samples: int) -> dict[str, float]:
+    """Evaluations of all samples by network and kind, such as `teacher forward`; zeros are left out."""
+    return {
+        f"{network} {kind}": count * samples
+        for network, kinds in passes.items()
+        for kind, count in kinds._asdict().items()
+        if count
     }
 
 
@@ -158,13 +165,8 @@ def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
 
     Of a classifier the labels are the wanted classes, (N, A) where an image has several attributes.
     """
-    path, module = context.parent("data")[0], DATASETS[context.dataset().name]
-    if hasattr(module, "open_latents"):
-        return module.open_latents(path)
-    images, labels = load_images(path / f"{split}.npz")
-    return to_float(images), targets_of(
-        context, labels
-    ) if context.stage.kind == "classifier" else labels
+    images, labels = context.dataset().open(context.parent("data")[0], split)
+    return images, targets_of(context, labels) if context.stage.kind == "classifier" else labels
 
 
 def made_for(training: Training, network: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from hdbench.core.config import Config
 from hdbench.core.errors import UserError
 from hdbench.core.files import digest_of
 from hdbench.datasets import DATASETS
-from hdbench.suite.budget import pairs_of, resolve_steps, sampler
+from hdbench.suite.budget import resolve_steps
 from hdbench.suite.plan import Plan, Row
 from hdbench.suite.schema import Arm, ClipText, Training
 from hdbench.suite.stage import VERSIONS, Stage
@@ -27,7 +27,7 @@ class _Origin(NamedTuple):
 
 def version_of(kind: str, label: str) -> int:
     """Of the results of a stage; `label` is a data set's name where its kind is data."""
-    return getattr(DATASETS[label], "VERSION", VERSIONS[kind]) if kind == "data" else VERSIONS[kind]
+    return VERSIONS[kind] + (DATASETS[label].version - 1 if kind == "data" else 0)
 
 
 @dataclass
@@ -138,7 +138,7 @@ class _Chain:
             **self.conditions,
         )
         return _Origin(
-            stage, stage.label, f"teacher-{stage.label}", sampler(training.objective), network
+            stage, stage.label, f"teacher-{stage.label}", training.objective.sampler(), network
         )
 
     def real(self, name: str, arm: Arm) -> None:
@@ -163,14 +163,14 @@ class _Chain:
         )
         for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
             if training is not None:
-                sampled, objective = sampler(training.objective), training.objective
+                sampled, objective = training.objective.sampler(), training.objective
                 start = (
                     student.label
                     if kind == "refine" and student is not origin.stage
                     else origin.start
                 )
                 label = "-".join(
-                    filter(None, (objective.name, getattr(objective, "discriminator", None), start))
+                    filter(None, (objective.name, (objective.head() or (None,))[0], start))
                 )
                 student = self.trained(name, kind, label, training, origin, student, stages)
                 stages[kind] = student.id
@@ -204,7 +204,7 @@ class _Chain:
         stages: dict[str, str],
     ) -> Stage:
         """A training stage; the teacher's pairs, if it needs them, go into `stages`."""
-        if training.steps < (least := getattr(training.objective, "rounds", 1)):
+        if training.steps < (least := training.objective.rounds()):
             raise UserError(
                 f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} rounds; "
                 "give it at least a step for each"
@@ -216,7 +216,7 @@ class _Chain:
             "student": student,
             **self.conditions,
         }
-        if pairs := pairs_of(training):
+        if pairs := training.objective.pairs_needed():
             with_prompts = {"data": self.data, **self.conditions} if self.conditions else {}
             parents["pairs"] = self.add(
                 "pairs",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.datasets import DATASETS
 from hdbench.methods import OBJECTIVES
+from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import build_head
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
@@ -33,12 +31,9 @@ def _check(plan: Plan, source: str) -> None:
             f"{source}: tables.categories: only samples of prompts have categories; remove it"
         )
     if isinstance(suite.text, ClipText):
-        _check_training("text.training", suite.text.training, ("contrastive",), source)
+        _check_training("text.training", suite.text.training, "clip", source)
     if suite.teacher.training:
-        _check_training("teacher.training", suite.teacher.training, ("flow_matching",), source)
-    students = tuple(
-        name for name in OBJECTIVES if name not in ("cross_entropy", "contrastive", "flow_matching")
-    )
+        _check_training("teacher.training", suite.teacher.training, "teacher", source)
     for name, arm in {
         "base": suite.base,
         **{f"arms.{name}": arm for name, arm in plan.arms.items()},
@@ -50,24 +45,20 @@ def _check(plan: Plan, source: str) -> None:
             )
         for kind in ("trajectory", "refine"):
             if training := getattr(arm, kind):
-                _check_training(f"{name}.{kind}", training, students, source)
+                _check_training(f"{name}.{kind}", training, "student", source)
                 check_head(f"{name}.{kind}.objective", training.objective, suite, source)
 
 
 def _check_scale(plan: Plan, source: str) -> None:
     """Data, network, text, public files and protocol go together."""
     suite, data, evaluation = plan.suite, plan.suite.data, plan.suite.evaluation
-    sana, latents = isinstance(suite.network, SanaConfig), hasattr(data, "autoencoder")
+    sana, latents = isinstance(suite.network, SanaConfig), data.stored == "latents"
     if sana != bool(suite.text):
         raise UserError(
             f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it"
         )
-    fits = {
-        type(None): bool(data.classes) and not hasattr(DATASETS[data.name], "prompts"),
-        TextConfig: getattr(data, "text", False),
-        ClipText: hasattr(DATASETS[data.name], "prompts"),
-    }
-    if not fits[type(suite.text)]:
+    fitting = {type(None): "class", TextConfig: "prompt", ClipText: "caption"}
+    if data.label_kind != fitting[type(suite.text)]:
         raise UserError(
             f"{source}: text: not for the data {data.name}; a pipeline encodes images with text: true, a clip the "
             "data set captions, and classes have none"
@@ -146,13 +137,14 @@ def _check_classifier(suite: Suite, source: str) -> None:
             f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side {data.image_size} have "
             f"only {data.image_size // 2} frequencies; lower it"
         )
-    _check_training("classifier.training", suite.classifier.training, ("cross_entropy",), source)
+    _check_training("classifier.training", suite.classifier.training, "classifier", source)
 
 
-def _check_training(key: str, training: Training, objectives: tuple[str, ...], source: str) -> None:
+def _check_training(key: str, training: Training, role: str, source: str) -> None:
     """The objective is one for this stage, and the number of steps can be known."""
     name = training.objective.name
-    if name not in objectives:
+    if training.objective.role != role:
+        objectives = [other for other, cls in OBJECTIVES.items() if cls.role == role]
         raise UserError(
             f"{source}: {key}.objective.name = {name!r}: not for this stage"
             + nearest(name, objectives)
@@ -163,20 +155,20 @@ def _check_training(key: str, training: Training, objectives: tuple[str, ...], s
         )
 
 
-def check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
+def check_head(key: str, objective: Objective, suite: Suite, source: str) -> None:
     """The discriminator's blocks exist, and a head of the wished size can be built."""
-    gan = getattr(objective, "gan", None)
+    head, gan = objective.head() or ("none", None)
     for block in gan.blocks if gan else ():
         if not 1 <= block <= suite.network.depth:
             raise UserError(
                 f"{source}: {key}.gan.blocks = {list(gan.blocks)}: the network has blocks 1 to "
                 f"{suite.network.depth}"
             )
-    if gan and objective.discriminator != "none":
+    if head != "none":
         try:
             with torch.device("meta"):
                 build_head(
-                    objective.discriminator,
+                    head,
                     layers=len(gan.blocks),
                     width=suite.network.width,
                     grid=suite.data.image_size // suite.network.patch,

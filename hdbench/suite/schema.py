@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from hdbench.core.config import Config, nearest
 from hdbench.datasets import DATASETS
+from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.methods import OBJECTIVES
-from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
+from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 
@@ -33,12 +34,8 @@ FIGURES = (
     "forest",
     "weights",
 )
-Objective = Annotated[
-    Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")
-]
-Dataset = Annotated[
-    Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")
-]
+Objective = OBJECTIVES.union()
+Dataset = DATASETS.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -185,13 +182,9 @@ def _named(default: str) -> Discriminator:
     return Discriminator(tag)
 
 
-Network = Annotated[
-    Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
-    _named("transformer"),
-]
+Network = NetworkConfig
 Text = Annotated[
-    Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]],
-    _named("pipeline"),
+    Annotated[TextConfig, Tag("pipeline")] | Annotated[ClipText, Tag("clip")], _named("pipeline")
 ]
 
 
@@ -206,9 +199,7 @@ class Evaluation(Config):
         4, ge=1, description="number of equal bands of radial frequency, up to Nyquist"
     )
     seed: int = Field(0, ge=0, description="axis of the sampling noise, shared by all arms")
-    protocol: Literal[
-        "classifier", "adm_imagenet256_50k", "torch_fidelity", "clean_fid", "mjhq30k"
-    ] = "classifier"
+    protocol: Literal[SUITE_PROTOCOLS] = "classifier"
     reference: str | None = Field(
         None, description="real images, or ADM's npz; of every protocol but `classifier`"
     )
@@ -233,7 +224,7 @@ class Evaluation(Config):
     @property
     def distance(self) -> str:
         """The metric by which arms are compared."""
-        return "fd_test" if self.protocol == "classifier" else "fid"
+        return PROTOCOLS[self.protocol].distance
 
 
 class Baseline(Config):
@@ -280,7 +271,9 @@ class Arm(Config):
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
         last = self.refine or self.trajectory
-        trained = getattr(last.objective, "generator_steps", 1 if self.refine else 0) if last else 0
+        trained = last.objective.sampling_steps() if last else 0
+        if trained is None:
+            trained = 1 if self.refine else 0
         if trained == 1 and max(self.steps) > 1:
             raise ValueError(
                 f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]"

@@ -25,7 +25,8 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from hdbench.core.errors import UserError
-from hdbench.networks.config import typed
+from hdbench.methods.base import Passes, total
+from hdbench.networks.config import NETWORK
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Training
 from hdbench.suite.stage import KINDS, Stage
@@ -47,16 +48,14 @@ class Cost:
 
 
 def by_precision(
-    terms: Mapping[str, float], precision: str, checkpointing: bool
+    passes: Mapping[str, Passes], precision: str, checkpointing: bool
 ) -> dict[str, float]:
-    """Forwards of a sample and step; `terms` are an objective's forward-equivalents."""
-    tangents, backwards = (
-        sum(n for term, n in terms.items() if term.endswith(kind))
-        for kind in ("tangent", "backward")
-    )
+    """Forwards of a sample and step; `passes` are an objective's own."""
+    tangents = sum(kinds.tangent for kinds in passes.values())
+    backwards = sum(kinds.backward for kinds in passes.values())
     again = (backwards - 2 * tangents) / 2 if checkpointing else 0
     found = Counter({"float32": 4 * tangents})
-    found[precision] += sum(terms.values()) - 4 * tangents + again
+    found[precision] += total(passes) - 4 * tangents + again
     return dict(found)
 
 
@@ -67,7 +66,7 @@ class Costs:
         from hdbench.tools.memory import Memory
 
         self.plan, self.model, self.memory, self.data = plan, model, Memory(plan), plan.suite.data
-        self.autoencoder = getattr(self.data, "autoencoder", None)
+        self.autoencoder = self.data.autoencoder if self.data.stored == "latents" else None
         self.nfe = {row.stages["sample"]: row.nfe for row in plan.rows}
 
     def of(self, stage: Stage) -> Cost:
@@ -79,7 +78,7 @@ class Costs:
 
         config, text = stage.config["network"], self.plan.suite.text
         return forward_flops(
-            typed(config),
+            NETWORK.validate_python(config),
             self.data.image_size,
             self.data.channels,
             self.data.classes,
@@ -94,9 +93,7 @@ class Costs:
     def images(self) -> int:
         """In the training data; UserError where the model does not say."""
         if not self.autoencoder:
-            from hdbench.datasets import digits
-
-            return getattr(self.data, "train", digits.TRAIN)
+            return self.data.counts["train"]
         source, known = self.data.source, self.model.images
         if not (found := [n for pattern, n in known.items() if fnmatch(source, pattern)]):
             raise UserError(
@@ -113,10 +110,8 @@ class Costs:
     def _data(self, stage: Stage) -> Cost:
         n = self.images()
         if not self.autoencoder:
-            from hdbench.datasets import digits
-
-            others = getattr(self.data, "test", digits.TEST) + getattr(self.data, "score", 0)
-            return Cost(disk=self.latent(n + others, item=1) + 8 * (n + others))
+            every = sum(self.data.counts.values())
+            return Cost(disk=self.latent(every, item=1) + 8 * every)
         sides = 1 + self.data.flips
         return Cost(
             flops={"tfloat32": self.decoded("encode", n * sides)},
@@ -124,18 +119,13 @@ class Costs:
         )
 
     def _trained(self, stage: Stage) -> Cost:
-        from hdbench.methods import OBJECTIVES
-
         training = Training.of(stage.config)
-        held, objective = self.memory.held(stage, training), OBJECTIVES[training.objective.name]
+        held = self.memory.held(stage, training)
         generator = stage.kind not in ("classifier", "clip")
         flops = self.forward(stage) if generator else self.small_forward(stage)
-        terms = objective.forward_equivalents(
-            training.objective,
-            self.plan.suite.network.depth,
-            self.plan.suite.teacher.guidance != 1.0,
-        )
-        forwards = by_precision(terms, training.precision, training.gradient_checkpointing)
+        guided = self.plan.suite.teacher.guidance != 1.0
+        passes = training.objective.passes(self.plan.suite.network.depth, guided)
+        forwards = by_precision(passes, training.precision, training.gradient_checkpointing)
         return Cost(
             flops={
                 kind: flops * training.steps * training.batch * count
@@ -325,7 +315,7 @@ def report(
     totals = [sum(column) for column in list(zip(*rows))[1:4]] or [0, 0, 0]
     rows.append(["total", *totals, max((row[4] for row in rows), default=0)])
     cells = [[kind, f"{jobs:,}", *map(number, numbers)] for kind, jobs, *numbers in rows]
-    unit = "GPU hours" if hasattr(plan.suite.data, "autoencoder") else "core-hours"
+    unit = "GPU hours" if plan.suite.data.stored == "latents" else "core-hours"
     table = tabulate(
         cells,
         ["rule", "jobs", unit, "disk GB", "checkpoint GB a job"],
@@ -339,7 +329,7 @@ def report(
 
 
 def assumptions(plan: Plan, model: CostModel, found: Estimate) -> str:
-    if not hasattr(plan.suite.data, "autoencoder"):
+    if plan.suite.data.stored == "memory":
         texts = {
             "measured": "measured before",
             "alike": "at the pace of measured ones of their kind",
@@ -374,11 +364,7 @@ def memory_report(plan: Plan, model: CostModel) -> str:
             **memory.held(stage, training).bytes(),
             "activations": memory.activations(stage, training),
         }
-        names = (
-            stage.kind,
-            training.objective.name,
-            getattr(training.objective, "discriminator", "-"),
-        )
+        names = (stage.kind, training.objective.name, (training.objective.head() or ("-",))[0])
         rows.setdefault((*names, memory.rows(training), tuple(parts.values())), parts)
     cells = []
     for (*names, _), parts in rows.items():

@@ -18,10 +18,8 @@ from tabulate import tabulate
 
 from hdbench.core import files
 from hdbench.core.errors import UserError
-from hdbench.datasets import DATASETS
 from hdbench.metrics.records import COLUMNS, Interval, read_metrics
 from hdbench.networks.autoencoders import AutoencoderConfig
-from hdbench.networks.build import build
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.sana import SanaNetwork, arguments
 from hdbench.networks.text import Conditions, TextConfig
@@ -50,7 +48,7 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
     table = (
         Conditions(artifact.load(results, stage.parents["text"])[0]) if plan.suite.text else None
     )
-    network = build(plan.suite.network, **shape(data), mean_velocity=True, conditions=table)
+    network = plan.suite.network.build(**shape(data), mean_velocity=True, conditions=table)
     network.load_state_dict(load_file(path / WEIGHTS))
     if plan.suite.text:
         model, lines = (
@@ -204,7 +202,7 @@ def sampling_lines(network: Transformer, scale: float, data) -> str:
     n, side, autoencoder = (
         min(network.classes, 10),
         grid * config.patch,
-        getattr(data, "autoencoder", None),
+        data.autoencoder if data.stored == "latents" else None,
     )
     imports, positions, decoding = ["from diffusers import DiTTransformer2DModel"], [], []
     if config.position_side != grid:  # diffusers' own positions are 0 to grid - 1
@@ -296,7 +294,7 @@ def card(
     mark, table, notes = metrics(numbers, entry)
     about = (
         f"- Teacher: {teacher}; guidance {suite.teacher.guidance:g}.\n"
-        f"- Data: {DATASETS[suite.data.name].__doc__.splitlines()[0]}"
+        f"- Data: `{suite.data.name}`, {suite.data.title}"
         + (
             f"\n- Recipe: {recipe.title}, {recipe.source}. {recipe.differences.strip()}"
             if recipe

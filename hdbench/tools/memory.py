@@ -27,12 +27,10 @@ import torch
 from torch import nn
 
 from hdbench.core.files import canonical
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting, Update
+from hdbench.methods.base import Problem
 from hdbench.methods.discriminators import build_head, parameter_count
-from hdbench.networks.build import build
 from hdbench.networks.classifier import Classifier
-from hdbench.networks.config import ClassifierConfig, TransformerConfig, typed
+from hdbench.networks.config import NETWORK, ClassifierConfig, TransformerConfig
 from hdbench.networks.flops import Unencoded
 from hdbench.stages.context import of_classifier
 from hdbench.suite.plan import Plan
@@ -71,8 +69,7 @@ def network_of(plan: Plan, config: dict[str, Any], mean_velocity: bool) -> nn.Mo
     """A generator's network, without memory for it."""
     data, text = plan.suite.data, plan.suite.text
     with torch.device("meta"):
-        return build(
-            typed(config),
+        return NETWORK.validate_python(config).build(
             image_size=data.image_size,
             channels=data.channels,
             classes=data.classes,
@@ -136,7 +133,7 @@ class Memory:
                     parameters=settings.parameters,
                 )
 
-        setting = Setting(
+        problem = Problem(
             student=student,
             learning_rate=1.0,
             teacher=teacher,
@@ -144,9 +141,7 @@ class Memory:
             copy_teacher=lambda: teacher,
             head=head,
         )
-        updates: list[Update] = OBJECTIVES[training.objective.name].updates(
-            training.objective, setting
-        )
+        updates = training.objective.updates(problem)
         return Held(
             student=parameter_count(student),
             trained=tuple(count(update.modules.values()) for update in updates),
@@ -170,8 +165,8 @@ class Memory:
             training.objective,
             self.plan.suite.teacher.guidance != 1.0,
         )
-        terms = OBJECTIVES[objective.name].forward_equivalents(objective, network.depth, guided)
-        forward_mode = sum(count for term, count in terms.items() if term.endswith("tangent"))
+        passes = objective.passes(network.depth, guided)
+        forward_mode = sum(kinds.tangent for kinds in passes.values())
         moving = min(
             rows, round(min(forward_mode, 1) * training.batch)
         )  # rows of one kind come one after another
@@ -185,14 +180,15 @@ class Memory:
         student = activations(rows=rows - moving, **options) + activations(
             rows=moving, forward_mode=True, **sizes
         )
-        if getattr(objective, "discriminator", "none") == "none":
+        head, gan = objective.head() or ("none", None)
+        if head == "none":
             return student
-        gan, options = objective.gan, options | {"depth": max(objective.gan.blocks)}
-        of_critic = activations(rows=rows, **options | {"depth": network.depth}) * hasattr(
-            objective, "fake_learning_rate"
+        options |= {"depth": max(gan.blocks)}
+        of_critic = activations(rows=rows, **options | {"depth": network.depth}) * (
+            "fake" in passes
         )
         if gan.feature_network == "fake":
-            of_critic += (3 if gan.r1_weight else 2) * activations(rows=rows, **options)
+            of_critic += gan.judgements * activations(rows=rows, **options)
         return max(student + activations(rows=rows, trained=False, **options), of_critic)
 
 

@@ -22,7 +22,7 @@ from hdbench.core.config import read_yaml, validate
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import generator
-from hdbench.datasets import canvas
+from hdbench.datasets.canvas import Canvas
 from hdbench.experiments.probes import collect as collecting
 from hdbench.experiments.probes import config as probes_config
 from hdbench.experiments.probes import figures, measures, report
@@ -49,7 +49,7 @@ def config(changes=None) -> probes_config.Probes:
 
 @pytest.fixture(scope="module")
 def images():
-    return canvas.with_turned(canvas.Configuration(train=300, test=20))["train"]
+    return Canvas(train=300, test=20).with_turned()["train"]
 
 
 @pytest.fixture(scope="module")

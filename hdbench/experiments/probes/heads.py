@@ -1,15 +1,16 @@
-"""Facts of heads.  To be removed: they belong to the heads, as `adaptive` and `title`."""
+"""Heads as tables and figures name them."""
 
 from __future__ import annotations
 
+from hdbench.methods.discriminators import HEADS
 from hdbench.report.figures.sources import dagger
 
 
 def is_adaptive(head: str) -> bool:
     """Whether it learns token weights."""
-    return head.startswith("awd")
+    return HEADS[head].adaptive
 
 
 def label(head: str) -> str:
     """Its title, with the mark of reconstructions."""
-    return head.replace("awd_", "AWD-") + dagger(head)
+    return HEADS[head].title + dagger(head)

@@ -12,9 +12,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hdbench.core.pixels import to_float
-from hdbench.datasets import canvas
+from hdbench.datasets.canvas import Canvas
 from hdbench.experiments.probes.config import STRENGTH, Flaw
-from hdbench.methods.discriminators.base import Verdict
+from hdbench.methods.discriminators.base import HeadOutput
 
 MEASURES = {
     "auc": "AUC ↑",
@@ -30,9 +30,9 @@ CHANCE = {  # of a head that sees nothing; None: the flaw's area
 
 
 @functools.lru_cache(maxsize=1)
-def canvases(configuration: canvas.Configuration) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+def canvases(data: Canvas) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """By split images, the same with turned textures, both (N, C, H, W) uint8, and labels (N,)."""
-    return canvas.with_turned(configuration)
+    return data.with_turned()
 
 
 def plant(
@@ -57,9 +57,9 @@ def plant(
     return to_float(torch.where(where, x + STRENGTH[flaw.change] * (other - x), x)), where
 
 
-def score(verdict: Verdict) -> Tensor:
+def score(output: HeadOutput) -> Tensor:
     """(B,), high for real images."""
-    return (verdict.weights * verdict.logits).sum(1)
+    return (output.weights * output.logits).sum(1)
 
 
 class Measured(NamedTuple):

@@ -17,8 +17,7 @@ from hdbench.experiments.theory.config import Network, StudentUnit
 from hdbench.experiments.theory.exact import Material, exact_pairs
 from hdbench.experiments.units import Arrays
 from hdbench.flow.path import generate
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Problem
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
 
@@ -59,16 +58,15 @@ def new_trainer(unit: StudentUnit, material: Material) -> tuple[Student, Trainer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(unit.seed, "theory", unit.width))
         student = Student(unit.width, theory.network, material.exact.deviation)
-    setting = Setting(
+    pairs = objective.pairs_needed()
+    problem = Problem(
         student=student,
         learning_rate=theory.training.learning_rate,
         teacher_velocity=material.exact.velocity,
-        pairs=exact_pairs(material.exact, objective.pairs.count)
-        if hasattr(objective, "pairs")
-        else None,
+        pairs=exact_pairs(material.exact, pairs.count) if pairs else None,
     )
     trainer = Trainer(
-        OBJECTIVES[objective.name].updates(objective, setting),
+        objective.updates(problem),
         Training(objective=objective, **theory.training.model_dump()),
         student,
         (unit.seed, "theory"),
@@ -89,6 +87,7 @@ def train(unit: StudentUnit, material: Material, progress: Callable[[int], None]
         while trainer.step < unit.steps:
             trainer.train_step()
             progress(trainer.step)
+        trainer.read_scalars()
         trainer.check_weights()
     except Divergence as error:
         raise Divergence(f"{unit.arm}, seed {unit.seed}: {error}") from None
