@@ -11,22 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hdbench.core.errors import UserError, reason
 
 
 def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, a PyTorch file (read with weights_only) or a TorchScript
-    archive, on the CPU.
+    """The tensors of a .safetensors, PyTorch (weights_only) or TorchScript file, on the CPU.
 
     Of a PyTorch file with more than weights, such as a trainer's, those under the first of the
     `wrappers` that it has.
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         if is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
@@ -56,6 +54,7 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
 
 
 def is_torchscript(path: Path) -> bool:
+    """Whether it is a TorchScript archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -64,9 +63,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def as_buffer(tensors: dict[str, Tensor]) -> io.BytesIO:
-    """Checked tensors as a PyTorch file in memory, for a library that would read the file itself,
-    unchecked.
-    """
+    """Checked tensors as a PyTorch file in memory, for a library that reads unchecked files."""
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     buffer.seek(0)

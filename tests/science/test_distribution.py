@@ -511,6 +511,7 @@ def test_cost_is_what_runs(name, settings, guidance):
     )
     before = {key: value.clone() for key, value in student.state_dict().items()}
     trainer.train_step()
+    trainer.read_scalars()
     assert any(not torch.equal(before[key], value) for key, value in student.state_dict().items())
     assert all(parameter.grad is None for parameter in networks["teacher"].parameters())
     stated = objective.passes(4, guidance != 1.0)

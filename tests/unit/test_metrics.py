@@ -434,6 +434,17 @@ def test_a_metric_of_another_package_is_measured_by_its_name(registered):
     assert "total_variation" not in PROTOCOLS["classifier"].metrics  # its evaluate stage is its own
 
 
+def test_a_protocols_further_metrics_are_those_of_packages(registered):
+    protocol = PROTOCOLS["classifier"]
+    assert protocol.further(["fd_test", "total_variation"]) == ("total_variation",)
+    with pytest.raises(
+        UserError, match="'fid': not a metric of the protocol classifier; remove it"
+    ):
+        protocol.further(["fid"])
+    with pytest.raises(UserError, match="'total_variatio': no such metric; did you mean 'total_v"):
+        protocol.further(["total_variatio"])
+
+
 def test_a_wrong_metric_is_one_sentence(registered, monkeypatch):
     with pytest.raises(UserError, match="'total_variaton': no such metric; did you mean 'total_va"):
         measure_metrics(["total_variaton"], a_sample())

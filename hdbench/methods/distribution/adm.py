@@ -60,6 +60,9 @@ class ADM(Matching):
     def draw_direction(self, d):
         return {}
 
+    def draw_discriminator(self, d):
+        return {"eps_r1": d.noise(), "t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
+
     def perturb(self, networks, x, b):
         t = b["t_gan"]
         return euler_step(networks.fake, interpolate(x, b["eps_gan"], t), t, b["c"], self.delta)

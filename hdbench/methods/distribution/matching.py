@@ -103,6 +103,12 @@ class GeneratorObjective(Objective):
         """What `direction` needs."""
         return {}
 
+    def draw_discriminator(self, d) -> Batch:
+        """What `discriminator_inputs` needs beside the generator's samples."""
+        x, c_real = d.data()
+        b = {"x": x, "c_real": c_real, "eps_gan": d.noise(), "eps_r1": d.noise()}
+        return b | {"t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
+
     def direction(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
         """Per-sample gradient g (B, C, H, W), not averaged over B; subtracted from the detached x_hat.
 
@@ -145,11 +151,7 @@ class GeneratorObjective(Objective):
         b = self.draw_start(d) | {"eps_fake": d.noise()}
         if self.has_fake:
             b["t_fake"] = d.uniform(self.t_min, self.t_max)
-        if self.discriminator != "none":
-            x, c_real = d.data()
-            b |= {"x": x, "c_real": c_real, "eps_gan": d.noise(), "eps_r1": d.noise()}
-            b["t_gan"] = d.uniform(self.gan.t_min, self.gan.t_max)
-        return b
+        return b | self.draw_discriminator(d) if self.discriminator != "none" else b
 
     def critic(self, networks: Networks, b: Batch) -> Loss:
         """Flow matching of the fake score on the generator's samples, and the head's loss."""
