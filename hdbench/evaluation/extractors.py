@@ -204,10 +204,7 @@ class ClipExtractor:
 
     def __init__(self, weights: Weights, architecture: str, device: torch.device):
         import open_clip  # optional: open_clip
-        from open_clip.transform import (  # optional: open_clip
-            PreprocessCfg,
-            image_transform_v2,
-        )
+        from open_clip.transform import PreprocessCfg, image_transform_v2  # optional: open_clip
 
         self.weights = weights
         self.device = device
