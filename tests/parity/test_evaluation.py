@@ -47,7 +47,7 @@ from tests.support.material import (
     write_folder,
 )
 from tests.support.tiny import run_until, stage_of, tiny_plan
-from tests.unit.test_cli import leaves_this_process_alone  # noqa: F401, a fixture
+from tests.unit.test_cli import leaves_this_process_alone
 
 N = 14
 
@@ -1164,7 +1164,8 @@ def test_a_table_that_cannot_be_written(folder, table, tmp_path):
 def test_other_commands_do_not_import_the_evaluation_libraries():
     code = (
         "import sys, hdbench.cli, hdbench.stages; "
-        "print([m for m in ('torch_fidelity', 'cleanfid', 'open_clip', 'torchvision') if m in sys.modules])"
+        "print([m for m in ('torch_fidelity', 'cleanfid', 'open_clip', 'torchvision') if m in "
+        "sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)

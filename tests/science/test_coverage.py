@@ -53,6 +53,7 @@ def assert_covers(share: float) -> None:
     assert 0.93 <= share <= 0.97, share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "trials"), [(2000, 16, 600), (600, 32, 1000)])
 def test_frechet_distance(n, d, trials):
     """Also sFID, which is the same estimator on other features."""
@@ -171,6 +172,7 @@ def test_inception_score(splits):
     )
 
 
+@pytest.mark.slow
 def test_clip_score():
     texts = normal(300, 32, 10**6)
     assert_covers(
@@ -178,6 +180,7 @@ def test_clip_score():
     )
 
 
+@pytest.mark.slow
 def test_paired_difference_of_two_models_on_the_same_seeds():
     """Its interval covers, at a fraction of the unpaired width."""
     reference = frechet.GaussianReference.of_statistics(

@@ -68,7 +68,7 @@ def gradients(value: Tensor, weight: Tensor, parameters) -> list[Tensor]:
 def test_transformer_against_functorch(network):
     """Value, tangent, and the parameters' gradient of the value."""
     z, r, t, c, tangents = problem()
-    function = lambda z, r, t: network(z, r, t, c)  # noqa: E731
+    function = lambda z, r, t: network(z, r, t, c)
     value, tangent = jvp(function, (z, r, t), tangents)
     with sdpa_kernel(SDPBackend.MATH):
         expected_value, expected_tangent = torch.func.jvp(function, (z, r, t), tangents)
@@ -90,7 +90,7 @@ def test_transformer_in_float32_with_its_own_time_embedding():
             parameter.copy_(0.25 * normal(*parameter.shape, seed=number))
     z, r, t, c, tangents = problem()
     primals, tangents = tuple(x.float() for x in (z, r, t)), tuple(x.float() for x in tangents)
-    function = lambda z, r, t: network(z, r, t, c)  # noqa: E731
+    function = lambda z, r, t: network(z, r, t, c)
     value, tangent = jvp(function, primals, tangents)
     with sdpa_kernel(SDPBackend.MATH):
         expected_value, expected_tangent = torch.func.jvp(function, primals, tangents)

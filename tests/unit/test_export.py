@@ -167,6 +167,7 @@ def compare(folder: Path, network: Transformer, decode=lambda x: x) -> None:
     assert torch.equal(found["images"], found["x"].clamp(-1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arm", "kind"), [(ARM, "refine"), ("td", "trajectory")])
 def test_lines_of_the_card_make_the_images_of_the_student(trained, exported, arm, kind):
     plan, _, results = trained

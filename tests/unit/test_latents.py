@@ -736,7 +736,8 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     (source / "loose.png").write_bytes(PICTURE)
     assert (
         said(source)
-        == f"{source / 'loose.png'}: lies in no class folder; put each class into a folder of its own"
+        == f"{source / 'loose.png'}: lies in no class folder; put each class into a folder of its "
+        f"own"
     )
     (tmp_path / "empty").mkdir()
     assert (
@@ -755,7 +756,8 @@ def test_a_link_in_a_tar_is_refused(pooling, tmp_path):
         link.type, link.linkname = tarfile.LNKTYPE, "n02/0.png"
         tar.addfile(link)
     assert refusal(made, settings(tmp_path / "a.tar"), tmp_path / "cache") == (
-        f"{tmp_path}/a.tar: n01/0.png: a link, not an image; make the tar with the images themselves"
+        f"{tmp_path}/a.tar: n01/0.png: a link, not an image; make the tar with the images "
+        f"themselves"
     )
 
 
@@ -768,6 +770,7 @@ def test_latents_that_are_not_finite_are_refused(source, tmp_path, monkeypatch):
     made(settings(source), tmp_path / "cache")
     text = refusal(made, settings(source, dtype="float16"), tmp_path / "cache")
     assert text.endswith(
-        "a latent is not finite in float16; fix the autoencoder's weights or scale, or choose another "
+        "a latent is not finite in float16; fix the autoencoder's weights or scale, or choose "
+        "another "
         "data.dtype"
     )
