@@ -47,7 +47,7 @@ from tests.support.material import (
     write_folder,
 )
 from tests.support.tiny import run_until, stage_of, tiny_plan
-from tests.unit.test_cli import leaves_this_process_alone
+from tests.unit.test_cli import leaves_this_process_alone  # noqa: F401, a fixture
 
 N = 14
 

@@ -35,7 +35,10 @@ from hdbench.tools.cost_model import read_model
 from hdbench.tools.memory import Memory, activations
 from tests.support.material import inception_weights
 from tests.support.tiny import REPOSITORY, TINY, run_until, stage_of, tiny_plan, write_suite
-from tests.workflow.test_workflow import snakemake, workspace
+from tests.workflow.test_workflow import (
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 MODEL = REPOSITORY / "workflow/cost.yaml"
 SUITES = sorted(path.stem for path in (REPOSITORY / "workflow/suites").glob("*.yaml"))
@@ -524,7 +527,7 @@ def test_mistakes_in_the_model(tmp_path, change, sentence):
 
 
 @pytest.mark.slow
-def test_a_dry_run_ends_with_the_cost_of_what_it_plans(workspace, monkeypatch):
+def test_a_dry_run_ends_with_the_cost_of_what_it_plans(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     plan = load_plan(str(write_suite(workspace)))
 

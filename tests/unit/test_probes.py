@@ -31,7 +31,11 @@ from hdbench.methods.discriminators import HEADS, build_head, parameter_count
 from hdbench.metrics.records import COLUMNS, read_metrics
 from hdbench.suite.load import load_plan
 from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_suite
-from tests.workflow.test_workflow import planned, snakemake, workspace
+from tests.workflow.test_workflow import (
+    planned,
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 TINY = read_yaml(REPOSITORY / "tests/support/probes.yaml")
 CANVAS = {
@@ -615,7 +619,7 @@ def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(mo
 
 
 @pytest.mark.slow
-def test_probes_are_a_target_of_their_own(workspace, monkeypatch):
+def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     write_suite(workspace, CANVAS)
     (workspace / "probes.yaml").write_text(
