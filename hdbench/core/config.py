@@ -99,7 +99,7 @@ def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()
         raise UserError(f"{source}: {_sentence(model, _deepest(error), under)}") from None
 
 
-def _deepest(error: ValidationError) -> dict[str, Any]:
+def _deepest(error: ValidationError) -> Any:
     """Of the alternatives of a union, the error that got furthest says most; an unknown key says it plainest."""
     return max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
 
@@ -163,7 +163,7 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
     return keys, owner
 
 
-def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
+def _tagged(annotation: Any) -> Iterable[tuple[str, type[Any]]]:
     """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of the field `name`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get("name")
@@ -178,7 +178,7 @@ def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
             yield from _tagged(part)
 
 
-def _models(annotation: Any) -> Iterable[type[Config]]:
+def _models(annotation: Any) -> Iterable[type[Any]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):

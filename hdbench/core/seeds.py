@@ -94,7 +94,8 @@ class Draws:
 
     def data(self) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64, drawn uniformly with replacement."""
-        return self.rows(self.images, self.labels)
+        x, labels = self.rows(self.images, self.labels)
+        return x, labels
 
     def rows(self, *tensors: Tensor | Rows) -> tuple[Tensor, ...]:
         """The same B rows of each tensor (M, ...), drawn uniformly with replacement."""

@@ -27,7 +27,7 @@ class Canvas(TexturedDigits):
     )
 
     name: Literal["canvas"] = "canvas"
-    image_size: int = Field(32, ge=32, le=32)
+    image_size: int = Field(default=32, ge=32, le=32)
 
     def build(self) -> Splits:
         return {

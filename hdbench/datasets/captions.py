@@ -53,18 +53,22 @@ class Captions(Dataset):
 
     name: Literal["captions"] = "captions"
     seed: int = Field(
-        0, ge=0, description="of the split of the digits, of what is held out, and of the images"
+        default=0,
+        ge=0,
+        description="of the split of the digits, of what is held out, and of the images",
     )
-    train: int = Field(12000, ge=2)
-    score: int = Field(12000, ge=2)
-    test: int = Field(4000, ge=2)
+    train: int = Field(default=12000, ge=2)
+    score: int = Field(default=12000, ge=2)
+    test: int = Field(default=4000, ge=2)
     held_out: float = Field(
-        0.2, ge=0, lt=1, description="share of the combinations that `train` does not have"
+        default=0.2, ge=0, lt=1, description="share of the combinations that `train` does not have"
     )
 
-    image_size: int = Field(16, ge=16, le=16)
-    channels: int = Field(3, ge=3, le=3)
-    classes: int = Field(len(CAPTIONS) * int(np.prod(ATTRIBUTES)), description="rows of `prompts`")
+    image_size: int = Field(default=16, ge=16, le=16)
+    channels: int = Field(default=3, ge=3, le=3)
+    classes: int = Field(
+        default=len(CAPTIONS) * int(np.prod(ATTRIBUTES)), description="rows of `prompts`"
+    )
 
     @property
     def counts(self) -> dict[str, int]:

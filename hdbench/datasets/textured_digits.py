@@ -29,17 +29,20 @@ class TexturedDigits(Dataset):
     version: ClassVar[int] = 2  # in the first, digits filled the image and were shifted cyclically
 
     name: Literal["textured_digits"] = "textured_digits"
-    seed: int = Field(0, ge=0, description="of the split and of shifts and textures")
-    train: int = Field(8000, ge=2)
-    test: int = Field(4000, ge=2)
-    wavelength: float = Field(4.0, gt=2, description="of the texture, in pixels")
+    seed: int = Field(default=0, ge=0, description="of the split and of shifts and textures")
+    train: int = Field(default=8000, ge=2)
+    test: int = Field(default=4000, ge=2)
+    wavelength: float = Field(default=4.0, gt=2, description="of the texture, in pixels")
     contrast: float = Field(
-        0.7, ge=0, le=1, description="of the texture: ink is multiplied by 1 - contrast to 1"
+        default=0.7,
+        ge=0,
+        le=1,
+        description="of the texture: ink is multiplied by 1 - contrast to 1",
     )
 
-    image_size: int = Field(16, ge=16, le=16)
-    channels: int = Field(1, ge=1, le=1)
-    classes: int = Field(10, ge=10, le=10)
+    image_size: int = Field(default=16, ge=16, le=16)
+    channels: int = Field(default=1, ge=1, le=1)
+    classes: int = Field(default=10, ge=10, le=10)
 
     @property
     def counts(self) -> dict[str, int]:

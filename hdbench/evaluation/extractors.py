@@ -87,7 +87,7 @@ class Inception:
         self.body = nn.Sequential(
             *[module for name, module in network.named_children() if name != "fc"]
         )
-        self.body.to(device, memory_format=self._format)
+        self.body.to(device, memory_format=self._format)  # pyright: ignore[reportCallIssue]
         self.classifier = network.fc.weight.detach().numpy()
         network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 
@@ -204,10 +204,7 @@ class ClipExtractor:
 
     def __init__(self, weights: Weights, architecture: str, device: torch.device):
         import open_clip  # optional: open_clip
-        from open_clip.transform import (  # optional: open_clip
-            PreprocessCfg,
-            image_transform_v2,
-        )
+        from open_clip.transform import PreprocessCfg, image_transform_v2  # optional: open_clip
 
         self.weights = weights
         self.device = device

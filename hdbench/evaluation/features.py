@@ -62,7 +62,7 @@ class Shard(NamedTuple):
     @classmethod
     def of(cls, rank: int | None, world_size: int | None, wait_seconds: float = 3600.0) -> Shard:
         """As given, or as RANK and WORLD_SIZE say; UserError where they do not fit."""
-        values = {"rank": rank, "world_size": world_size}
+        values: dict[str, Any] = {"rank": rank, "world_size": world_size}
         for name, default in (("rank", "0"), ("world_size", "1")):
             if values[name] is None:
                 text = os.environ.get(name.upper()) or default

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,8 @@ def of_dataset(text: str, allow: Collection[str]) -> Images:
     known = [known for known, dataset in DATASETS.load().items() if dataset.stored == "memory"]
     if name not in known:
         raise UserError(f"--dataset = {text!r}: unknown data set" + nearest(name, known))
-    splits = DATASETS[name]().build()
+    dataset: Any = DATASETS[name]
+    splits = dataset().build()
     if split not in splits:
         raise UserError(f"--dataset = {text!r}: write {name}:{' or '.join(splits)}")
     images, labels = splits[split]

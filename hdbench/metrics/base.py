@@ -105,7 +105,7 @@ class MetricInput:
             self._results[function] = function(self)
         return self._results[function]
 
-    def rows_of(self, key: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
+    def rows_of(self, key: str, value: Any) -> tuple[np.ndarray, ...]:
         """Rows of the samples and of the reference whose captions have this value; int64."""
         return tuple(
             np.flatnonzero([caption.get(key) == value for caption in captions])

@@ -91,7 +91,8 @@ def library_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianRefer
     value too small, by up to 1e-5 of it where covariances are singular; elsewhere it is
     `statistics_distance`.
     """
-    roots = np.sqrt(np.linalg.eigvals(sigma @ reference.sigma).astype(np.complex128)).real
+    products = np.linalg.eigvals(sigma @ reference.sigma).astype(np.complex128)
+    roots = np.real(np.sqrt(products))
     return _distance(mu, np.trace(sigma), reference, roots.sum())
 
 

@@ -94,7 +94,7 @@ class Interval(NamedTuple):
 MISSING = Interval(math.nan, math.nan)
 
 
-def interval(values: Sequence[float], standard_error: float = math.nan) -> Interval:
+def interval(values: Sequence[float] | np.ndarray, standard_error: float = math.nan) -> Interval:
     """Mean over seeds and t-interval; of one value its sampling interval; else MISSING."""
     values = np.asarray(values)  # a Series is indexed by its seeds
     n = len(values)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -48,7 +48,7 @@ class Autoencoder:
 
     def __init__(self, config: AutoencoderConfig, model: AutoencoderKL | AutoencoderDC):
         self.config = config
-        self.model = model
+        self.model: Any = model
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, or the mean."""

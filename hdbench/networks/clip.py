@@ -76,6 +76,8 @@ def write_table(network: CLIP, prompts: Sequence[str], folder: Path) -> list[str
 class Captioned(nn.Module):
     """The network with its captions as token numbers (M, L): what `contrastive` trains."""
 
+    captions: Tensor
+
     def __init__(self, network: CLIP, prompts: Sequence[str]):
         super().__init__()
         self.network = network
@@ -88,7 +90,7 @@ class Captioned(nn.Module):
 
 
 @torch.no_grad()
-def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
     """Unit features (N, d) float32 of images (N, 3, H, W) in [-1, 1] and their captions."""
     device = network.captions.device
     batches = [

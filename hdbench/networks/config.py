@@ -56,7 +56,9 @@ NETWORK: TypeAdapter[TransformerConfig | SanaConfig] = TypeAdapter(NetworkConfig
 class ClassifierConfig(Config):
     """Size of a small convolutional network."""
 
-    width: int = Field(32, ge=1, description="channels of the first convolution")
+    width: int = Field(default=32, ge=1, description="channels of the first convolution")
     features: int = Field(
-        64, ge=2, description="dimensions of the penultimate layer, those of the Frechet distance"
+        default=64,
+        ge=2,
+        description="dimensions of the penultimate layer, those of the Frechet distance",
     )

@@ -96,7 +96,8 @@ class SanaNetwork(TokenNetwork):
         self.grid = image_size // config.patch
         self.gradient_checkpointing = gradient_checkpointing
         self.transformer = model = SanaTransformer2DModel(**arguments(config, image_size, channels))
-        for block in self.blocks:
+        blocks: Any = self.blocks
+        for block in blocks:
             block.attn1.set_processor(LinearAttention())
         self.apply(xavier)
         nn.init.xavier_uniform_(model.patch_embed.proj.weight.view(config.width, -1))
@@ -126,7 +127,8 @@ class SanaNetwork(TokenNetwork):
         scale = self.config.time_scale
         guidance = {}
         if self.config.guidance_input is not None:
-            given = self.config.guidance_input * self.transformer.config.guidance_embeds_scale
+            config: Any = self.transformer.config
+            given = self.config.guidance_input * config.guidance_embeds_scale
             guidance = {"guidance": torch.full_like(t, given)}
         modulation, embedded = embed(scale * t, hidden_dtype=dtype, **guidance)
         if self.mean_velocity:

@@ -17,23 +17,25 @@ class SanaSizes(Config):
     """
 
     name: Literal["sana"] = "sana"
-    width: int = Field(2240, ge=1, description="token width d")
-    depth: int = Field(20, ge=1, description="number of blocks L")
-    heads: int = Field(70, ge=1, description="of linear self-attention")
-    cross_heads: int = Field(20, ge=1, description="of softmax attention to the caption")
-    patch: int = Field(1, ge=1, description="patch side in latent cells")
-    mlp_ratio: float = Field(2.5, gt=0)
+    width: int = Field(default=2240, ge=1, description="token width d")
+    depth: int = Field(default=20, ge=1, description="number of blocks L")
+    heads: int = Field(default=70, ge=1, description="of linear self-attention")
+    cross_heads: int = Field(default=20, ge=1, description="of softmax attention to the caption")
+    patch: int = Field(default=1, ge=1, description="patch side in latent cells")
+    mlp_ratio: float = Field(default=2.5, gt=0)
     caption_width: int = Field(
-        2304, ge=1, description="width of the encoded prompts (Gemma-2-2B 2304)"
+        default=2304, ge=1, description="width of the encoded prompts (Gemma-2-2B 2304)"
     )
     time_scale: float = Field(
-        1000.0,
+        default=1000.0,
         gt=0,
         description="factor on t before its sinusoidal embedding (SANA 1000, SANA-Sprint 1)",
     )
-    qk_norm: bool = Field(False, description="normalised queries and keys (SANA-1.5, SANA-Sprint)")
+    qk_norm: bool = Field(
+        default=False, description="normalised queries and keys (SANA-1.5, SANA-Sprint)"
+    )
     guidance_input: float | None = Field(
-        None, gt=0, description="guidance scale that the network is given (SANA-Sprint 4.5)"
+        default=None, gt=0, description="guidance scale that the network is given (SANA-Sprint 4.5)"
     )
 
     @model_validator(mode="after")

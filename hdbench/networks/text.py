@@ -45,15 +45,15 @@ class TextConfig(Config):
             "inside"
         )
     )
-    length: int = Field(300, ge=2, description="L, tokens of a condition")
+    length: int = Field(default=300, ge=2, description="L, tokens of a condition")
     complex_human_instruction: bool = Field(
-        True, description="put SANA's instruction before each prompt but the empty one"
+        default=True, description="put SANA's instruction before each prompt but the empty one"
     )
     dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="of the text encoder and of the table"
+        default="bfloat16", description="of the text encoder and of the table"
     )
-    batch: int = Field(16, ge=1, description="prompts encoded at once")
-    prompts_per_shard: int = Field(1024, ge=1)
+    batch: int = Field(default=16, ge=1, description="prompts encoded at once")
+    prompts_per_shard: int = Field(default=1024, ge=1)
 
     @property
     def tokens(self) -> int:

@@ -1,4 +1,6 @@
-"""`hdbench evaluate` and `hdbench reference` as a stranger uses them: any folder or npz, any number of ranks, bad input."""
+"""`hdbench evaluate` and `hdbench reference` as a stranger uses them: any folder or npz, any number
+of ranks, bad input.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +116,9 @@ def refusal(result) -> str:
 
 @pytest.mark.parametrize("command", ["evaluate", "reference"])
 def test_help_and_suites_know_every_protocol(command):
-    """Both take the names from one place; a suite's must have a distance by which arms are compared."""
+    """Both take the names from one place; a suite's must have a distance by which arms are
+    compared.
+    """
     words = invoke(command, "--help").output.replace(",", " ").replace(".", " ").split()
     assert set(PROTOCOLS) <= set(words)
     of_suites = get_args(schema.Evaluation.model_fields["protocol"].annotation)
@@ -218,7 +222,9 @@ def test_tables_of_two_protocols_are_not_mixed():
 
 
 def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
-    """Inception, bit for bit: batches of 3 and 16, one process, and three ranks in another order; each image once."""
+    """Inception, bit for bit: batches of 3 and 16, one process, and three ranks in another order;
+    each image once.
+    """
     network = Inception(
         weights.find("inception", str(inception_weights()), tmp_path, True), torch.device("cpu")
     )
@@ -252,7 +258,8 @@ def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
 
 
 def test_channels_last_is_as_exact_as_the_library(tmp_path):
-    """Both layers as near to float64 as the library's float32, and a reference built under one layout serves the other.
+    """Both layers as near to float64 as the library's float32, and a reference built under one
+    layout serves the other.
 
     These weights are random and amplify rounding: the library itself is 1e-4 off.
     """
@@ -331,12 +338,16 @@ def test_a_rank_that_does_not_come(folder, table, tmp_path):
 
 
 def exact_distances(monkeypatch) -> None:
-    """Few images make covariances singular; the libraries' arithmetic of these takes seconds, and is tested for itself."""
+    """Few images make covariances singular; the libraries' arithmetic of these takes seconds, and
+    is tested for itself.
+    """
     monkeypatch.setattr(frechet, "is_singular", lambda n, reference: False)
 
 
 def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
-    """One life of a reference: built, used from the cache and by path, then stale in each way, then tampered with."""
+    """One life of a reference: built, used from the cache and by path, then stale in each way, then
+    tampered with.
+    """
     exact_distances(monkeypatch)
     real = write_folder(tmp_path / "real", pictures(6, 21, 32))
     samples = write_folder(tmp_path / "samples", pictures(6, 22, 32))
@@ -424,7 +435,9 @@ def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
 
 
 def test_statistics_of_adm_are_taken_as_they_are(tmp_path, monkeypatch):
-    """FID and sFID from mu, sigma, mu_s, sigma_s; precision and recall from arr_0; a smaller network stands in."""
+    """FID and sFID from mu, sigma, mu_s, sigma_s; precision and recall from arr_0; a smaller
+    network stands in.
+    """
     exact_distances(monkeypatch)
     monkeypatch.setattr(
         InceptionExtractor,
@@ -528,7 +541,9 @@ def test_fid_of_each_category():
 
 
 def test_mjhq_against_pytorch_fids_arithmetic(tmp_path, monkeypatch):
-    """FID overall and of each category, and CLIP score, from files on; a smaller network stands in for Inception's."""
+    """FID overall and of each category, and CLIP score, from files on; a smaller network stands in
+    for Inception's.
+    """
     import open_clip
     import torchvision.transforms as T
     from torch.nn.functional import adaptive_avg_pool2d, interpolate
@@ -1158,7 +1173,9 @@ def test_other_commands_do_not_import_the_evaluation_libraries():
 
 
 def test_a_torchscript_archive_is_read_as_clean_fids(tmp_path):
-    """clean-fid's own file is TorchScript with the network under `layers`: features equal those of the plain weights."""
+    """clean-fid's own file is TorchScript with the network under `layers`: features equal those of
+    the plain weights.
+    """
 
     class Archive(torch.nn.Module):
         def __init__(self, layers):

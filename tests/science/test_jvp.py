@@ -1,4 +1,6 @@
-"""The forward-mode pass against torch.func.jvp with math attention, and against finite differences."""
+"""The forward-mode pass against torch.func.jvp with math attention, and against finite
+differences.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def double_timestep_embedding(t: Tensor, size: int, **_) -> Tensor:
-    """[cos, sin] of t times frequencies 10000^(-k / (size / 2)), in float64, where diffusers' own casts to float32."""
+    """[cos, sin] of t times frequencies 10000^(-k / (size / 2)), in float64, where diffusers' own
+    casts to float32.
+    """
     frequencies = torch.exp(
         -math.log(10000) * torch.arange(size // 2, dtype=torch.float64) / (size // 2)
     )
@@ -35,7 +39,9 @@ def double_timestep_embedding(t: Tensor, size: int, **_) -> Tensor:
 
 @pytest.fixture
 def network(monkeypatch) -> Transformer:
-    """A float64 student with every weight random, the modulations too, so that nothing is gated away."""
+    """A float64 student with every weight random, the modulations too, so that nothing is gated
+    away.
+    """
     monkeypatch.setattr(transformer, "timestep_embedding", double_timestep_embedding)
     config = TransformerConfig(width=16, depth=2, heads=2, patch=4, time_scale=10.0)
     network = Transformer(config, image_size=8, channels=1, classes=3, mean_velocity=True).double()
@@ -107,7 +113,7 @@ def test_transformer_against_finite_differences(network, moved):
     h = 1e-5
     with torch.no_grad():
         plus, minus = (
-            network(*(x + sign * h * dx for x, dx in zip((z, r, t), tangents)), c)
+            network(*(x + sign * h * dx for x, dx in zip((z, r, t), tangents, strict=True)), c)
             for sign in (1, -1)
         )
     assert tangent.std() > 0.01
@@ -209,7 +215,9 @@ UNCOVERED = {
 
 @pytest.mark.parametrize("name", UNCOVERED)
 def test_arguments_without_a_rule_are_right_or_refused(name):
-    """Never a silently different function: the value equals the plain call's, or an error says that there is no rule."""
+    """Never a silently different function: the value equals the plain call's, or an error says that
+    there is no rule.
+    """
     function, shape = UNCOVERED[name]
     x = normal(*shape)
     try:

@@ -240,7 +240,9 @@ def easy(tmp_path):
 
 @pytest.mark.slow
 def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
-    """The gradient of a trained head points to the true correction, that of a fresh one does not."""
+    """The gradient of a trained head points to the true correction, that of a fresh one does
+    not.
+    """
     unit = easy({"change": "fade", "size": None}, ("patch", "awd_logit"))
     found = run_unit(unit, Patches(), lambda step: None)
     values = dict(zip(found["names"], found["values"][..., 0].T, strict=True))

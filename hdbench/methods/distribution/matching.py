@@ -15,7 +15,7 @@ A regulariser is the loss of a trajectory objective, kept while the generator is
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,16 +56,21 @@ class GeneratorObjective(Objective):
     directed: ClassVar[bool] = True
     """Whether the method gives a direction beside the GAN's."""
 
+    if TYPE_CHECKING:  # fields of methods with a fake score
+        fake_learning_rate: float
+        t_min: float
+        t_max: float
+
     discriminator: Discriminator = "none"
     gan: GanSettings = GanSettings()
     generator_steps: int = Field(
-        1,
+        default=1,
         ge=1,
         exclude_if=lambda steps: steps == 1,
         description="S: steps that the generator is trained to sample in",
     )
-    regulariser: Regulariser | None = Field(None, exclude_if=lambda value: value is None)
-    regulariser_weight: float = Field(1.0, gt=0, exclude_if=lambda weight: weight == 1.0)
+    regulariser: Regulariser | None = Field(default=None, exclude_if=lambda value: value is None)
+    regulariser_weight: float = Field(default=1.0, gt=0, exclude_if=lambda weight: weight == 1.0)
 
     @model_validator(mode="after")
     def _weight_of_something(self):
@@ -298,12 +303,12 @@ class Matching(GeneratorObjective):
 
     has_fake: ClassVar[bool] = True
 
-    fake_steps_per_generator_step: int = Field(3, ge=1)
-    fake_learning_rate: float = Field(4e-4, gt=0)
+    fake_steps_per_generator_step: int = Field(default=3, ge=1)
+    fake_learning_rate: float = Field(default=4e-4, gt=0)
     t_min: float = Field(
-        0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]"
+        default=0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]"
     )
-    t_max: float = Field(0.98, ge=0, le=1)
+    t_max: float = Field(default=0.98, ge=0, le=1)
 
     @model_validator(mode="after")
     def _times_in_order(self):
