@@ -105,8 +105,8 @@ include: "workflow/rules/render.smk"
 
 def print_cost():
     """Of the jobs that a dry run plans; where planning fails there is no scheduler."""
-    from hdbench.tools.cost_model import read_model
-    from hdbench.tools.cost import report
+    from hdbench.tools.cost.model import read_model
+    from hdbench.tools.cost.report import report
 
     if workflow.scheduler:
         jobs = list(workflow.dag.needrun_jobs(exclude_finished=False))

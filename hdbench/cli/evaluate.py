@@ -14,6 +14,7 @@ from hdbench.core.errors import Interrupted, UserError
 ALLOWED = ("conversion", "mixed-sizes", "other-weights")
 
 
+# what `evaluate` and `reference` share
 EVALUATION_OPTIONS = (
     click.option(
         "--weights",
@@ -78,7 +79,7 @@ EVALUATION_OPTIONS = (
         show_default=True,
         help="How long rank 0 waits for the others.",
     ),
-)  # what `evaluate` and `reference` share
+)
 
 
 def evaluation_options(command):

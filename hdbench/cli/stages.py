@@ -142,7 +142,7 @@ def plan_command(suite, results):
 def status_command(suite, results, cores, every):
     """Say what of a suite is done, running, failed and waiting, and how long is left; changes nothing."""
     from hdbench.suite.load import load_plan
-    from hdbench.tools.status import watch
+    from hdbench.tools.status.report import watch
 
     def show(text: str) -> None:
         if every and sys.stdout.isatty():

@@ -15,9 +15,8 @@ from hdbench.core.pixels import load_images, save_images, to_float
 if TYPE_CHECKING:
     from hdbench.networks.autoencoders import AutoencoderConfig
 
-Splits = dict[
-    str, tuple[Tensor, Tensor]
-]  # images (N, C, H, W) uint8 and labels (N,) int64 by split
+# images (N, C, H, W) uint8 and labels (N,) int64 by split
+Splits = dict[str, tuple[Tensor, Tensor]]
 
 
 class Dataset(Config, ABC):

@@ -74,9 +74,8 @@ class TexturedDigits(Dataset):
             ]
         )
         y, x = np.mgrid[:16, :16]
-        direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[
-            :, None, None
-        ]  # the two diagonals
+        # the two diagonals
+        direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]
         phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
         wave = np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * self.wavelength) + phase)
         images, turned = (

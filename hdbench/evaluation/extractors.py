@@ -50,9 +50,8 @@ class Inception:
         self.layout = layout
         self.classifier = None
         self._format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
-        if is_torchscript(
-            weights.path
-        ):  # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
+        # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
+        if is_torchscript(weights.path):
             try:
                 self.body: nn.Module = (
                     torch.jit.load(weights.path, map_location=device).eval().layers
@@ -232,11 +231,12 @@ class ClipExtractor:
                 raise UserError(
                     f"{weights.path / 'open_clip_config.json'}: not a configuration of open_clip"
                 ) from None
+        # OpenAI's archive has three numbers among its weights
         tensors = {
             name: tensor.float()
             for name, tensor in read_tensors(file).items()
             if name not in ("input_resolution", "context_length", "vocab_size")
-        }  # of OpenAI's archive
+        }
         try:
             self.network = open_clip.CLIP(**settings)
             preprocess = PreprocessCfg(**preprocessing | {"size": self.network.visual.image_size})

@@ -109,9 +109,8 @@ def _from_hub(role: str, given: str) -> Path:
     repository = f"{owner}/{name}"
     problem = ""
     try:
-        get_hf_file_metadata(
-            hf_hub_url(repository, file), timeout=10
-        )  # one attempt, where the download makes five
+        # one attempt, where the download makes five
+        get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)
     except Exception as error:  # the hub's errors have no common base but this
         problem = type(error).__name__
     try:

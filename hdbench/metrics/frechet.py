@@ -44,9 +44,8 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = features.astype(np.float64)
     mu = x.mean(0)
     x -= mu
-    return mu, x.T @ x / (
-        len(x) - 1
-    )  # half of np.cov's work: numpy sees that the product is symmetric
+    # half of np.cov's work: numpy sees that the product is symmetric
+    return mu, x.T @ x / (len(x) - 1)
 
 
 def _power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
@@ -101,9 +100,8 @@ def distance(features: np.ndarray, reference: GaussianReference) -> float:
     if len(features) > features.shape[1]:
         return statistics_distance(*moments(features), reference)
     x = features.astype(np.float64)
-    centred = (x - x.mean(0)) / np.sqrt(
-        len(x) - 1
-    )  # its singular values with S are the roots of those of S Sigma S
+    # its singular values with S are the roots of those of S Sigma S
+    centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)
     trace_root = np.linalg.svd(centred @ reference.root, compute_uv=False).sum()
     return _distance(x.mean(0), np.square(centred).sum(), reference, trace_root)
 
@@ -128,9 +126,8 @@ def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
         value = statistics_distance(mu, sigma, reference)
         values, vectors = np.linalg.eigh(reference.root @ sigma @ reference.root)
         keep = values > 1e-12 * values[-1]
-        half = reference.root @ (
-            vectors[:, keep] * values[keep] ** -0.25
-        )  # S (S Sigma S)^(-1/2) S = half half'
+        # S (S Sigma S)^(-1/2) S = half half'
+        half = reference.root @ (vectors[:, keep] * values[keep] ** -0.25)
         curvature = np.square(x @ half).sum(1)
     quadratic = np.square(x).sum(1) - curvature
     return Estimate(value, 2 * x @ (mu - reference.mu) + quadratic - quadratic.mean())

@@ -88,9 +88,8 @@ def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
     rows, columns, interaction = _between(features, reference, block)
     value = xx.rows.sum() / (n * (n - 1)) + yy.rows.sum() / (m * (m - 1)) - 2 * rows.sum() / (n * m)
     influence, variance = _jackknife(xx, rows, m)
-    _, of_reference = _jackknife(
-        yy, columns, n
-    )  # it counts the pairs' interaction again, which `variance` holds already
+    # it counts the pairs' interaction again, which `variance` holds already
+    _, of_reference = _jackknife(yy, columns, n)
     both = max(variance + of_reference - 4 * interaction / (n * m), variance)
     return Estimate(value.item(), influence.cpu().numpy(), both**0.5).with_standard_error(
         variance**0.5

@@ -49,9 +49,8 @@ def precision_recall(
         inside = cross <= radius
         count = inside.sum(1)
         in_samples.append(count > 0)
-        alone += inside[count == 1].sum(
-            0
-        )  # what a sample's ball covers alone: what the value would lose without it
+        # what a sample's ball covers alone: what the value would lose without it
+        alone += inside[count == 1].sum(0)
         in_subsets.append(_inside_subsets(cross, *subsets))
     precision = mean(in_reference.cpu().numpy())
     recall = mean(torch.cat(in_samples).cpu().numpy())

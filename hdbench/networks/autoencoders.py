@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderDC, AutoencoderKL, ModelMixin
 
 
+# the class, and weights of it
 PUBLIC = {
     "kl": ("AutoencoderKL", "stabilityai/sd-vae-ft-ema"),
     "dc": ("AutoencoderDC", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"),
-}  # the class, and weights of it
+}
 
 
 class AutoencoderConfig(Config):
@@ -94,9 +95,8 @@ def load(
                 f"autoencoder.{key} to {actual[key]} (not {getattr(config, key)})" for key in wrong
             )
         )
-    model = (
-        model.to(device) if dtype == torch.float32 else model.to(device, dtype)
-    )  # diffusers warns of any dtype
+    # diffusers warns of any dtype
+    model = model.to(device) if dtype == torch.float32 else model.to(device, dtype)
     return Autoencoder(config, model.requires_grad_(False))
 
 

@@ -50,9 +50,8 @@ class LinearAttention:
         q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         if attn.norm_q is not None:
             q, k = attn.norm_q(q), attn.norm_k(k)
-        with torch.autocast(
-            "cuda" if q.is_cuda else "cpu", enabled=False
-        ):  # counting runs on the meta device, which has none
+        # counting runs on the meta device, which has none
+        with torch.autocast("cuda" if q.is_cuda else "cpu", enabled=False):
             q, k, v = (
                 x.to(torch.promote_types(x.dtype, torch.float32))
                 .unflatten(-1, (attn.heads, -1))

@@ -32,9 +32,8 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
             warnings.catch_warnings(action="ignore"),
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
-            state = torch.load(
-                path, map_location="cpu", weights_only=True
-            )  # warnings: of old forms of pickle
+            # warnings: of old forms of pickle
+            state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict):
             state = next((state[name] for name in wrappers if name in state), state)
         if not isinstance(state, dict) or not all(
@@ -47,9 +46,7 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
             f"{path}: not a file of weights (not a PyTorch file, or one with objects other than "
             "tensors, which could run code); get it again, best as .safetensors"
         ) from None
-    except (
-        Exception
-    ) as error:  # each reader has errors of its own, some without another base than this
+    except Exception as error:  # the readers' errors have no common base but this
         raise UserError(f"{path}: not a file of weights ({reason(error)}); get it again") from None
 
 

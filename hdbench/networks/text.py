@@ -210,9 +210,8 @@ def embed(
         max_sequence_length=length,
         complex_human_instruction=instruction,
     )
-    return [
-        row[:count].cpu() for row, count in zip(embeddings, mask.sum(1).tolist(), strict=True)
-    ]  # padding is on the right
+    # padding is on the right
+    return [row[:count].cpu() for row, count in zip(embeddings, mask.sum(1).tolist(), strict=True)]
 
 
 def count_cut(

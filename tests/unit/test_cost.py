@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.cli import main
+from hdbench.core.errors import UserError
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import guided
 from hdbench.methods.base import Passes, Problem
@@ -29,10 +30,11 @@ from hdbench.stages.trainer import Trainer
 from hdbench.suite.budget import cost_per_step
 from hdbench.suite.load import load_plan
 from hdbench.suite.schema import Training
-from hdbench.tools import cost
-from hdbench.tools.cost import Costs, by_precision, estimate, report, to_do
-from hdbench.tools.cost_model import read_model
-from hdbench.tools.memory import Memory, activations
+from hdbench.tools.cost.counting import Costs, by_precision
+from hdbench.tools.cost.model import read_model
+from hdbench.tools.cost.report import estimate, report, to_do
+from hdbench.tools.memory.activations import activations
+from hdbench.tools.memory.held import Memory
 from tests.support.material import inception_weights
 from tests.support.tiny import REPOSITORY, TINY, run_until, stage_of, tiny_plan, write_suite
 from tests.workflow.test_workflow import (
@@ -136,9 +138,9 @@ def test_core_seconds_are_those_measured_or_at_a_measured_pace_or_counted(tmp_pa
     assert found.seconds == pytest.approx(
         {hd: 12.5, other: 12.5 * total[other] / total[hd], teacher: total[teacher] / 32e9}
     )
-    assert found.how == {"measured": 1, "alike": 1, "counted": 1}
+    assert found.basis == {"measured": 1, "alike": 1, "counted": 1}
     (tables / "tiny/run.json").write_text("[]")
-    with pytest.raises(cost.UserError, match="not the manifest of a run"):
+    with pytest.raises(UserError, match="not the manifest of a run"):
         estimate(plan, [hd], model, tables)
 
 
