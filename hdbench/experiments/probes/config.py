@@ -64,7 +64,7 @@ class Probes(Config):
     seeds: tuple[int, ...] = Field(min_length=1, description="of teachers and heads, to report")
     validation_seed: int = Field(ge=0, description="on which learning rates are chosen")
     flaws: tuple[Flaw, ...] = Field(min_length=1)
-    heads: tuple[Literal[tuple(HEADS)], ...] = Field(min_length=1)
+    heads: tuple[Literal[tuple(HEADS.load())], ...] = Field(min_length=1)
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         min_length=1, description="the grid that all heads share"
     )
