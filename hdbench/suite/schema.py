@@ -14,25 +14,6 @@ from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerCon
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 
-TABLES = (
-    "main",
-    "components",
-    "discriminators",
-    "initialisation",
-    "methods",
-    "cost",
-    "reproducibility",
-)
-FIGURES = (
-    "samples",
-    "curves",
-    "spectrum",
-    "precision_recall",
-    "quality",
-    "methods",
-    "forest",
-    "weights",
-)
 Objective = Annotated[
     Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")
 ]
@@ -325,23 +306,27 @@ class Recipe(Config):
         return self
 
 
-class Table(Config):
-    """One rendered table: these arms, in this order."""
+class TableOptions(Config):
+    """What a suite says of a table that differs from the table's defaults."""
 
-    caption: str
-    rows: tuple[str, ...] = Field(min_length=1)
-    against: tuple[str, ...] = Field((), description="arms to which paired differences are shown")
+    caption: str | None = None
+    rows: tuple[str, ...] | None = Field(
+        None, min_length=1, description="these arms, in this order, in place of the default ones"
+    )
+    also: tuple[str, ...] = Field((), description="arms beside the default ones")
+    without: tuple[str, ...] = Field((), description="arms of the default ones that are left out")
+    against: tuple[str, ...] | None = Field(
+        None, description="arms to which paired differences are shown"
+    )
 
 
-class Tables(Config):
-    main: Table
-    components: Table
-    discriminators: Table
-    initialisation: Table
-    methods: Table
-    cost: Table
-    reproducibility: Table
-    categories: Table | None = Field(None, description="of suites whose samples have captions")
+Tables = Annotated[
+    Union[
+        Annotated[tuple[str, ...], Tag("list")],
+        Annotated[dict[str, TableOptions | None], Tag("mapping")],
+    ],
+    Discriminator(lambda value: "mapping" if isinstance(value, dict) else "list"),
+]
 
 
 class Suite(Config):
@@ -366,7 +351,11 @@ class Suite(Config):
         description="of workflow/claims.yaml, that the suite is made to judge by its "
         "own numbers; by default all",
     )
-    tables: Tables
+    tables: Tables = Field(
+        {},
+        description="those of hdbench.report.tables that are rendered, or what differs from their "
+        "defaults, by table; null leaves one out",
+    )
 
     directives: ClassVar[tuple[str, ...]] = ("extends", "only")
 

@@ -26,10 +26,9 @@ from hdbench.networks.config import TransformerConfig
 from hdbench.networks.sana import SanaNetwork, arguments
 from hdbench.networks.text import Conditions, TextConfig
 from hdbench.networks.transformer import Transformer
-from hdbench.report.columns import columns_of
 from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers, metrics_file
-from hdbench.report.tables import FOOTNOTES, caption, explanations, marks
+from hdbench.report.tables import FOOTNOTES, TABLES, caption, explanations, marks
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS, shape
 from hdbench.stages.run import find_stage
@@ -337,7 +336,7 @@ this is diffusers' own `{type(model).__name__}`.
 
 def metrics(numbers: Numbers, entry: Entry) -> tuple[str, str, str]:
     """Footnote marks of an entry, its numbers with intervals as a Markdown table ("-" where there are none), and notes."""
-    columns = columns_of("main", numbers)
+    columns = TABLES["main"]().columns(numbers)
     cells = [column.cell(entry) for column in columns]
     rows = {
         "Protocol": ", ".join(sorted(set(numbers.of(entry).protocol) - {"cost"})) or "-",

@@ -31,6 +31,7 @@ from hdbench.report.columns import Column
 from hdbench.report.document import for_people
 from hdbench.report.numbers import Numbers
 from hdbench.report.rules import Hypothesis, outcome, read_rules
+from hdbench.report.tables import TABLES
 from hdbench.suite.arms import describe
 from hdbench.suite.load import load_plan
 from hdbench.suite.reading import RECIPES
@@ -145,7 +146,7 @@ def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
 
 def _methods(numbers: Numbers) -> pd.DataFrame:
     plan, fd = numbers.plan, numbers.counted(numbers.distance)
-    arms = [arm for arm in plan.suite.tables.methods.rows if not plan.arms[arm].real]
+    arms = [arm for arm in TABLES["methods"]().rows(plan) if not plan.arms[arm].real]
     steps = sorted(
         {entry.steps for arm in arms if arm in plan.recipes for entry in numbers.entries(arm)}
     )

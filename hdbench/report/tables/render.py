@@ -1,4 +1,4 @@
-"""The suite's tables, as csv for machines, and as Markdown, LaTeX and HTML for people.
+"""A suite's tables with their cells, footnotes and emphasis.
 
 Missing is "-", never 0, and a footnote says why.
 """
@@ -7,25 +7,21 @@ from __future__ import annotations
 
 import math
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 from tabulate import tabulate
 
 from hdbench.core.files import write_atomic
-from hdbench.metrics.records import read_metrics
-from hdbench.report.columns import QUALITY, Cell, Column, columns_of
-from hdbench.report.document import (
-    Rendered,
-    as_text,
-    for_people,
-    to_csv,
-    to_html,
-    to_markdown,
-    to_tex,
-)
+from hdbench.metrics.records import MISSING, Interval, read_metrics
+from hdbench.report import document
+from hdbench.report.columns import QUALITY, Column, Value
+from hdbench.report.document import Cell, Document, for_people
 from hdbench.report.numbers import Entry, Numbers, metrics_file
-from hdbench.suite.arms import base_arm, describe, head_of, is_teacher
+from hdbench.report.tables.base import Table
+from hdbench.report.tables.kinds import TABLES, tables_of
+from hdbench.suite.arms import base_arm, describe, head_of, is_reconstruction, is_teacher
 from hdbench.suite.plan import Plan
 
 FOOTNOTES = {
@@ -34,71 +30,121 @@ FOOTNOTES = {
     "§": "Fewer chains than the suite has, in all columns or some; a single one has its sampling interval.",
     "¶": "Not a number in at least one chain.",
 }
+IN_CSV = {"†": "reconstruction", "‡": "not available", "§": "fewer chains", "¶": "not a number"}
 RANKS = "Bold: better than every other model here by a 95% interval of paired differences; italic: than all but that one."
 
 
-def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Cell]) -> str:
-    """Footnote marks of a row: reconstruction, missing, fewer chains, not a number."""
-    arm, (have, all_chains) = numbers.plan.arms[entry.arm], numbers.chains(entry)
-    found = numbers.of(entry)
-    fewer = 0 < have < all_chains or any(  # a column alone may lack a chain that the row has
-        0 < len(numbers.of(entry, column.key)) < have for column in columns if column.expected
-    )
-    broken = (
-        not found.value[found.metric.isin([column.key for column in columns])]
-        .map(math.isfinite)
-        .all()
-    )
-    itself = (
-        numbers.counted("fd_test") if arm.real == "test" else None
-    )  # test images against themselves measure nothing
-    missing = any(
-        column.expected and cell == "-"
-        for column, cell in zip(columns, map(for_people, columns, cells))
-        if column.key != itself
-    )
-    return "".join(
-        mark
-        for mark, holds in {
-            "†": (head_of(arm) or "").startswith("awd"),
-            "‡": missing and not broken,
-            "§": fewer,
-            "¶": broken,
-        }.items()
-        if holds
-    )
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A table with all its cells: caption, footnotes, columns, and by entry the cells and footnote marks.
+
+    `ranks`: "best" or "second" by (row, column), where intervals support it.
+    """
+
+    label: str
+    caption: str
+    footnotes: list[str]
+    columns: list[Column]
+    rows: list[tuple[Entry, list[Value], str]]
+    ranks: dict[tuple[int, int], str]
+
+    @property
+    def document(self) -> Document:
+        """For people; footnote marks are in the first column."""
+        shown = [(index, column) for index, column in enumerate(self.columns) if column.title]
+        rows = []
+        for row, (_, values, mark) in enumerate(self.rows):
+            cells = [self._cell(row, index, values[index]) for index, _ in shown]
+            rows.append([cells[0]._replace(text=cells[0].text + mark), *cells[1:]])
+        return Document(
+            label=self.label,
+            caption=self.caption,
+            columns=[column.title for _, column in shown],
+            rows=rows,
+            notes=self.footnotes,
+            records=self.records(),
+        )
+
+    def _cell(self, row: int, index: int, value: Value) -> Cell:
+        rank = self.ranks.get((row, index))
+        return Cell(
+            for_people(self.columns[index], value),
+            {"best": "bold", "second": "italic", None: ""}[rank],
+            isinstance(value, Interval),
+        )
+
+    def records(self) -> pd.DataFrame:
+        """Full precision; a column of half-widths beside each column of values; missing is empty."""
+        records = []
+        for entry, cells, mark in self.rows:
+            record = {"arm": entry.arm}
+            for column, cell in zip(self.columns, cells, strict=True):
+                if isinstance(cell, Interval) or cell == "reference":
+                    value, half = cell if isinstance(cell, Interval) else MISSING
+                    record |= {column.key: value, f"{column.key}_half_width": half}
+                else:
+                    record[column.key] = "" if cell == "-" else cell
+            records.append(record | {"note": "; ".join(IN_CSV[m] for m in mark)})
+        return pd.DataFrame(records)
 
 
-def render(numbers: Numbers, table: str, keys: list[str] | None = None) -> Rendered:
-    """The table of the suite's `tables.<table>`, or some of its columns; in main, real images stand on top."""
-    plan = numbers.plan
-    spec = getattr(plan.suite.tables, table)
-    real = [name for name, arm in plan.arms.items() if arm.real] if table == "main" else []
-    columns, rows = (
-        [column for column in columns_of(table, numbers) if keys is None or column.key in keys],
-        [],
-    )
-    for entry in (e for name in dict.fromkeys([*real, *spec.rows]) for e in numbers.entries(name)):
+def render(numbers: Numbers, name: str, keys: list[str] | None = None) -> Rendered:
+    """The suite's table of this name, or some of its columns."""
+    plan, table = numbers.plan, TABLES[name]()
+    columns = [column for column in table.columns(numbers) if keys is None or column.key in keys]
+    entries = [entry for arm in shown_arms(plan, table) for entry in numbers.entries(arm)]
+    rows = []
+    for entry in entries:
         cells = [column.cell(entry) for column in columns]
         rows.append((entry, cells, marks(numbers, entry, columns, cells)))
-    entries = [entry for entry, _, _ in rows]
     ranks = {
         (entries.index(entry), index): rank
         for index, column in enumerate(columns)
         for entry, rank in ranked(numbers, entries, column).items()
     }
-    used = "".join(m for _, _, m in rows)
+    used = "".join(mark for _, _, mark in rows)
     footnotes = [f"{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used]
     footnotes += [RANKS] if ranks else []
     footnotes += explanations(numbers, " ".join(column.title for column in columns)) + numbers.notes
     return Rendered(
-        label=f"{plan.name}-{table}",
-        caption=caption(numbers, spec.caption, entries),
+        label=f"{plan.name}-{name}",
+        caption=caption(numbers, table.title(plan), entries),
         footnotes=footnotes,
         columns=columns,
         rows=rows,
         ranks=ranks,
     )
+
+
+def shown_arms(plan: Plan, table: Table) -> list[str]:
+    """The rows of a table; in main, real images are on top."""
+    real = [name for name, arm in plan.arms.items() if arm.real] if table.name == "main" else []
+    return list(dict.fromkeys([*real, *table.rows(plan)]))
+
+
+def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Value]) -> str:
+    """Footnote marks of a row: reconstruction, missing, fewer chains, not a number."""
+    arm, (have, all_chains) = numbers.plan.arms[entry.arm], numbers.chains(entry)
+    rows = numbers.of(entry)
+    fewer = 0 < have < all_chains or any(  # a column alone may lack a chain that the row has
+        0 < len(numbers.of(entry, column.key)) < have for column in columns if column.expected
+    )
+    shown = rows.metric.isin([column.key for column in columns])
+    broken = not rows.value[shown].map(math.isfinite).all()
+    # test images against themselves measure nothing
+    itself = numbers.counted("fd_test") if arm.real == "test" else None
+    missing = any(
+        column.expected and for_people(column, cell) == "-"
+        for column, cell in zip(columns, cells, strict=True)
+        if column.key != itself
+    )
+    holds = {
+        "†": is_reconstruction(head_of(arm)),
+        "‡": missing and not broken,
+        "§": fewer,
+        "¶": broken,
+    }
+    return "".join(mark for mark in holds if holds[mark])
 
 
 def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry, str]:
@@ -112,22 +158,18 @@ def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry
         for entry in entries
         if not numbers.plan.arms[entry.arm].real and math.isfinite(numbers(entry, column.key).value)
     ]
-    order, found = sorted(models, key=lambda e: sign * numbers(e, column.key).value), {}
+    order = sorted(models, key=lambda e: sign * numbers(e, column.key).value)
+    ranks = {}
     for place, name in enumerate(("best", "second")):
-        behind = (
-            [numbers.difference(order[place], other, metric) for other in order[place + 1 :]]
-            if place < len(order)
-            else []
-        )
-        if behind and all(
-            sign * value + half < 0 for value, half in behind
-        ):  # false where the interval is not known
-            found[order[place]] = name
-    return found
+        behind = [numbers.difference(order[place], other, metric) for other in order[place + 1 :]]
+        # false where the interval is not known
+        if behind and all(sign * value + half < 0 for value, half in behind):
+            ranks[order[place]] = name
+    return ranks
 
 
 def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
-    """The suite's caption, then what the numbers are."""
+    """The table's caption, then what the numbers are."""
     plan, over = numbers.plan, numbers.over
     kind = (
         f"{over}, with its 95% sampling interval"
@@ -174,25 +216,20 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
 def write_tables(
     plan: Plan, frame: pd.DataFrame, results: Path, out: Path, anybody: bool = False
 ) -> list[Path]:
-    """All tables into out/<suite>/, each as csv, md and tex, beside the metrics they were rendered from; the paths.
+    """All tables into out/<suite>/, each as csv, md, tex and html, beside the metrics they were rendered from; the paths.
 
     `anybody`: the metrics need not be of the present version of the suite; what cannot be used is left out and said.
     """
-    numbers, written = Numbers(plan, frame, results, anybody), [out / plan.name / "metrics.csv"]
+    tables = tables_of(plan)
+    numbers = Numbers(plan, frame, results, anybody)
+    folder = out / plan.name
+    written = [folder / "metrics.csv"]
     write_atomic(written[0], frame.to_csv(index=False, lineterminator="\n"))
     if (run := metrics_file(plan, results).with_name("run.json")).is_file():
-        written.append(out / plan.name / run.name)
+        written.append(folder / run.name)
         write_atomic(written[-1], run.read_text(encoding="utf-8"))
-    for name in plan.tables:
-        table = render(numbers, name)
-        for suffix, write in {
-            "csv": to_csv,
-            "md": to_markdown,
-            "tex": to_tex,
-            "html": to_html,
-        }.items():
-            written.append(out / plan.name / f"{name}.{suffix}")
-            write_atomic(written[-1], write(table))
+    for name in tables:
+        written += document.write(render(numbers, name).document, folder / name)
     return written
 
 
@@ -202,23 +239,22 @@ def print_main(
     """The main table in at most `width` columns, then where tables, figures and report lie."""
     numbers = Numbers(plan, read_metrics(metrics_file(plan, results)), results)
     quality = map(numbers.counted, QUALITY[plan.suite.evaluation.protocol])
-    table = render(numbers, "main", ["method", "nfe", *quality, "training_forward_equivalents"])
-    titles, rows = as_text(table)
-    others = [
-        max(len(title) + 2, *(len(row[i]) for row in rows)) for i, title in enumerate(titles) if i
-    ]
+    keys = ["method", "nfe", *quality, "training_forward_equivalents"]
+    shown = render(numbers, "main", keys).document
+    texts = shown.frame()
+    others = [max(len(title) + 2, *map(len, texts[title])) for title in shown.columns[1:]]
     limits = [max(20, width - sum(others) - 2 * len(others)), *[None] * len(others)]
     print(
         tabulate(
-            rows,
-            headers=titles,
+            texts.to_numpy().tolist(),
+            headers=shown.columns,
             tablefmt="simple",
             disable_numparse=True,
             maxcolwidths=limits,
             colalign=["left", *["right"] * len(others)],
         )
     )
-    for note in [table.caption, *table.footnotes]:
+    for note in [shown.caption, *shown.notes]:
         print(textwrap.fill(note, width))
     tables, report = out / plan.name, results / plan.name / "report.html"
     missing = (
