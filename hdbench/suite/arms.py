@@ -78,8 +78,10 @@ def is_teacher(arm: Arm) -> bool:
 
 
 def describe(plan: Plan, name: str) -> str:
-    """The arm for people: `MeanFlow → DMD + patch`, and whatever else its entry changes."""
+    """The arm for people: its title, or `MeanFlow → DMD + patch` and whatever else its entry changes."""
     arm = plan.arms[name]
+    if arm.title:
+        return arm.title
     if arm.real:
         return f"Real images ({arm.real})"
     if arm.baseline:
@@ -127,7 +129,8 @@ def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
 
 def base_arm(plan: Plan) -> str | None:
     """The arm whose entry overrides nothing."""
-    return next((name for name, override in plan.suite.arms.items() if not override), None)
+    entries = plan.suite.arms.items()
+    return next((name for name, entry in entries if not (entry or {}).keys() - {"title"}), None)
 
 
 def is_base_trajectory(plan: Plan, name: str) -> bool:

@@ -243,6 +243,9 @@ class Arm(Config):
     trajectory: Training | None
     refine: Training | None
     baseline: Baseline | None = Field(None, exclude_if=_absent)
+    title: str | None = Field(
+        None, exclude_if=_absent, description="for people; by default made of stages and settings"
+    )
     steps: tuple[int, ...] = Field(min_length=1, description="sampling steps, each of them a row")
     real: Literal["train", "test"] | None = Field(
         None, description="no model at all: real images, for the noise floor"
@@ -296,13 +299,18 @@ class Recipe(Config):
                 raise ValueError(
                     f"hyper_parameters.{key}: the arm has no such value" + nearest(key, paths)
                 )
-        for path in sorted(paths):
-            if not path.endswith("objective.name") and not any(
-                covers(key, path) for key in self.hyper_parameters
-            ):
-                raise ValueError(
-                    f"hyper_parameters: nothing says where arm.{path} is from; add a line"
-                )
+        lacking = [
+            f"arm.{path}"
+            for path in sorted(paths)
+            if not path.endswith("objective.name")
+            and not any(covers(key, path) for key in self.hyper_parameters)
+        ]
+        if lacking:
+            verb = "is" if len(lacking) == 1 else "are"
+            raise ValueError(
+                f"hyper_parameters: nothing says where {', '.join(lacking)} {verb} from; "
+                f"add {'a line' if len(lacking) == 1 else 'a line for each'}"
+            )
         return self
 
 
@@ -362,7 +370,7 @@ class Suite(Config):
     @model_validator(mode="after")
     def _seeds_differ(self):
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {list(self.seeds)}: one stands twice; remove it")
+            raise ValueError(f"seeds = {list(self.seeds)}: one appears twice; remove it")
         return self
 
 

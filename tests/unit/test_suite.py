@@ -202,7 +202,7 @@ MISTAKES = [
         "teacher.guidance_interval = [0.5, 0.2]: the first must not be above the second",
     ),
     ("seeds", [], "seeds = []: must have at least 1 entry"),
-    ("seeds", [0, 0], "seeds = [0, 0]: one stands twice; remove it"),
+    ("seeds", [0, 0], "seeds = [0, 0]: one appears twice; remove it"),
     # combinations
     ("network.patch", 3, "network.patch = 3 does not divide the image side 8; choose a divisor"),
     (

@@ -776,7 +776,7 @@ def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path
     again = frame[(frame.arm == "hd") & (frame.metric == "recall_64")]
     assert "Left out" not in notes(pd.concat([frame, again]))[1]
     numbers, said = notes(pd.concat([frame, again.assign(value=0.5)]))
-    assert "Left out: 6 numbers that stand there twice with different values (arms: hd)" in said
+    assert "Left out: 6 numbers that appear twice with different values (arms: hd)" in said
     assert math.isnan(numbers(numbers.entries("hd")[0], "recall_64").value)
     assert "suite does not have (arms: mine)" in notes(frame.replace({"arm": {"hd": "mine"}}))[1]
     swapped = frame.copy()
