@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hdbench.metrics.records import MISSING, Interval
 from hdbench.report.numbers import Entry, Numbers
-from hdbench.suite.arms import describe, head_name, initialisation, settings
+from hdbench.suite.arms import describe, head_name, initialisation, is_reconstruction, settings
 from hdbench.suite.plan import Plan
 
 _INCEPTION = {"fid": "FID N ↓", "precision": "Precision ↑", "recall": "Recall ↑"}
@@ -42,6 +42,12 @@ class Column:
     scale: float = 1.0  # of values for people; csv has them as they are
     expected: bool = False  # a missing value gets a footnote
     signed: bool = False
+    marked: bool = False  # a row's † is repeated here for people
+
+
+def dagger(head: str | None) -> str:
+    """The mark of a head that is a reconstruction."""
+    return "†" if is_reconstruction(head) else ""
 
 
 def metric(numbers: Numbers, name: str, title: str) -> Column:
@@ -84,7 +90,7 @@ def head(numbers: Numbers) -> Column:
         gan = settings(plan, e.arm, ("refine", "objective", "gan"))
         return ", ".join([head_name(plan.arms[e.arm]), *gan])
 
-    return text("head", "Head", cell)
+    return Column(key="head", title="Head", cell=cell, marked=True)
 
 
 def start(numbers: Numbers) -> Column:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from hdbench.metrics.records import COLUMNS, Interval
+from hdbench.report.columns import dagger
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.stages import artifact
-from hdbench.suite.arms import describe, head_of, is_reconstruction
+from hdbench.suite.arms import describe, head_of
 from hdbench.suite.plan import Plan, Row
 
 
@@ -86,11 +87,6 @@ class Sources:
             f"95% intervals{of}: t-intervals over {self.numbers.over}"
             + ", of real images over samples" * real
         )
-
-
-def dagger(head: str | None) -> str:
-    """The mark of a head that is a reconstruction."""
-    return "†" if is_reconstruction(head) else ""
 
 
 def steps_text(steps: int) -> str:

@@ -55,7 +55,13 @@ class Rendered:
         rows = []
         for row, (_, values, mark) in enumerate(self.rows):
             cells = [self._cell(row, index, values[index]) for index, _ in shown]
-            rows.append([cells[0]._replace(text=cells[0].text + mark), *cells[1:]])
+            marks = [mark, *("†" * (c.marked and "†" in mark) for _, c in shown[1:])]
+            rows.append(
+                [
+                    cell._replace(text=cell.text + mark)
+                    for cell, mark in zip(cells, marks, strict=True)
+                ]
+            )
         return Document(
             label=self.label,
             caption=self.caption,
@@ -150,7 +156,7 @@ def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Val
 def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry, str]:
     """The best of the models and the second best, each only if it beats all that come after it by a paired 95% interval."""
     sign = {"↓": 1, "↑": -1}.get(column.title[-1:])
-    if sign is None:
+    if sign is None or numbers.alone:  # one chain says nothing of another training run
         return {}
     metric = column.key.removesuffix(numbers.counted(""))
     models = [
