@@ -96,7 +96,12 @@ def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(model, _deepest(error), under)}") from None
+        deepest = _deepest(error)
+        missing = [e for e in error.errors() if e["type"] == "missing"]
+        if deepest["type"] == "missing" and len(missing) > 1:
+            keys = [".".join((*under, *_walk(model, e["loc"])[0])) for e in missing]
+            raise UserError(f"{source}: {', '.join(keys)}: these are missing; add them") from None
+        raise UserError(f"{source}: {_sentence(model, deepest, under)}") from None
 
 
 def _deepest(error: ValidationError) -> Any:
