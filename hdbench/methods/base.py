@@ -127,7 +127,7 @@ class Objective(Config):
         """The teacher's ODE pairs that it learns from."""
         return None
 
-    def head(self) -> tuple[str, Config] | None:
+    def head(self) -> tuple[str, Any] | None:
         """The name of its discriminator head ("none" without one) and its settings; None if it cannot have one."""
         return None
 

@@ -1,4 +1,6 @@
-"""Tables and figures of suites: which there are, which rows they have, and mistakes in naming them."""
+"""Tables and figures of suites: which there are, which rows they have, and mistakes in naming
+them.
+"""
 
 import json
 

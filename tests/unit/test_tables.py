@@ -253,7 +253,9 @@ def test_costs_that_older_manifests_lack_are_dashes(tmp_path):
         frame = collect.collect(plan, tmp_path / age)
         texts = rendered(plan, frame, "cost", tmp_path / age).document.frame()
         titles, rows = list(texts), texts.to_numpy().tolist()
-        shown[age] = {row[0]: dict(zip(titles, row)) for row in rows}["MeanFlow → DMD + patch"]
+        shown[age] = {row[0]: dict(zip(titles, row, strict=True)) for row in rows}[
+            "MeanFlow → DMD + patch"
+        ]
     names = ("GPU s", "Queue s", "Peak MB")
     assert [shown["old"][name] for name in names] == ["-"] * 3
     stages = next(row for row in plan.rows if row.arm == "hd_patch").stages
