@@ -13,17 +13,15 @@ from tests.support.structure import LAYERS, Source, folders_of
 
 # 2026-11-29: what does not hold yet, counted by folder; an entry goes when its folder is in order.
 OPEN_IMPORTS = {"cli": 54, "stages": 19, "core": 3, "tools": 1}  # in functions, without a reason
-OPEN_MODULES = {"report": 1}  # over 400 lines
-OPEN_FUNCTIONS = {"report": 12, "cli": 1, "suite": 1, "tools": 1}  # over 60 lines
-OPEN_ATTRIBUTES = {"suite": 1, "experiments": 1}  # hasattr, getattr(x, "literal")
-OPEN_HEADS = {"report": 2}  # startswith("awd
+OPEN_FUNCTIONS = {"cli": 1, "suite": 1}  # over 60 lines
+OPEN_ATTRIBUTES = {"suite": 1}  # hasattr, getattr(x, "literal")
 OPEN_FILLERS = {
-    "report": 56,
+    "report": 30,
     "core": 14,
     "stages": 11,
-    "tools": 8,
     "networks": 4,
     "suite": 4,
+    "tools": 4,
     "cli": 2,
 }  # variables named found, own, each or part
 
@@ -35,7 +33,7 @@ ATTRIBUTES = {
     "hdbench.core.sharding": "a tensor is distributed or not, and torch has no common class",
     "hdbench.suite.schema": "a value before it is validated",
 }
-MOST_NESTED_IMPORTS = 123
+MOST_NESTED_IMPORTS = 106
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +76,7 @@ def test_imports_in_functions_are_no_more_than_they_were(source):
 
 def test_no_module_is_over_400_lines(source):
     long = {name: lines for name, lines in source.lines.items() if lines > 400}
-    assert not over(folders_of(long), OPEN_MODULES), long
+    assert not long
 
 
 def test_no_function_is_over_60_lines(source):
@@ -96,8 +94,7 @@ def test_a_module_that_may_ask_by_attribute_name_does(source):
 
 
 def test_no_head_is_known_by_its_name(source):
-    heads = source.named_heads
-    assert not over(folders_of(heads.elements()), OPEN_HEADS), heads
+    assert not source.named_heads
 
 
 def test_variables_are_nouns_of_the_domain(source):
