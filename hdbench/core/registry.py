@@ -67,7 +67,7 @@ class Registry(Mapping[str, type[T]]):
         return self
 
     def union(self) -> Any:
-        """The type of a field that holds any of the classes, installed ones too, by their `name`."""
+        """The type of a field that holds any of the classes, installed ones too, by `name`."""
         from pydantic import Field  # start-up: an extension's base classes need no more than this
 
         classes = tuple(self.load().values())
