@@ -67,10 +67,6 @@ class Captions(Dataset):
     classes: int = Field(len(CAPTIONS) * int(np.prod(ATTRIBUTES)), description="rows of `prompts`")
 
     @property
-    def counts(self) -> dict[str, int]:
-        return {"train": self.train, "test": self.test, "score": self.score}
-
-    @property
     def attributes(self) -> tuple[int, ...]:
         return ATTRIBUTES
 
