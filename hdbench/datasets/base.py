@@ -44,7 +44,7 @@ class Dataset(Config, ABC):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of images by split: of the fields `train`, `test` and `score`, if there are any."""
+        """Number of images by split: of the fields `train`, `test` and `score`, if any."""
         sized = [split for split in SPLITS if split in type(self).model_fields]
         return {split: getattr(self, split) for split in sized}
 
