@@ -15,6 +15,7 @@ from hdbench.core.pixels import load_images, save_images, to_float
 if TYPE_CHECKING:
     from hdbench.networks.autoencoders import AutoencoderConfig
 
+SPLITS = ("train", "test", "score")
 # images (N, C, H, W) uint8 and labels (N,) int64 by split
 Splits = dict[str, tuple[Tensor, Tensor]]
 
@@ -26,7 +27,7 @@ class Dataset(Config, ABC):
     as fields or properties (of what networks see: of latents for a data set that is stored as
     latents), and one of two ways to be made:
 
-    - in memory: `build` and `counts`, and at least the splits `train` and `test`;
+    - in memory: `build`, at least of `train` and `test`, and fields of these names or `counts`;
     - as latents: `stored = "latents"`, `encode` and `open`, and a field `autoencoder`.
     """
 
@@ -43,8 +44,9 @@ class Dataset(Config, ABC):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of images by split; empty where only making them tells."""
-        return {}
+        """Number of images by split: of the fields `train`, `test` and `score`, if any."""
+        sized = [split for split in SPLITS if split in type(self).model_fields]
+        return {split: getattr(self, split) for split in sized}
 
     @property
     def largest_sample(self) -> int:

@@ -71,10 +71,6 @@ class Captions(Dataset):
     )
 
     @property
-    def counts(self) -> dict[str, int]:
-        return {"train": self.train, "test": self.test, "score": self.score}
-
-    @property
     def attributes(self) -> tuple[int, ...]:
         return ATTRIBUTES
 

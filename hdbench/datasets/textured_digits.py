@@ -44,10 +44,6 @@ class TexturedDigits(Dataset):
     channels: int = Field(default=1, ge=1, le=1)
     classes: int = Field(default=10, ge=10, le=10)
 
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"train": self.train, "test": self.test}
-
     def build(self) -> Splits:
         splits = {}
         for number, (split, (ink, labels)) in enumerate(originals(self.seed).items()):

@@ -284,6 +284,7 @@ def test_a_data_set_needs_its_sizes_counts_and_build_alone(tmp_path):
     images, labels = data.open(tmp_path, "test")
     assert images.dtype == torch.float32 and torch.equal(labels, torch.arange(5) % 2)
     assert images.unique().item() == pytest.approx(51 / 127.5 - 1)
+    assert DATASETS["textured_digits"](train=9, test=4).counts == {"train": 9, "test": 4}
     assert (data.largest_sample, data.attributes, data.label_kind) == (3, (2,), "class")
     assert data.targets(labels) is labels and data.prompts() is None and Squares.version == 1
     assert data.model_dump() == {
