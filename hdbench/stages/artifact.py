@@ -174,15 +174,15 @@ class Work:
         cost = self.cost()
         if distributed.rank():
             return
-        stage = self.stage
+        stage, config = self.stage, self.stage.config.model_dump(mode="json")
         manifest = {
             "id": stage.id,
             "kind": stage.kind,
             "version": version_of(stage.kind, stage.label),
             "digest": stage.digest,
-            "config": stage.config,
+            "config": config,
             "parents": stage.parents,
-            "seed": stage.config.get("seed"),
+            "seed": config.get("seed"),
             "environment": environment(str(self.device)),
             **{k: round(v, 3) for k, v in cost.items()},
             **facts,

@@ -16,19 +16,22 @@ from hdbench.evaluation import classifier as classifier_protocol
 from hdbench.metrics import Estimate
 from hdbench.metrics.clip_score import clip_score
 from hdbench.networks.classifier import classify
-from hdbench.stages import artifact
 from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
 from hdbench.stages.networks import load_classifier, load_clip
 from hdbench.stages.pictures import PICTURES, check_pictures
+from hdbench.suite.stage import ProtocolReferenceStage, ProtocolStage, RealStage
 
 
 def reference(context: Context) -> Payload:
     """Features and spectra of three real sets of equal N: two disjoint parts of train, and test; or a protocol's reference."""
-    if "protocol" in context.stage.config:
+    config = context.config
+    if isinstance(config, ProtocolReferenceStage):
         from hdbench.evaluation.evaluate import build_references
         from hdbench.evaluation.request import Extractors
 
-        request = evaluation_request(context)
+        request = evaluation_request(
+            context, samples=None, references={config.protocol: Path(config.reference)}
+        )
         (extractors := Extractors(request)).load()
         built = build_references(request, extractors)[request.protocols[0].name]
         write_atomic(
@@ -36,7 +39,7 @@ def reference(context: Context) -> Payload:
             json.dumps({"key": built.key, "folder": built.folder.name}) + "\n",
         )
         return ["reference.json"], {}
-    n = context.stage.config["samples"]
+    n = config.samples
     path, network = context.parent("data")[0], load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
     sets = {
@@ -48,53 +51,51 @@ def reference(context: Context) -> Payload:
             name: (images, classify(network, images, context.device)[0])
             for name, images in sets.items()
         },
-        context.stage.config["bands"],
+        config.bands,
     )
     np.savez(context.work.path / "reference.npz", **arrays)
     return ["reference.npz"], {}
 
 
 def evaluation_request(context: Context, **more):
-    """What `hdbench evaluate` would be asked for: the suite's protocol and weights, and by default its reference's images."""
+    """What `hdbench evaluate` would be asked for: the stage's protocol and weights, and `more`."""
     from hdbench.evaluation.features import Settings
     from hdbench.evaluation.protocols import protocol_named
     from hdbench.evaluation.request import Request
 
-    wanted = context.plan.suite.evaluation
+    config = context.config
     return Request(
-        **{"samples": None, "references": {wanted.protocol: Path(wanted.reference)}} | more,
-        protocols=(protocol_named(wanted.protocol),),
-        weights=wanted.weights,
+        **more,
+        protocols=(protocol_named(config.protocol),),
+        weights=config.weights,
         device=context.device,
         settings=Settings(
             cache=context.results / "evaluation",
             threads=torch.get_num_threads(),
             label=context.label,
         ),
-        n=None if wanted.samples == protocol_named(wanted.protocol).n else wanted.samples,
-        allow=frozenset(["other-weights"] if wanted.weights else []),
+        allow=frozenset(["other-weights"] if config.weights else []),
     )
 
 
 def evaluate(context: Context) -> Payload:
     """Every metric of the tier with its standard error; the influences of the samples are kept for paired differences."""
-    if "protocol" in context.stage.config:
+    if isinstance(context.config, ProtocolStage):
         return evaluate_pictures(context)
     images, labels = load_images(context.parent("sample")[0] / "samples.npz")
     real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
-    wanted, itself = (
-        targets_of(context, labels).numpy(),
-        context.parent("sample")[1]["config"].get("split"),
-    )
+    wanted = targets_of(context, labels).numpy()
+    sampled = context.parent("sample").config
+    itself = sampled.split if isinstance(sampled, RealStage) else None
     estimates, rings = classifier_protocol.estimates(
         images,
         wanted,
         features,
         probabilities,
         real,
-        neighbours=context.stage.config["neighbours"],
+        neighbours=context.config.neighbours,
         itself=itself,
         attributes=network.attributes,
     )
@@ -130,23 +131,22 @@ def evaluate(context: Context) -> Payload:
 def evaluate_pictures(context: Context) -> Payload:
     """The suite's named protocol on the samples, against the reference that its stage has built."""
     from hdbench.evaluation.evaluate import evaluate
+    from hdbench.evaluation.protocols import protocol_named
 
-    folder, made = context.parent("sample")
+    config, folder = context.config, context.parent("sample").folder
     check_pictures(folder)
     built = json.loads(
         (context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8")
     )["folder"]
-    references = {
-        context.stage.config["protocol"]: context.results / "evaluation/references" / built
-    }
-    prompts = (
-        artifact.load(context.results, made["parents"]["text"])[0] / PROMPTS
-        if "text" in made["parents"]
-        else None
-    )
+    references = {config.protocol: context.results / "evaluation/references" / built}
+    has_prompts = "text" in context.stage.parents
     (found,) = evaluate(
         evaluation_request(
-            context, samples=folder / PICTURES, references=references, prompts=prompts
+            context,
+            samples=folder / PICTURES,
+            references=references,
+            prompts=context.parent("text").folder / PROMPTS if has_prompts else None,
+            n=None if config.samples == protocol_named(config.protocol).n else config.samples,
         )
     )
     estimates = {metric: estimate for metric, (estimate, _) in found.results.items()}

@@ -11,6 +11,7 @@ import torch
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images
 from hdbench.evaluation.classifier import estimates
+from hdbench.suite.stage import config_of
 
 if TYPE_CHECKING:
     from hdbench.evaluation.results import Evaluation
@@ -31,7 +32,6 @@ def evaluate_file(
     from hdbench.evaluation.results import Evaluation, Result
     from hdbench.networks import classifier as stages
     from hdbench.networks.classifier import Classifier
-    from hdbench.networks.config import ClassifierConfig
     from hdbench.stages import artifact, context
 
     place = stage.resolve()
@@ -43,14 +43,10 @@ def evaluate_file(
     results = place.parents[2]
     path, manifest = artifact.load(results, f"reference/{place.name}")
     weights, trained = artifact.load(results, manifest["parents"]["classifier"])
-    data = artifact.load(results, trained["parents"]["data"])[1]["config"]
-    module = DATASETS[data["name"]]
-    shown = attributes(data["name"], data["classes"])
-    shape = {
-        "image_size": data["image_size"],
-        "channels": data["channels"],
-        "classes": data["classes"],
-    }
+    of_data = artifact.load(results, trained["parents"]["data"])[1]["config"]
+    data = config_of("data", of_data).dataset
+    module = DATASETS[data.name]
+    shown = attributes(data.name, data.classes)
     images, labels = load_images(samples)
     wanted, found = manifest["config"]["samples"], len(images)
     if n not in (None, found) or (n is None and found != wanted):
@@ -58,15 +54,15 @@ def evaluate_file(
             f"{samples}: holds {found} images, the reference has {wanted}; give --n {found} to compare unequal "
             "numbers all the same"
         )
-    if images.shape[1:] != (shape["channels"], shape["image_size"], shape["image_size"]):
+    expected = (data.channels, data.image_size, data.image_size)
+    if images.shape[1:] != expected:
         raise UserError(
-            f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
-            f"{(shape['channels'], shape['image_size'], shape['image_size'])}"
+            f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are {expected}"
         )
     network = Classifier(
-        ClassifierConfig(**trained["config"]["network"]),
-        image_size=data["image_size"],
-        channels=data["channels"],
+        config_of("classifier", trained["config"]).network,
+        image_size=data.image_size,
+        channels=data.channels,
         attributes=shown,
     )
     network.load_state_dict(load_file(weights / context.WEIGHTS))

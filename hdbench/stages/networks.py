@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
 
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import seeded
 from hdbench.networks import build as networks
-from hdbench.networks import config as networks_config
 from hdbench.networks.classifier import Classifier
-from hdbench.networks.config import ClassifierConfig
 from hdbench.networks.text import Conditions
 from hdbench.stages.context import WEIGHTS, Context, of_classifier, prompts_of, shape
 
@@ -26,8 +24,8 @@ def new_network(
     conditions = Conditions(context.parent("text")[0]) if "text" in context.stage.parents else None
     with seeded(*axes):
         network = networks.build(
-            networks_config.typed(context.stage.config["network"]),
-            **shape(context.dataset()),
+            context.config.network,
+            **shape(context.config.shape),
             mean_velocity=mean_velocity,
             conditions=conditions,
         )
@@ -46,22 +44,21 @@ def load_network(context: Context, role: str, *, mean_velocity: bool) -> Transfo
     return network
 
 
-def new_clip(context: Context) -> Captioned:
-    from hdbench.networks.clip import Captioned, build
+def new_clip(context: Context, model: dict[str, Any]) -> Captioned:
+    from hdbench.networks.clip import Captioned, build  # optional: open_clip
 
-    return Captioned(build(context.plan.suite.text.model), prompts_of(context))
+    return Captioned(build(model), prompts_of(context))
 
 
 def load_clip(context: Context) -> Captioned:
-    network = new_clip(context)
-    network.load_state_dict(load_file(context.parent("clip")[0] / WEIGHTS))
+    clip = context.parent("clip")
+    network = new_clip(context, clip.config.model)
+    network.load_state_dict(load_file(clip.folder / WEIGHTS))
     return network.to(context.device).eval().requires_grad_(False)
 
 
 def load_classifier(context: Context) -> Classifier:
-    path, manifest = context.parent("classifier")
-    network = Classifier(
-        ClassifierConfig(**manifest["config"]["network"]), **of_classifier(context.dataset())
-    )
-    network.load_state_dict(load_file(path / WEIGHTS))
+    trained = context.parent("classifier")
+    network = Classifier(trained.config.network, **of_classifier(context.dataset()))
+    network.load_state_dict(load_file(trained.folder / WEIGHTS))
     return network.to(context.device).eval()

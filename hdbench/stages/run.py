@@ -69,7 +69,7 @@ def is_split(stage: Stage) -> bool:
     return (
         stage.kind in SPLIT
         or stage.kind == "data"
-        and hasattr(DATASETS[stage.config["name"]], "encode")
+        and hasattr(DATASETS[stage.config.dataset.name], "encode")
         or stage.kind == "text"
         and "clip" not in stage.parents
     )
@@ -91,7 +91,7 @@ def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
         return False
     for parent in stage.parents.values():
         artifact.load(results, parent)
-    batch = stage.config["batch"] if "objective" in stage.config else math.inf
+    batch = stage.training.batch if stage.training else math.inf
     if stage.kind == "clip" and distributed.world_size() > 1:
         raise UserError(
             f"{stage.id}: a CLIP compares the rows of a whole batch; train it with one process"
@@ -130,10 +130,9 @@ def run_stage(
         ):
             return
         context = Context(
-            plan=plan,
+            stage=stage,
             results=results,
             work=work,
-            stage=stage,
             label=label,
             device=device,
             checkpoint_seconds=checkpoint_seconds,

@@ -22,7 +22,7 @@ def sampler(objective: Any) -> str:
 def cost_per_step(plan: Plan, training: Training) -> float:
     """Forward-equivalents of one training step: the objective's own count a sample, times the batch."""
     terms = OBJECTIVES[training.objective.name].forward_equivalents(
-        training.objective, plan.suite.network.depth, plan.suite.teacher.guidance != 1.0
+        training.objective, plan.suite.network.depth, plan.suite.teacher.guidance.active
     )
     return training.batch * sum(terms.values())
 
@@ -45,7 +45,7 @@ def total_cost(plan: Plan, arm: Arm) -> float:
     trained = [training for training in (arm.trajectory, arm.refine) if training]
     pairs = {pairs for training in trained if (pairs := pairs_of(training))}
     return sum(training.steps * cost_per_step(plan, training) for training in trained) + sum(
-        pairs_cost(each, plan.suite.teacher.guidance != 1.0) for each in pairs
+        pairs_cost(each, plan.suite.teacher.guidance.active) for each in pairs
     )
 
 

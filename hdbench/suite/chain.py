@@ -11,8 +11,28 @@ from hdbench.core.files import digest_of
 from hdbench.datasets import DATASETS
 from hdbench.suite.budget import pairs_of, resolve_steps, sampler
 from hdbench.suite.plan import Plan, Row
-from hdbench.suite.schema import Arm, ClipText, Training
-from hdbench.suite.stage import VERSIONS, Stage
+from hdbench.suite.schema import Arm, ClipText, Network, Training
+from hdbench.suite.stage import (
+    VERSIONS,
+    CheckpointStage,
+    ClassifierStage,
+    ClipStage,
+    ClipTextStage,
+    DataStage,
+    DistillStage,
+    EvaluateStage,
+    PairsStage,
+    ProtocolReferenceStage,
+    ProtocolStage,
+    RealStage,
+    ReferenceStage,
+    SampleStage,
+    Shape,
+    Stage,
+    StageConfig,
+    TeacherStage,
+    TextStage,
+)
 
 
 class _Origin(NamedTuple):
@@ -22,7 +42,7 @@ class _Origin(NamedTuple):
     start: str
     label: str
     sampler: str
-    network: dict[str, Any]
+    network: Network
 
 
 def version_of(kind: str, label: str) -> int:
@@ -40,23 +60,39 @@ class _Chain:
 
     def __post_init__(self):
         suite = self.plan.suite
-        self.guidance = {
-            "guidance": suite.teacher.guidance,
-            "guidance_interval": list(suite.teacher.guidance_interval),
-        }
-        self.data = self.add("data", suite.data.name, _dump(suite.data))
+        self.shape = Shape(
+            image_size=suite.data.image_size,
+            channels=suite.data.channels,
+            classes=suite.data.classes,
+        )
+        guidance = suite.teacher.guidance
+        self.guidance = {"guidance": guidance.scale, "guidance_interval": list(guidance.interval)}
+        self.data = self.add(
+            "data", suite.data.name, DataStage(dataset=suite.data), _dump(suite.data)
+        )
         self.measured, self.measuring = self.measurement()
         self.conditions = self.text()
         for name in self.plan.arms:
             arm = self.plan.arms[name] = resolve_steps(self.plan, name, self.source)
             self.real(name, arm) if arm.real else self.model(name, arm)
 
-    def add(self, kind: str, label: str, config: dict[str, Any], **parents: Stage) -> Stage:
+    def add(
+        self,
+        kind: str,
+        label: str,
+        config: StageConfig,
+        old: dict[str, Any],
+        new_roles: tuple[str, ...] = (),
+        **parents: Stage,
+    ) -> Stage:
+        """A stage of the plan; `old` and all parents but `new_roles` are what its digest covers."""
         key = {
             "kind": kind,
             "version": version_of(kind, label),
-            "config": config,
-            "parents": {role: parent.digest for role, parent in parents.items()},
+            "config": old,
+            "parents": {
+                role: parent.digest for role, parent in parents.items() if role not in new_roles
+            },
         }
         stage = Stage(
             kind=kind,
@@ -68,64 +104,91 @@ class _Chain:
         self.plan.stages.setdefault(stage.id, stage)
         return stage
 
-    def measurement(self) -> tuple[dict[str, Any], dict[str, Stage]]:
+    def measurement(self) -> tuple[tuple[StageConfig, dict[str, Any]], dict[str, Stage]]:
         """Configuration of `evaluate`, and its parents beside the samples."""
         suite, wanted = self.plan.suite, self.plan.suite.evaluation
         if not (c := suite.classifier):
-            config = {"protocol": wanted.protocol, "weights": wanted.weights}
-            return config, {
-                "reference": self.add(
-                    "reference", wanted.protocol, config | {"reference": wanted.reference}
-                )
-            }
+            named = {"protocol": wanted.protocol, "weights": wanted.weights}
+            reference = self.add(
+                "reference",
+                wanted.protocol,
+                ProtocolReferenceStage(**named, reference=wanted.reference),
+                named | {"reference": wanted.reference},
+            )
+            config = ProtocolStage(**named, samples=wanted.samples)
+            return (config, named), {"reference": reference}
         classifier = self.add(
             "classifier",
             suite.data.name,
+            ClassifierStage(network=c.network, seed=c.seed, training=c.training),
             {"network": _dump(c.network), "seed": c.seed, **_dump(c.training)},
             data=self.data,
         )
+        sizes = {"samples": wanted.samples, "bands": wanted.bands}
         reference = self.add(
             "reference",
             suite.data.name,
-            {"samples": wanted.samples, "bands": wanted.bands},
+            ReferenceStage(**sizes),
+            sizes,
             data=self.data,
             classifier=classifier,
         )
-        return {"neighbours": wanted.neighbours}, {"reference": reference, "classifier": classifier}
+        config = EvaluateStage(neighbours=wanted.neighbours)
+        return (config, _dump(config)), {
+            "reference": reference,
+            "classifier": classifier,
+            "data": self.data,
+        }
 
     def text(self) -> dict[str, Stage]:
         """The parent that networks with prompts need; a suite's own CLIP also measures."""
         text = self.plan.suite.text
         if isinstance(text, ClipText):
-            config = {"model": text.model, "seed": text.seed, **_dump(text.training)}
+            old = {"model": text.model, "seed": text.seed, **_dump(text.training)}
             clip = {
-                split: self.add("clip", split, {"split": split, **config}, data=self.data)
+                split: self.add(
+                    "clip",
+                    split,
+                    ClipStage(
+                        model=text.model, seed=text.seed, training=text.training, split=split
+                    ),
+                    {"split": split, **old},
+                    data=self.data,
+                )
                 for split in ("train", "score")
             }
-            self.measuring |= {"clip": clip["score"], "data": self.data}
-            return {"text": self.add("text", "clip", {}, data=self.data, clip=clip["train"])}
-        config = {"prompts": self.plan.suite.evaluation.prompts}
-        return (
-            {"text": self.add("text", "pipeline", config | _dump(text), data=self.data)}
-            if text
-            else {}
+            self.measuring |= {"clip": clip["score"]}
+            stage = self.add(
+                "text", "clip", ClipTextStage(), {}, data=self.data, clip=clip["train"]
+            )
+            return {"text": stage}
+        if not text:
+            return {}
+        prompts = self.plan.suite.evaluation.prompts
+        stage = self.add(
+            "text",
+            "pipeline",
+            TextStage(encoder=text, prompts=prompts),
+            {"prompts": prompts} | _dump(text),
+            data=self.data,
         )
+        self.measuring |= {"text": stage}
+        return {"text": stage}
 
     def origin(self, arm: Arm) -> _Origin:
         """The teacher, trained or public, or an arm's own public network."""
-        suite, network = self.plan.suite, _dump(self.plan.suite.network)
-        if own := arm.baseline:
-            network = _dump(own.network)
+        suite = self.plan.suite
+        public = arm.baseline.checkpoint if arm.baseline else suite.teacher.checkpoint
+        network = arm.baseline.network if arm.baseline else suite.network
+        if public:
             stage = self.add(
                 "teacher",
-                own.checkpoint.format,
-                {"network": network, "checkpoint": _dump(own.checkpoint)},
+                public.format,
+                CheckpointStage(network=network, shape=self.shape, checkpoint=public),
+                {"network": _dump(network), "checkpoint": _dump(public)},
             )
-            return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
-        if public := suite.teacher.checkpoint:
-            stage = self.add(
-                "teacher", public.format, {"network": network, "checkpoint": _dump(public)}
-            )
+            if arm.baseline:
+                return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
             return _Origin(
                 stage, f"{public.format}-s{self.seed}", f"teacher-{stage.label}", "ode", network
             )
@@ -133,7 +196,8 @@ class _Chain:
         stage = self.add(
             "teacher",
             f"s{self.seed}",
-            {"network": network, "seed": self.seed, **_dump(training)},
+            TeacherStage(network=network, shape=self.shape, seed=self.seed, training=training),
+            {"network": _dump(network), "seed": self.seed, **_dump(training)},
             data=self.data,
             **self.conditions,
         )
@@ -143,18 +207,13 @@ class _Chain:
 
     def real(self, name: str, arm: Arm) -> None:
         """The row of real images."""
-        evaluation = self.plan.suite.evaluation
-        sample = self.add(
-            "sample",
-            f"real-{arm.real}",
-            {"samples": evaluation.samples, "split": arm.real},
-            source=self.data,
-        )
+        config = RealStage(samples=self.plan.suite.evaluation.samples, split=arm.real)
+        sample = self.add("sample", f"real-{arm.real}", config, _dump(config), source=self.data)
         self.row(name, None, 0, 0, {}, sample)
 
     def model(self, name: str, arm: Arm) -> None:
         """Training stages of an arm, and the rows of its numbers of sampling steps."""
-        origin, evaluation = self.origin(arm), self.plan.suite.evaluation
+        origin, suite = self.origin(arm), self.plan.suite
         student, label, sampled, stages = (
             origin.stage,
             origin.label,
@@ -175,23 +234,41 @@ class _Chain:
                 student = self.trained(name, kind, label, training, origin, student, stages)
                 stages[kind] = student.id
         teacher = student is origin.stage and not arm.baseline
-        config = {"samples": evaluation.samples, "seed": evaluation.seed, "sampler": sampled}
-        config |= self.guidance if teacher else {}
+        guidance = suite.teacher.guidance if teacher else None
         for steps in arm.steps:
-            times = (
-                {"times": list(arm.baseline.times[steps])}
-                if arm.baseline and steps in arm.baseline.times
-                else {}
-            )
+            config = self.sampling(arm, sampled, steps, origin.network, guidance)
+            old = {
+                "samples": config.samples,
+                "seed": config.seed,
+                "sampler": sampled,
+                **(self.guidance if teacher else {}),
+                "steps": steps,
+                "network": _dump(origin.network),
+                **({"times": list(config.times)} if config.times is not None else {}),
+            }
             sample = self.add(
-                "sample",
-                f"{label}-{steps}step",
-                {**config, "steps": steps, "network": origin.network, **times},
-                source=student,
-                **self.conditions,
+                "sample", f"{label}-{steps}step", config, old, source=student, **self.conditions
             )
-            guided = teacher and self.plan.suite.teacher.guidance != 1.0
-            self.row(name, self.seed, steps, steps * (2 if guided else 1), stages, sample)
+            nfe = steps * (guidance.evaluations if guidance else 1)
+            self.row(name, self.seed, steps, nfe, stages, sample)
+
+    def sampling(
+        self, arm: Arm, sampled: str, steps: int, network: Network, guidance: Any
+    ) -> SampleStage:
+        """How an arm's images are made with so many steps."""
+        evaluation, data = self.plan.suite.evaluation, self.plan.suite.data
+        return SampleStage(
+            network=network,
+            shape=self.shape,
+            sampler=sampled,
+            samples=evaluation.samples,
+            steps=steps,
+            seed=evaluation.seed,
+            batch=evaluation.batch,
+            guidance=guidance,
+            times=arm.baseline.times.get(steps) if arm.baseline else None,
+            autoencoder=getattr(data, "autoencoder", None),
+        )
 
     def trained(
         self,
@@ -209,24 +286,37 @@ class _Chain:
                 f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} rounds; "
                 "give it at least a step for each"
             )
-        config = {"network": origin.network, "seed": self.seed, **self.guidance}
+        old = {"network": _dump(origin.network), "seed": self.seed, **self.guidance}
         parents = {
             "data": self.data,
             "teacher": origin.stage,
             "student": student,
             **self.conditions,
         }
+        shared = {
+            "network": origin.network,
+            "shape": self.shape,
+            "guidance": self.plan.suite.teacher.guidance,
+            "seed": self.seed,
+        }
         if pairs := pairs_of(training):
             with_prompts = {"data": self.data, **self.conditions} if self.conditions else {}
             parents["pairs"] = self.add(
                 "pairs",
                 f"{pairs.steps}step-s{self.seed}",
-                config | _dump(pairs),
+                PairsStage(
+                    **shared,
+                    count=pairs.count,
+                    steps=pairs.steps,
+                    batch=self.plan.suite.evaluation.batch,
+                ),
+                old | _dump(pairs),
                 teacher=origin.stage,
                 **with_prompts,
             )
             stages[f"{kind}_pairs"] = parents["pairs"].id
-        return self.add(kind, label, config | _dump(training), **parents)
+        config = DistillStage(**shared, training=training)
+        return self.add(kind, label, config, old | _dump(training), **parents)
 
     def row(
         self,
@@ -237,8 +327,14 @@ class _Chain:
         stages: dict[str, str],
         sample: Stage,
     ) -> None:
+        roles = set() if "clip" in self.measuring else {"data"}
         evaluate = self.add(
-            "evaluate", sample.label, self.measured, sample=sample, **self.measuring
+            "evaluate",
+            sample.label,
+            *self.measured,
+            new_roles=(*roles, "text"),
+            sample=sample,
+            **self.measuring,
         )
         row = Row(
             arm=name,

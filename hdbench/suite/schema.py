@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, ClassVar, Literal, Union
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from hdbench.core.config import Config, nearest
 from hdbench.datasets import DATASETS
+from hdbench.flow.guidance import Fraction, Guidance
 from hdbench.methods import OBJECTIVES
 from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
 from hdbench.networks.text import TextConfig
@@ -34,13 +34,14 @@ FIGURES = (
     "weights",
 )
 Objective = Annotated[
-    Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")
+    Union[tuple(m.Configuration for m in OBJECTIVES.values())],  # noqa: UP007  of as many as there are
+    Field(discriminator="name"),
 ]
 Dataset = Annotated[
-    Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")
+    Union[tuple(m.Configuration for m in DATASETS.values())],  # noqa: UP007  of as many as there are
+    Field(discriminator="name"),
 ]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _absent(value: Any) -> bool:
@@ -87,13 +88,6 @@ class Training(Config):
         description="blocks of networks that no forward-mode pass goes through",
     )
 
-    @classmethod
-    def of(cls, config: dict[str, Any]) -> Training:
-        """The training part of a stage's configuration, typed again."""
-        return cls.model_validate_json(
-            json.dumps({key: config[key] for key in cls.model_fields if key in config})
-        )
-
     @model_validator(mode="after")
     def _some_steps(self):
         if isinstance(self.steps, int) and self.steps > 10**9:
@@ -115,22 +109,16 @@ class Teacher(Config):
 
     training: Training | None = Field(None, exclude_if=_absent)
     checkpoint: Checkpoint | None = Field(None, exclude_if=_absent)
-    guidance: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
-    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    guidance: Guidance = Guidance()
 
     @model_validator(mode="after")
-    def _interval_in_order(self):
-        low, high = self.guidance_interval
-        if low > high:
-            raise ValueError(
-                f"guidance_interval = {[low, high]}: the first must not be above the second"
-            )
+    def _trained_or_public(self):
         if bool(self.training) == bool(self.checkpoint):
             raise ValueError("give either training or checkpoint")
         return self
 
 
-class ClassifierStage(Config):
+class ClassifierTraining(Config):
     """The network whose features the metrics use, and its training; one for all chains, so that they can be compared."""
 
     network: ClassifierConfig = ClassifierConfig()
@@ -186,12 +174,11 @@ def _named(default: str) -> Discriminator:
 
 
 Network = Annotated[
-    Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
+    Annotated[TransformerConfig, Tag("transformer")] | Annotated[SanaConfig, Tag("sana")],
     _named("transformer"),
 ]
 Text = Annotated[
-    Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]],
-    _named("pipeline"),
+    Annotated[TextConfig, Tag("pipeline")] | Annotated[ClipText, Tag("clip")], _named("pipeline")
 ]
 
 
@@ -349,7 +336,7 @@ class Suite(Config):
 
     title: str
     data: Dataset
-    classifier: ClassifierStage | None = Field(None, description="of the protocol `classifier`")
+    classifier: ClassifierTraining | None = Field(None, description="of the protocol `classifier`")
     network: Network
     text: Text | None = Field(
         None, description="how prompts are encoded; labels are then rows of prompts, not classes"

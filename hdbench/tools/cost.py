@@ -25,9 +25,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from hdbench.core.errors import UserError
-from hdbench.networks.config import typed
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import Training
 from hdbench.suite.stage import KINDS, Stage
 from hdbench.tools.cost_model import MODEL, CostModel
 
@@ -77,9 +75,9 @@ class Costs:
         """FLOPs of one forward of the stage's network; every student has its embedding of t - r, and counts as one."""
         from hdbench.networks.flops import forward_flops
 
-        config, text = stage.config["network"], self.plan.suite.text
+        config, text = stage.config.network, self.plan.suite.text
         return forward_flops(
-            typed(config),
+            config,
             self.data.image_size,
             self.data.channels,
             self.data.classes,
@@ -126,14 +124,14 @@ class Costs:
     def _trained(self, stage: Stage) -> Cost:
         from hdbench.methods import OBJECTIVES
 
-        training = Training.of(stage.config)
+        training = stage.training
         held, objective = self.memory.held(stage, training), OBJECTIVES[training.objective.name]
         generator = stage.kind not in ("classifier", "clip")
         flops = self.forward(stage) if generator else self.small_forward(stage)
         terms = objective.forward_equivalents(
             training.objective,
             self.plan.suite.network.depth,
-            self.plan.suite.teacher.guidance != 1.0,
+            self.plan.suite.teacher.guidance.active,
         )
         forwards = by_precision(terms, training.precision, training.gradient_checkpointing)
         return Cost(
@@ -165,11 +163,11 @@ class Costs:
         return counter.get_total_flops()
 
     def _teacher(self, stage: Stage) -> Cost:
-        if "checkpoint" not in stage.config:
+        if stage.training:
             return self._trained(stage)
         from hdbench.methods.discriminators import parameter_count
 
-        return Cost(disk=4 * parameter_count(self.memory.network(stage.config["network"], False)))
+        return Cost(disk=4 * parameter_count(self.memory.network(stage.config.network, False)))
 
     def _text(self, stage: Stage) -> Cost:
         if not self.autoencoder:
@@ -185,14 +183,14 @@ class Costs:
         )
 
     def _pairs(self, stage: Stage) -> Cost:
-        n, guided = stage.config["count"], stage.config["guidance"] != 1.0
+        n, evaluations = stage.config.count, stage.config.guidance.evaluations
         return Cost(
-            flops={"float32": n * stage.config["steps"] * (1 + guided) * self.forward(stage)},
+            flops={"float32": n * stage.config.steps * evaluations * self.forward(stage)},
             disk=2 * self.latent(n) + 8 * n,
         )
 
     def _sample(self, stage: Stage) -> Cost:
-        n = stage.config["samples"]
+        n = stage.config.samples
         flops = (
             {"float32": n * self.nfe[stage.id] * self.forward(stage)} if self.nfe[stage.id] else {}
         )
@@ -207,7 +205,7 @@ class Costs:
 
     def _reference(self, stage: Stage) -> Cost:
         return self._measured(
-            stage, 3 * stage.config["samples"] if "samples" in stage.config else None
+            stage, 3 * stage.config.samples if self.plan.suite.classifier else None
         )
 
     def _evaluate(self, stage: Stage) -> Cost:
@@ -367,9 +365,8 @@ def memory_report(plan: Plan, model: CostModel) -> str:
 
     memory, rows = Memory(plan), {}
     for stage in plan.stages.values():
-        if "objective" not in stage.config:
+        if not (training := stage.training):
             continue
-        training = Training.of(stage.config)
         parts = {
             **memory.held(stage, training).bytes(),
             "activations": memory.activations(stage, training),

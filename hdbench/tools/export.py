@@ -295,7 +295,7 @@ def card(
     entry = Entry(name, 1, 1)
     mark, table, notes = metrics(numbers, entry)
     about = (
-        f"- Teacher: {teacher}; guidance {suite.teacher.guidance:g}.\n"
+        f"- Teacher: {teacher}; guidance {suite.teacher.guidance.scale:g}.\n"
         f"- Data: {DATASETS[suite.data.name].__doc__.splitlines()[0]}"
         + (
             f"\n- Recipe: {recipe.title}, {recipe.source}. {recipe.differences.strip()}"
@@ -308,7 +308,7 @@ def card(
 
 # {describe(plan, name)}{mark}, one step
 
-Chain {stage.config["seed"]} of the arm `{name}` of hdbench's suite `{plan.name}` ({suite.title}): `{stage.id}`, made with
+Chain {stage.config.seed} of the arm `{name}` of hdbench's suite `{plan.name}` ({suite.title}): `{stage.id}`, made with
 {", ".join(f"{key} {environment[key]}" for key in ("torch", "diffusers", "commit"))}. Time is folded into the weights, so that
 this is diffusers' own `{type(model).__name__}`.
 

@@ -26,13 +26,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from hdbench.core.files import canonical
 from hdbench.methods import OBJECTIVES
 from hdbench.methods.base import Setting, Update
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.networks.build import build
 from hdbench.networks.classifier import Classifier
-from hdbench.networks.config import ClassifierConfig, TransformerConfig, typed
+from hdbench.networks.config import SanaConfig, TransformerConfig
 from hdbench.networks.flops import Unencoded
 from hdbench.stages.context import of_classifier
 from hdbench.suite.plan import Plan
@@ -72,12 +71,12 @@ def network_of(plan: Plan, config: dict[str, Any], mean_velocity: bool) -> nn.Mo
     data, text = plan.suite.data, plan.suite.text
     with torch.device("meta"):
         return build(
-            typed(config),
+            config,
             image_size=data.image_size,
             channels=data.channels,
             classes=data.classes,
             mean_velocity=mean_velocity,
-            conditions=text and Unencoded(text.tokens, config["caption_width"]),
+            conditions=text and Unencoded(text.tokens, config.caption_width),
         )
 
 
@@ -87,13 +86,11 @@ def student_of(plan: Plan, stage: Stage) -> nn.Module:
         from hdbench.networks import clip
 
         with torch.device("meta"):
-            return clip.build(stage.config["model"])
+            return clip.build(stage.config.model)
     if stage.kind == "classifier":
         with torch.device("meta"):
-            return Classifier(
-                ClassifierConfig(**stage.config["network"]), **of_classifier(plan.suite.data)
-            )
-    return network_of(plan, stage.config["network"], stage.kind != "teacher")
+            return Classifier(stage.config.network, **of_classifier(plan.suite.data))
+    return network_of(plan, stage.config.network, stage.kind != "teacher")
 
 
 class Memory:
@@ -103,16 +100,15 @@ class Memory:
         self.plan, self._held, self._networks = plan, {}, {}
 
     def network(self, config: dict[str, Any], mean_velocity: bool) -> nn.Module:
-        key = canonical([config, mean_velocity])
+        key = (config, mean_velocity)
         if key not in self._networks:
             self._networks[key] = network_of(self.plan, config, mean_velocity)
         return self._networks[key]
 
     def held(self, stage: Stage, training: Training) -> Held:
         """What the objective itself says that it trains."""
-        key = canonical(
-            [stage.kind, stage.config.get("network"), training.objective.model_dump(mode="json")]
-        )
+        network = None if stage.kind == "clip" else stage.config.network
+        key = (stage.kind, network, training.objective)
         if key not in self._held:
             self._held[key] = self._look(stage, training)
         return self._held[key]
@@ -120,11 +116,9 @@ class Memory:
     def _look(self, stage: Stage, training: Training) -> Held:
         distilled = stage.kind in ("trajectory", "refine")
         student = (
-            self.network(stage.config["network"], True)
-            if distilled
-            else student_of(self.plan, stage)
+            self.network(stage.config.network, True) if distilled else student_of(self.plan, stage)
         )
-        teacher = self.network(stage.config["network"], False) if distilled else None
+        teacher = self.network(stage.config.network, False) if distilled else None
 
         def head(name: str, settings) -> nn.Module:
             with torch.device("meta"):
@@ -161,14 +155,15 @@ class Memory:
 
     def activations(self, stage: Stage, training: Training) -> float | None:
         """The most that any update's graphs keep for a micro-batch, in bytes; None for other networks than our Transformer."""
-        config = stage.config.get("network", {})
-        if stage.kind not in ("teacher", "trajectory", "refine") or config.get("name") == "sana":
+        if stage.kind not in ("teacher", "trajectory", "refine") or isinstance(
+            stage.config.network, SanaConfig
+        ):
             return None
-        network, data = TransformerConfig(**config), self.plan.suite.data
+        network, data = stage.config.network, self.plan.suite.data
         rows, objective, guided = (
             self.rows(training),
             training.objective,
-            self.plan.suite.teacher.guidance != 1.0,
+            self.plan.suite.teacher.guidance.active,
         )
         terms = OBJECTIVES[objective.name].forward_equivalents(objective, network.depth, guided)
         forward_mode = sum(count for term, count in terms.items() if term.endswith("tangent"))

@@ -22,8 +22,7 @@ from hdbench.stages import artifact
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.suite.budget import cost_per_step
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import Training
-from hdbench.suite.stage import KINDS, Stage
+from hdbench.suite.stage import KINDS, RealStage, Stage
 
 STATES = ("done", "running", "failed", "interrupted", "waiting")
 WIDTH = 118
@@ -45,10 +44,9 @@ NOTES = {
 
 def work_of(plan: Plan, stage: Stage) -> float:
     """What the seconds of a stage are taken to be proportional to, within its kind: forward-equivalents, sampling steps, 1."""
-    config = stage.config
-    if "objective" in config:
-        training = Training.of(config)
+    if training := stage.training:
         return training.steps * cost_per_step(plan, training)
+    config = stage.config.model_dump()
     return config.get("samples", config.get("count", 1)) * config.get("steps", 1)
 
 
@@ -68,8 +66,8 @@ def look(plan: Plan, results: Path) -> pd.DataFrame:
             "stage": stage.id,
             "kind": stage.kind,
             "work": work_of(plan, stage),
-            "steps": stage.config.get("steps", 0),
-            "like": "real images" if "split" in stage.config else stage.kind,
+            "steps": stage.training.steps if stage.training else 0,
+            "like": "real images" if isinstance(stage.config, RealStage) else stage.kind,
             **state_of(results, stage, logs),
         }
         for stage in plan.stages.values()
@@ -245,7 +243,7 @@ def line(plan: Plan, row: Any) -> list[str]:
     }
     arms = plan.arms_of(row.stage)
     arms = ", ".join(arms) if 0 < len(arms) < 4 else f"{len(arms) or 'all'} arms"
-    trained = "objective" in plan.stage(row.stage).config
+    trained = plan.stage(row.stage).training
     step = f"{row.step:,} of {row.steps:,}" if row.step else "no checkpoint" if trained else "-"
     note = (
         row.why

@@ -29,6 +29,7 @@ from hdbench.stages.artifact import Work, folder
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.stages.run import run_stage
 from hdbench.suite.plan import Plan
+from hdbench.suite.stage import config_of
 from hdbench.suite.stage import Stage
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
@@ -80,8 +81,8 @@ def test_a_manifest_says_what_the_artifact_is(done):
     }
     assert manifest["id"] == f"teacher/s0-{manifest['digest']}"
     assert (manifest["kind"], manifest["version"], manifest["seed"]) == ("teacher", 1, 0)
-    assert manifest["config"] == stage.config
-    assert manifest["config"]["steps"] == plan.suite.teacher.training.steps
+    assert config_of(stage.kind, manifest["config"]) == stage.config
+    assert manifest["config"]["training"]["steps"] == plan.suite.teacher.training.steps
     assert manifest["parents"] == {"data": next(iter(plan.stages))}
     assert manifest["environment"].keys() >= {
         "python",

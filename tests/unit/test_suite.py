@@ -201,9 +201,9 @@ MISTAKES = [
     ),
     ("teacher.training.betas", [0.9, 1.5], "teacher.training.betas.1 = 1.5: must be less than 1"),
     (
-        "teacher.guidance_interval",
-        [0.5, 0.2],
-        "teacher.guidance_interval = [0.5, 0.2]: the first must not be above the second",
+        "teacher.guidance",
+        {"scale": 1.5, "interval": [0.5, 0.2]},
+        "teacher.guidance.interval = [0.5, 0.2]: the first must not be above the second",
     ),
     ("seeds", [], "seeds = []: must have at least 1 entry"),
     ("seeds", [0, 0], "seeds = [0, 0]: one stands twice; remove it"),
@@ -491,7 +491,7 @@ def test_another_head_changes_that_arms_own_stages_alone(tmp_path):
         ("evaluation.seed", 1, False),
         ("network.width", 32, False),
         ("teacher.guidance", 2.0, False),
-        ("teacher.guidance_interval", [0.0, 0.5], False),
+        ("teacher.guidance", {"scale": 1.5, "interval": [0.0, 0.5]}, False),
         ("teacher.training.steps", 9, False),
     ],
 )
@@ -540,7 +540,7 @@ def test_chains_train_with_their_seed_and_sample_with_a_common_one(tmp_path):
     plan = tiny_plan(tmp_path, {"seeds": [0, 3], "evaluation.seed": 5})
     for row in plan.rows:
         seeds = {
-            kind: plan.stages[stage].config.get("seed")
+            kind: plan.stages[stage].config.model_dump().get("seed")
             for kind, stage in row.stages.items()
             if kind != "evaluate"
         }

@@ -27,6 +27,7 @@ from hdbench.report.figures import sources as report_figures_sources
 from hdbench.report.figures.spectrum import relative_power, spectrum
 from hdbench.stages import artifact
 from hdbench.suite.schema import FIGURES, TABLES
+from hdbench.suite.stage import SampleStage
 from tests.support.tiny import tiny_plan, write_suite
 
 SEEDS = {"seeds": [0, 1, 2]}
@@ -111,7 +112,7 @@ def publish(results, plan, stage_id, payload=None, **facts) -> None:
         "id": stage_id,
         "kind": stage.kind,
         "digest": stage.digest,
-        "config": stage.config,
+        "config": stage.config.model_dump(mode="json"),
         "parents": stage.parents,
         "environment": {"torch": "2"},
         "wall_seconds": 1.0,
@@ -150,9 +151,12 @@ def fake_run(results, plan, new_facts=of_several_ranks) -> dict[str, np.ndarray]
                 "core_seconds": 3.0 + number,
             }
             facts |= new_facts(number)
-            if stage.config["objective"].get("discriminator", "none") != "none":
+            if (
+                getattr(stage.training and stage.training.objective, "discriminator", "none")
+                != "none"
+            ):
                 facts["head_parameters"] = 2000
-        elif stage.kind == "sample" and "steps" in stage.config:
+        elif stage.kind == "sample" and isinstance(stage.config, SampleStage):
             facts = {"milliseconds_per_sample": 0.5 + number}
         elif stage.kind == "evaluate":
             influences[stage_id] = 5 * noise + generator.normal(

@@ -16,7 +16,6 @@ from torch import nn
 from hdbench.core.config import Config, read_yaml, validate
 from hdbench.core.errors import UserError
 from hdbench.methods.discriminators import HEADS
-from hdbench.networks.config import TransformerConfig
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS, shape
 from hdbench.suite.checks import check_head
@@ -171,7 +170,7 @@ def load_teacher(source: Source, results: Path) -> nn.Module:
 
     path, _ = artifact.load(results, source.stage.id)
     network = Transformer(
-        TransformerConfig(**source.stage.config["network"]),
+        source.stage.config.network,
         **shape(source.plan.suite.data),
         mean_velocity=False,
     )
