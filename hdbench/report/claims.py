@@ -12,7 +12,7 @@ from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
 from hdbench.report.document import TEX, to_page
-from hdbench.report.numbers import Entry, Numbers
+from hdbench.report.numbers import Entry, Numbers, tables_folder
 from hdbench.report.rules import (
     Rules,
     Values,
@@ -199,10 +199,11 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_claims(
-    numbers: Numbers, rules: Rules, out: Path, theory: Values | None = None
+    numbers: Numbers, rules: Rules, out: Path | None, theory: Values | None = None
 ) -> list[Path]:
     """claims.csv, .md, .tex and .html into out/<suite>/; the paths written."""
     frame, suite, written = judge(numbers, rules, theory), numbers.plan.suite, []
+    folder = tables_folder(numbers.plan, numbers.results, out)
     tests = frame[frame.rule != "-"]
     tests = tests.assign(
         **{
@@ -230,6 +231,6 @@ def write_claims(
         "tex": to_tex(f"{numbers.plan.name}-claims", caption, *people, notes=numbers.notes),
         "html": to_page(caption, people, numbers.notes, kind="text"),
     }.items():
-        written.append(out / numbers.plan.name / f"claims.{suffix}")
+        written.append(folder / f"claims.{suffix}")
         write_atomic(written[-1], text)
     return written

@@ -20,6 +20,16 @@ def metrics_file(plan: Plan, results: Path) -> Path:
     return results / plan.name / "metrics.csv"
 
 
+def tables_folder(plan: Plan, results: Path, out: Path | None) -> Path:
+    """Where tables and claims go: out/<suite>, and by default results/<suite>/tables."""
+    return out / plan.name if out else results / plan.name / "tables"
+
+
+def figures_folder(plan: Plan, results: Path, out: Path | None) -> Path:
+    """Where figures go: out/<suite>/figures, and by default results/<suite>/figures."""
+    return (out or results) / plan.name / "figures"
+
+
 def paired_difference(
     results: Path, plan: Plan, row_a: Row, row_b: Row, metric: str
 ) -> tuple[float, float]:

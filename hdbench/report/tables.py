@@ -24,7 +24,7 @@ from hdbench.report.document import (
     to_markdown,
     to_tex,
 )
-from hdbench.report.numbers import Entry, Numbers, metrics_file
+from hdbench.report.numbers import Entry, Numbers, figures_folder, metrics_file, tables_folder
 from hdbench.suite.arms import base_arm, describe, head_of, is_teacher
 from hdbench.suite.plan import Plan
 
@@ -172,16 +172,17 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
 
 
 def write_tables(
-    plan: Plan, frame: pd.DataFrame, results: Path, out: Path, anybody: bool = False
+    plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, anybody: bool = False
 ) -> list[Path]:
-    """All tables into out/<suite>/, each as csv, md and tex, beside the metrics they were rendered from; the paths.
+    """All tables into out/<suite>/ or results/<suite>/tables/, each as csv, md and tex, beside the metrics they were rendered from; the paths.
 
     `anybody`: the metrics need not be of the present version of the suite; what cannot be used is left out and said.
     """
-    numbers, written = Numbers(plan, frame, results, anybody), [out / plan.name / "metrics.csv"]
+    folder = tables_folder(plan, results, out)
+    numbers, written = Numbers(plan, frame, results, anybody), [folder / "metrics.csv"]
     write_atomic(written[0], frame.to_csv(index=False, lineterminator="\n"))
     if (run := metrics_file(plan, results).with_name("run.json")).is_file():
-        written.append(out / plan.name / run.name)
+        written.append(folder / run.name)
         write_atomic(written[-1], run.read_text(encoding="utf-8"))
     for name in plan.tables:
         table = render(numbers, name)
@@ -191,13 +192,13 @@ def write_tables(
             "tex": to_tex,
             "html": to_html,
         }.items():
-            written.append(out / plan.name / f"{name}.{suffix}")
+            written.append(folder / f"{name}.{suffix}")
             write_atomic(written[-1], write(table))
     return written
 
 
 def print_main(
-    plan: Plan, results: Path = Path("results"), out: Path = Path("paper_tables"), width: int = 118
+    plan: Plan, results: Path = Path("results"), out: Path | None = None, width: int = 118
 ) -> None:
     """The main table in at most `width` columns, then where tables, figures and report lie."""
     numbers = Numbers(plan, read_metrics(metrics_file(plan, results)), results)
@@ -220,10 +221,11 @@ def print_main(
     )
     for note in [table.caption, *table.footnotes]:
         print(textwrap.fill(note, width))
-    tables, report = out / plan.name, results / plan.name / "report.html"
+    tables, report = tables_folder(plan, results, out), results / plan.name / "report.html"
+    figures = figures_folder(plan, results, out)
     missing = (
         ""
         if report.is_file()
-        else f" (missing; make it with: snakemake --report {report} --config suite={plan.name})"
+        else f" (missing; make it with: snakemake --report {report} --config suite={plan.given})"
     )
-    print(f"tables:  {tables}\nfigures: {tables / 'figures'}\nreport:  {report}{missing}")
+    print(f"tables:  {tables}\nfigures: {figures}\nreport:  {report}{missing}")

@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from hdbench.core import distributed
 from hdbench.core.errors import UserError
 from hdbench.core.files import MANIFEST, sha256, write_atomic
 from hdbench.core.provenance import environment
-from hdbench.suite.chain import version_of
-from hdbench.suite.stage import Stage
+from hdbench.suite.stage import VERSIONS, Stage
 
 
 def folder(results: Path, stage_id: str) -> Path:
@@ -71,6 +70,25 @@ def exists(results: Path, stage_id: str) -> bool:
     return (folder(results, stage_id) / MANIFEST).is_file()
 
 
+def partial(results: Path, stage_id: str) -> Path:
+    """The hidden folder beside an artifact's place in which its stage works."""
+    final = folder(results, stage_id)
+    return final.with_name(f".{final.name}.partial")
+
+
+def remove_artifacts(results: Path, stage_ids: Iterable[str]) -> list[Path]:
+    """Remove artifacts and what was begun of them; the folders that were there."""
+    folders = [
+        path
+        for stage_id in stage_ids
+        for path in (folder(results, stage_id), partial(results, stage_id))
+        if path.is_dir()
+    ]
+    for path in reversed(folders):  # children before what they were made from
+        shutil.rmtree(path)
+    return folders
+
+
 class Work:
     """The folder in which a stage works: it holds the checkpoint, survives a kill, and becomes the artifact at the end.
 
@@ -86,7 +104,7 @@ class Work:
         ranks: int = 1,
     ):
         self.final = folder(results, stage.id)
-        self.path = self.final.with_name(f".{self.final.name}.partial")
+        self.path = partial(results, stage.id)
         self.stage, self.device, self.ranks = stage, device, ranks
         self.spent: dict[str, float] = {}
         self._started = time.perf_counter(), _core_seconds()
@@ -178,7 +196,7 @@ class Work:
         manifest = {
             "id": stage.id,
             "kind": stage.kind,
-            "version": version_of(stage.kind, stage.label),
+            "version": VERSIONS[stage.kind],
             "digest": stage.digest,
             "config": config,
             "parents": stage.parents,

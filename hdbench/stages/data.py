@@ -72,6 +72,8 @@ def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
     with suppress(OSError, ValueError):  # `read_prompts` says what is wrong
         names = tuple(json.loads(path.read_text(encoding="utf-8-sig")))
     rows = read_prompts(path, names, "evaluation.prompts")
+    if not rows:
+        raise UserError(f"{path}: has no prompts; name another file in evaluation.prompts")
     if (nested := next((name for name in names if "/" in name), None)) is not None:
         raise UserError(f"{path}: {nested!r}: an image's name has no '/'; leave the folder out")
     return dict(zip(names, rows))

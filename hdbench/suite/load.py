@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
+from hdbench.core.files import digest_of
 from hdbench.suite.chain import _Chain
 from hdbench.suite.checks import _check
 from hdbench.suite.overrides import differs, leaves, merge
 from hdbench.suite.plan import Plan
-from hdbench.suite.reading import RECIPES, find_suite, read_recipe, read_suite, suite_files
+from hdbench.suite.reading import RECIPES, SUITES, find_suite, read_recipe, read_suite, suite_files
 from hdbench.suite.schema import Arm, Suite
+
+TAKEN = (
+    "stages",
+    "logs",
+    "evaluation",
+    "theory",
+    "probes",
+)  # folders of results/ beside the suites
+
+
+def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
+    """A suite's name and folder: its stem in workflow/suites, elsewhere stem and digest of what it says."""
+    if path.resolve().parent == SUITES.resolve():
+        if path.stem in TAKEN:
+            raise UserError(f"{path}: results/{path.stem} is for other things; rename the file")
+        return path.stem
+    content = [suite, *arms.values()]
+    return f"{path.stem}-{digest_of([part.model_dump(mode='json') for part in content])[:6]}"
 
 
 def load_plan(name: str) -> Plan:
@@ -52,7 +73,7 @@ def load_plan(name: str) -> Plan:
                         f"{path}: tables.{table}.{key} = {row!r}: unknown arm" + nearest(row, arms)
                     )
     plan = Plan(
-        name=path.stem,
+        name=identity(path, suite, arms),
         suite=suite,
         arms=arms,
         sources=sources,

@@ -369,7 +369,6 @@ class RunConfig(Config):
 
     suite: str
     results: str
-    tables: str
     device: str
     sharding: Literal["none", "fsdp2"]
     theory: str

@@ -6,6 +6,7 @@ A configuration holds what its stage's computation reads, and nothing else; all 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -191,6 +192,17 @@ def config_of(kind: str, data: dict[str, Any]) -> StageConfig:
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = TypeAdapter(CONFIGS[kind])
     return _ADAPTERS[kind].validate_json(json.dumps(data))
+
+
+def configs_in(value: Any) -> Iterator[Config]:
+    """A configuration and all that are inside it."""
+    if isinstance(value, Config):
+        yield value
+        for field in type(value).model_fields:
+            yield from configs_in(getattr(value, field))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from configs_in(item)
 
 
 @dataclass(frozen=True, kw_only=True)

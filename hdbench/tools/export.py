@@ -32,9 +32,8 @@ from hdbench.report.numbers import Entry, Numbers, metrics_file
 from hdbench.report.tables import FOOTNOTES, caption, explanations, marks
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS, shape
-from hdbench.stages.run import find_stage
 from hdbench.suite.arms import describe
-from hdbench.suite.plan import Plan
+from hdbench.suite.plan import Plan, find_stage
 from hdbench.suite.schema import ClipText
 from hdbench.suite.stage import Stage
 

@@ -45,7 +45,7 @@ def results(tmp_path_factory):
 
 def finished(plan, results):
     for stage in plan.stages.values():
-        run_stage(plan, stage, results, torch.device("cpu"), 1000.0)
+        run_stage(stage, results, torch.device("cpu"), 1000.0)
     return collect(plan, results)
 
 
@@ -281,7 +281,7 @@ def test_parts_that_do_not_go_together_are_one_sentence(tmp_path, name, change, 
     "text, said",
     [
         ("{", "not a JSON file"),
-        ("{}", "has 0 prompts, evaluation.samples = 12; lower it"),
+        ("{}", "has no prompts; name another file in evaluation.prompts"),
         (json.dumps({f"a/{row}": "x" for row in range(12)}), "an image's name has no '/'"),
     ],
 )

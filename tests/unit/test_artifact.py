@@ -52,7 +52,7 @@ def copied(done, tmp_path) -> tuple[Plan, Path, Stage]:
 
 
 def run(plan: Plan, stage: Stage, results: Path, checkpoint_seconds: float = 1000.0) -> None:
-    run_stage(plan, stage, results, torch.device("cpu"), checkpoint_seconds)
+    run_stage(stage, results, torch.device("cpu"), checkpoint_seconds)
 
 
 def test_a_manifest_says_what_the_artifact_is(done):

@@ -23,19 +23,23 @@ from hdbench.report.figures.sources import Sources
 from hdbench.report.figures.spectrum import spectrum
 from hdbench.report.figures.style import NOTHING, STYLE, pictures_of
 from hdbench.report.figures.weights import weights
-from hdbench.report.numbers import Numbers
+from hdbench.report.numbers import Numbers, figures_folder
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import FIGURES
 
 
 def draw(
-    plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None, anybody: bool = False
+    plan: Plan,
+    results: Path,
+    out: Path | None,
+    frame: pd.DataFrame | None = None,
+    anybody: bool = False,
 ) -> list[Path]:
     """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`: as Numbers); the paths.
 
     From anybody's metrics, a figure for which there is nothing does not replace one that is there.
     """
-    folder, pictures = out / plan.name / "figures", {}
+    folder, pictures = figures_folder(plan, results, out), {}
 
     def numbers(of: Plan) -> Numbers | None:
         return (
