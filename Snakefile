@@ -1,1 +1,1 @@
-include: "workflow/Snakefile"
+workflow.include("workflow/Snakefile", overwrite_default_target=True)

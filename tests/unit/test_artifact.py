@@ -28,6 +28,7 @@ from hdbench.stages import artifact
 from hdbench.stages.artifact import Work, folder
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.stages.run import run_stage
+from hdbench.stages.sources import SOURCES
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import config_of
 from hdbench.suite.stage import Stage
@@ -77,6 +78,8 @@ def test_a_manifest_says_what_the_artifact_is(done):
         "network_evaluations",
         "forward_equivalents",
         "parameters",
+        "sources",
+        "parent_manifests",
         "payload",
     }
     assert manifest["id"] == f"teacher/s0-{manifest['digest']}"
@@ -436,5 +439,5 @@ def test_a_huge_learning_rate_ends_with_one_sentence_and_code_1(tmp_path, monkey
     )
     assert "Traceback" not in result.output
     (work,) = (tmp_path / "stages/teacher").glob(".*.partial")
-    assert {path.name for path in work.iterdir()} == {CHECKPOINT}
+    assert {path.name for path in work.iterdir()} == {CHECKPOINT, SOURCES}
     assert all(tensor.isfinite().all() for tensor in load_file(work / CHECKPOINT).values())
