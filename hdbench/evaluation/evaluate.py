@@ -14,12 +14,11 @@ from hdbench.datasets.prompts import read_prompts
 from hdbench.evaluation import references
 from hdbench.evaluation.features import Features, digest_of, extract
 from hdbench.evaluation.images import Images, open_images
-from hdbench.evaluation.measure import _categories, _notes, measure
+from hdbench.evaluation.measure import measure, notes
 from hdbench.evaluation.protocols import Protocol, label
 from hdbench.evaluation.references import Reference
 from hdbench.evaluation.request import Extractors, Request
 from hdbench.evaluation.results import Evaluation, Result
-from hdbench.metrics.clip_score import clip_score
 
 
 def evaluate(request: Request) -> list[Evaluation] | None:
@@ -120,17 +119,10 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
             )
         images = images.subset(request.n)
     for protocol in request.protocols:
-        least, why = 2, "an interval"
-        if {"precision", "recall"} & set(protocol.metrics):
-            least, why = protocol.neighbours + 2, f"{protocol.neighbours} neighbours"
-        if (
-            "inception_score" in protocol.metrics
-            and protocol.score_splits == "shuffled_10"
-            and least < 10
-        ):
-            least, why = 10, "the 10 parts of the inception score"
-        if "kid" in protocol.metrics and protocol.kid_subset_size > least:
-            least, why = protocol.kid_subset_size, "KID's subsets (--kid-subset-size changes them)"
+        settings = protocol.settings(request.device)
+        least, why = max(
+            (metric.least(settings) for metric in protocol.classes()), key=lambda need: need[0]
+        )
         if len(images) < least:
             raise UserError(
                 f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least {least} for "
@@ -149,18 +141,26 @@ def _evaluation(
     extractors: Extractors,
     found: Mapping[Any, Features],
 ) -> Evaluation:
-    features = found[extractors.by_protocol[protocol.name]] if protocol.inception else {}
+    estimates = measure(
+        protocol,
+        found[extractors.by_protocol[protocol.name]] if protocol.inception else {},
+        real,
+        _classifier(extractors),
+        request.device,
+        request.intervals,
+        clip=found[extractors.clip] if protocol.prompts else None,
+        captions=prompts if protocol.categories else (),
+        real_captions=read_prompts(request.prompts, real.ids, protocol.name)
+        if protocol.categories
+        else (),
+    )
+    ids = np.array(images.ids)
     results = {
-        metric: Result(estimate, images.ids)
-        for metric, estimate in measure(
-            protocol, features, real, _classifier(extractors), request.device, request.intervals
-        ).items()
+        metric: Result(
+            estimate, images.ids if estimate.rows is None else tuple(ids[estimate.rows].tolist())
+        )
+        for metric, estimate in estimates.items()
     }
-    if protocol.categories and prompts is not None:
-        results |= _categories(request, features["2048"], images.ids, prompts, real)
-    if protocol.prompts:
-        towers = found[extractors.clip]
-        results["clip_score"] = Result(clip_score(towers["image"], towers["text"]), images.ids)
     used = [
         role
         for role, wanted in (("inception", protocol.inception), ("clip", protocol.prompts))
@@ -182,7 +182,7 @@ def _evaluation(
         "sizes": {f"{w}x{h}": n for (h, w), n in images.sizes.items()},
         "weights": {role: extractors.weights[role].sha256 for role in used},
         "extractors": [each.description() for each in found],
-        "notes": _notes(protocol, images),
+        "notes": notes(protocol, images),
     }
     return Evaluation(
         name=request.name or Path(images.source).stem,

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hdbench.core.config import nearest
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import list_files, sha256
 from hdbench.core.npz import read_array
+from hdbench.datasets import DATASETS
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -111,14 +113,11 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
 
 def of_dataset(text: str, allow: Collection[str]) -> Images:
     """The images of `NAME:SPLIT`, a data set of the suites with its default configuration; UserError if there is none."""
-    from hdbench.core.config import nearest
-    from hdbench.datasets import DATASETS
-
     name, _, split = text.partition(":")
-    known = [known for known, module in DATASETS.items() if hasattr(module, "build")]
+    known = [known for known, dataset in DATASETS.load().items() if dataset.stored == "memory"]
     if name not in known:
         raise UserError(f"--dataset = {text!r}: unknown data set" + nearest(name, known))
-    splits = DATASETS[name].build(DATASETS[name].Configuration())
+    splits = DATASETS[name]().build()
     if split not in splits:
         raise UserError(f"--dataset = {text!r}: write {name}:{' or '.join(splits)}")
     images, labels = splits[split]

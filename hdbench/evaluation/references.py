@@ -193,7 +193,7 @@ def _publish(each: Plan, found: dict[str, np.ndarray]) -> None:
         gaussian = GaussianReference.of_statistics(mu, sigma)
         arrays |= {
             f"{layer}.{name}": np.ascontiguousarray(array)
-            for name in ("mu", "sigma", "root", "triangle")
+            for name in ("mu", "sigma", "root", "cholesky")
             if (array := getattr(gaussian, name)) is not None
         }
     try:
@@ -256,7 +256,7 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     statistics = {
         layer: GaussianReference(
             **{
-                name.rsplit(".", 1)[1]: array
+                name.rsplit(".", 1)[1].replace("triangle", "cholesky"): array  # its older name
                 for name, array in arrays.items()
                 if name.rsplit(".", 1)[0] == layer
             }

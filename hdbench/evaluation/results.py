@@ -16,8 +16,8 @@ import pandas as pd
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_together
-from hdbench.metrics import Estimate
-from hdbench.metrics.records import COLUMNS, SHARES, with_count
+from hdbench.metrics import Estimate, metric_of
+from hdbench.metrics.records import COLUMNS, with_count
 
 SUITE = "evaluate"  # of rows that no suite made
 
@@ -63,18 +63,11 @@ class Evaluation:
 
         rows = []
         for metric, (estimate, ids) in self.results.items():
-            half, (least, most) = (
-                1.96 * estimate.standard_error,
-                (0, 1) if metric in SHARES else (-math.inf, math.inf),
-            )
-            interval = (
-                "-"
-                if math.isnan(half)
-                else (
-                    f"[{max(estimate.value - half, least):.6g}, "
-                    f"{min(estimate.value + half, most):.6g}]"
-                )
-            )
+            half = 1.96 * estimate.standard_error
+            kind = metric_of(metric)
+            low = max(estimate.value - half, kind.low if kind else -math.inf)
+            high = min(estimate.value + half, kind.high if kind else math.inf)
+            interval = "-" if math.isnan(half) else f"[{low:.6g}, {high:.6g}]"
             rows.append(
                 [
                     with_count(metric, len(ids)),

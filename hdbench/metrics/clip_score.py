@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from hdbench.metrics import Estimate, mean
+from hdbench.metrics.base import Estimate, Metric, MetricInput, mean
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> Estimate:
-    """Mean over samples of 100 cos of image features (N, d) and the features of their own prompts (N, d), any float."""
+    """Mean over samples of 100 cos of image features (N, d) and their own prompts' (N, d), any float."""
     a, b = (
         x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
         for x in (images, texts)
     )
     return mean(100 * (a * b).sum(1))
+
+
+class ClipScore(Metric):
+    """`clip_score` of images and the prompts that they were made from."""
+
+    name = "clip_score"
+    title = "CLIP score"
+    better = "higher"
+    low = -100.0
+    high = 100.0
+    group = "protocol"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {} if sample.clip is None else {self.name: clip_score(*sample.clip)}

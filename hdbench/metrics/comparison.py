@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hdbench.core.errors import UserError
-from hdbench.metrics import Estimate
+from hdbench.metrics.base import Estimate
 
 
 def paired_difference(

@@ -7,42 +7,36 @@ The estimate is biased in N: compare only values of equal N.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
-from hdbench.metrics import Estimate
+from hdbench.metrics.base import Estimate, Metric, MetricInput
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianReference:
-    """Mean (d,), covariance (d, d) with N - 1, its square root, computed once for a reference; all float64.
+    """Mean (d,), covariance (d, d) with N - 1 and its square root, computed once; all float64.
 
-    `triangle` is the lower Cholesky factor of the covariance, None where that is singular.
+    `cholesky` is the lower Cholesky factor of the covariance, None where that is singular.
     """
 
     mu: np.ndarray
     sigma: np.ndarray
     root: np.ndarray
-    triangle: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, features: np.ndarray) -> GaussianReference:
-        """features (N, d), any float."""
-        x = features.astype(np.float64)
-        sigma = np.cov(x, rowvar=False)
-        return cls(mu=x.mean(0), sigma=sigma, root=_power(sigma, 0.5))
+    cholesky: np.ndarray | None = None
 
     @classmethod
     def of_statistics(cls, mu: np.ndarray, sigma: np.ndarray) -> GaussianReference:
-        """Of a mean (d,) and a covariance (d, d), any float."""
+        """From a mean (d,) and a covariance (d, d), any float, as `moments` gives them."""
         mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
         try:
-            triangle = np.linalg.cholesky(sigma)
+            cholesky = np.linalg.cholesky(sigma)
         except np.linalg.LinAlgError:
-            triangle = None
-        return cls(mu=mu, sigma=sigma, root=_power(sigma, 0.5), triangle=triangle)
+            cholesky = None
+        return cls(mu=mu, sigma=sigma, root=_power(sigma, 0.5), cholesky=cholesky)
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,8 +63,8 @@ def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianRe
     Eigenvalues carry an error of about 1e-16 of the largest, whose root is 1e-8 for each that should be zero; singular
     values of S Sigma^(1/2) do not, so they are taken where a covariance is singular or nearly so.
     """
-    if reference.triangle is not None:
-        inner, _ = scipy.linalg.lapack.dsygst(sigma.T, reference.triangle, itype=2, lower=1)
+    if reference.cholesky is not None:
+        inner, _ = scipy.linalg.lapack.dsygst(sigma.T, reference.cholesky, itype=2, lower=1)
         eigenvalues = np.linalg.eigvalsh(inner)
         if eigenvalues[0] > 1e-13 * eigenvalues[-1]:
             return _distance(mu, np.trace(sigma), reference, np.sqrt(eigenvalues).sum())
@@ -86,7 +80,7 @@ def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianRe
 
 def is_singular(n: int, reference: GaussianReference) -> bool:
     """Whether the covariance of n samples, or the reference's, has no full rank."""
-    return n <= len(reference.mu) or reference.triangle is None
+    return n <= len(reference.mu) or reference.cholesky is None
 
 
 def library_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference) -> float:
@@ -147,22 +141,127 @@ def _distance(
     return float(shift @ shift + trace + np.trace(reference.sigma) - 2 * trace_root)
 
 
-def frechet_distance(features: np.ndarray, reference: GaussianReference) -> Estimate:
-    """d^2 of features (N, d) to the reference, and IF_i (N,)."""
-    x = features.astype(np.float64)
-    mu, sigma, s = x.mean(0), np.cov(x, rowvar=False), reference.root
-    inner = s @ sigma @ s
-    eigenvalues = np.linalg.eigvalsh(inner)
-    eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[-1]]
-    shift = mu - reference.mu
-    value = (
-        shift @ shift + np.trace(sigma) + np.trace(reference.sigma) - 2 * np.sqrt(eigenvalues).sum()
-    )
-    gradient = np.eye(len(mu)) - s @ _power(inner, -0.5) @ s
-    z = x - mu
-    influence = (
-        2 * z @ shift
-        + np.einsum("ni,ij,nj->n", z, gradient, z, optimize=True)
-        - np.trace(gradient @ sigma)
-    )
-    return Estimate(float(value), influence)
+def of_set(
+    sample: MetricInput, part: str, rows: slice | np.ndarray = slice(None)
+) -> GaussianReference:
+    """The Gaussian of a real set of the protocol `classifier`, or of some of its rows."""
+    return GaussianReference.of_statistics(*moments(sample.real[f"{part}_features"][rows]))
+
+
+class FdTrain(Metric):
+    """Frechet distance to images of train, on the features of the suite's classifier."""
+
+    name = "fd_train"
+    title = "FD train"
+    better = "lower"
+    low = 0.0
+    group = "protocol"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: estimate(sample.features, of_set(sample, "train"))}
+
+
+class FdTest(Metric):
+    """Frechet distance to images of test; of test itself it has no meaning."""
+
+    name = "fd_test"
+    title = "FD test"
+    better = "lower"
+    low = 0.0
+    group = "protocol"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        if sample.real_split == "test":
+            return {}
+        return {self.name: estimate(sample.features, of_set(sample, "test"))}
+
+
+class FdTestOfCategory(Metric):
+    """`fd_test` of the samples and the test images of one category, where both have two or more."""
+
+    name = "fd_test_{category}"
+    title = "FD test, {category}"
+    better = "lower"
+    low = 0.0
+    group = "protocol"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        if sample.real_split == "test":
+            return {}
+        return by_category(sample, "fd_test", lambda rows: of_set(sample, "test", rows), estimate)
+
+
+class Fid(Metric):
+    """Frechet distance of Inception's last features; the libraries' rounding can put 0 below zero."""
+
+    name = "fid"
+    title = "FID"
+    better = "lower"
+    group = "protocol"
+    layer = "2048"
+    needs = "statistics"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: of_libraries(sample, sample.features, sample.statistics["2048"])}
+
+
+class SpatialFid(Metric):
+    """Frechet distance of a spatial layer of Inception (arXiv 2103.03841)."""
+
+    name = "sfid"
+    title = "sFID"
+    better = "lower"
+    group = "protocol"
+    layer = "spatial"
+    needs = "statistics"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: of_libraries(sample, sample.spatial, sample.statistics["spatial"])}
+
+
+class FidOfCategory(Metric):
+    """`fid` of the samples and the reference's images of one category, where both have two or more."""
+
+    name = "fid_{category}"
+    title = "FID, {category}"
+    better = "lower"
+    group = "protocol"
+    layer = "2048"
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return by_category(
+            sample,
+            "fid",
+            lambda rows: GaussianReference.of_statistics(*moments(sample.reference[rows])),
+            lambda features, reference: of_libraries(sample, features, reference),
+        )
+
+
+def of_libraries(
+    sample: MetricInput, features: np.ndarray, reference: GaussianReference
+) -> Estimate:
+    """`estimate`, or `distance` without intervals; where a covariance is singular `library_distance`."""
+    if sample.settings.intervals:
+        result = estimate(features, reference)
+    else:
+        result = Estimate(distance(features, reference), np.full(len(features), np.nan))
+    if is_singular(len(features), reference):
+        return result._replace(value=library_distance(*moments(features), reference))
+    return result
+
+
+def by_category(
+    sample: MetricInput,
+    prefix: str,
+    reference_of: Callable[[np.ndarray], GaussianReference],
+    measure: Callable[[np.ndarray, GaussianReference], Estimate],
+) -> dict[str, Estimate]:
+    """A distance for each category that has two or more images on both sides."""
+    estimates = {}
+    for category in sample.categories():
+        rows, others = sample.rows_of("category", category)
+        if min(len(rows), len(others)) > 1:
+            result = measure(sample.features[rows], reference_of(others))
+            estimates[f"{prefix}_{category}"] = result._replace(rows=rows)
+    return estimates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hdbench.metrics import Estimate
+from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -39,3 +39,26 @@ def inception_score(logits: np.ndarray, splits: list[np.ndarray]) -> Estimate:
         scores.append(np.exp(kl.mean()))
         influence[part] = len(logits) / (len(splits) * len(part)) * scores[-1] * (kl - kl.mean())
     return Estimate(float(np.mean(scores)), influence)
+
+
+class InceptionScore(Metric):
+    """`inception_score` over the parts that the protocol has."""
+
+    name = "inception_score"
+    title = "IS"
+    better = "higher"
+    low = 0.0
+    group = "protocol"
+    layer = "2048"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        n = len(sample.logits)
+        shuffled = sample.settings.score_splits == "shuffled_10"
+        splits = shuffled_splits(n) if shuffled else consecutive_splits(n)
+        return {self.name: inception_score(sample.logits, splits)}
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        if settings.score_splits == "shuffled_10":
+            return 10, "the 10 parts of the inception score"
+        return super().least(settings)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.metrics import Estimate
+from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -104,9 +104,9 @@ def kid_of_subsets(
     Its expectation given the data is `kid`'s value, so its variance is that of `kid` (`error`, if it is known already)
     plus the scatter of the subsets over their number.  float32, as torch-fidelity computes it.
     """
-    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric  # optional: torch-fidelity
 
-    found = kid_features_to_metric(
+    library = kid_features_to_metric(
         features.cpu(),
         reference.cpu(),
         kid_subsets=subsets,
@@ -115,8 +115,35 @@ def kid_of_subsets(
         verbose=False,
     )
     full = error or kid(features, reference)
-    scatter = found["kernel_inception_distance_std"] ** 2 / subsets
+    scatter = library["kernel_inception_distance_std"] ** 2 / subsets
     drawn = Estimate(
-        found["kernel_inception_distance_mean"], full.influence, (full.both**2 + scatter) ** 0.5
+        library["kernel_inception_distance_mean"], full.influence, (full.both**2 + scatter) ** 0.5
     )
     return drawn.with_standard_error(float(np.hypot(full.standard_error, scatter**0.5)))
+
+
+class KernelDistance(Metric):
+    """`kid_of_subsets` on Inception's features."""
+
+    name = "kid"
+    title = "KID"
+    better = "lower"
+    group = "protocol"
+    layer = "2048"
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        x, y = (
+            torch.from_numpy(features).to(sample.settings.device)
+            for features in (sample.features, sample.reference)
+        )
+        settings = sample.settings
+        return {
+            self.name: kid_of_subsets(
+                x, y, subsets=settings.kid_subsets, size=settings.kid_subset_size
+            )
+        }
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return settings.kid_subset_size, "KID's subsets (--kid-subset-size changes them)"

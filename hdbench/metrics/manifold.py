@@ -2,7 +2,7 @@
 
 Precision is the share of samples in the reference's manifold: given the reference, a mean of independent samples.  Recall
 is the share of the reference in the samples' manifold: what is random there is the manifold, which a binomial error over
-the reference leaves out.  `estimates` measures that part by manifolds of disjoint parts of the samples.
+the reference leaves out.  `precision_recall` measures that part by manifolds of disjoint parts of the samples.
 """
 
 from __future__ import annotations
@@ -11,36 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.metrics import Estimate, mean
+from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings, mean
 
 BLOCK = 10_000  # rows and columns of a block of distances; torch-fidelity's, so that float32 rounds as it does there
 PARTITIONS = 16  # random ones in halves, and as many in quarters
 
 
-def radii(features: Tensor, neighbours: int) -> Tensor:
-    """Distance (N,) of each row of features (N, d) to its k-th nearest other row."""
-    return torch.cdist(features.double(), features.double()).kthvalue(neighbours + 1, dim=1).values
-
-
-def covered(points: Tensor, centres: Tensor, radius: Tensor) -> np.ndarray:
-    """(len(points),) bool: whether a point lies in any ball around centres (M, d) of radius (M,)."""
-    return (torch.cdist(points.double(), centres.double()) <= radius).any(1).numpy()
-
-
 def precision_recall(
     features: Tensor, reference: Tensor, neighbours: int
 ) -> tuple[Estimate, Estimate]:
-    """Share of samples in the reference's manifold, share of the reference in the samples' manifold; (N, d), (M, d).
-
-    Standard errors are binomial: precision over the samples given the reference, recall over the reference given the
-    samples, so recall's influence belongs to reference rows.
-    """
-    precision = covered(features, reference, radii(reference, neighbours))
-    recall = covered(reference, features, radii(features, neighbours))
-    return mean(precision), mean(recall)
-
-
-def estimates(features: Tensor, reference: Tensor, neighbours: int) -> tuple[Estimate, Estimate]:
     """Precision and recall of features (N, d) against reference (M, d), both with influences of the N samples.
 
     Distances are taken in the features' own dtype: in float32 the values are bit-identical with torch-fidelity's.
@@ -139,3 +118,52 @@ def _variance(inside: Tensor) -> tuple[float, float]:
         within.append(parts.var(1).mean().item() / parts.shape[2])
         between.append((parts.mean(2).var(1).mean().item() - within[-1]) / parts.shape[1])
     return max(2 * within[0] - within[1], 0.0), max(*between, 0.0)
+
+
+def both(sample: MetricInput) -> tuple[Estimate, Estimate]:
+    """`precision_recall` of a sample."""
+    x, y = (
+        torch.from_numpy(features).to(sample.settings.device)
+        for features in (sample.features, sample.reference)
+    )
+    return precision_recall(x, y, sample.settings.neighbours)
+
+
+class Precision(Metric):
+    """Share of the samples that lie in the reference's manifold."""
+
+    name = "precision"
+    title = "Precision"
+    better = "higher"
+    low = 0.0
+    high = 1.0
+    group = "protocol"
+    layer = "2048"
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: sample.once(both)[0]}
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return settings.neighbours + 2, f"{settings.neighbours} neighbours"
+
+
+class Recall(Metric):
+    """Share of the reference that lies in the samples' manifold."""
+
+    name = "recall"
+    title = "Recall"
+    better = "higher"
+    low = 0.0
+    high = 1.0
+    group = "protocol"
+    layer = "2048"
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: sample.once(both)[1]}
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return Precision.least(settings)

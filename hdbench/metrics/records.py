@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from hdbench.core.errors import UserError
+from hdbench.metrics import METRICS
 
 COLUMNS = {
     "suite": "str",
@@ -26,7 +27,7 @@ COLUMNS = {
     "digest": "str",
 }
 KEY = ["arm", "seed", "nfe", "metric"]
-SHARES = ("precision", "recall", "accuracy")  # metrics within [0, 1]
+SHARES = tuple(name for name, metric in METRICS.items() if (metric.low, metric.high) == (0, 1))
 
 
 def with_count(metric: str, n: int) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.metrics import Estimate
+from hdbench.core.pixels import to_float
+from hdbench.metrics.base import Estimate, Metric, MetricInput
 
 
 def radial_power(x: Tensor) -> np.ndarray:
@@ -28,3 +29,25 @@ def relative_power(power: np.ndarray, reference: np.ndarray) -> Estimate:
     """mean(power) / mean(reference) of one band, (N,) and (M,); IF_i = (power_i - mean) / mean(reference)."""
     scale = reference.mean()
     return Estimate(float(power.mean() / scale), (power - power.mean()) / scale)
+
+
+def powers(sample: MetricInput) -> np.ndarray:
+    """`radial_power` of the sample's images, (N, H/2) float64."""
+    return radial_power(to_float(sample.images))
+
+
+class BandPower(Metric):
+    """`relative_power` of each band of radial frequency, against real images of train; 1 is best."""
+
+    name = "power_band{n}"
+    title = "Power, band {n}"
+    low = 0.0
+    group = "protocol"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        real = sample.real["train_bands"]
+        bands = band_power(sample.once(powers), real.shape[1])
+        return {
+            f"power_band{band + 1}": relative_power(bands[:, band], real[:, band])
+            for band in range(real.shape[1])
+        }

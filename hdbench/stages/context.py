@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from hdbench.core.progress import Progress
-from hdbench.datasets import DATASETS, attributes
 from hdbench.stages import artifact
 from hdbench.suite.stage import Stage, config_of
 
@@ -70,7 +69,7 @@ Payload = tuple[
 
 def prompts_of(context: Context) -> list[str]:
     """The prompts of the data, by label."""
-    return [row["prompt"] for row in DATASETS[context.dataset().name].prompts(context.dataset())]
+    return [row["prompt"] for row in context.dataset().prompts()]
 
 
 def labels_of(context: Context, indices: range) -> Tensor:
@@ -88,12 +87,7 @@ def labels_of(context: Context, indices: range) -> Tensor:
 
 def targets_of(context: Context, labels: Tensor) -> Tensor:
     """What a classifier should find: labels (N,), or of data with several attributes their classes (N, A)."""
-    module = DATASETS[context.dataset().name]
-    return (
-        torch.from_numpy(module.attributes_of(labels.numpy()))
-        if hasattr(module, "attributes_of")
-        else labels
-    )
+    return context.dataset().targets(labels)
 
 
 def of_classifier(dataset) -> dict[str, Any]:
@@ -101,7 +95,7 @@ def of_classifier(dataset) -> dict[str, Any]:
     return {
         "image_size": dataset.image_size,
         "channels": dataset.channels,
-        "attributes": attributes(dataset.name, dataset.classes),
+        "attributes": dataset.attributes,
     }
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
-from hdbench.core.pixels import save_images
 from hdbench.core.seeds import seeded
-from hdbench.datasets import DATASETS
 from hdbench.datasets.prompts import read_prompts
 from hdbench.methods.base import Setting
 from hdbench.networks.text import encode
@@ -21,15 +19,7 @@ from hdbench.stages.train import train
 
 
 def data(context: Context) -> Payload:
-    configuration = context.config.dataset
-    module = DATASETS[configuration.name]
-    if hasattr(module, "encode"):
-        return module.encode(configuration, context.work.path, context.device, progress_of(context))
-    splits = []
-    for split, (images, labels) in module.build(configuration).items():
-        save_images(context.work.path / f"{split}.npz", images, labels)
-        splits.append(f"{split}.npz")
-    return splits, {}
+    return context.config.dataset.encode(context.work.path, context.device, progress_of(context))
 
 
 def clip(context: Context) -> Payload:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,14 @@ import torch
 
 from hdbench.core.files import write_atomic
 from hdbench.core.pixels import load_images, to_float
-from hdbench.datasets import DATASETS
 from hdbench.evaluation import classifier as classifier_protocol
-from hdbench.metrics import Estimate
-from hdbench.metrics.clip_score import clip_score
+from hdbench.metrics import Estimate, MetricInput, measure_metrics
+from hdbench.metrics.spectrum import powers
 from hdbench.networks.classifier import classify
 from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
 from hdbench.stages.networks import load_classifier, load_clip
 from hdbench.stages.pictures import PICTURES, check_pictures
-from hdbench.suite.stage import ProtocolReferenceStage, ProtocolStage, RealStage
+from hdbench.suite.stage import MetricsStage, ProtocolReferenceStage, ProtocolStage, RealStage
 
 
 def reference(context: Context) -> Payload:
@@ -79,53 +79,52 @@ def evaluation_request(context: Context, **more):
 
 
 def evaluate(context: Context) -> Payload:
-    """Every metric of the tier with its standard error; the influences of the samples are kept for paired differences."""
-    if isinstance(context.config, ProtocolStage):
+    """Metrics with their standard errors; the influences of the samples are kept for paired differences."""
+    config = context.config
+    if isinstance(config, ProtocolStage):
         return evaluate_pictures(context)
-    images, labels = load_images(context.parent("sample")[0] / "samples.npz")
-    real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
+    sample = metric_input(context)
+    if isinstance(config, MetricsStage):
+        return written(context, measure_metrics(config.metrics, sample)), {}
+    names = written(context, classifier_protocol.estimates(sample))
+    rings = sample.once(powers).mean(0)
+    np.savez(context.work.path / "rings.npz", rings=rings, real=sample.real["train_rings"])
+    return [*names, "rings.npz"], {}
+
+
+def metric_input(context: Context) -> MetricInput:
+    """The samples as the suite's classifier, and its CLIP where there is one, sees them; and the reference."""
+    images, labels = load_images(context.parent("sample").folder / "samples.npz")
+    with np.load(context.parent("reference").folder / "reference.npz", allow_pickle=False) as file:
+        real = dict(file)
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
-    wanted = targets_of(context, labels).numpy()
-    sampled = context.parent("sample").config
-    itself = sampled.split if isinstance(sampled, RealStage) else None
-    estimates, rings = classifier_protocol.estimates(
+    sampled, captioned = context.parent("sample").config, {}
+    if "clip" in context.stage.parents:
+        from hdbench.networks.clip import features as towers  # optional: open_clip
+
+        prompts = context.dataset().prompts()
+        test_labels = load_images(context.parent("data").folder / "test.npz")[1]
+        captioned = {
+            "captions": [prompts[row] for row in labels.tolist()],
+            "real_captions": [
+                prompts[row] for row in test_labels[: len(real["test_features"])].tolist()
+            ],
+            "clip": tuple(
+                tower.numpy() for tower in towers(load_clip(context), to_float(images), labels)
+            ),
+        }
+    return classifier_protocol.metric_input(
         images,
-        wanted,
+        targets_of(context, labels).numpy(),
         features,
         probabilities,
         real,
         neighbours=context.config.neighbours,
-        itself=itself,
+        real_split=sampled.split if isinstance(sampled, RealStage) else None,
         attributes=network.attributes,
+        **captioned,
     )
-    counts = dict.fromkeys(estimates, len(images))
-    if "clip" in context.stage.parents:
-        from hdbench.networks.clip import features as towers
-
-        estimates["clip_score"] = clip_score(
-            *(part.numpy() for part in towers(load_clip(context), to_float(images), labels))
-        )
-        table = DATASETS[context.dataset().name].prompts(context.dataset())
-        of_test = load_images(context.parent("data")[0] / "test.npz")[1][
-            : len(real["test_features"])
-        ]
-        captions, test_captions = (
-            [table[row] for row in rows.tolist()] for rows in (labels, of_test)
-        )
-        found = classifier_protocol.by_caption(
-            features,
-            probabilities,
-            wanted,
-            captions,
-            real,
-            None if itself == "test" else test_captions,
-            network.attributes,
-        )
-        estimates |= {name: estimate for name, (estimate, _) in found.items()}
-        counts |= {"clip_score": len(images)} | {name: count for name, (_, count) in found.items()}
-    np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
-    return [*written(context, estimates, counts), "rings.npz"], {}
 
 
 def evaluate_pictures(context: Context) -> Payload:
@@ -154,8 +153,12 @@ def evaluate_pictures(context: Context) -> Payload:
     return written(context, estimates, counts), {"protocol": found.protocol}
 
 
-def written(context: Context, estimates: dict[str, Estimate], counts: dict[str, int]) -> list[str]:
-    """The files of metrics, each with its number of samples, and of influences."""
+def written(
+    context: Context, estimates: dict[str, Estimate], counts: Mapping[str, int] | None = None
+) -> list[str]:
+    """The files of metrics, each with its number of samples (by default of influences), and of influences."""
+    if counts is None:
+        counts = {name: len(estimate.influence) for name, estimate in estimates.items()}
     with (context.work.path / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["metric", "value", "se", "n"])

@@ -10,7 +10,7 @@ import torch
 
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images
-from hdbench.evaluation.classifier import estimates
+from hdbench.evaluation.classifier import estimates, metric_input
 from hdbench.suite.stage import config_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def evaluate_file(
     from safetensors.torch import load_file
 
     from hdbench.core import files
-    from hdbench.datasets import DATASETS, attributes
     from hdbench.evaluation.features import digest_of
     from hdbench.evaluation.results import Evaluation, Result
     from hdbench.networks import classifier as stages
@@ -45,8 +44,6 @@ def evaluate_file(
     weights, trained = artifact.load(results, manifest["parents"]["classifier"])
     of_data = artifact.load(results, trained["parents"]["data"])[1]["config"]
     data = config_of("data", of_data).dataset
-    module = DATASETS[data.name]
-    shown = attributes(data.name, data.classes)
     images, labels = load_images(samples)
     wanted, found = manifest["config"]["samples"], len(images)
     if n not in (None, found) or (n is None and found != wanted):
@@ -60,33 +57,30 @@ def evaluate_file(
             f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are {expected}"
         )
     network = Classifier(
-        config_of("classifier", trained["config"]).network,
-        image_size=data.image_size,
-        channels=data.channels,
-        attributes=shown,
+        config_of("classifier", trained["config"]).network, **context.of_classifier(data)
     )
     network.load_state_dict(load_file(weights / context.WEIGHTS))
     features, probabilities = stages.classify(network.to(device).eval(), images, device)
-    targets = (
-        module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
-    )
+    targets = data.targets(labels).numpy()
     with np.load(path / "reference.npz", allow_pickle=False) as real:
-        measured, _ = estimates(
-            images, targets, features, probabilities, real, neighbours=3, attributes=shown
+        measured = estimates(
+            metric_input(
+                images,
+                targets,
+                features,
+                probabilities,
+                real,
+                neighbours=3,
+                attributes=data.attributes,
+            )
         )
     ids = tuple(f"{row:06}" for row in range(found))
-    of_reference = tuple(
-        f"reference {row:06}" for row in range(wanted)
-    )  # binomial recall is of reference images
     protocol = f"classifier:{manifest['digest']}"
     return Evaluation(
         name=name or samples.stem,
         protocol=protocol,
         reference=manifest["digest"],
         digest=digest_of([files.sha256(samples), protocol])[:16],
-        results={
-            metric: Result(estimate, of_reference if metric == "recall" else ids)
-            for metric, estimate in measured.items()
-        },
+        results={metric: Result(estimate, ids) for metric, estimate in measured.items()},
         facts={"samples": str(samples), "n": found},
     )

@@ -12,7 +12,6 @@ import torch
 
 from hdbench.core import distributed
 from hdbench.core.errors import OutOfMemory, UserError
-from hdbench.datasets import DATASETS
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.context import Context
 from hdbench.stages.sources import differences, manifests_of, note_sources, resumption, sources_of
@@ -34,7 +33,7 @@ def is_split(stage: Stage) -> bool:
     return (
         stage.kind in SPLIT
         or stage.kind == "data"
-        and hasattr(DATASETS[stage.config.dataset.name], "encode")
+        and stage.config.dataset.stored == "latents"
         or stage.kind == "text"
         and "clip" not in stage.parents
     )

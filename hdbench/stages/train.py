@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from hdbench.core import distributed
 from hdbench.core import files as core_files
 from hdbench.core import sharding as core_sharding
-from hdbench.core.pixels import load_images, to_float
+from hdbench.core.pixels import load_images
 from hdbench.core.seeds import seeded
-from hdbench.datasets import DATASETS
 from hdbench.methods import OBJECTIVES
 from hdbench.methods.base import Setting
 from hdbench.methods.discriminators import build_head, parameter_count
@@ -153,13 +152,8 @@ def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
 
     Of a classifier the labels are the wanted classes, (N, A) where an image has several attributes.
     """
-    path, module = context.parent("data")[0], DATASETS[context.dataset().name]
-    if hasattr(module, "open_latents"):
-        return module.open_latents(path)
-    images, labels = load_images(path / f"{split}.npz")
-    return to_float(images), targets_of(
-        context, labels
-    ) if context.stage.kind == "classifier" else labels
+    images, labels = context.dataset().open(context.parent("data")[0], split)
+    return images, targets_of(context, labels) if context.stage.kind == "classifier" else labels
 
 
 def made_for(training: Training, network: nn.Module) -> nn.Module:

@@ -47,7 +47,7 @@ class _Origin(NamedTuple):
 
 def version_of(kind: str, label: str) -> int:
     """Of the results of a stage; `label` is a data set's name where its kind is data."""
-    return getattr(DATASETS[label], "VERSION", VERSIONS[kind]) if kind == "data" else VERSIONS[kind]
+    return DATASETS[label].version if kind == "data" else VERSIONS[kind]
 
 
 @dataclass
@@ -267,7 +267,7 @@ class _Chain:
             batch=evaluation.batch,
             guidance=guidance,
             times=arm.baseline.times.get(steps) if arm.baseline else None,
-            autoencoder=getattr(data, "autoencoder", None),
+            autoencoder=data.autoencoder if data.stored == "latents" else None,
         )
 
     def trained(

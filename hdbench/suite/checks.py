@@ -8,7 +8,6 @@ import torch
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.datasets import DATASETS
 from hdbench.methods import OBJECTIVES
 from hdbench.methods.discriminators import build_head
 from hdbench.networks.config import SanaConfig
@@ -57,17 +56,13 @@ def _check(plan: Plan, source: str) -> None:
 def _check_scale(plan: Plan, source: str) -> None:
     """Data, network, text, public files and protocol go together."""
     suite, data, evaluation = plan.suite, plan.suite.data, plan.suite.evaluation
-    sana, latents = isinstance(suite.network, SanaConfig), hasattr(data, "autoencoder")
+    sana, latents = isinstance(suite.network, SanaConfig), data.stored == "latents"
     if sana != bool(suite.text):
         raise UserError(
             f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it"
         )
-    fits = {
-        type(None): bool(data.classes) and not hasattr(DATASETS[data.name], "prompts"),
-        TextConfig: getattr(data, "text", False),
-        ClipText: hasattr(DATASETS[data.name], "prompts"),
-    }
-    if not fits[type(suite.text)]:
+    fitting = {type(None): "class", TextConfig: "prompt", ClipText: "caption"}
+    if data.label_kind != fitting[type(suite.text)]:
         raise UserError(
             f"{source}: text: not for the data {data.name}; a pipeline encodes images with text: true, a clip the "
             "data set captions, and classes have none"

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from hdbench.core.config import Config, nearest
 from hdbench.datasets import DATASETS
+from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.flow.guidance import Fraction, Guidance
 from hdbench.methods import OBJECTIVES
 from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
@@ -38,7 +39,7 @@ Objective = Annotated[
     Field(discriminator="name"),
 ]
 Dataset = Annotated[
-    Union[tuple(m.Configuration for m in DATASETS.values())],  # noqa: UP007  of as many as there are
+    Union[tuple(DATASETS.load().values())],  # noqa: UP007  of as many as there are
     Field(discriminator="name"),
 ]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -193,9 +194,7 @@ class Evaluation(Config):
         4, ge=1, description="number of equal bands of radial frequency, up to Nyquist"
     )
     seed: int = Field(0, ge=0, description="axis of the sampling noise, shared by all arms")
-    protocol: Literal[
-        "classifier", "adm_imagenet256_50k", "torch_fidelity", "clean_fid", "mjhq30k"
-    ] = "classifier"
+    protocol: Literal[SUITE_PROTOCOLS] = "classifier"
     reference: str | None = Field(
         None, description="real images, or ADM's npz; of every protocol but `classifier`"
     )
@@ -220,7 +219,7 @@ class Evaluation(Config):
     @property
     def distance(self) -> str:
         """The metric by which arms are compared."""
-        return "fd_test" if self.protocol == "classifier" else "fid"
+        return PROTOCOLS[self.protocol].distance
 
 
 class Baseline(Config):

@@ -163,6 +163,13 @@ class EvaluateStage(StageConfig):
     neighbours: int
 
 
+class MetricsStage(StageConfig):
+    """Metrics beside those of the protocol `classifier`: an artifact of their own, so that the others stay."""
+
+    metrics: tuple[str, ...]
+    neighbours: int
+
+
 class ProtocolStage(StageConfig):
     """The metrics of any other protocol."""
 
@@ -182,7 +189,7 @@ CONFIGS = {
     "trajectory": DistillStage,
     "refine": DistillStage,
     "sample": SampleStage | RealStage,
-    "evaluate": EvaluateStage | ProtocolStage,
+    "evaluate": EvaluateStage | MetricsStage | ProtocolStage,
 }  # a kind's variants have different keys, by which they are told apart
 _ADAPTERS: dict[str, TypeAdapter] = {}
 

@@ -65,7 +65,7 @@ class Costs:
         from hdbench.tools.memory import Memory
 
         self.plan, self.model, self.memory, self.data = plan, model, Memory(plan), plan.suite.data
-        self.autoencoder = getattr(self.data, "autoencoder", None)
+        self.autoencoder = self.data.autoencoder if self.data.stored == "latents" else None
         self.nfe = {row.stages["sample"]: row.nfe for row in plan.rows}
 
     def of(self, stage: Stage) -> Cost:
@@ -92,9 +92,7 @@ class Costs:
     def images(self) -> int:
         """In the training data; UserError where the model does not say."""
         if not self.autoencoder:
-            from hdbench.datasets import digits
-
-            return getattr(self.data, "train", digits.TRAIN)
+            return self.data.counts["train"]
         source, known = self.data.source, self.model.images
         if not (found := [n for pattern, n in known.items() if fnmatch(source, pattern)]):
             raise UserError(
@@ -111,10 +109,8 @@ class Costs:
     def _data(self, stage: Stage) -> Cost:
         n = self.images()
         if not self.autoencoder:
-            from hdbench.datasets import digits
-
-            others = getattr(self.data, "test", digits.TEST) + getattr(self.data, "score", 0)
-            return Cost(disk=self.latent(n + others, item=1) + 8 * (n + others))
+            every = sum(self.data.counts.values())
+            return Cost(disk=self.latent(every, item=1) + 8 * every)
         sides = 1 + self.data.flips
         return Cost(
             flops={"tfloat32": self.decoded("encode", n * sides)},
@@ -323,7 +319,7 @@ def report(
     totals = [sum(column) for column in list(zip(*rows))[1:4]] or [0, 0, 0]
     rows.append(["total", *totals, max((row[4] for row in rows), default=0)])
     cells = [[kind, f"{jobs:,}", *map(number, numbers)] for kind, jobs, *numbers in rows]
-    unit = "GPU hours" if hasattr(plan.suite.data, "autoencoder") else "core-hours"
+    unit = "GPU hours" if plan.suite.data.stored == "latents" else "core-hours"
     table = tabulate(
         cells,
         ["rule", "jobs", unit, "disk GB", "checkpoint GB a job"],
@@ -337,7 +333,7 @@ def report(
 
 
 def assumptions(plan: Plan, model: CostModel, found: Estimate) -> str:
-    if not hasattr(plan.suite.data, "autoencoder"):
+    if plan.suite.data.stored == "memory":
         texts = {
             "measured": "measured before",
             "alike": "at the pace of measured ones of their kind",

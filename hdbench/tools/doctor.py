@@ -118,9 +118,10 @@ def needs(plan: Plan, results: Path, device: str = "cpu") -> list[Need]:
         for what, public in checkpoints.items()
         if public
     ]
-    if autoencoder := getattr(suite.data, "autoencoder", None):
+    if suite.data.stored == "latents":
         from hdbench.networks.autoencoders import PUBLIC
 
+        autoencoder = suite.data.autoencoder
         check = partial(check_model, "vae", PUBLIC[autoencoder.name][0])
         found.append(Need("autoencoder", autoencoder.name, autoencoder.path, check))
     if pipeline := getattr(suite.text, "path", None):  # a CLIP of the DAG has none

@@ -18,7 +18,6 @@ from tabulate import tabulate
 
 from hdbench.core import files
 from hdbench.core.errors import UserError
-from hdbench.datasets import DATASETS
 from hdbench.metrics.records import COLUMNS, Interval, read_metrics
 from hdbench.networks.autoencoders import AutoencoderConfig
 from hdbench.networks.build import build
@@ -203,7 +202,7 @@ def sampling_lines(network: Transformer, scale: float, data) -> str:
     n, side, autoencoder = (
         min(network.classes, 10),
         grid * config.patch,
-        getattr(data, "autoencoder", None),
+        data.autoencoder if data.stored == "latents" else None,
     )
     imports, positions, decoding = ["from diffusers import DiTTransformer2DModel"], [], []
     if config.position_side != grid:  # diffusers' own positions are 0 to grid - 1
@@ -295,7 +294,7 @@ def card(
     mark, table, notes = metrics(numbers, entry)
     about = (
         f"- Teacher: {teacher}; guidance {suite.teacher.guidance.scale:g}.\n"
-        f"- Data: {DATASETS[suite.data.name].__doc__.splitlines()[0]}"
+        f"- Data: `{suite.data.name}`, {suite.data.title}"
         + (
             f"\n- Recipe: {recipe.title}, {recipe.source}. {recipe.differences.strip()}"
             if recipe

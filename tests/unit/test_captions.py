@@ -15,7 +15,7 @@ from hdbench.methods.pretraining import contrastive
 from hdbench.networks import clip
 from hdbench.networks.text import Conditions
 
-SMALL = captions.Configuration(train=400, score=200, test=300)
+SMALL = captions.Captions(train=400, score=200, test=300)
 MODEL = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 16, "patch_size": 4, "width": 32, "head_width": 16, "layers": 1},
@@ -25,11 +25,11 @@ MODEL = {
 
 @pytest.fixture(scope="module")
 def splits():
-    return captions.build(SMALL)
+    return SMALL.build()
 
 
 def test_every_caption_is_its_own_and_ten_categories_share_them():
-    table = captions.prompts(SMALL)
+    table = SMALL.prompts()
     assert len({row["prompt"] for row in table}) == len(table) == SMALL.classes == 1920
     assert {row["category"] for row in table} == set(captions.DIGITS)
     of_digit = [
@@ -48,7 +48,7 @@ def test_every_caption_is_its_own_and_ten_categories_share_them():
 
 
 def test_training_has_nothing_that_is_held_out_and_the_others_all(splits):
-    table = captions.prompts(SMALL)
+    table = SMALL.prompts()
     shares = {
         split: np.mean([table[row]["held_out"] for row in labels.tolist()])
         for split, (_, labels) in splits.items()
@@ -82,7 +82,7 @@ def test_each_split_has_shapes_of_its_own(monkeypatch):
         for split, (_, labels) in parts.items()
     }
     monkeypatch.setattr(captions, "originals", lambda seed: marked)
-    found = captions.build(SMALL)
+    found = SMALL.build()
     for split, level in (("train", 1.0), ("score", 0.5), ("test", 0.25)):
         images, labels = found[split]
         _, colour, place, background = captions.attributes_of(labels.numpy()).T
@@ -104,7 +104,7 @@ def test_contrastive_training_learns_the_captions():
     parts = originals(0)
     x = captions.draw(*parts["train"], rows.numpy(), generator).float() / 127.5 - 1
     torch.manual_seed(0)
-    student = clip.Captioned(clip.build(MODEL), [row["prompt"] for row in captions.prompts(SMALL)])
+    student = clip.Captioned(clip.build(MODEL), [row["prompt"] for row in SMALL.prompts()])
     (update,) = contrastive.updates(
         contrastive.Configuration(), Setting(student=student, learning_rate=1e-3)
     )
@@ -126,7 +126,7 @@ def test_the_table_is_the_text_towers_own_tokens(tmp_path):
     """Its last token, through the projection, is what open_clip's encode_text gives."""
     torch.manual_seed(0)
     network = clip.build(MODEL).eval()
-    prompts = [row["prompt"] for row in captions.prompts(SMALL)][:300]
+    prompts = [row["prompt"] for row in SMALL.prompts()][:300]
     clip.write_table(network, prompts, tmp_path)
     table = Conditions(tmp_path)
     assert len(table) == 301 and table.length == 24 and table.width == 32

@@ -118,9 +118,9 @@ def exported(trained, tmp_path_factory) -> dict[str, Path]:
         (folder / arm / "lines.py").write_text(code_of((folder / arm / "README.md").read_text()))
     for name in VARIANTS:
         data = (
-            SimpleNamespace(autoencoder=autoencoder(folder / "vae"))
+            SimpleNamespace(stored="latents", autoencoder=autoencoder(folder / "vae"))
             if name == "latents"
-            else SimpleNamespace()
+            else SimpleNamespace(stored="memory")
         )
         model, scale = to_diffusers(network := variant(name))
         model.save_pretrained(folder / name)

@@ -20,11 +20,10 @@ from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import Draws, sample_noise
-from hdbench.datasets.latents import cache as datasets_latents_cache
+from hdbench.datasets.latents import Images
 from hdbench.datasets.latents import cache as images
-from hdbench.datasets.latents import source as datasets_latents_source
+from hdbench.datasets.latents import source as tars
 from hdbench.datasets.latents.cache import center_crop, encode, open_latents
-from hdbench.datasets.latents.source import Configuration
 from hdbench.networks import autoencoders
 from tests.scale.test_distributed import connected, fork
 from tests.support.material import pictures
@@ -54,7 +53,7 @@ def pooling(monkeypatch) -> Pooling:
     return found
 
 
-def settings(source: Path | str, **changes) -> Configuration:
+def settings(source: Path | str, **changes) -> Images:
     kind = {
         "name": "kl",
         "path": "nowhere",
@@ -66,10 +65,10 @@ def settings(source: Path | str, **changes) -> Configuration:
     plain = {"source": str(source), "resolution": SIDE, "autoencoder": kind} | (
         {} if changes.get("text") else {"classes": 2}
     )
-    return validate(Configuration, plain | changes, "data")
+    return validate(Images, plain | changes, "data")
 
 
-def made(configuration: Configuration, folder: Path) -> tuple[list[str], dict]:
+def made(configuration: Images, folder: Path) -> tuple[list[str], dict]:
     folder.mkdir(exist_ok=True)
     return encode(configuration, folder, CPU, lambda done, total: None)
 
@@ -555,11 +554,11 @@ def test_damaged_files_end_in_a_sentence(tmp_path):
     """Of 600 damaged images none raises what is not caught."""
     rng, path = random.Random(0), tmp_path / "x"
     for trial in range(600):
-        content = bytearray(coded(CROPS[trial % 10], datasets_latents_source.FORMATS[trial % 3]))
+        content = bytearray(coded(CROPS[trial % 10], tars.FORMATS[trial % 3]))
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         path.write_bytes(content[: rng.randint(1, len(content))] if trial % 2 else content)
-        found = datasets_latents_cache.load(datasets_latents_source.Item(str(path)), SIDE)
+        found = images.load(tars.Item(str(path)), SIDE)
         assert isinstance(found, str) or found.shape == (SIDE, SIDE, 3)
 
 
@@ -621,7 +620,7 @@ def test_damaged_tars_end_in_a_sentence_or_are_read(tmp_path):
         for _ in range(rng.randint(1, 8)):
             damaged[rng.choice(headers) + rng.randrange(512)] = rng.randrange(256)
         path.write_bytes(damaged)
-        found, beside, cut = datasets_latents_source.read_tar(str(path), (".cls",))
+        found, beside, cut = tars.read_tar(str(path), (".cls",))
         assert len(found) == len(beside) and (cut or len(found) == 4)
 
 
@@ -631,7 +630,7 @@ def test_damaged_tars_end_in_a_sentence_or_are_read(tmp_path):
 def test_planning_needs_no_data():
     configuration = settings("/nowhere/*.tar", resolution=64, dtype="float16")
     assert (configuration.image_size, configuration.channels, configuration.classes) == (16, 3, 2)
-    assert Configuration.model_validate_json(configuration.model_dump_json()) == configuration
+    assert Images.model_validate_json(configuration.model_dump_json()) == configuration
     assert refusal(lambda: settings("/nowhere", resolution=30)) == (
         "data: resolution = 30: must be a multiple of the autoencoder's factor, 4"
     )

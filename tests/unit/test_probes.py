@@ -22,7 +22,7 @@ from hdbench.core.config import read_yaml, validate
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import generator
-from hdbench.datasets import canvas
+from hdbench.datasets.canvas import Canvas
 from hdbench.experiments.probes import config as experiments_probes_config
 from hdbench.experiments.probes import measures, report
 from hdbench.experiments.probes import run as experiments_probes_run
@@ -49,7 +49,7 @@ def config(changes=None) -> experiments_probes_config.Probes:
 
 @pytest.fixture(scope="module")
 def images():
-    return canvas.with_turned(canvas.Configuration(train=300, test=20))["train"]
+    return Canvas(train=300, test=20).with_turned()["train"]
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def easy(tmp_path):
             64,
             1,
             probes.flaws[0],
-            {head: (1e-2,) for head in heads},
+            dict.fromkeys(heads, (0.01,)),
         )
 
     return unit

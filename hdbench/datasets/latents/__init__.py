@@ -9,7 +9,26 @@ Class folders sorted by name, over all shards, are 0 to classes - 1; for ImageNe
 a label is a row of the artifact's `prompts.json`: the distinct [{"prompt", "category"?}] in the order of their first images.
 """
 
-from hdbench.datasets.latents.cache import Latents, encode, open_latents
-from hdbench.datasets.latents.source import Configuration
+from __future__ import annotations
 
-__all__ = ["Configuration", "Latents", "encode", "open_latents"]
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hdbench.datasets.latents import cache
+from hdbench.datasets.latents.config import ImageCollection
+
+
+class Images(ImageCollection):
+    """The collection with its cache."""
+
+    def encode(
+        self, folder: Path, device: torch.device, progress: Callable[[int, int], None]
+    ) -> tuple[list[str], dict[str, Any]]:
+        return cache.encode(self, folder, device, progress)
+
+    def open(self, folder: Path, split: str) -> tuple[cache.Latents, Tensor]:
+        return cache.open_latents(folder)

@@ -21,18 +21,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hdbench.core import distributed
-from hdbench.core.errors import UserError
+from hdbench.core.errors import UserError, reason
+from hdbench.core.files import write_atomic, write_together
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import sample_noise
-from hdbench.datasets.latents.source import (
-    FORMATS,
-    PROMPTS,
-    Configuration,
-    Item,
-    Listing,
-    find,
-    tolerate,
-)
+from hdbench.datasets.latents.config import ImageCollection
+from hdbench.datasets.latents.source import FORMATS, PROMPTS, Item, Listing, find, tolerate
 from hdbench.networks import autoencoders
 
 BATCH = 32  # images encoded at once
@@ -64,8 +58,6 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 
 def load(item: Item, size: int) -> np.ndarray | str:
     """The crop of an image, (size, size, 3) uint8, or if it is broken how; UserError where its file cannot be read."""
-    from hdbench.core.errors import reason
-
     try:
         with open(item.file, "rb") as file:
             file.seek(item.offset)
@@ -87,7 +79,7 @@ def load(item: Item, size: int) -> np.ndarray | str:
 
 
 def encode(
-    configuration: Configuration,
+    collection: ImageCollection,
     folder: Path,
     device: torch.device,
     progress: Callable[[int, int], None],
@@ -98,24 +90,22 @@ def encode(
     unless it lacks a broken image, which may have been mended.  Neither a stop nor the number of ranks changes a bit.
     Raises UserError, on all ranks, when each has ended the shard that it was at.
     """
-    from hdbench.core.files import write_atomic, write_together
-
     autoencoder = distributed.together(
-        lambda: autoencoders.load(configuration.autoencoder, device, torch.float32)
+        lambda: autoencoders.load(collection.autoencoder, device, torch.float32)
     )
-    listing = distributed.from_rank_0(lambda: find(configuration))
-    every, size = range(len(listing.items)), configuration.images_per_shard
+    listing = distributed.from_rank_0(lambda: find(collection))
+    every, size = range(len(listing.items)), collection.images_per_shard
     shards = [every[start : start + size] for start in every[::size]]
     names = [f"latents-{number:05}.safetensors" for number in range(len(shards))]
     mine = range(len(shards))[distributed.rank() :: distributed.world_size()]
-    about = {"digest": digest_of(configuration, listing), "shards": len(shards)}
+    about = {"digest": digest_of(collection, listing), "shards": len(shards)}
     images, broken, done, total = (
         0,
         list(listing.cut),
         0,
         sum(len(shards[number]) for number in mine),
     )
-    begun, allowed = time.perf_counter(), configuration.corrupt_allowed
+    begun, allowed = time.perf_counter(), collection.corrupt_allowed
 
     def make(number: int) -> dict[str, Any]:
         path = folder / names[number]
@@ -124,7 +114,7 @@ def encode(
             if found["digest"] == about["digest"] and not found["broken"]:
                 return found
         tensors, new = encoded(
-            configuration,
+            collection,
             autoencoder,
             listing,
             shards[number],
@@ -142,10 +132,10 @@ def encode(
         made = distributed.together(lambda: [make(number) for number in mine[turn : turn + 1]])
         for part in chain(*distributed.gather(made)):
             images, broken = images + part["images"], broken + part["broken"]
-        distributed.together(lambda: tolerate(broken[allowed:], allowed, configuration))
+        distributed.together(lambda: tolerate(broken[allowed:], allowed, collection))
         done += sum(len(shards[number]) for number in mine[turn : turn + 1])
         progress(done, total)
-    if configuration.text:
+    if collection.text:
         names.append(PROMPTS)
         distributed.from_rank_0(
             lambda: write_atomic(folder / PROMPTS, json.dumps(listing.prompts, indent=1) + "\n")
@@ -159,7 +149,7 @@ def encode(
 
 @torch.no_grad()
 def encoded(
-    configuration: Configuration,
+    collection: ImageCollection,
     autoencoder: autoencoders.Autoencoder,
     listing: Listing,
     rows: range,
@@ -172,18 +162,18 @@ def encoded(
     Image i has its own noise (of kl), and its mirror another, whatever the batch; batches never cross shards.
     """
     shape, dtype = (
-        (configuration.channels, *2 * (configuration.image_size,)),
-        getattr(torch, configuration.dtype),
+        (collection.channels, *2 * (collection.image_size,)),
+        getattr(torch, collection.dtype),
     )
     sides = {
         side: [torch.empty(0, *shape, dtype=dtype)]
-        for side in ("latents", "flipped")[: 1 + configuration.flips]
+        for side in ("latents", "flipped")[: 1 + collection.flips]
     }
     labels, broken = [], []
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     with ThreadPoolExecutor() as pool:
         loaded = (
-            pool.map(lambda i: load(listing.items[i], configuration.resolution), batch)
+            pool.map(lambda i: load(listing.items[i], collection.resolution), batch)
             for batch in batches
         )
         for (batch, results), _ in pairwise(
@@ -195,7 +185,7 @@ def encoded(
                 for i in batch
                 if isinstance(crops[i], str)
             ]
-            tolerate(new, before + len(broken), configuration)
+            tolerate(new, before + len(broken), collection)
             broken += new
             labels += [listing.labels[i] for i in crops]
             if crops:
@@ -207,10 +197,10 @@ def encoded(
                 )
                 for side, parts in sides.items():
                     noise = (
-                        sample_noise((configuration.seed, "images", side), list(crops), shape).to(
+                        sample_noise((collection.seed, "images", side), list(crops), shape).to(
                             device
                         )
-                        if configuration.autoencoder.name == "kl"
+                        if collection.autoencoder.name == "kl"
                         else None
                     )
                     latents = autoencoder.encode(x if side == "latents" else x.flip(3), noise)
@@ -219,15 +209,15 @@ def encoded(
     tensors = {side: torch.cat(parts) for side, parts in sides.items()}
     if not all(latents.isfinite().all() for latents in tensors.values()):
         raise UserError(
-            f"{listing.items[rows[0]]} and those after it: a latent is not finite in {configuration.dtype}; mend "
+            f"{listing.items[rows[0]]} and those after it: a latent is not finite in {collection.dtype}; mend "
             "the autoencoder's weights or scale, or choose another data.dtype"
         )
     return tensors | {"labels": torch.tensor(labels, dtype=torch.int64)}, broken
 
 
-def digest_of(configuration: Configuration, listing: Listing) -> str:
+def digest_of(collection: ImageCollection, listing: Listing) -> str:
     """Of all that the latents depend on but the pixels: shards with the same one belong together."""
-    found = hashlib.sha256(configuration.model_dump_json().encode())
+    found = hashlib.sha256(collection.model_dump_json().encode())
     for row in zip(listing.items, listing.labels):
         found.update(repr(row).encode())
     return found.hexdigest()

@@ -11,62 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field, model_validator
-
-from hdbench.core.config import Config
 from hdbench.core.errors import UserError
-from hdbench.networks import autoencoders
+from hdbench.core.files import list_files
+from hdbench.datasets.latents.config import ImageCollection
+from hdbench.datasets.prompts import read_prompts
 
 FORMATS, SUFFIXES = ("PNG", "JPEG", "WEBP"), (".png", ".jpg", ".jpeg", ".webp")
 PROMPTS = "prompts.json"
-
-
-class Configuration(Config):
-    name: Literal["images"] = "images"
-    source: str = Field(description="a folder, or a glob of .tar files")
-    resolution: int = Field(ge=1, description="side of the crop, see `center_crop`")
-    classes: int | None = Field(None, ge=1, description="class folders; without text alone")
-    flips: bool = True
-    autoencoder: autoencoders.AutoencoderConfig
-    corrupt_allowed: int = Field(
-        0,
-        ge=0,
-        exclude=True,  # of no digest: raising it goes on with what has been encoded
-        description="so many broken images are skipped; a cut tar counts as one",
-    )
-    images_per_shard: int = Field(4096, ge=1)
-    dtype: Literal["float16", "bfloat16", "float32"] = Field(
-        "float32", description="of the cache; it is made in float32"
-    )
-    text: bool = False
-    seed: int = Field(0, ge=0, description="of the autoencoder's noise")
-
-    @model_validator(mode="after")
-    def _latents_tile_the_crop(self):
-        if self.resolution % self.autoencoder.factor:
-            raise ValueError(
-                f"resolution = {self.resolution}: must be a multiple of the autoencoder's factor, "
-                f"{self.autoencoder.factor}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _classes_or_text(self):
-        if self.text == bool(self.classes):
-            raise ValueError("give classes, or text: true; its labels are prompts")
-        return self
-
-    @property
-    def image_size(self) -> int:
-        """Side of the latents."""
-        return self.resolution // self.autoencoder.factor
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latents."""
-        return self.autoencoder.channels
 
 
 class Item(NamedTuple):
@@ -93,13 +46,11 @@ class Listing(NamedTuple):
 # what there is
 
 
-def find(configuration: Configuration) -> Listing:
+def find(collection: ImageCollection) -> Listing:
     """The images of the source and their labels, without decoding one; UserError for what is missing or wrong."""
-    source = configuration.source
-    wanted = (".txt", ".json") if configuration.text else (".cls",)
+    source = collection.source
+    wanted = (".txt", ".json") if collection.text else (".cls",)
     if Path(source).is_dir():
-        from hdbench.core.files import list_files
-
         files = sorted(
             str(path) for path in list_files(Path(source)) if path.suffix.lower() in SUFFIXES
         )
@@ -115,23 +66,23 @@ def find(configuration: Configuration) -> Listing:
                 list(chain(*parts))
                 for parts in zip(*pool.map(lambda tar: read_tar(tar, wanted), tars))
             )
-    tolerate(cut, 0, configuration)
+    tolerate(cut, 0, collection)
     if not items:
         raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} image; mend data.source")
-    if not configuration.text:
-        return Listing(items, class_labels(configuration, items, beside), [], cut)
-    rows = captions(configuration, items, beside)
+    if not collection.text:
+        return Listing(items, class_labels(collection, items, beside), [], cut)
+    rows = captions(collection, items, beside)
     number = {row: label for label, row in enumerate(dict.fromkeys(rows))}
     return Listing(items, [number[row] for row in rows], [dict(row) for row in number], cut)
 
 
-def tolerate(broken: list[str], before: int, configuration: Configuration) -> None:
+def tolerate(broken: list[str], before: int, collection: ImageCollection) -> None:
     """Name broken things, after `before` others, on standard error; UserError for the first beyond what is allowed."""
     for number, sentence in enumerate(broken, start=before + 1):
-        if number > configuration.corrupt_allowed:
+        if number > collection.corrupt_allowed:
             raise UserError(
                 f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now "
-                f"{configuration.corrupt_allowed}"
+                f"{collection.corrupt_allowed}"
             )
         print(f"{sentence}; skipped", file=sys.stderr, flush=True)
 
@@ -180,16 +131,16 @@ def read_tar(
 
 
 def class_labels(
-    configuration: Configuration, items: list[Item], beside: list[dict[str, bytes]]
+    collection: ImageCollection, items: list[Item], beside: list[dict[str, bytes]]
 ) -> list[int]:
     """Of each image its class: what stands in the `.cls` beside it, or if no image has one the number of its folder."""
     if any(beside):
         return [
-            label_in(item, found.get(".cls"), configuration.classes)
+            label_in(item, found.get(".cls"), collection.classes)
             for item, found in zip(items, beside)
         ]
     folders = [posixpath.dirname(item.member or item.file) for item in items]
-    nowhere = ("", ".", str(Path(configuration.source)))
+    nowhere = ("", ".", str(Path(collection.source)))
     if loose := next((item for item, folder in zip(items, folders) if folder in nowhere), None):
         raise UserError(
             f"{loose}: lies in no class folder{' and has no .cls beside it' if loose.member else ''}; put each "
@@ -197,10 +148,10 @@ def class_labels(
         )
     holding = [posixpath.basename(folder) for folder in folders]
     number = {name: label for label, name in enumerate(sorted(set(holding)))}
-    if len(number) != configuration.classes:
+    if len(number) != collection.classes:
         raise UserError(
-            f"{configuration.source}: its images lie in {len(number)} class folders ({min(number)} to "
-            f"{max(number)}), but data.classes = {configuration.classes}; mend the one or the other"
+            f"{collection.source}: its images lie in {len(number)} class folders ({min(number)} to "
+            f"{max(number)}), but data.classes = {collection.classes}; mend the one or the other"
         )
     return [number[name] for name in holding]
 
@@ -219,13 +170,11 @@ def label_in(item: Item, text: bytes | None, n: int) -> int:
 
 
 def captions(
-    configuration: Configuration, items: list[Item], beside: list[dict[str, bytes]]
+    collection: ImageCollection, items: list[Item], beside: list[dict[str, bytes]]
 ) -> list[tuple]:
     """Of each image its prompt and, where there is one, its category, as the items of a dict."""
     if not items[0].member:
-        from hdbench.datasets.prompts import read_prompts
-
-        source = Path(configuration.source)
+        source = Path(collection.source)
         if not (source / PROMPTS).is_file():
             raise UserError(
                 f'{source / PROMPTS}: is missing, and data.text needs it; write {{name: {{"prompt": ...}}}} '
@@ -235,7 +184,7 @@ def captions(
             Path(item.file).relative_to(source).with_suffix("").as_posix() for item in items
         )
         return [
-            tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, configuration.source)
+            tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, collection.source)
         ]
     return [tuple(caption_in(item, found).items()) for item, found in zip(items, beside)]
 

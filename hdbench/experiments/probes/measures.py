@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hdbench.core.pixels import to_float
-from hdbench.datasets import canvas
+from hdbench.datasets.canvas import Canvas
 from hdbench.experiments.probes.config import STRENGTH, Flaw
 from hdbench.methods.discriminators.base import Verdict
 
@@ -42,8 +42,8 @@ FIELDS = (
 
 
 @functools.lru_cache(maxsize=1)
-def canvases(configuration: canvas.Configuration) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    return canvas.with_turned(configuration)
+def canvases(data: Canvas) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    return data.with_turned()
 
 
 def plant(
