@@ -41,10 +41,11 @@ def chosen(plan: Plan, frame: pd.DataFrame) -> dict[str, str]:
         (frame.suite == plan.name)
         & (frame.metric == with_count(METRIC, plan.suite.evaluation.samples))
     ]
+    is_earlier = not set(own.digest) & set(digests.values())  # a committed run of an earlier version
     values = {
         row.arm: row.value
         for row in own.itertuples()
-        if digests.get(row.arm) == row.digest and isfinite(row.value)
+        if (is_earlier or digests.get(row.arm) == row.digest) and isfinite(row.value)
     }
     best = {}
     for head, arms in grid(plan).items():

@@ -40,8 +40,11 @@ def paired_difference(
     """
     values, influences = [], []
     for row in (row_a, row_b):
-        path, _ = artifact.load(results, plan.stage(row.stages["evaluate"]).id)
-        table = pd.read_csv(path / "metrics.csv", index_col="metric")
+        for stage in plan.evaluations(row):
+            path, _ = artifact.load(results, stage)
+            table = pd.read_csv(path / "metrics.csv", index_col="metric")
+            if metric in table.index:
+                break
         with np.load(path / "influence.npz", allow_pickle=False) as file:
             if metric not in table.index or metric not in file:
                 raise UserError(

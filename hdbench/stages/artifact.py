@@ -20,7 +20,7 @@ from hdbench.core import distributed
 from hdbench.core.errors import UserError
 from hdbench.core.files import MANIFEST, sha256, write_atomic
 from hdbench.core.provenance import environment
-from hdbench.suite.stage import VERSIONS, Stage
+from hdbench.suite.stage import VERSIONS, Stage, versions_of
 
 
 def folder(results: Path, stage_id: str) -> Path:
@@ -197,6 +197,7 @@ class Work:
             "id": stage.id,
             "kind": stage.kind,
             "version": VERSIONS[stage.kind],
+            "versions": versions_of(stage.kind, stage.config),
             "digest": stage.digest,
             "config": config,
             "parents": stage.parents,

@@ -12,10 +12,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from hdbench.core.files import MANIFEST, sha256, write_atomic
-from hdbench.methods.discriminators import HEADS
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.loop import CHECKPOINT
-from hdbench.suite.stage import Stage, configs_in
+from hdbench.suite.stage import Stage, classes_of, configs_in
 
 SOURCES = "sources.json"
 SHARED = ("hdbench.core", "hdbench.flow", "hdbench.networks", "hdbench.suite")  # of no one method
@@ -40,9 +39,7 @@ def digest_of_module(name: str) -> str | None:
 
 def sources_of(stage: Stage) -> dict[str, str]:
     """SHA-256 by file, as `hdbench/methods/distribution/dmd.py`: objective, head, data set, and the stage's own module."""
-    kinds = [type(config) for config in configs_in(stage.config)]
-    heads = [getattr(config, "discriminator", "none") for config in configs_in(stage.config)]
-    kinds += [HEADS[name] for name in heads if name != "none"]
+    kinds = [*classes_of(stage.config).values(), *map(type, configs_in(stage.config))]
     names = {name for kind in kinds for name in modules_of(kind)}
     names.add(STAGES[stage.kind].__module__)
     digests = {f"{name.replace('.', '/')}.py": digest_of_module(name) for name in sorted(names)}

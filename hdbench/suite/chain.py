@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hdbench.core.config import Config
+from hdbench.core.config import C, Config
 from hdbench.core.errors import UserError
-from hdbench.core.files import digest_of
-from hdbench.datasets import DATASETS
+from hdbench.flow.guidance import Guidance
+from hdbench.methods.base import Pairs
+from hdbench.methods.distribution.gan import GanConfiguration
+from hdbench.metrics import METRICS
 from hdbench.suite.budget import pairs_of, resolve_steps, sampler
 from hdbench.suite.plan import Plan, Row
 from hdbench.suite.schema import Arm, ClipText, Network, Training
 from hdbench.suite.stage import (
-    VERSIONS,
     CheckpointStage,
     ClassifierStage,
     ClipStage,
@@ -21,6 +22,7 @@ from hdbench.suite.stage import (
     DataStage,
     DistillStage,
     EvaluateStage,
+    MetricsStage,
     PairsStage,
     ProtocolReferenceStage,
     ProtocolStage,
@@ -45,11 +47,6 @@ class _Origin(NamedTuple):
     network: Network
 
 
-def version_of(kind: str, label: str) -> int:
-    """Of the results of a stage; `label` is a data set's name where its kind is data."""
-    return DATASETS[label].version if kind == "data" else VERSIONS[kind]
-
-
 @dataclass
 class _Chain:
     """One seed's stages and rows; equal stages of different arms, seeds and suites have one digest and meet in the plan."""
@@ -65,86 +62,46 @@ class _Chain:
             channels=suite.data.channels,
             classes=suite.data.classes,
         )
-        guidance = suite.teacher.guidance
-        self.guidance = {"guidance": guidance.scale, "guidance_interval": list(guidance.interval)}
-        self.data = self.add(
-            "data", suite.data.name, DataStage(dataset=suite.data), _dump(suite.data)
-        )
+        self.data = self.add("data", suite.data.name, DataStage(dataset=suite.data))
         self.measured, self.measuring = self.measurement()
         self.conditions = self.text()
         for name in self.plan.arms:
             arm = self.plan.arms[name] = resolve_steps(self.plan, name, self.source)
             self.real(name, arm) if arm.real else self.model(name, arm)
 
-    def add(
-        self,
-        kind: str,
-        label: str,
-        config: StageConfig,
-        old: dict[str, Any],
-        new_roles: tuple[str, ...] = (),
-        **parents: Stage,
-    ) -> Stage:
-        """A stage of the plan; `old` and all parents but `new_roles` are what its digest covers."""
-        key = {
-            "kind": kind,
-            "version": version_of(kind, label),
-            "config": old,
-            "parents": {
-                role: parent.digest for role, parent in parents.items() if role not in new_roles
-            },
-        }
-        stage = Stage(
-            kind=kind,
-            label=label,
-            config=config,
-            parents={r: p.id for r, p in parents.items()},
-            digest=digest_of(key),
-        )
-        self.plan.stages.setdefault(stage.id, stage)
-        return stage
+    def add(self, kind: str, label: str, config: StageConfig, **parents: Stage) -> Stage:
+        """A stage of the plan; one that is there already stays."""
+        stage = Stage.of(kind, label, config, parents)
+        return self.plan.stages.setdefault(stage.id, stage)
 
-    def measurement(self) -> tuple[tuple[StageConfig, dict[str, Any]], dict[str, Stage]]:
+    def measurement(self) -> tuple[StageConfig, dict[str, Stage]]:
         """Configuration of `evaluate`, and its parents beside the samples."""
         suite, wanted = self.plan.suite, self.plan.suite.evaluation
         if not (c := suite.classifier):
             named = {"protocol": wanted.protocol, "weights": wanted.weights}
-            reference = self.add(
-                "reference",
-                wanted.protocol,
-                ProtocolReferenceStage(**named, reference=wanted.reference),
-                named | {"reference": wanted.reference},
-            )
-            config = ProtocolStage(**named, samples=wanted.samples)
-            return (config, named), {"reference": reference}
+            config = ProtocolReferenceStage(**named, reference=wanted.reference)
+            reference = self.add("reference", wanted.protocol, config)
+            return ProtocolStage(**named, samples=wanted.samples), {"reference": reference}
         classifier = self.add(
             "classifier",
             suite.data.name,
             ClassifierStage(network=c.network, seed=c.seed, training=c.training),
-            {"network": _dump(c.network), "seed": c.seed, **_dump(c.training)},
             data=self.data,
         )
-        sizes = {"samples": wanted.samples, "bands": wanted.bands}
         reference = self.add(
             "reference",
             suite.data.name,
-            ReferenceStage(**sizes),
-            sizes,
+            ReferenceStage(samples=wanted.samples, bands=wanted.bands),
             data=self.data,
             classifier=classifier,
         )
-        config = EvaluateStage(neighbours=wanted.neighbours)
-        return (config, _dump(config)), {
-            "reference": reference,
-            "classifier": classifier,
-            "data": self.data,
-        }
+        parents = {"reference": reference, "classifier": classifier, "data": self.data}
+        return EvaluateStage(neighbours=wanted.neighbours), parents
 
     def text(self) -> dict[str, Stage]:
         """The parent that networks with prompts need; a suite's own CLIP also measures."""
         text = self.plan.suite.text
         if isinstance(text, ClipText):
-            old = {"model": text.model, "seed": text.seed, **_dump(text.training)}
             clip = {
                 split: self.add(
                     "clip",
@@ -152,26 +109,17 @@ class _Chain:
                     ClipStage(
                         model=text.model, seed=text.seed, training=text.training, split=split
                     ),
-                    {"split": split, **old},
                     data=self.data,
                 )
                 for split in ("train", "score")
             }
             self.measuring |= {"clip": clip["score"]}
-            stage = self.add(
-                "text", "clip", ClipTextStage(), {}, data=self.data, clip=clip["train"]
-            )
-            return {"text": stage}
+            parents = {"data": self.data, "clip": clip["train"]}
+            return {"text": self.add("text", "clip", ClipTextStage(), **parents)}
         if not text:
             return {}
-        prompts = self.plan.suite.evaluation.prompts
-        stage = self.add(
-            "text",
-            "pipeline",
-            TextStage(encoder=text, prompts=prompts),
-            {"prompts": prompts} | _dump(text),
-            data=self.data,
-        )
+        config = TextStage(encoder=text, prompts=self.plan.suite.evaluation.prompts)
+        stage = self.add("text", "pipeline", config, data=self.data)
         self.measuring |= {"text": stage}
         return {"text": stage}
 
@@ -185,7 +133,6 @@ class _Chain:
                 "teacher",
                 public.format,
                 CheckpointStage(network=network, shape=self.shape, checkpoint=public),
-                {"network": _dump(network), "checkpoint": _dump(public)},
             )
             if arm.baseline:
                 return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
@@ -197,7 +144,6 @@ class _Chain:
             "teacher",
             f"s{self.seed}",
             TeacherStage(network=network, shape=self.shape, seed=self.seed, training=training),
-            {"network": _dump(network), "seed": self.seed, **_dump(training)},
             data=self.data,
             **self.conditions,
         )
@@ -208,7 +154,7 @@ class _Chain:
     def real(self, name: str, arm: Arm) -> None:
         """The row of real images."""
         config = RealStage(samples=self.plan.suite.evaluation.samples, split=arm.real)
-        sample = self.add("sample", f"real-{arm.real}", config, _dump(config), source=self.data)
+        sample = self.add("sample", f"real-{arm.real}", config, source=self.data)
         self.row(name, None, 0, 0, {}, sample)
 
     def model(self, name: str, arm: Arm) -> None:
@@ -237,23 +183,14 @@ class _Chain:
         guidance = suite.teacher.guidance if teacher else None
         for steps in arm.steps:
             config = self.sampling(arm, sampled, steps, origin.network, guidance)
-            old = {
-                "samples": config.samples,
-                "seed": config.seed,
-                "sampler": sampled,
-                **(self.guidance if teacher else {}),
-                "steps": steps,
-                "network": _dump(origin.network),
-                **({"times": list(config.times)} if config.times is not None else {}),
-            }
             sample = self.add(
-                "sample", f"{label}-{steps}step", config, old, source=student, **self.conditions
+                "sample", f"{label}-{steps}step", config, source=student, **self.conditions
             )
             nfe = steps * (guidance.evaluations if guidance else 1)
             self.row(name, self.seed, steps, nfe, stages, sample)
 
     def sampling(
-        self, arm: Arm, sampled: str, steps: int, network: Network, guidance: Any
+        self, arm: Arm, sampled: str, steps: int, network: Network, guidance: Guidance | None
     ) -> SampleStage:
         """How an arm's images are made with so many steps."""
         evaluation, data = self.plan.suite.evaluation, self.plan.suite.data
@@ -286,7 +223,6 @@ class _Chain:
                 f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} rounds; "
                 "give it at least a step for each"
             )
-        old = {"network": _dump(origin.network), "seed": self.seed, **self.guidance}
         parents = {
             "data": self.data,
             "teacher": origin.stage,
@@ -310,13 +246,20 @@ class _Chain:
                     steps=pairs.steps,
                     batch=self.plan.suite.evaluation.batch,
                 ),
-                old | _dump(pairs),
                 teacher=origin.stage,
                 **with_prompts,
             )
             stages[f"{kind}_pairs"] = parents["pairs"].id
-        config = DistillStage(**shared, training=training)
-        return self.add(kind, label, config, old | _dump(training), **parents)
+        config = DistillStage(**shared, training=without_unread(training))
+        return self.add(kind, label, config, **parents)
+
+    def further_metrics(self) -> dict[str, tuple[str, ...]]:
+        """The metrics that a suite names beside its protocol's, by group: each group is an artifact."""
+        groups: dict[str, tuple[str, ...]] = {}
+        for name in self.plan.suite.evaluation.metrics:
+            group = METRICS[name].group
+            groups[group] = (*groups.get(group, ()), name)
+        return groups
 
     def row(
         self,
@@ -327,25 +270,34 @@ class _Chain:
         stages: dict[str, str],
         sample: Stage,
     ) -> None:
-        roles = set() if "clip" in self.measuring else {"data"}
-        evaluate = self.add(
-            "evaluate",
-            sample.label,
-            *self.measured,
-            new_roles=(*roles, "text"),
-            sample=sample,
-            **self.measuring,
-        )
+        parents = {"sample": sample, **self.measuring}
+        measured = {"evaluate": self.add("evaluate", sample.label, self.measured, **parents)}
+        for group, names in self.further_metrics().items():
+            config = MetricsStage(metrics=names, neighbours=self.plan.suite.evaluation.neighbours)
+            label = f"{sample.label}-{group}"
+            measured[f"evaluate {group}"] = self.add("evaluate", label, config, **parents)
+        of_kind = {kind: stage.id for kind, stage in measured.items()}
         row = Row(
             arm=name,
             seed=seed,
             steps=steps,
             nfe=nfe,
-            stages=stages | {"sample": sample.id, "evaluate": evaluate.id},
+            stages=stages | {"sample": sample.id} | of_kind,
         )
         if row not in self.plan.rows:
             self.plan.rows.append(row)
 
 
-def _dump(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json")
+def without_unread(config: C) -> C:
+    """A configuration with what no training stage reads left at its default: a head's settings where there is none, and
+    how the pairs are made, which a stage of their own does."""
+    changes = {}
+    for field in type(config).model_fields:
+        value = getattr(config, field)
+        if isinstance(value, GanConfiguration) and config.discriminator == "none":
+            changes[field] = GanConfiguration()
+        elif isinstance(value, Pairs):
+            changes[field] = Pairs()
+        elif isinstance(value, Config):
+            changes[field] = without_unread(value)
+    return config.model_copy(update=changes)

@@ -8,8 +8,10 @@ import torch
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
+from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.methods import OBJECTIVES
 from hdbench.methods.discriminators import build_head
+from hdbench.metrics import METRICS
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.plan import Plan
@@ -113,6 +115,11 @@ def _check_scale(plan: Plan, source: str) -> None:
         raise UserError(
             f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data {data.name}; name another"
         )
+    if evaluation.metrics and latents:
+        raise UserError(
+            f"{source}: evaluation.metrics: metrics of one's own belong to evaluation.protocol = 'classifier'; "
+            "remove them"
+        )
     if suite.classifier and latents:
         raise UserError(
             f"{source}: classifier: belongs to evaluation.protocol = 'classifier'; set it to null"
@@ -136,6 +143,15 @@ def _check_classifier(suite: Suite, source: str) -> None:
             f"{source}: evaluation.neighbours = {suite.evaluation.neighbours}: must be below "
             f"evaluation.samples = {suite.evaluation.samples}"
         )
+    for name in suite.evaluation.metrics:
+        if name not in METRICS:
+            raise UserError(
+                f"{source}: evaluation.metrics = {name!r}: unknown metric" + nearest(name, METRICS)
+            )
+        if name in PROTOCOLS["classifier"].metrics:
+            raise UserError(
+                f"{source}: evaluation.metrics = {name!r}: the protocol has it already; remove it"
+            )
     if suite.evaluation.bands > data.image_size // 2:
         raise UserError(
             f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side {data.image_size} have "
@@ -152,6 +168,12 @@ def _check_training(key: str, training: Training, objectives: tuple[str, ...], s
             f"{source}: {key}.objective.name = {name!r}: not for this stage"
             + nearest(name, objectives)
         )
+    if key in ("classifier.training", "text.training"):
+        for option in ("compile", "gradient_checkpointing"):
+            if getattr(training, option):
+                raise UserError(
+                    f"{source}: {key}.{option} = true: only transformers have it; remove it"
+                )
     if not isinstance(training.steps, int) and not key.startswith("arms."):
         raise UserError(
             f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for arms"

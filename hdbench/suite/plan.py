@@ -62,6 +62,10 @@ class Plan:
             )
         return self.stages[stage_id]
 
+    def evaluations(self, row: Row) -> list[str]:
+        """The stages that measure a row: of the protocol, then of further metrics."""
+        return [stage for stage in row.stages.values() if self.stage(stage).kind == "evaluate"]
+
     def arms_of(self, stage_id: str) -> list[str]:
         """The arms that need a stage, in the suite's order."""
         return list(dict.fromkeys(row.arm for row in self.rows if stage_id in row.stages.values()))

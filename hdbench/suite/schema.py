@@ -207,6 +207,11 @@ class Evaluation(Config):
     batch: int = Field(
         256, ge=1, description="samples that are made at once; of no sample's noise or condition"
     )
+    metrics: tuple[str, ...] = Field(
+        (),
+        exclude_if=_absent,
+        description="beside the protocol's own; each group of them is an artifact of its own",
+    )
 
     @model_validator(mode="after")
     def _reference_of_protocol(self):

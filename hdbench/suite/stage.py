@@ -13,7 +13,11 @@ from typing import Any, Literal
 from pydantic import Field, TypeAdapter
 
 from hdbench.core.config import Config
+from hdbench.core.files import digest_of
+from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.flow.guidance import Guidance
+from hdbench.methods.discriminators import HEADS
+from hdbench.metrics import METRICS
 from hdbench.networks.autoencoders import AutoencoderConfig
 from hdbench.networks.config import ClassifierConfig
 from hdbench.networks.text import TextConfig
@@ -212,6 +216,33 @@ def configs_in(value: Any) -> Iterator[Config]:
             yield from configs_in(item)
 
 
+def metrics_of(config: StageConfig) -> tuple[str, ...]:
+    """Names of the metrics that a stage measures."""
+    if isinstance(config, MetricsStage):
+        return config.metrics
+    if isinstance(config, ProtocolStage):
+        return PROTOCOLS[config.protocol].metrics
+    return PROTOCOLS["classifier"].metrics if isinstance(config, EvaluateStage) else ()
+
+
+def classes_of(config: StageConfig) -> dict[str, type]:
+    """Classes whose code decides what a stage computes, by name: data set, objectives, heads, metrics."""
+    named = [part for part in configs_in(config) if "name" in type(part).model_fields]
+    heads = [getattr(part, "discriminator", "none") for part in named]
+    return (
+        {part.name: type(part) for part in named}
+        | {f"head {name}": HEADS[name] for name in heads if name != "none"}
+        | {f"metric {name}": METRICS[name] for name in metrics_of(config)}
+    )
+
+
+def versions_of(kind: str, config: StageConfig) -> dict[str, int]:
+    """The stage's version, and those of what it uses as far as they have left 1."""
+    versions = {name: getattr(cls, "version", 1) for name, cls in classes_of(config).items()}
+    raised = {name: version for name, version in versions.items() if version != 1}
+    return {"stage": VERSIONS[kind]} | raised
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One artifact of the DAG: what it is, and the digest of configuration, parents and versions that keys it."""
@@ -221,6 +252,29 @@ class Stage:
     config: StageConfig
     parents: dict[str, str]  # role: stage id
     digest: str
+
+    @classmethod
+    def of(cls, kind: str, label: str, config: StageConfig, parents: dict[str, Stage]) -> Stage:
+        """The stage of this configuration and these parents, by role."""
+        key = cls.own_key(kind, config) | {
+            "parents": {role: parent.digest for role, parent in parents.items()}
+        }
+        return cls(
+            kind=kind,
+            label=label,
+            config=config,
+            parents={role: parent.id for role, parent in parents.items()},
+            digest=digest_of(key),
+        )
+
+    @staticmethod
+    def own_key(kind: str, config: StageConfig) -> dict[str, Any]:
+        """What a digest covers beside the parents' digests: versions, and all that is in a dump of the configuration."""
+        return {
+            "kind": kind,
+            "versions": versions_of(kind, config),
+            "config": config.model_dump(mode="json"),
+        }
 
     @property
     def id(self) -> str:
