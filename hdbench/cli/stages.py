@@ -164,6 +164,7 @@ for _kind in KIND_HELP:
 def plan_command(suite, results):
     """List the suite's stages (id, number of parents, done or not) and the training cost of each arm."""
     from hdbench.stages import artifact
+    from hdbench.stages.sources import changed_sources
     from hdbench.suite.budget import total_cost
     from hdbench.suite.load import load_plan
 
@@ -175,6 +176,8 @@ def plan_command(suite, results):
         click.echo(
             f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  {'done' if finished else 'to do'}"
         )
+    for sentence in changed_sources(results, plan.stages.values()):
+        click.echo(sentence)
     click.echo(
         f"{sum(done.values())} of {len(done)} stages done\n\n"
         "training of each arm, in forward-equivalents, without the teacher:"

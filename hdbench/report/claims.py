@@ -66,7 +66,7 @@ def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.Da
     for name in given["suite"]:
         if name not in rules.claims:
             raise UserError(
-                f"suite {plan.name}: claims: no claim {name!r}" + nearest(name, rules.claims)
+                f"suite {plan.stem}: claims: no claim {name!r}" + nearest(name, rules.claims)
             )
     applies = {
         name: name in given[claim.source] and (claim.suites is None or plan.name in claim.suites)

@@ -351,7 +351,7 @@ def assumptions(plan: Plan, model: CostModel, found: Estimate) -> str:
         f"Assumed: {model.gpu} ({used}), no loss with several a job; {Costs(plan, model).images():,} images of data; "
         f"PNG of {model.png.bytes_per_pixel:g} bytes a pixel. "
         "A checkpoint goes when its job is done; there are two while it is saved. Start with --config device=cuda; "
-        f"`hdbench doctor --suite {plan.name}` says what must be there."
+        f"`hdbench doctor --suite {plan.given}` says what must be there."
     )
 
 

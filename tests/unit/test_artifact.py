@@ -78,6 +78,7 @@ def test_a_manifest_says_what_the_artifact_is(done):
         "network_evaluations",
         "forward_equivalents",
         "parameters",
+        "versions",
         "sources",
         "parent_manifests",
         "payload",

@@ -116,16 +116,16 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
     first, told = plans[0].suite, f"suites = {list(probes.suites)}"
     if first.data.name != "canvas":
         raise UserError(
-            f"{told}: {plans[0].name} has data {first.data.name}; flaws are planted in canvas alone"
+            f"{told}: {plans[0].stem} has data {first.data.name}; flaws are planted in canvas alone"
         )
     gan = getattr(first.base.refine and first.base.refine.objective, "gan", None)
     if gan is None or gan.feature_network != "teacher":
         raise UserError(
-            f"{told}: stage 2 of {plans[0].name} does not read a frozen teacher's features; name another suite"
+            f"{told}: stage 2 of {plans[0].stem} does not read a frozen teacher's features; name another suite"
         )
     if probes.t_max < gan.t_min:
         raise UserError(
-            f"t_max = {probes.t_max}: stage 2 of {plans[0].name} has times from t_min = {gan.t_min}; raise it"
+            f"t_max = {probes.t_max}: stage 2 of {plans[0].stem} has times from t_min = {gan.t_min}; raise it"
         )
     if probes.images > first.data.test // 2:
         raise UserError(
@@ -139,7 +139,7 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
         for part in ("data", "base", "network", "teacher"):
             if getattr(alike, part) != getattr(first, part):
                 raise UserError(
-                    f"{told}: {plan.name} has other {part} than {plans[0].name}; name suites that differ in "
+                    f"{told}: {plan.stem} has other {part} than {plans[0].stem}; name suites that differ in "
                     "network.patch and seeds"
                 )
         tokens = (first.data.image_size // plan.suite.network.patch) ** 2
@@ -161,7 +161,7 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
             )
     for plan, head in itertools.product(plans, probes.heads):
         objective = plan.suite.base.refine.objective.model_copy(update={"discriminator": head})
-        check_head("base.refine.objective", objective, plan.suite, f"heads: {head} of {plan.name}")
+        check_head("base.refine.objective", objective, plan.suite, f"heads: {head} of {plan.stem}")
     return {key: found[key] for key in wanted}
 
 

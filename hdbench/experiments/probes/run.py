@@ -181,7 +181,7 @@ def collect(
         if not artifact.exists(results, source.stage.id):
             raise UserError(
                 f"{artifact.folder(results, source.stage.id)}: the teacher of {tokens} tokens and seed {seed} "
-                f"does not exist yet; make it with `snakemake teachers --config suite={source.plan.name}`"
+                f"does not exist yet; make it with `snakemake teachers --config suite={source.plan.given}`"
             )
 
     def units(seed: int, rates: Callable[[int, Flaw], Rates]) -> list[Unit]:
