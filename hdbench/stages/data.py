@@ -38,7 +38,7 @@ def text(context: Context) -> Payload:
     """Prompts encoded once: those of the data, then those of the samples if they are others, then the empty one."""
     folder, (path, _) = context.work.path, context.parent("data")
     if "clip" in context.stage.parents:
-        from hdbench.networks.clip import write_table
+        from hdbench.networks.clip import write_table  # optional: open_clip
 
         prompts = prompts_of(context)
         sampled = [0, len(prompts), context.dataset().stride]

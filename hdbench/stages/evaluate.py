@@ -13,6 +13,11 @@ import torch
 from hdbench.core.files import write_atomic
 from hdbench.core.pixels import load_images, to_float
 from hdbench.evaluation import classifier as classifier_protocol
+from hdbench.evaluation.evaluate import build_references
+from hdbench.evaluation.evaluate import evaluate as evaluate_request
+from hdbench.evaluation.features import Settings
+from hdbench.evaluation.protocols import protocol_named
+from hdbench.evaluation.request import Extractors, Request
 from hdbench.metrics import Estimate, MetricInput, measure_metrics
 from hdbench.metrics.spectrum import powers
 from hdbench.networks.classifier import classify
@@ -26,9 +31,6 @@ def reference(context: Context) -> Payload:
     """Features and spectra of three real sets of equal N: two disjoint parts of train, and test; or a protocol's reference."""
     config = context.config
     if isinstance(config, ProtocolReferenceStage):
-        from hdbench.evaluation.evaluate import build_references
-        from hdbench.evaluation.request import Extractors
-
         request = evaluation_request(
             context, samples=None, references={config.protocol: Path(config.reference)}
         )
@@ -59,10 +61,6 @@ def reference(context: Context) -> Payload:
 
 def evaluation_request(context: Context, **more):
     """What `hdbench evaluate` would be asked for: the stage's protocol and weights, and `more`."""
-    from hdbench.evaluation.features import Settings
-    from hdbench.evaluation.protocols import protocol_named
-    from hdbench.evaluation.request import Request
-
     config = context.config
     return Request(
         **more,
@@ -129,9 +127,6 @@ def metric_input(context: Context) -> MetricInput:
 
 def evaluate_pictures(context: Context) -> Payload:
     """The suite's named protocol on the samples, against the reference that its stage has built."""
-    from hdbench.evaluation.evaluate import evaluate
-    from hdbench.evaluation.protocols import protocol_named
-
     config, folder = context.config, context.parent("sample").folder
     check_pictures(folder)
     built = json.loads(
@@ -139,7 +134,7 @@ def evaluate_pictures(context: Context) -> Payload:
     )["folder"]
     references = {config.protocol: context.results / "evaluation/references" / built}
     has_prompts = "text" in context.stage.parents
-    (found,) = evaluate(
+    (measured,) = evaluate_request(
         evaluation_request(
             context,
             samples=folder / PICTURES,
@@ -148,9 +143,9 @@ def evaluate_pictures(context: Context) -> Payload:
             n=None if config.samples == protocol_named(config.protocol).n else config.samples,
         )
     )
-    estimates = {metric: estimate for metric, (estimate, _) in found.results.items()}
-    counts = {metric: len(ids) for metric, (_, ids) in found.results.items()}
-    return written(context, estimates, counts), {"protocol": found.protocol}
+    estimates = {metric: estimate for metric, (estimate, _) in measured.results.items()}
+    counts = {metric: len(ids) for metric, (_, ids) in measured.results.items()}
+    return written(context, estimates, counts), {"protocol": measured.protocol}
 
 
 def written(

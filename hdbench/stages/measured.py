@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
+from hdbench.core import files
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images
 from hdbench.evaluation.classifier import estimates, metric_input
+from hdbench.evaluation.features import digest_of
+from hdbench.evaluation.results import Evaluation, Result
+from hdbench.networks.classifier import Classifier, classify
+from hdbench.stages import artifact, context
 from hdbench.suite.stage import config_of
-
-if TYPE_CHECKING:
-    from hdbench.evaluation.results import Evaluation
 
 
 def evaluate_file(
@@ -24,15 +26,6 @@ def evaluate_file(
 
     Raises UserError for a folder that is no such stage, and for images that are not as many as the reference's.
     """
-    from safetensors.torch import load_file
-
-    from hdbench.core import files
-    from hdbench.evaluation.features import digest_of
-    from hdbench.evaluation.results import Evaluation, Result
-    from hdbench.networks import classifier as stages
-    from hdbench.networks.classifier import Classifier
-    from hdbench.stages import artifact, context
-
     place = stage.resolve()
     if place.parent.name != "reference" or not (place / files.MANIFEST).is_file():
         raise UserError(
@@ -60,7 +53,7 @@ def evaluate_file(
         config_of("classifier", trained["config"]).network, **context.of_classifier(data)
     )
     network.load_state_dict(load_file(weights / context.WEIGHTS))
-    features, probabilities = stages.classify(network.to(device).eval(), images, device)
+    features, probabilities = classify(network.to(device).eval(), images, device)
     targets = data.targets(labels).numpy()
     with np.load(path / "reference.npz", allow_pickle=False) as real:
         measured = estimates(

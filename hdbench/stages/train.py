@@ -19,6 +19,7 @@ from hdbench.methods import OBJECTIVES
 from hdbench.methods.base import Setting
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics import classification
+from hdbench.networks import checkpoints
 from hdbench.networks.classifier import Classifier, classify
 from hdbench.stages.context import (
     PAIRS,
@@ -174,9 +175,7 @@ def read_checkpoint(config: CheckpointStage) -> dict[str, Tensor]:
 
         del sizes["classes"]  # its labels are rows of prompts
         return read(path, config.network, **sizes)
-    from hdbench.networks.checkpoints import read  # optional: diffusers
-
-    return read(path, config.checkpoint.format, config.network, **sizes)
+    return checkpoints.read(path, config.checkpoint.format, config.network, **sizes)
 
 
 def digests_of(path: Path) -> dict[str, str]:
