@@ -14,7 +14,9 @@ from hdbench.core.errors import Ended
 
 
 def clean_errors(command):
-    """A command that cannot go on ends with one sentence and an exit code, see hdbench.core.errors; an interruption with 130."""
+    """A command that cannot go on ends with one sentence and an exit code, see
+    hdbench.core.errors; an interruption with 130.
+    """
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
@@ -87,7 +89,7 @@ def main(log: Path | None) -> None:
 rendered_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder in which <suite>/ gets what is rendered; by default results/<suite>/tables and figures.",
+    help="Folder in which <suite>/ gets what is rendered; by default results/<suite>/.",
 )
 out_option = click.option(
     "--out",

@@ -59,7 +59,7 @@ def _run_options(command):
                 type=click.Choice(["none", "fsdp2"]),
                 default="none",
                 show_default=True,
-                help="Of several processes (torchrun), does each hold all that it trains, or its part.",
+                help="Of several processes (torchrun): each holds all that it trains, or its part.",
             ),
         )
     ):
@@ -122,8 +122,8 @@ def _stage_command(kind: str) -> click.Command:
 @click.option(
     "--again",
     is_flag=True,
-    help="Make the arm's own stages anew, not the teacher and what is before it, and remove them and all "
-    "that was made from them before.",
+    help="Make the arm's own stages anew, not the teacher and what is before it; remove first "
+    "what is there of them, and all that was made from them.",
 )
 @_run_options
 @clean_errors
@@ -162,7 +162,9 @@ for _kind in KIND_HELP:
 @results_option
 @clean_errors
 def plan_command(suite, results):
-    """List the suite's stages (id, number of parents, done or not) and the training cost of each arm."""
+    """List the suite's stages (id, number of parents, done or not) and the training cost of each
+    arm.
+    """
     from hdbench.stages import artifact
     from hdbench.stages.sources import changed_sources
     from hdbench.suite.budget import total_cost
@@ -174,7 +176,8 @@ def plan_command(suite, results):
     for stage, finished in done.items():
         parents = len(plan.stage(stage).parents)
         click.echo(
-            f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  {'done' if finished else 'to do'}"
+            f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  "
+            f"{'done' if finished else 'to do'}"
         )
     for sentence in changed_sources(results, plan.stages.values()):
         click.echo(sentence)
@@ -184,7 +187,8 @@ def plan_command(suite, results):
     )
     for name, arm in plan.arms.items():
         click.echo(
-            f"{name:{max(map(len, plan.arms))}}  {'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}"
+            f"{name:{max(map(len, plan.arms))}}  "
+            f"{'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}"
         )
 
 
@@ -206,7 +210,9 @@ def plan_command(suite, results):
 )
 @clean_errors
 def status_command(suite, results, cores, every):
-    """Say what of a suite is done, running, failed and waiting, and how long is left; changes nothing."""
+    """Say what of a suite is done, running, failed and waiting, and how long is left; changes
+    nothing.
+    """
     from hdbench.suite.load import load_plan
     from hdbench.tools.status import watch
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance as one object: its scale, where on the path it acts, and what it costs."""
+"""Classifier-free guidance as one object: its scale, when it acts, and what it costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Copies of what is rendered, into the folder of committed tables: a step of its own, that no run takes."""
+"""Copies of what is rendered, into the folder of committed tables: a step of its own, that no run
+takes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ SUFFIXES = (".csv", ".md", ".tex", ".png", ".pdf")
 
 
 def publish(name: str, results: Path, out: Path) -> list[Path]:
-    """results/<name>/{*.csv, *.md, tables/*, figures/*} to out/<name>/ and its figures, all or none; the paths written.
+    """results/<name>/{*.csv, *.md, tables/*, figures/*} to out/<name>/ and its figures, all or
+    none; the paths written.
 
     UserError where nothing is rendered.
     """

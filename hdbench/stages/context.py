@@ -34,7 +34,9 @@ class Parent(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a stage's computation is given: itself, where it reads and writes, its device, and its name in messages."""
+    """What a stage's computation is given: itself, where it reads and writes, its device, and its
+    name in messages.
+    """
 
     stage: Stage
     results: Path
@@ -73,9 +75,11 @@ def prompts_of(context: Context) -> list[str]:
 
 
 def labels_of(context: Context, indices: range) -> Tensor:
-    """Labels (N,) of these samples: classes in turn, or the rows of the prompts to be sampled, in turn as `sampled` says.
+    """Labels (N,) of these samples: classes in turn, or the rows of the prompts to be sampled, in
+    turn as `sampled` says.
 
-    That is [first row, number of rows, stride]: where prompts are ordered, a stride without common factor mixes them.
+    That is [first row, number of rows, stride]: where prompts are ordered, a stride without common
+    factor mixes them.
     """
     first, count, stride = (
         context.parent("text").manifest["sampled"]
@@ -86,7 +90,9 @@ def labels_of(context: Context, indices: range) -> Tensor:
 
 
 def targets_of(context: Context, labels: Tensor) -> Tensor:
-    """What a classifier should find: labels (N,), or of data with several attributes their classes (N, A)."""
+    """What a classifier should find: labels (N,), or of data with several attributes their classes
+    (N, A).
+    """
     return context.dataset().targets(labels)
 
 

@@ -35,7 +35,9 @@ def clip(context: Context) -> Payload:
 
 
 def text(context: Context) -> Payload:
-    """Prompts encoded once: those of the data, then those of the samples if they are others, then the empty one."""
+    """Prompts encoded once: those of the data, then those of the samples if they are others, then
+    the empty one.
+    """
     folder, (path, _) = context.work.path, context.parent("data")
     if "clip" in context.stage.parents:
         from hdbench.networks.clip import write_table  # optional: open_clip
@@ -57,7 +59,9 @@ def text(context: Context) -> Payload:
 
 
 def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
-    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such a file."""
+    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such
+    a file.
+    """
     path, names = Path(context.config.prompts), ()
     with suppress(OSError, ValueError):  # `read_prompts` says what is wrong
         names = tuple(json.loads(path.read_text(encoding="utf-8-sig")))
@@ -66,4 +70,4 @@ def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
         raise UserError(f"{path}: has no prompts; name another file in evaluation.prompts")
     if (nested := next((name for name in names if "/" in name), None)) is not None:
         raise UserError(f"{path}: {nested!r}: an image's name has no '/'; leave the folder out")
-    return dict(zip(names, rows))
+    return dict(zip(names, rows, strict=True))

@@ -28,7 +28,9 @@ from hdbench.suite.stage import MetricsStage, ProtocolReferenceStage, ProtocolSt
 
 
 def reference(context: Context) -> Payload:
-    """Features and spectra of three real sets of equal N: two disjoint parts of train, and test; or a protocol's reference."""
+    """Features and spectra of three real sets of equal N: two disjoint parts of train, and test;
+    or a protocol's reference.
+    """
     config = context.config
     if isinstance(config, ProtocolReferenceStage):
         request = evaluation_request(
@@ -77,7 +79,9 @@ def evaluation_request(context: Context, **more):
 
 
 def evaluate(context: Context) -> Payload:
-    """Metrics with their standard errors; the influences of the samples are kept for paired differences."""
+    """Metrics with their standard errors; the influences of the samples are kept for paired
+    differences.
+    """
     config = context.config
     if isinstance(config, ProtocolStage):
         return evaluate_pictures(context)
@@ -91,7 +95,9 @@ def evaluate(context: Context) -> Payload:
 
 
 def metric_input(context: Context) -> MetricInput:
-    """The samples as the suite's classifier, and its CLIP where there is one, sees them; and the reference."""
+    """The samples as the suite's classifier, and its CLIP where there is one, sees them; and the
+    reference.
+    """
     images, labels = load_images(context.parent("sample").folder / "samples.npz")
     with np.load(context.parent("reference").folder / "reference.npz", allow_pickle=False) as file:
         real = dict(file)
@@ -151,7 +157,9 @@ def evaluate_pictures(context: Context) -> Payload:
 def written(
     context: Context, estimates: dict[str, Estimate], counts: Mapping[str, int] | None = None
 ) -> list[str]:
-    """The files of metrics, each with its number of samples (by default of influences), and of influences."""
+    """The files of metrics, each with its number of samples (by default of influences), and of
+    influences.
+    """
     if counts is None:
         counts = {name: len(estimate.influence) for name, estimate in estimates.items()}
     with (context.work.path / "metrics.csv").open("w", newline="") as file:

@@ -22,14 +22,17 @@ from hdbench.suite.stage import config_of
 def evaluate_file(
     samples: Path, stage: Path, n: int | None, name: str | None, device: torch.device
 ) -> Evaluation:
-    """The protocol on an npz of images and labels against a suite's reference stage, whose folder `stage` is.
+    """The protocol on an npz of images and labels against a suite's reference stage, whose folder
+    `stage` is.
 
-    Raises UserError for a folder that is no such stage, and for images that are not as many as the reference's.
+    Raises UserError for a folder that is no such stage, and for images that are not as many as the
+    reference's.
     """
     place = stage.resolve()
     if place.parent.name != "reference" or not (place / files.MANIFEST).is_file():
         raise UserError(
-            f"{stage}: not the folder of a reference stage; give results/stages/reference/<id>, as `hdbench "
+            f"{stage}: not the folder of a reference stage; give results/stages/reference/<id>, "
+            "as `hdbench "
             "plan` lists it"
         )
     results = place.parents[2]
@@ -41,7 +44,8 @@ def evaluate_file(
     wanted, found = manifest["config"]["samples"], len(images)
     if n not in (None, found) or (n is None and found != wanted):
         raise UserError(
-            f"{samples}: holds {found} images, the reference has {wanted}; give --n {found} to compare unequal "
+            f"{samples}: holds {found} images, the reference has {wanted}; give --n {found} to "
+            "compare unequal "
             "numbers all the same"
         )
     expected = (data.channels, data.image_size, data.image_size)

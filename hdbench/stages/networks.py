@@ -33,13 +33,16 @@ def new_network(
 
 
 def load_network(context: Context, role: str, *, mean_velocity: bool) -> Transformer:
-    """The parent's weights; a student that starts from a velocity network keeps its zero embedding of t - r."""
+    """The parent's weights; a student that starts from a velocity network keeps its zero embedding
+    of t - r.
+    """
     path, _ = context.parent(role)
     network = new_network(context, mean_velocity=mean_velocity, axes=("interval embedding",))
     missing, unexpected = network.load_state_dict(load_file(path / WEIGHTS), strict=False)
     if unexpected or any(not key.startswith("interval_embed.") for key in missing):
         raise UserError(
-            f"{path / WEIGHTS}: not the weights of this network (missing {missing}, unexpected {unexpected})"
+            f"{path / WEIGHTS}: not the weights of this network (missing {missing}, unexpected "
+            f"{unexpected})"
         )
     return network
 

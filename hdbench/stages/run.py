@@ -29,7 +29,9 @@ SPLIT = (
 
 
 def is_split(stage: Stage) -> bool:
-    """Whether ranks share the stage's work: training, sampling, and the encoding of large data and of their prompts."""
+    """Whether ranks share the stage's work: training, sampling, and the encoding of large data and
+    of their prompts.
+    """
     return (
         stage.kind in SPLIT
         or stage.kind == "data"
@@ -46,7 +48,7 @@ def label_of(stage: Stage, arms: Sequence[str]) -> str:
 
 
 def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
-    """Whether there is work to do, its lock then `held`; UserError for what must be mended first."""
+    """Whether there is work to do, its lock then `held`; UserError for what must be fixed first."""
     stage = work.stage
     artifact.allocation()
     if artifact.exists(results, stage.id):
@@ -64,7 +66,8 @@ def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
         )
     if is_split(stage) and batch < distributed.world_size():
         raise UserError(
-            f"{stage.id}: its batch of {batch} cannot be split over {distributed.world_size()} processes; start "
+            f"{stage.id}: its batch of {batch} cannot be split over {distributed.world_size()} "
+            "processes; start "
             f"at most {batch}"
         )
     held.enter_context(work.locked())
@@ -86,7 +89,8 @@ def run_stage(
 ) -> None:
     """Compute and publish a stage; does nothing if its artifact is there and sound.
 
-    Of several ranks, 0 alone looks, holds the lock and publishes; it computes alone what is not split.
+    Of several ranks, 0 alone looks, holds the lock and publishes; it computes alone what is not
+    split.
     """
     ranks = distributed.world_size() if is_split(stage) else 1
     work = artifact.Work(results, stage, device, ranks)
@@ -112,7 +116,8 @@ def run_stage(
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(
-                f"out of memory at {label} ({distributed.reason(error)}); ask for more memory or lower the "
+                f"out of memory at {label} ({distributed.reason(error)}); ask for more memory "
+                "or lower the "
                 "batch size"
             ) from None
         work.publish(

@@ -37,12 +37,14 @@ def generated(
     keep: Callable[[Tensor, range], Tensor],
     done: Callable[[range], bool] = lambda indices: False,
 ) -> tuple[Tensor, float | None]:
-    """Samples of these labels (N,), and the seconds that one took (None: all were there); on rank 0.
+    """Samples of these labels (N,), and the seconds that one took (None: all were there); on rank
+    0.
 
-    `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which samples these are, and
-    returns the rows to hold in memory; batches that are `done` are left out.  Sample i has its own seed, so neither batch
-    size nor number of processes changes it.  Ranks share the batches, whole ones in contiguous runs: kernels may round
-    otherwise for another number of rows.
+    `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which
+    samples these are, and returns the rows to hold in memory; batches that are `done` are left
+    out.  Sample i has its own seed, so neither batch size nor number of processes changes it.
+    Ranks share the batches, whole ones in contiguous runs: kernels may round otherwise for another
+    number of rows.
     """
     shape, n = context.config.shape.dimensions, len(labels)
     world_size, size = distributed.world_size(), context.config.batch
@@ -76,7 +78,9 @@ def generated(
 
 
 def pairs(context: Context) -> Payload:
-    """The guided teacher's ODE as pairs: standard normal eps, the x (N, C, H, W) float32 that it leads to, and labels (N,)."""
+    """The guided teacher's ODE as pairs: standard normal eps, the x (N, C, H, W) float32 that it
+    leads to, and labels (N,).
+    """
     config, n, steps = context.config, context.config.count, context.config.steps
     network = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
     v = config.guidance.of(network)
@@ -113,7 +117,9 @@ def pairs(context: Context) -> Payload:
 
 
 def sample(context: Context) -> Payload:
-    """N images, class-balanced: of the parent's network by the stage's sampler, or real ones of a split."""
+    """N images, class-balanced: of the parent's network by the stage's sampler, or real ones of a
+    split.
+    """
     if isinstance(context.config, RealStage):
         return real_images(context)
     n, labels = context.config.samples, labels_of(context, range(context.config.samples))
@@ -152,7 +158,9 @@ def real_images(context: Context) -> Payload:
 
 
 def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
-    """How many noises a sample takes, and (noises (noises, B, C, H, W), labels (B,)) -> x (B, C, H, W) by the parent's network."""
+    """How many noises a sample takes, and (noises (noises, B, C, H, W), labels (B,)) -> x (B, C,
+    H, W) by the parent's network.
+    """
     config, source = context.config, context.parent("source")
     is_student = source.manifest["kind"] != "teacher"
     network = load_network(context, "source", mean_velocity=is_student).requires_grad_(False)
@@ -166,13 +174,16 @@ def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor
 
 
 def names_of(context: Context, n: int) -> list[str]:
-    """Of the samples' files: their prompts' names, or numbers; UserError for fewer prompts than samples."""
+    """Of the samples' files: their prompts' names, or numbers; UserError for fewer prompts than
+    samples.
+    """
     if "text" not in context.stage.parents:
         return [f"{index:06}" for index in range(n)]
     path = context.parent("text").folder / PROMPTS
     names = list(json.loads(path.read_text(encoding="utf-8")))
     if len(names) < n:
         raise UserError(
-            f"{path}: has {len(names)} prompts, evaluation.samples = {n}; lower it, or name more prompts"
+            f"{path}: has {len(names)} prompts, evaluation.samples = {n}; lower it, or name "
+            "more prompts"
         )
     return names[:n]

@@ -1,4 +1,6 @@
-"""Source files whose code decides what a stage computes: recorded in its manifest, compared before its artifact is reused."""
+"""Source files whose code decides what a stage computes: recorded in its manifest, compared before
+its artifact is reused.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ SHARED = ("hdbench.core", "hdbench.flow", "hdbench.networks", "hdbench.suite")  
 
 
 def modules_of(kind: type) -> Iterator[str]:
-    """Modules of a class and of those that it extends, as far as they belong to a method, a data set or another package."""
+    """Modules of a class and of those that it extends, as far as they belong to a method, a data
+    set or another package.
+    """
     for base in kind.__mro__:
         name = base.__module__
         if name.partition(".")[0] not in ("builtins", "abc", "typing", "pydantic", "torch") and (
@@ -38,7 +42,9 @@ def digest_of_module(name: str) -> str | None:
 
 
 def sources_of(stage: Stage) -> dict[str, str]:
-    """SHA-256 by file, as `hdbench/methods/distribution/dmd.py`: objective, head, data set, and the stage's own module."""
+    """SHA-256 by file, as `hdbench/methods/distribution/dmd.py`: objective, head, data set, and
+    the stage's own module.
+    """
     kinds = [*classes_of(stage.config).values(), *map(type, configs_in(stage.config))]
     names = {name for kind in kinds for name in modules_of(kind)}
     names.add(STAGES[stage.kind].__module__)
@@ -55,7 +61,9 @@ def manifests_of(results: Path, stage: Stage) -> dict[str, str]:
 
 
 def differences(results: Path, stage: Stage, manifest: dict[str, Any]) -> list[str]:
-    """A sentence for every source and every parent that is not what a finished stage was made with."""
+    """A sentence for every source and every parent that is not what a finished stage was made
+    with.
+    """
     present, parents = sources_of(stage), manifests_of(results, stage)
     made_with = manifest.get("sources", {})
     changed = [
@@ -84,14 +92,17 @@ def changed_sources(results: Path, stages: Iterable[Stage]) -> list[str]:
             if present.get(file, digest) != digest:
                 users.setdefault(file, []).append(stage.id)
     return [
-        f"{file} has changed since {ids[0]} {f'and {len(ids) - 1} more were' if ids[1:] else 'was'} made; "
+        f"{file} has changed since {ids[0]} "
+        f"{f'and {len(ids) - 1} more were' if ids[1:] else 'was'} made; "
         "`hdbench stage` or `hdbench arm` with --again makes them anew"
         for file, ids in users.items()
     ]
 
 
 def note_sources(stage: Stage, work: Path) -> None:
-    """Say in the work folder what its checkpoints are made with, unless there is a checkpoint, made before."""
+    """Say in the work folder what its checkpoints are made with, unless there is a checkpoint,
+    made before.
+    """
     if not (work / CHECKPOINT).is_file():
         write_atomic(work / SOURCES, json.dumps(sources_of(stage)) + "\n")
 

@@ -119,7 +119,9 @@ def distill(context: Context) -> Payload:
 def train(
     context: Context, setting: Setting, split: str = "train", guided: bool = False
 ) -> Payload:
-    """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's EMA weights and history."""
+    """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's
+    EMA weights and history.
+    """
     training = context.config.training
     x, labels = training_data(context, split)
     updates = OBJECTIVES[training.objective.name].updates(training.objective, setting)
@@ -135,7 +137,7 @@ def train(
             writer.writerow(["step", *trainer.history])
             writer.writerows(
                 [step, *values]
-                for step, values in enumerate(zip(*trainer.history.values()), start=1)
+                for step, values in enumerate(zip(*trainer.history.values(), strict=True), start=1)
             )
     terms = OBJECTIVES[training.objective.name].forward_equivalents(
         training.objective, setting.student.depth, guided
@@ -149,7 +151,8 @@ def train(
 
 
 def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
-    """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that draws like them, and their labels (N,).
+    """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that draws like them, and their
+    labels (N,).
 
     Of a classifier the labels are the wanted classes, (N, A) where an image has several attributes.
     """
@@ -168,7 +171,9 @@ def made_for(training: Training, network: nn.Module) -> nn.Module:
 
 
 def read_checkpoint(config: CheckpointStage) -> dict[str, Tensor]:
-    """A public network's weights in the names of ours; UserError where they are not of this family and size."""
+    """A public network's weights in the names of ours; UserError where they are not of this family
+    and size.
+    """
     path, sizes = Path(config.checkpoint.path), shape(config.shape)
     if config.checkpoint.format == "sana":
         from hdbench.networks.sana import read  # optional: diffusers

@@ -14,13 +14,17 @@ from hdbench.suite.schema import Arm, EqualTotal, Training
 
 
 def sampler(objective: Any) -> str:
-    """How a network of this objective samples: its module's `sampler` of the configuration, or `SAMPLER`."""
+    """How a network of this objective samples: its module's `sampler` of the configuration, or
+    `SAMPLER`.
+    """
     module = OBJECTIVES[objective.name]
     return module.sampler(objective) if hasattr(module, "sampler") else module.SAMPLER
 
 
 def cost_per_step(plan: Plan, training: Training) -> float:
-    """Forward-equivalents of one training step: the objective's own count a sample, times the batch."""
+    """Forward-equivalents of one training step: the objective's own count a sample, times the
+    batch.
+    """
     terms = OBJECTIVES[training.objective.name].forward_equivalents(
         training.objective, plan.suite.network.depth, plan.suite.teacher.guidance.active
     )
@@ -41,7 +45,9 @@ def pairs_cost(pairs: Pairs, guided: bool) -> int:
 
 
 def total_cost(plan: Plan, arm: Arm) -> float:
-    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the teacher that all share."""
+    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the
+    teacher that all share.
+    """
     trained = [training for training in (arm.trajectory, arm.refine) if training]
     pairs = {pairs for training in trained if (pairs := pairs_of(training))}
     return sum(training.steps * cost_per_step(plan, training) for training in trained) + sum(
@@ -50,7 +56,9 @@ def total_cost(plan: Plan, arm: Arm) -> float:
 
 
 def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
-    """The arm with `equal_total` replaced by the number of steps that comes nearest to that budget."""
+    """The arm with `equal_total` replaced by the number of steps that comes nearest to that
+    budget.
+    """
     arm = plan.arms[name]
     kinds = [
         kind

@@ -38,7 +38,9 @@ from hdbench.suite.stage import (
 
 
 class _Origin(NamedTuple):
-    """What an arm starts from: a stage, what its students and its samples are called by, its sampler and its network."""
+    """What an arm starts from: a stage, what its students and its samples are called by, its
+    sampler and its network.
+    """
 
     stage: Stage
     start: str
@@ -49,7 +51,9 @@ class _Origin(NamedTuple):
 
 @dataclass
 class _Chain:
-    """One seed's stages and rows; equal stages of different arms, seeds and suites have one digest and meet in the plan."""
+    """One seed's stages and rows; equal stages of different arms, seeds and suites have one digest
+    and meet in the plan.
+    """
 
     plan: Plan
     seed: int
@@ -220,7 +224,8 @@ class _Chain:
         """A training stage; the teacher's pairs, if it needs them, go into `stages`."""
         if training.steps < (least := getattr(training.objective, "rounds", 1)):
             raise UserError(
-                f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} rounds; "
+                f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has "
+                f"{least} rounds; "
                 "give it at least a step for each"
             )
         parents = {
@@ -254,7 +259,9 @@ class _Chain:
         return self.add(kind, label, config, **parents)
 
     def further_metrics(self) -> dict[str, tuple[str, ...]]:
-        """The metrics that a suite names beside its protocol's, by group: each group is an artifact."""
+        """The metrics that a suite names beside its protocol's, by group: each group is an
+        artifact.
+        """
         groups: dict[str, tuple[str, ...]] = {}
         for name in self.plan.suite.evaluation.metrics:
             group = METRICS[name].group
@@ -289,8 +296,9 @@ class _Chain:
 
 
 def without_unread(config: C) -> C:
-    """A configuration with what no training stage reads left at its default: a head's settings where there is none, and
-    how the pairs are made, which a stage of their own does."""
+    """A configuration with what no training stage reads left at its default: a head's settings
+    where there is none, and how the pairs are made, which a stage of their own does.
+    """
     changes = {}
     for field in type(config).model_fields:
         value = getattr(config, field)

@@ -46,7 +46,8 @@ def _check(plan: Plan, source: str) -> None:
     }.items():
         if arm.real and suite.evaluation.protocol != "classifier":
             raise UserError(
-                f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol classifier alone; "
+                f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol "
+                "classifier alone; "
                 "remove the arm"
             )
         for kind in ("trajectory", "refine"):
@@ -61,12 +62,14 @@ def _check_scale(plan: Plan, source: str) -> None:
     sana, latents = isinstance(suite.network, SanaConfig), data.stored == "latents"
     if sana != bool(suite.text):
         raise UserError(
-            f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it"
+            f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or "
+            "remove it"
         )
     fitting = {type(None): "class", TextConfig: "prompt", ClipText: "caption"}
     if data.label_kind != fitting[type(suite.text)]:
         raise UserError(
-            f"{source}: text: not for the data {data.name}; a pipeline encodes images with text: true, a clip the "
+            f"{source}: text: not for the data {data.name}; a pipeline encodes images with "
+            "text: true, a clip the "
             "data set captions, and classes have none"
         )
     if isinstance(suite.text, ClipText):
@@ -78,7 +81,8 @@ def _check_scale(plan: Plan, source: str) -> None:
             part, _, size = key.partition(".")
             if suite.text.model[part][size] != value:
                 raise UserError(
-                    f"{source}: text.model.{key} = {suite.text.model[part][size]}: data and network need {value}"
+                    f"{source}: text.model.{key} = {suite.text.model[part][size]}: data and "
+                    f"network need {value}"
                 )
     publics = {"teacher.checkpoint": (suite.network, suite.teacher.checkpoint)}
     publics |= {
@@ -89,35 +93,42 @@ def _check_scale(plan: Plan, source: str) -> None:
     for key, (network, public) in publics.items():
         if public and not (public.format == "sana") == isinstance(network, SanaConfig) == sana:
             raise UserError(
-                f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana goes with "
+                f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana "
+                "goes with "
                 "network.name = 'sana', sit and dit go without a name"
             )
         if data.image_size % network.patch:
             raise UserError(
-                f"{source}: {key}: its network.patch = {network.patch} does not divide the side {data.image_size}"
+                f"{source}: {key}: its network.patch = {network.patch} does not divide the side "
+                f"{data.image_size}"
             )
     if getattr(suite.network, "guidance_input", None):
         raise UserError(
-            f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network has no velocity to "
+            f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network "
+            "has no velocity to "
             "distil; it can be a baseline alone"
         )
     if bool(evaluation.prompts) != isinstance(suite.text, TextConfig):
         raise UserError(
-            f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; add it, or remove "
+            f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; "
+            "add it, or remove "
             "it"
         )
     if evaluation.protocol == "mjhq30k" and not evaluation.prompts:
         raise UserError(
-            f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name another, or add text and "
+            f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name "
+            "another, or add text and "
             "evaluation.prompts"
         )
     if (evaluation.protocol == "classifier") == latents:
         raise UserError(
-            f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data {data.name}; name another"
+            f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data "
+            f"{data.name}; name another"
         )
     if evaluation.metrics and latents:
         raise UserError(
-            f"{source}: evaluation.metrics: metrics of one's own belong to evaluation.protocol = 'classifier'; "
+            f"{source}: evaluation.metrics: metrics of one's own belong to evaluation.protocol "
+            "= 'classifier'; "
             "remove them"
         )
     if suite.classifier and latents:
@@ -131,7 +142,8 @@ def _check_classifier(suite: Suite, source: str) -> None:
     data = suite.data
     if suite.classifier is None:
         raise UserError(
-            f"{source}: classifier: this key is missing; add it, or name another evaluation.protocol"
+            f"{source}: classifier: this key is missing; add it, or name another "
+            "evaluation.protocol"
         )
     if suite.evaluation.samples > data.largest_sample:
         raise UserError(
@@ -154,7 +166,8 @@ def _check_classifier(suite: Suite, source: str) -> None:
             )
     if suite.evaluation.bands > data.image_size // 2:
         raise UserError(
-            f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side {data.image_size} have "
+            f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side "
+            f"{data.image_size} have "
             f"only {data.image_size // 2} frequencies; lower it"
         )
     _check_training("classifier.training", suite.classifier.training, ("cross_entropy",), source)
@@ -176,7 +189,8 @@ def _check_training(key: str, training: Training, objectives: tuple[str, ...], s
                 )
     if not isinstance(training.steps, int) and not key.startswith("arms."):
         raise UserError(
-            f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for arms"
+            f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; "
+            "equal_total is for arms"
         )
 
 

@@ -1,4 +1,6 @@
-"""Job files: a stage in a small file beside its artifact, so that a job need not plan its suite to find itself."""
+"""Job files: a stage in a small file beside its artifact, so that a job need not plan its suite to
+find itself.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ def write_jobs(plan: Plan, results: Path) -> None:
 
 
 def read_job(results: Path, stage_id: str) -> Job | None:
-    """The job of a stage, None where no plan has written it; UserError for a file that is not one."""
+    """The job of a stage, or None where no plan has written it; UserError for a broken file."""
     path = job_file(results, stage_id)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

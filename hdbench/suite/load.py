@@ -24,7 +24,9 @@ TAKEN = (
 
 
 def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
-    """A suite's name and folder: its stem in workflow/suites, elsewhere stem and digest of what it says."""
+    """A suite's name and folder: its stem in workflow/suites, elsewhere stem and digest of what it
+    says.
+    """
     if path.resolve().parent == SUITES.resolve():
         if path.stem in TAKEN:
             raise UserError(f"{path}: results/{path.stem} is for other things; rename the file")
@@ -53,7 +55,8 @@ def load_plan(name: str) -> Plan:
             for keys, value in leaves(override).items():
                 if keys[-2:] == ("objective", "name"):
                     raise UserError(
-                        f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective stays what it "
+                        f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective "
+                        "stays what it "
                         "is; leave out recipe, or the name"
                     )
             sources, whose = sources + ((file,) if file not in sources else ()), str(file)
@@ -63,7 +66,8 @@ def load_plan(name: str) -> Plan:
                 recipes[arm].arm if arm in recipes else suite.base, arms[arm], keys
             ):
                 raise UserError(
-                    f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s value; remove it"
+                    f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s "
+                    "value; remove it"
                 )
     for table, spec in suite.tables:
         for key in ("rows", "against") if spec else ():

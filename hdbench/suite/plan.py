@@ -94,7 +94,8 @@ def rows_of(plan: Plan, arm: str, seed: int | None) -> list[Row]:
     seed = plan.suite.seeds[0] if seed is None else seed
     if seed not in plan.suite.seeds:
         raise UserError(
-            f"--seed = {seed}: suite {plan.stem} has the seeds {', '.join(map(str, plan.suite.seeds))}"
+            f"--seed = {seed}: suite {plan.stem} has the seeds "
+            f"{', '.join(map(str, plan.suite.seeds))}"
         )
     return [row for row in plan.rows if row.arm == arm and row.seed in (seed, None)]
 
@@ -102,7 +103,9 @@ def rows_of(plan: Plan, arm: str, seed: int | None) -> list[Row]:
 def find_stage(
     plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None
 ) -> Stage:
-    """The stage of this kind for an arm and a seed; of the first seed and step count where not given."""
+    """The stage of this kind for an arm and a seed; of the first seed and step count where not
+    given.
+    """
     shared = [
         stage
         for stage in plan.stages.values()
@@ -120,7 +123,8 @@ def find_stage(
     rows = [row for row in rows if steps in (None, row.steps)]
     if not rows:
         raise UserError(
-            f"--steps = {steps}: arm {arm} samples with {', '.join(map(str, plan.arms[arm].steps))} steps"
+            f"--steps = {steps}: arm {arm} samples with "
+            f"{', '.join(map(str, plan.arms[arm].steps))} steps"
         )
     if kind not in rows[0].stages:
         raise UserError(

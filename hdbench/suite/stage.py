@@ -1,6 +1,7 @@
 """A stage: one artifact of the DAG, its typed configuration, and the digest that keys it.
 
-A configuration holds what its stage's computation reads, and nothing else; all the rest comes from the parents' artifacts.
+A configuration holds what its stage's computation reads, and nothing else; all the rest comes from
+the parents' artifacts.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from hdbench.networks.config import ClassifierConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.schema import Checkpoint, Dataset, Fraction, Network, Training
 
-# Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
-# A data set, objective, head or metric whose results change says so by its own version, and the others' results stay.
+# Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and
+# nothing is run again. A data set, objective, head or metric whose results change says so by its
+# own version, and the others' results stay.
 VERSIONS = {
     "data": 1,
     "classifier": 1,
@@ -79,7 +81,7 @@ class ClipStage(TrainedStage):
 
 
 class TextStage(StageConfig):
-    """Prompts encoded by a pipeline's text encoder: those of the data, then those of the samples."""
+    """Prompts encoded by a pipeline's text encoder: the data's, then those of the samples."""
 
     encoder: TextConfig
     prompts: str = Field(description="file of the samples' prompts")
@@ -168,7 +170,9 @@ class EvaluateStage(StageConfig):
 
 
 class MetricsStage(StageConfig):
-    """Metrics beside those of the protocol `classifier`: an artifact of their own, so that the others stay."""
+    """Metrics beside those of the protocol `classifier`: an artifact of their own, so that the
+    others stay.
+    """
 
     metrics: tuple[str, ...]
     neighbours: int
@@ -226,7 +230,9 @@ def metrics_of(config: StageConfig) -> tuple[str, ...]:
 
 
 def classes_of(config: StageConfig) -> dict[str, type]:
-    """Classes whose code decides what a stage computes, by name: data set, objectives, heads, metrics."""
+    """Classes whose code decides what a stage computes, by name: data set, objectives, heads,
+    metrics.
+    """
     named = [part for part in configs_in(config) if "name" in type(part).model_fields]
     heads = [getattr(part, "discriminator", "none") for part in named]
     return (
@@ -245,7 +251,9 @@ def versions_of(kind: str, config: StageConfig) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One artifact of the DAG: what it is, and the digest of configuration, parents and versions that keys it."""
+    """One artifact of the DAG: what it is, and the digest of configuration, parents and versions
+    that keys it.
+    """
 
     kind: str
     label: str
@@ -269,7 +277,9 @@ class Stage:
 
     @staticmethod
     def own_key(kind: str, config: StageConfig) -> dict[str, Any]:
-        """What a digest covers beside the parents' digests: versions, and all that is in a dump of the configuration."""
+        """What a digest covers beside the parents' digests: versions, and all that is in a dump of
+        the configuration.
+        """
         return {
             "kind": kind,
             "versions": versions_of(kind, config),

@@ -1,5 +1,6 @@
-"""A digest covers exactly what its stage reads: reads are recorded while tiny stages of all kinds run, and every value of every
-shipped suite is changed once."""
+"""A digest covers exactly what its stage reads: reads are recorded while tiny stages of all kinds
+run, and every value of every shipped suite is changed once.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ Path_ = tuple[str, ...]
 
 
 def variant(stage: Stage) -> tuple[str, ...]:
-    """What decides which values a stage's computation reads: its kind, and which parts its configuration has."""
+    """What decides which values a stage's computation reads: its kind, and which parts its
+    configuration has.
+    """
     parts = sorted(
         f"{'.'.join(path)}={type(part).__module__}.{type(part).__name__}"
         for path, part in parts_of(stage.config)
@@ -119,8 +122,10 @@ def reads(tmp_path_factory) -> dict[tuple[str, ...], set[str]]:
         captions = yaml.safe_load((REPOSITORY / "workflow/suites/captions.yaml").read_text())
         plans.append(load_plan(str(small_captions(captions, folder))))
         for plan in plans:
-            for stage in plan.stages.values():
-                run_recorded(stage, results, found)
+            first = {variant(stage): stage.id for stage in reversed(plan.stages.values())}
+            new = [stage_id for kind, stage_id in first.items() if kind not in found]
+            for stage_id in plan.needed_for(new):
+                run_recorded(plan.stage(stage_id), results, found)
         objectives(plans[0], results, found)
         for kind in ("textured_digits", "canvas"):
             for name in SHIPPED:
@@ -137,8 +142,8 @@ def small_captions(data: dict, folder: Path) -> Path:
     data["data"] |= {"train": 200, "score": 200, "test": 100}
     data["seeds"] = data["seeds"][:1]
     data["evaluation"]["samples"] = 64
-    for training in (data["classifier"]["training"], data["text"]["training"],
-                     data["teacher"]["training"], data["base"]["trajectory"], data["base"]["refine"]):  # fmt: skip
+    trainings = [data[part]["training"] for part in ("classifier", "text", "teacher")]
+    for training in (*trainings, data["base"]["trajectory"], data["base"]["refine"]):
         training |= {"steps": 2, "batch": 4}
     path = folder / "toy_captions.yaml"
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
@@ -147,8 +152,8 @@ def small_captions(data: dict, folder: Path) -> Path:
 
 def objectives(tiny: Plan, results: Path, found: dict[tuple[str, ...], set[str]]) -> None:
     """One small stage for every way in which a shipped suite trains a student of the small tier."""
-    base = {kind: tiny.stage(next(r.stages[kind] for r in tiny.rows if r.arm == "hd" and kind in r.stages))
-            for kind in ("trajectory", "refine")}  # fmt: skip
+    row = next(row for row in tiny.rows if row.arm == "hd")
+    base = {kind: tiny.stage(row.stages[kind]) for kind in ("trajectory", "refine")}
     pairs = None
     for name in SHIPPED:
         for stage in shipped(name).stages.values():
@@ -201,7 +206,9 @@ def small_pairs(tiny: Plan, like: Stage, results: Path, found) -> Stage:
 
 
 def by_role(plan: Plan) -> dict[tuple, Stage]:
-    """The stages of a plan by what they are for: row, then roles from its measurements back to the data."""
+    """The stages of a plan by what they are for: row, then roles from its measurements back to the
+    data.
+    """
     found: dict[tuple, Stage] = {}
 
     def visit(key: tuple, stage: Stage) -> None:
@@ -246,7 +253,9 @@ WORDS = ("title", "caption", "tables", "claims", "only")
 
 
 def suite_values() -> Iterator[tuple[str, dict, tuple[str, ...], Any, set]]:
-    """Every value of every shipped suite: its suite, the suite's mapping, its keys, and what stands at such a key elsewhere."""
+    """Every value of every shipped suite: its suite, the suite's mapping, its keys, and what
+    stands at such a key elsewhere.
+    """
     data = {name: read_suite(Path(f"workflow/suites/{name}.yaml")) for name in SHIPPED}
     pool: dict[str, set] = {}
     for suite in data.values():

@@ -297,6 +297,19 @@ def test_prompts_that_cannot_be_sampled_are_one_sentence(suites, results, tmp_pa
         run_until(plan, results, next(stage for stage in plan.stages if stage.startswith("text/")))
 
 
+def test_fewer_prompts_than_samples_are_one_sentence(suites, results, tmp_path):
+    table = json.loads((suites["mjhq_1024"].parent / "mjhq/meta_data.json").read_text())
+    (tmp_path / "prompts.json").write_text(json.dumps(dict(list(table.items())[:5])))
+    data = merge(
+        yaml.safe_load(suites["mjhq_1024"].read_text()),
+        {"evaluation": {"prompts": str(tmp_path / "prompts.json")}},
+    )
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(data))
+    plan = load_plan(str(tmp_path / "few.yaml"))
+    with pytest.raises(UserError, match="has 5 prompts, evaluation.samples = 12; lower it"):
+        run_until(plan, results, stage_of(plan, "sample", "teacher", 1))
+
+
 def test_a_picture_that_is_not_the_manifests_is_named(suites, results, tmp_path):
     plan = load_plan(str(suites["imagenet256"]))
     sample = stage_of(plan, "sample", "teacher", 1)

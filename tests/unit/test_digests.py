@@ -103,7 +103,7 @@ def test_a_raised_version_renews_what_uses_it(tmp_path, monkeypatch, registry, n
     after = tiny_plan(tmp_path)
     renewed = {
         row.arm
-        for row, old in zip(after.rows, before.rows)
+        for row, old in zip(after.rows, before.rows, strict=True)
         if row.stages["evaluate"] != old.stages["evaluate"]
     }
     assert renewed == (arms or set(before.arms))
@@ -221,7 +221,8 @@ def test_a_changed_source_is_one_line_and_again_makes_the_stage_anew(done, monke
     said = stage_command(suite, results).output.splitlines()
     assert said[1:] == [f"{file} has changed since {stage} was made; --again makes it anew"]
     assert sources.changed_sources(results, plan.stages.values()) == [
-        f"{file} has changed since {stage} was made; `hdbench stage` or `hdbench arm` with --again makes them anew"
+        f"{file} has changed since {stage} was made; `hdbench stage` or `hdbench arm` with "
+        "--again makes them anew"
     ]
     path = artifact.folder(results, stage)
     made = (path / MANIFEST).stat().st_mtime_ns
@@ -317,7 +318,8 @@ def test_a_shipped_suite_takes_no_folder_of_something_else(tmp_path, monkeypatch
     result = invoke("plan", "--suite", "theory")
     assert (result.exit_code, result.output) == (
         2,
-        f"hdbench: {path.relative_to(tmp_path)}: results/theory is for other things; rename the file\n",
+        f"hdbench: {path.relative_to(tmp_path)}: results/theory is for other things; rename the "
+        "file\n",
     )
 
 

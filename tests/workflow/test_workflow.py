@@ -14,6 +14,7 @@ import yaml
 
 from hdbench.core import files as core_files
 from hdbench.stages import artifact
+from hdbench.suite.jobs import read_job
 from hdbench.suite.load import load_plan
 from hdbench.suite.schema import FIGURES, TABLES
 from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_suite
@@ -148,7 +149,10 @@ def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
     assert result.returncode == 1
     assert "hdbench: diverged at step " in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
-    assert not artifact.exists(results, stage_of(plan, "refine", "broken"))
+    broken = stage_of(plan, "refine", "broken")
+    assert not artifact.exists(results, broken)
+    assert "hdbench: diverged at step " in (results / "logs" / f"{broken}.log").read_text()
+    assert read_job(results, broken).stage == plan.stage(broken)
     metrics = pd.read_csv(results / plan.name / "metrics.csv")
     assert set(metrics.arm) == {"real_test", "teacher"}
     assert {"fd_train_64", "accuracy_64"} <= set(metrics[metrics.arm == "teacher"].metric)
