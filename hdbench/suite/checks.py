@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -204,14 +205,18 @@ def check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
                 f"{suite.network.depth}"
             )
     if gan and objective.discriminator != "none":
-        try:
-            with torch.device("meta"):
-                build_head(
-                    objective.discriminator,
-                    layers=len(gan.blocks),
-                    width=suite.network.width,
-                    grid=suite.data.image_size // suite.network.patch,
-                    parameters=gan.parameters,
-                )
-        except ValueError as error:
-            raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {error}") from None
+        grid = suite.data.image_size // suite.network.patch
+        sizes = (len(gan.blocks), suite.network.width, grid, gan.parameters)
+        if problem := problem_of_head(objective.discriminator, *sizes):
+            raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {problem}")
+
+
+@functools.cache
+def problem_of_head(name: str, layers: int, width: int, grid: int, parameters: int) -> str:
+    """Why no head of this size can be built, or "": the same for many arms of a suite."""
+    try:
+        with torch.device("meta"):
+            build_head(name, layers=layers, width=width, grid=grid, parameters=parameters)
+    except ValueError as error:
+        return str(error)
+    return ""

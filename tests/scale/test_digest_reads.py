@@ -273,7 +273,6 @@ def test_every_value_of_every_suite_renews_exactly_the_stages_that_read_it(reads
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(load, "read_recipe", functools.cache(read_recipe))
     monkeypatch.setattr(load, "suite_files", lambda path: (path,))
-    monkeypatch.setattr(load, "_check", functools.partial(quick_check, load._check))
     checked, skipped, roles, wrong = 0, [], {}, []
     for name, data, keys, value, others in suite_values():
         plan = functools.partial(planned, monkeypatch, name)
@@ -316,17 +315,13 @@ def test_every_value_of_every_suite_renews_exactly_the_stages_that_read_it(reads
                 )
     report = "\n".join(map(str, dict.fromkeys(wrong)))
     print(f"{checked} values changed, {len(skipped)} skipped: {skipped}")
-    assert checked > 1000 and len(skipped) < 0.25 * checked, (checked, skipped)
+    assert checked > 900 and len(skipped) < 0.25 * checked, (checked, skipped)
     assert not wrong, report
 
 
 def planned(monkeypatch, name: str, data: dict) -> Plan:
     monkeypatch.setattr(load, "read_suite", lambda path: copy.deepcopy(data))
     return load_plan(name)
-
-
-def quick_check(check, plan: Plan, source: str) -> None:
-    check(plan, source)
 
 
 def test_no_stage_holds_a_value_that_it_does_not_read(reads, monkeypatch):
