@@ -19,4 +19,4 @@ for KIND in KINDS:
         resources:
             gpus=GPUS,
         shell:
-            stage_command(KIND)
+            stage_command()
