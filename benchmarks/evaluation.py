@@ -1,14 +1,17 @@
-"""One joint evaluation beside the three libraries, one after the other, on the same images, weights and threads.
+"""One joint evaluation beside the three libraries, one after the other, on the same images, weights
+and threads.
 
     python benchmarks/evaluation.py [--images 128] [--size 64] [--threads 2]
 
-Both sides measure FID, KID, inception score, precision and recall (torch-fidelity), FID (clean-fid) and the CLIP score
-(open_clip), from image files to numbers, networks loaded anew; ours gives sFID's features in the same forward and an
-interval for every number besides.  Weights are random: time does not depend on their values.  Each side takes its own
-default number of images a forward; ours is measured under both layouts of Inception (`hdbench evaluate --layout`).
+Both sides measure FID, KID, inception score, precision and recall (torch-fidelity), FID (clean-fid)
+and the CLIP score (open_clip), from image files to numbers, networks loaded anew; ours gives sFID's
+features in the same forward and an interval for every number besides.  Weights are random: time
+does not depend on their values.  Each side takes its own default number of images a forward; ours
+is measured under both layouts of Inception (`hdbench evaluate --layout`).
 
-cold: nothing is cached.  warm: the reference's features and statistics are, which the libraries compute again for every
-set of samples (torch-fidelity can cache by a name, clean-fid by one of its own; `named` grants both of them that).
+cold: nothing is cached.  warm: the reference's features and statistics are, which the libraries
+compute again for every set of samples (torch-fidelity can cache by a name, clean-fid by one of its
+own; `named` grants both of them that).
 """
 
 from __future__ import annotations
@@ -29,14 +32,11 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from hdbench.evaluation.evaluate import evaluate  # noqa: E402
-from hdbench.evaluation.features import Settings  # noqa: E402
-from hdbench.evaluation.protocols import (
-    PROTOCOLS,
-    Layout,  # noqa: E402
-)
+from hdbench.evaluation.evaluate import evaluate
+from hdbench.evaluation.features import Settings
+from hdbench.evaluation.protocols import PROTOCOLS, Layout
 from hdbench.evaluation.request import Request
-from tests.support.material import clip_weights, inception_weights, pictures, prompts, write_folder  # noqa: E402
+from tests.support.material import clip_weights, inception_weights, pictures, prompts, write_folder
 
 
 def clean_fid_features(folder: Path, network, batch: int) -> np.ndarray:
@@ -58,7 +58,9 @@ TORCH_FIDELITY_BATCH, CLEAN_FID_BATCH = 64, 32  # defaults of calculate_metrics 
 def libraries(
     samples: Path, real: Path, table: Path, size: int, names: Path | None
 ) -> dict[str, float]:
-    """The libraries' own functions; with `names`, a folder where both find the reference again by name."""
+    """The libraries' own functions; with `names`, a folder where both find the reference again by
+    name.
+    """
     import json
 
     import open_clip
@@ -99,7 +101,7 @@ def libraries(
         "x", ["2048"], feature_extractor_weights_path=str(inception_weights())
     )
     body = torch.nn.Sequential(*[module for name, module in inner.named_children() if name != "fc"])
-    network = lambda x: body((x - 128) / 128).flatten(1)  # noqa: E731, clean-fid's own file is the same network
+    network = lambda x: body((x - 128) / 128).flatten(1)
     if names is None:
         values["clean fid"] = fid.compute_fid(
             str(samples),
@@ -165,7 +167,9 @@ def ours(
 
 
 def timed(function, *arguments) -> tuple[float, dict[str, float], float]:
-    """Wall seconds, values, and CPU seconds of this process, which other processes on the machine change less."""
+    """Wall seconds, values, and CPU seconds of this process, which other processes on the machine
+    change less.
+    """
     begun = time.perf_counter(), time.process_time()
     values = function(*arguments)
     return time.perf_counter() - begun[0], values, time.process_time() - begun[1]
@@ -235,7 +239,8 @@ def main() -> None:
         )
         named = timed(libraries, samples, real, table, size, names)
     print(
-        f"{n} samples and {n} real images of side {arguments.size}, {threads} threads, load {os.getloadavg()[0]:.1f}"
+        f"{n} samples and {n} real images of side {arguments.size}, {threads} threads, load "
+        f"{os.getloadavg()[0]:.1f}"
     )
     for what, theirs, ours_ in (
         ("cold", library, cold),
@@ -249,7 +254,8 @@ def main() -> None:
             }
             for kind, which in (("wall", 0), ("CPU", 2)):
                 print(
-                    f"{what:26}{layout:14}{kind:>5} seconds: libraries {theirs[which]:7.1f}  ours {mine[which]:7.1f}  ratio "
+                    f"{what:26}{layout:14}{kind:>5} seconds: libraries {theirs[which]:7.1f}  ours "
+                    f"{mine[which]:7.1f}  ratio "
                     f"{theirs[which] / mine[which]:5.2f}   values within {max(worst.values()):.0e}"
                 )
 

@@ -1,10 +1,12 @@
-"""Frechet distance at d = 2048: torch-fidelity's and clean-fid's functions beside ours, on the same statistics.
+"""Frechet distance at d = 2048: torch-fidelity's and clean-fid's functions beside ours, on the same
+statistics.
 
     python benchmarks/frechet_distance.py [--repeats 5] [--d 2048] [--no-clean-fid]
 
-Timed are mean and covariance of the samples -> value, for all alike.  Ours takes the reference's Cholesky factor from its
-cache, as an evaluation does; what making it costs is printed apart.  Pairs: each repeat runs all three, one after the
-other, so that a busy machine slows all; medians of times and of ratios.
+Timed are mean and covariance of the samples -> value, for all alike.  Ours takes the reference's
+Cholesky factor from its cache, as an evaluation does; what making it costs is printed apart.
+Pairs: each repeat runs all three, one after the other, so that a busy machine slows all; medians of
+times and of ratios.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def main() -> None:
         for _ in range(arguments.repeats)
     ]
     print(
-        f"d = {d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the reference's root and factor, once: "
+        f"d = {d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the reference's root and "
+        f"factor, once: "
         f"{preparation:.2f} s"
     )
     print(f"{'':15}{'seconds':>9}{'of ours':>9}{'value':>22}{'difference':>12}")

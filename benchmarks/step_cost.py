@@ -1,8 +1,9 @@
-"""Cost of one training step of each objective, in multiples of one bare forward of the same network and batch.
+"""Cost of one training step of each objective, in bare forwards of the same network and batch.
 
-Each objective runs in a process of its own, where steps (optimiser and EMA included) alternate with bare forwards, so
-that a ratio is paired and a drifting machine cancels.  Beside it: the evaluations that the objective counts, and the
-peak of memory above the start.  Run it with `make bench`; it is a benchmark, not a test.
+Each objective runs in a process of its own, where steps (optimiser and EMA included) alternate with
+bare forwards, so that a ratio is paired and a drifting machine cancels.  Beside it: the evaluations
+that the objective counts, and the peak of memory above the start.  Run it with `make bench`; it is
+a benchmark, not a test.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ OBJECTIVES = {
 def measure(
     name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str
 ) -> dict[str, float]:
-    """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and peak memory in MB."""
+    """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and
+    peak memory in MB."""
     import torch
 
     from hdbench.core.runtime import set_up
     from hdbench.flow.path import guided
-    from hdbench.methods import OBJECTIVES as MODULES
-    from hdbench.methods.base import Setting
+    from hdbench.methods.base import Problem, total
     from hdbench.methods.discriminators import build_head
     from hdbench.networks.config import TransformerConfig
     from hdbench.networks.transformer import Transformer
@@ -101,9 +102,9 @@ def measure(
                 torch.nn.init.normal_(parameter, std=0.02)
         return net.to(place)
 
-    teacher, student = network(False).requires_grad_(False), network(name != "flow_matching")
-    module = MODULES[objective["name"]]
-    setting = Setting(
+    teacher = network(False).requires_grad_(False)
+    student = network(training.objective.role == "student")
+    problem = Problem(
         student=student,
         learning_rate=1e-4,
         teacher=teacher,
@@ -116,7 +117,7 @@ def measure(
     )
     images, labels = torch.randn(512, 4, 16, 16), torch.randint(10, (512,))
     trainer = Trainer(
-        module.updates(training.objective, setting), training, student, ("bench",), images, labels
+        training.objective.updates(problem), training, student, ("bench",), images, labels
     )
     z, t, c = (
         torch.randn(batch, 4, 16, 16).to(place),
@@ -143,14 +144,14 @@ def measure(
     ]
     ratios = sorted(2 * step / (before + after) for before, step, after in pairs)
     quartiles = statistics.quantiles(ratios, n=4)
-    terms = module.forward_equivalents(training.objective, depth, guidance not in (None, 1.0))
+    passes = training.objective.passes(depth, guidance not in (None, 1.0))
     if guidance is None:
-        terms.pop("teacher forward")
+        passes.pop("teacher")
     return {
         "ratio": statistics.median(ratios),
         "low": quartiles[0],
         "high": quartiles[2],
-        "counted": sum(terms.values()),
+        "counted": total(passes),
         "forward_ms": 1000 * statistics.median(before for before, _, _ in pairs),
         "peak_mb": _memory(place) - base,
     }
@@ -185,7 +186,8 @@ def main() -> None:
         f"{options['repeats']} pairs, {options['threads']} thread(s), {options['device']}"
     )
     print(
-        f"{'objective':24} {'step / forward':>15} {'quartiles':>14} {'counted':>8} {'forward ms':>11} {'peak MB':>8}"
+        f"{'objective':24} {'step / forward':>15} {'quartiles':>14} {'counted':>8} "
+        f"{'forward ms':>11} {'peak MB':>8}"
     )
     for name in OBJECTIVES:
         command = [
@@ -199,8 +201,8 @@ def main() -> None:
             subprocess.run(command, check=True, capture_output=True, text=True).stdout
         )
         print(
-            f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} {found['counted']:8.2f} "
-            f"{found['forward_ms']:11.1f} {found['peak_mb']:8.0f}",
+            f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} "
+            f"{found['counted']:8.2f} {found['forward_ms']:11.1f} {found['peak_mb']:8.0f}",
             flush=True,
         )
 

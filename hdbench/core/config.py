@@ -9,10 +9,10 @@ import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
 
 from hdbench.core.errors import UserError
 
@@ -25,6 +25,8 @@ class Config(BaseModel):
         tuple[str, ...]
     ] = ()  # keys of a file that are spent before it is validated
 
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 C = TypeVar("C", bound=Config)
 _WORDS = {

@@ -1,4 +1,6 @@
-"""Data sets: one file for each, a subclass of `Dataset`; installed packages add theirs by the entry points `hdbench.datasets`."""
+"""Data sets: one file for each, a subclass of `Dataset`; installed packages add theirs by the entry
+points `hdbench.datasets`.
+"""
 
 from __future__ import annotations
 

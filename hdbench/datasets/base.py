@@ -23,8 +23,9 @@ Splits = dict[
 class Dataset(Config, ABC):
     """One data set: the class says what it is, its fields are the settings of a suite's `data`.
 
-    A subclass has a field `name: Literal["..."]`, the sizes `image_size`, `channels` and `classes` as fields or properties
-    (of what networks see: of latents for a data set that is stored as latents), and one of two ways to be made:
+    A subclass has a field `name: Literal["..."]`, the sizes `image_size`, `channels` and `classes`
+    as fields or properties (of what networks see: of latents for a data set that is stored as
+    latents), and one of two ways to be made:
 
     - in memory: `build` and `counts`, and at least the splits `train` and `test`;
     - as latents: `stored = "latents"`, `encode` and `open`, and a field `autoencoder`.
@@ -43,35 +44,49 @@ class Dataset(Config, ABC):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of images by split, known before they are made; empty where only making them tells."""
+        """Number of images by split, known before they are made; empty where only making them
+        tells.
+        """
         return {}
 
     @property
     def largest_sample(self) -> int:
-        """The most real images that fit on both sides of every comparison: two disjoint parts of train, and test."""
+        """The most real images that fit on both sides of every comparison: two disjoint parts of
+        train, and test.
+        """
         return min(self.counts["train"] // 2, self.counts["test"])
 
     @property
     def attributes(self) -> tuple[int, ...]:
-        """Numbers of classes of what an image shows and a classifier tells apart; by default the label alone."""
+        """Numbers of classes of what an image shows and a classifier tells apart; by default the
+        label alone.
+        """
         return (self.classes or 0,)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """What a classifier should find for labels (N,): (N,) int64, or (N, A) with several attributes."""
+        """What a classifier should find for labels (N,): (N,) int64, or (N, A) with several
+        attributes.
+        """
         return labels
 
     def prompts(self) -> list[dict[str, Any]] | None:
-        """For each label its "prompt", "category", and whether its combination is "held_out"; None: labels are classes."""
+        """For each label its "prompt", "category", and whether its combination is "held_out"; None:
+        labels are classes.
+        """
         return None
 
     @property
     def label_kind(self) -> Literal["class", "caption", "prompt"]:
-        """What a label is: a class; a row of `prompts`; or a row of the prompts that `encode` found beside the images."""
+        """What a label is: a class; a row of `prompts`; or a row of the prompts that `encode` found
+        beside the images.
+        """
         return "class" if self.prompts() is None else "caption"
 
     @property
     def stride(self) -> int:
-        """Distance between the labels of successive samples, without a factor in common with their number."""
+        """Distance between the labels of successive samples, without a factor in common with their
+        number.
+        """
         return 1
 
     def build(self) -> Splits:
@@ -83,7 +98,8 @@ class Dataset(Config, ABC):
     ) -> tuple[list[str], dict[str, Any]]:
         """Make the data set in `folder`; return the names of its files, and facts for its manifest.
 
-        By default an npz for each split of `build`.  `progress` takes images done and images in all, of this rank.
+        By default an npz for each split of `build`.  `progress` takes images done and images in
+        all, of this rank.
         """
         names = []
         for split, (images, labels) in self.build().items():
@@ -92,7 +108,8 @@ class Dataset(Config, ABC):
         return names, {}
 
     def open(self, folder: Path, split: str) -> tuple[Any, Tensor]:
-        """A split that `encode` made: images (N, C, H, W) float32 in [-1, 1], or latents as if they were, and labels (N,).
+        """A split that `encode` made: images (N, C, H, W) float32 in [-1, 1], or latents as if they
+        were, and labels (N,).
 
         Raises UserError for missing or broken files.
         """

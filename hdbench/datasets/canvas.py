@@ -1,6 +1,8 @@
-"""`canvas`, 32x32, **semi-synthetic**: 2x2 textured digits of one class, each with its own shape, shift and texture.
+"""`canvas`, 32x32, **semi-synthetic**: 2x2 textured digits of one class, each with its own shape,
+shift and texture.
 
-Four times the area of `textured_digits`, so that one local flaw is small.  The *original* digits are split before anything.
+Four times the area of `textured_digits`, so that one local flaw is small.  The *original* digits
+are split before anything.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Canvas(TexturedDigits):
     """Four textured digits of one class on one image."""
 
     title: ClassVar[str] = (
-        "32x32, semi-synthetic: 2x2 textured digits of one class, each with its own shape, shift and texture"
+        "32x32, semi-synthetic: 2x2 textured digits of one class, each with its own shape, shift "
+        "and texture"
     )
 
     name: Literal["canvas"] = "canvas"
@@ -33,10 +36,11 @@ class Canvas(TexturedDigits):
         }
 
     def with_turned(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """For each split: images (N, 1, 32, 32) uint8, the same with every texture's phase turned by half a period, and
-        labels (N,) int64.
+        """For each split: images (N, 1, 32, 32) uint8, the same with every texture's phase turned
+        by half a period, and labels (N,) int64.
 
-        A label is drawn with the originals' frequencies, then four originals of it, uniformly and with replacement.
+        A label is drawn with the originals' frequencies, then four originals of it, uniformly and
+        with replacement.
         """
         splits = {}
         for number, (split, (ink, labels)) in enumerate(originals(self.seed).items()):

@@ -1,9 +1,11 @@
-"""`captions`, 16x16 RGB, **semi-synthetic**: a real handwritten digit in a colour, at a place, on a background, and a caption.
+"""`captions`, 16x16 RGB, **semi-synthetic**: a real handwritten digit in a colour, at a place, on a
+background, and a caption.
 
-Ten categories, as MJHQ-30K has: the digits.  A share of the combinations of digit, colour, place and background is held out:
-no image or caption of these is in `train`.  Every split has digits, that is shapes, of its own: `train` teaches the text encoder
-and the generator, `score` the other model of the same family that gives the CLIP score, and `test` is what samples are compared
-with.  Labels are rows of `prompts`: two captions of each combination.
+Ten categories, as MJHQ-30K has: the digits.  A share of the combinations of digit, colour, place
+and background is held out: no image or caption of these is in `train`.  Every split has digits,
+that is shapes, of its own: `train` teaches the text encoder and the generator, `score` the other
+model of the same family that gives the CLIP score, and `test` is what samples are compared with.
+Labels are rows of `prompts`: two captions of each combination.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Captions(Dataset):
     """Images of one digit each, and two captions of every combination of what they show."""
 
     title: ClassVar[str] = (
-        "16x16 RGB, semi-synthetic: a real handwritten digit in a colour, at a place, on a background, and a caption"
+        "16x16 RGB, semi-synthetic: a real handwritten digit in a colour, at a place, on a "
+        "background, and a caption"
     )
 
     name: Literal["captions"] = "captions"
@@ -77,9 +80,11 @@ class Captions(Dataset):
 
     @property
     def stride(self) -> int:
-        """How far apart the captions of successive samples are, so that few of them already mix everything.
+        """How far apart the captions of successive samples are, so that few of them already mix
+        everything.
 
-        The first number from the golden section of the rows on that has no factor in common with their number.
+        The first number from the golden section of the rows on that has no factor in common with
+        their number.
         """
         golden = round(self.classes * (math.sqrt(5) - 1) / 2)
         return next(
@@ -87,7 +92,9 @@ class Captions(Dataset):
         )
 
     def hidden_combinations(self) -> np.ndarray:
-        """Whether each combination is (960,): a random share of them, about as many for every digit."""
+        """Whether each combination is (960,): a random share of them, about as many for every
+        digit.
+        """
         combinations = int(np.prod(ATTRIBUTES))
         per_digit = combinations // len(DIGITS)
         rng = np.random.default_rng((self.seed, 1))
@@ -95,7 +102,9 @@ class Captions(Dataset):
         return np.concatenate([rng.permutation(per_digit) < count for _ in DIGITS])
 
     def prompts(self) -> list[dict[str, Any]]:
-        """Every caption with its category, and whether its combination is held out; a label is a row."""
+        """Every caption with its category, and whether its combination is held out; a label is a
+        row.
+        """
         hidden = self.hidden_combinations()
         rows = np.arange(self.classes)
         names = DIGITS, tuple(COLOURS), tuple(PLACES), tuple(BACKGROUNDS)
@@ -113,7 +122,9 @@ class Captions(Dataset):
         return table
 
     def build(self) -> Splits:
-        """`train`, `test` and `score`: images (N, 3, 16, 16) uint8 and rows of `prompts` (N,) int64, each digit equally often."""
+        """`train`, `test` and `score`: images (N, 3, 16, 16) uint8 and rows of `prompts` (N,)
+        int64, each digit equally often.
+        """
         parts = originals(self.seed)
         ink, digits = parts["train"]
         half = len(digits) // 2
@@ -135,7 +146,9 @@ def attributes_of(rows: np.ndarray) -> np.ndarray:
 
 
 def draw(ink: np.ndarray, digits: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, its digit drawn from ink (M, 8, 8) with the labels `digits`."""
+    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, its digit drawn from ink (M, 8, 8)
+    with the labels `digits`.
+    """
     images = np.empty((len(rows), 16, 16, 3))
     shapes = [np.flatnonzero(digits == digit) for digit in range(len(DIGITS))]
     for image, (digit, colour, place, background) in zip(images, attributes_of(rows)):

@@ -1,4 +1,6 @@
-"""`digits`: scikit-learn's 1,797 real 8x8 handwritten digits (UCI Optical Recognition of Handwritten Digits), 10 classes."""
+"""`digits`: scikit-learn's 1,797 real 8x8 handwritten digits (UCI Optical Recognition of
+Handwritten Digits), 10 classes.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class Digits(Dataset):
     """The originals themselves, split once at random."""
 
     title: ClassVar[str] = (
-        "1,797 real 8x8 handwritten digits of scikit-learn (UCI Optical Recognition of Handwritten Digits), 10 classes"
+        "1,797 real 8x8 handwritten digits of scikit-learn (UCI Optical Recognition of Handwritten "
+        "Digits), 10 classes"
     )
 
     name: Literal["digits"] = "digits"

@@ -1,7 +1,9 @@
-"""`textured_digits`, 16x16, **semi-synthetic**: real digit shapes whose ink carries a synthetic oriented texture.
+"""`textured_digits`, 16x16, **semi-synthetic**: real digit shapes whose ink carries a synthetic
+oriented texture.
 
-Structure (the digit) and detail (the texture) are separable by construction, so that what a method loses can be named.
-The *original* digits are split before anything is added: no shape of the test split was seen in training.
+Structure (the digit) and detail (the texture) are separable by construction, so that what a method
+loses can be named.  The *original* digits are split before anything is added: no shape of the test
+split was seen in training.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class TexturedDigits(Dataset):
     """Original digits, enlarged, shifted and textured."""
 
     title: ClassVar[str] = (
-        "16x16, semi-synthetic: real digit shapes whose ink carries a synthetic oriented texture, 10 classes"
+        "16x16, semi-synthetic: real digit shapes whose ink carries a synthetic oriented texture, "
+        "10 classes"
     )
     version: ClassVar[int] = 2  # in the first, digits filled the image and were shifted cyclically
 
@@ -53,8 +56,9 @@ class TexturedDigits(Dataset):
         return splits
 
     def textured(self, ink: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Of each original (N, 8, 8): enlarged to 14x14, put anywhere on 16x16, ink times a sinusoid; and the same image
-        with the sinusoid's phase turned by half a period.  Both (N, 1, 16, 16) uint8.
+        """Of each original (N, 8, 8): enlarged to 14x14, put anywhere on 16x16, ink times a
+        sinusoid; and the same image with the sinusoid's phase turned by half a period.  Both (N, 1,
+        16, 16) uint8.
         """
         n = len(ink)
         shape = F.pad(

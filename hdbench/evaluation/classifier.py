@@ -1,4 +1,6 @@
-"""The `classifier` protocol, that of the small suites: metrics on the features of the suite's own classifier."""
+"""The `classifier` protocol, that of the small suites: metrics on the features of the suite's own
+classifier.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from hdbench.metrics import Estimate, MetricInput, Settings, measure_metrics, sp
 def reference_arrays(
     parts: Mapping[str, tuple[Tensor, np.ndarray]], bands: int
 ) -> dict[str, np.ndarray]:
-    """Arrays of reference.npz from images (N, C, H, W) uint8 and features (N, d) of each real set."""
+    """Arrays of reference.npz from images (N, C, H, W) uint8 and features (N, d) of each set."""
     arrays = {}
     for name, (images, features) in parts.items():
         rings = spectrum.radial_power(to_float(images))
@@ -45,9 +47,9 @@ def metric_input(
     """What the metrics of the protocol, and those of other packages, may use of N samples.
 
     `images` (N, C, H, W) uint8, `wanted` classes (N,) or (N, A) int64, `features` (N, d) and
-    `probabilities` (N, classes) of the classifier, `real` what `reference_arrays` made. `real_split`
-    names the real set that the images are, if any. `clip` are CLIP's features (N, d) of the images
-    and of their captions.
+    `probabilities` (N, classes) of the classifier, `real` what `reference_arrays` made.
+    `real_split` names the real set that the images are, if any.  `clip` are CLIP's features (N, d)
+    of the images and of their captions.
     """
     return MetricInput(
         features=features.astype(np.float64),

@@ -1,4 +1,6 @@
-"""Evaluate images under named protocols: inputs checked first, one pass, every metric with its interval."""
+"""Evaluate images under named protocols: inputs checked first, one pass, every metric with its
+interval.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,16 @@ from hdbench.evaluation.results import Evaluation, Result
 def evaluate(request: Request) -> list[Evaluation] | None:
     """One evaluation a protocol; None on a rank other than 0, whose features are then written.
 
-    Raises UserError, before any network runs, for weights, samples, prompts or references that do not serve.
+    Raises UserError, before any network runs, for weights, samples, prompts or references that do
+    not serve.
     """
     extractors = Extractors(request)
     images, prompts = _samples(request)
     for protocol in request.protocols:
         if protocol.needs_reference and protocol.name not in request.references:
             raise UserError(
-                f"{protocol.name} needs a reference; give --reference with a folder or npz of real images"
+                f"{protocol.name} needs a reference; give --reference with a folder or npz of real "
+                "images"
                 + (
                     ", or ADM's VIRTUAL_imagenet256_labeled.npz"
                     if "sfid" in protocol.metrics
@@ -55,7 +59,9 @@ def evaluate(request: Request) -> list[Evaluation] | None:
 
 
 def build_references(request: Request, extractors: Extractors) -> dict[str, Reference] | None:
-    """The reference of each protocol that needs one, from the cache where it is there; None on ranks other than 0."""
+    """The reference of each protocol that needs one, from the cache where it is there; None on
+    ranks other than 0.
+    """
     found, plans = {}, {}
     for protocol in request.protocols:
         if not protocol.needs_reference:
@@ -65,8 +71,8 @@ def build_references(request: Request, extractors: Extractors) -> dict[str, Refe
             found[protocol.name] = references.checked(references.load(source), protocol, extractor)
             if changed := references.source_changed(found[protocol.name]):
                 raise UserError(
-                    f"{source}: stale: the images in {changed} have changed since; build it again with `hdbench "
-                    "reference`"
+                    f"{source}: stale: the images in {changed} have changed since; build it again "
+                    "with `hdbench reference`"
                 )
             _check_reference(request, protocol, found[protocol.name].ids)
         else:
@@ -85,13 +91,15 @@ def build_references(request: Request, extractors: Extractors) -> dict[str, Refe
 
 
 def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...]) -> None:
-    """UserError where the reference's images are too few for these samples' metrics, or lack prompts with categories."""
+    """UserError where the reference's images are too few for these samples' metrics, or lack
+    prompts with categories.
+    """
     if request.samples is None:
         return
     if "kid" in protocol.metrics and len(ids) < protocol.kid_subset_size:
         raise UserError(
-            f"{request.references[protocol.name]}: too few reference images, {len(ids)}; KID's subsets have "
-            f"{protocol.kid_subset_size}; give --kid-subset-size"
+            f"{request.references[protocol.name]}: too few reference images, {len(ids)}; KID's "
+            f"subsets have {protocol.kid_subset_size}; give --kid-subset-size"
         )
     if protocol.categories:
         read_prompts(request.prompts, ids, protocol.name)
@@ -109,8 +117,9 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
     for protocol in request.protocols:
         if request.n is None and protocol.n not in (None, found):
             raise UserError(
-                f"{request.samples}: holds {found} images, {protocol.name} wants {protocol.n}; give --n {found} "
-                f"to evaluate them under that count, which then stands in every metric's name"
+                f"{request.samples}: holds {found} images, {protocol.name} wants {protocol.n}; "
+                f"give --n {found} to evaluate them under that count, which then stands in every "
+                "metric's name"
             )
     if request.n is not None:
         if not 2 <= request.n <= found:
@@ -125,8 +134,8 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
         )
         if len(images) < least:
             raise UserError(
-                f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least {least} for "
-                f"{why}"
+                f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least "
+                f"{least} for {why}"
             )
     prompts = [protocol.name for protocol in request.protocols if protocol.prompts]
     return images, read_prompts(request.prompts, images.ids, prompts[0]) if prompts else None

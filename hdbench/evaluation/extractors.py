@@ -1,7 +1,9 @@
-"""Feature extractors: one preprocessing and one forward, which gives every layer that a protocol's metrics need.
+"""Feature extractors: one preprocessing and one forward, which gives every layer that a protocol's
+metrics need.
 
-Images come as uint8 (H, W, 3); features leave as float32 (B, d) on the CPU.  Inception is torch-fidelity's; its modules
-stand in the order in which its own forward runs them, so they serve clean-fid's and pytorch-fid's preprocessing as well.
+Images come as uint8 (H, W, 3); features leave as float32 (B, d) on the CPU.  Inception is
+torch-fidelity's; its modules stand in the order in which its own forward runs them, so they serve
+clean-fid's and pytorch-fid's preprocessing as well.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from hdbench.evaluation.protocols import Layout, Preprocessing
 from hdbench.evaluation.weights import Weights
 from hdbench.networks.tensors import as_buffer, is_torchscript, read_tensors
 
-CPU_BATCH = 8  # images a forward on a CPU, whatever --batch is: larger ones are slower, and may round otherwise
+CPU_BATCH = 8  # images a forward on a CPU: larger batches are slower, and may round otherwise
 SPATIAL_CHANNELS = 7  # of mixed_6/conv, 17 x 17: the ADM evaluator's features of sFID
 
 
@@ -36,10 +38,12 @@ def _mismatch(error: RuntimeError) -> str:
 
 
 class Inception:
-    """The network alone, to be shared by extractors; `classifier` (1008, 2048) turns features into logits without bias.
+    """The network alone, to be shared by extractors; `classifier` (1008, 2048) turns features into
+    logits without bias.
 
-    layout "library": as torch-fidelity runs it, to the bit.  "channels-last": batch norms folded into their convolutions,
-    pixels channels last; faster on a CPU (benchmarks/evaluation.py), as near to exact arithmetic as the library's float32.
+    layout "library": as torch-fidelity runs it, to the bit.  "channels-last": batch norms folded
+    into their convolutions, pixels channels last; faster on a CPU (benchmarks/evaluation.py), as
+    near to exact arithmetic as the library's float32.
     """
 
     def __init__(self, weights: Weights, device: torch.device, layout: Layout = "library"):
@@ -70,7 +74,8 @@ class Inception:
             )
         except RuntimeError as error:
             raise UserError(
-                f"{weights.path}: not the weights of torch-fidelity's Inception ({_mismatch(error)})"
+                f"{weights.path}: not the weights of torch-fidelity's Inception "
+                f"({_mismatch(error)})"
             ) from None
         if layout == "channels-last":
             for module in [
@@ -89,13 +94,15 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order: row, column, channel."""
+        """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order:
+        row, column, channel.
+        """
         found = {"2048": self.body(x.contiguous(memory_format=self._format)).flatten(1)}
         if "spatial" in layers:
             if self.classifier is None:
                 raise UserError(
-                    f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give torch-fidelity's "
-                    "file"
+                    f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give "
+                    "torch-fidelity's file"
                 )
             found["spatial"] = self._spatial.permute(0, 2, 3, 1).flatten(1)
         return {layer: found[layer] for layer in layers}
@@ -104,9 +111,10 @@ class Inception:
 class InceptionExtractor:
     """Inception under one preprocessing.
 
-    tensorflow: TensorFlow 1's bilinear resizing to 299, (x - 128) / 128 (torch-fidelity, ADM's evaluator).  clean: Pillow's
-    bicubic resizing of each channel in float, the same scaling (clean-fid).  pytorch_fid: shorter side to `resolution`
-    (Pillow, bilinear), centre crop, then bilinear to 299 without antialiasing, 2 x - 1 (pytorch-fid, SANA's toolkit).
+    tensorflow: TensorFlow 1's bilinear resizing to 299, (x - 128) / 128 (torch-fidelity, ADM's
+    evaluator).  clean: Pillow's bicubic resizing of each channel in float, the same scaling
+    (clean-fid).  pytorch_fid: shorter side to `resolution` (Pillow, bilinear), centre crop, then
+    bilinear to 299 without antialiasing, 2 x - 1 (pytorch-fid, SANA's toolkit).
     """
 
     def __init__(
@@ -145,7 +153,9 @@ class InceptionExtractor:
         }
 
     def prepare(self, image: np.ndarray) -> Tensor:
-        """One image, (H, W, 3) uint8 -> (3, H', W'); the part of the work that is done in parallel on the CPU."""
+        """One image, (H, W, 3) uint8 -> (3, H', W'); the part of the work that is done in parallel
+        on the CPU.
+        """
         if self.preprocessing == "tensorflow":
             return torch.from_numpy(image).permute(2, 0, 1)
         if self.preprocessing == "clean":
@@ -218,7 +228,8 @@ class ClipExtractor:
                     or "hf_model_name" in settings["text_cfg"]
                 ):
                     raise UserError(
-                        f"{weights.path}: not a plain CLIP of open_clip, but one with a tower of another library"
+                        f"{weights.path}: not a plain CLIP of open_clip, but one with a tower of "
+                        "another library"
                     )
             except (OSError, ValueError, KeyError, TypeError):
                 raise UserError(

@@ -1,8 +1,9 @@
-"""Features on disk: one pass over the images for all extractors, a shard for each rank, merged in the images' order.
+"""Features on disk: one pass over the images for all extractors, a shard for each rank, merged in
+the images' order.
 
-A set of features lies under a key of the images' and weights' digests, preprocessing, layers and library versions, so it
-cannot be taken for another.  A shard is a .safetensors file and a JSON file with its sample ids and its digest, written
-last: without it the shard does not exist.
+A set of features lies under a key of the images' and weights' digests, preprocessing, layers and
+library versions, so it cannot be taken for another.  A shard is a .safetensors file and a JSON file
+with its sample ids and its digest, written last: without it the shard does not exist.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Shard(NamedTuple):
                 values[name] = int(text)
         if not 0 <= values["rank"] < values["world_size"]:
             raise UserError(
-                f"rank {values['rank']} of world size {values['world_size']}: ranks count from 0 to "
-                "world size - 1"
+                f"rank {values['rank']} of world size {values['world_size']}: ranks count from 0 "
+                "to world size - 1"
             )
         return cls(values["rank"], values["world_size"], wait_seconds)
 
@@ -101,10 +102,12 @@ def key_of(images: Images, extractor: Extractor, texts: Sequence[str] | None) ->
 def extract(
     images: Images, extractors: Sequence[Extractor], texts: Sequence[str] | None, settings: Settings
 ) -> list[Features] | None:
-    """Features of each extractor; every image is decoded once for all that are not in the cache yet.
+    """Features of each extractor; every image is decoded once for all that are not in the cache
+    yet.
 
-    Rank 0 waits for the other ranks and returns the merged features; the others return None when their shard is written.
-    Raises UserError for a broken image, a broken cache, or a rank that does not come.
+    Rank 0 waits for the other ranks and returns the merged features; the others return None when
+    their shard is written.  Raises UserError for a broken image, a broken cache, or a rank that
+    does not come.
     """
     keys = [key_of(images, extractor, texts) for extractor in extractors]
     folders = [settings.cache / "features" / digest_of(key)[:16] for key in keys]
@@ -169,8 +172,9 @@ def _pass(
                 for layer, values in extractor([image[which] for image in batch], own).items():
                     if (broken := np.flatnonzero(~np.isfinite(values).all(1))).size:
                         raise UserError(
-                            f"{extractor.weights.path}: gives features that are not finite, first for the image "
-                            f"{images.ids[part[broken[0]]]!r}; get these weights again"
+                            f"{extractor.weights.path}: gives features that are not finite, first "
+                            f"for the image {images.ids[part[broken[0]]]!r}; get these weights "
+                            "again"
                         )
                     found[which][layer].append(values)
     progress(len(rows))
@@ -240,15 +244,16 @@ def _merged(
                 if not (folder / f"shard-{rank}-of-{world_size}.json").is_file()
             ]
             raise UserError(
-                f"{folder}: no features from rank {', '.join(map(str, absent))} of {world_size} after "
-                f"{wait_seconds:.0f} seconds; run the same command on these ranks, finished shards are kept"
+                f"{folder}: no features from rank {', '.join(map(str, absent))} of {world_size} "
+                f"after {wait_seconds:.0f} seconds; run the same command on these ranks, finished "
+                "shards are kept"
             )
         time.sleep(0.2)
     shards = [_read(folder, f"shard-{rank}-of-{size}", key) for rank in range(size)]
     if any(names != list(ids[rank::size]) for rank, (names, _) in enumerate(shards)):
         raise UserError(
-            f"{folder}: its shards do not hold each of the {len(ids)} images once, in their order; delete this "
-            "folder and run again"
+            f"{folder}: its shards do not hold each of the {len(ids)} images once, in their order; "
+            "delete this folder and run again"
         )
     position = {name: row for row, name in enumerate(name for names, _ in shards for name in names)}
     order = [position[name] for name in ids]

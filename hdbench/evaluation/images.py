@@ -1,6 +1,8 @@
-"""Images to evaluate, of any origin: a folder of PNG or JPEG files, or npz files with `arr_0` (N, H, W, 3) uint8.
+"""Images to evaluate, of any origin: a folder of PNG or JPEG files, or npz files with `arr_0` (N,
+H, W, 3) uint8.
 
-Every file is read and its header checked before anything is computed; pixels are decoded one by one, when asked for.
+Every file is read and its header checked before anything is computed; pixels are decoded one by
+one, when asked for.
 """
 
 from __future__ import annotations
@@ -29,9 +31,11 @@ CONVERSION = "--allow conversion"
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """N images in a fixed order, each with an id that is unique; `digest` is of all contents and ids.
+    """N images in a fixed order, each with an id that is unique; `digest` is of all contents and
+    ids.
 
-    `load(i)` gives image i as (H, W, 3) uint8.  Ids: path inside the folder without suffix, or position in the npz files.
+    `load(i)` gives image i as (H, W, 3) uint8.  Ids: path inside the folder without suffix, or
+    position in the npz files.
     """
 
     source: str
@@ -76,8 +80,9 @@ class Images:
 def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = False) -> Images:
     """The images of a folder (recursive) or of an npz file.
 
-    `allow` may hold "conversion" (grey, palette and transparent images become RGB by Pillow's convert) and "mixed-sizes".
-    Raises UserError for what cannot be read, is not RGB, or is not of one size (unless `mixed_sizes`).
+    `allow` may hold "conversion" (grey, palette and transparent images become RGB by Pillow's
+    convert) and "mixed-sizes".  Raises UserError for what cannot be read, is not RGB, or is not of
+    one size (unless `mixed_sizes`).
     """
     if not path.exists():
         raise UserError(
@@ -86,7 +91,8 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
     if path.is_file():
         if path.suffix != ".npz":
             raise UserError(
-                f"{path}: not an npz file; give a folder of PNG or JPEG files, or an npz file with arr_0"
+                f"{path}: not an npz file; give a folder of PNG or JPEG files, or an npz file with "
+                "arr_0"
             )
         images = _open_npz([path], path, allow)
     else:
@@ -95,7 +101,8 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
         archives = [file for file in files if file.suffix == ".npz"]
         if pictures and archives:
             raise UserError(
-                f"{path}: holds both image files and npz files ({archives[0].name}); give a folder of one kind"
+                f"{path}: holds both image files and npz files ({archives[0].name}); give a folder "
+                "of one kind"
             )
         if not pictures and not archives:
             raise UserError(f"{path}: holds no .png, .jpg, .jpeg or .npz file")
@@ -105,14 +112,16 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
     if len(images.sizes) > 1 and not mixed_sizes and "mixed-sizes" not in allow:
         (a, count), (b, _) = images.sizes.most_common()[0], images.sizes.most_common()[-1]
         raise UserError(
-            f"{path}: images of {len(images.sizes)} sizes ({count} of {a[1]}x{a[0]}, but also {b[1]}x{b[0]}); "
-            "make them alike, or give --allow mixed-sizes to resize each by itself"
+            f"{path}: images of {len(images.sizes)} sizes ({count} of {a[1]}x{a[0]}, but also "
+            f"{b[1]}x{b[0]}); make them alike, or give --allow mixed-sizes to resize each by itself"
         )
     return images
 
 
 def of_dataset(text: str, allow: Collection[str]) -> Images:
-    """The images of `NAME:SPLIT`, a data set of the suites with its default configuration; UserError if there is none."""
+    """The images of `NAME:SPLIT`, a data set of the suites with its default configuration;
+    UserError if there is none.
+    """
     name, _, split = text.partition(":")
     known = [known for known, dataset in DATASETS.load().items() if dataset.stored == "memory"]
     if name not in known:
@@ -123,8 +132,8 @@ def of_dataset(text: str, allow: Collection[str]) -> Images:
     images, labels = splits[split]
     if images.shape[1] != 3 and "conversion" not in allow:
         raise UserError(
-            f"--dataset = {text!r}: grey images, not RGB; give {CONVERSION} to have them repeated over three "
-            "channels"
+            f"--dataset = {text!r}: grey images, not RGB; give {CONVERSION} to have them repeated "
+            "over three channels"
         )
     array = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
     return Images(
@@ -181,8 +190,8 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
         raise UserError(f"{str(file)!a}: a name that is not UTF-8; rename it") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(
-            f"{file}: by its header more than {Image.MAX_IMAGE_PIXELS:,} pixels, which no image to evaluate has; "
-            "make it again"
+            f"{file}: by its header more than {Image.MAX_IMAGE_PIXELS:,} pixels, which no image to "
+            "evaluate has; make it again"
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         what = (
@@ -204,8 +213,9 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
             "RGB;16": "an image of 16 bits a channel",
         }
         raise UserError(
-            f"{file}: {kind.get(mode, 'an image')} (mode {mode}), not RGB; give {CONVERSION} to have every such "
-            "image converted by Pillow's convert('RGB'), as torch-fidelity and clean-fid do"
+            f"{file}: {kind.get(mode, 'an image')} (mode {mode}), not RGB; give {CONVERSION} to "
+            "have every such image converted by Pillow's convert('RGB'), as torch-fidelity and "
+            "clean-fid do"
         )
     return hashlib.sha256(content).hexdigest(), (height, width)
 
@@ -229,7 +239,8 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
         names.append(_optional(file, ("ids",), len(arrays[-1]), np.str_))
     if len({part is None for part in names}) > 1:
         raise UserError(
-            f"{source}: some of its npz files hold ids and others do not; give ids to all or to none"
+            f"{source}: some of its npz files hold ids and others do not; give ids to all or to "
+            "none"
         )
     ends = np.cumsum([len(array) for array in arrays])
     width = max(6, len(str(ends[-1])))
@@ -286,8 +297,8 @@ def _array(file: Path, convert: bool) -> np.ndarray:
         raise UserError(f"{file}: arr_0 has the shape {array.shape}, not (N, H, W, 3){hint}")
     if array.shape[3] == 1 and not convert:
         raise UserError(
-            f"{file}: grey images (one channel), not RGB; give {CONVERSION} to have them repeated over three "
-            "channels"
+            f"{file}: grey images (one channel), not RGB; give {CONVERSION} to have them repeated "
+            "over three channels"
         )
     return array
 
@@ -299,8 +310,8 @@ def _optional(file: Path, names: tuple[str, ...], n: int, kind: type) -> np.ndar
             if array.shape != (n,) or not np.issubdtype(array.dtype, kind):
                 what = "text" if kind is np.str_ else "whole number"
                 raise UserError(
-                    f"{file}: {name} is {array.dtype} of shape {array.shape}, not one {what} for each of {n} "
-                    "images"
+                    f"{file}: {name} is {array.dtype} of shape {array.shape}, not one {what} for "
+                    f"each of {n} images"
                 )
             return np.array(array)
     return None

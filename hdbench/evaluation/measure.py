@@ -29,15 +29,15 @@ def measure(
 ) -> dict[str, Estimate]:
     """The protocol's metrics, in its order.
 
-    `features` are Inception's by layer, `classifier` (1008, 2048) turns them into logits, `clip` are
-    the features "image" and "text" of CLIP's towers; captions hold the categories.
+    `features` are Inception's by layer, `classifier` (1008, 2048) turns them into logits, `clip`
+    are the features "image" and "text" of CLIP's towers; captions hold the categories.
     """
     logits = None
     if "inception_score" in protocol.metrics:
         if classifier is None:
             raise UserError(
-                "clean-fid's Inception has no logits for the inception score; give torch-fidelity's "
-                "file"
+                "clean-fid's Inception has no logits for the inception score; give "
+                "torch-fidelity's file"
             )
         logits = features["2048"].astype(np.float64) @ classifier.T.astype(np.float64)
     sample = MetricInput(
@@ -60,14 +60,16 @@ def notes(protocol: Protocol, images: Images) -> list[str]:
     if protocol.image_size and set(images.sizes) != {(protocol.image_size,) * 2}:
         height, width = images.sizes.most_common(1)[0][0]
         sentences.append(
-            f"images are {width}x{height}, those of {protocol.name} {protocol.image_size}x{protocol.image_size}"
+            f"images are {width}x{height}, those of {protocol.name} "
+            f"{protocol.image_size}x{protocol.image_size}"
         )
     if {"fid", "sfid"} & set(protocol.metrics) and len(images) < 2 * 2048:
         sentences.append(
-            f"{len(images)} images are few for 2,048 dimensions: the Frechet distance is far above that of more "
-            "images, and its interval is wider than need be"
+            f"{len(images)} images are few for 2,048 dimensions: the Frechet distance is far above "
+            "that of more images, and its interval is wider than need be"
             + (
-                ", and with 2,048 or fewer the libraries' rounding is part of its value, about 1e-5 of it"
+                ", and with 2,048 or fewer the libraries' rounding is part of its value, about "
+                "1e-5 of it"
                 if len(images) <= 2048
                 else ""
             )

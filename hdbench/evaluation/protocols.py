@@ -1,6 +1,8 @@
-"""Protocols: what exactly a number means.  Images, preprocessing, network, layers, metrics and their settings, by name.
+"""Protocols: what exactly a number means.  Images, preprocessing, network, layers, metrics and
+their settings, by name.
 
-Two numbers are comparable when protocol, reference digest and N are the same; a table never mixes them.
+Two numbers are comparable when protocol, reference digest and N are the same; a table never mixes
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ Layout = Literal["library", "channels-last"]
 
 
 class Protocol(Config):
-    """One protocol; `about` is printed with its numbers.  A changed field is named in the protocol column."""
+    """One protocol; `about` is printed with its numbers.  A changed field is named in the protocol
+    column.
+    """
 
     name: str
     about: str
@@ -86,9 +90,10 @@ PROTOCOLS = {
             metrics=("fid", "sfid", "inception_score", "precision", "recall"),
             quality=("fid", "sfid", "inception_score", "precision", "recall"),
             distance="fid",
-            about="ImageNet 256x256, class-conditional: 50,000 samples against ADM's VIRTUAL_imagenet256_labeled.npz "
-            "(its statistics for FID and sFID, its 10,000 images for precision and recall only, k = 3), by "
-            "torch-fidelity's Inception; inception score in the order of ids, 5,000 a part, as ADM's evaluator",
+            about="ImageNet 256x256, class-conditional: 50,000 samples against ADM's "
+            "VIRTUAL_imagenet256_labeled.npz (its statistics for FID and sFID, its 10,000 images "
+            "for precision and recall only, k = 3), by torch-fidelity's Inception; inception score "
+            "in the order of ids, 5,000 a part, as ADM's evaluator",
         ),
         Protocol(
             name="torch_fidelity",
@@ -115,8 +120,9 @@ PROTOCOLS = {
             metrics=("fid", "fid_{category}", "clip_score"),
             quality=("fid", "clip_score"),
             distance="fid",
-            about="MJHQ-30K as SANA's toolkit has it: shorter side to `resolution`, centre crop, pytorch-fid; CLIP score "
-            "by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix",
+            about="MJHQ-30K as SANA's toolkit has it: shorter side to `resolution`, centre crop, "
+            "pytorch-fid; CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped "
+            "nor with a prefix",
         ),
         Protocol(
             name="clip_score",
@@ -124,7 +130,10 @@ PROTOCOLS = {
             metrics=("clip_score",),
             quality=("clip_score",),
             distance=None,
-            about="CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix",
+            about=(
+                "CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a "
+                "prefix"
+            ),
         ),
         Protocol(
             name="classifier",
@@ -143,8 +152,8 @@ PROTOCOLS = {
             ),
             quality=("fd_train", "fd_test", "precision", "recall"),
             distance="fd_test",
-            about="the small suites': Frechet distances, precision and recall on the features of the suite's own "
-            "classifier, never called FID; accuracy, classifier score and spectrum",
+            about="the small suites': Frechet distances, precision and recall on the features of "
+            "the suite's own classifier, never called FID; accuracy, classifier score and spectrum",
         ),
     )
 }
@@ -161,7 +170,8 @@ def protocol_named(name: str) -> Protocol:
 def label(
     protocol: Protocol, weights: dict[str, str], reference: str, layout: Layout = "library"
 ) -> str:
-    """The protocol column: name, every deviation from the named protocol, and the reference's digest.
+    """The protocol column: name, every deviation from the named protocol, and the reference's
+    digest.
 
     `weights` holds the digests of those weights that are not the public ones.
     """

@@ -1,8 +1,9 @@
-"""References: statistics of real images with their square roots, and features where a metric needs them.
+"""References: statistics of real images with their square roots, and features where a metric needs
+them.
 
-A reference lies under a digest of its images' contents, the weights, preprocessing, layers, n and library versions, never
-under a name.  It is built from images, or from an npz that holds ADM's statistics (`mu, sigma, mu_s, sigma_s`), whose images
-then serve precision and recall alone.
+A reference lies under a digest of its images' contents, the weights, preprocessing, layers, n and
+library versions, never under a name.  It is built from images, or from an npz that holds ADM's
+statistics (`mu, sigma, mu_s, sigma_s`), whose images then serve precision and recall alone.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ STATISTICS = {"2048": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Statistics by layer and features (M, d) by layer of one reference; `ids` are those of the features."""
+    """Statistics by layer and features (M, d) by layer of one reference; `ids` are those of the
+    features.
+    """
 
     digest: str
     key: dict[str, Any]
@@ -73,7 +76,8 @@ def plan(
     cache: Path,
     allow: frozenset[str] = frozenset(),
 ) -> Plan:
-    """What the reference of a folder of images, an npz of images, or an npz of ADM's statistics will be.
+    """What the reference of a folder of images, an npz of images, or an npz of ADM's statistics
+    will be.
 
     Raises UserError for a source that does not serve the protocol.
     """
@@ -89,8 +93,8 @@ def plan(
         needed = protocol.neighbours + 1 if {"precision", "recall"} & set(protocol.metrics) else 2
         if len(images) < needed:
             raise UserError(
-                f"{images.source}: only {len(images)} images; a reference of {protocol.name} needs at least "
-                f"{needed}"
+                f"{images.source}: only {len(images)} images; a reference of {protocol.name} needs "
+                f"at least {needed}"
             )
     if given:
         extractor = InceptionExtractor(
@@ -118,7 +122,9 @@ def plan(
 
 
 def build(plans: Sequence[Plan], settings: Settings) -> bool:
-    """Build those that are not in the cache, each source decoded once for all; False on a rank that only does its part."""
+    """Build those that are not in the cache, each source decoded once for all; False on a rank that
+    only does its part.
+    """
     missing = [each for each in plans if not each.built]
     for source in dict.fromkeys(each.source for each in missing):
         group = [each for each in missing if each.source == source]
@@ -168,8 +174,9 @@ def _statistics(path: Path, protocol: Protocol) -> dict[str, tuple[np.ndarray, n
             )
         if mu.shape != (d,) or sigma.shape != (d, d) or not _is_covariance(mu, sigma):
             raise UserError(
-                f"{path}: {', '.join(STATISTICS[layer])} have the shapes {mu.shape} and {sigma.shape}, or "
-                f"values not finite, or not those of a covariance; they must be finite, ({d},) and ({d}, {d})"
+                f"{path}: {', '.join(STATISTICS[layer])} have the shapes {mu.shape} and "
+                f"{sigma.shape}, or values not finite, or not those of a covariance; they must be "
+                f"finite, ({d},) and ({d}, {d})"
             )
     return {layer: (np.array(mu), np.array(sigma)) for layer, (mu, sigma) in found.items()}
 
@@ -249,8 +256,8 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     )
     if kind != KIND or digest != digest_of(own) or key not in (None, own) or changed:
         raise UserError(
-            f"{folder / (changed or MANIFEST)}: differs from its manifest, so the reference was tampered with "
-            f"or is broken; delete the folder {folder} and run again"
+            f"{folder / (changed or MANIFEST)}: differs from its manifest, so the reference was "
+            f"tampered with or is broken; delete the folder {folder} and run again"
         )
     arrays = load_file(folder / "statistics.safetensors")
     statistics = {
@@ -274,26 +281,30 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
 
 
 def checked(found: Reference, protocol: Protocol, extractor: InceptionExtractor) -> Reference:
-    """The reference itself, or UserError where it was built by another extractor, or lacks what the protocol needs."""
+    """The reference itself, or UserError where it was built by another extractor, or lacks what the
+    protocol needs.
+    """
     theirs, ours = found.key["extractor"], extractor.description()
     for name in ours:
         if name not in ("layers", "device", "layout") and theirs.get(name) != ours[name]:
             raise UserError(
-                f"{found.folder}: stale: built with {name} {theirs.get(name)}, now {ours[name]}; build it again "
-                "with `hdbench reference`"
+                f"{found.folder}: stale: built with {name} {theirs.get(name)}, now {ours[name]}; "
+                "build it again with `hdbench reference`"
             )
     lacking = [layer for layer in protocol.layers if layer not in found.statistics]
     lacking += [layer for layer in protocol.reference_layers if layer not in found.features]
     if lacking:
         raise UserError(
-            f"{found.folder}: has no layer {lacking[0]} that {protocol.name} needs; build it with `hdbench "
-            f"reference --protocol {protocol.name}`"
+            f"{found.folder}: has no layer {lacking[0]} that {protocol.name} needs; build it with "
+            f"`hdbench reference --protocol {protocol.name}`"
         )
     return found
 
 
 def copy(found: Reference, folder: Path) -> None:
-    """The reference as a folder of its own, which `hdbench evaluate --reference` takes; UserError if something is there."""
+    """The reference as a folder of its own, which `hdbench evaluate --reference` takes; UserError
+    if something is there.
+    """
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another --out folder or delete it")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -309,7 +320,9 @@ def copy(found: Reference, folder: Path) -> None:
 
 
 def source_changed(found: Reference) -> str | None:
-    """What a built reference's images are now, if they are still where they were and differ; else None."""
+    """What a built reference's images are now, if they are still where they were and differ; else
+    None.
+    """
     source = Path(json.loads((found.folder / MANIFEST).read_text(encoding="utf-8"))["source"])
     if not source.exists() or (source / MANIFEST).is_file():
         return None

@@ -86,7 +86,9 @@ class Evaluation:
         )
 
     def save(self, path: Path) -> None:
-        """Rows to `path` (.csv or .json, that with all facts), influences and ids to the .npz beside it."""
+        """Rows to `path` (.csv or .json, that with all facts), influences and ids to the .npz
+        beside it.
+        """
         arrays = {
             f"{kind}.{metric}": np.array(values)
             for metric, (estimate, ids) in self.results.items()
@@ -129,7 +131,9 @@ def _number(value: float | None) -> float | None:
 
 
 def check_out(path: Path) -> None:
-    """UserError where `Evaluation.save` could not write, or would write its influences over something else."""
+    """UserError where `Evaluation.save` could not write, or would write its influences over
+    something else.
+    """
     place = next(folder for folder in path.absolute().parents if folder.exists())
     influences = path.with_suffix(".npz")
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -142,13 +146,15 @@ def check_out(path: Path) -> None:
         foreign = True
     if foreign or path.is_dir():
         raise UserError(
-            f"--out = {path}: {influences if foreign else path} is something else, which would be overwritten; "
-            "choose another name"
+            f"--out = {path}: {influences if foreign else path} is something else, which would be "
+            "overwritten; choose another name"
         )
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """The results that `Evaluation.save` wrote beside a table, for `metrics.comparison.paired_difference`."""
+    """The results that `Evaluation.save` wrote beside a table, for
+    `metrics.comparison.paired_difference`.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             metrics = [name.removeprefix("value.") for name in arrays if name.startswith("value.")]

@@ -1,24 +1,25 @@
-"""Classifier-free guidance as one object: its scale, when it acts, and what it costs."""
+"""Classifier-free guidance (Ho & Salimans, arXiv 2207.12598), in an interval of times (arXiv 2404.07724)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 from torch import nn
 
-from hdbench.core.config import Config
-from hdbench.flow.path import Velocity, guided
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from hdbench.core.config import Config, Fraction
+from hdbench.flow.path import Velocity, guided, velocity
 
 
 class Guidance(Config):
-    """A number in a suite means its scale."""
+    """How strongly the teacher is guided, and at which times; one object wherever it is used.
+
+    A number in a suite means its scale.
+    """
 
     scale: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
     interval: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), strict=False, description="times t in which it acts"
+        (0.0, 1.0), strict=False, description="times at which guidance acts; elsewhere w = 1"
     )
 
     @model_validator(mode="before")
@@ -36,14 +37,14 @@ class Guidance(Config):
 
     @property
     def active(self) -> bool:
-        """Whether guided and plain velocity differ."""
+        """Whether it changes anything."""
         return self.scale != 1.0
 
     @property
     def evaluations(self) -> int:
-        """Network evaluations of one velocity: 2 where guidance is active, else 1."""
+        """Network evaluations of one velocity: both halves of guidance count."""
         return 2 if self.active else 1
 
     def of(self, network: nn.Module) -> Velocity:
-        """The guided velocity of a network, see `hdbench.flow.path.guided`."""
-        return guided(network, self.scale, self.interval)
+        """The guided velocity (z, t, c) -> v^w of a network u(z, r, t, c)."""
+        return guided(network, self.scale, self.interval) if self.active else velocity(network)

@@ -63,9 +63,11 @@ METRICS = Registry(
 
 
 def metric_of(name: str) -> type[Metric] | None:
-    """The metric of a name with or without its sample count, such as `fd_train_4k` or `power_band2`.
+    """The metric of a name with or without its sample count, such as `fd_train_4k` or
+    `power_band2`.
 
-    A metric of its own comes before a family: `fd_test_4k` is `fd_test`. None for a name of no metric.
+    A metric of its own comes before a family: `fd_test_4k` is `fd_test`.  None for a name of no
+    metric.
     """
     matching = [metric for metric in METRICS.values() if metric.matches(name)]
     return min(matching, key=lambda metric: metric.is_family(), default=None)
@@ -98,6 +100,6 @@ def _check(metric: type[Metric], name: str, estimate: Estimate, sample: MetricIn
     rows = sample.size if estimate.rows is None else len(estimate.rows)
     if estimate.influence.shape != (rows,):
         raise UserError(
-            f"{where}: its influence has the shape {estimate.influence.shape}, not ({rows},), one value "
-            "for each sample; fix the metric"
+            f"{where}: its influence has the shape {estimate.influence.shape}, not ({rows},), one "
+            "value for each sample; fix the metric"
         )

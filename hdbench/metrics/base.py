@@ -119,10 +119,11 @@ class MetricInput:
 
 
 class Metric(ABC):
-    """One metric, or a family of metrics whose names differ in one place; never instantiated with state.
+    """One metric, or a family of metrics whose names differ in one place; never instantiated with
+    state.
 
-    A subclass sets `name` (a family: with a placeholder, as `power_band{n}`) and `title`, and defines
-    `measure`. Numbers appear in results as `<name>_<N>`, so a name says nothing about N.
+    A subclass sets `name` (a family: with a placeholder, as `power_band{n}`) and `title`, and
+    defines `measure`.  Numbers appear in results as `<name>_<N>`, so a name says nothing about N.
     """
 
     name: ClassVar[str]
@@ -147,7 +148,8 @@ class Metric(ABC):
 
     @abstractmethod
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        """The metric by its name, or each member of the family by its own; {} where it has no meaning.
+        """The metric by its name, or each member of the family by its own; {} where it has no
+        meaning.
 
         Influences are of the N samples in their order.
         """
@@ -159,7 +161,7 @@ class Metric(ABC):
 
     @classmethod
     def matches(cls, name: str) -> bool:
-        """Whether a name, with or without its sample count, is this metric's or one of its family."""
+        """Whether a name, with or without its count, is this metric's or one of its family."""
         pattern = re.sub(r"\\\{[^}]*\\\}", ".+", re.escape(cls.name))
         return re.fullmatch(rf"{pattern}(_\d+k?)?", name) is not None
 

@@ -1,4 +1,6 @@
-"""Metrics on a classifier's probabilities: accuracy on the wanted class, and the analogue of the Inception score."""
+"""Metrics on a classifier's probabilities: accuracy on the wanted class, and the analogue of the
+Inception score.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ def accuracy(
 ) -> Estimate:
     """Share of samples whose likeliest class is the label; probabilities (N, classes), labels (N,).
 
-    With several `attributes` (numbers of classes, with probabilities side by side) and labels (N, A)
-    the share with all of them right.
+    With several `attributes` (numbers of classes, with probabilities side by side) and labels (N,
+    A) the share with all of them right.
     """
     groups = (
         np.split(probabilities, np.cumsum(attributes)[:-1], axis=1)
@@ -27,7 +29,8 @@ def accuracy(
 
 
 def classifier_score(probabilities: np.ndarray) -> Estimate:
-    """exp(mean_i KL(p_i || mean p)), the Inception score's formula (arXiv 1606.03498) with our classifier, one split.
+    """exp(mean_i KL(p_i || mean p)), the Inception score's formula (arXiv 1606.03498) with our
+    classifier, one split.
 
     The marginal's own sampling error is of second order, since sum_i p_i / mean p is constant, so
     IF_i = score (KL_i - mean KL).

@@ -1,4 +1,6 @@
-"""CLIP score: 100 cos(image, text), neither clamped nor with a prompt prefix, the convention of SANA's toolkit."""
+"""CLIP score: 100 cos(image, text), neither clamped nor with a prompt prefix, the convention of
+SANA's toolkit.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from hdbench.metrics.base import Estimate, Metric, MetricInput, mean
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> Estimate:
-    """Mean over samples of 100 cos of image features (N, d) and their own prompts' (N, d), any float."""
+    """Mean over samples of 100 cos of image features (N, d) and their own prompts' (N, d), any
+    float.
+    """
     a, b = (
         x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
         for x in (images, texts)

@@ -1,8 +1,9 @@
-"""Frechet distance between Gaussians fitted to features, in float64, with the influence of every sample.
+"""Frechet distance between Gaussians fitted to features, in float64, with the influence of every
+sample.
 
-d^2 = |mu - mu_r|^2 + tr(Sigma + Sigma_r - 2 (S Sigma S)^(1/2)),  S = Sigma_r^(1/2)              (arXiv 1706.08500)
-IF_i = 2 z_i.(mu - mu_r) + z_i' G z_i - tr(G Sigma),  G = I - S (S Sigma S)^(-1/2) S,  z_i = x_i - mu
-The estimate is biased in N: compare only values of equal N.
+d^2 = |mu - mu_r|^2 + tr(Sigma + Sigma_r - 2 (S Sigma S)^(1/2)),  S = Sigma_r^(1/2)
+(arXiv 1706.08500) IF_i = 2 z_i.(mu - mu_r) + z_i' G z_i - tr(G Sigma),  G = I - S (S Sigma
+S)^(-1/2) S,  z_i = x_i - mu The estimate is biased in N: compare only values of equal N.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class GaussianReference:
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance (d, d) with N - 1 of features (N, d), float64 whatever the features are."""
+    """Mean (d,) and covariance (d, d) with N - 1 of features (N, d), float64 whatever the features
+    are.
+    """
     x = features.astype(np.float64)
     mu = x.mean(0)
     x -= mu
@@ -50,18 +53,22 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
-    """Power of a positive semi-definite matrix; eigenvalues under 1e-12 of the largest count as zero."""
+    """Power of a positive semi-definite matrix; eigenvalues under 1e-12 of the largest count as
+    zero.
+    """
     values, vectors = np.linalg.eigh(symmetric)
     keep = values > 1e-12 * values[-1]
     return (vectors[:, keep] * values[keep] ** exponent) @ vectors[:, keep].T
 
 
 def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 from mean (d,) and covariance (d, d), without influences: the eigenvalues of one symmetric matrix.
+    """d^2 from mean (d,) and covariance (d, d), without influences: the eigenvalues of one
+    symmetric matrix.
 
-    tr (S Sigma S)^(1/2) = tr (L' Sigma L)^(1/2) for the Cholesky factor L of Sigma_r, which costs a quarter to form.
-    Eigenvalues carry an error of about 1e-16 of the largest, whose root is 1e-8 for each that should be zero; singular
-    values of S Sigma^(1/2) do not, so they are taken where a covariance is singular or nearly so.
+    tr (S Sigma S)^(1/2) = tr (L' Sigma L)^(1/2) for the Cholesky factor L of Sigma_r, which costs a
+    quarter to form.  Eigenvalues carry an error of about 1e-16 of the largest, whose root is 1e-8
+    for each that should be zero; singular values of S Sigma^(1/2) do not, so they are taken where a
+    covariance is singular or nearly so.
     """
     if reference.cholesky is not None:
         inner, _ = scipy.linalg.lapack.dsygst(sigma.T, reference.cholesky, itype=2, lower=1)
@@ -84,17 +91,21 @@ def is_singular(n: int, reference: GaussianReference) -> bool:
 
 
 def library_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 from the eigenvalues of Sigma Sigma_r, as torch-fidelity and (by `sqrtm`, alike to 1e-7) clean-fid have it.
+    """d^2 from the eigenvalues of Sigma Sigma_r, as torch-fidelity and (by `sqrtm`, alike to 1e-7)
+    clean-fid have it.
 
-    Zero eigenvalues come out as about 1e-16 of the largest, and the sum of their roots makes this value too small, by up to
-    1e-5 of it where covariances are singular; elsewhere it is `statistics_distance`.
+    Zero eigenvalues come out as about 1e-16 of the largest, and the sum of their roots makes this
+    value too small, by up to 1e-5 of it where covariances are singular; elsewhere it is
+    `statistics_distance`.
     """
     roots = np.sqrt(np.linalg.eigvals(sigma @ reference.sigma).astype(np.complex128)).real
     return _distance(mu, np.trace(sigma), reference, roots.sum())
 
 
 def distance(features: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 of features (N, d) to the reference, without influences; exact for N <= d too, where it costs N^2 d only."""
+    """d^2 of features (N, d) to the reference, without influences; exact for N <= d too, where it
+    costs N^2 d only.
+    """
     if len(features) > features.shape[1]:
         return statistics_distance(*moments(features), reference)
     x = features.astype(np.float64)
@@ -108,16 +119,15 @@ def distance(features: np.ndarray, reference: GaussianReference) -> float:
 def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
     """`distance` with IF_i (N,): one decomposition more, and a product of N d^2.
 
-    For N under about 2 d the standard error is too large, up to 1.5 times at N = d: the covariance's error is no longer
-    small against it.
+    For N under about 2 d the standard error is too large, up to 1.5 times at N = d: the
+    covariance's error is no longer small against it.
     """
     x = features.astype(np.float64)
     n, d = x.shape
     mu = x.mean(0)
     x -= mu
-    if (
-        n <= d
-    ):  # (S Sigma S)^(1/2) = V s V' and z_i S V = sqrt(N - 1) u_i s from one thin decomposition of Z S
+    if n <= d:
+        # Z S = sqrt(N - 1) u s V' gives (S Sigma S)^(1/2) = V s V' and z_i S V = sqrt(N - 1) u_i s
         u, s, _ = np.linalg.svd(x @ reference.root / np.sqrt(n - 1), full_matrices=False)
         value = _distance(mu, np.square(x).sum() / (n - 1), reference, s.sum())
         curvature = (n - 1) * (np.square(u) @ s)
@@ -192,7 +202,7 @@ class FdTestOfCategory(Metric):
 
 
 class Fid(Metric):
-    """Frechet distance of Inception's last features; the libraries' rounding can put 0 below zero."""
+    """Frechet distance of Inception's last features; rounding can put it below zero."""
 
     name = "fid"
     title = "FID"
@@ -220,7 +230,7 @@ class SpatialFid(Metric):
 
 
 class FidOfCategory(Metric):
-    """`fid` of the samples and the reference's images of one category, where both have two or more."""
+    """`fid` of the samples and the reference of one category, where both have two or more."""
 
     name = "fid_{category}"
     title = "FID, {category}"
@@ -241,7 +251,9 @@ class FidOfCategory(Metric):
 def of_libraries(
     sample: MetricInput, features: np.ndarray, reference: GaussianReference
 ) -> Estimate:
-    """`estimate`, or `distance` without intervals; where a covariance is singular `library_distance`."""
+    """`estimate`, or `distance` without intervals; where a covariance is singular
+    `library_distance`.
+    """
     if sample.settings.intervals:
         result = estimate(features, reference)
     else:

@@ -1,4 +1,6 @@
-"""Inception score (arXiv 1606.03498): exp(mean_i KL(p_i || mean p)), the mean over splits of the samples."""
+"""Inception score (arXiv 1606.03498): exp(mean_i KL(p_i || mean p)), the mean over splits of the
+samples.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def shuffled_splits(n: int, splits: int = 10, seed: int = 2020) -> list[np.ndarray]:
-    """torch-fidelity's default: rows in the order of a permutation from this seed, cut into nearly equal parts."""
+    """torch-fidelity's default: rows in the order of a permutation from this seed, cut into nearly
+    equal parts.
+    """
     order = np.random.RandomState(seed).permutation(n)
     return [order[i * n // splits : (i + 1) * n // splits] for i in range(splits)]
 
@@ -27,8 +31,8 @@ def consecutive_splits(n: int, size: int = 5000) -> list[np.ndarray]:
 def inception_score(logits: np.ndarray, splits: list[np.ndarray]) -> Estimate:
     """Of logits (N, classes), any float, over parts that together are every row once.
 
-    The marginal's own sampling error is of second order, since sum_i p_i / mean p is constant in a part, so a sample of
-    part s of size n_s has IF_i = N / (parts n_s) score_s (KL_i - mean KL).
+    The marginal's own sampling error is of second order, since sum_i p_i / mean p is constant in a
+    part, so a sample of part s of size n_s has IF_i = N / (parts n_s) score_s (KL_i - mean KL).
     """
     log_p = log_softmax(logits)
     influence, scores = np.empty(len(logits)), []

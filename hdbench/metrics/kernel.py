@@ -1,8 +1,10 @@
-"""Kernel inception distance (arXiv 1801.01401): the squared MMD of features under k(x, y) = (x.y / d + 1)^3, unbiased.
+"""Kernel inception distance (arXiv 1801.01401): the squared MMD of features under k(x, y) = (x.y /
+d + 1)^3, unbiased.
 
-MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j): a U-statistic, every pair once.
-Its jackknife over the samples needs row sums only; the share of the pairs' own noise that the jackknife counts twice, which
-matters where samples and reference are alike, is taken out again.
+MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j): a
+U-statistic, every pair once.  Its jackknife over the samples needs row sums only; the share of the
+pairs' own noise that the jackknife counts twice, which matters where samples and reference are
+alike, is taken out again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Sums(NamedTuple):
-    """Row sums (N,) without the diagonal, and the sum of squares off the diagonal, of the kernel of a set with itself."""
+    """Row sums (N,) without the diagonal, and the sum of squares off the diagonal, of the kernel of
+    a set with itself.
+    """
 
     rows: Tensor
     squares: float
@@ -39,7 +43,9 @@ def _within(x: Tensor, block: int) -> Sums:
 
 
 def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
-    """Sums of k(x_i, y_j) over j (N,) and over i (M,), and the variance that is neither x_i's nor y_j's alone."""
+    """Sums of k(x_i, y_j) over j (N,) and over i (M,), and the variance that is neither x_i's nor
+    y_j's alone.
+    """
     rows, columns, squares = [], torch.zeros(len(y), dtype=torch.float64, device=x.device), 0.0
     for part in x.split(block):
         k = kernel(part, y)
@@ -57,7 +63,9 @@ def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, float]:
-    """Influences (n,) of the set whose sums these are, given the other set of this size, and the variance of the value."""
+    """Influences (n,) of the set whose sums these are, given the other set of this size, and the
+    variance of the value.
+    """
     n = len(within.rows)
     left_out = (within.rows.sum() - 2 * within.rows) / ((n - 1) * (n - 2)) - 2 * (
         between.sum() - between
@@ -72,9 +80,11 @@ def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, floa
 
 
 def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
-    """MMD^2 of features (N, d) and reference (M, d), N and M over 2, over all pairs; order plays no part.
+    """MMD^2 of features (N, d) and reference (M, d), N and M over 2, over all pairs; order plays no
+    part.
 
-    The standard error is over the samples given the reference; `both` counts the reference as a draw too.
+    The standard error is over the samples given the reference; `both` counts the reference as a
+    draw too.
     """
     n, m = len(features), len(reference)
     xx, yy = _within(features, block), _within(reference, block)
@@ -99,10 +109,12 @@ def kid_of_subsets(
     seed: int = 2020,
     error: Estimate | None = None,
 ) -> Estimate:
-    """torch-fidelity's value: the mean of MMD^2 over random subsets of this size, drawn from this seed, with its error.
+    """torch-fidelity's value: the mean of MMD^2 over random subsets of this size, drawn from this
+    seed, with its error.
 
-    Its expectation given the data is `kid`'s value, so its variance is that of `kid` (`error`, if it is known already)
-    plus the scatter of the subsets over their number.  float32, as torch-fidelity computes it.
+    Its expectation given the data is `kid`'s value, so its variance is that of `kid` (`error`, if
+    it is known already) plus the scatter of the subsets over their number.  float32, as
+    torch-fidelity computes it.
     """
     from torch_fidelity.metric_kid import kid_features_to_metric  # optional: torch-fidelity
 

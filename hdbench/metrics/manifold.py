@@ -1,8 +1,10 @@
-"""Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991): balls to the k-th neighbour in feature space.
+"""Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991): balls to the k-th
+neighbour in feature space.
 
-Precision is the share of samples in the reference's manifold: given the reference, a mean of independent samples.  Recall
-is the share of the reference in the samples' manifold: what is random there is the manifold, which a binomial error over
-the reference leaves out.  `precision_recall` measures that part by manifolds of disjoint parts of the samples.
+Precision is the share of samples in the reference's manifold: given the reference, a mean of
+independent samples.  Recall is the share of the reference in the samples' manifold: what is random
+there is the manifold, which a binomial error over the reference leaves out.  `precision_recall`
+measures that part by manifolds of disjoint parts of the samples.
 """
 
 from __future__ import annotations
@@ -13,21 +15,24 @@ from torch import Tensor
 
 from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings, mean
 
-BLOCK = 10_000  # rows and columns of a block of distances; torch-fidelity's, so that float32 rounds as it does there
+BLOCK = 10_000  # side of a block of distances; torch-fidelity's, so that float32 rounds alike
 PARTITIONS = 16  # random ones in halves, and as many in quarters
 
 
 def precision_recall(
     features: Tensor, reference: Tensor, neighbours: int
 ) -> tuple[Estimate, Estimate]:
-    """Precision and recall of features (N, d) against reference (M, d), both with influences of the N samples.
+    """Precision and recall of features (N, d) against reference (M, d), both with influences of the
+    N samples.
 
-    Distances are taken in the features' own dtype: in float32 the values are bit-identical with torch-fidelity's.
-    Standard errors are over the samples given the reference; `both` counts the reference as a draw too.  Without 2 (k + 2)
-    rows in either, recall's are NaN and `both` None.  Simulated 95% intervals (k = 3; N, M of 250 to 1,000; d of 4 to 64)
-    cover 93 to 97.8% where values lie within .3 to .95.  They cover less near 1: at N = M = 250 precision of .97 is covered
-    in 92%, as any binomial share, and recall of .96 in 87 to 92% where features are rectified (d = 6, 16), since its variance
-    then comes from rare samples with large balls and falls more slowly than 1 / N.
+    Distances are taken in the features' own dtype: in float32 the values are bit-identical with
+    torch-fidelity's.  Standard errors are over the samples given the reference; `both` counts the
+    reference as a draw too.  Without 2 (k + 2) rows in either, recall's are NaN and `both` None.
+    Simulated 95% intervals (k = 3; N, M of 250 to 1,000; d of 4 to 64) cover 93 to 97.8% where
+    values lie within .3 to .95.  They cover less near 1: at N = M = 250 precision of .97 is covered
+    in 92%, as any binomial share, and recall of .96 in 87 to 92% where features are rectified (d =
+    6, 16), since its variance then comes from rare samples with large balls and falls more slowly
+    than 1 / N.
     """
     n, m, device = len(features), len(reference), features.device
     radius, *parts = _balls(features, neighbours)
@@ -65,7 +70,9 @@ def _distances(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Radius (N,) of each row's ball; its part in 2 PARTITIONS, halves 0..1, then quarters 0..3; its radius in each part."""
+    """Radius (N,) of each row's ball; its part in 2 PARTITIONS, halves 0..1, then quarters 0..3;
+    its radius in each part.
+    """
     n, k = len(features), neighbours + 1  # each row is its own nearest
     nearest = [
         _distances(rows, features).topk(min(n, 16 * k), largest=False)
@@ -90,7 +97,9 @@ def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _inside_parts(cross: Tensor, part: Tensor, radius: Tensor) -> Tensor:
-    """(2 PARTITIONS, 4, P) bool: is a point in the manifold of that part of the centres?  Distances cross (P, C)."""
+    """(2 PARTITIONS, 4, P) bool: is a point in the manifold of that part of the centres?  Distances
+    cross (P, C).
+    """
     point, centre = (cross <= radius.amax(0)).nonzero(as_tuple=True)  # few of all pairs
     near, inside = (
         cross[point, centre],
@@ -103,14 +112,17 @@ def _inside_parts(cross: Tensor, part: Tensor, radius: Tensor) -> Tensor:
 
 
 def _variance(inside: Tensor) -> tuple[float, float]:
-    """Variance of the share of points inside the manifold of random centres, within and between points.
+    """Variance of the share of points inside the manifold of random centres, within and between
+    points.
 
-    `inside` (2 PARTITIONS, 4, P) bool is what `_inside_parts` says of P points; in halves the last two parts are empty.
+    `inside` (2 PARTITIONS, 4, P) bool is what `_inside_parts` says of P points; in halves the last
+    two parts are empty.
 
-    The share is a mean of indicators, so its variance given the points is the mean of their own variances over P (within)
-    plus their mean covariance (between).  Both are measured over the manifolds of disjoint parts of the centres.  Whether a
-    point is covered depends on the centres nearby only, and balls to the k-th neighbour scale with their density: so
-    `within` is about the same at any number of centres, and `between` falls with it.  What quarters and halves say of
+    The share is a mean of indicators, so its variance given the points is the mean of their own
+    variances over P (within) plus their mean covariance (between).  Both are measured over the
+    manifolds of disjoint parts of the centres.  Whether a point is covered depends on the centres
+    nearby only, and balls to the k-th neighbour scale with their density: so `within` is about the
+    same at any number of centres, and `between` falls with it.  What quarters and halves say of
     `within` is continued to all centres; of `between`, which is noisier, the larger is taken.
     """
     within, between = [], []

@@ -31,12 +31,16 @@ SHARES = tuple(name for name, metric in METRICS.items() if (metric.low, metric.h
 
 
 def with_count(metric: str, n: int) -> str:
-    """The metric's name with its sample count: `fd_train` and 4000 -> `fd_train_4k`, and 450 -> `fd_train_450`."""
+    """The metric's name with its sample count: `fd_train` and 4000 -> `fd_train_4k`, and 450 ->
+    `fd_train_450`.
+    """
     return f"{metric}_{n // 1000}k" if n % 1000 == 0 else f"{metric}_{n}"
 
 
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
-    """A file that `collect` wrote; UserError where it is missing or is not such a file, or fails `check` (if `strict`)."""
+    """A file that `collect` wrote; UserError where it is missing or is not such a file, or fails
+    `check` (if `strict`).
+    """
     try:
         frame = pd.read_csv(
             path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan", "NaN"]
@@ -50,8 +54,8 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
         ) from None
     if list(frame.columns) != list(COLUMNS):
         raise UserError(
-            f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it with "
-            "`hdbench collect`"
+            f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it "
+            "with `hdbench collect`"
         )
     for column in ("suite", "arm", "metric", "protocol"):
         if (empty := frame[column].isna()).any():
@@ -69,13 +73,14 @@ def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
             for values in twice.head(3).itertuples(index=False)
         )
         raise UserError(
-            f"{source}: {len(twice)} numbers stand there more than once ({named}); make it again with "
-            "`hdbench collect`"
+            f"{source}: {len(twice)} numbers stand there more than once ({named}); make it again "
+            "with `hdbench collect`"
         )
     protocols = frame.groupby("suite").protocol.agg(lambda column: set(column) - {"cost"})
     if mixed := [p for p in protocols if len(p) > 1]:
         raise UserError(
-            f"{source}: mixes the protocols {', '.join(sorted(mixed[0]))}; make it again with `hdbench collect`"
+            f"{source}: mixes the protocols {', '.join(sorted(mixed[0]))}; make it again with "
+            "`hdbench collect`"
         )
     return frame
 
@@ -91,7 +96,9 @@ MISSING = Interval(math.nan, math.nan)
 
 
 def interval(values: Sequence[float], standard_error: float = math.nan) -> Interval:
-    """Mean over chains and t-interval; for one value its sampling interval.  A value that is not finite leaves nothing."""
+    """Mean over chains and t-interval; for one value its sampling interval.  A value that is not
+    finite leaves nothing.
+    """
     values = np.asarray(values)  # a Series is indexed by its seeds
     n = len(values)
     if n == 0 or not np.isfinite(values).all():

@@ -1,1 +1,3 @@
-"""Networks: the diffusion transformer and the classifier of the small tier; their sizes are configuration."""
+"""Networks: the diffusion transformer and the classifier of the small tier; their sizes are
+configuration.
+"""

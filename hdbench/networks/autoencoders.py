@@ -1,4 +1,6 @@
-"""Autoencoders between images and the latents that networks see, and the reading of diffusers' folders in general."""
+"""Autoencoders between images and the latents that networks see, and the reading of diffusers'
+folders in general.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,15 @@ PUBLIC = {
 
 
 class AutoencoderConfig(Config):
-    """Which autoencoder, and the numbers of it that everything else relies on; they must be its own."""
+    """Which autoencoder, and the numbers of it that everything else relies on; they must be its
+    own.
+    """
 
     name: Literal["kl", "dc"] = Field(
         description="AutoencoderKL (SD-VAE, of SiT and DiT) or AutoencoderDC (DC-AE, of SANA)"
     )
     path: str = Field(
-        description="folder in diffusers' format: the autoencoder's, or a pipeline's with `vae` inside"
+        description="folder in diffusers' format: the autoencoder's, or a pipeline's with `vae`"
     )
     channels: int = Field(ge=1, description="of the latents (SD-VAE 4, DC-AE 32)")
     factor: int = Field(ge=1, description="pixels to a latent cell's side (SD-VAE 8, DC-AE 32)")
@@ -44,13 +48,17 @@ class AutoencoderConfig(Config):
 
 
 class Autoencoder:
-    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor), about of unit variance, and back."""
+    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor), about of unit
+    variance, and back.
+    """
 
     def __init__(self, config: AutoencoderConfig, model: AutoencoderKL | AutoencoderDC):
         self.config, self.model = config, model
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, of the latents' shape, or the mean without."""
+        """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, of the latents'
+        shape, or the mean without.
+        """
         encoded = self.model.encode(x.to(self.model.dtype))
         if self.config.name == "dc":
             latent = encoded.latent.to(x.dtype)
@@ -69,7 +77,9 @@ class Autoencoder:
 def load(
     config: AutoencoderConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Autoencoder:
-    """The frozen autoencoder; UserError where the weights are missing, not complete, or not of these numbers."""
+    """The frozen autoencoder; UserError where the weights are missing, not complete, or not of
+    these numbers.
+    """
     import diffusers
 
     kind, public = PUBLIC[config.name]
@@ -100,22 +110,24 @@ def load(
 
 
 def pretrained(kind: type[ModelMixin], given: str, part: str, public: str) -> ModelMixin:
-    """The model of a folder with config.json and .safetensors, whole or in shards: `given`, or `part` of a pipeline there.
+    """The model of a folder with config.json and .safetensors, whole or in shards: `given`, or
+    `part` of a pipeline there.
 
-    On the CPU, float32, in evaluation mode; `public` names weights to get.  UserError for what is missing or not this model's.
+    On the CPU, float32, in evaluation mode; `public` names weights to get.  UserError for what is
+    missing or not this model's.
     """
     folder = Path(given, part) if Path(given, part).is_dir() else Path(given)
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: there is no such folder; put diffusers' {kind.__name__} there, such as {public} of the "
-            "Hugging Face hub"
+            f"{folder}: there is no such folder; put diffusers' {kind.__name__} there, such as "
+            f"{public} of the Hugging Face hub"
         )
     try:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{folder}: no config.json of diffusers; give the folder of {kind.__name__}, such as {public}, or "
-            f"a pipeline's with {part} inside"
+            f"{folder}: no config.json of diffusers; give the folder of {kind.__name__}, such as "
+            f"{public}, or a pipeline's with {part} inside"
         ) from None
     if found != kind.__name__:
         raise UserError(
@@ -134,24 +146,30 @@ def pretrained(kind: type[ModelMixin], given: str, part: str, public: str) -> Mo
         from hdbench.core.errors import reason
 
         raise UserError(
-            f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); get them again"
+            f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); get them "
+            "again"
         ) from None
     check_keys(folder, missing=about["missing_keys"], unexpected=about["unexpected_keys"])
     return model
 
 
 def check_keys(folder: Path, **problems: Iterable[str]) -> None:
-    """UserError for the first of the named problems ("missing", "unexpected") of which there are keys of weights."""
+    """UserError for the first of the named problems ("missing", "unexpected") of which there are
+    keys of weights.
+    """
     for problem, keys in problems.items():
         if keys := sorted(keys):
             named = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
             raise UserError(
-                f"{folder}: its weights have {len(keys)} {problem} keys ({named}); get the folder again"
+                f"{folder}: its weights have {len(keys)} {problem} keys ({named}); get the folder "
+                "again"
             )
 
 
 def variant(folder: Path) -> str | None:
-    """ "bf16" where a folder has only files such as model.bf16.safetensors or model.bf16-00001-of-00002.safetensors; or None."""
+    """ "bf16" where a folder has only files such as model.bf16.safetensors or
+    model.bf16-00001-of-00002.safetensors; or None.
+    """
     found = {
         re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2]
         for path in folder.glob("*.safetensors")

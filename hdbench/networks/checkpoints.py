@@ -1,8 +1,9 @@
 """Public SiT and DiT checkpoints as weights of our `Transformer`, by name and by order of rows.
 
-SiT (arXiv 2401.08740): its t = 1 is data, so it gives -v and is given 1 - t; the sign goes into the output layer here, the
-time into the configuration (`reversed_time`).  DiT (arXiv 2212.09748): `prediction: epsilon`, see `NoiseToVelocity`.  A file
-with twice the output channels has a learned variance behind them, which is left out.
+SiT (arXiv 2401.08740): its t = 1 is data, so it gives -v and is given 1 - t; the sign goes into the
+output layer here, the time into the configuration (`reversed_time`).  DiT (arXiv 2212.09748):
+`prediction: epsilon`, see `NoiseToVelocity`.  A file with twice the output channels has a learned
+variance behind them, which is left out.
 """
 
 from __future__ import annotations
@@ -65,10 +66,13 @@ def read(
     channels: int,
     classes: int,
 ) -> dict[str, Tensor]:
-    """`convert` of a .pt or .safetensors file, whose weights may lie under one of `WRAPPERS`; UserError without the file."""
+    """`convert` of a .pt or .safetensors file, whose weights may lie under one of `WRAPPERS`;
+    UserError without the file.
+    """
     if not path.is_file():
         raise UserError(
-            f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its path"
+            f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its "
+            "path"
         )
     tensors = unwrapped(read_tensors(path, WRAPPERS))
     return convert(
@@ -83,7 +87,9 @@ def read(
 
 
 def unwrapped(tensors: dict[str, T]) -> dict[str, T]:
-    """A .safetensors file has no mappings in it, so a wrapper is a prefix there: what is under it, or all where it is not."""
+    """A .safetensors file has no mappings in it, so a wrapper is a prefix there: what is under it,
+    or all where it is not.
+    """
     for name in WRAPPERS:
         inner = {
             key.removeprefix(f"{name}."): tensor
@@ -104,9 +110,11 @@ def convert(
     classes: int,
     source: str,
 ) -> dict[str, Tensor]:
-    """The state dict, float32, of our Transformer with `mean_velocity=False`; heads alone cannot be checked.
+    """The state dict, float32, of our Transformer with `mean_velocity=False`; heads alone cannot be
+    checked.
 
-    UserError for tensors of another family, missing or further keys, and shapes or settings that differ from `config`.
+    UserError for tensors of another family, missing or further keys, and shapes or settings that
+    differ from `config`.
     """
     name = MODELS[kind]
     depth = check_keys(tensors, name, source)
@@ -141,7 +149,8 @@ def convert(
     position, own = tensors["pos_embed"].float().flatten(0, -2), positions(config, grid)
     if position.shape != own.shape or not torch.allclose(position, own, atol=1e-2):  # of bf16
         raise UserError(
-            f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one that has it"
+            f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one "
+            "that has it"
         )
     with torch.device("meta"):
         ours = Transformer(
@@ -160,8 +169,8 @@ def convert(
             tensor = tensor.flatten(1)
         if tensor.shape != shape:
             raise UserError(
-                f"{source}: {theirs} has the shape {list(tensors[theirs].shape)}, which does not fit its other "
-                "tensors; get the file again"
+                f"{source}: {theirs} has the shape {list(tensors[theirs].shape)}, which does not "
+                "fit its other tensors; get the file again"
             )
         state[key] = tensor
     return state
@@ -182,7 +191,9 @@ def names(depth: int) -> dict[str, str]:
 
 
 def check_keys(tensors: dict[str, Tensor], name: str, source: str) -> int:
-    """The number of blocks; UserError unless there are exactly the tensors of a `name`, each with as many axes as it has."""
+    """The number of blocks; UserError unless there are exactly the tensors of a `name`, each with
+    as many axes as it has.
+    """
     if family := next(
         (what for part, what in FAMILIES.items() if any(part in key for key in tensors)), None
     ):

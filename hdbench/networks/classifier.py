@@ -1,4 +1,6 @@
-"""The classifier whose features the small suites' metrics use; trained in the DAG, so never called Inception."""
+"""The classifier whose features the small suites' metrics use; trained in the DAG, so never called
+Inception.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ from hdbench.networks.config import ClassifierConfig
 
 
 class Classifier(nn.Module):
-    """(B, C, H, W) float in [-1, 1] -> logits (B, sum of `attributes`); `penultimate` gives the features (B, features).
+    """(B, C, H, W) float in [-1, 1] -> logits (B, sum of `attributes`); `penultimate` gives the
+    features (B, features).
 
-    `attributes` are the numbers of classes of what it tells apart, each with its own logits; mostly one.
+    `attributes` are the numbers of classes of what it tells apart, each with its own logits; mostly
+    one.
     """
 
     def __init__(

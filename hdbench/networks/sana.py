@@ -1,14 +1,17 @@
-"""SANA (arXiv 2410.10629) as a network of the suite: diffusers' SanaTransformer2DModel with r, and a prompt as a label.
+"""SANA (arXiv 2410.10629) as a network of the suite: diffusers' SanaTransformer2DModel with r, and
+a prompt as a label.
 
 SANA's own time is ours: on z_t = (1 - t) x + t eps it predicts v = eps - x and is given 1000 t.
 
-SANA-Sprint (arXiv 2503.09641) is a consistency network in TrigFlow's time s: its sampler jumps from x_s = sigma_d (cos s x +
-sin s eps) to sigma_d x_hat = cos s x_s - sin s sigma_d G.  With t = sin s / (cos s + sin s) and n = 1 / (cos s + sin s)
+SANA-Sprint (arXiv 2503.09641) is a consistency network in TrigFlow's time s: its sampler jumps from
+x_s = sigma_d (cos s x + sin s eps) to sigma_d x_hat = cos s x_s - sin s sigma_d G.  With t = sin s
+/ (cos s + sin s) and n = 1 / (cos s + sin s)
     n^2 = (1 - t)^2 + t^2,   cos s = (1 - t) / n,   sin s = t / n,   z_t = n x_s / sigma_d,
 and the network F is given z_t and t (unscaled), with G = ((1 - 2t) z_t + n^2 F) / n.  So
     x_hat = [(1 - t) - t (1 - 2t)] z_t / n^2 - t F = z_t - t F,
-since (1 - t) - t (1 - 2t) = n^2: F(z_t, t) is u(z_t, 0, t) in our notation, and no change of variables is left to compute.
-Such a network is for one-step and consistency sampling alone; it has no velocity and takes its guidance as an input.
+since (1 - t) - t (1 - 2t) = n^2: F(z_t, t) is u(z_t, 0, t) in our notation, and no change of
+variables is left to compute. Such a network is for one-step and consistency sampling alone; it has
+no velocity and takes its guidance as an input.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ from hdbench.networks.text import PUBLIC, Conditions
 
 
 class LinearAttention:
-    """y_i = relu(q_i) sum_j relu(k_j)' v_j / (relu(q_i) . sum_j relu(k_j)), in float32 even under autocast, as SANA is trained.
+    """y_i = relu(q_i) sum_j relu(k_j)' v_j / (relu(q_i) . sum_j relu(k_j)), in float32 even under
+    autocast, as SANA is trained.
 
     diffusers' processor leaves the sums to autocast, and casts float64 down.
     """
@@ -63,10 +67,11 @@ class LinearAttention:
 
 
 class SanaNetwork(TokenNetwork):
-    """u(z_t, r, t, c) of SANA, where c is a row of `conditions`; see `hdbench.networks.transformer.Transformer` for the rest.
+    """u(z_t, r, t, c) of SANA, where c is a row of `conditions`; see
+    `hdbench.networks.transformer.Transformer` for the rest.
 
-    With `mean_velocity` an embedding of t - r, zero at first, is added to that of t, for the blocks' and the final modulation.
-    The initialisation is SANA's own.
+    With `mean_velocity` an embedding of t - r, zero at first, is added to that of t, for the
+    blocks' and the final modulation.  The initialisation is SANA's own.
     """
 
     def __init__(
@@ -146,7 +151,9 @@ class SanaNetwork(TokenNetwork):
         )
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
+        """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none ->
+        (B, C, H, W).
+        """
         model, g, p = self.transformer, self.grid, self.config.patch
         x, others, embedded = self.start(z, r, t, c)
         (x,) = self.after(x, others, [self.depth])
@@ -156,7 +163,9 @@ class SanaNetwork(TokenNetwork):
 
 
 def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, Any]:
-    """The configuration as SanaTransformer2DModel's arguments; those not named have diffusers' defaults."""
+    """The configuration as SanaTransformer2DModel's arguments; those not named have diffusers'
+    defaults.
+    """
     return {
         "in_channels": channels,
         "out_channels": channels,
@@ -177,9 +186,11 @@ def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, A
 
 
 def read(path: Path, config: SanaConfig, *, image_size: int, channels: int) -> dict[str, Tensor]:
-    """The state dict, float32, of our SanaNetwork with `mean_velocity=False`, from a pipeline's folder or its `transformer`.
+    """The state dict, float32, of our SanaNetwork with `mean_velocity=False`, from a pipeline's
+    folder or its `transformer`.
 
-    UserError for a missing folder, another class, missing or unexpected keys, and sizes that differ, with those that fit.
+    UserError for a missing folder, another class, missing or unexpected keys, and sizes that
+    differ, with those that fit.
     """
     model = pretrained(SanaTransformer2DModel, str(path), "transformer", PUBLIC)
     own = model.config

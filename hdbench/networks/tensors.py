@@ -17,9 +17,11 @@ from hdbench.core.errors import UserError, reason
 
 
 def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, a PyTorch file (read with weights_only) or a TorchScript archive, on the CPU.
+    """The tensors of a .safetensors file, a PyTorch file (read with weights_only) or a TorchScript
+    archive, on the CPU.
 
-    Of a PyTorch file with more than weights, such as a trainer's, those under the first of the `wrappers` that it has.
+    Of a PyTorch file with more than weights, such as a trainer's, those under the first of the
+    `wrappers` that it has.
     """
     try:
         if path.suffix == ".safetensors":
@@ -44,8 +46,8 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
         return state
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: not a file of weights (not a PyTorch file, or one with objects other than tensors, which "
-            "could run code); get it again, best as .safetensors"
+            f"{path}: not a file of weights (not a PyTorch file, or one with objects other than "
+            "tensors, which could run code); get it again, best as .safetensors"
         ) from None
     except (
         Exception
@@ -62,7 +64,9 @@ def is_torchscript(path: Path) -> bool:
 
 
 def as_buffer(tensors: dict[str, Tensor]) -> io.BytesIO:
-    """Checked tensors as a PyTorch file in memory, for a library that would read the file itself, unchecked."""
+    """Checked tensors as a PyTorch file in memory, for a library that would read the file itself,
+    unchecked.
+    """
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     buffer.seek(0)

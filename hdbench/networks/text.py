@@ -1,8 +1,10 @@
-"""Prompts encoded once, by a SANA pipeline's own tokenizer and text encoder, into a table whose rows are labels.
+"""Prompts encoded once, by a SANA pipeline's own tokenizer and text encoder, into a table whose
+rows are labels.
 
-The table is a folder of shards `conditions-00000-of-00030.safetensors`, in order: `tokens` (T, D), the embeddings of the
-prompts without their padding, `lengths` (n,) int64, tokens of each, and `length`, L; in the header `digest`, of the prompts and
-the configuration.  Its last row is the empty prompt, with which guidance contrasts the others.
+The table is a folder of shards `conditions-00000-of-00030.safetensors`, in order: `tokens` (T, D),
+the embeddings of the prompts without their padding, `lengths` (n,) int64, tokens of each, and
+`length`, L; in the header `digest`, of the prompts and the configuration.  Its last row is the
+empty prompt, with which guidance contrasts the others.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ class TextConfig(Config):
     """How prompts become conditions."""
 
     path: str = Field(
-        description="folder of a SANA pipeline in diffusers' format, with `tokenizer` and `text_encoder` inside"
+        description=(
+            "folder of a SANA pipeline in diffusers' format, with `tokenizer` and `text_encoder` "
+            "inside"
+        )
     )
     length: int = Field(300, ge=2, description="L, tokens of a condition")
     complex_human_instruction: bool = Field(
@@ -68,7 +73,8 @@ class Conditions:
             raise UserError(f"{folder}: no table of encoded prompts; encode them first")
         if [path.name for path in found] != names(len(found)):
             raise UserError(
-                f"{folder}: not all shards of one table of encoded prompts; run the same command again"
+                f"{folder}: not all shards of one table of encoded prompts; run the same command "
+                "again"
             )
         try:
             shards = [load_file(path) for path in found]  # maps the files
@@ -79,7 +85,8 @@ class Conditions:
             self.length, self.width = int(shards[0]["length"]), self.tokens[0].shape[1]
         except (SafetensorError, OSError, KeyError) as error:
             raise UserError(
-                f"{folder}: not a table of encoded prompts ({error}); delete it and encode them again"
+                f"{folder}: not a table of encoded prompts ({error}); delete it and encode them "
+                "again"
             ) from None
         self.lengths = torch.cat(lengths)
         self.starts = torch.cat([part.cumsum(0) - part for part in lengths])  # in the row's shard
@@ -91,14 +98,16 @@ class Conditions:
         return len(self.lengths)
 
     def __getitem__(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """c (B,) int64 -> embeddings (B, L, D) of the table's dtype, 0 beyond a prompt's tokens, and where these are (B, L) bool.
+        """c (B,) int64 -> embeddings (B, L, D) of the table's dtype, 0 beyond a prompt's tokens,
+        and where these are (B, L) bool.
 
         Both are on c's device; UserError for a label that is not a row.
         """
         rows = c.cpu()
         if wrong := rows[(rows < 0) | (rows >= len(self))].tolist():
             raise UserError(
-                f"label {wrong[0]}: the table of encoded prompts has {len(self)} rows, 0 to {len(self) - 1}"
+                f"label {wrong[0]}: the table of encoded prompts has {len(self)} rows, 0 to "
+                f"{len(self) - 1}"
             )
         places = torch.arange(self.length)
         mask = places < self.lengths[rows, None]
@@ -132,8 +141,9 @@ def encode(
 ) -> list[str]:
     """Write the table of the prompts and of the empty one into `folder`; the names of its files.
 
-    `progress` takes prompts done and prompts in all, of this rank.  Shard k is rank k % world_size's; one that is there, of the
-    same prompts and configuration, is kept.  How many prompts are cut goes to standard error.  UserError without the encoder.
+    `progress` takes prompts done and prompts in all, of this rank.  Shard k is rank k %
+    world_size's; one that is there, of the same prompts and configuration, is kept.  How many
+    prompts are cut goes to standard error.  UserError without the encoder.
     """
     from safetensors.torch import save
 
@@ -219,7 +229,9 @@ def count_cut(
 
 
 def load(config: TextConfig, device: torch.device) -> SanaPipeline:
-    """The pipeline with tokenizer and text encoder alone; UserError where either is missing or not complete."""
+    """The pipeline with tokenizer and text encoder alone; UserError where either is missing or not
+    complete.
+    """
     from diffusers import SanaPipeline
     from transformers import AutoTokenizer, Gemma2Model
 
@@ -230,8 +242,8 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
     for part in (tokenizer, encoder):
         if not part.is_dir():
             raise UserError(
-                f"{part}: there is no such folder; put a SANA pipeline of diffusers at {config.path}, such as "
-                f"{PUBLIC} of the Hugging Face hub"
+                f"{part}: there is no such folder; put a SANA pipeline of diffusers at "
+                f"{config.path}, such as {PUBLIC} of the Hugging Face hub"
             )
     try:
         parts = {
@@ -249,7 +261,8 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
         )
     except Exception as error:  # transformers' errors have no common base but this
         raise UserError(
-            f"{config.path}: its tokenizer or Gemma 2 cannot be read ({reason(error)}); get it again"
+            f"{config.path}: its tokenizer or Gemma 2 cannot be read ({reason(error)}); get it "
+            "again"
         ) from None
     check_keys(encoder, missing=about["missing_keys"])
     parts["text_encoder"].to(device).eval()

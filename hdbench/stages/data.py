@@ -11,7 +11,7 @@ from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
 from hdbench.core.seeds import seeded
 from hdbench.datasets.prompts import read_prompts
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Problem
 from hdbench.networks.text import encode
 from hdbench.stages.context import PROMPTS, Context, Payload, progress_of, prompts_of
 from hdbench.stages.networks import load_clip, new_clip
@@ -29,7 +29,7 @@ def clip(context: Context) -> Payload:
         network = new_clip(context, config.model)
     return train(
         context,
-        Setting(student=network.to(context.device), learning_rate=training.learning_rate),
+        Problem(student=network.to(context.device), learning_rate=training.learning_rate),
         config.split,
     )
 

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import seeded
-from hdbench.networks import build as networks
 from hdbench.networks.classifier import Classifier
 from hdbench.networks.text import Conditions
 from hdbench.stages.context import WEIGHTS, Context, of_classifier, prompts_of, shape
@@ -23,11 +22,8 @@ def new_network(
 ) -> Transformer:
     conditions = Conditions(context.parent("text")[0]) if "text" in context.stage.parents else None
     with seeded(*axes):
-        network = networks.build(
-            context.config.network,
-            **shape(context.config.shape),
-            mean_velocity=mean_velocity,
-            conditions=conditions,
+        network = context.config.network.build(
+            **shape(context.config.shape), mean_velocity=mean_velocity, conditions=conditions
         )
     return network.to(context.device)
 

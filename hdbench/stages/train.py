@@ -15,8 +15,7 @@ from hdbench.core import files as core_files
 from hdbench.core import sharding as core_sharding
 from hdbench.core.pixels import load_images
 from hdbench.core.seeds import seeded
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Passes, Problem, total
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics import classification
 from hdbench.networks import checkpoints
@@ -41,7 +40,7 @@ def classifier(context: Context) -> Payload:
     config, training = context.config, context.config.training
     with seeded(config.seed, "classifier"):
         network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
-    names, facts = train(context, Setting(student=network, learning_rate=training.learning_rate))
+    names, facts = train(context, Problem(student=network, learning_rate=training.learning_rate))
     if distributed.rank():
         return names, facts
     network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
@@ -70,7 +69,7 @@ def teacher(context: Context) -> Payload:
     network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
     training = config.training
     return train(
-        context, Setting(student=made_for(training, network), learning_rate=training.learning_rate)
+        context, Problem(student=made_for(training, network), learning_rate=training.learning_rate)
     )
 
 
@@ -101,7 +100,7 @@ def distill(context: Context) -> Payload:
         ode_pairs = found["eps"], found["x"], found["labels"]
     student = load_network(context, "student", mean_velocity=True)
     student.gradient_checkpointing = training.gradient_checkpointing
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=training.learning_rate,
         teacher=frozen,
@@ -112,22 +111,22 @@ def distill(context: Context) -> Payload:
         head=head,
         pairs=ode_pairs,
     )
-    names, counted = train(context, setting, guided=config.guidance.active)
+    names, counted = train(context, problem, guided=config.guidance.active)
     return names, counted | facts
 
 
 def train(
-    context: Context, setting: Setting, split: str = "train", guided: bool = False
+    context: Context, problem: Problem, split: str = "train", guided: bool = False
 ) -> Payload:
     """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's
     EMA weights and history.
     """
     training = context.config.training
     x, labels = training_data(context, split)
-    updates = OBJECTIVES[training.objective.name].updates(training.objective, setting)
+    updates = training.objective.updates(problem)
     axes = (context.config.seed, context.stage.kind)
-    parameters = parameter_count(setting.student)
-    trainer = Trainer(updates, training, setting.student, axes, x, labels, context.sharding)
+    parameters = parameter_count(problem.student)
+    trainer = Trainer(updates, training, problem.student, axes, x, labels, context.sharding)
     run(trainer, context.work, context.label, context.checkpoint_seconds)
     weights = {name: core_sharding.on_rank_0(value) for name, value in trainer.ema.items()}
     if distributed.rank() == 0:
@@ -139,14 +138,22 @@ def train(
                 [step, *values]
                 for step, values in enumerate(zip(*trainer.history.values(), strict=True), start=1)
             )
-    terms = OBJECTIVES[training.objective.name].forward_equivalents(
-        training.objective, setting.student.depth, guided
-    )
+    passes = training.objective.passes(problem.student.depth, guided)
     samples = training.steps * training.batch
     return [WEIGHTS, "history.csv"], {
-        "network_evaluations": {term: count * samples for term, count in terms.items()},
-        "forward_equivalents": sum(terms.values()) * samples,
+        "network_evaluations": network_evaluations(passes, samples),
+        "forward_equivalents": total(passes) * samples,
         "parameters": parameters,
+    }
+
+
+def network_evaluations(passes: dict[str, Passes], samples: int) -> dict[str, float]:
+    """Evaluations of all samples by network and kind, such as `teacher forward`; zeros are left out."""
+    return {
+        f"{network} {kind}": count * samples
+        for network, kinds in passes.items()
+        for kind, count in kinds._asdict().items()
+        if count
     }
 
 

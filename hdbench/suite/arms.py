@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
+from hdbench.methods.discriminators import HEADS
 from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Arm, EqualTotal
-
-NAMES = {
-    "meanflow": "MeanFlow",
-    "consistency": "Consistency",
-    "knowledge": "Knowledge distillation",
-    "progressive": "Progressive distillation",
-    "reflow": "Reflow",
-    "shortcut": "Shortcut",
-    "scm": "sCM",
-    "improved_meanflow": "Improved MeanFlow",
-    "dmd": "DMD",
-    "dmd2": "DMD2",
-    "decoupled_dmd": "Decoupled DMD",
-    "sid": "SiD",
-    "vsd": "VSD",
-    "f_distill": "f-distill",
-    "adversarial": "GAN",
-    "ladd": "LADD",
-    "adm": "ADM",
-}
 
 
 def equal_total(plan: Plan, name: str) -> bool:
@@ -34,21 +15,18 @@ def equal_total(plan: Plan, name: str) -> bool:
 
 
 def head_of(arm: Arm) -> str | None:
-    return getattr(arm.refine.objective, "discriminator", None) if arm.refine else None
+    return (arm.refine.objective.head() or (None,))[0] if arm.refine else None
 
 
 def head_name(arm: Arm) -> str:
-    return (head_of(arm) or "-").replace("awd_", "AWD-")
+    head = head_of(arm)
+    return HEADS[head].title if head in HEADS else head or "-"
 
 
 def initialisation(arm: Arm) -> str:
     if arm.baseline:
         return "-"
-    return (
-        NAMES.get(arm.trajectory.objective.name, arm.trajectory.objective.name)
-        if arm.trajectory
-        else "Teacher"
-    )
+    return arm.trajectory.objective.title if arm.trajectory else "Teacher"
 
 
 def is_teacher(arm: Arm) -> bool:
@@ -65,7 +43,7 @@ def describe(plan: Plan, name: str) -> str:
     recipe = plan.recipes.get(name)
     text = recipe.title if recipe else initialisation(arm)
     if arm.refine and not recipe:
-        text += f" → {NAMES.get(arm.refine.objective.name, arm.refine.objective.name)}"
+        text += f" → {arm.refine.objective.title}"
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
     return ", ".join(
         [

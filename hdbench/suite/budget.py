@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Pairs
+from hdbench.methods.base import Pairs, total
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import RECIPES
 from hdbench.suite.schema import Arm, EqualTotal, Training
-
-
-def sampler(objective: Any) -> str:
-    """How a network of this objective samples: its module's `sampler` of the configuration, or
-    `SAMPLER`.
-    """
-    module = OBJECTIVES[objective.name]
-    return module.sampler(objective) if hasattr(module, "sampler") else module.SAMPLER
 
 
 def cost_per_step(plan: Plan, training: Training) -> float:
     """Forward-equivalents of one training step: the objective's own count a sample, times the
     batch.
     """
-    terms = OBJECTIVES[training.objective.name].forward_equivalents(
-        training.objective, plan.suite.network.depth, plan.suite.teacher.guidance.active
-    )
-    return training.batch * sum(terms.values())
-
-
-def pairs_of(training: Training) -> Pairs | None:
-    """The teacher's ODE pairs that an objective, or the regulariser of stage 2, needs."""
-    objective = training.objective
-    return getattr(objective, "pairs", None) or getattr(
-        getattr(objective, "regulariser", None), "pairs", None
-    )
+    guided = plan.suite.teacher.guidance.active
+    return training.batch * total(training.objective.passes(plan.suite.network.depth, guided))
 
 
 def pairs_cost(pairs: Pairs, guided: bool) -> int:
@@ -49,7 +28,7 @@ def total_cost(plan: Plan, arm: Arm) -> float:
     teacher that all share.
     """
     trained = [training for training in (arm.trajectory, arm.refine) if training]
-    pairs = {pairs for training in trained if (pairs := pairs_of(training))}
+    pairs = {pairs for training in trained if (pairs := training.objective.pairs_needed())}
     return sum(training.steps * cost_per_step(plan, training) for training in trained) + sum(
         pairs_cost(each, plan.suite.teacher.guidance.active) for each in pairs
     )

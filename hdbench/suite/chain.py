@@ -9,9 +9,9 @@ from hdbench.core.config import C, Config
 from hdbench.core.errors import UserError
 from hdbench.flow.guidance import Guidance
 from hdbench.methods.base import Pairs
-from hdbench.methods.distribution.gan import GanConfiguration
+from hdbench.methods.distribution.gan import GanSettings
 from hdbench.metrics import METRICS
-from hdbench.suite.budget import pairs_of, resolve_steps, sampler
+from hdbench.suite.budget import resolve_steps
 from hdbench.suite.plan import Plan, Row
 from hdbench.suite.schema import Arm, ClipText, Network, Training
 from hdbench.suite.stage import (
@@ -152,7 +152,7 @@ class _Chain:
             **self.conditions,
         )
         return _Origin(
-            stage, stage.label, f"teacher-{stage.label}", sampler(training.objective), network
+            stage, stage.label, f"teacher-{stage.label}", training.objective.sampler(), network
         )
 
     def real(self, name: str, arm: Arm) -> None:
@@ -172,14 +172,14 @@ class _Chain:
         )
         for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
             if training is not None:
-                sampled, objective = sampler(training.objective), training.objective
+                sampled, objective = training.objective.sampler(), training.objective
                 start = (
                     student.label
                     if kind == "refine" and student is not origin.stage
                     else origin.start
                 )
                 label = "-".join(
-                    filter(None, (objective.name, getattr(objective, "discriminator", None), start))
+                    filter(None, (objective.name, (objective.head() or (None,))[0], start))
                 )
                 student = self.trained(name, kind, label, training, origin, student, stages)
                 stages[kind] = student.id
@@ -222,7 +222,7 @@ class _Chain:
         stages: dict[str, str],
     ) -> Stage:
         """A training stage; the teacher's pairs, if it needs them, go into `stages`."""
-        if training.steps < (least := getattr(training.objective, "rounds", 1)):
+        if training.steps < (least := training.objective.rounds()):
             raise UserError(
                 f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has "
                 f"{least} rounds; "
@@ -240,7 +240,7 @@ class _Chain:
             "guidance": self.plan.suite.teacher.guidance,
             "seed": self.seed,
         }
-        if pairs := pairs_of(training):
+        if pairs := training.objective.pairs_needed():
             with_prompts = {"data": self.data, **self.conditions} if self.conditions else {}
             parents["pairs"] = self.add(
                 "pairs",
@@ -302,8 +302,8 @@ def without_unread(config: C) -> C:
     changes = {}
     for field in type(config).model_fields:
         value = getattr(config, field)
-        if isinstance(value, GanConfiguration) and config.discriminator == "none":
-            changes[field] = GanConfiguration()
+        if isinstance(value, GanSettings) and config.head()[0] == "none":
+            changes[field] = GanSettings()
         elif isinstance(value, Pairs):
             changes[field] = Pairs()
         elif isinstance(value, Config):

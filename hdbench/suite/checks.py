@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 
@@ -11,6 +10,7 @@ from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.methods import OBJECTIVES
+from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import build_head
 from hdbench.metrics import METRICS
 from hdbench.networks.config import SanaConfig
@@ -35,12 +35,9 @@ def _check(plan: Plan, source: str) -> None:
             f"{source}: tables.categories: only samples of prompts have categories; remove it"
         )
     if isinstance(suite.text, ClipText):
-        _check_training("text.training", suite.text.training, ("contrastive",), source)
+        _check_training("text.training", suite.text.training, "clip", source)
     if suite.teacher.training:
-        _check_training("teacher.training", suite.teacher.training, ("flow_matching",), source)
-    students = tuple(
-        name for name in OBJECTIVES if name not in ("cross_entropy", "contrastive", "flow_matching")
-    )
+        _check_training("teacher.training", suite.teacher.training, "teacher", source)
     for name, arm in {
         "base": suite.base,
         **{f"arms.{name}": arm for name, arm in plan.arms.items()},
@@ -53,7 +50,7 @@ def _check(plan: Plan, source: str) -> None:
             )
         for kind in ("trajectory", "refine"):
             if training := getattr(arm, kind):
-                _check_training(f"{name}.{kind}", training, students, source)
+                _check_training(f"{name}.{kind}", training, "student", source)
                 check_head(f"{name}.{kind}.objective", training.objective, suite, source)
 
 
@@ -157,7 +154,7 @@ def _check_classifier(suite: Suite, source: str) -> None:
             f"evaluation.samples = {suite.evaluation.samples}"
         )
     for name in suite.evaluation.metrics:
-        if name not in METRICS:
+        if name not in METRICS.load():
             raise UserError(
                 f"{source}: evaluation.metrics = {name!r}: unknown metric" + nearest(name, METRICS)
             )
@@ -171,13 +168,14 @@ def _check_classifier(suite: Suite, source: str) -> None:
             f"{data.image_size} have "
             f"only {data.image_size // 2} frequencies; lower it"
         )
-    _check_training("classifier.training", suite.classifier.training, ("cross_entropy",), source)
+    _check_training("classifier.training", suite.classifier.training, "classifier", source)
 
 
-def _check_training(key: str, training: Training, objectives: tuple[str, ...], source: str) -> None:
+def _check_training(key: str, training: Training, role: str, source: str) -> None:
     """The objective is one for this stage, and the number of steps can be known."""
     name = training.objective.name
-    if name not in objectives:
+    if training.objective.role != role:
+        objectives = [other for other, cls in OBJECTIVES.items() if cls.role == role]
         raise UserError(
             f"{source}: {key}.objective.name = {name!r}: not for this stage"
             + nearest(name, objectives)
@@ -195,19 +193,19 @@ def _check_training(key: str, training: Training, objectives: tuple[str, ...], s
         )
 
 
-def check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
+def check_head(key: str, objective: Objective, suite: Suite, source: str) -> None:
     """The discriminator's blocks exist, and a head of the wished size can be built."""
-    gan = getattr(objective, "gan", None)
+    head, gan = objective.head() or ("none", None)
     for block in gan.blocks if gan else ():
         if not 1 <= block <= suite.network.depth:
             raise UserError(
                 f"{source}: {key}.gan.blocks = {list(gan.blocks)}: the network has blocks 1 to "
                 f"{suite.network.depth}"
             )
-    if gan and objective.discriminator != "none":
+    if head != "none":
         grid = suite.data.image_size // suite.network.patch
         sizes = (len(gan.blocks), suite.network.width, grid, gan.parameters)
-        if problem := problem_of_head(objective.discriminator, *sizes):
+        if problem := problem_of_head(head, *sizes):
             raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {problem}")
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from hdbench.core.config import Config, nearest
+from hdbench.core.config import Config, Fraction, nearest
 from hdbench.datasets import DATASETS
 from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
-from hdbench.flow.guidance import Fraction, Guidance
+from hdbench.flow.guidance import Guidance
 from hdbench.methods import OBJECTIVES
-from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
+from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 
@@ -34,14 +34,8 @@ FIGURES = (
     "forest",
     "weights",
 )
-Objective = Annotated[
-    Union[tuple(m.Configuration for m in OBJECTIVES.values())],  # noqa: UP007  of as many as there are
-    Field(discriminator="name"),
-]
-Dataset = Annotated[
-    Union[tuple(DATASETS.load().values())],  # noqa: UP007  of as many as there are
-    Field(discriminator="name"),
-]
+Objective = OBJECTIVES.union()
+Dataset = DATASETS.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -174,10 +168,7 @@ def _named(default: str) -> Discriminator:
     return Discriminator(tag)
 
 
-Network = Annotated[
-    Annotated[TransformerConfig, Tag("transformer")] | Annotated[SanaConfig, Tag("sana")],
-    _named("transformer"),
-]
+Network = NetworkConfig
 Text = Annotated[
     Annotated[TextConfig, Tag("pipeline")] | Annotated[ClipText, Tag("clip")], _named("pipeline")
 ]
@@ -271,7 +262,9 @@ class Arm(Config):
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
         last = self.refine or self.trajectory
-        trained = getattr(last.objective, "generator_steps", 1 if self.refine else 0) if last else 0
+        trained = last.objective.sampling_steps() if last else 0
+        if trained is None:
+            trained = 1 if self.refine else 0
         if trained == 1 and max(self.steps) > 1:
             raise ValueError(
                 f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]"

@@ -17,6 +17,7 @@ from hdbench.core.config import Config
 from hdbench.core.files import digest_of
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.flow.guidance import Guidance
+from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import HEADS
 from hdbench.metrics import METRICS
 from hdbench.networks.autoencoders import AutoencoderConfig
@@ -234,10 +235,10 @@ def classes_of(config: StageConfig) -> dict[str, type]:
     metrics.
     """
     named = [part for part in configs_in(config) if "name" in type(part).model_fields]
-    heads = [getattr(part, "discriminator", "none") for part in named]
+    heads = [part.head() for part in named if isinstance(part, Objective)]
     return (
         {part.name: type(part) for part in named}
-        | {f"head {name}": HEADS[name] for name in heads if name != "none"}
+        | {f"head {head[0]}": HEADS[head[0]] for head in heads if head and head[0] != "none"}
         | {f"metric {name}": METRICS[name] for name in metrics_of(config)}
     )
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from hdbench.core.errors import UserError
+from hdbench.methods.base import Passes, total
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS, Stage
 from hdbench.tools.cost_model import MODEL, CostModel
@@ -45,16 +46,14 @@ class Cost:
 
 
 def by_precision(
-    terms: Mapping[str, float], precision: str, checkpointing: bool
+    passes: Mapping[str, Passes], precision: str, checkpointing: bool
 ) -> dict[str, float]:
-    """Forwards of a sample and step; `terms` are an objective's forward-equivalents."""
-    tangents, backwards = (
-        sum(n for term, n in terms.items() if term.endswith(kind))
-        for kind in ("tangent", "backward")
-    )
+    """Forwards of a sample and step; `passes` are an objective's own."""
+    tangents = sum(kinds.tangent for kinds in passes.values())
+    backwards = sum(kinds.backward for kinds in passes.values())
     again = (backwards - 2 * tangents) / 2 if checkpointing else 0
     found = Counter({"float32": 4 * tangents})
-    found[precision] += sum(terms.values()) - 4 * tangents + again
+    found[precision] += total(passes) - 4 * tangents + again
     return dict(found)
 
 
@@ -118,18 +117,13 @@ class Costs:
         )
 
     def _trained(self, stage: Stage) -> Cost:
-        from hdbench.methods import OBJECTIVES
-
         training = stage.training
-        held, objective = self.memory.held(stage, training), OBJECTIVES[training.objective.name]
+        held = self.memory.held(stage, training)
         generator = stage.kind not in ("classifier", "clip")
         flops = self.forward(stage) if generator else self.small_forward(stage)
-        terms = objective.forward_equivalents(
-            training.objective,
-            self.plan.suite.network.depth,
-            self.plan.suite.teacher.guidance.active,
-        )
-        forwards = by_precision(terms, training.precision, training.gradient_checkpointing)
+        guided = self.plan.suite.teacher.guidance.active
+        passes = training.objective.passes(self.plan.suite.network.depth, guided)
+        forwards = by_precision(passes, training.precision, training.gradient_checkpointing)
         return Cost(
             flops={
                 kind: flops * training.steps * training.batch * count
@@ -367,11 +361,7 @@ def memory_report(plan: Plan, model: CostModel) -> str:
             **memory.held(stage, training).bytes(),
             "activations": memory.activations(stage, training),
         }
-        names = (
-            stage.kind,
-            training.objective.name,
-            getattr(training.objective, "discriminator", "-"),
-        )
+        names = (stage.kind, training.objective.name, (training.objective.head() or ("-",))[0])
         rows.setdefault((*names, memory.rows(training), tuple(parts.values())), parts)
     cells = []
     for (*names, _), parts in rows.items():

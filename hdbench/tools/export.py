@@ -20,7 +20,6 @@ from hdbench.core import files
 from hdbench.core.errors import UserError
 from hdbench.metrics.records import COLUMNS, Interval, read_metrics
 from hdbench.networks.autoencoders import AutoencoderConfig
-from hdbench.networks.build import build
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.sana import SanaNetwork, arguments
 from hdbench.networks.text import Conditions, TextConfig
@@ -48,7 +47,7 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
     table = (
         Conditions(artifact.load(results, stage.parents["text"])[0]) if plan.suite.text else None
     )
-    network = build(plan.suite.network, **shape(data), mean_velocity=True, conditions=table)
+    network = plan.suite.network.build(**shape(data), mean_velocity=True, conditions=table)
     network.load_state_dict(load_file(path / WEIGHTS))
     if plan.suite.text:
         model, lines = (

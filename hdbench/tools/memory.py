@@ -21,21 +21,19 @@ leave a fifth for them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting, Update
+from hdbench.methods.base import Problem
 from hdbench.methods.discriminators import build_head, parameter_count
-from hdbench.networks.build import build
 from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import SanaConfig, TransformerConfig
 from hdbench.networks.flops import Unencoded
 from hdbench.stages.context import of_classifier
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import Training
+from hdbench.suite.schema import Network, Training
 from hdbench.suite.stage import Stage
 
 FLOAT = 4  # bytes of weights, gradients, moments and averages, whatever the precision of products
@@ -66,12 +64,11 @@ class Held(NamedTuple):
         return {name: FLOAT * count for name, count in parts.items()}
 
 
-def network_of(plan: Plan, config: dict[str, Any], mean_velocity: bool) -> nn.Module:
+def network_of(plan: Plan, config: Network, mean_velocity: bool) -> nn.Module:
     """A generator's network, without memory for it."""
     data, text = plan.suite.data, plan.suite.text
     with torch.device("meta"):
-        return build(
-            config,
+        return config.build(
             image_size=data.image_size,
             channels=data.channels,
             classes=data.classes,
@@ -99,7 +96,7 @@ class Memory:
     def __init__(self, plan: Plan):
         self.plan, self._held, self._networks = plan, {}, {}
 
-    def network(self, config: dict[str, Any], mean_velocity: bool) -> nn.Module:
+    def network(self, config: Network, mean_velocity: bool) -> nn.Module:
         key = (config, mean_velocity)
         if key not in self._networks:
             self._networks[key] = network_of(self.plan, config, mean_velocity)
@@ -130,7 +127,7 @@ class Memory:
                     parameters=settings.parameters,
                 )
 
-        setting = Setting(
+        problem = Problem(
             student=student,
             learning_rate=1.0,
             teacher=teacher,
@@ -138,9 +135,7 @@ class Memory:
             copy_teacher=lambda: teacher,
             head=head,
         )
-        updates: list[Update] = OBJECTIVES[training.objective.name].updates(
-            training.objective, setting
-        )
+        updates = training.objective.updates(problem)
         return Held(
             student=parameter_count(student),
             trained=tuple(count(update.modules.values()) for update in updates),
@@ -165,8 +160,8 @@ class Memory:
             training.objective,
             self.plan.suite.teacher.guidance.active,
         )
-        terms = OBJECTIVES[objective.name].forward_equivalents(objective, network.depth, guided)
-        forward_mode = sum(count for term, count in terms.items() if term.endswith("tangent"))
+        passes = objective.passes(network.depth, guided)
+        forward_mode = sum(kinds.tangent for kinds in passes.values())
         moving = min(
             rows, round(min(forward_mode, 1) * training.batch)
         )  # rows of one kind come one after another
@@ -180,14 +175,15 @@ class Memory:
         student = activations(rows=rows - moving, **options) + activations(
             rows=moving, forward_mode=True, **sizes
         )
-        if getattr(objective, "discriminator", "none") == "none":
+        head, gan = objective.head() or ("none", None)
+        if head == "none":
             return student
-        gan, options = objective.gan, options | {"depth": max(objective.gan.blocks)}
-        of_critic = activations(rows=rows, **options | {"depth": network.depth}) * hasattr(
-            objective, "fake_learning_rate"
+        options |= {"depth": max(gan.blocks)}
+        of_critic = activations(rows=rows, **options | {"depth": network.depth}) * (
+            "fake" in passes
         )
         if gan.feature_network == "fake":
-            of_critic += (3 if gan.r1_weight else 2) * activations(rows=rows, **options)
+            of_critic += gan.judgements * activations(rows=rows, **options)
         return max(student + activations(rows=rows, trained=False, **options), of_critic)
 
 

@@ -1,4 +1,6 @@
-"""The suites of the paper's scale through every stage, with tiny networks in the public formats; and what large runs add to training."""
+"""The suites of the paper's scale through every stage, with tiny networks in the public formats;
+and what large runs add to training.
+"""
 
 from __future__ import annotations
 
@@ -326,7 +328,9 @@ def test_a_picture_that_is_not_the_manifests_is_named(suites, results, tmp_path)
 
 
 def test_a_public_teacher_is_one_network_in_every_chain(tmp_path):
-    """Its numbers are those of one set of samples: a sampling interval, and no difference is exact."""
+    """Its numbers are those of one set of samples: a sampling interval, and no difference is
+    exact.
+    """
     plan = load_plan("imagenet256")
     rows = [
         {

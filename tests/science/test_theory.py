@@ -1,4 +1,6 @@
-"""The exact law against independent solutions, measures of planted students, the command, and claims from its metrics."""
+"""The exact law against independent solutions, measures of planted students, the command, and
+claims from its metrics.
+"""
 
 import math
 
@@ -98,7 +100,9 @@ def test_an_exact_student_has_error_0_and_the_velocity_in_its_place_the_known_on
 
 
 def test_errors_are_those_of_repeated_samples(given):
-    """Of the mean-velocity error by its delta method, of distances by their influences, against many small samples."""
+    """Of the mean-velocity error by its delta method, of distances by their influences, against
+    many small samples.
+    """
     wrong = 0.6 * given.truth.flatten().numpy()
     parts = [
         list(
@@ -297,7 +301,9 @@ def test_a_missing_configuration_ends_with_code_2(tmp_path):
 
 
 def planted(errors: dict[str, float]) -> pd.DataFrame:
-    """Metrics of the arms of C7's tests with these errors, and a little scatter over three seeds."""
+    """Metrics of the arms of C7's tests with these errors, and a little scatter over three
+    seeds.
+    """
     digests = {
         (unit.arm, unit.seed): unit.digest
         for unit in theory_config.units(
@@ -434,4 +440,7 @@ def test_the_committed_metrics_are_of_the_committed_configuration():
     frame = read_metrics(REPOSITORY / "paper_tables/theory/metrics.csv")
     expected = {(unit.arm, unit.seed): unit.digest for unit in theory_config.units(theory)}
     students = frame[frame.arm != "euler"]
-    assert dict(zip(zip(students.arm, students.seed), students.digest)) == expected
+    assert (
+        dict(zip(zip(students.arm, students.seed, strict=True), students.digest, strict=True))
+        == expected
+    )

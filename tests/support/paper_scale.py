@@ -1,6 +1,8 @@
-"""The suites of the paper's scale with all their numbers shrunken, and tiny random weights and data in the public formats.
+"""The suites of the paper's scale with all their numbers shrunken, and tiny random weights and data
+in the public formats.
 
-`python -m tests.support.paper_scale FOLDER` writes them, for `snakemake --config suite=FOLDER/toy_imagenet256.yaml`.
+`python -m tests.support.paper_scale FOLDER` writes them, for `snakemake --config
+suite=FOLDER/toy_imagenet256.yaml`.
 """
 
 from __future__ import annotations

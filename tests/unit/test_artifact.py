@@ -1,4 +1,6 @@
-"""Artifacts: what a manifest says, what is refused, and that a stage is published whole or not at all."""
+"""Artifacts: what a manifest says, what is refused, and that a stage is published whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -256,7 +258,9 @@ def test_a_folder_without_a_manifest_is_replaced(copied):
 
 
 def in_another_process(plan: Plan, stage: Stage, results: Path, monkeypatch, work) -> int:
-    """Start the stage in a forked process, with `work` in place of what it does, and return once it is at work."""
+    """Start the stage in a forked process, with `work` in place of what it does, and return once it
+    is at work.
+    """
     reader, writer = os.pipe()
 
     def at_work(context):
@@ -318,7 +322,9 @@ def test_a_second_process_takes_over_from_one_that_was_killed(copied, monkeypatc
 
 
 def test_costs_are_those_of_all_runs(tmp_path, monkeypatch):
-    """Seconds add up over runs, also from a checkpoint that does not know them; memory is the most of any; GPUs are told."""
+    """Seconds add up over runs, also from a checkpoint that does not know them; memory is the most
+    of any; GPUs are told.
+    """
     plan = tiny_plan(tmp_path)
     stage = plan.stages[stage_of(plan, "teacher", "td")]
     monkeypatch.setenv("SUBMITIT_QUEUE_SECONDS", "30.5")
@@ -390,7 +396,9 @@ def test_a_broken_checkpoint_is_named(copied, damage, monkeypatch):
 
 
 def test_a_divergence_stops_keeps_the_last_good_checkpoint_and_can_go_on(done, copied, monkeypatch):
-    """Not-a-number in step 7 (counted from 0): the checkpoint of 7 good steps stays, and is exactly what it should be."""
+    """Not-a-number in step 7 (counted from 0): the checkpoint of 7 good steps stays, and is exactly
+    what it should be.
+    """
     plan, whole = done
     _, results, stage = copied
     shutil.rmtree(folder(results, stage.id))

@@ -1,4 +1,5 @@
-"""The data of `captions`: images are what their captions say, and what is held out is held out; the CLIP and the table of prompts."""
+"""The data of `captions`: images are what their captions say, and what is held out is held out; the
+CLIP and the table of prompts."""
 
 from __future__ import annotations
 
@@ -9,9 +10,8 @@ import torch
 from hdbench.core.errors import UserError
 from hdbench.datasets import captions
 from hdbench.datasets.digits import originals
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
-from hdbench.methods.pretraining import contrastive
+from hdbench.methods import OBJECTIVES, Contrastive
+from hdbench.methods.base import Problem
 from hdbench.networks import clip
 from hdbench.networks.text import Conditions
 
@@ -37,11 +37,13 @@ def test_every_caption_is_its_own_and_ten_categories_share_them():
         for digit in captions.DIGITS
     ]
     assert of_digit == pytest.approx([0.2] * 10, abs=0.01)
-    for pair in zip(table[::2], table[1::2]):  # two captions of one combination
+    for pair in zip(table[::2], table[1::2], strict=True):  # two captions of one combination
         assert len({row["held_out"] for row in pair}) == 1
     words = [set(row["prompt"].split()) for row in table]
     names = captions.DIGITS, tuple(captions.COLOURS), tuple(captions.BACKGROUNDS)
-    for row, (digit, colour, _, background) in zip(words, captions.attributes_of(np.arange(1920))):
+    for row, (digit, colour, _, background) in zip(
+        words, captions.attributes_of(np.arange(1920)), strict=True
+    ):
         assert {names[0][digit], names[1][colour], names[2][background]} <= {
             word.strip(",") for word in row
         }
@@ -57,13 +59,16 @@ def test_training_has_nothing_that_is_held_out_and_the_others_all(splits):
 
 
 def test_an_image_is_what_its_caption_says(splits):
-    """Read back from pixels: the background from the corners that are left empty, place and colour from the brightest change."""
+    """Read back from pixels: the background from the corners that are left empty, place and colour
+    from the brightest change."""
     backgrounds, colours = (
         np.array(list(part.values())) for part in (captions.BACKGROUNDS, captions.COLOURS)
     )
     for images, labels in splits.values():
         for image, (_, colour, place, background) in zip(
-            images.permute(0, 2, 3, 1).numpy().astype(float), captions.attributes_of(labels.numpy())
+            images.permute(0, 2, 3, 1).numpy().astype(float),
+            captions.attributes_of(labels.numpy()),
+            strict=True,
         ):
             cells = [image[y : y + 8, x : x + 8] for y, x in captions.PLACES.values()]
             assert np.argmax([cell.std((0, 1)).sum() for cell in cells]) == place
@@ -74,7 +79,8 @@ def test_an_image_is_what_its_caption_says(splits):
 
 
 def test_each_split_has_shapes_of_its_own(monkeypatch):
-    """Originals marked by their level: the first half of train's for `train`, the rest for `score`, test's for `test`."""
+    """Originals marked by their level: the first half of train's for `train`, the rest for `score`,
+    test's for `test`."""
     parts = originals(0)
     levels = {"train": np.where(np.arange(1347) < 673, 1.0, 0.5), "test": np.full(450, 0.25)}
     marked = {
@@ -90,7 +96,9 @@ def test_each_split_has_shapes_of_its_own(monkeypatch):
             np.array(list(table.values()))[index]
             for table, index in ((captions.COLOURS, colour), (captions.BACKGROUNDS, background))
         )
-        for image, where, a, b in zip(images.permute(0, 2, 3, 1).numpy(), place, ink, ground):
+        for image, where, a, b in zip(
+            images.permute(0, 2, 3, 1).numpy(), place, ink, ground, strict=True
+        ):
             y, x = list(captions.PLACES.values())[where]
             assert (
                 np.abs(image[y : y + 8, x : x + 8] - (b + level * (a - b))).max() <= 16
@@ -105,13 +113,11 @@ def test_contrastive_training_learns_the_captions():
     x = captions.draw(*parts["train"], rows.numpy(), generator).float() / 127.5 - 1
     torch.manual_seed(0)
     student = clip.Captioned(clip.build(MODEL), [row["prompt"] for row in SMALL.prompts()])
-    (update,) = contrastive.updates(
-        contrastive.Configuration(), Setting(student=student, learning_rate=1e-3)
-    )
+    (update,) = Contrastive().updates(Problem(student=student, learning_rate=1e-3))
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3)
     first = None
     for _ in range(150):
-        loss, scalars = update.loss(x, rows)
+        loss, scalars = update.loss({"x": x, "rows": rows})
         first = first or loss.item()
         loss.backward()
         optimizer.step()

@@ -90,7 +90,9 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def leaves_this_process_alone(monkeypatch):
-    """A command sets threads and determinism for its whole process, which here is that of all tests."""
+    """A command sets threads and determinism for its whole process, which here is that of all
+    tests.
+    """
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
 
@@ -207,7 +209,7 @@ def test_a_stage_that_is_not_there(plan, tmp_path, arguments, sentence):
     kind, *values = arguments
     options = [
         text
-        for name, value in zip(("--arm", "--seed", "--steps"), values)
+        for name, value in zip(("--arm", "--seed", "--steps"), values, strict=True)
         if value is not None
         for text in (name, value)
     ]
@@ -311,7 +313,9 @@ def test_the_device_auto_is_cuda_where_it_is_visible(monkeypatch, device, visibl
     ("local_rank", "count", "device"), [("1", 4, "cuda:1"), ("3", 1, "cuda:0"), ("4", 4, None)]
 )
 def test_each_rank_takes_its_own_cuda_device(monkeypatch, local_rank, count, device):
-    """SLURM may show each process its one device alone; more processes than devices are a mistake."""
+    """SLURM may show each process its one device alone; more processes than devices are a
+    mistake.
+    """
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     for name, value in {

@@ -1,4 +1,5 @@
-"""What a run will cost: FLOPs, disk and memory against what the code does, and published constants counted again."""
+"""What a run will cost: FLOPs, disk and memory against what the code does, and published constants
+counted again."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 import re
 import weakref
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -17,8 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hdbench.cli import main
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import guided
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Passes, Problem
 from hdbench.methods.discriminators import build_head
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.flops import forward_flops
@@ -33,7 +34,10 @@ from hdbench.tools.cost_model import read_model
 from hdbench.tools.memory import Memory, activations
 from tests.support.material import inception_weights
 from tests.support.tiny import REPOSITORY, TINY, run_until, stage_of, tiny_plan, write_suite
-from tests.workflow.test_workflow import snakemake, workspace  # noqa: F401, a fixture
+from tests.workflow.test_workflow import (
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 MODEL = REPOSITORY / "workflow/cost.yaml"
 SUITES = sorted(path.stem for path in (REPOSITORY / "workflow/suites").glob("*.yaml"))
@@ -78,15 +82,10 @@ def test_training_costs_the_codes_own_count_of_forwards(tmp_path, model):
 
 
 def test_forward_mode_is_float32_and_checkpointing_computes_forwards_again():
-    terms = {
-        "teacher forward": 2,
-        "student forward": 1,
-        "student backward": 2,
-        "student tangent": 0.25,
-    }
-    assert by_precision(terms, "bfloat16", False) == {"float32": 1.0, "bfloat16": 4.25}
-    assert by_precision(terms, "bfloat16", True) == {"float32": 1.0, "bfloat16": 4.25 + 0.75}
-    assert by_precision(terms, "float32", False) == {"float32": 5.25}
+    passes = {"teacher": Passes(forward=2), "student": Passes(forward=1, backward=2, tangent=0.25)}
+    assert by_precision(passes, "bfloat16", False) == {"float32": 1.0, "bfloat16": 4.25}
+    assert by_precision(passes, "bfloat16", True) == {"float32": 1.0, "bfloat16": 4.25 + 0.75}
+    assert by_precision(passes, "float32", False) == {"float32": 5.25}
 
 
 def test_imagenet_by_hand(model):
@@ -176,7 +175,7 @@ def test_published_networks_counted_again(model):
             known, factor = model.autoencoders[name], 8 if name == "kl" else 32
             assert parameters(network) == known.parameters
 
-            def counted(side):
+            def counted(side, network=network, name=name, factor=factor):
                 latent = torch.empty(1, 4 if name == "kl" else 32, side // factor, side // factor)
                 return flops_of(network.encode, torch.empty(1, 3, side, side)), flops_of(
                     network.decode, latent
@@ -245,8 +244,9 @@ def test_disk_is_what_the_stages_leave(finished, model):
     assert looked_at == {"data", "teacher", "trajectory", "refine", "pairs", "sample"}
 
 
-def small_setting(network: TransformerConfig, training, image_size=8):
-    """The networks of `hdbench.stages.train.distill`, for images of one channel in ten classes, and the objective's updates."""
+def small_problem(network: TransformerConfig, training, image_size=8):
+    """The networks of `hdbench.stages.train.distill`, for images of one channel in ten classes, and
+    the objective's updates."""
     made = {"image_size": image_size, "channels": 1, "classes": 10}
     student, teacher, fake = (
         Transformer(network, **made, mean_velocity=own) for own in (True, False, False)
@@ -267,7 +267,7 @@ def small_setting(network: TransformerConfig, training, image_size=8):
             parameters=settings.parameters,
         )
 
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=1e-4,
         teacher=teacher.requires_grad_(False),
@@ -275,7 +275,7 @@ def small_setting(network: TransformerConfig, training, image_size=8):
         copy_teacher=lambda: fake,
         head=head,
     )
-    return setting, OBJECTIVES[training.objective.name].updates(training.objective, setting)
+    return problem, training.objective.updates(problem)
 
 
 @pytest.mark.parametrize("arm", ["td", "hd", "hd_patch", "hd_awd_logit", "progressive"])
@@ -288,9 +288,9 @@ def test_what_belongs_to_parameters_is_exact(tmp_path, arm):
         stage_of(plan, "trajectory" if arm in ("td", "progressive") else "refine", arm)
     )
     training = stage.training
-    setting, updates = small_setting(plan.suite.network, training)
+    problem, updates = small_problem(plan.suite.network, training)
     trainer = Trainer(
-        updates, training, setting.student, (0,), torch.randn(20, 1, 8, 8), torch.arange(20) % 10
+        updates, training, problem.student, (0,), torch.randn(20, 1, 8, 8), torch.arange(20) % 10
     )
     trainer.train_step()
     held = Memory(plan).held(stage, training)
@@ -314,7 +314,7 @@ def test_what_belongs_to_parameters_is_exact(tmp_path, arm):
             if name != "step"
         ),
         "average": sum(value.nbytes for value in trainer.ema.values()),
-        "teacher": 4 * parameters(setting.teacher),
+        "teacher": 4 * parameters(problem.teacher),
     }
 
 
@@ -327,7 +327,8 @@ class Holder:
 
 
 def kept(networks, function) -> tuple[int, int]:
-    """Bytes that graphs keep when the function returns, and the most that they kept until then, without the networks' own."""
+    """Bytes that graphs keep when the function returns, and the most that they kept until then,
+    without the networks' own."""
     own = {
         tensor.untyped_storage().data_ptr()
         for network in networks
@@ -443,22 +444,21 @@ def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes)
     )
     stage = plan.stage(stage_of(plan, kind, "hd"))
     training = stage.training
-    setting, updates = small_setting(plan.suite.network, training)
+    problem, updates = small_problem(plan.suite.network, training)
     draws = Draws((0,), torch.randn(40, 1, 8, 8), torch.arange(40) % 10, training.batch)
     modules = [
-        setting.student,
-        setting.teacher,
+        problem.student,
+        problem.teacher,
         *(module for update in updates for module in update.modules.values()),
     ]
 
-    def run(update, drawn):
+    def run(update):
         with torch.autocast("cpu", torch.bfloat16, training.precision == "bfloat16"):
-            return update.loss(*drawn)
+            return update.loss(update.draw(draws))
 
-    found = [kept(modules, lambda: run(update, update.draw(draws))) for update in updates]
-    at_end, most = map(
-        max, zip(*found)
-    )  # a forward-mode pass makes and drops more, a block's worth
+    found = [kept(modules, partial(run, update)) for update in updates]
+    # a forward-mode pass makes and drops more, a block's worth
+    at_end, most = map(max, zip(*found, strict=True))
     formula = Memory(plan).activations(stage, training)
     assert (at_end if kind == "trajectory" else most) == pytest.approx(formula, rel=0.05)
 

@@ -38,7 +38,7 @@ def test_digits_split_sizes_and_content():
     labels = torch.cat([labels for _, labels in splits.values()]).numpy()
 
     def rows(ink, targets):
-        return sorted((tuple(row), int(label)) for row, label in zip(ink, targets))
+        return sorted((tuple(row), int(label)) for row, label in zip(ink, targets, strict=True))
 
     assert rows(every, labels) == rows(
         np.rint(original.data * 255 / 16).astype(int), original.target
@@ -54,7 +54,9 @@ def test_no_original_is_in_both_splits(seed):
 
 
 def test_textured_digits_draw_each_split_from_its_own_originals(monkeypatch):
-    """Originals marked by where their ink is: upper rows for train, lower rows for test, none of it mixed."""
+    """Originals marked by where their ink is: upper rows for train, lower rows for test, none of it
+    mixed.
+    """
 
     def marked(seed):
         train, test = np.zeros((20, 8, 8)), np.zeros((10, 8, 8))
@@ -96,7 +98,7 @@ def test_data_depend_on_the_seed_alone(name):
         build(name, seed=1, **sizes),
     )
     for split in first:
-        assert all(torch.equal(a, b) for a, b in zip(first[split], again[split]))
+        assert all(torch.equal(a, b) for a, b in zip(first[split], again[split], strict=True))
         assert not torch.equal(first[split][0], other[split][0])
 
 
@@ -127,7 +129,8 @@ def flat_ink(monkeypatch, **settings) -> torch.Tensor:
 
 @pytest.mark.parametrize("wavelength", [3.0, 4.0, 8.0])
 def test_texture_has_its_wavelength_on_both_diagonals(monkeypatch, wavelength):
-    """Each image is 1/2 + 1/2 sin(k . (x, y) + phase) with |k| = 2 pi / wavelength: the least-squares fit is exact.
+    """Each image is 1/2 + 1/2 sin(k . (x, y) + phase) with |k| = 2 pi / wavelength: the
+    least-squares fit is exact.
 
     Where the ink lies wherever a digit is put.
     """
@@ -156,7 +159,9 @@ def test_splits_have_their_own_random_numbers(monkeypatch):
 
 
 def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
-    """Where the digit has no ink there is none; shifts are by -1, 0 or 1 pixel each way, all of them used."""
+    """Where the digit has no ink there is none; shifts are by -1, 0 or 1 pixel each way, all of
+    them used.
+    """
     one = np.zeros((1, 8, 8))
     one[0, 4, 4] = 1.0
     monkeypatch.setattr(
@@ -175,7 +180,9 @@ def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
 
 
 def test_a_shift_loses_no_ink(monkeypatch):
-    """Without texture, an original with ink on its first row keeps all of it in one place, wherever it is put."""
+    """Without texture, an original with ink on its first row keeps all of it in one place, wherever
+    it is put.
+    """
     top = np.zeros((1, 8, 8))
     top[0, 0] = 1.0
     monkeypatch.setattr(
@@ -206,7 +213,9 @@ def test_textured_digits_are_those_of_earlier_runs():
 
 
 def numbered(seed):
-    """Originals of one level each, so that a quarter of a canvas says which it is: 40 for train, 20 for test, 10 classes."""
+    """Originals of one level each, so that a quarter of a canvas says which it is: 40 for train, 20
+    for test, 10 classes.
+    """
     levels = np.arange(1, 61) / 64
     ink = np.ones((60, 8, 8)) * levels[:, None, None]
     return {"train": (ink[:40], np.arange(40) % 10), "test": (ink[40:], np.arange(20) % 10)}
@@ -215,7 +224,7 @@ def numbered(seed):
 def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
     monkeypatch.setattr(canvas, "originals", numbered)
     _, splits = build("canvas", **SMALL, contrast=0.0)
-    for (images, labels), first, count in zip(splits.values(), (0, 40), (40, 20)):
+    for (images, labels), first, count in zip(splits.values(), (0, 40), (40, 20), strict=True):
         parts = images.unfold(2, 16, 16).unfold(3, 16, 16).flatten(-2)[:, 0]
         level = parts.amax(-1)
         assert ((parts == 0) | (parts >= level[..., None] - 1)).all() and (

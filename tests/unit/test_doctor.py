@@ -1,4 +1,6 @@
-"""What a suite needs from outside: found, missing or of a wrong kind, with where to get it and put it."""
+"""What a suite needs from outside: found, missing or of a wrong kind, with where to get it and put
+it.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,11 @@ def sit(path: Path, extra: str | None = None) -> Path:
 def test_every_suite_says_what_it_needs_or_that_it_needs_nothing(suite, tmp_path):
     code, lines = run("--suite", suite, "--results", tmp_path)
     if load_plan(suite).suite.data.name != "images":
-        nothing = f"{suite} needs nothing from outside: its data are made and its networks trained in the DAG."
+        nothing = (
+            f"{suite} needs nothing from outside: its data are made and its networks "
+            f"trained "
+            f"in the DAG."
+        )
         assert code == 0 and lines == [nothing]
         return
     found = states(lines)

@@ -1,4 +1,6 @@
-"""Exported students sample with torch and diffusers alone as they do here, by the lines of their model card."""
+"""Exported students sample with torch and diffusers alone as they do here, by the lines of their
+model card.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def variant(name: str) -> Transformer:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Plan, Path, Path]:
-    """A plan, its file and its results: one arm measured and collected, one trained; their weights then made random."""
+    """A plan, its file and its results: one arm measured and collected, one trained; their weights
+    then made random.
+    """
     folder = tmp_path_factory.mktemp("export")
     path, results = write_suite(folder), folder / "results"
     plan = tiny_plan(folder)
@@ -106,7 +110,9 @@ def code_of(card: str) -> str:
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory) -> dict[str, Path]:
-    """Folders of two arms, by the command, and of each variant, with what their lines make where there is no hdbench."""
+    """Folders of two arms, by the command, and of each variant, with what their lines make where
+    there is no hdbench.
+    """
     plan, suite, results = trained
     folder = tmp_path_factory.mktemp("folders")
     for arm in (ARM, "td"):
@@ -148,7 +154,9 @@ def autoencoder(folder: Path) -> autoencoders.AutoencoderConfig:
 
 
 def compare(folder: Path, network: Transformer, decode=lambda x: x) -> None:
-    """Images to 1e-5, and before they are clamped to 1e-5 of their scale, which is 157 where noise is predicted."""
+    """Images to 1e-5, and before they are clamped to 1e-5 of their scale, which is 157 where noise
+    is predicted.
+    """
     found = torch.load(folder / "found.pt")
     with torch.no_grad():
         x = generate(network, found["eps"], found["labels"])
@@ -287,17 +295,20 @@ def test_card_without_metrics_and_without_an_adaptive_head(exported):
     [
         (
             ("--arm", "real_test"),
-            "--arm = 'real_test': its images are real; export takes a student that was trained for one step, "
+            "--arm = 'real_test': its images are real; export takes a student that was trained for "
+            "one step, "
             "of a network that diffusers has",
         ),
         (
             ("--arm", "teacher"),
-            "--arm = 'teacher': it samples from the teacher; export takes a student that was trained for one "
+            "--arm = 'teacher': it samples from the teacher; export takes a student that was "
+            "trained for one "
             "step, of a network that diffusers has",
         ),
         (
             ("--arm", "many"),
-            "--arm = 'many': it samples in 2, 4 steps, not in one; export takes a student that was trained for "
+            "--arm = 'many': it samples in 2, 4 steps, not in one; export takes a student that was "
+            "trained for "
             "one step, of a network that diffusers has",
         ),
         (("--arm", "hd_pach"), "--arm = 'hd_pach': unknown arm; did you mean 'hd_patch'?"),

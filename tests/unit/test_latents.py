@@ -1,4 +1,6 @@
-"""The latent cache: what is in it, that a stop or more ranks change nothing of it, and what is said of broken sources."""
+"""The latent cache: what is in it, that a stop or more ranks change nothing of it, and what is said
+of broken sources.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ FACTOR, SIDE = 4, 16
 
 
 class Pooling:
-    """An autoencoder whose latents are means over patches, and a part of the noise: known in closed form."""
+    """An autoencoder whose latents are means over patches, and a part of the noise: known in closed
+    form.
+    """
 
     def __init__(self, fails_after: int | None = None):
         self.calls, self.fails_after = 0, fails_after
@@ -253,7 +257,9 @@ def test_captions_of_a_folder(pooling, source, tmp_path):
 
 
 def resampled(x: np.ndarray, size: int, kernel, support: float) -> np.ndarray:
-    """Along the first axis, as Pillow resamples: the kernel stretched by the scale, normalised, rounded to levels."""
+    """Along the first axis, as Pillow resamples: the kernel stretched by the scale, normalised,
+    rounded to levels.
+    """
     scale = len(x) / size
     stretch = max(scale, 1.0)
     centres = (np.arange(size) + 0.5) * scale
@@ -277,7 +283,9 @@ def cubic(d, a=-0.5):
 
 
 def adm_crop(x: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) levels -> (size, size, 3) by matrices: halve while the shorter side is twice too long or more, cubic, crop."""
+    """(H, W, 3) levels -> (size, size, 3) by matrices: halve while the shorter side is twice too
+    long or more, cubic, crop.
+    """
 
     def to(x, height, width, *filter):
         return resampled(
@@ -298,7 +306,9 @@ def adm_crop(x: np.ndarray, size: int) -> np.ndarray:
     [(16, 16), (16, 21), (23, 19), (31, 64), (32, 32), (33, 47), (150, 67), (9, 12)],
 )
 def test_the_crop_is_that_of_adm(height, width):
-    """Against matrices of our own, along rows first also where an image is tall; Pillow rounds weights to 2^-22."""
+    """Against matrices of our own, along rows first also where an image is tall; Pillow rounds
+    weights to 2^-22.
+    """
     x = pictures(1, height * width, 160)[0, :height, :width]
     found = center_crop(Image.fromarray(x), 16)
     assert found.shape == (16, 16, 3) and found.dtype == np.uint8
@@ -348,7 +358,9 @@ def test_the_cache_of_an_autoencoder_is_what_it_says_of_each_image(source, tmp_p
 
 
 def test_a_stopped_run_goes_on_with_the_same_bytes(source, tmp_path, monkeypatch):
-    """Stopped in the second of three shards, of two batches and two sides each; the first is not made again."""
+    """Stopped in the second of three shards, of two batches and two sides each; the first is not
+    made again.
+    """
     monkeypatch.setattr(images, "BATCH", 2)
     configuration, autoencoder = settings(source, images_per_shard=4), Pooling(fails_after=6)
     monkeypatch.setattr(autoencoders, "load", lambda *arguments: autoencoder)
@@ -408,7 +420,7 @@ def test_what_is_allowed_is_counted_over_ranks(pooling, source, tmp_path):
         ranks = fork(tmp_path, 2, lambda: connected(lambda: job(allowed)))
         assert ranks.wait() == codes
         said = ["\n".join(lines) for lines in ranks.said()]
-        for text, row in zip(said, (1, 0)):
+        for text, row in zip(said, (1, 0), strict=True):
             assert f"/{row}.png: broken image (empty); skipped" in text
         assert all(
             ("0.png: broken image (empty); mend it" in text) == (allowed == 1) for text in said
@@ -425,7 +437,9 @@ def test_draws_of_a_cache_are_those_of_its_tensor(pooling, source, tmp_path):
     lazy, eager = (Draws((0, "x"), x, labels, 64) for x in (latents, whole))
     for _ in range(3):
         found, there = ([*draws.data(), draws.noise(), draws.label()] for draws in (lazy, eager))
-        assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, there))
+        assert all(
+            torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, there, strict=True)
+        )
 
 
 def anonymous_megabytes() -> float:
@@ -493,7 +507,9 @@ def test_what_is_not_a_cache_is_refused(pooling, source, tmp_path):
 def test_a_broken_image_is_named_and_skipped_only_if_allowed(
     pooling, source, tmp_path, monkeypatch, capfd
 ):
-    """A cut JPEG and an empty file in two batches; the rest keep their own noise, and labels stay beside their images."""
+    """A cut JPEG and an empty file in two batches; the rest keep their own noise, and labels stay
+    beside their images.
+    """
     monkeypatch.setattr(images, "BATCH", 5)
     cut, empty = (
         source / "n01/9.png",
@@ -575,7 +591,9 @@ def ends(path: Path) -> list[int]:
 
 
 def test_a_cut_tar_is_named_and_loses_its_last_sample(pooling, tmp_path, capfd):
-    """Cut in the data of a member, in a header, between members: none of them is taken for a whole tar."""
+    """Cut in the data of a member, in a header, between members: none of them is taken for a whole
+    tar.
+    """
     path = cut_tar(tmp_path / "a.tar", 10**9)
     third = ends(path)[2]
     for at, reason in (
@@ -718,7 +736,8 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     (source / "loose.png").write_bytes(PICTURE)
     assert (
         said(source)
-        == f"{source / 'loose.png'}: lies in no class folder; put each class into a folder of its own"
+        == f"{source / 'loose.png'}: lies in no class folder; put each class into a folder of its "
+        f"own"
     )
     (tmp_path / "empty").mkdir()
     assert (
@@ -737,7 +756,8 @@ def test_a_link_in_a_tar_is_refused(pooling, tmp_path):
         link.type, link.linkname = tarfile.LNKTYPE, "n02/0.png"
         tar.addfile(link)
     assert refusal(made, settings(tmp_path / "a.tar"), tmp_path / "cache") == (
-        f"{tmp_path}/a.tar: n01/0.png: a link, not an image; make the tar with the images themselves"
+        f"{tmp_path}/a.tar: n01/0.png: a link, not an image; make the tar with the images "
+        f"themselves"
     )
 
 
@@ -750,6 +770,7 @@ def test_latents_that_are_not_finite_are_refused(source, tmp_path, monkeypatch):
     made(settings(source), tmp_path / "cache")
     text = refusal(made, settings(source, dtype="float16"), tmp_path / "cache")
     assert text.endswith(
-        "a latent is not finite in float16; mend the autoencoder's weights or scale, or choose another "
+        "a latent is not finite in float16; mend the autoencoder's weights or scale, or choose "
+        "another "
         "data.dtype"
     )

@@ -1,4 +1,6 @@
-"""Numbers in documents are renderings of the committed metrics; a span that differs from them fails."""
+"""Numbers in documents are renderings of the committed metrics; a span that differs from them
+fails.
+"""
 
 import re
 import shutil

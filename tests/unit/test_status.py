@@ -1,4 +1,6 @@
-"""What is done, running, failed, interrupted and waiting, from files alone, and the time that is left."""
+"""What is done, running, failed, interrupted and waiting, from files alone, and the time that is
+left.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,10 @@ def snakemake_says(results: Path, text: str, age: float = -10.0) -> Path:
 
 
 def failure(stage_id: str, how: str) -> str:
-    return f"Command 'set -euo pipefail;  python -m hdbench stage x --id {stage_id} --threads 1' {how}.\n"
+    return (
+        f"Command 'set -euo pipefail;  python -m hdbench stage x --id {stage_id} --threads 1' "
+        f"{how}.\n"
+    )
 
 
 def states(plan, results) -> dict[str, str]:
@@ -157,7 +162,7 @@ def test_time_left_is_the_median_pace_of_the_kind_times_the_work_left(plan, tmp_
     results = tmp_path / "results"
     work = {stage.id: status.work_of(plan, stage) for stage in plan.stages.values()}
     refine = [stage for stage, known in plan.stages.items() if known.kind == "refine"]
-    for stage, pace in zip(refine[:3], (1.0, 2.0, 30.0)):
+    for stage, pace in zip(refine[:3], (1.0, 2.0, 30.0), strict=True):
         publish(results, plan, stage, wall_seconds=pace * work[stage])
     begin(plan, results, refine[3], step=2, spent=1e6)
     trajectory = stage_of(plan, "trajectory", "td")

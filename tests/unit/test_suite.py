@@ -12,11 +12,11 @@ from click.testing import CliRunner
 
 from hdbench.cli import main
 from hdbench.methods import OBJECTIVES
-from hdbench.suite import budget, reading
-from hdbench.suite import stage as suite_stage
-from hdbench.suite.budget import pairs_cost, pairs_of, total_cost
 from hdbench.metrics.records import read_metrics
 from hdbench.report.numbers import Numbers
+from hdbench.suite import budget, reading
+from hdbench.suite import stage as suite_stage
+from hdbench.suite.budget import pairs_cost, total_cost
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import merge
 from hdbench.suite.plan import Plan
@@ -57,7 +57,8 @@ MISTAKES = [
     (
         "teacher.training.objective.label_dropuot",
         0.1,
-        "teacher.training.objective.label_dropuot = 0.1: unknown key; did you mean 'label_dropout'?",
+        "teacher.training.objective.label_dropuot = 0.1: unknown key; did you mean "
+        "'label_dropout'?",
     ),
     (
         "classifier.network.widht",
@@ -94,7 +95,8 @@ MISTAKES = [
     (
         "arms.cd.trajectory.objective",
         {"name": "consistency", "prob_r_equals_t": 0.5},
-        "arms.cd.trajectory.objective.prob_r_equals_t = 0.5: unknown key; valid: adaptive_offset, adaptive_power, intervals, "
+        "arms.cd.trajectory.objective.prob_r_equals_t = 0.5: unknown key; valid: adaptive_offset, "
+        "adaptive_power, intervals, "
         "name",
     ),
     # a wrong type
@@ -235,7 +237,8 @@ MISTAKES = [
     (
         "evaluation.samples",
         700,
-        "evaluation.samples = 700, but digits has only 450 real images for each side of a comparison; lower it",
+        "evaluation.samples = 700, but digits has only 450 real images for each side of a "
+        "comparison; lower it",
     ),
     (
         "evaluation.neighbours",
@@ -272,7 +275,8 @@ MISTAKES = [
     (
         "arms.dmd_total.refine",
         {"steps": {"equal_total": "hd_patsh"}},
-        "arms.dmd_total.refine.steps.equal_total = 'hd_patsh': unknown arm; did you mean 'hd_patch'?",
+        "arms.dmd_total.refine.steps.equal_total = 'hd_patsh': unknown arm; did you mean "
+        "'hd_patch'?",
     ),
     (
         "arms.dmd_total.refine",
@@ -287,7 +291,8 @@ MISTAKES = [
     (
         "base.trajectory.steps",
         {"equal_total": "hd"},
-        "base.trajectory.steps = {'equal_total': 'hd'}: must be an integer; equal_total is for arms",
+        "base.trajectory.steps = {'equal_total': 'hd'}: must be an integer; equal_total is for "
+        "arms",
     ),
     (
         "extends",
@@ -339,7 +344,8 @@ def test_no_such_file_or_suite(tmp_path):
     refuse(
         tmp_path / "no.yaml",
         results,
-        f"{tmp_path}/no.yaml: cannot be read (No such file or directory); give the path of a suite file",
+        f"{tmp_path}/no.yaml: cannot be read (No such file or directory); give the path of a suite "
+        f"file",
     )
     (tmp_path / "folder.yaml").mkdir()
     refuse(
@@ -362,7 +368,9 @@ def test_suites_that_extend_each_other(tmp_path):
 
 
 def test_a_replaced_mapping_may_repeat_the_base(tmp_path):
-    """`consistency` drops all keys of the base's `meanflow`, so a value that both have must be written again."""
+    """`consistency` drops all keys of the base's `meanflow`, so a value that both have must be
+    written again.
+    """
     plan = tiny_plan(
         tmp_path,
         {
@@ -385,7 +393,9 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def collapsed(paths: set[str], declared: set[str]) -> set[str]:
-    """Paths below one that is declared become that one: a mapping that was replaced as a whole, or by null."""
+    """Paths below one that is declared become that one: a mapping that was replaced as a whole, or
+    by null.
+    """
     return {next((d for d in declared if p == d or p.startswith(f"{d}.")), p) for p in paths}
 
 
@@ -395,7 +405,9 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
 
 
 def declared_paths(name: str) -> dict[str, set[str]]:
-    """What each arm of a suite says that it changes, read from the file alone; a replaced mapping counts as one."""
+    """What each arm of a suite says that it changes, read from the file alone; a replaced mapping
+    counts as one.
+    """
     data = read_suite(SUITES / f"{name}.yaml")
 
     def walk(override: Any, base: Any, path: tuple[str, ...]) -> set[str]:
@@ -497,7 +509,9 @@ def test_another_head_changes_that_arms_own_stages_alone(tmp_path):
     ],
 )
 def test_no_setting_can_change_without_new_metrics(tmp_path, key, value, real_too):
-    """A setting of data, classifier or evaluation reaches every row, one of the networks every row but real images."""
+    """A setting of data, classifier or evaluation reaches every row, one of the networks every row
+    but real images.
+    """
     before, after = tiny_plan(tmp_path), tiny_plan(tmp_path, {key: value})
     for row, other in zip(before.rows, after.rows, strict=True):
         is_new = row.stages["evaluate"] != other.stages["evaluate"]
@@ -575,7 +589,9 @@ def values_of(config):
 
 @pytest.mark.parametrize("name", RECIPE_NAMES)
 def test_a_recipe_is_whole_and_an_arm_of_the_reference_run(name):
-    """It names every value of its arm, so no suite's base changes it, and only its budget depends on another arm."""
+    """It names every value of its arm, so no suite's base changes it, and only its budget depends
+    on another arm.
+    """
     _, written, recipe = reading.read_recipe(name, "")
     assert written.keys() == values_of(recipe.arm)
     for kind in ("trajectory", "refine"):
@@ -613,11 +629,13 @@ def test_every_method_has_a_recipe():
     [
         (
             {"recipe": "knowlege"},
-            "arms.kd.recipe = 'knowlege': no such recipe in workflow/recipes; did you mean 'knowledge'?",
+            "arms.kd.recipe = 'knowlege': no such recipe in workflow/recipes; did you mean "
+            "'knowledge'?",
         ),
         (
             {"recipe": "knowledge", "trajectory": {"batch": 128}},
-            "arms.kd.trajectory.batch = 128: that is workflow/recipes/knowledge.yaml's value; remove it",
+            "arms.kd.trajectory.batch = 128: that is workflow/recipes/knowledge.yaml's value; "
+            "remove it",
         ),
         (
             {"recipe": "knowledge", "trajectory": {"bach": 1}},
@@ -626,7 +644,8 @@ def test_every_method_has_a_recipe():
         ({"recipe": "knowledge"}, "arms.kd: the compute of 'hd' leaves no step for trajectory"),
         (
             {"recipe": "progressive", "trajectory": {"steps": 4}},
-            "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step for each",
+            "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step for "
+            "each",
         ),
     ],
 )
@@ -695,7 +714,7 @@ def test_an_objective_with_pairs_pulls_them_in_and_pays_for_them(tmp_path):
         and len(pairs) == 1
     )
     kd, total = plan.arms["kd"], plan.arms["kd_total"]
-    cost = pairs_cost(pairs_of(kd.trajectory), guided=True)
+    cost = pairs_cost(kd.trajectory.objective.pairs_needed(), guided=True)
     assert cost == 32 * 2 * 2 and total_cost(plan, kd) == cost + 3 * 16 * kd.trajectory.steps
     assert total.trajectory.steps == round((total_cost(plan, plan.arms["hd"]) - cost) / (3 * 16))
     assert list(plan.stages).index(pairs.pop()) < list(plan.stages).index(

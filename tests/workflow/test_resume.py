@@ -77,7 +77,9 @@ def checkpoint_step(plan: Plan, stage_id: str, results: Path) -> int:
 def wait_for_step(
     step: int, plan: Plan, stage_id: str, results: Path, ended: Callable[[], object]
 ) -> None:
-    """Return when a checkpoint of that step or a later one is there; fail if the run has ended before."""
+    """Return when a checkpoint of that step or a later one is there; fail if the run has ended
+    before.
+    """
     start = time.monotonic()
     while checkpoint_step(plan, stage_id, results) < step:
         assert not ended(), f"the run ended before step {step}"
@@ -86,7 +88,9 @@ def wait_for_step(
 
 
 def killed_after(step: int, plan: Plan, stage_id: str, results: Path) -> None:
-    """Run the stage in a forked process, with a checkpoint after every step, and kill it once that step is saved."""
+    """Run the stage in a forked process, with a checkpoint after every step, and kill it once that
+    step is saved.
+    """
     child = os.fork()
     if child == 0:
         code = 1

@@ -1,4 +1,6 @@
-"""The DAG: a mistake stops it before any job, a new arm adds only its own jobs, and one failed arm spoils no other."""
+"""The DAG: a mistake stops it before any job, a new arm adds only its own jobs, and one failed arm
+spoils no other.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_s
 
 @pytest.fixture
 def workspace(tmp_path) -> Path:
-    """A folder with the repository's workflow and nothing else, so that no test touches the repository's own results."""
+    """A folder with the repository's workflow and nothing else, so that no test touches the
+    repository's own results.
+    """
     for name in ("Snakefile", "workflow", "profiles"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     return tmp_path
@@ -50,7 +54,9 @@ def snakemake(workspace: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def pretend_done(workspace: Path) -> None:
-    """What the workflow engine sees of a finished run: its files, parents first, and its own records of them."""
+    """What the workflow engine sees of a finished run: its files, parents first, and its own
+    records of them.
+    """
     plan = load_plan("tiny.yaml")
     folder = workspace / "results" / plan.name
     files = [
@@ -89,7 +95,8 @@ def test_a_mistake_in_the_suite_stops_the_dag_with_code_2(workspace):
     result = snakemake(workspace)
     said = [line for line in result.stderr.splitlines() if line.startswith("hdbench:")]
     assert said == [
-        f'hdbench: {path.name}: arms.hd_patch.refine.objective.discriminator = "pach": unknown; did you mean '
+        f'hdbench: {path.name}: arms.hd_patch.refine.objective.discriminator = "pach": unknown; '
+        f"did you mean "
         "'patch'?"
     ]
     assert result.returncode == 2

@@ -36,14 +36,18 @@ BATCH = 32  # images encoded at once
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Centre crop of an RGB image, (size, size, 3) uint8, exactly as ADM (guided-diffusion, `center_crop_arr`) has it.
+    """Centre crop of an RGB image, (size, size, 3) uint8, exactly as ADM (guided-diffusion,
+    `center_crop_arr`) has it.
 
-    Both sides are halved by Pillow's box filter while the shorter is at least 2 size, then the shorter is brought to size by
-    its bicubic filter: a smaller image is enlarged.  Orientation in EXIF is ignored.
+    Both sides are halved by Pillow's box filter while the shorter is at least 2 size, then the
+    shorter is brought to size by its bicubic filter: a smaller image is enlarged.  Orientation in
+    EXIF is ignored.
     """
 
     def resize(width: int, height: int, kind: Image.Resampling) -> Image.Image:
-        """Along rows first, rounded, as Pillow always did before 13, which turns the order round for tall images."""
+        """Along rows first, rounded, as Pillow always did before 13, which turns the order round
+        for tall images.
+        """
         return image.resize((width, image.height), kind).resize((width, height), kind)
 
     while min(image.size) >= 2 * size:
@@ -57,7 +61,9 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def load(item: Item, size: int) -> np.ndarray | str:
-    """The crop of an image, (size, size, 3) uint8, or if it is broken how; UserError where its file cannot be read."""
+    """The crop of an image, (size, size, 3) uint8, or if it is broken how; UserError where its file
+    cannot be read.
+    """
     try:
         with open(item.file, "rb") as file:
             file.seek(item.offset)
@@ -84,11 +90,13 @@ def encode(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> tuple[list[str], dict[str, Any]]:
-    """Write the cache into `folder`; the names of its files, and facts: images in it, broken ones, seconds of this run.
+    """Write the cache into `folder`; the names of its files, and facts: images in it, broken ones,
+    seconds of this run.
 
-    `progress` takes images done and images in all, of this rank.  Shard k is rank k % world_size's; one that is there is kept,
-    unless it lacks a broken image, which may have been mended.  Neither a stop nor the number of ranks changes a bit.
-    Raises UserError, on all ranks, when each has ended the shard that it was at.
+    `progress` takes images done and images in all, of this rank.  Shard k is rank k % world_size's;
+    one that is there is kept, unless it lacks a broken image, which may have been mended.  Neither
+    a stop nor the number of ranks changes a bit.  Raises UserError, on all ranks, when each has
+    ended the shard that it was at.
     """
     autoencoder = distributed.together(
         lambda: autoencoders.load(collection.autoencoder, device, torch.float32)
@@ -157,9 +165,11 @@ def encoded(
     device: torch.device,
     advance: Callable[[int], None],
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """A shard's tensors, and a sentence for each broken image of these rows, of which there were some `before`.
+    """A shard's tensors, and a sentence for each broken image of these rows, of which there were
+    some `before`.
 
-    Image i has its own noise (of kl), and its mirror another, whatever the batch; batches never cross shards.
+    Image i has its own noise (of kl), and its mirror another, whatever the batch; batches never
+    cross shards.
     """
     shape, dtype = (
         (collection.channels, *2 * (collection.image_size,)),
@@ -209,14 +219,15 @@ def encoded(
     tensors = {side: torch.cat(parts) for side, parts in sides.items()}
     if not all(latents.isfinite().all() for latents in tensors.values()):
         raise UserError(
-            f"{listing.items[rows[0]]} and those after it: a latent is not finite in {collection.dtype}; mend "
-            "the autoencoder's weights or scale, or choose another data.dtype"
+            f"{listing.items[rows[0]]} and those after it: a latent is not finite in "
+            f"{collection.dtype}; mend the autoencoder's weights or scale, or choose another "
+            "data.dtype"
         )
     return tensors | {"labels": torch.tensor(labels, dtype=torch.int64)}, broken
 
 
 def digest_of(collection: ImageCollection, listing: Listing) -> str:
-    """Of all that the latents depend on but the pixels: shards with the same one belong together."""
+    """SHA-256 of all that the latents depend on but the pixels; shards with the same belong together."""
     found = hashlib.sha256(collection.model_dump_json().encode())
     for row in zip(listing.items, listing.labels):
         found.update(repr(row).encode())
@@ -224,7 +235,9 @@ def digest_of(collection: ImageCollection, listing: Listing) -> str:
 
 
 def read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a shard says of itself, and its tensors, mapped into memory: of the file only what is used is read."""
+    """What a shard says of itself, and its tensors, mapped into memory: of the file only what is
+    used is read.
+    """
     try:
         with safe_open(path, "pt") as file:
             return json.loads(file.metadata()["about"]), {
@@ -232,13 +245,14 @@ def read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             }
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise UserError(
-            f"{path}: not a whole shard of latents ({error}); delete the folder {path.parent} and run "
-            "again"
+            f"{path}: not a whole shard of latents ({error}); delete the folder {path.parent} and "
+            "run again"
         ) from None
 
 
 class Latents:
-    """The latents of a cache as if they were one tensor (N, C, h, w) float32, on disk: what `Draws` needs of one.
+    """The latents of a cache as if they were one tensor (N, C, h, w) float32, on disk: what `Draws`
+    needs of one.
 
     With flips N = 2n, and row n + i is the mirror of row i.
     """
@@ -262,7 +276,9 @@ class Latents:
 
 
 def open_latents(folder: Path) -> tuple[Latents, Tensor]:
-    """A cache's latents, not read yet, and its labels (N,) int64; UserError for a missing, broken or foreign shard."""
+    """A cache's latents, not read yet, and its labels (N,) int64; UserError for a missing, broken
+    or foreign shard.
+    """
     paths = sorted(folder.glob("latents-*.safetensors"))
     if not paths:
         raise UserError(
@@ -276,8 +292,8 @@ def open_latents(folder: Path) -> tuple[Latents, Tensor]:
             number,
         ):
             raise UserError(
-                f"{path}: does not belong to the other {len(paths) - 1} shards there, or one is missing; delete "
-                f"the folder {folder} and run again"
+                f"{path}: does not belong to the other {len(paths) - 1} shards there, or one is "
+                f"missing; delete the folder {folder} and run again"
             )
     sides = [side for side in ("latents", "flipped") if side in shards[0]]
     return (

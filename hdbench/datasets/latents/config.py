@@ -11,7 +11,7 @@ from hdbench.networks.autoencoders import AutoencoderConfig
 
 
 class ImageCollection(Dataset):
-    """Images of a folder or of tar shards; `image_size` and `channels` are those of their latents."""
+    """Images of a folder or of tar shards; `image_size` and `channels` are those of the latents."""
 
     title: ClassVar[str] = "a real collection, encoded once into a cache of latents"
     stored: ClassVar[Literal["memory", "latents"]] = "latents"

@@ -35,7 +35,9 @@ class Item(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All images of a source in a fixed order, their labels, with `text` the distinct prompts; of each cut tar a sentence."""
+    """All images of a source in a fixed order, their labels, with `text` the distinct prompts; of
+    each cut tar a sentence.
+    """
 
     items: list[Item]
     labels: list[int]
@@ -47,7 +49,9 @@ class Listing(NamedTuple):
 
 
 def find(collection: ImageCollection) -> Listing:
-    """The images of the source and their labels, without decoding one; UserError for what is missing or wrong."""
+    """The images of the source and their labels, without decoding one; UserError for what is
+    missing or wrong.
+    """
     source = collection.source
     wanted = (".txt", ".json") if collection.text else (".cls",)
     if Path(source).is_dir():
@@ -59,7 +63,8 @@ def find(collection: ImageCollection) -> Listing:
         tars = sorted(glob.glob(source))
         if not tars:
             raise UserError(
-                f"{source}: neither a folder nor a glob of .tar files that are there; mend data.source"
+                f"{source}: neither a folder nor a glob of .tar files that are there; mend "
+                "data.source"
             )
         with ThreadPoolExecutor() as pool:
             items, beside, cut = (
@@ -77,7 +82,9 @@ def find(collection: ImageCollection) -> Listing:
 
 
 def tolerate(broken: list[str], before: int, collection: ImageCollection) -> None:
-    """Name broken things, after `before` others, on standard error; UserError for the first beyond what is allowed."""
+    """Name broken things, after `before` others, on standard error; UserError for the first beyond
+    what is allowed.
+    """
     for number, sentence in enumerate(broken, start=before + 1):
         if number > collection.corrupt_allowed:
             raise UserError(
@@ -90,9 +97,11 @@ def tolerate(broken: list[str], before: int, collection: ImageCollection) -> Non
 def read_tar(
     path: str, wanted: tuple[str, ...]
 ) -> tuple[list[Item], list[dict[str, bytes]], list[str]]:
-    """A tar's images, of each the contents of its neighbours with a `wanted` suffix, and a sentence if the tar is cut.
+    """A tar's images, of each the contents of its neighbours with a `wanted` suffix, and a sentence
+    if the tar is cut.
 
-    A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since it may be incomplete.
+    A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since
+    it may be incomplete.
     """
     found, beside, last = [], {}, ""
     try:
@@ -103,7 +112,8 @@ def read_tar(
                     continue
                 if suffix.lower() in SUFFIXES and not member.isfile():
                     raise UserError(
-                        f"{path}: {last}: a link, not an image; make the tar with the images themselves"
+                        f"{path}: {last}: a link, not an image; make the tar with the images "
+                        "themselves"
                     )
                 if suffix.lower() in SUFFIXES:
                     found.append((stem, Item(path, last, member.offset_data, member.size)))
@@ -133,7 +143,9 @@ def read_tar(
 def class_labels(
     collection: ImageCollection, items: list[Item], beside: list[dict[str, bytes]]
 ) -> list[int]:
-    """Of each image its class: what stands in the `.cls` beside it, or if no image has one the number of its folder."""
+    """Of each image its class: what stands in the `.cls` beside it, or if no image has one the
+    number of its folder.
+    """
     if any(beside):
         return [
             label_in(item, found.get(".cls"), collection.classes)
@@ -143,8 +155,9 @@ def class_labels(
     nowhere = ("", ".", str(Path(collection.source)))
     if loose := next((item for item, folder in zip(items, folders) if folder in nowhere), None):
         raise UserError(
-            f"{loose}: lies in no class folder{' and has no .cls beside it' if loose.member else ''}; put each "
-            "class into a folder of its own"
+            f"{loose}: lies in no class "
+            f"folder{' and has no .cls beside it' if loose.member else ''}; put each class into a "
+            "folder of its own"
         )
     holding = [posixpath.basename(folder) for folder in folders]
     number = {name: label for label, name in enumerate(sorted(set(holding)))}
@@ -163,8 +176,8 @@ def label_in(item: Item, text: bytes | None, n: int) -> int:
         )
     if not (text.strip().isdigit() and int(text) < n):
         raise UserError(
-            f"{item}: its .cls says {text.decode(errors='replace').strip()[:40]!r}, not a class from 0 to "
-            f"{n - 1}; mend it or data.classes"
+            f"{item}: its .cls says {text.decode(errors='replace').strip()[:40]!r}, not a class "
+            f"from 0 to {n - 1}; mend it or data.classes"
         )
     return int(text)
 
@@ -177,8 +190,8 @@ def captions(
         source = Path(collection.source)
         if not (source / PROMPTS).is_file():
             raise UserError(
-                f'{source / PROMPTS}: is missing, and data.text needs it; write {{name: {{"prompt": ...}}}} '
-                "there, with the names of the images without suffix"
+                f"{source / PROMPTS}: is missing, and data.text needs it; write "
+                '{name: {"prompt": ...}} there, with the names of the images without suffix'
             )
         ids = tuple(
             Path(item.file).relative_to(source).with_suffix("").as_posix() for item in items
@@ -204,5 +217,6 @@ def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
                 {"category": str(row["category"])} if row.get("category") is not None else {}
             )
     raise UserError(
-        f'{item}: has no caption: give it a .txt, or a .json with a "prompt" or a "caption", in UTF-8'
+        f'{item}: has no caption: give it a .txt, or a .json with a "prompt" or a "caption", in '
+        "UTF-8"
     )

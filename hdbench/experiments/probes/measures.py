@@ -14,7 +14,7 @@ from torch import Tensor
 from hdbench.core.pixels import to_float
 from hdbench.datasets.canvas import Canvas
 from hdbench.experiments.probes.config import STRENGTH, Flaw
-from hdbench.methods.discriminators.base import Verdict
+from hdbench.methods.discriminators.base import HeadOutput
 
 MEASURES = {
     "auc": "AUC ↑",
@@ -64,7 +64,7 @@ def plant(
     return to_float(torch.where(where, x + STRENGTH[flaw.change] * (other - x), x)), where
 
 
-def score(verdict: Verdict) -> Tensor:
+def score(verdict: HeadOutput) -> Tensor:
     """(B,), high for real images."""
     return (verdict.weights * verdict.logits).sum(1)
 

@@ -195,11 +195,4 @@ def label(method: str, objective: Objective) -> str:
 
 def teacher_steps(objective: Objective) -> int | None:
     """Euler steps of the teacher that the method's perfect student follows; None if it follows the exact flow."""
-    match objective.name:
-        case "consistency":
-            return objective.intervals
-        case "progressive":
-            return 2 * objective.start_steps
-        case "shortcut":
-            return objective.finest
-    return None
+    return objective.teacher_steps()

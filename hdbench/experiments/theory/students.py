@@ -22,8 +22,7 @@ from hdbench.experiments.theory.exact import Material, exact_pairs, material, me
 from hdbench.experiments.units import load_unit
 from hdbench.flow.path import generate
 from hdbench.flow.samplers import sample_ode
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Problem
 from hdbench.metrics.records import COLUMNS, check
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
@@ -69,17 +68,16 @@ def train(unit: Unit, given: Material, progress: Callable[[int], None]) -> dict[
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(unit.seed, "theory", unit.width))
         student = Student(unit.width, theory.network, given.exact.deviation)
-    setting = Setting(
+    pairs = objective.pairs_needed()
+    problem = Problem(
         student=student,
         learning_rate=theory.training.learning_rate,
         teacher_velocity=given.exact.velocity,
-        pairs=exact_pairs(given.exact, objective.pairs.count)
-        if hasattr(objective, "pairs")
-        else None,
+        pairs=exact_pairs(given.exact, pairs.count) if pairs else None,
     )
     training = Training(objective=objective, **theory.training.model_dump())
     trainer = Trainer(
-        OBJECTIVES[objective.name].updates(objective, setting),
+        objective.updates(problem),
         training,
         student,
         (unit.seed, "theory"),
@@ -90,6 +88,7 @@ def train(unit: Unit, given: Material, progress: Callable[[int], None]) -> dict[
         while trainer.step < training.steps:
             trainer.train_step()
             progress(trainer.step)
+        trainer.read_scalars()
         trainer.check_weights()
     except Divergence as error:
         raise Divergence(f"{unit.arm}, seed {unit.seed}: {error}") from None
