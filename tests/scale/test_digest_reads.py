@@ -164,7 +164,7 @@ def objectives(tiny: Plan, results: Path, found: dict[tuple[str, ...], set[str]]
             training = stage.training.model_copy(
                 update={
                     "objective": objective,
-                    "steps": max(2, getattr(objective, "rounds", 1)),
+                    "steps": max(2, objective.rounds()),
                     "batch": 4,
                     "micro_batch": 2,
                     "compile": False,
