@@ -322,7 +322,7 @@ def report(
     )
     said = assumptions(plan, model, found) if stages else "All stages are done."
     return "\n".join(
-        [f"{plan.name}, what is still to do, by {MODEL}:", table, *textwrap.wrap(said, WIDTH)]
+        [f"{plan.stem}, what is still to do, by {MODEL}:", table, *textwrap.wrap(said, WIDTH)]
     )
 
 
