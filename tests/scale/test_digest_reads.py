@@ -342,7 +342,15 @@ def test_no_stage_holds_a_value_that_it_does_not_read(reads, monkeypatch):
 
 
 def covered(config: Config, path: str) -> bool:
-    """Whether a value is in the digest, so that it can renew the stage."""
+    """Whether a value can change and is then in the digest; a `name` says which class its
+    neighbours are of.
+    """
+    *keys, last = path.split(".")
+    part = functools.reduce(getattr, keys, config)
+    bounds = {str(bound) for bound in type(part).model_fields[last].metadata}
+    is_constant = len({text.split("=")[1].rstrip(")") for text in bounds}) == 1 and len(bounds) == 2
+    if last == "name" or is_constant or getattr(part, last) is None:
+        return False
     node: Any = config.model_dump(mode="json")
     for key in path.split("."):
         if key not in node:
