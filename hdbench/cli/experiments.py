@@ -53,7 +53,7 @@ def theory_command(config, threads, results, out):
 @out_option
 @clean_errors
 def probes_command(config, threads, results, out):
-    """Train heads to find planted flaws on frozen features: what they see, what their gradients fix.
+    """Train heads to find planted flaws on frozen features: what they see and where they correct.
 
     Finished units are kept, and the same command goes on behind them.
     """
@@ -82,7 +82,7 @@ def probes_command(config, threads, results, out):
 @results_option
 @clean_errors
 def tuned_command(suite, metrics, results):
-    """Print each head's tuned values: of its arm with the smallest fd_train on the validation seed."""
+    """Print each head's tuned values, of its arm with the smallest fd_train."""
     from hdbench.experiments.tuning import chosen, settings  # start-up: pandas and torch
     from hdbench.metrics.records import read_metrics  # start-up: pandas
     from hdbench.report.numbers import metrics_file  # start-up: pandas
