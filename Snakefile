@@ -10,8 +10,10 @@ from snakemake.utils import min_version
 
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
-from hdbench.suite.schema import FIGURES, RunConfig
+from hdbench.report.figures import FIGURES
+from hdbench.report.tables import tables_of
 from hdbench.suite.load import load_plan
+from hdbench.suite.schema import RunConfig
 
 min_version("9.8")
 
@@ -23,6 +25,7 @@ report: "workflow/report/workflow.rst"
 try:
     validate(RunConfig, config, "workflow/config.yaml or --config")
     PLAN = load_plan(config["suite"])
+    TABLES, FIGURES = tuple(tables_of(PLAN)), tuple(FIGURES.load())
 except UserError as error:
     print(f"hdbench: {error}", file=sys.stderr)
     sys.exit(2)
@@ -87,7 +90,7 @@ rule all_ablations:
     default_target: True
     input:
         [manifest(stage) for stage in PLAN.stages],
-        expand(f"{RENDERED}/{{table}}.{{kind}}", table=(*PLAN.tables, "claims"), kind=("csv", "md", "tex", "html")),
+        expand(f"{RENDERED}/{{table}}.{{kind}}", table=(*TABLES, "claims"), kind=("csv", "md", "tex", "html")),
         expand(f"{config['tables']}/theory/theory.{{kind}}", kind=("csv", "md", "pdf", "png")),
         expand(f"{RENDERED}/figures/{{figure}}.{{kind}}", figure=FIGURES, kind=("png", "pdf")),
 

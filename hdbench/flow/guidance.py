@@ -12,9 +12,11 @@ from hdbench.flow.path import Velocity, guided, velocity
 class Guidance(Config):
     """How strongly the teacher is guided, and at which times; one object wherever it is used."""
 
-    scale: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
+    scale: float = Field(
+        default=1.0, ge=0, description="w of classifier-free guidance; 1 means none"
+    )
     interval: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), description="times at which guidance acts; elsewhere w = 1"
+        default=(0.0, 1.0), description="times at which guidance acts; elsewhere w = 1"
     )
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.suite.schema import TABLES, Arm, Recipe, Suite
+from hdbench.suite.schema import Arm, Recipe, Suite
 from hdbench.suite.stage import Stage
 
 
@@ -38,11 +38,6 @@ class Plan:
     )  # the arms with `equal_total` as it was written
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the tables that are rendered."""
-        return (*TABLES, *(["categories"] if self.suite.tables.categories else []))
 
     def stage(self, stage_id: str) -> Stage:
         if stage_id not in self.stages:

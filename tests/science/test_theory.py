@@ -168,6 +168,7 @@ def test_a_student_starts_near_the_mean_velocity_of_a_gaussian():
     torch.testing.assert_close(student(z, r, t), law.u(z, r, t, steps=200), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_regression_on_true_pairs_reaches_the_truth_and_mean_flow_approaches_it():
     theory = config(
         {
@@ -206,6 +207,7 @@ def invoke(folder, data) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path, monkeypatch):
     code, output = invoke(tmp_path, TINY)
     assert code == 0, output

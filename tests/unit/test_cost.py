@@ -91,6 +91,7 @@ def test_forward_mode_is_float32_and_checkpointing_computes_forwards_again():
     assert by_precision(passes, "float32", False) == {"float32": 5.25}
 
 
+@pytest.mark.slow
 def test_imagenet_by_hand(model):
     plan = load_plan("imagenet256")
     costs, n = Costs(plan, model), 1281167
@@ -191,6 +192,7 @@ def test_published_networks_counted_again(model):
             )
 
 
+@pytest.mark.slow
 def test_extractors_counted_again(model):
     import open_clip
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -364,6 +366,7 @@ def kept(networks, function) -> tuple[int, int]:
     return at_end, most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "depth", "heads", "side", "rows"),
     [(64, 3, 4, 16, 4), (96, 2, 2, 8, 8), (128, 2, 8, 24, 2)],
@@ -418,6 +421,7 @@ def test_activations_are_what_autograd_keeps(options, width, depth, heads, side,
     assert kept([network], run)[0] == pytest.approx(formula, rel=0.1 if half else 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -469,6 +473,7 @@ def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes)
 # reports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_has_a_cost(suite, model, tmp_path):
     plan = load_plan(suite)
@@ -523,6 +528,7 @@ def test_mistakes_in_the_model(tmp_path, change, sentence):
     assert printed.exit_code == 2 and sentence in printed.output
 
 
+@pytest.mark.slow
 def test_a_dry_run_ends_with_the_cost_of_what_it_plans(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     plan = load_plan(str(write_suite(workspace)))

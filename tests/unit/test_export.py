@@ -170,6 +170,7 @@ def compare(folder: Path, network: Transformer, decode=lambda x: x) -> None:
     assert torch.equal(found["images"], found["x"].clamp(-1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arm", "kind"), [(ARM, "refine"), ("td", "trajectory")])
 def test_lines_of_the_card_make_the_images_of_the_student(trained, exported, arm, kind):
     plan, _, results = trained
@@ -197,6 +198,7 @@ def test_anybody_may_read_the_files_and_the_lines_save_a_picture(exported):
     assert "\n    pip install torch diffusers" in (exported[ARM] / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_lines_of_a_text_to_image_card_make_the_images_of_the_student(tmp_path):
     """SANA's student, its prompts encoded by the pipeline's own text encoder."""
     from hdbench.networks.config import SanaConfig

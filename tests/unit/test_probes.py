@@ -31,7 +31,11 @@ from hdbench.methods.discriminators import HEADS, build_head, parameter_count
 from hdbench.metrics.records import COLUMNS, read_metrics
 from hdbench.suite.load import load_plan
 from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_suite
-from tests.workflow.test_workflow import planned, snakemake, workspace  # noqa: F401, a fixture
+from tests.workflow.test_workflow import (
+    planned,
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 TINY = read_yaml(REPOSITORY / "tests/support/probes.yaml")
 CANVAS = {
@@ -238,6 +242,7 @@ def easy(tmp_path):
     return unit
 
 
+@pytest.mark.slow
 def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
     """A trained head's gradient points to the true correction, that of a fresh one does not."""
     unit = easy({"change": "fade", "size": None}, ("patch", "awd_logit"))
@@ -329,6 +334,7 @@ def invoke(folder, changes=None) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, monkeypatch):
     code, output = invoke(trained)
     assert code == 0, output
@@ -420,6 +426,7 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     broken.unlink()
 
 
+@pytest.mark.slow
 def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
     assert invoke(trained)[0] == 0
     frame, probes = (
@@ -593,6 +600,7 @@ def test_teachers_must_be_there(trained, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     probes = probes_config.read_probes()
@@ -608,6 +616,7 @@ def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(mo
     }
 
 
+@pytest.mark.slow
 def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     write_suite(workspace, CANVAS)

@@ -3,8 +3,8 @@ rule tables:
         METRICS,
     output:
         [report(f"{RENDERED}/{table}.html", category="Tables", labels={"table": table}, caption=f"../report/{table}.rst")
-         for table in PLAN.tables],
-        expand(f"{RENDERED}/{{table}}.{{kind}}", table=PLAN.tables, kind=("csv", "md", "tex")),
+         for table in TABLES],
+        expand(f"{RENDERED}/{{table}}.{{kind}}", table=TABLES, kind=("csv", "md", "tex")),
     shell:
         command("tables", *OUT)
 

@@ -64,7 +64,7 @@ class Probes(Config):
     seeds: tuple[int, ...] = Field(min_length=1, description="of teachers and heads, to report")
     validation_seed: int = Field(ge=0, description="on which learning rates are chosen")
     flaws: tuple[Flaw, ...] = Field(min_length=1)
-    heads: tuple[Literal[tuple(HEADS)], ...] = Field(min_length=1)
+    heads: tuple[Literal[tuple(HEADS.load())], ...] = Field(min_length=1)
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         min_length=1, description="the grid that all heads share"
     )
@@ -138,9 +138,10 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
     return {key: available[key] for key in wanted}
 
 
-def head_settings(suite: Suite) -> Config | None:
+def head_settings(suite: Suite) -> Any:
     """The settings of the heads of a suite's stage 2, if it has any."""
-    return getattr(suite.base.refine and suite.base.refine.objective, "gan", None)
+    head = suite.base.refine.objective.head() if suite.base.refine else None
+    return head[1] if head else None
 
 
 def check_first_suite(probes: Probes, plan: Plan) -> None:

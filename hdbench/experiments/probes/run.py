@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Reader:
 
     def __init__(self, unit: ProbeUnit, network: nn.Module):
         self.settings = head_settings(unit.source.plan.suite)
-        self.network = network
+        self.network: Any = network
         self.t_max = unit.probes.t_max
 
     def times(self, n: int, random: torch.Generator) -> Tensor:

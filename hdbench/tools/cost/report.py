@@ -136,5 +136,6 @@ def assumptions(plan: Plan, model: CostModel, estimated: Estimate) -> str:
         f"Assumed: {model.gpu} ({used}), no loss with several a job; "
         f"{Costs(plan, model).images():,} images of data; PNG of {model.png.bytes_per_pixel:g} "
         "bytes a pixel. A checkpoint goes when its job is done; there are two while it is saved. "
-        f"Start with --config device=cuda; `hdbench doctor --suite {plan.name}` says what must be there."
+        "Start with --config device=cuda; "
+        f"`hdbench doctor --suite {plan.name}` says what must be there."
     )

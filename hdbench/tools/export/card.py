@@ -10,10 +10,9 @@ from diffusers import ModelMixin
 from tabulate import tabulate
 
 from hdbench.metrics.records import COLUMNS, Interval, read_metrics
-from hdbench.report.columns import columns_of
 from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers, metrics_file
-from hdbench.report.tables import FOOTNOTES, caption, explanations, marks
+from hdbench.report.tables import FOOTNOTES, TABLES, caption, explanations, marks
 from hdbench.suite.arms import describe
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import Stage
@@ -125,7 +124,7 @@ def settings(plan: Plan, name: str) -> str:
 
 def metrics(numbers: Numbers, entry: Entry) -> tuple[str, str, str]:
     """Footnote marks of an entry, its numbers with intervals as a Markdown table, and notes."""
-    columns = columns_of("main", numbers)
+    columns = TABLES["main"]().columns(numbers)
     cells = [column.cell(entry) for column in columns]
     rows = {
         "Protocol": ", ".join(sorted(set(numbers.of(entry).protocol) - {"cost"})) or "-",

@@ -7,6 +7,8 @@ of t - r are constants, so they go into a bias of diffusers' own `DiTTransformer
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import DiTTransformer2DModel, SanaTransformer2DModel
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ def to_diffusers(network: Transformer) -> tuple[DiTTransformer2DModel, float]:
     goes into the last layer, and s = 1 - a.
     """
     a, b = velocity_factors(network)
-    model = empty_model(network)
+    model: Any = empty_model(network)
     copy_ends(network, model, b)
     times = sum(network.embed_times(torch.zeros(1), torch.ones(1)))[0]
     for target, block in zip(model.transformer_blocks, network.blocks, strict=True):
@@ -79,7 +81,7 @@ def copy_ends(network: Transformer, model: DiTTransformer2DModel, factor: float)
     model.proj_out_2.bias.copy_(factor * reordered(network.out.bias))
 
 
-def copy_block(block: nn.Module, target: nn.Module) -> None:
+def copy_block(block: Any, target: Any) -> None:
     """Attention, MLP and modulation of one block."""
     projections = (target.attn1.to_q, target.attn1.to_k, target.attn1.to_v)
     weights = block.qkv.weight.chunk(3)
@@ -101,7 +103,8 @@ def zero_parameters(module: nn.Module) -> None:
 def sana_to_diffusers(network: SanaNetwork) -> SanaTransformer2DModel:
     """A model such that x = eps - model(eps, prompts, any time) up to rounding."""
     side = network.grid * network.config.patch
-    model = SanaTransformer2DModel(**arguments(network.config, side, network.channels)).eval()
+    shape = arguments(network.config, side, network.channels)
+    model: Any = SanaTransformer2DModel(**shape).eval()
     model.load_state_dict(network.transformer.state_dict())
     _, times = network.embed_times(torch.zeros(1), torch.ones(1), torch.float32)
     embedder = model.time_embed.emb.timestep_embedder

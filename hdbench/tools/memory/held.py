@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from hdbench.core.config import Config
 from hdbench.core.files import canonical
 from hdbench.methods.base import Problem
 from hdbench.methods.discriminators import build_head, parameter_count
@@ -106,7 +105,7 @@ class Memory:
         if stage.kind in ("trajectory", "refine"):
             teacher = self.network(network_of(stage), False)
 
-        def head(name: str, settings: Config) -> nn.Module:
+        def head(name: str, settings: Any) -> nn.Module:
             with torch.device("meta"):
                 return build_head(
                     name,
