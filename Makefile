@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml $(PLUGIN)/pyproject.toml
 	$(VENV)/bin/pip install -e '.[test]' -e $(PLUGIN)
 	@touch $@
 
-clean:  ## removes what was computed; the environment and rendered tables stay
+clean:  ## removes what was computed and rendered; the environment and published tables stay
 	rm -rf results .snakemake
 
 .PHONY: lint test-fast

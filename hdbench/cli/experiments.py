@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hdbench.cli.group import clean_errors, main, out_option, results_option
+from hdbench.cli.group import clean_errors, main, rendered_option, results_option
 
 
 @main.command("theory")
@@ -21,7 +21,7 @@ from hdbench.cli.group import clean_errors, main, out_option, results_option
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
 )
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def theory_command(config, threads, results, out):
     """Train students where the true mean velocity is known: errors, and what small ones lose.
@@ -34,7 +34,7 @@ def theory_command(config, threads, results, out):
 
     theory = read_theory_config(config)
     set_up(threads, "cpu")
-    for path in run_theory(theory, results, out):
+    for path in run_theory(theory, results, out or results):
         click.echo(path)
 
 
@@ -50,7 +50,7 @@ def theory_command(config, threads, results, out):
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
 )
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def probes_command(config, threads, results, out):
     """Train heads to find planted flaws on frozen features: what they see and where they correct.
@@ -63,7 +63,7 @@ def probes_command(config, threads, results, out):
 
     probes = read_probes(config)
     set_up(threads, "cpu")
-    for path in run_probes(probes, results, out):
+    for path in run_probes(probes, results, out or results):
         click.echo(path)
 
 

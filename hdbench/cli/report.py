@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from hdbench.cli.group import clean_errors, main, out_option, results_option, suite_option
+from hdbench.cli.group import (
+    clean_errors,
+    main,
+    out_option,
+    rendered_option,
+    results_option,
+    suite_option,
+)
 
 
 @main.command("collect")
@@ -46,7 +53,7 @@ def collect_command(suite, results, partial, keep):
 )
 @suite_option
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def tables_command(suite, results, metrics, out):
     """Render the suite's tables as csv, Markdown and LaTeX; what is missing is '-' with a footnote."""
@@ -81,7 +88,7 @@ def tables_command(suite, results, metrics, out):
 )
 @suite_option
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def claims_command(suite, results, metrics, rules, theory, out):
     """Judge the paper's claims by declared rules: verdict, effect, interval, corrected p."""
@@ -126,7 +133,7 @@ def prose_command(documents, out):
 )
 @suite_option
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def figures_command(suite, results, metrics, out):
     """Draw quality, differences, samples, curves, spectra and token weights; what is missing is left out with a note."""
@@ -226,3 +233,22 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
         click.echo(f"{name}: {path} ({described(frame)})")
     click.echo("\n" + report(found, everything))
     sys.exit(int(fail_if_moved and failed(found)))
+
+
+@main.command("publish")
+@click.option(
+    "--experiment",
+    type=click.Choice(["theory", "probes"]),
+    help="Instead of a suite: what `hdbench theory` or `hdbench probes` has rendered.",
+)
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def publish_command(experiment, suite, results, out):
+    """Copy what a suite's tables, claims and figures have rendered in results/ into the folder of committed tables."""
+    from hdbench.report.publish import publish
+    from hdbench.suite.load import load_plan
+
+    for path in publish(experiment or load_plan(suite).name, results, out):
+        click.echo(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, model_validator
 from torch import nn
 
@@ -10,14 +12,25 @@ from hdbench.flow.path import Velocity, guided, velocity
 
 
 class Guidance(Config):
-    """How strongly the teacher is guided, and at which times; one object wherever it is used."""
+    """How strongly the teacher is guided, and at which times; one object wherever it is used.
+
+    A number in a suite means its scale.
+    """
 
     scale: float = Field(
         default=1.0, ge=0, description="w of classifier-free guidance; 1 means none"
     )
     interval: tuple[Fraction, Fraction] = Field(
-        default=(0.0, 1.0), description="times at which guidance acts; elsewhere w = 1"
+        default=(0.0, 1.0),
+        strict=False,
+        description="times at which guidance acts; elsewhere w = 1",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _number_is_scale(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"scale": value} if is_number else value
 
     @model_validator(mode="after")
     def _interval_in_order(self):

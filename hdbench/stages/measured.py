@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from safetensors.torch import load_file
@@ -12,16 +11,15 @@ from safetensors.torch import load_file
 from hdbench.core import files
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images
-from hdbench.datasets import DATASETS
 from hdbench.datasets.base import Dataset
 from hdbench.evaluation.classifier import estimates, metric_input
 from hdbench.evaluation.features import digest_of
 from hdbench.evaluation.request import Request
 from hdbench.evaluation.results import Evaluation, Result
 from hdbench.networks.classifier import Classifier, classify
-from hdbench.networks.config import ClassifierConfig
 from hdbench.stages import artifact
-from hdbench.stages.context import WEIGHTS, dimensions, of_classifier
+from hdbench.stages.context import WEIGHTS, of_classifier
+from hdbench.suite.stage import config_of
 
 REFERENCE = "results/stages/reference/<id>"
 
@@ -64,10 +62,11 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
             f"{samples}: holds {n} images, the reference has {against.samples}; give --n {n} to "
             "compare unequal numbers all the same"
         )
-    if images.shape[1:] != dimensions(against.data):
+    data = against.data
+    expected = (data.channels, data.image_size, data.image_size)
+    if images.shape[1:] != expected:
         raise UserError(
-            f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
-            f"{dimensions(against.data)}"
+            f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are {expected}"
         )
     network = against.network.to(request.device).eval()
     features, probabilities = classify(network, images, request.device)
@@ -107,9 +106,9 @@ def read_reference(stage: Path) -> Against:
     results = place.parents[2]
     path, manifest = artifact.load(results, f"reference/{place.name}")
     weights, trained = artifact.load(results, manifest["parents"]["classifier"])
-    config: dict[str, Any] = artifact.load(results, trained["parents"]["data"])[1]["config"]
-    data = DATASETS[config["name"]].model_validate_json(json.dumps(config))
-    network = Classifier(ClassifierConfig(**trained["config"]["network"]), **of_classifier(data))
+    of_data = artifact.load(results, trained["parents"]["data"])[1]["config"]
+    data = config_of("data", of_data).dataset
+    network = Classifier(config_of("classifier", trained["config"]).network, **of_classifier(data))
     network.load_state_dict(load_file(weights / WEIGHTS))
     with np.load(path / "reference.npz", allow_pickle=False) as arrays:
         return Against(

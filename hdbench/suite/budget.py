@@ -11,8 +11,10 @@ from hdbench.suite.schema import Arm, EqualTotal, Training
 
 
 def cost_per_step(plan: Plan, training: Training) -> float:
-    """Forward-equivalents of one training step: the objective's own count a sample, times the batch."""
-    guided = plan.suite.teacher.guidance != 1.0
+    """Forward-equivalents of one training step: the objective's own count a sample, times the
+    batch.
+    """
+    guided = plan.suite.teacher.guidance.active
     return training.batch * total(training.objective.passes(plan.suite.network.depth, guided))
 
 
@@ -22,16 +24,20 @@ def pairs_cost(pairs: Pairs, guided: bool) -> int:
 
 
 def total_cost(plan: Plan, arm: Arm) -> float:
-    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the teacher that all share."""
+    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the
+    teacher that all share.
+    """
     trained = [training for training in (arm.trajectory, arm.refine) if training]
     pairs = {pairs for training in trained if (pairs := training.objective.pairs_needed())}
     return sum(training.steps * cost_per_step(plan, training) for training in trained) + sum(
-        pairs_cost(each, plan.suite.teacher.guidance != 1.0) for each in pairs
+        pairs_cost(each, plan.suite.teacher.guidance.active) for each in pairs
     )
 
 
 def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
-    """The arm with `equal_total` replaced by the number of steps that comes nearest to that budget."""
+    """The arm with `equal_total` replaced by the number of steps that comes nearest to that
+    budget.
+    """
     arm = plan.arms[name]
     kinds = [
         kind

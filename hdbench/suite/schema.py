@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from hdbench.core.config import Config, nearest
+from hdbench.core.config import Config, Fraction, nearest
 from hdbench.datasets import DATASETS
 from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
+from hdbench.flow.guidance import Guidance
 from hdbench.methods import OBJECTIVES
 from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
@@ -18,7 +18,6 @@ from hdbench.suite.overrides import leaves
 Objective = OBJECTIVES.union()
 Dataset = DATASETS.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _absent(value: Any) -> bool:
@@ -65,13 +64,6 @@ class Training(Config):
         description="blocks of networks that no forward-mode pass goes through",
     )
 
-    @classmethod
-    def of(cls, config: dict[str, Any]) -> Training:
-        """The training part of a stage's configuration, typed again."""
-        return cls.model_validate_json(
-            json.dumps({key: config[key] for key in cls.model_fields if key in config})
-        )
-
     @model_validator(mode="after")
     def _some_steps(self):
         if isinstance(self.steps, int) and self.steps > 10**9:
@@ -93,22 +85,16 @@ class Teacher(Config):
 
     training: Training | None = Field(None, exclude_if=_absent)
     checkpoint: Checkpoint | None = Field(None, exclude_if=_absent)
-    guidance: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
-    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    guidance: Guidance = Guidance()
 
     @model_validator(mode="after")
-    def _interval_in_order(self):
-        low, high = self.guidance_interval
-        if low > high:
-            raise ValueError(
-                f"guidance_interval = {[low, high]}: the first must not be above the second"
-            )
+    def _trained_or_public(self):
         if bool(self.training) == bool(self.checkpoint):
             raise ValueError("give either training or checkpoint")
         return self
 
 
-class ClassifierStage(Config):
+class ClassifierTraining(Config):
     """The network whose features the metrics use, and its training; one for all chains, so that they can be compared."""
 
     network: ClassifierConfig = ClassifierConfig()
@@ -192,6 +178,11 @@ class Evaluation(Config):
     )
     batch: int = Field(
         256, ge=1, description="samples that are made at once; of no sample's noise or condition"
+    )
+    metrics: tuple[str, ...] = Field(
+        (),
+        exclude_if=_absent,
+        description="beside the protocol's own; each group of them is an artifact of its own",
     )
 
     @model_validator(mode="after")
@@ -333,7 +324,7 @@ class Suite(Config):
 
     title: str
     data: Dataset
-    classifier: ClassifierStage | None = Field(None, description="of the protocol `classifier`")
+    classifier: ClassifierTraining | None = Field(None, description="of the protocol `classifier`")
     network: Network
     text: Text | None = Field(
         None, description="how prompts are encoded; labels are then rows of prompts, not classes"
@@ -370,7 +361,6 @@ class RunConfig(Config):
 
     suite: str
     results: str
-    tables: str
     device: str
     sharding: Literal["none", "fsdp2"]
     theory: str

@@ -410,9 +410,8 @@ def test_the_command_takes_the_theorys_metrics_from_results_or_a_file(tmp_path):
     def verdict(*more: str) -> str:
         result = CliRunner().invoke(main, [*arguments, *more])
         assert result.exit_code == 0, result.output
-        return (
-            pd.read_csv(tmp_path / "out/tiny/claims.csv").set_index("claim").verdict["C7"].iloc[0]
-        )
+        written = tmp_path / "out" / plan.name / "claims.csv"
+        return pd.read_csv(written).set_index("claim").verdict["C7"].iloc[0]
 
     assert verdict() == "not testable here"
     (tmp_path / "results/theory").mkdir(parents=True)

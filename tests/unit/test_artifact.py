@@ -30,8 +30,9 @@ from hdbench.stages import artifact
 from hdbench.stages.artifact import Work, folder
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.stages.run import run_stage
+from hdbench.stages.sources import SOURCES
 from hdbench.suite.plan import Plan
-from hdbench.suite.stage import Stage
+from hdbench.suite.stage import Stage, config_of
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
 
@@ -53,7 +54,7 @@ def copied(done, tmp_path) -> tuple[Plan, Path, Stage]:
 
 
 def run(plan: Plan, stage: Stage, results: Path, checkpoint_seconds: float = 1000.0) -> None:
-    run_stage(plan, stage, results, torch.device("cpu"), checkpoint_seconds)
+    run_stage(stage, results, torch.device("cpu"), checkpoint_seconds)
 
 
 def test_a_manifest_says_what_the_artifact_is(done):
@@ -78,12 +79,15 @@ def test_a_manifest_says_what_the_artifact_is(done):
         "network_evaluations",
         "forward_equivalents",
         "parameters",
+        "versions",
+        "sources",
+        "parent_manifests",
         "payload",
     }
     assert manifest["id"] == f"teacher/s0-{manifest['digest']}"
     assert (manifest["kind"], manifest["version"], manifest["seed"]) == ("teacher", 1, 0)
-    assert manifest["config"] == stage.config
-    assert manifest["config"]["steps"] == plan.suite.teacher.training.steps
+    assert config_of(stage.kind, manifest["config"]) == stage.config
+    assert manifest["config"]["training"]["steps"] == plan.suite.teacher.training.steps
     assert manifest["parents"] == {"data": next(iter(plan.stages))}
     assert manifest["environment"].keys() >= {
         "python",
@@ -443,5 +447,5 @@ def test_a_huge_learning_rate_ends_with_one_sentence_and_code_1(tmp_path, monkey
     )
     assert "Traceback" not in result.output
     (work,) = (tmp_path / "stages/teacher").glob(".*.partial")
-    assert {path.name for path in work.iterdir()} == {CHECKPOINT}
+    assert {path.name for path in work.iterdir()} == {CHECKPOINT, SOURCES}
     assert all(tensor.isfinite().all() for tensor in load_file(work / CHECKPOINT).values())

@@ -292,12 +292,12 @@ def test_the_command_writes_csv_markdown_and_tex(tmp_path):
         ],
     )
     assert result.exit_code == 0, result.output
-    frame = pd.read_csv(tmp_path / "out/tiny/claims.csv")
-    text = (tmp_path / "out/tiny/claims.md").read_text()
+    frame = pd.read_csv(tmp_path / "out" / plan.name / "claims.csv")
+    text = (tmp_path / "out" / plan.name / "claims.md").read_text()
     assert list(frame.claim.unique()) == [f"C{number}" for number in range(1, 10)]
     for row in frame[frame.effect.notna()].itertuples():
         assert f"{row.effect:.3g}" in text and row.rule in text
-    assert (tmp_path / "out/tiny/claims.tex").read_text().count(r"\toprule") == 2
+    assert (tmp_path / "out" / plan.name / "claims.tex").read_text().count(r"\toprule") == 2
     other = synthetic(plan).assign(digest="0" * 16)
     written = write_claims(
         Numbers(plan, other, tmp_path, anybody=True), read_rules(RULES), tmp_path / "out"

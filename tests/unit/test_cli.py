@@ -19,8 +19,8 @@ from hdbench.cli import main
 from hdbench.core import runtime
 from hdbench.core.errors import UserError
 from hdbench.stages import artifact
-from hdbench.stages.run import find_stage, label_of
-from hdbench.suite.plan import Plan
+from hdbench.stages.run import label_of
+from hdbench.suite.plan import Plan, find_stage
 from hdbench.suite.stage import KINDS
 from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
@@ -35,6 +35,7 @@ STAGE_OPTIONS = {
     "--device",
     "--checkpoint-seconds",
     "--sharding",
+    "--again",
 }
 EVALUATION_OPTIONS = {
     "--layout",
@@ -64,6 +65,8 @@ COMMANDS = {
     "show": {"--suite", "--results", "--out"},
     "published": {"--benchmark", "--metrics", "--numbers", "--without-remembered", "--out"},
     "plan": {"--suite", "--results"},
+    "publish": {"--experiment", "--suite", "--results", "--out"},
+    "arm": {"name"} | STAGE_OPTIONS - {"--id", "--arm", "--steps"},
     "compare": {"a", "b", "--metric", "--all", "--out", "--fail-if-moved"},
     "cost": {"--suite", "--results", "--out", "--config", "--gpu", "--memory"},
     "doctor": {"--suite", "--results", "--config", "--device", "--verify"},
@@ -251,16 +254,13 @@ def test_arm_and_stage_are_two_names_of_one_result(plan, tmp_path):
 
 
 def test_progress_names_the_stage_and_whose_it_is(plan):
-    stages = plan.stages
-    assert (
-        label_of(plan, stages[stage_of(plan, "refine", "hd_patch")])
-        == "refine dmd-patch-meanflow-s0 [hd_patch]"
-    )
-    assert (
-        label_of(plan, stages[stage_of(plan, "trajectory", "td")])
-        == "trajectory meanflow-s0 [4 arms]"
-    )
-    assert label_of(plan, stages[next(iter(stages))]) == "data digits"
+    def label(stage_id: str) -> str:
+        return label_of(plan.stages[stage_id], plan.arms_of(stage_id))
+
+    refine = label(stage_of(plan, "refine", "hd_patch"))
+    assert refine == "refine dmd-patch-meanflow-s0 [hd_patch]"
+    assert label(stage_of(plan, "trajectory", "td")) == "trajectory meanflow-s0 [4 arms]"
+    assert label(next(iter(plan.stages))) == "data digits"
 
 
 @pytest.mark.slow

@@ -29,7 +29,6 @@ from hdbench.stages import artifact
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.budget import cost_per_step
 from hdbench.suite.load import load_plan
-from hdbench.suite.schema import Training
 from hdbench.tools.cost.counting import Costs, by_precision
 from hdbench.tools.cost.model import read_model
 from hdbench.tools.cost.report import estimate, report, to_do
@@ -74,7 +73,7 @@ def test_training_costs_the_codes_own_count_of_forwards(tmp_path, model):
     costs, data = Costs(plan, model), plan.suite.data
     for stage in plan.stages.values():
         if stage.kind in ("trajectory", "refine"):
-            training = Training.of(stage.config)
+            training = stage.training
             forward = forward_flops(
                 plan.suite.network, data.image_size, data.channels, data.classes, True
             )
@@ -292,7 +291,7 @@ def test_what_belongs_to_parameters_is_exact(tmp_path, arm):
     stage = plan.stage(
         stage_of(plan, "trajectory" if arm in ("td", "progressive") else "refine", arm)
     )
-    training = Training.of(stage.config)
+    training = stage.training
     problem, updates = small_problem(plan.suite.network, training)
     trainer = Trainer(
         updates, training, problem.student, (0,), torch.randn(20, 1, 8, 8), torch.arange(20) % 10
@@ -450,7 +449,7 @@ def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes)
         },
     )
     stage = plan.stage(stage_of(plan, kind, "hd"))
-    training = Training.of(stage.config)
+    training = stage.training
     problem, updates = small_problem(plan.suite.network, training)
     draws = Draws((0,), torch.randn(40, 1, 8, 8), torch.arange(40) % 10, training.batch)
     modules = [

@@ -381,10 +381,12 @@ def test_the_command_draws_from_a_file_of_metrics_alone(tmp_path):
     ]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2 and result.output.startswith(f"hdbench: {metrics}: does not exist")
-    synthetic(load_plan(str(suite))).to_csv(metrics, index=False)
+    plan = load_plan(str(suite))
+    synthetic(plan).to_csv(metrics, index=False)
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     sizes = {
-        path.stem: path.stat().st_size for path in (tmp_path / "out/tiny/figures").glob("*.png")
+        path.stem: path.stat().st_size
+        for path in (tmp_path / "out" / plan.name / "figures").glob("*.png")
     }
     assert set(sizes) == set(FIGURES) and min(sizes[name] for name in FROM_NUMBERS) > 50_000

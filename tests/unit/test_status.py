@@ -177,7 +177,7 @@ def test_time_left_is_the_median_pace_of_the_kind_times_the_work_left(plan, tmp_
     left = frame.set_index("stage").left
     assert list(left[refine[:3]]) == [0, 0, 0]
     assert left[refine[4]] == pytest.approx(2.0 * work[refine[4]] + 5)
-    steps = plan.stage(refine[3]).config["steps"]
+    steps = plan.stage(refine[3]).training.steps
     assert left[refine[3]] == pytest.approx(
         2.0 * work[refine[3]] * (1 - 2 / steps) + 5
     )  # at the pace of the finished

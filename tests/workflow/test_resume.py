@@ -95,7 +95,7 @@ def killed_after(step: int, plan: Plan, stage_id: str, results: Path) -> None:
     if child == 0:
         code = 1
         try:
-            run_stage(plan, plan.stages[stage_id], results, torch.device("cpu"), 0.0)
+            run_stage(plan.stages[stage_id], results, torch.device("cpu"), 0.0)
             code = 0
         finally:
             os._exit(code)
@@ -115,7 +115,7 @@ def finish(plan: Plan, stage_id: str, results: Path, monkeypatch) -> int:
         patch.setattr(
             Trainer, "train_step", lambda self: taken.append(self.step) or train_step(self)
         )
-        run_stage(plan, plan.stages[stage_id], results, torch.device("cpu"), 1000.0)
+        run_stage(plan.stages[stage_id], results, torch.device("cpu"), 1000.0)
     return len(taken)
 
 
@@ -196,7 +196,7 @@ def test_checkpoints_change_nothing(whole, tmp_path):
     plan, results = whole
     stage_id = find(plan, "dmd")
     copy_parents(plan, stage_id, results, tmp_path)
-    run_stage(plan, plan.stages[stage_id], tmp_path, torch.device("cpu"), 0.0)
+    run_stage(plan.stages[stage_id], tmp_path, torch.device("cpu"), 0.0)
     assert_same_bytes(stage_id, results, tmp_path)
 
 

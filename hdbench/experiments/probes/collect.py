@@ -31,7 +31,7 @@ def collect(probes: Probes, results: Path) -> tuple[pd.DataFrame, Finished]:
             raise UserError(
                 f"{artifact.folder(results, source.stage.id)}: the teacher of {tokens} tokens and "
                 f"seed {seed} does not exist yet; make it with "
-                f"`snakemake teachers --config suite={source.plan.name}`"
+                f"`snakemake teachers --config suite={source.plan.given}`"
             )
 
     def units(seed: int, rates: Callable[[int, Flaw], Rates]) -> list[ProbeUnit]:

@@ -134,7 +134,7 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
             )
     for plan, head in itertools.product(plans, probes.heads):
         objective = plan.suite.base.refine.objective.model_copy(update={"discriminator": head})
-        check_head("base.refine.objective", objective, plan.suite, f"heads: {head} of {plan.name}")
+        check_head("base.refine.objective", objective, plan.suite, f"heads: {head} of {plan.stem}")
     return {key: available[key] for key in wanted}
 
 
@@ -150,17 +150,17 @@ def check_first_suite(probes: Probes, plan: Plan) -> None:
     data = plan.suite.data
     if data.name != "canvas":
         raise UserError(
-            f"{source}: {plan.name} has data {data.name}; flaws are planted in canvas alone"
+            f"{source}: {plan.stem} has data {data.name}; flaws are planted in canvas alone"
         )
     settings = head_settings(plan.suite)
     if settings is None or settings.feature_network != "teacher":
         raise UserError(
-            f"{source}: stage 2 of {plan.name} does not read a frozen teacher's features; name "
+            f"{source}: stage 2 of {plan.stem} does not read a frozen teacher's features; name "
             "another suite"
         )
     if probes.t_max < settings.t_min:
         raise UserError(
-            f"t_max = {probes.t_max}: stage 2 of {plan.name} has times from t_min = "
+            f"t_max = {probes.t_max}: stage 2 of {plan.stem} has times from t_min = "
             f"{settings.t_min}; raise it"
         )
     if probes.images > data.test // 2:
@@ -179,8 +179,8 @@ def check_alike(probes: Probes, plans: list[Plan]) -> None:
         for key in ("data", "base", "network", "teacher"):
             if getattr(suite, key) != getattr(first, key):
                 raise UserError(
-                    f"suites = {list(probes.suites)}: {plan.name} has other {key} than "
-                    f"{plans[0].name}; name suites that differ in network.patch and seeds"
+                    f"suites = {list(probes.suites)}: {plan.stem} has other {key} than "
+                    f"{plans[0].stem}; name suites that differ in network.patch and seeds"
                 )
 
 

@@ -32,7 +32,6 @@ from hdbench.experiments.units import Arrays
 from hdbench.flow.path import interpolate
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.methods.distribution.gan import critic_loss, generator_loss, image_gradient
-from hdbench.networks.config import TransformerConfig
 from hdbench.networks.transformer import Transformer
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS, shape
@@ -45,9 +44,7 @@ def load_teacher(source: Source, results: Path) -> nn.Module:
     """The teacher's network, frozen."""
     path, _ = artifact.load(results, source.stage.id)
     network = Transformer(
-        TransformerConfig(**source.stage.config["network"]),
-        **shape(source.plan.suite.data),
-        mean_velocity=False,
+        source.stage.config.network, **shape(source.plan.suite.data), mean_velocity=False
     )
     network.load_state_dict(load_file(path / WEIGHTS))
     return network.requires_grad_(False)

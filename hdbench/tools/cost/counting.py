@@ -16,8 +16,7 @@ from hdbench.methods.base import Passes, total
 from hdbench.methods.discriminators import parameter_count
 from hdbench.networks.flops import forward_flops
 from hdbench.suite.plan import Plan
-from hdbench.suite.stage import Stage
-from hdbench.tools.configs import euler_steps_of, guided, network_of, samples_of, training_of
+from hdbench.suite.stage import ReferenceStage, Stage
 from hdbench.tools.cost.model import CostModel
 from hdbench.tools.memory.held import Memory
 
@@ -82,7 +81,7 @@ class Costs:
         """FLOPs of one forward of a generator; every student counts with its embedding of t - r."""
         text = self.plan.suite.text
         return forward_flops(
-            network_of(stage),
+            stage.config.network,
             self.data.image_size,
             self.data.channels,
             self.data.classes,
@@ -133,11 +132,11 @@ class Costs:
         return Cost(flops={"tfloat32": encoding}, disk=disk)
 
     def of_training(self, stage: Stage) -> Cost:
-        training = training_of(stage)
+        training = stage.training
         held = self.memory.held(stage, training)
         small = stage.kind in ("classifier", "clip")
         flops = self.small_forward(stage) if small else self.forward(stage)
-        guided_teacher = self.plan.suite.teacher.guidance != 1.0
+        guided_teacher = self.plan.suite.teacher.guidance.active
         passes = training.objective.passes(self.plan.suite.network.depth, guided_teacher)
         forwards = by_precision(passes, training.precision, training.gradient_checkpointing)
         samples = training.steps * training.batch
@@ -149,9 +148,9 @@ class Costs:
 
     def of_teacher(self, stage: Stage) -> Cost:
         """Trained, or converted."""
-        if training_of(stage):
+        if stage.training:
             return self.of_training(stage)
-        return Cost(disk=4 * parameter_count(self.memory.network(network_of(stage), False)))
+        return Cost(disk=4 * parameter_count(self.memory.network(stage.config.network, False)))
 
     def of_text(self, stage: Stage) -> Cost:
         if not self.latents:
@@ -166,14 +165,15 @@ class Costs:
         )
 
     def of_pairs(self, stage: Stage) -> Cost:
-        n = samples_of(stage)
-        evaluations = n * euler_steps_of(stage) * (1 + guided(stage))
+        config = stage.config
+        n = config.count
+        evaluations = n * config.steps * config.guidance.evaluations
         disk = 2 * self.latent(n) + 8 * n
         return Cost(flops={"float32": evaluations * self.forward(stage)}, disk=disk)
 
     def of_samples(self, stage: Stage) -> Cost:
         """Of a network, or of real images, which are copied."""
-        n = samples_of(stage)
+        n = stage.config.samples
         nfe = self.nfe[stage.id]
         flops = {"float32": n * nfe * self.forward(stage)} if nfe else {}
         if not self.latents:
@@ -189,8 +189,9 @@ class Costs:
 
     def of_reference(self, stage: Stage) -> Cost:
         """Two parts of train and test; of a named protocol as many images as there are samples."""
-        n = samples_of(stage)
-        return self.measured(stage, 3 * n if n else self.plan.suite.evaluation.samples)
+        own = isinstance(stage.config, ReferenceStage)
+        n = 3 * stage.config.samples if own else self.plan.suite.evaluation.samples
+        return self.measured(stage, n)
 
     def of_evaluation(self, stage: Stage) -> Cost:
         return self.measured(stage, self.plan.suite.evaluation.samples)

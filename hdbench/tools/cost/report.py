@@ -110,7 +110,7 @@ def report(
         colalign=("left", *["right"] * 4),
     )
     text = assumptions(plan, model, estimated) if stages else "All stages are done."
-    title = f"{plan.name}, what is still to do, by {MODEL}:"
+    title = f"{plan.stem}, what is still to do, by {MODEL}:"
     return "\n".join([title, table, *textwrap.wrap(text, WIDTH)])
 
 
@@ -137,5 +137,5 @@ def assumptions(plan: Plan, model: CostModel, estimated: Estimate) -> str:
         f"{Costs(plan, model).images():,} images of data; PNG of {model.png.bytes_per_pixel:g} "
         "bytes a pixel. A checkpoint goes when its job is done; there are two while it is saved. "
         "Start with --config device=cuda; "
-        f"`hdbench doctor --suite {plan.name}` says what must be there."
+        f"`hdbench doctor --suite {plan.given}` says what must be there."
     )

@@ -13,8 +13,7 @@ from hdbench.networks.config import TransformerConfig
 from hdbench.networks.text import Conditions
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS, shape
-from hdbench.stages.run import find_stage
-from hdbench.suite.plan import Plan
+from hdbench.suite.plan import Plan, find_stage
 from hdbench.suite.schema import ClipText
 from hdbench.suite.stage import Stage
 from hdbench.tools.export.card import card

@@ -16,7 +16,6 @@ from hdbench.report.tables import FOOTNOTES, TABLES, caption, explanations, mark
 from hdbench.suite.arms import describe
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import Stage
-from hdbench.tools.configs import seed_of
 from hdbench.tools.export.sampling import install_line
 
 
@@ -43,7 +42,7 @@ def card(
 
 # {describe(plan, name)}{mark}, one step
 
-Chain {seed_of(stage)} of the arm `{name}` of hdbench's suite `{plan.name}` ({plan.suite.title}):
+Chain {stage.config.seed} of the arm `{name}` of hdbench's suite `{plan.name}` ({plan.suite.title}):
 `{stage.id}`, made with {made_with}.
 Time is folded into the weights, so that this is diffusers' own `{type(model).__name__}`.
 
@@ -96,7 +95,7 @@ def origin(plan: Plan, name: str) -> str:
     else:
         teacher = f"trained from scratch by {suite.teacher.training.objective.name}"
     lines = [
-        f"- Teacher: {teacher}; guidance {suite.teacher.guidance:g}.",
+        f"- Teacher: {teacher}; guidance {suite.teacher.guidance.scale:g}.",
         f"- Data: `{suite.data.name}`, {suite.data.title}",
     ]
     if recipe:

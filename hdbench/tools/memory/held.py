@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from hdbench.core.files import canonical
 from hdbench.methods.base import Problem
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.networks import clip
@@ -19,7 +18,6 @@ from hdbench.stages.context import of_classifier
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Training
 from hdbench.suite.stage import Stage
-from hdbench.tools.configs import clip_of, network_of
 from hdbench.tools.memory.activations import activations
 
 FLOAT = 4  # bytes of weights, gradients, moments and averages, whatever the precision of products
@@ -57,12 +55,12 @@ class Memory:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self._held: dict[str, Held] = {}
-        self._networks: dict[str, nn.Module] = {}
+        self._held: dict[tuple, Held] = {}
+        self._networks: dict[tuple, nn.Module] = {}
 
     def network(self, config: TransformerConfig | SanaConfig, mean_velocity: bool) -> nn.Module:
         """A generator's network, without memory for it."""
-        key = canonical([config.model_dump(mode="json"), mean_velocity])
+        key = (config, mean_velocity)
         if key not in self._networks:
             data = self.plan.suite.data
             text = self.plan.suite.text
@@ -80,21 +78,15 @@ class Memory:
         """What a training stage trains, without memory for it."""
         with torch.device("meta"):
             if stage.kind == "clip":
-                return clip.build(clip_of(stage))
+                return clip.build(stage.config.model)
             if stage.kind == "classifier":
-                return Classifier(network_of(stage), **of_classifier(self.plan.suite.data))
-        return self.network(network_of(stage), stage.kind != "teacher")
+                return Classifier(stage.config.network, **of_classifier(self.plan.suite.data))
+        return self.network(stage.config.network, stage.kind != "teacher")
 
     def held(self, stage: Stage, training: Training) -> Held:
         """What the objective itself says that it trains."""
-        network = network_of(stage)
-        key = canonical(
-            [
-                stage.kind,
-                network and network.model_dump(mode="json"),
-                training.objective.model_dump(mode="json"),
-            ]
-        )
+        network = None if stage.kind == "clip" else stage.config.network
+        key = (stage.kind, network, training.objective)
         if key not in self._held:
             self._held[key] = self._count(stage, training)
         return self._held[key]
@@ -103,7 +95,7 @@ class Memory:
         student = self.student(stage)
         teacher = None
         if stage.kind in ("trajectory", "refine"):
-            teacher = self.network(network_of(stage), False)
+            teacher = self.network(stage.config.network, False)
 
         def head(name: str, settings: Any) -> nn.Module:
             with torch.device("meta"):
@@ -141,12 +133,13 @@ class Memory:
 
         None for other networks than our Transformer.
         """
-        network = network_of(stage)
+        network = None if stage.kind == "clip" else stage.config.network
         if not isinstance(network, TransformerConfig):
             return None
         data = self.plan.suite.data
         rows = self.rows(training)
-        passes = training.objective.passes(network.depth, self.plan.suite.teacher.guidance != 1.0)
+        guided = self.plan.suite.teacher.guidance.active
+        passes = training.objective.passes(network.depth, guided)
         sizes = {
             "network": network,
             "tokens": (data.image_size // network.patch) ** 2,

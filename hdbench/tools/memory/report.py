@@ -7,7 +7,6 @@ import textwrap
 from tabulate import tabulate
 
 from hdbench.suite.plan import Plan
-from hdbench.tools.configs import training_of
 from hdbench.tools.cost.model import CostModel
 from hdbench.tools.memory.held import Memory
 from hdbench.tools.numbers import WIDTH, number
@@ -44,7 +43,7 @@ def different_stages(plan: Plan) -> dict[tuple, dict[str, float | None]]:
     memory = Memory(plan)
     rows = {}
     for stage in plan.stages.values():
-        training = training_of(stage)
+        training = stage.training
         if not training:
             continue
         sizes = {

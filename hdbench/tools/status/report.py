@@ -14,7 +14,6 @@ from tabulate import tabulate
 
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS
-from hdbench.tools.configs import training_of
 from hdbench.tools.status.states import STATES, look
 from hdbench.tools.status.time_left import duration, with_time_left
 
@@ -74,7 +73,7 @@ def line(plan: Plan, row: Any) -> list[str]:
     step = "-"
     if row.step:
         step = f"{row.step:,} of {row.steps:,}"
-    elif training_of(plan.stage(row.stage)):
+    elif plan.stage(row.stage).training:
         step = "no checkpoint"
     note = row.why
     if row.state == "running":

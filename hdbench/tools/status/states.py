@@ -20,8 +20,7 @@ from hdbench.stages import artifact
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.suite.budget import cost_per_step
 from hdbench.suite.plan import Plan
-from hdbench.suite.stage import Stage
-from hdbench.tools.configs import euler_steps_of, is_of_real_images, samples_of, training_of
+from hdbench.suite.stage import RealStage, Stage
 
 STATES = ("done", "running", "failed", "interrupted", "waiting")
 EXIT_CODES = {
@@ -56,7 +55,7 @@ def look(plan: Plan, results: Path) -> pd.DataFrame:
         {
             "stage": stage.id,
             "kind": stage.kind,
-            "like": "real images" if is_of_real_images(stage) else stage.kind,
+            "like": "real images" if isinstance(stage.config, RealStage) else stage.kind,
             "work": work_of(plan, stage),
             "steps": steps_of(stage),
             **state_of(results, stage, newest_first),
@@ -68,16 +67,15 @@ def look(plan: Plan, results: Path) -> pd.DataFrame:
 
 def work_of(plan: Plan, stage: Stage) -> float:
     """What a stage's seconds are proportional to: forward-equivalents, or sampling steps."""
-    training = training_of(stage)
-    if training:
+    if training := stage.training:
         return training.steps * cost_per_step(plan, training)
-    return (samples_of(stage) or 1) * euler_steps_of(stage)
+    config = stage.config.model_dump()
+    return config.get("samples", config.get("count", 1)) * config.get("steps", 1)
 
 
 def steps_of(stage: Stage) -> int:
     """Steps that a checkpoint may count, 0 where there are none."""
-    training = training_of(stage)
-    return training.steps if training else 0
+    return stage.training.steps if stage.training else 0
 
 
 def state_of(results: Path, stage: Stage, logs: list[Path]) -> dict[str, Any]:
