@@ -16,7 +16,6 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
