@@ -16,6 +16,7 @@ from hdbench.methods import OBJECTIVES
 from hdbench.report.tables import TABLES
 from hdbench.suite import budget, reading
 from hdbench.suite import stage as suite_stage
+from hdbench.suite.arms import base_arm, describe
 from hdbench.suite.budget import pairs_cost, pairs_of, total_cost
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import merge
@@ -57,7 +58,8 @@ MISTAKES = [
     (
         "teacher.training.objective.label_dropuot",
         0.1,
-        "teacher.training.objective.label_dropuot = 0.1: unknown key; did you mean 'label_dropout'?",
+        "teacher.training.objective.label_dropuot = 0.1: unknown key; did you mean "
+        "'label_dropout'?",
     ),
     (
         "classifier.network.widht",
@@ -89,7 +91,8 @@ MISTAKES = [
     (
         "arms.cd.trajectory.objective",
         {"name": "consistency", "prob_r_equals_t": 0.5},
-        "arms.cd.trajectory.objective.prob_r_equals_t = 0.5: unknown key; valid: adaptive_offset, adaptive_power, intervals, "
+        "arms.cd.trajectory.objective.prob_r_equals_t = 0.5: unknown key; valid: adaptive_offset, "
+        "adaptive_power, intervals, "
         "name",
     ),
     # a wrong type
@@ -230,7 +233,8 @@ MISTAKES = [
     (
         "evaluation.samples",
         700,
-        "evaluation.samples = 700, but digits has only 450 real images for each side of a comparison; lower it",
+        "evaluation.samples = 700, but digits has only 450 real images for each side of a "
+        "comparison; lower it",
     ),
     (
         "evaluation.neighbours",
@@ -267,7 +271,8 @@ MISTAKES = [
     (
         "arms.dmd_total.refine",
         {"steps": {"equal_total": "hd_patsh"}},
-        "arms.dmd_total.refine.steps.equal_total = 'hd_patsh': unknown arm; did you mean 'hd_patch'?",
+        "arms.dmd_total.refine.steps.equal_total = 'hd_patsh': unknown arm; did you mean "
+        "'hd_patch'?",
     ),
     (
         "arms.dmd_total.refine",
@@ -282,7 +287,8 @@ MISTAKES = [
     (
         "base.trajectory.steps",
         {"equal_total": "hd"},
-        "base.trajectory.steps = {'equal_total': 'hd'}: must be an integer; equal_total is for arms",
+        "base.trajectory.steps = {'equal_total': 'hd'}: must be an integer; equal_total is for "
+        "arms",
     ),
     (
         "extends",
@@ -334,7 +340,8 @@ def test_no_such_file_or_suite(tmp_path):
     refuse(
         tmp_path / "no.yaml",
         results,
-        f"{tmp_path}/no.yaml: cannot be read (No such file or directory); give the path of a suite file",
+        f"{tmp_path}/no.yaml: cannot be read (No such file or directory); give the path of a "
+        "suite file",
     )
     (tmp_path / "folder.yaml").mkdir()
     refuse(
@@ -357,7 +364,9 @@ def test_suites_that_extend_each_other(tmp_path):
 
 
 def test_a_replaced_mapping_may_repeat_the_base(tmp_path):
-    """`consistency` drops all keys of the base's `meanflow`, so a value that both have must be written again."""
+    """`consistency` drops all keys of the base's `meanflow`, so a value that both have must be
+    written again.
+    """
     plan = tiny_plan(
         tmp_path,
         {
@@ -380,7 +389,9 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def collapsed(paths: set[str], declared: set[str]) -> set[str]:
-    """Paths below one that is declared become that one: a mapping that was replaced as a whole, or by null."""
+    """Paths below one that is declared become that one: a mapping that was replaced as a whole, or
+    by null.
+    """
     return {next((d for d in declared if p == d or p.startswith(f"{d}.")), p) for p in paths}
 
 
@@ -390,7 +401,9 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
 
 
 def declared_paths(name: str) -> dict[str, set[str]]:
-    """What each arm of a suite says that it changes, read from the file alone; a replaced mapping counts as one."""
+    """What each arm of a suite says that it changes, read from the file alone; a replaced mapping
+    counts as one.
+    """
     data = read_suite(SUITES / f"{name}.yaml")
 
     def walk(override: Any, base: Any, path: tuple[str, ...]) -> set[str]:
@@ -492,7 +505,9 @@ def test_another_head_changes_that_arms_own_stages_alone(tmp_path):
     ],
 )
 def test_no_setting_can_change_without_new_metrics(tmp_path, key, value, real_too):
-    """A setting of data, classifier or evaluation reaches every row, one of the networks every row but real images."""
+    """A setting of data, classifier or evaluation reaches every row, one of the networks every row
+    but real images.
+    """
     before, after = tiny_plan(tmp_path), tiny_plan(tmp_path, {key: value})
     for row, other in zip(before.rows, after.rows, strict=True):
         is_new = row.stages["evaluate"] != other.stages["evaluate"]
@@ -570,7 +585,9 @@ def values_of(config):
 
 @pytest.mark.parametrize("name", RECIPE_NAMES)
 def test_a_recipe_is_whole_and_an_arm_of_the_reference_run(name):
-    """It names every value of its arm, so no suite's base changes it, and only its budget depends on another arm."""
+    """It names every value of its arm, so no suite's base changes it, and only its budget depends
+    on another arm.
+    """
     _, written, recipe = reading.read_recipe(name, "")
     assert written.keys() == values_of(recipe.arm)
     for kind in ("trajectory", "refine"):
@@ -607,11 +624,13 @@ def test_every_method_has_a_recipe():
     [
         (
             {"recipe": "knowlege"},
-            "arms.kd.recipe = 'knowlege': no such recipe in workflow/recipes; did you mean 'knowledge'?",
+            "arms.kd.recipe = 'knowlege': no such recipe in workflow/recipes; did you mean "
+            "'knowledge'?",
         ),
         (
             {"recipe": "knowledge", "trajectory": {"batch": 128}},
-            "arms.kd.trajectory.batch = 128: that is workflow/recipes/knowledge.yaml's value; remove it",
+            "arms.kd.trajectory.batch = 128: that is workflow/recipes/knowledge.yaml's value; "
+            "remove it",
         ),
         (
             {"recipe": "knowledge", "trajectory": {"bach": 1}},
@@ -620,7 +639,8 @@ def test_every_method_has_a_recipe():
         ({"recipe": "knowledge"}, "arms.kd: the compute of 'hd' leaves no step for trajectory"),
         (
             {"recipe": "progressive", "trajectory": {"steps": 4}},
-            "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step for each",
+            "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step "
+            "for each",
         ),
     ],
 )
@@ -634,7 +654,7 @@ def test_a_mistake_with_a_recipe_is_one_sentence(tmp_path, change, sentence):
     [
         (
             {"hyper_parameters": {"refine": "ours"}},
-            "hyper_parameters: nothing says where arm.real is from; add a line",
+            "hyper_parameters: nothing says where arm.real, arm.steps, arm.trajectory.",
         ),
         (
             {
@@ -704,4 +724,124 @@ def test_the_committed_numbers_are_of_the_present_suite():
     )
     plan = load_plan("textured_digits")
     own = {(row.arm, row.nfe, plan.stage(row.stages["evaluate"]).digest) for row in plan.rows}
-    assert len(committed) > 1000 and set(zip(committed.arm, committed.nfe, committed.digest)) <= own
+    assert (
+        len(committed) > 1000
+        and set(zip(committed.arm, committed.nfe, committed.digest, strict=True)) <= own
+    )
+
+
+# grids, titles, and what is missing
+
+
+def test_a_grid_is_an_arm_for_each_combination(tmp_path):
+    """Names from the choices, values in their places, texts filled in, and in the grid's place."""
+    grid = {
+        "refine": {
+            "objective": {
+                "discriminator": ["patch", "conv"],
+                "gan": {"weak": {"relative_weight": 0.1}, "strong": {"relative_weight": 2.0}},
+            }
+        }
+    }
+    control = {
+        "trajectory": None,
+        "refine": {
+            "objective": {"discriminator": ["patch", "conv"]},
+            "steps": {"equal_total": "hd_{discriminator}_weak"},
+        },
+    }
+    arms = {
+        "hd": {},
+        "hd_{discriminator}_{gan}": grid,
+        "dmd_{discriminator}": control,
+        "td": {"refine": None},
+    }
+    plan = tiny_plan(tmp_path, {"arms": arms, "tables": {}})
+    assert list(plan.arms) == [
+        "hd",
+        "hd_patch_weak",
+        "hd_patch_strong",
+        "hd_conv_weak",
+        "hd_conv_strong",
+        "dmd_patch",
+        "dmd_conv",
+        "td",
+    ]
+    for head in ("patch", "conv"):
+        for name, weight in {"weak": 0.1, "strong": 2.0}.items():
+            objective = plan.arms[f"hd_{head}_{name}"].refine.objective
+            assert (objective.discriminator, objective.gan.relative_weight) == (head, weight)
+        assert plan.declared[f"dmd_{head}"].refine.steps.equal_total == f"hd_{head}_weak"
+    only = tiny_plan(
+        tmp_path, {"arms": arms, "tables": {}, "only": ["hd", "hd_{discriminator}_{gan}"]}
+    )
+    assert list(only.arms) == list(plan.arms)[:5]
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        ({"hd_{head}": {}}, "arms.hd_{head}: no key of its override is 'head'"),
+        (
+            {"a_{steps}": {"refine": {"steps": 9}}},
+            "arms.a_{steps}: steps = 9: must be a list of choices, or a mapping of names to values",
+        ),
+        (
+            {"a_1": {}, "a_{batch}": {"refine": {"batch": [1, 2]}}},
+            "arms.a_{batch}: the arm 'a_1' appears twice; remove one",
+        ),
+    ],
+)
+def test_a_mistake_in_a_grid_is_one_sentence(tmp_path, arms, sentence):
+    path = write_suite(tmp_path, {"arms": arms})
+    result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
+    assert result.exit_code == 2 and result.output.startswith(f"hdbench: {path}: {sentence}")
+
+
+def test_a_title_names_an_arm_and_changes_no_stage(tmp_path):
+    changes = {"arms.mine": {"refine": {"learning_rate": 1.0e-3}}}
+    before = tiny_plan(tmp_path, changes)
+    changes["arms.mine"]["title"] = "Mine"
+    after = tiny_plan(tmp_path, changes | {"arms.hd": {"title": "The base"}})
+    assert ids(after) == ids(before)
+    assert (describe(before, "mine"), describe(after, "mine")) == (
+        "MeanFlow → DMD, learning rate 0.001",
+        "Mine",
+    )
+    assert base_arm(after) == base_arm(before) == "hd" and describe(after, "hd") == "The base"
+
+
+def test_all_missing_keys_are_listed_at_once(tmp_path):
+    changes = dict.fromkeys(("title", "base.refine.steps", "base.refine.ema"), REMOVED)
+    path = write_suite(tmp_path, changes)
+    keys = "title, base.refine.steps, base.refine.ema"
+    refuse(path, tmp_path / "results", f"{path}: {keys}: these are missing; add them")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "extends: _trajectry",
+            "extends = '_trajectry': no such file beside it; did you mean '_trajectory'?",
+        ),
+        (
+            "extends: _trajectory\ntitle: Mine\nsource: x\ndifferences: x\n"
+            "arm: {trajectory: {objective: {name: knowledge}}}",
+            "hyper_parameters: nothing says where arm.trajectory.batch, arm.trajectory.betas, ",
+        ),
+    ],
+)
+def test_a_recipe_extends_shared_values_with_their_sources(tmp_path, monkeypatch, text, sentence):
+    """What neither gives is an error; the first names no file, of the second no line says where
+    training is from.
+    """
+    shared = (REPOSITORY / RECIPES / "_trajectory.yaml").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in shared if not line.startswith('  trajectory: "')]
+    (tmp_path / "_trajectory.yaml").write_text("\n".join(kept))
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setattr("hdbench.suite.load.RECIPES", tmp_path)
+    path = write_suite(tmp_path, {"arms.kd": {"recipe": "mine"}})
+    result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert sentence in result.output
