@@ -26,7 +26,8 @@ from hdbench.cli.group import (
 @click.option(
     "--keep",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="metrics.csv of another run of the suite: its numbers stand where there are no results here.",
+    help="metrics.csv of another run of the suite: its numbers stand where there are no results "
+    "here.",
 )
 @suite_option
 @results_option
@@ -41,7 +42,8 @@ def collect_command(suite, results, partial, keep):
     frame = collect(plan, results, partial, keep)
     rows = frame[["arm", "seed", "nfe"]].drop_duplicates()
     click.echo(
-        f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in {metrics_file(plan, results)}"
+        f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in "
+        f"{metrics_file(plan, results)}"
     )
 
 
@@ -56,7 +58,7 @@ def collect_command(suite, results, partial, keep):
 @rendered_option
 @clean_errors
 def tables_command(suite, results, metrics, out):
-    """Render the suite's tables as csv, Markdown and LaTeX; what is missing is '-' with a footnote."""
+    """Render the suite's tables as csv, Markdown, LaTeX and HTML; a missing value is '-'."""
     from hdbench.metrics.records import read_metrics
     from hdbench.report.numbers import metrics_file
     from hdbench.report.tables import write_tables
@@ -136,7 +138,9 @@ def prose_command(documents, out):
 @rendered_option
 @clean_errors
 def figures_command(suite, results, metrics, out):
-    """Draw quality, differences, samples, curves, spectra and token weights; what is missing is left out with a note."""
+    """Draw quality, differences, samples, curves, spectra and token weights; what is missing is
+    left out with a note.
+    """
     from hdbench.metrics.records import read_metrics
     from hdbench.report.figures import FIGURES, draw
     from hdbench.report.numbers import metrics_file
@@ -182,7 +186,9 @@ def figures_command(suite, results, metrics, out):
 @out_option
 @clean_errors
 def published_command(names, files, numbers, without_remembered, out):
-    """Render the main table of a benchmark: published numbers with their sources, and ours below them."""
+    """Render the main table of a benchmark: published numbers with their sources, and ours below
+    them.
+    """
     from hdbench.report.published import BENCHMARKS, write_published
 
     for path in write_published(
@@ -219,7 +225,9 @@ def published_command(names, files, numbers, without_remembered, out):
 )
 @clean_errors
 def compare_command(a, b, metrics, everything, out, fail_if_moved):
-    """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""
+    """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond
+    noise.
+    """
     from hdbench.core.files import write_atomic
     from hdbench.metrics.records import read_metrics
     from hdbench.report.compare import compare, described, failed
@@ -229,7 +237,7 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
     found = compare(*frames, metrics, everything)
     if out is not None:
         write_atomic(out, found.rows.to_csv(index=False, lineterminator="\n"))
-    for name, path, frame in zip("AB", (a, b), frames):
+    for name, path, frame in zip("AB", (a, b), frames, strict=True):
         click.echo(f"{name}: {path} ({described(frame)})")
     click.echo("\n" + report(found, everything))
     sys.exit(int(fail_if_moved and failed(found)))
