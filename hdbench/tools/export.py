@@ -305,7 +305,7 @@ def card(
 
 # {describe(plan, name)}{mark}, one step
 
-Chain {stage.config.seed} of the arm `{name}` of hdbench's suite `{plan.name}` ({suite.title}): `{stage.id}`, made with
+Chain {stage.config.seed} of the arm `{name}` of hdbench's suite `{plan.stem}` ({suite.title}): `{stage.id}`, made with
 {", ".join(f"{key} {environment[key]}" for key in ("torch", "diffusers", "commit"))}. Time is folded into the weights, so that
 this is diffusers' own `{type(model).__name__}`.
 

@@ -17,6 +17,8 @@ import yaml
 
 from hdbench.core.config import Config
 from hdbench.core.errors import UserError
+from hdbench.methods.base import Pairs
+from hdbench.methods.distribution.gan import GanSettings
 from hdbench.stages import run as stages_run
 from hdbench.stages.run import run_stage
 from hdbench.suite import load
@@ -349,7 +351,10 @@ def covered(config: Config, path: str) -> bool:
     part = functools.reduce(getattr, keys, config)
     bounds = {str(bound) for bound in type(part).model_fields[last].metadata}
     is_constant = len({text.split("=")[1].rstrip(")") for text in bounds}) == 1 and len(bounds) == 2
-    if last == "name" or is_constant or getattr(part, last) is None:
+    is_reset = isinstance(part, Pairs) or (
+        isinstance(part, GanSettings) and config.training.objective.head()[0] == "none"
+    )  # by hdbench.suite.chain.without_unread: the same in all stages
+    if last == "name" or is_constant or is_reset or getattr(part, last) is None:
         return False
     node: Any = config.model_dump(mode="json")
     for key in path.split("."):
