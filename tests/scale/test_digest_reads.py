@@ -251,6 +251,14 @@ def changes_of(value: Any, others: set[Any]) -> Iterator[Any]:
                 yield [*value[:position], other, *value[position + 1 :]]
 
 
+CHOICES = {
+    "schedule": {"constant", "cosine"},
+    "precision": {"float32", "bfloat16"},
+    "dtype": {"float32", "bfloat16", "float16"},
+    "feature_network": {"teacher", "fake"},
+    "discriminator": {"none", "patch", "pooled"},
+    "protocol": {"clean_fid", "torch_fidelity"},
+}  # of words
 WORDS = ("title", "caption", "tables", "claims", "only")
 
 
@@ -259,7 +267,7 @@ def suite_values() -> Iterator[tuple[str, dict, tuple[str, ...], Any, set]]:
     stands at such a key elsewhere.
     """
     data = {name: read_suite(Path(f"workflow/suites/{name}.yaml")) for name in SHIPPED}
-    pool: dict[str, set] = {}
+    pool: dict[str, set] = copy.deepcopy(CHOICES)
     for suite in data.values():
         for keys, value in leaves(suite).items():
             if isinstance(value, str):
@@ -267,7 +275,7 @@ def suite_values() -> Iterator[tuple[str, dict, tuple[str, ...], Any, set]]:
     for name, suite in data.items():
         suite["seeds"] = suite["seeds"][:1]
         for keys, value in leaves(suite).items():
-            if keys[0] not in WORDS and keys[-1] not in WORDS:
+            if value is not None and not set(WORDS) & {keys[0], keys[-1]}:
                 yield name, suite, keys, value, pool.get(keys[-1], set())
 
 
