@@ -14,6 +14,7 @@ from hdbench.core.errors import Interrupted, UserError
 ALLOWED = ("conversion", "mixed-sizes", "other-weights")
 
 
+# what `evaluate` and `reference` share
 EVALUATION_OPTIONS = (
     click.option(
         "--weights",
@@ -78,7 +79,7 @@ EVALUATION_OPTIONS = (
         show_default=True,
         help="How long rank 0 waits for the others.",
     ),
-)  # what `evaluate` and `reference` share
+)
 
 
 def evaluation_options(command):
@@ -90,9 +91,7 @@ def evaluation_options(command):
 
 @contextmanager
 def report_on_every_rank():
-    """Each rank reports its own errors, since each reads files by itself; OSError becomes
-    UserError.
-    """
+    """Each rank reports its own errors, since each reads files; OSError becomes UserError."""
     try:
         yield
     except OSError as error:
@@ -227,9 +226,7 @@ def evaluate_command(protocols, sources, out, **options):
 @clean_errors
 @report_on_every_rank()
 def reference_command(source, dataset, protocols, out, **options):
-    """Build what samples are compared with: statistics of real images, kept under a digest of all
-    that decides them.
-    """
+    """Build what samples are compared with: statistics of real images, kept by their digest."""
     from hdbench.evaluation.evaluate import build_references  # start-up: torch and SciPy
     from hdbench.evaluation.images import of_dataset  # start-up: torch
     from hdbench.evaluation.references import copy  # start-up: torch and SciPy

@@ -138,10 +138,9 @@ def prose_command(documents, out):
 def figures_command(suite, results, metrics, out):
     """Draw quality, differences, samples, curves, spectra and token weights; what is missing is left out with a note."""
     from hdbench.metrics.records import read_metrics
-    from hdbench.report.figures import draw
+    from hdbench.report.figures import FIGURES, draw
     from hdbench.report.numbers import metrics_file
     from hdbench.suite.load import load_plan
-    from hdbench.suite.schema import FIGURES
 
     plan = load_plan(suite)
     path = metrics or metrics_file(plan, results)

@@ -165,12 +165,14 @@ def plan_command(suite, results):
     """List the suite's stages (id, number of parents, done or not) and the training cost of each
     arm.
     """
+    from hdbench.report.tables import tables_of
     from hdbench.stages import artifact
     from hdbench.stages.sources import changed_sources
     from hdbench.suite.budget import total_cost
     from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
+    tables_of(plan)  # says what the suite says wrongly of its tables
     done = {stage: artifact.exists(results, stage) for stage in plan.stages}
     width = max(map(len, done))
     for stage, finished in done.items():
@@ -214,7 +216,7 @@ def status_command(suite, results, cores, every):
     nothing.
     """
     from hdbench.suite.load import load_plan
-    from hdbench.tools.status import watch
+    from hdbench.tools.status.report import watch
 
     def show(text: str) -> None:
         if every and sys.stdout.isatty():

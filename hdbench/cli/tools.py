@@ -48,8 +48,9 @@ def export_command(suite, results, arm, seed, out):
 def cost_command(suite, results, out, config, gpu, memory):
     """Say what the stages that are not done will cost: GPU hours, or core-hours of a small suite, and disk; runs nothing."""
     from hdbench.suite.load import load_plan
-    from hdbench.tools.cost import memory_report, report, to_do
-    from hdbench.tools.cost_model import read_model
+    from hdbench.tools.cost.model import read_model
+    from hdbench.tools.cost.report import report, to_do
+    from hdbench.tools.memory.report import memory_report
 
     plan, model = load_plan(suite), read_model(config, gpu)
     click.echo(
@@ -73,7 +74,8 @@ def cost_command(suite, results, out, config, gpu, memory):
 def doctor_command(suite, results, config, device, verify):
     """Say which weights and data of a suite are missing, where to get and put them; exit code 1 if any is missing or broken."""
     from hdbench.suite.load import load_plan
-    from hdbench.tools.doctor import look, read_sources, report
+    from hdbench.tools.doctor.report import look, report
+    from hdbench.tools.doctor.sources import read_sources
 
     plan = load_plan(suite)
     findings = list(look(plan, results, read_sources(config), verify, device))

@@ -96,10 +96,15 @@ def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(model, _deepest(error), under)}") from None
+        deepest = _deepest(error)
+        missing = [e for e in error.errors() if e["type"] == "missing"]
+        if deepest["type"] == "missing" and len(missing) > 1:
+            keys = [".".join((*under, *_walk(model, e["loc"])[0])) for e in missing]
+            raise UserError(f"{source}: {', '.join(keys)}: these are missing; add them") from None
+        raise UserError(f"{source}: {_sentence(model, deepest, under)}") from None
 
 
-def _deepest(error: ValidationError) -> dict[str, Any]:
+def _deepest(error: ValidationError) -> Any:
     """Of the alternatives of a union, the error that got furthest says most; an unknown key says it plainest."""
     return max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
 
@@ -163,7 +168,7 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
     return keys, owner
 
 
-def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
+def _tagged(annotation: Any) -> Iterable[tuple[str, type[Any]]]:
     """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of the field `name`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get("name")
@@ -178,7 +183,7 @@ def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
             yield from _tagged(part)
 
 
-def _models(annotation: Any) -> Iterable[type[Config]]:
+def _models(annotation: Any) -> Iterable[type[Any]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):

@@ -29,14 +29,12 @@ def read_array(file: Path, name: str) -> np.ndarray | None:
                 shape, fortran, dtype = reader(stream)
                 header = stream.tell()
                 stored = entry.compress_type == zipfile.ZIP_STORED and not dtype.hasobject
-                while stored and stream.read(
-                    1 << 20
-                ):  # to the end, where the archive's checksum is compared
+                # to the end, where the archive's checksum is compared
+                while stored and stream.read(1 << 20):
                     pass
             if stored:
-                with file.open(
-                    "rb"
-                ) as raw:  # the local header's lengths may differ from the central directory's
+                # the local header's lengths may differ from the central directory's
+                with file.open("rb") as raw:
                     raw.seek(entry.header_offset + 26)
                     start = (
                         entry.header_offset

@@ -94,7 +94,8 @@ class Draws:
 
     def data(self) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64, drawn uniformly with replacement."""
-        return self.rows(self.images, self.labels)
+        x, labels = self.rows(self.images, self.labels)
+        return x, labels
 
     def rows(self, *tensors: Tensor | Rows) -> tuple[Tensor, ...]:
         """The same B rows of each tensor (M, ...), drawn uniformly with replacement."""
@@ -106,7 +107,10 @@ class Draws:
         return self.labels[self._index(len(self.labels))]
 
     def noise(self) -> Tensor:
-        """Standard normal of the images' shape, (B, C, H, W) float32, by Box and Muller's method."""
+        """Standard normal of the images' shape, (B, C, H, W), by Box and Muller's method in float32.
+
+        As `uniform`, of PyTorch's default dtype.
+        """
         shape = self.images.shape[1:]
         size = math.prod(shape)
         pairs = self._words(-(-size // 2)).view(np.uint32).reshape(len(self.indices), -1, 2)
@@ -114,12 +118,13 @@ class Draws:
         radius = uniform[..., 0].log().mul_(-2.0).sqrt_()
         angle = uniform[..., 1] * (2 * math.pi)
         normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
-        return normal[:, :size].reshape(-1, *shape)
+        return normal[:, :size].reshape(-1, *shape).to(torch.get_default_dtype())
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(B,) float32, uniform in [low, high)."""
+        """(B,), uniform in [low, high)."""
         words = (self._words(1)[:, 0] >> np.uint64(40)).astype(np.float32)
-        return low + (high - low) * torch.from_numpy(words).mul_(2.0**-24)
+        uniform = torch.from_numpy(words).mul_(2.0**-24).to(torch.get_default_dtype())
+        return low + (high - low) * uniform
 
     def _index(self, count: int) -> Tensor:
         """(B,) int64, uniform in 0 .. count - 1."""

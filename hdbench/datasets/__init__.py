@@ -1,6 +1,4 @@
-"""Data sets: one file for each, a subclass of `Dataset`; installed packages add theirs by the entry
-points `hdbench.datasets`.
-"""
+"""Data sets, a subclass of `Dataset` each; packages add theirs by `hdbench.datasets`."""
 
 from __future__ import annotations
 

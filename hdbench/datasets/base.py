@@ -15,9 +15,9 @@ from hdbench.core.pixels import load_images, save_images, to_float
 if TYPE_CHECKING:
     from hdbench.networks.autoencoders import AutoencoderConfig
 
-Splits = dict[
-    str, tuple[Tensor, Tensor]
-]  # images (N, C, H, W) uint8 and labels (N,) int64 by split
+SPLITS = ("train", "test", "score")
+# images (N, C, H, W) uint8 and labels (N,) int64 by split
+Splits = dict[str, tuple[Tensor, Tensor]]
 
 
 class Dataset(Config, ABC):
@@ -27,7 +27,7 @@ class Dataset(Config, ABC):
     as fields or properties (of what networks see: of latents for a data set that is stored as
     latents), and one of two ways to be made:
 
-    - in memory: `build` and `counts`, and at least the splits `train` and `test`;
+    - in memory: `build`, at least of `train` and `test`, and fields of these names or `counts`;
     - as latents: `stored = "latents"`, `encode` and `open`, and a field `autoencoder`.
     """
 
@@ -44,49 +44,36 @@ class Dataset(Config, ABC):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of images by split, known before they are made; empty where only making them
-        tells.
-        """
-        return {}
+        """Number of images by split: of the fields `train`, `test` and `score`, if any."""
+        sized = [split for split in SPLITS if split in type(self).model_fields]
+        return {split: getattr(self, split) for split in sized}
 
     @property
     def largest_sample(self) -> int:
-        """The most real images that fit on both sides of every comparison: two disjoint parts of
-        train, and test.
-        """
+        """The most real images for each side of a comparison: two parts of train, and test."""
         return min(self.counts["train"] // 2, self.counts["test"])
 
     @property
     def attributes(self) -> tuple[int, ...]:
-        """Numbers of classes of what an image shows and a classifier tells apart; by default the
-        label alone.
-        """
+        """Numbers of classes of what a classifier tells apart; by default the label alone."""
         return (self.classes or 0,)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """What a classifier should find for labels (N,): (N,) int64, or (N, A) with several
-        attributes.
-        """
+        """What a classifier should find for labels (N,): (N,) or (N, A) of A attributes, int64."""
         return labels
 
     def prompts(self) -> list[dict[str, Any]] | None:
-        """For each label its "prompt", "category", and whether its combination is "held_out"; None:
-        labels are classes.
-        """
+        """For each label its "prompt", "category" and "held_out"; None where labels are classes."""
         return None
 
     @property
     def label_kind(self) -> Literal["class", "caption", "prompt"]:
-        """What a label is: a class; a row of `prompts`; or a row of the prompts that `encode` found
-        beside the images.
-        """
+        """What a label is: a class, a row of `prompts`, or of the prompts that `encode` found."""
         return "class" if self.prompts() is None else "caption"
 
     @property
     def stride(self) -> int:
-        """Distance between the labels of successive samples, without a factor in common with their
-        number.
-        """
+        """Distance between labels of successive samples, coprime with their number."""
         return 1
 
     def build(self) -> Splits:
@@ -108,8 +95,7 @@ class Dataset(Config, ABC):
         return names, {}
 
     def open(self, folder: Path, split: str) -> tuple[Any, Tensor]:
-        """A split that `encode` made: images (N, C, H, W) float32 in [-1, 1], or latents as if they
-        were, and labels (N,).
+        """A split that `encode` made: images (N, C, H, W) float32 in [-1, 1] or latents, labels.
 
         Raises UserError for missing or broken files.
         """

@@ -1,5 +1,4 @@
-"""`canvas`, 32x32, **semi-synthetic**: 2x2 textured digits of one class, each with its own shape,
-shift and texture.
+"""`canvas`, 32x32, **semi-synthetic**: 2x2 textured digits of one class, each its own.
 
 Four times the area of `textured_digits`, so that one local flaw is small.  The *original* digits
 are split before anything.
@@ -28,7 +27,7 @@ class Canvas(TexturedDigits):
     )
 
     name: Literal["canvas"] = "canvas"
-    image_size: int = Field(32, ge=32, le=32)
+    image_size: int = Field(default=32, ge=32, le=32)
 
     def build(self) -> Splits:
         return {
@@ -36,8 +35,7 @@ class Canvas(TexturedDigits):
         }
 
     def with_turned(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-        """For each split: images (N, 1, 32, 32) uint8, the same with every texture's phase turned
-        by half a period, and labels (N,) int64.
+        """For each split images, the same with textures' phases turned by half a period, labels.
 
         A label is drawn with the originals' frequencies, then four originals of it, uniformly and
         with replacement.

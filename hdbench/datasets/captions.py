@@ -1,5 +1,4 @@
-"""`captions`, 16x16 RGB, **semi-synthetic**: a real handwritten digit in a colour, at a place, on a
-background, and a caption.
+"""`captions`, 16x16 RGB, **semi-synthetic**: a digit in a colour, a place, a background.
 
 Ten categories, as MJHQ-30K has: the digits.  A share of the combinations of digit, colour, place
 and background is held out: no image or caption of these is in `train`.  Every split has digits,
@@ -54,22 +53,22 @@ class Captions(Dataset):
 
     name: Literal["captions"] = "captions"
     seed: int = Field(
-        0, ge=0, description="of the split of the digits, of what is held out, and of the images"
+        default=0,
+        ge=0,
+        description="of the split of the digits, of what is held out, and of the images",
     )
-    train: int = Field(12000, ge=2)
-    score: int = Field(12000, ge=2)
-    test: int = Field(4000, ge=2)
+    train: int = Field(default=12000, ge=2)
+    score: int = Field(default=12000, ge=2)
+    test: int = Field(default=4000, ge=2)
     held_out: float = Field(
-        0.2, ge=0, lt=1, description="share of the combinations that `train` does not have"
+        default=0.2, ge=0, lt=1, description="share of the combinations that `train` does not have"
     )
 
-    image_size: int = Field(16, ge=16, le=16)
-    channels: int = Field(3, ge=3, le=3)
-    classes: int = Field(len(CAPTIONS) * int(np.prod(ATTRIBUTES)), description="rows of `prompts`")
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"train": self.train, "test": self.test, "score": self.score}
+    image_size: int = Field(default=16, ge=16, le=16)
+    channels: int = Field(default=3, ge=3, le=3)
+    classes: int = Field(
+        default=len(CAPTIONS) * int(np.prod(ATTRIBUTES)), description="rows of `prompts`"
+    )
 
     @property
     def attributes(self) -> tuple[int, ...]:
@@ -80,8 +79,7 @@ class Captions(Dataset):
 
     @property
     def stride(self) -> int:
-        """How far apart the captions of successive samples are, so that few of them already mix
-        everything.
+        """How far apart the captions of successive samples are, so that few already mix everything.
 
         The first number from the golden section of the rows on that has no factor in common with
         their number.
@@ -92,9 +90,7 @@ class Captions(Dataset):
         )
 
     def hidden_combinations(self) -> np.ndarray:
-        """Whether each combination is (960,): a random share of them, about as many for every
-        digit.
-        """
+        """Whether each combination is (960,): a random share, about as many for every digit."""
         combinations = int(np.prod(ATTRIBUTES))
         per_digit = combinations // len(DIGITS)
         rng = np.random.default_rng((self.seed, 1))
@@ -102,9 +98,7 @@ class Captions(Dataset):
         return np.concatenate([rng.permutation(per_digit) < count for _ in DIGITS])
 
     def prompts(self) -> list[dict[str, Any]]:
-        """Every caption with its category, and whether its combination is held out; a label is a
-        row.
-        """
+        """Every caption with its category, and whether it is held out; a label is a row."""
         hidden = self.hidden_combinations()
         rows = np.arange(self.classes)
         names = DIGITS, tuple(COLOURS), tuple(PLACES), tuple(BACKGROUNDS)
@@ -122,13 +116,11 @@ class Captions(Dataset):
         return table
 
     def build(self) -> Splits:
-        """`train`, `test` and `score`: images (N, 3, 16, 16) uint8 and rows of `prompts` (N,)
-        int64, each digit equally often.
-        """
-        parts = originals(self.seed)
-        ink, digits = parts["train"]
+        """Images (N, 3, 16, 16) uint8 and rows of `prompts` (N,) int64, each digit as often."""
+        shapes = originals(self.seed)
+        ink, digits = shapes["train"]
         half = len(digits) // 2
-        parts |= {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
+        shapes |= {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
         seen = np.repeat(~self.hidden_combinations(), len(CAPTIONS))
         splits = {}
         for number, split in enumerate(("train", "test", "score")):
@@ -136,7 +128,7 @@ class Captions(Dataset):
             rows = rng.choice(
                 np.flatnonzero(seen) if split == "train" else self.classes, self.counts[split]
             )
-            splits[split] = draw(*parts[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
+            splits[split] = draw(*shapes[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
         return splits
 
 
@@ -146,12 +138,10 @@ def attributes_of(rows: np.ndarray) -> np.ndarray:
 
 
 def draw(ink: np.ndarray, digits: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, its digit drawn from ink (M, 8, 8)
-    with the labels `digits`.
-    """
+    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, from ink (M, 8, 8) of `digits`."""
     images = np.empty((len(rows), 16, 16, 3))
     shapes = [np.flatnonzero(digits == digit) for digit in range(len(DIGITS))]
-    for image, (digit, colour, place, background) in zip(images, attributes_of(rows)):
+    for image, (digit, colour, place, background) in zip(images, attributes_of(rows), strict=True):
         image[:] = list(BACKGROUNDS.values())[background]
         top, left = list(PLACES.values())[place]
         alpha = ink[rng.choice(shapes[digit])][..., None]

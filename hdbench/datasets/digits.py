@@ -1,6 +1,4 @@
-"""`digits`: scikit-learn's 1,797 real 8x8 handwritten digits (UCI Optical Recognition of
-Handwritten Digits), 10 classes.
-"""
+"""`digits`: scikit-learn's 1,797 real 8x8 handwritten digits of UCI, 10 classes."""
 
 from __future__ import annotations
 
@@ -26,11 +24,11 @@ class Digits(Dataset):
     )
 
     name: Literal["digits"] = "digits"
-    seed: int = Field(0, ge=0, description="of the split")
+    seed: int = Field(default=0, ge=0, description="of the split")
 
-    image_size: int = Field(8, ge=8, le=8)
-    channels: int = Field(1, ge=1, le=1)
-    classes: int = Field(10, ge=10, le=10)
+    image_size: int = Field(default=8, ge=8, le=8)
+    channels: int = Field(default=1, ge=1, le=1)
+    classes: int = Field(default=10, ge=10, le=10)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -10,8 +10,7 @@ from hdbench.core.errors import UserError, reason
 
 
 def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list[dict[str, str]]:
-    """Prompt (and category) of each id from a JSON file of {key: {"prompt", "category"}} or {key:
-    prompt}.
+    """Prompt (and category) of each id from JSON: {key: {"prompt", "category"}} or {key: prompt}.
 
     An id's key is the last part of its path.  Raises UserError for a missing file, another form, or
     an id without a prompt.

@@ -1,5 +1,4 @@
-"""`textured_digits`, 16x16, **semi-synthetic**: real digit shapes whose ink carries a synthetic
-oriented texture.
+"""`textured_digits`, 16x16, **semi-synthetic**: real digits whose ink is textured.
 
 Structure (the digit) and detail (the texture) are separable by construction, so that what a method
 loses can be named.  The *original* digits are split before anything is added: no shape of the test
@@ -30,21 +29,20 @@ class TexturedDigits(Dataset):
     version: ClassVar[int] = 2  # in the first, digits filled the image and were shifted cyclically
 
     name: Literal["textured_digits"] = "textured_digits"
-    seed: int = Field(0, ge=0, description="of the split and of shifts and textures")
-    train: int = Field(8000, ge=2)
-    test: int = Field(4000, ge=2)
-    wavelength: float = Field(4.0, gt=2, description="of the texture, in pixels")
+    seed: int = Field(default=0, ge=0, description="of the split and of shifts and textures")
+    train: int = Field(default=8000, ge=2)
+    test: int = Field(default=4000, ge=2)
+    wavelength: float = Field(default=4.0, gt=2, description="of the texture, in pixels")
     contrast: float = Field(
-        0.7, ge=0, le=1, description="of the texture: ink is multiplied by 1 - contrast to 1"
+        default=0.7,
+        ge=0,
+        le=1,
+        description="of the texture: ink is multiplied by 1 - contrast to 1",
     )
 
-    image_size: int = Field(16, ge=16, le=16)
-    channels: int = Field(1, ge=1, le=1)
-    classes: int = Field(10, ge=10, le=10)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"train": self.train, "test": self.test}
+    image_size: int = Field(default=16, ge=16, le=16)
+    channels: int = Field(default=1, ge=1, le=1)
+    classes: int = Field(default=10, ge=10, le=10)
 
     def build(self) -> Splits:
         splits = {}
@@ -68,13 +66,12 @@ class TexturedDigits(Dataset):
         shape = np.stack(
             [
                 np.roll(image, tuple(shift), (0, 1))
-                for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))
+                for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)), strict=True)
             ]
         )
         y, x = np.mgrid[:16, :16]
-        direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[
-            :, None, None
-        ]  # the two diagonals
+        # the two diagonals
+        direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]
         phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
         wave = np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * self.wavelength) + phase)
         images, turned = (

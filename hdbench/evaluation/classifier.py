@@ -1,6 +1,4 @@
-"""The `classifier` protocol, that of the small suites: metrics on the features of the suite's own
-classifier.
-"""
+"""The `classifier` protocol of the small suites: features of the suite's own classifier."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ from hdbench.metrics import Estimate, MetricInput, Settings, measure_metrics, sp
 
 
 def reference_arrays(
-    parts: Mapping[str, tuple[Tensor, np.ndarray]], bands: int
+    sets: Mapping[str, tuple[Tensor, np.ndarray]], bands: int
 ) -> dict[str, np.ndarray]:
     """Arrays of reference.npz from images (N, C, H, W) uint8 and features (N, d) of each set."""
     arrays = {}
-    for name, (images, features) in parts.items():
+    for name, (images, features) in sets.items():
         rings = spectrum.radial_power(to_float(images))
         arrays |= {
             f"{name}_features": features,

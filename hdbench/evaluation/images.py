@@ -1,5 +1,4 @@
-"""Images to evaluate, of any origin: a folder of PNG or JPEG files, or npz files with `arr_0` (N,
-H, W, 3) uint8.
+"""Images of any origin: a folder of PNG or JPEG, or npz files, `arr_0` (N, H, W, 3) uint8.
 
 Every file is read and its header checked before anything is computed; pixels are decoded one by
 one, when asked for.
@@ -15,6 +14,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,8 +31,7 @@ CONVERSION = "--allow conversion"
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """N images in a fixed order, each with an id that is unique; `digest` is of all contents and
-    ids.
+    """N images in a fixed order, each with a unique id; `digest` covers contents and ids.
 
     `load(i)` gives image i as (H, W, 3) uint8.  Ids: path inside the folder without suffix, or
     position in the npz files.
@@ -119,14 +118,13 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
 
 
 def of_dataset(text: str, allow: Collection[str]) -> Images:
-    """The images of `NAME:SPLIT`, a data set of the suites with its default configuration;
-    UserError if there is none.
-    """
+    """The images of `NAME:SPLIT`, a data set with default settings; UserError if none."""
     name, _, split = text.partition(":")
     known = [known for known, dataset in DATASETS.load().items() if dataset.stored == "memory"]
     if name not in known:
         raise UserError(f"--dataset = {text!r}: unknown data set" + nearest(name, known))
-    splits = DATASETS[name]().build()
+    dataset: Any = DATASETS[name]
+    splits = dataset().build()
     if split not in splits:
         raise UserError(f"--dataset = {text!r}: write {name}:{' or '.join(splits)}")
     images, labels = splits[split]
@@ -151,19 +149,19 @@ def _hash(texts: list[str]) -> str:
 
 
 def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Images:
-    from PIL import Image
+    from PIL import Image  # optional: Pillow
 
     ids = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
     if twice := [name for name, count in Counter(ids).items() if count > 1]:
         raise UserError(
-            f"{folder}: {twice[0]!r} stands there with two suffixes; keep one file for each image"
+            f"{folder}: {twice[0]!r} appears with two suffixes; keep one file for each image"
         )
     with (
         warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
         ThreadPoolExecutor() as pool,
     ):
         headers = list(pool.map(lambda file: _header(file, "conversion" in allow), files))
-    digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers)])
+    digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers, strict=True)])
     return Images(
         source=str(folder),
         ids=tuple(ids),
@@ -175,7 +173,7 @@ def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Ima
 
 def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
     """SHA-256 and (H, W) of a file whose header says that it is an RGB image."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError  # optional: Pillow
 
     try:
         str(file).encode()
@@ -183,7 +181,8 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
             raise OSError("a link to nothing, or not a plain file")
         content = file.read_bytes()
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            mode, (width, height) = image.mode, image.size
+            mode = image.mode
+            (width, height) = image.size
             if mode == "RGB" and ";16" in str(image.tile):  # Pillow would drop the lower byte
                 mode = "RGB;16"
     except UnicodeEncodeError:
@@ -222,7 +221,7 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
 
 def decode(file: Path) -> np.ndarray:
     """Pixels of an image file, (H, W, 3) uint8; UserError for a broken one."""
-    from PIL import Image
+    from PIL import Image  # optional: Pillow
 
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -232,12 +231,14 @@ def decode(file: Path) -> np.ndarray:
 
 
 def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images:
-    arrays, labels, names = [], [], []
+    arrays = []
+    labels = []
+    names = []
     for file in files:
         arrays.append(_array(file, "conversion" in allow))
         labels.append(_optional(file, ("labels", "arr_1"), len(arrays[-1]), np.integer))
         names.append(_optional(file, ("ids",), len(arrays[-1]), np.str_))
-    if len({part is None for part in names}) > 1:
+    if len({ids is None for ids in names}) > 1:
         raise UserError(
             f"{source}: some of its npz files hold ids and others do not; give ids to all or to "
             "none"
@@ -245,18 +246,18 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
     ends = np.cumsum([len(array) for array in arrays])
     width = max(6, len(str(ends[-1])))
     ids = (
-        [str(name) for part in names for name in part]
-        if all(part is not None for part in names)
+        [str(name) for given in names for name in given]
+        if all(given is not None for given in names)
         else [f"{row:0{width}}" for row in range(ends[-1])]
     )
     if twice := [name for name, count in Counter(ids).items() if count > 1]:
         raise UserError(
-            f"{source}: the id {twice[0]!r} stands there more than once; give each image its own"
+            f"{source}: the id {twice[0]!r} appears more than once; give each image its own"
         )
 
     def load(i: int) -> np.ndarray:
-        part = int(np.searchsorted(ends, i, side="right"))
-        image = arrays[part][i - (ends[part - 1] if part else 0)]
+        index = int(np.searchsorted(ends, i, side="right"))
+        image = arrays[index][i - (ends[index - 1] if index else 0)]
         return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
 
     return Images(
@@ -266,7 +267,7 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
         load=load,
         sizes=Counter({array.shape[1:3]: len(array) for array in arrays}),
         labels=np.concatenate(labels).astype(np.int64)
-        if all(part is not None for part in labels)
+        if all(given is not None for given in labels)
         else None,
     )
 
@@ -275,7 +276,7 @@ def _array(file: Path, convert: bool) -> np.ndarray:
     """arr_0 (N, H, W, 3 or 1) uint8, memory-mapped where the archive stores it uncompressed."""
     array = read_array(file, "arr_0")
     if array is None:
-        raise UserError(f"{file}: has no arr_0; images must stand there as (N, H, W, 3) uint8")
+        raise UserError(f"{file}: has no arr_0; images must be there as (N, H, W, 3) uint8")
     if array.dtype != np.uint8:
         broken = (
             ""

@@ -1,5 +1,4 @@
-"""Protocols: what exactly a number means.  Images, preprocessing, network, layers, metrics and
-their settings, by name.
+"""Protocols: what exactly a number means, from images to metrics and their settings.
 
 Two numbers are comparable when protocol, reference digest and N are the same; a table never mixes
 them.
@@ -7,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -20,9 +20,7 @@ Layout = Literal["library", "channels-last"]
 
 
 class Protocol(Config):
-    """One protocol; `about` is printed with its numbers.  A changed field is named in the protocol
-    column.
-    """
+    """One protocol; `about` is printed with its numbers, and changed fields are named."""
 
     name: str
     about: str
@@ -59,12 +57,31 @@ class Protocol(Config):
 
     @property
     def needs_reference(self) -> bool:
+        """Whether any metric compares with real images."""
         return any(metric.needs for metric in self.classes())
 
     @property
     def reference_layers(self) -> tuple[str, ...]:
         """Layers whose features, not only their statistics, the reference must have."""
         return ("2048",) if any(m.needs == "features" for m in self.classes()) else ()
+
+    def further(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the named metrics that are not the protocol's own: an artifact for each.
+
+        Raises UserError for a name of no metric, and for a metric that other protocols have.
+        """
+        others = tuple(name for name in dict.fromkeys(names) if name not in self.metrics)
+        for name in others:
+            if name not in METRICS.load():
+                raise UserError(
+                    f"evaluation.metrics = {name!r}: no such metric" + nearest(name, METRICS)
+                )
+            if METRICS[name].group == "protocol":
+                raise UserError(
+                    f"evaluation.metrics = {name!r}: not a metric of the protocol {self.name}; "
+                    "remove it, or name another evaluation.protocol"
+                )
+        return others
 
     def settings(self, device: torch.device, intervals: bool = True) -> Settings:
         """The settings of its metrics."""
@@ -170,8 +187,7 @@ def protocol_named(name: str) -> Protocol:
 def label(
     protocol: Protocol, weights: dict[str, str], reference: str, layout: Layout = "library"
 ) -> str:
-    """The protocol column: name, every deviation from the named protocol, and the reference's
-    digest.
+    """The protocol column: name, deviations from the named protocol, the reference's digest.
 
     `weights` holds the digests of those weights that are not the public ones.
     """

@@ -108,14 +108,13 @@ def by_role(texts: Sequence[str]) -> dict[str, str]:
 
 
 def by_protocol(protocols: Sequence[str], texts: Sequence[str]) -> dict[str, Path]:
-    """`[NAME=]PATH` of the option --reference as a mapping; a path without a name is for all
-    others.
-    """
+    """`[NAME=]PATH` of the option --reference as a mapping; without a name for all others."""
     paths: dict[str, Path] = {}
     for text in texts:
         name, separator, path = text.partition("=")
         if not (separator and name in PROTOCOLS):
-            name, path = "", text
+            name = ""
+            path = text
         if name in paths:
             raise UserError(
                 f"--reference = {text!r}: there is another for {name or 'all protocols'}; give one"
@@ -126,9 +125,7 @@ def by_protocol(protocols: Sequence[str], texts: Sequence[str]) -> dict[str, Pat
 
 
 class Extractors:
-    """The networks that some protocols need, each loaded once, and one extractor for each
-    preprocessing.
-    """
+    """The networks that some protocols need, and one extractor for each preprocessing."""
 
     def __init__(self, request: Request):
         wanted = {
@@ -156,9 +153,7 @@ class Extractors:
             self.clip = ClipExtractor(self.weights["clip"], protocols[0].clip_architecture, device)
 
     def _share(self, network: Inception, protocols: Sequence[Protocol]) -> None:
-        """One extractor for the protocols of one preprocessing and resolution, with all their
-        layers.
-        """
+        """One extractor, with all layers, for the protocols of one preprocessing and resolution."""
         groups: dict[tuple, list[Protocol]] = {}
         for protocol in protocols:
             groups.setdefault((protocol.inception, protocol.resolution), []).append(protocol)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from tabulate import tabulate
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_together
@@ -59,8 +60,6 @@ class Evaluation:
 
     def table(self) -> str:
         """For people: metric, value, 95% interval, n, protocol, reference."""
-        from tabulate import tabulate
-
         rows = []
         for metric, (estimate, ids) in self.results.items():
             half = 1.96 * estimate.standard_error
@@ -86,9 +85,7 @@ class Evaluation:
         )
 
     def save(self, path: Path) -> None:
-        """Rows to `path` (.csv or .json, that with all facts), influences and ids to the .npz
-        beside it.
-        """
+        """Rows to `path` (.csv, or .json with all facts), influences to the .npz beside it."""
         arrays = {
             f"{kind}.{metric}": np.array(values)
             for metric, (estimate, ids) in self.results.items()
@@ -131,9 +128,7 @@ def _number(value: float | None) -> float | None:
 
 
 def check_out(path: Path) -> None:
-    """UserError where `Evaluation.save` could not write, or would write its influences over
-    something else.
-    """
+    """UserError where `Evaluation.save` could not write, or would overwrite something else."""
     place = next(folder for folder in path.absolute().parents if folder.exists())
     influences = path.with_suffix(".npz")
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -152,9 +147,7 @@ def check_out(path: Path) -> None:
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """The results that `Evaluation.save` wrote beside a table, for
-    `metrics.comparison.paired_difference`.
-    """
+    """The results that `Evaluation.save` wrote beside a table, for paired differences."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             metrics = [name.removeprefix("value.") for name in arrays if name.startswith("value.")]

@@ -1,6 +1,4 @@
-"""Weights by path or hub id: found, hashed and read before anything runs, and without running
-anybody's code.
-"""
+"""Weights by path or hub id: hashed before anything runs, read without running their code."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ from hdbench.core.files import sha256
 
 
 class Public(NamedTuple):
-    """A public file of weights and its SHA-256, which each library's own download names in the file
-    or in the URL.
-    """
+    """A public file of weights and its SHA-256, as each library's own download has it."""
 
     file: str
     url: str
@@ -39,9 +35,7 @@ PUBLIC = {
 
 
 class Weights(NamedTuple):
-    """A file, or for CLIP a folder with open_clip_config.json; its SHA-256, and whether that is the
-    public file's.
-    """
+    """A file, or CLIP's folder; its SHA-256, and whether that is the public file's."""
 
     role: str
     path: Path
@@ -50,8 +44,7 @@ class Weights(NamedTuple):
 
 
 def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
-    """The weights of this role ("inception", "clip"): `given` by path or hub id, else the public
-    file in `cache`/weights.
+    """The weights of "inception" or "clip": `given`, or the public file in `cache`/weights.
 
     Raises UserError where there is none, it cannot be read, or its digest is not the public one's
     and that is not `allowed`.
@@ -76,14 +69,14 @@ def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
         raise UserError(
             f"--weights {role}={path}: there is no such file; get {public.file} from {public.url}"
         )
-    found = sha256(path)
-    if found != public.sha256 and not allowed:
+    digest = sha256(path)
+    if digest != public.sha256 and not allowed:
         raise UserError(
-            f"{path}: its SHA-256 is {found}, not {public.sha256} of the public {public.file}; use "
-            "that file, or give --allow other-weights, and the protocol column will name the "
+            f"{path}: its SHA-256 is {digest}, not {public.sha256} of the public {public.file}; "
+            "use that file, or give --allow other-weights, and the protocol column will name the "
             "digest"
         )
-    return Weights(role, path, found, found == public.sha256)
+    return Weights(role, path, digest, digest == public.sha256)
 
 
 def _folder(role: str, path: Path, allowed: bool) -> Weights:
@@ -104,16 +97,20 @@ def _folder(role: str, path: Path, allowed: bool) -> Weights:
 
 def _from_hub(role: str, given: str) -> Path:
     """`hf-hub:owner/name/file` from the Hugging Face hub or its local cache."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import (  # optional: huggingface_hub
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+    )
 
     owner, name, file = [*given.removeprefix("hf-hub:").split("/", 2), "", ""][:3]
     if not (owner and name and file):
         raise UserError(f"--weights {role}={given}: write hf-hub:OWNER/NAME/FILE")
-    repository, problem = f"{owner}/{name}", ""
+    repository = f"{owner}/{name}"
+    problem = ""
     try:
-        get_hf_file_metadata(
-            hf_hub_url(repository, file), timeout=10
-        )  # one attempt, where the download makes five
+        # one attempt, where the download makes five
+        get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)
     except Exception as error:  # the hub's errors have no common base but this
         problem = type(error).__name__
     try:

@@ -17,9 +17,13 @@ class Guidance(Config):
     A number in a suite means its scale.
     """
 
-    scale: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
+    scale: float = Field(
+        default=1.0, ge=0, description="w of classifier-free guidance; 1 means none"
+    )
     interval: tuple[Fraction, Fraction] = Field(
-        (0.0, 1.0), strict=False, description="times at which guidance acts; elsewhere w = 1"
+        default=(0.0, 1.0),
+        strict=False,
+        description="times at which guidance acts; elsewhere w = 1",
     )
 
     @model_validator(mode="before")

@@ -47,8 +47,10 @@ def total(passes: Mapping[str, Passes]) -> float:
 class Pairs(Config):
     """Pairs (noise, image) of the teacher's ODE; the DAG makes them, and their cost counts."""
 
-    count: int = Field(4000, ge=1)
-    steps: int = Field(25, ge=1, description="Euler steps of the guided teacher, noise to image")
+    count: int = Field(default=4000, ge=1)
+    steps: int = Field(
+        default=25, ge=1, description="Euler steps of the guided teacher, noise to image"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ class Objective(Config):
         """The teacher's ODE pairs that it learns from."""
         return None
 
-    def head(self) -> tuple[str, Config] | None:
+    def head(self) -> tuple[str, Any] | None:
         """The name of its discriminator head ("none" without one) and its settings; None if it cannot have one."""
         return None
 
@@ -146,9 +148,9 @@ class Regression(Objective):
     """An objective whose loss is the adaptive mean square of a residual."""
 
     adaptive_power: float = Field(
-        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+        default=0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
     )
-    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
+    adaptive_offset: float = Field(default=1e-3, gt=0, description="c of the adaptive weight")
 
     def sampler(self) -> SamplerName | None:
         return "flow_map"

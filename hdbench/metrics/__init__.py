@@ -63,8 +63,7 @@ METRICS = Registry(
 
 
 def metric_of(name: str) -> type[Metric] | None:
-    """The metric of a name with or without its sample count, such as `fd_train_4k` or
-    `power_band2`.
+    """The metric of a name with or without its sample count: `fd_train`, `power_band2_4k`.
 
     A metric of its own comes before a family: `fd_test_4k` is `fd_test`.  None for a name of no
     metric.
@@ -81,7 +80,7 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
     """
     estimates: dict[str, Estimate] = {}
     for name in names:
-        if name not in METRICS:
+        if name not in METRICS.load():
             raise UserError(
                 f"evaluation.metrics = {name!r}: no such metric" + nearest(name, METRICS)
             )
@@ -93,7 +92,7 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
 
 def _check(metric: type[Metric], name: str, estimate: Estimate, sample: MetricInput) -> None:
     where = f"metric {metric.name} ({metric.__module__}.{metric.__name__})"
-    if not metric.matches(name):
+    if not (metric.matches(name) if metric.is_family() else name == metric.name):
         raise UserError(
             f"{where}: its measure gives {name!r}, which is not its name; fix the metric"
         )

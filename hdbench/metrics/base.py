@@ -17,8 +17,7 @@ T = TypeVar("T")
 
 
 class Estimate(NamedTuple):
-    """A value, and how each of the N samples moves it; what is random is the samples, the reference
-    is given.
+    """A value, and how each of the N samples, which are random, moves it.
 
     `influence` holds IF_i: its standard deviation over sqrt(N) is the standard error of the value,
     and the difference of two models on the same noises has the standard error of the paired
@@ -65,8 +64,10 @@ class MetricInput:
     """N samples and what they are compared with; None or empty is what a protocol does not have.
 
     `features` are those of the protocol's network: of the suite's own classifier, or Inception's
-    last layer. `reference` are those that they are compared with: of N images of train, or of the
-    images that the protocol names.
+    last layer.  `reference` are those that they are compared with: of M = N images of train, or of
+    the images that the protocol names.  `real` has for each of "train", "held_out" and "test" the
+    arrays `<set>_features` (N, d), `<set>_bands` (N, bands) and `<set>_rings` (H/2,), see
+    `hdbench.evaluation.classifier.reference_arrays`.
     """
 
     features: np.ndarray | None = None  # (N, d), any float; distances are taken in this dtype
@@ -80,11 +81,9 @@ class MetricInput:
     # of the protocol `classifier`
     images: Tensor | None = None  # (N, C, H, W) uint8
     wanted: np.ndarray | None = None  # (N,) or (N, A) int64: classes that each image should show
-    probabilities: np.ndarray | None = (
-        None  # (N, classes) float32, of several attributes side by side
-    )
+    probabilities: np.ndarray | None = None  # (N, classes) float32; attributes side by side
     attributes: tuple[int, ...] = ()  # numbers of classes of these attributes
-    real: Mapping[str, np.ndarray] = field(default_factory=dict)  # of reference.npz
+    real: Mapping[str, np.ndarray] = field(default_factory=dict)  # of reference.npz, see below
     real_split: str | None = None  # the samples are themselves this part of `real`
 
     # of Inception's protocols
@@ -106,7 +105,7 @@ class MetricInput:
             self._results[function] = function(self)
         return self._results[function]
 
-    def rows_of(self, key: str, value: Any) -> tuple[np.ndarray, np.ndarray]:
+    def rows_of(self, key: str, value: Any) -> tuple[np.ndarray, ...]:
         """Rows of the samples and of the reference whose captions have this value; int64."""
         return tuple(
             np.flatnonzero([caption.get(key) == value for caption in captions])
@@ -119,8 +118,7 @@ class MetricInput:
 
 
 class Metric(ABC):
-    """One metric, or a family of metrics whose names differ in one place; never instantiated with
-    state.
+    """One metric, or a family of metrics whose names differ in one place; it holds no state.
 
     A subclass sets `name` (a family: with a placeholder, as `power_band{n}`) and `title`, and
     defines `measure`.  Numbers appear in results as `<name>_<N>`, so a name says nothing about N.
@@ -136,10 +134,9 @@ class Metric(ABC):
     layer: ClassVar[Literal["2048", "spatial"] | None] = None  # of Inception, that it needs
     needs: ClassVar[Literal["statistics", "features"] | None] = None  # of the reference
 
-    def __init_subclass__(cls, **arguments: Any) -> None:
+    def __init_subclass__(cls, group: str = "", **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        if "group" not in cls.__dict__ and "name" in cls.__dict__:
-            cls.group = cls.name
+        cls.group = group or cls.__dict__.get("group") or cls.__dict__.get("name", "")
 
     @classmethod
     def is_family(cls) -> bool:
@@ -148,8 +145,7 @@ class Metric(ABC):
 
     @abstractmethod
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        """The metric by its name, or each member of the family by its own; {} where it has no
-        meaning.
+        """The metric by its name, or a family's members by theirs; {} where it has no meaning.
 
         Influences are of the N samples in their order.
         """
@@ -169,3 +165,11 @@ class Metric(ABC):
     def is_possible(cls, value: float) -> bool:
         """Whether the metric can have this value."""
         return cls.low <= value <= cls.high
+
+
+class Share(Metric):
+    """A metric that is a share of something good."""
+
+    better = "higher"
+    low = 0.0
+    high = 1.0

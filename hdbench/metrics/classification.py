@@ -1,6 +1,4 @@
-"""Metrics on a classifier's probabilities: accuracy on the wanted class, and the analogue of the
-Inception score.
-"""
+"""Metrics on a classifier's probabilities: accuracy, and the analogue of the Inception score."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from hdbench.metrics.base import Estimate, Metric, MetricInput, mean
+from hdbench.metrics.base import Estimate, Metric, MetricInput, Share, mean
 
 
 def accuracy(
@@ -29,8 +27,7 @@ def accuracy(
 
 
 def classifier_score(probabilities: np.ndarray) -> Estimate:
-    """exp(mean_i KL(p_i || mean p)), the Inception score's formula (arXiv 1606.03498) with our
-    classifier, one split.
+    """exp(mean_i KL(p_i || mean p)): the Inception score's formula (arXiv 1606.03498), one split.
 
     The marginal's own sampling error is of second order, since sum_i p_i / mean p is constant, so
     IF_i = score (KL_i - mean KL).
@@ -41,26 +38,21 @@ def classifier_score(probabilities: np.ndarray) -> Estimate:
     return Estimate(score, score * (kl - kl.mean()))
 
 
-class Accuracy(Metric):
+class Accuracy(Share, group="protocol"):
     """Share of samples that the classifier takes for what they should show."""
 
     name = "accuracy"
     title = "Accuracy"
-    better = "higher"
-    low = 0.0
-    high = 1.0
-    group = "protocol"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         return {self.name: accuracy(sample.probabilities, sample.wanted, sample.attributes or None)}
 
 
-class AccuracySeen(Accuracy):
+class AccuracySeen(Accuracy, group="protocol"):
     """Accuracy on the captions whose combinations are in the training data."""
 
     name = "accuracy_seen"
     title = "Accuracy, seen"
-    group = "protocol"
     held_out: ClassVar[bool] = False
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
@@ -73,23 +65,21 @@ class AccuracySeen(Accuracy):
         return {self.name: estimate._replace(rows=rows)}
 
 
-class AccuracyHeldOut(AccuracySeen):
+class AccuracyHeldOut(AccuracySeen, group="protocol"):
     """Accuracy on the captions whose combinations the training data do not have."""
 
     name = "accuracy_held_out"
     title = "Accuracy, held out"
-    group = "protocol"
     held_out: ClassVar[bool] = True
 
 
-class ClassifierScore(Metric):
+class ClassifierScore(Metric, group="protocol"):
     """`classifier_score` of the first attribute, or of the label."""
 
     name = "classifier_score"
     title = "Classifier score"
     better = "higher"
     low = 0.0
-    group = "protocol"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         first = sample.attributes[0] if sample.attributes else None

@@ -1,5 +1,4 @@
-"""Frechet distance between Gaussians fitted to features, in float64, with the influence of every
-sample.
+"""Frechet distance between Gaussians fitted to features, in float64, with influences.
 
 d^2 = |mu - mu_r|^2 + tr(Sigma + Sigma_r - 2 (S Sigma S)^(1/2)),  S = Sigma_r^(1/2)
 (arXiv 1706.08500) IF_i = 2 z_i.(mu - mu_r) + z_i' G z_i - tr(G Sigma),  G = I - S (S Sigma
@@ -41,29 +40,23 @@ class GaussianReference:
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance (d, d) with N - 1 of features (N, d), float64 whatever the features
-    are.
-    """
+    """Mean (d,) and covariance (d, d) with N - 1 of features (N, d), any float; in float64."""
     x = features.astype(np.float64)
     mu = x.mean(0)
     x -= mu
-    return mu, x.T @ x / (
-        len(x) - 1
-    )  # half of np.cov's work: numpy sees that the product is symmetric
+    # half of np.cov's work: numpy sees that the product is symmetric
+    return mu, x.T @ x / (len(x) - 1)
 
 
 def _power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
-    """Power of a positive semi-definite matrix; eigenvalues under 1e-12 of the largest count as
-    zero.
-    """
+    """Power of a positive semi-definite matrix; eigenvalues under 1e-12 of the largest are 0."""
     values, vectors = np.linalg.eigh(symmetric)
     keep = values > 1e-12 * values[-1]
     return (vectors[:, keep] * values[keep] ** exponent) @ vectors[:, keep].T
 
 
 def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 from mean (d,) and covariance (d, d), without influences: the eigenvalues of one
-    symmetric matrix.
+    """d^2 from mean (d,) and covariance (d, d): the eigenvalues of one symmetric matrix.
 
     tr (S Sigma S)^(1/2) = tr (L' Sigma L)^(1/2) for the Cholesky factor L of Sigma_r, which costs a
     quarter to form.  Eigenvalues carry an error of about 1e-16 of the largest, whose root is 1e-8
@@ -91,27 +84,24 @@ def is_singular(n: int, reference: GaussianReference) -> bool:
 
 
 def library_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 from the eigenvalues of Sigma Sigma_r, as torch-fidelity and (by `sqrtm`, alike to 1e-7)
-    clean-fid have it.
+    """d^2 from the eigenvalues of Sigma Sigma_r, as torch-fidelity and (by `sqrtm`) clean-fid.
 
     Zero eigenvalues come out as about 1e-16 of the largest, and the sum of their roots makes this
     value too small, by up to 1e-5 of it where covariances are singular; elsewhere it is
     `statistics_distance`.
     """
-    roots = np.sqrt(np.linalg.eigvals(sigma @ reference.sigma).astype(np.complex128)).real
+    products = np.linalg.eigvals(sigma @ reference.sigma).astype(np.complex128)
+    roots = np.real(np.sqrt(products))
     return _distance(mu, np.trace(sigma), reference, roots.sum())
 
 
 def distance(features: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 of features (N, d) to the reference, without influences; exact for N <= d too, where it
-    costs N^2 d only.
-    """
+    """d^2 of features (N, d) to the reference; exact for N <= d too, where it costs N^2 d."""
     if len(features) > features.shape[1]:
         return statistics_distance(*moments(features), reference)
     x = features.astype(np.float64)
-    centred = (x - x.mean(0)) / np.sqrt(
-        len(x) - 1
-    )  # its singular values with S are the roots of those of S Sigma S
+    # its singular values with S are the roots of those of S Sigma S
+    centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)
     trace_root = np.linalg.svd(centred @ reference.root, compute_uv=False).sum()
     return _distance(x.mean(0), np.square(centred).sum(), reference, trace_root)
 
@@ -136,9 +126,8 @@ def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
         value = statistics_distance(mu, sigma, reference)
         values, vectors = np.linalg.eigh(reference.root @ sigma @ reference.root)
         keep = values > 1e-12 * values[-1]
-        half = reference.root @ (
-            vectors[:, keep] * values[keep] ** -0.25
-        )  # S (S Sigma S)^(-1/2) S = half half'
+        # S (S Sigma S)^(-1/2) S = half half'
+        half = reference.root @ (vectors[:, keep] * values[keep] ** -0.25)
         curvature = np.square(x @ half).sum(1)
     quadratic = np.square(x).sum(1) - curvature
     return Estimate(value, 2 * x @ (mu - reference.mu) + quadratic - quadratic.mean())
@@ -152,33 +141,31 @@ def _distance(
 
 
 def of_set(
-    sample: MetricInput, part: str, rows: slice | np.ndarray = slice(None)
+    sample: MetricInput, real_set: str, rows: slice | np.ndarray = slice(None)
 ) -> GaussianReference:
     """The Gaussian of a real set of the protocol `classifier`, or of some of its rows."""
-    return GaussianReference.of_statistics(*moments(sample.real[f"{part}_features"][rows]))
+    return GaussianReference.of_statistics(*moments(sample.real[f"{real_set}_features"][rows]))
 
 
-class FdTrain(Metric):
+class FdTrain(Metric, group="protocol"):
     """Frechet distance to images of train, on the features of the suite's classifier."""
 
     name = "fd_train"
     title = "FD train"
     better = "lower"
     low = 0.0
-    group = "protocol"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         return {self.name: estimate(sample.features, of_set(sample, "train"))}
 
 
-class FdTest(Metric):
+class FdTest(Metric, group="protocol"):
     """Frechet distance to images of test; of test itself it has no meaning."""
 
     name = "fd_test"
     title = "FD test"
     better = "lower"
     low = 0.0
-    group = "protocol"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         if sample.real_split == "test":
@@ -186,14 +173,13 @@ class FdTest(Metric):
         return {self.name: estimate(sample.features, of_set(sample, "test"))}
 
 
-class FdTestOfCategory(Metric):
+class FdTestOfCategory(Metric, group="protocol"):
     """`fd_test` of the samples and the test images of one category, where both have two or more."""
 
     name = "fd_test_{category}"
     title = "FD test, {category}"
     better = "lower"
     low = 0.0
-    group = "protocol"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         if sample.real_split == "test":
@@ -201,13 +187,12 @@ class FdTestOfCategory(Metric):
         return by_category(sample, "fd_test", lambda rows: of_set(sample, "test", rows), estimate)
 
 
-class Fid(Metric):
+class Fid(Metric, group="protocol"):
     """Frechet distance of Inception's last features; rounding can put it below zero."""
 
     name = "fid"
     title = "FID"
     better = "lower"
-    group = "protocol"
     layer = "2048"
     needs = "statistics"
 
@@ -215,13 +200,12 @@ class Fid(Metric):
         return {self.name: of_libraries(sample, sample.features, sample.statistics["2048"])}
 
 
-class SpatialFid(Metric):
+class SpatialFid(Metric, group="protocol"):
     """Frechet distance of a spatial layer of Inception (arXiv 2103.03841)."""
 
     name = "sfid"
     title = "sFID"
     better = "lower"
-    group = "protocol"
     layer = "spatial"
     needs = "statistics"
 
@@ -229,13 +213,12 @@ class SpatialFid(Metric):
         return {self.name: of_libraries(sample, sample.spatial, sample.statistics["spatial"])}
 
 
-class FidOfCategory(Metric):
+class FidOfCategory(Metric, group="protocol"):
     """`fid` of the samples and the reference of one category, where both have two or more."""
 
     name = "fid_{category}"
     title = "FID, {category}"
     better = "lower"
-    group = "protocol"
     layer = "2048"
     needs = "features"
 
@@ -251,9 +234,7 @@ class FidOfCategory(Metric):
 def of_libraries(
     sample: MetricInput, features: np.ndarray, reference: GaussianReference
 ) -> Estimate:
-    """`estimate`, or `distance` without intervals; where a covariance is singular
-    `library_distance`.
-    """
+    """`estimate`, or `distance` without intervals; `library_distance` where it is singular."""
     if sample.settings.intervals:
         result = estimate(features, reference)
     else:

@@ -1,5 +1,4 @@
-"""Kernel inception distance (arXiv 1801.01401): the squared MMD of features under k(x, y) = (x.y /
-d + 1)^3, unbiased.
+"""Kernel inception distance (arXiv 1801.01401): unbiased MMD^2, k(x, y) = (x.y / d + 1)^3.
 
 MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j): a
 U-statistic, every pair once.  Its jackknife over the samples needs row sums only; the share of the
@@ -24,16 +23,15 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Sums(NamedTuple):
-    """Row sums (N,) without the diagonal, and the sum of squares off the diagonal, of the kernel of
-    a set with itself.
-    """
+    """Row sums (N,) and the sum of squares of a set's kernel with itself, off the diagonal."""
 
     rows: Tensor
     squares: float
 
 
 def _within(x: Tensor, block: int) -> Sums:
-    rows, squares = [], 0.0
+    rows = []
+    squares = 0.0
     for start in range(0, len(x), block):
         k = kernel(x[start : start + block], x)
         k[torch.arange(len(k)), torch.arange(start, start + len(k))] = 0
@@ -43,16 +41,18 @@ def _within(x: Tensor, block: int) -> Sums:
 
 
 def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
-    """Sums of k(x_i, y_j) over j (N,) and over i (M,), and the variance that is neither x_i's nor
-    y_j's alone.
-    """
-    rows, columns, squares = [], torch.zeros(len(y), dtype=torch.float64, device=x.device), 0.0
-    for part in x.split(block):
-        k = kernel(part, y)
+    """Sums of k(x_i, y_j) over j (N,) and over i (M,), and the variance of their interaction."""
+    rows = []
+    columns = torch.zeros(len(y), dtype=torch.float64, device=x.device)
+    squares = 0.0
+    for samples in x.split(block):
+        k = kernel(samples, y)
         rows.append(k.sum(1))
         columns += k.sum(0)
         squares += k.square().sum().item()
-    of_x, n, m = torch.cat(rows), len(x), len(y)
+    of_x = torch.cat(rows)
+    n = len(x)
+    m = len(y)
     interaction = (
         squares
         - of_x.square().sum().item() / m
@@ -63,9 +63,7 @@ def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, float]:
-    """Influences (n,) of the set whose sums these are, given the other set of this size, and the
-    variance of the value.
-    """
+    """Influences (n,) of the set with these sums, given the other, and the value's variance."""
     n = len(within.rows)
     left_out = (within.rows.sum() - 2 * within.rows) / ((n - 1) * (n - 2)) - 2 * (
         between.sum() - between
@@ -80,8 +78,7 @@ def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, floa
 
 
 def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
-    """MMD^2 of features (N, d) and reference (M, d), N and M over 2, over all pairs; order plays no
-    part.
+    """MMD^2 of features (N, d) and reference (M, d) over all pairs; N and M are over 2.
 
     The standard error is over the samples given the reference; `both` counts the reference as a
     draw too.
@@ -91,9 +88,8 @@ def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
     rows, columns, interaction = _between(features, reference, block)
     value = xx.rows.sum() / (n * (n - 1)) + yy.rows.sum() / (m * (m - 1)) - 2 * rows.sum() / (n * m)
     influence, variance = _jackknife(xx, rows, m)
-    _, of_reference = _jackknife(
-        yy, columns, n
-    )  # it counts the pairs' interaction again, which `variance` holds already
+    # it counts the pairs' interaction again, which `variance` holds already
+    _, of_reference = _jackknife(yy, columns, n)
     both = max(variance + of_reference - 4 * interaction / (n * m), variance)
     return Estimate(value.item(), influence.cpu().numpy(), both**0.5).with_standard_error(
         variance**0.5
@@ -109,8 +105,7 @@ def kid_of_subsets(
     seed: int = 2020,
     error: Estimate | None = None,
 ) -> Estimate:
-    """torch-fidelity's value: the mean of MMD^2 over random subsets of this size, drawn from this
-    seed, with its error.
+    """torch-fidelity's value: the mean of MMD^2 over random subsets of this size and seed.
 
     Its expectation given the data is `kid`'s value, so its variance is that of `kid` (`error`, if
     it is known already) plus the scatter of the subsets over their number.  float32, as
@@ -134,13 +129,12 @@ def kid_of_subsets(
     return drawn.with_standard_error(float(np.hypot(full.standard_error, scatter**0.5)))
 
 
-class KernelDistance(Metric):
+class KernelDistance(Metric, group="protocol"):
     """`kid_of_subsets` on Inception's features."""
 
     name = "kid"
     title = "KID"
     better = "lower"
-    group = "protocol"
     layer = "2048"
     needs = "features"
 

@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 
 def timestep_embedding(t: Tensor, size: int) -> Tensor:
-    """[cos(w_k t), sin(w_k t)] with w_k = 10000^(-k / (size / 2)): t (B,), any float -> (B, size)
-    float32.
-    """
+    """[cos(w_k t), sin(w_k t)], w_k = 10000^(-2k / size): t (B,) -> (B, size) float32."""
     half = size // 2
     exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half
     angles = t[:, None].float() * torch.exp(exponent)

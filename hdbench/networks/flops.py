@@ -12,9 +12,7 @@ from hdbench.networks.config import SanaConfig, TransformerConfig
 
 
 class Unencoded(NamedTuple):
-    """Prompts of this length and width, of no content: what counting needs of
-    `hdbench.networks.text.Conditions`.
-    """
+    """Prompts without content: what counting needs of `networks.text.Conditions`."""
 
     length: int
     width: int
@@ -34,9 +32,7 @@ def forward_flops(
     mean_velocity: bool,
     prompt_length: int = 0,
 ) -> int:
-    """FLOPs of one forward of one image, as PyTorch counts them: 2 for each multiplication and
-    addition of a product.
-    """
+    """FLOPs of one forward of one image: 2 for each multiplication and addition of a product."""
     conditions = (
         Unencoded(prompt_length, config.caption_width) if isinstance(config, SanaConfig) else None
     )

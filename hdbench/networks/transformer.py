@@ -7,7 +7,7 @@ channels 4): other numbers, same code.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,36 +33,38 @@ class TransformerConfig(Config):
     their default.
     """
 
-    width: int = Field(64, ge=1, description="token width d")
-    depth: int = Field(4, ge=1, description="number of blocks L")
-    heads: int = Field(4, ge=1)
-    patch: int = Field(4, ge=1, description="patch side in pixels (or latent cells)")
-    mlp_ratio: float = Field(4.0, gt=0)
+    width: int = Field(default=64, ge=1, description="token width d")
+    depth: int = Field(default=4, ge=1, description="number of blocks L")
+    heads: int = Field(default=4, ge=1)
+    patch: int = Field(default=4, ge=1, description="patch side in pixels (or latent cells)")
+    mlp_ratio: float = Field(default=4.0, gt=0)
     time_scale: float = Field(
-        1.0, gt=0, description="factor on t before the sinusoidal embedding (SiT 1, DiT 1000)"
+        default=1.0,
+        gt=0,
+        description="factor on t before the sinusoidal embedding (SiT 1, DiT 1000)",
     )
     time_features: int | None = Field(
-        None,
+        default=None,
         ge=2,
         multiple_of=2,
         exclude_if=lambda size: size is None,
         description="size of that embedding; by default min(width, 256) (SiT and DiT 256)",
     )
     position_side: int = Field(
-        16,
+        default=16,
         ge=1,
         exclude_if=lambda side: side == 16,
         description="positions run from 0 to this over any grid (SiT and DiT: the grid's own side)",
     )
     reversed_time: bool = Field(
-        False,
+        default=False,
         exclude_if=lambda reverse: not reverse,
         description="the network is given 1 - t (SiT)",
     )
     prediction: Literal["velocity", "epsilon"] = Field(
-        "velocity",
+        default="velocity",
         exclude_if=lambda kind: kind == "velocity",
-        description="what the network gives; epsilon: the noise, at a DDPM step in place of t (DiT)",
+        description="what the network gives; epsilon: the noise, at a DDPM step, not t (DiT)",
     )
 
     @model_validator(mode="after")
@@ -146,6 +148,8 @@ class NoiseToVelocity(nn.Module):
     DDPM's sampling does, with noise taken for z_999.  There an error of eps_hat counts 157 times.
     """
 
+    times: Tensor
+
     def __init__(self):
         super().__init__()
         signal = torch.cumprod(
@@ -223,7 +227,10 @@ class Transformer(TokenNetwork):
         nn.init.normal_(self.label_embed.weight, std=0.02)
         for layer in (self.time_embed.linear_1, self.time_embed.linear_2):
             nn.init.normal_(layer.weight, std=0.02)
-        zero = [block.modulation for block in self.blocks] + [self.out_modulation, self.out]
+        zero: list[Any] = [block.modulation for block in self.blocks] + [
+            self.out_modulation,
+            self.out,
+        ]
         if mean_velocity:
             self.interval_embed = TimestepEmbedding(time_features, width)
             zero.append(self.interval_embed.linear_2)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_atomic
-from hdbench.report.document import TEX, to_page
+from hdbench.report import document
+from hdbench.report.document import Document, wrapped
 from hdbench.report.numbers import Entry, Numbers, tables_folder
 from hdbench.report.rules import (
+    Claim,
+    Outcome,
     Rules,
     Values,
     finding,
@@ -24,171 +27,132 @@ from hdbench.report.rules import (
     sentence,
     verdict_of,
 )
+from hdbench.suite.plan import Plan
 
 
 def find_entry(numbers: Numbers, name: str) -> Entry | None:
     """The row of `arm` (its first number of steps) or `arm@steps`; None if the suite has no such row."""
     arm, _, steps = name.partition("@")
-    found = numbers.entries(arm) if arm in numbers.plan.arms else []
-    return next((entry for entry in found if not steps or entry.steps == int(steps)), None)
+    entries = numbers.entries(arm) if arm in numbers.plan.arms else []
+    return next((entry for entry in entries if not steps or entry.steps == int(steps)), None)
 
 
 def values_of(numbers: Numbers) -> Values:
     """Those of a suite, the metric with its sample count or without; fd_test is the distance of the suite's protocol."""
 
     def values(name: str, metric: str) -> pd.Series | None:
-        entry, metric = (
-            find_entry(numbers, name),
-            numbers.distance if metric == "fd_test" else metric,
-        )
-        found = (numbers.of(entry, m).value for m in (numbers.counted(metric), metric) if entry)
-        return next((series for series in found if len(series)), None)
+        entry = find_entry(numbers, name)
+        if entry is None:
+            return None
+        metric = numbers.distance if metric == "fd_test" else metric
+        series = (numbers.of(entry, key).value for key in (numbers.counted(metric), metric))
+        return next((values for values in series if len(values)), None)
 
     return values
 
 
-def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.DataFrame:
-    """One row a test (a claim without tests has one): claim, verdict and its sentence, rule, effect, interval, p, finding.
+RESULT = {
+    "claim": "str",
+    "verdict": "str",
+    "says": "str",
+    "sentence": "str",
+    "rule": "str",
+    "effect": "float64",
+    "low": "float64",
+    "high": "float64",
+    "p": "float64",
+    "p_holm": "float64",
+    "chains": "Int64",
+    "found": "str",
+    "finding": "str",
+}
 
-    `theory` is where claims with this source take their values from; without it they are not testable.  Each source's tests
-    are corrected for themselves, so that a finding on the theory is the same beside any suite.
+
+def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.DataFrame:
+    """One row a test (a claim without tests has one), with the columns `RESULT`.
+
+    These are claim, verdict and its sentence, rule, effect, interval, p, finding.  `theory` is where
+    claims with this source take their values from; without it they are not testable.  Each source's
+    tests are corrected for themselves, so a finding on the theory is the same beside any suite.
+    UserError for a claim of the suite that the rules lack.
     """
-    sources = {"suite": values_of(numbers), "theory": theory or (lambda name, metric: None)}
-    plan, given = (
-        numbers.plan,
-        {
-            "suite": rules.claims
-            if numbers.plan.suite.claims is None
-            else numbers.plan.suite.claims,
-            "theory": rules.claims if theory else (),
-        },
-    )
-    for name in given["suite"]:
+    sources: dict[str, Values] = {
+        "suite": values_of(numbers),
+        "theory": theory or (lambda name, metric: None),
+    }
+    judged = claims_judged(numbers.plan, rules, theory is not None)
+    outcomes = {
+        name: [outcome(sources[claim.source], test) for test in claim.tests]
+        for name, claim in rules.claims.items()
+    }
+    corrected = {
+        source: iter(
+            holm(
+                [
+                    test.p
+                    for name in judged
+                    if rules.claims[name].source == source
+                    for test in outcomes[name]
+                ]
+            )
+        )
+        for source in sources
+    }
+    rows = []
+    for name, claim in rules.claims.items():
+        tests = [
+            (test, next(corrected[claim.source]) if name in judged else math.nan)
+            for test in outcomes[name]
+        ]
+        rows += rows_of(name, claim, tests, name in judged, rules.level)
+    return pd.DataFrame(rows, columns=list(RESULT)).astype(RESULT)
+
+
+def claims_judged(plan: Plan, rules: Rules, theory: bool) -> list[str]:
+    """The claims that are judged beside a suite: its own, and with `theory` those on the theory."""
+    declared = rules.claims if plan.suite.claims is None else plan.suite.claims
+    for name in declared:
         if name not in rules.claims:
             raise UserError(
                 f"suite {plan.stem}: claims: no claim {name!r}" + nearest(name, rules.claims)
             )
-    applies = {
-        name: name in given[claim.source] and (claim.suites is None or plan.name in claim.suites)
+    given = {"suite": declared, "theory": rules.claims if theory else ()}
+    return [
+        name
         for name, claim in rules.claims.items()
-    }
-    made = [
-        (name, outcome(sources[claim.source], test))
-        for name, claim in rules.claims.items()
-        for test in claim.tests
+        if name in given[claim.source] and (claim.suites is None or plan.name in claim.suites)
     ]
-    corrected = {
-        source: iter(
-            holm([o.p for name, o in made if applies[name] and rules.claims[name].source == source])
-        )
-        for source in sources
+
+
+def rows_of(
+    name: str, claim: Claim, tests: Sequence[tuple[Outcome, float]], judged: bool, level: float
+) -> list[dict[str, Any]]:
+    """A claim's rows from its tests and their corrected p."""
+    found = [(o, p, finding(o, p, level) if judged else "not judged") for o, p in tests]
+    verdict = verdict_of(claim, [word for *_, word in found])
+    common = {
+        "claim": name,
+        "verdict": verdict,
+        "says": claim.says,
+        "sentence": sentence(claim, found, judged, verdict),
     }
-    tests = [
-        (name, o, next(corrected[rules.claims[name].source]) if applies[name] else math.nan)
-        for name, o in made
-    ]
-    rows = []
-    for name, claim in rules.claims.items():
-        own = [
-            (o, p, finding(o, p, rules.level) if applies[name] else "not judged")
-            for other, o, p in tests
-            if other == name
-        ]
-        verdict = verdict_of(claim, [found for *_, found in own])
-        common = {
-            "claim": name,
-            "verdict": verdict,
-            "says": claim.says,
-            "sentence": sentence(claim, own, applies[name], verdict),
+    if not found:
+        return [common | {"rule": "-", "found": "-", "finding": "not made"}]
+    return [
+        common
+        | {
+            "rule": rule_text(o.test),
+            "effect": o.effect,
+            "low": o.low,
+            "high": o.high,
+            "p": o.p,
+            "p_holm": p,
+            "chains": o.chains,
+            "found": number(o),
+            "finding": word,
         }
-        rows += [
-            common
-            | {
-                "rule": rule_text(o.test),
-                "effect": o.effect,
-                "low": o.low,
-                "high": o.high,
-                "p": o.p,
-                "p_holm": p,
-                "chains": o.chains,
-                "found": number(o),
-                "finding": found,
-            }
-            for o, p, found in own
-        ] or [common | {"rule": "-", "found": "-", "finding": "not made"}]
-    columns = {
-        "claim": "str",
-        "verdict": "str",
-        "says": "str",
-        "sentence": "str",
-        "rule": "str",
-        "effect": "float64",
-        "low": "float64",
-        "high": "float64",
-        "p": "float64",
-        "p_holm": "float64",
-        "chains": "Int64",
-        "found": "str",
-        "finding": "str",
-    }
-    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
-
-
-def to_markdown(caption: str, *tables: pd.DataFrame, notes: Sequence[str] = ()) -> str:
-    return (
-        "\n\n".join(
-            [
-                caption,
-                *(table.to_markdown(index=False, disable_numparse=True) for table in tables),
-                *notes,
-            ]
-        )
-        + "\n"
-    )
-
-
-def to_tex(
-    label: str, caption: str, claims: pd.DataFrame, tests: pd.DataFrame, notes: Sequence[str] = ()
-) -> str:
-    """Two table environments for \\input, verdicts and tests; needs booktabs."""
-
-    def table(frame: pd.DataFrame, columns: str, caption: str, label: str) -> list[str]:
-        lines = [
-            " & ".join(str(cell).translate(TEX) for cell in row) + r" \\"
-            for row in [frame.columns, *frame.to_numpy()]
-        ]
-        return [
-            r"\begin{table}[tbp]",
-            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-            rf"\caption{{{caption.translate(TEX)}}}",
-            rf"\label{{tab:{label}}}",
-            r"\medskip",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-
-    def ragged(share: float) -> str:
-        return rf"p{{{share}\linewidth}}"
-
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            *table(claims, "l" + "".join(map(ragged, (0.44, 0.13, 0.29))), caption, label),
-            *table(
-                tests,
-                "l" + "".join(map(ragged, (0.33, 0.16))) + "lll" + ragged(0.1),
-                " ".join(["The tests behind the verdicts.", *notes]),
-                f"{label}-tests",
-            ),
-            "",
-        ]
-    )
+        for o, p, word in found
+    ]
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -202,35 +166,50 @@ def write_claims(
     numbers: Numbers, rules: Rules, out: Path | None, theory: Values | None = None
 ) -> list[Path]:
     """claims.csv, .md, .tex and .html into out/<suite>/; the paths written."""
-    frame, suite, written = judge(numbers, rules, theory), numbers.plan.suite, []
+    shown = claims_document(numbers, rules, judge(numbers, rules, theory))
     folder = tables_folder(numbers.plan, numbers.results, out)
+    return document.write(shown, folder / "claims")
+
+
+def claims_document(numbers: Numbers, rules: Rules, frame: pd.DataFrame) -> Document:
+    """Verdicts, and below them the tests, of what `judge` found."""
+    plan = numbers.plan
+    people = verdicts(frame)
     tests = frame[frame.rule != "-"]
-    tests = tests.assign(
-        **{
-            name: [
-                f"{p:.2g}" if math.isfinite(p) and found != "not judged" else "-"
-                for p, found in zip(tests[name], tests.finding)
-            ]
-            for name in ("p", "p_holm")
-        }
+    shown = {
+        name: [
+            f"{p:.2g}" if math.isfinite(p) and word != "not judged" else "-"
+            for p, word in zip(tests[name], tests.finding, strict=True)
+        ]
+        for name in ("p", "p_holm")
+    }
+    tests = tests.assign(**shown)[["claim", "rule", "found", "p", "p_holm", "chains", "finding"]]
+    return Document(
+        label=f"{plan.name}-claims",
+        caption=f"Claims of Hierarchical Distillation (arXiv 2511.08930). {plan.suite.title}, {numbers.over}. The rules "
+        "of workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by Holm over all tests "
+        f"of its source (suite or theory), is below {rules.level:g}. AWD is a reconstruction.",
+        columns=list(people),
+        rows=people.to_numpy().tolist(),
+        align=["l", *map(wrapped, (0.44, 0.13, 0.29))],
+        notes=numbers.notes,
+        records=frame,
+        layout="text",
+        then=[
+            Document(
+                label=f"{plan.name}-claims-tests",
+                caption=" ".join(["The tests behind the verdicts.", *numbers.notes]),
+                columns=[
+                    "Claim",
+                    "Test",
+                    "Effect, 95% interval",
+                    "p",
+                    "p, Holm",
+                    "Chains",
+                    "Finding",
+                ],
+                rows=tests.astype(str).to_numpy().tolist(),
+                align=["l", wrapped(0.33), wrapped(0.16), "l", "l", "l", wrapped(0.1)],
+            )
+        ],
     )
-    caption = (
-        f"Claims of Hierarchical Distillation (arXiv 2511.08930). {suite.title}, {numbers.over}. The rules of "
-        f"workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by Holm over all tests "
-        f"of its source (suite or theory), is below {rules.level:g}. AWD is a reconstruction."
-    )
-    people = (
-        verdicts(frame),
-        tests[["claim", "rule", "found", "p", "p_holm", "chains", "finding"]].set_axis(
-            ["Claim", "Test", "Effect, 95% interval", "p", "p, Holm", "Chains", "Finding"], axis=1
-        ),
-    )
-    for suffix, text in {
-        "csv": frame.to_csv(index=False, lineterminator="\n"),
-        "md": to_markdown(caption, *people, notes=numbers.notes),
-        "tex": to_tex(f"{numbers.plan.name}-claims", caption, *people, notes=numbers.notes),
-        "html": to_page(caption, people, numbers.notes, kind="text"),
-    }.items():
-        written.append(folder / f"claims.{suffix}")
-        write_atomic(written[-1], text)
-    return written

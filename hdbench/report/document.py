@@ -1,4 +1,4 @@
-"""A table as csv, Markdown, LaTeX and HTML."""
+"""A document, that is a table with its caption and notes, and the one renderer of each format."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pandas as pd
 
-from hdbench.metrics.records import MISSING, Interval
-from hdbench.report.columns import Cell, Column
-from hdbench.report.numbers import Entry
+from hdbench.core.files import write_atomic
+from hdbench.metrics.records import Interval
+
+if TYPE_CHECKING:
+    from hdbench.report.columns import Column
 
 TEX = str.maketrans(
     {
@@ -41,19 +45,256 @@ TEX = str.maketrans(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rendered:
-    """A table with all its cells: caption, footnotes, columns, and by entry the cells and footnote marks.
+class Cell(NamedTuple):
+    """A text for people; `math` says that it is a number, which LaTeX sets as mathematics."""
 
-    `ranks`: "best" or "second" by (row, column), where intervals support it.
+    text: str
+    emphasis: Literal["", "bold", "italic"] = ""
+    math: bool = False
+
+
+Row = Sequence[str | Cell] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A table with caption and notes.
+
+    `rows` hold texts or `Cell`s, one a column; a row that is a text is a heading of those below.
+    `align` is "l", "r" or LaTeX's "p{...}" of each column; by default the first is left, others right.
+    `records` is what csv has, by default the texts.  `sources` are numbered, below the notes.
+    `layout` is LaTeX's: "fit" shrinks the table to the line, "text" wraps columns, "pages" goes on
+    over several floats.  `then` holds further tables of the same file, captions for LaTeX alone.
     """
 
     label: str
     caption: str
-    footnotes: list[str]
-    columns: list[Column]
-    rows: list[tuple[Entry, list[Cell], str]]
-    ranks: dict[tuple[int, int], str]
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    align: Sequence[str] = ()
+    records: pd.DataFrame | None = None
+    sources: Sequence[str] = ()
+    layout: Literal["fit", "text", "pages"] = "fit"
+    then: Sequence[Document] = ()
+
+    @property
+    def alignment(self) -> Sequence[str]:
+        return self.align or ["l", *["r"] * (len(self.columns) - 1)]
+
+    def frame(self, bold: str = "{}", italic: str = "{}") -> pd.DataFrame:
+        """Texts by column, emphasised by these formats, a heading in its first cell."""
+        marks = {"bold": bold, "italic": italic, "": "{}"}
+        width = len(self.columns)
+        rows = [
+            [italic.format(row), *[""] * (width - 1)]
+            if isinstance(row, str)
+            else [marks[cell.emphasis].format(cell.text) for cell in map(as_cell, row)]
+            for row in self.rows
+        ]
+        return pd.DataFrame(rows, columns=list(self.columns))
+
+
+def as_cell(cell: str | Cell) -> Cell:
+    return cell if isinstance(cell, Cell) else Cell(cell)
+
+
+def wrapped(share: float) -> str:
+    """Alignment of a column of wrapped text, as wide as this share of the line."""
+    return rf"p{{{share}\linewidth}}"
+
+
+def write(document: Document, path: Path, kinds: Sequence[str] = ()) -> list[Path]:
+    """The document as path.csv, .md, .tex and .html (or of these `kinds`); the paths."""
+    written = []
+    for kind in kinds or RENDERERS:
+        written.append(path.with_name(f"{path.name}.{kind}"))
+        write_atomic(written[-1], RENDERERS[kind](document))
+    return written
+
+
+def to_csv(document: Document) -> str:
+    """For machines: full precision, missing is empty."""
+    records = document.frame() if document.records is None else document.records
+    return records.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(document: Document) -> str:
+    """Caption, tables, notes and sources, a blank line between."""
+    tables = [markdown_table(table) for table in (document, *document.then)]
+    sources = [f"- [{number}] {source}" for number, source in enumerate(document.sources, 1)]
+    blocks = [document.caption, *tables, *document.notes, "\n".join(sources)]
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def markdown_table(document: Document) -> str:
+    """The table alone."""
+    frame = document.frame("**{}**", "*{}*").map(lambda text: text.replace("|", r"\|"))
+    align = ["right" if kind == "r" else "left" for kind in document.alignment]
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+STYLE_SHEET = """body{font:14px/1.45 system-ui,sans-serif;margin:1rem;color:#222}div{overflow-x:auto}
+table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
+th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #ddd}
+th:first-child,td:first-child{text-align:left;white-space:normal;min-width:9rem;position:sticky;left:0;
+background:#fff}.text td,.text th,.text td:first-child{white-space:normal;text-align:left;min-width:0}
+p{max-width:60rem}"""
+
+
+def to_html(document: Document) -> str:
+    """One self-contained page."""
+    kind = "text" if document.layout == "text" else ""
+    text = ""
+    for table in (document, *document.then):
+        # marks that pandas does not escape stand for tags
+        frame = table.frame("\x02{}\x03", "\x04{}\x05")
+        body = frame.to_html(index=False, border=0, classes=kind, justify="inherit")
+        text += f"<div>{body}</div>"
+    for mark, tag in {"\x02": "<b>", "\x03": "</b>", "\x04": "<i>", "\x05": "</i>"}.items():
+        text = text.replace(mark, tag)
+    sources = [f"[{number}] {source}" for number, source in enumerate(document.sources, 1)]
+    below = "".join(f"<p>{html.escape(note)}</p>" for note in [*document.notes, *sources])
+    title = html.escape(document.caption)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{STYLE_SHEET}</style><p>{title}</p>{text}{below}</html>\n"
+    )
+
+
+def to_tex(document: Document) -> str:
+    """Table environments for \\input; needs booktabs and, but for wrapped text, graphicx."""
+    layout = {"fit": _fitted, "text": _wrapped, "pages": _paged}[document.layout]
+    return "\n".join([*layout(document), ""])
+
+
+RENDERERS = {"csv": to_csv, "md": to_markdown, "tex": to_tex, "html": to_html}
+
+
+def tex(text: str) -> str:
+    """Text for LaTeX; `code` in a typewriter's font."""
+    parts = [part.translate(TEX) for part in text.split("`")]
+    parts[1::2] = [rf"\texttt{{{part}}}" for part in parts[1::2]]
+    return "".join(parts)
+
+
+def tex_cell(cell: str | Cell) -> str:
+    text, emphasis, is_math = as_cell(cell)
+    if not is_math:
+        command = {"bold": r"\textbf{%s}", "italic": r"\emph{%s}", "": "%s"}[emphasis]
+        return command % tex(text)
+    value, _, half = text.partition(" ± ")
+    if half:
+        number = f"${value} \\pm {half}$".replace(",", "{,}")
+    elif text[:1] in "+-" and text[1:]:
+        number = f"${text}$".replace(",", "{,}")
+    else:
+        number = text.translate(TEX)
+    command = {"bold": r"$\mathbf{%s}$", "italic": r"$\mathit{%s}$", "": ""}[emphasis]
+    return command % number.strip("$") if command else number
+
+
+def tex_row(cells: Sequence[str | Cell]) -> str:
+    return " & ".join(map(tex_cell, cells)) + r" \\"
+
+
+def _head(document: Document) -> list[str]:
+    return [rf"\caption{{{tex(document.caption)}}}", rf"\label{{tab:{document.label}}}"]
+
+
+def _float(head: Sequence[str], body: Sequence[str], setup: str = "") -> list[str]:
+    return [r"\begin{table}[tbp]", rf"\centering{setup}", *head, r"\medskip", *body, r"\end{table}"]
+
+
+def _tabular(align: str, head: str, lines: Sequence[str], shrink: bool = True) -> list[str]:
+    """`lines` begin with their rule; `shrink`: no wider than the line."""
+    box = [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"] if shrink else []
+    return [
+        *box,
+        rf"\begin{{tabular}}{{{align}}}",
+        r"\toprule",
+        head,
+        *lines,
+        r"\bottomrule",
+        r"\end{tabular}" + "}" * shrink,
+    ]
+
+
+def _fitted(document: Document) -> list[str]:
+    """A wide table goes on below itself, its first three columns repeated; a tall one on a page of its own."""
+    width = len(document.columns)
+    last = width if width <= 12 else 8
+    panels = [range(last), *([[0, 1, 2, *range(last, width)]] if last < width else [])]
+    tabulars = [
+        _tabular(
+            "".join(document.alignment[index] for index in kept),
+            tex_row([document.columns[index] for index in kept]),
+            [r"\midrule", *(tex_row([row[index] for index in kept]) for row in document.rows)],
+        )
+        for kept in panels
+    ]
+    between = ["", r"\par\medskip", ""]
+    if len(document.rows) * len(panels) > 70:  # lines of a page
+        again = rf"Table~\ref{{tab:{document.label}}}, continued."
+        start = [r"\end{table}", r"\begin{table}[tbp]", r"\centering", again, r"\medskip"]
+        between = ["", *start, ""]
+    body = "\n".join(between).join("\n".join(tabular) for tabular in tabulars)
+    notes = r" \\ ".join(map(tex, document.notes))
+    below = [rf"\par\smallskip\raggedright\scriptsize {notes}"] if notes else []
+    return ["% needs \\usepackage{booktabs,graphicx}", *_float(_head(document), [body, *below])]
+
+
+def _wrapped(document: Document) -> list[str]:
+    """A float a table, in small type; notes belong to the last one's caption."""
+    lines = ["% needs \\usepackage{booktabs}"]
+    for table in (document, *document.then):
+        rows = [r"\midrule", *map(tex_row, table.rows)]
+        head = tex_row(table.columns)
+        body = _tabular("".join(table.alignment), head, rows, shrink=False)
+        lines += _float(_head(table), body, r"\scriptsize\setlength{\tabcolsep}{3pt}")
+    return lines
+
+
+PAGE = 46  # lines of a table that shares a page with its caption
+CONTINUED = [r"\addtocounter{table}{-1}", r"\caption{Continued.}"]
+
+
+def _paged(document: Document) -> list[str]:
+    """Floats of a page or less with rows under their headings, then one of notes and sources."""
+    rows: list[tuple[str, str]] = []
+    heading = ""
+    headings = [row for row in document.rows if isinstance(row, str)]
+    for row in document.rows:
+        if isinstance(row, str):
+            heading = row
+        else:
+            rows.append((heading, r"\raggedright\hangindent=1em " + tex_row(row)))
+    size = math.ceil(len(rows) / math.ceil((len(rows) + len(headings)) / PAGE))
+    lines = ["% needs \\usepackage{booktabs,graphicx}"]
+    for first in range(0, len(rows), size):
+        before = rows[first - 1][0] if first else ""
+        body = []
+        for number, (heading, cells) in enumerate(rows[first : first + size]):
+            if not number or heading != rows[first + number - 1][0]:
+                title = tex(heading) + (", continued" if heading == before else "")
+                span = rf"\multicolumn{{{len(document.columns)}}}{{l}}{{\emph{{{title}}}}} \\"
+                body += [r"\midrule", span]
+            body.append(cells)
+        tabular = _tabular("".join(document.alignment), tex_row(document.columns), body)
+        head = CONTINUED if first else _head(document)
+        lines += _float(head, tabular, r"\setlength{\tabcolsep}{4pt}")
+    sources = "; ".join(f"[{n}] {tex(source)}" for n, source in enumerate(document.sources, 1))
+    notes = list(map(tex, document.notes))
+    notes += [f"Sources: {sources}.".replace("/", r"/\allowbreak{}")] if sources else []
+    below = r" \\ ".join(notes)
+    return [
+        *lines,
+        r"\begin{table}[tbp]",
+        *CONTINUED,
+        rf"\par\medskip\raggedright\scriptsize {below}",
+        r"\end{table}",
+    ]
 
 
 def number(value: float, decimals: int | None = None, signed: bool = False) -> str:
@@ -68,7 +309,9 @@ def number(value: float, decimals: int | None = None, signed: bool = False) -> s
     return text.lstrip("+-") if float(text.replace(",", "")) == 0 else text
 
 
-def for_people(column: Column | None, cell: Cell, scale: float | None = None) -> str:
+def for_people(
+    column: Column | None, cell: Interval | str | int, scale: float | None = None
+) -> str:
     """`9.63 ± 0.42`, to two digits of the half-width; "-" where there is no value."""
     if not isinstance(cell, Interval):
         return f"{cell:,}" if isinstance(cell, int) else cell
@@ -82,148 +325,3 @@ def for_people(column: Column | None, cell: Cell, scale: float | None = None) ->
         )
     decimals = max(0, 1 - math.floor(math.log10(float(f"{half:.1e}"))))
     return f"{number(value, decimals, signed)} ± {number(half, decimals)}"
-
-
-def as_text(
-    table: Rendered, emphasis: dict[str, str] | None = None
-) -> tuple[list[str], list[list[str]]]:
-    """Titles and rows for people; footnote marks stand in the first column.  `emphasis` is a format by rank."""
-    shown = [(index, column) for index, column in enumerate(table.columns) if column.title]
-    rows = [
-        [
-            (emphasis or {})
-            .get(table.ranks.get((row, index)), "{}")
-            .format(for_people(column, cells[index]))
-            for index, column in shown
-        ]
-        for row, (_, cells, _) in enumerate(table.rows)
-    ]
-    return [column.title for _, column in shown], [
-        [row[0] + mark, *row[1:]] for row, (_, _, mark) in zip(rows, table.rows)
-    ]
-
-
-def to_csv(table: Rendered) -> str:
-    """Full precision; a column of half-widths beside each column of values; missing is empty."""
-    records = []
-    for entry, cells, mark in table.rows:
-        record = {"arm": entry.arm}
-        for column, cell in zip(table.columns, cells):
-            if isinstance(cell, Interval) or cell == "reference":
-                value, half = cell if isinstance(cell, Interval) else MISSING
-                record |= {column.key: value, f"{column.key}_half_width": half}
-            else:
-                record[column.key] = "" if cell == "-" else cell
-        notes = {
-            "†": "reconstruction",
-            "‡": "not available",
-            "§": "fewer chains",
-            "¶": "not a number",
-        }
-        records.append(record | {"note": "; ".join(notes[m] for m in mark)})
-    return pd.DataFrame(records).to_csv(index=False, lineterminator="\n")
-
-
-def to_markdown(table: Rendered) -> str:
-    titles, rows = as_text(table, {"best": "**{}**", "second": "*{}*"})
-    text = pd.DataFrame(rows, columns=titles).to_markdown(
-        index=False, disable_numparse=True, colalign=["left", *["right"] * (len(titles) - 1)]
-    )
-    return "\n\n".join([table.caption, text, *table.footnotes]) + "\n"
-
-
-STYLE_SHEET = """body{font:14px/1.45 system-ui,sans-serif;margin:1rem;color:#222}div{overflow-x:auto}
-table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:9rem;position:sticky;left:0;
-background:#fff}.text td,.text th,.text td:first-child{white-space:normal;text-align:left;min-width:0}
-p{max-width:60rem}"""
-
-
-def to_page(
-    caption: str, tables: Sequence[pd.DataFrame], notes: Sequence[str] = (), kind: str = ""
-) -> str:
-    """One self-contained HTML page of tables for people; bold and italic are written `\x02cell\x03` and `\x04cell\x05`."""
-    text = "".join(
-        f"<div>{table.to_html(index=False, border=0, classes=kind, justify='inherit')}</div>"
-        for table in tables
-    )
-    for mark, tag in {"\x02": "<b>", "\x03": "</b>", "\x04": "<i>", "\x05": "</i>"}.items():
-        text = text.replace(mark, tag)
-    below = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
-    title = html.escape(caption)
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE_SHEET}</style><p>{title}</p>{text}{below}</html>\n"
-    )
-
-
-def to_html(table: Rendered) -> str:
-    titles, rows = as_text(table, {"best": "\x02{}\x03", "second": "\x04{}\x05"})
-    return to_page(table.caption, [pd.DataFrame(rows, columns=titles)], table.footnotes)
-
-
-def to_tex(table: Rendered) -> str:
-    """A table environment for \\input; needs booktabs and graphicx."""
-    titles, rows = as_text(table, {"best": "best:{}", "second": "second:{}"})
-
-    def tex(text: str) -> str:
-        for rank, command in (("best:", r"\mathbf"), ("second:", r"\mathit")):
-            if text.startswith(rank):
-                return f"${command}{{{tex(text.removeprefix(rank)).strip('$')}}}$"
-        value, _, half = text.partition(" ± ")
-        return (
-            f"${value} \\pm {half}$".replace(",", "{,}")
-            if half
-            else (
-                f"${text}$".replace(",", "{,}")
-                if text[:1] in "+-" and text[1:]
-                else text.translate(TEX)
-            )
-        )
-
-    def tabular(kept: list[int]) -> str:
-        lines = [" & ".join(tex(row[i]) for i in kept) + r" \\" for row in (titles, *rows)]
-        return "\n".join(
-            [
-                r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-                rf"\begin{{tabular}}{{l{'r' * (len(kept) - 1)}}}",
-                r"\toprule",
-                lines[0],
-                r"\midrule",
-                *lines[1:],
-                r"\bottomrule",
-                r"\end{tabular}}",
-            ]
-        )
-
-    last = (
-        len(titles) if len(titles) <= 12 else 8
-    )  # a wide table goes on below itself, its first columns repeated
-    panels = [list(range(last))] + (
-        [[0, 1, 2, *range(last, len(titles))]] if last < len(titles) else []
-    )
-    notes = r" \\ ".join(note.translate(TEX) for note in table.footnotes)
-    head = [rf"\caption{{{table.caption.translate(TEX)}}}", rf"\label{{tab:{table.label}}}"]
-    below = [rf"\par\smallskip\raggedright\scriptsize {notes}"] if notes else []
-    again = [
-        r"\end{table}",
-        r"\begin{table}[tbp]",
-        r"\centering",
-        rf"Table~\ref{{tab:{table.label}}}, continued.",
-    ]
-    tall = len(rows) * len(panels) > 70  # lines of a page
-    between = [*again, r"\medskip"] if tall else [r"\par\medskip"]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs,graphicx}",
-            r"\begin{table}[tbp]",
-            r"\centering",
-            *head,
-            r"\medskip",
-            "\n".join(["", *between, ""]).join(map(tabular, panels)),
-            *below,
-            r"\end{table}",
-            "",
-        ]
-    )

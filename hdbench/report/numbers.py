@@ -11,7 +11,8 @@ import pandas as pd
 
 from hdbench.core.errors import UserError
 from hdbench.metrics.comparison import variance_components
-from hdbench.metrics.records import KEY, MISSING, SHARES, Interval, check, interval, with_count
+from hdbench.metrics.records import MISSING, Interval, interval, with_count
+from hdbench.report.validation import of_suite, of_this_plan, usable
 from hdbench.stages import artifact
 from hdbench.suite.plan import Plan, Row
 
@@ -71,129 +72,21 @@ class Numbers:
     """
 
     def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, anybody: bool = False):
-        self.plan, self.results, self.notes, self.distance = (
-            plan,
-            results,
-            [],
-            plan.suite.evaluation.distance,
-        )
+        self.plan = plan
+        self.results = results
+        self.distance = plan.suite.evaluation.distance
+        self.notes: list[str] = []
         self.rows = {(row.arm, row.seed, row.nfe): row for row in plan.rows}
-        if anybody and len(frame) and plan.name not in set(frame.suite):
-            raise UserError(
-                f"the metrics are of the suite {', '.join(sorted(set(frame.suite)))}, not of {plan.name}; name it "
-                "by --suite"
-            )
-        if len(others := frame[frame.suite != plan.name]):
-            self.notes.append(
-                f"Left out: {len(others)} numbers of other suites ({', '.join(sorted(set(others.suite)))})."
-            )
-        frame = frame[frame.suite == plan.name]
-        frame = frame.assign(
-            seed=pd.Series(
-                [None if pd.isna(seed) else int(seed) for seed in frame.seed],
-                index=frame.index,
-                dtype=object,
-            )
+        self.frame = (
+            usable(plan, frame, self.notes)
+            if anybody
+            else of_this_plan(plan, of_suite(plan, frame, self.notes))
         )
-        self.frame = self._usable(frame) if anybody else self._of_this_plan(check(frame))
         self.groups = {
             key: group.set_index("seed")
             for keys in (["arm", "nfe"], ["arm", "nfe", "metric"])
             for key, group in self.frame.groupby(keys)
         }
-
-    def _digest(self, arm: str, seed: int | None, nfe: int) -> str | None:
-        row = self.rows.get((arm, seed, nfe))
-        return row and self.plan.stage(row.stages["evaluate"]).digest
-
-    def _of_this_plan(self, frame: pd.DataFrame) -> pd.DataFrame:
-        for arm, seed, nfe, digest in zip(frame.arm, frame.seed, frame.nfe, frame.digest):
-            if self._digest(arm, seed, nfe) != digest:
-                raise UserError(
-                    f"metrics of arm {arm}, seed {seed}, nfe {nfe} are not of the present suite {self.plan.name}; "
-                    "run `hdbench collect` again, or name the file by --metrics to render it as it is"
-                )
-        return frame
-
-    def _usable(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Without rows of unknown arms, contradictions, what cannot be, and rows under another arm or seed than theirs."""
-        named = {(row.arm, row.nfe) for row in self.plan.rows}
-
-        def leave_out(frame: pd.DataFrame, those: pd.Series, why: str) -> pd.DataFrame:
-            if those.any():
-                arms = ", ".join(sorted(set(frame.arm[those]))[:5])
-                self.notes.append(
-                    f"Left out: {those.sum()} number{'s' if those.sum() > 1 else ''} {why} (arms: {arms})."
-                )
-            return frame[~those]
-
-        frame = frame.drop_duplicates()
-        frame = frame.assign(value=frame.value.replace([-math.inf, math.inf], math.nan))
-        frame = leave_out(
-            frame,
-            ~pd.Series(
-                [key in named for key in zip(frame.arm, frame.nfe)], frame.index, dtype=bool
-            ),
-            "of rows that the suite does not have",
-        )
-        frame = leave_out(
-            frame, frame.duplicated(KEY, keep=False), "that stand there twice with different values"
-        )
-        counted = pd.Series(
-            [
-                protocol == "cost" or not pd.isna(n) and metric.endswith(with_count("", n))
-                for protocol, metric, n in zip(frame.protocol, frame.metric, frame.n)
-            ],
-            frame.index,
-            dtype=bool,
-        )
-        frame = leave_out(frame, ~counted, "whose sample count is not the one in their name")
-        shares = frame.metric.str.startswith(SHARES)
-        cost = frame.protocol == "cost"
-        positive = shares | cost | frame.metric.str.startswith(("fd_", "power_"))
-        frame = leave_out(
-            frame,
-            (frame.value < 0) & positive
-            | (frame.value > 1) & shares
-            | (frame.value.abs() > 1e9) & ~cost
-            | (frame.se < 0)
-            | np.isinf(frame.se),
-            "that cannot be: a negative distance, cost or error, a share outside 0 to 1, or a size beyond 1e9",
-        )
-        expected = pd.Series(
-            [self._digest(*key) for key in zip(frame.arm, frame.seed, frame.nfe)],
-            frame.index,
-            dtype=object,
-        )
-        own = expected == frame.digest
-        swapped = ~own & frame.digest.isin(expected.dropna())
-        frame = leave_out(frame, swapped, "whose digest is that of another arm or seed")
-        frame = leave_out(
-            frame,
-            self._repeated(frame),
-            "of chains that repeat another chain of their arm to the bit",
-        )
-        if others := int((~own[frame.index]).sum()):
-            self.notes.append(
-                f"{others} of {len(frame)} numbers were made by another version of this suite."
-            )
-        return check(frame)
-
-    def _repeated(self, frame: pd.DataFrame) -> pd.Series:
-        """Which rows are of a chain whose quality is, number by number, that of a chain before: a copy, no draw of its own.
-
-        Chains that share a digest (a public teacher's) are one on purpose.
-        """
-        seen, copies = {}, set()
-        for key, part in frame[frame.protocol != "cost"].groupby(["arm", "nfe", "seed"]):
-            same = (*key[:2], tuple(sorted(zip(part.metric, part.value))))
-            if len(part) > 1 and seen.setdefault(same, set(part.digest)) != set(part.digest):
-                copies.add(key)
-        return pd.Series(
-            [key in copies for key in zip(frame.arm, frame.nfe, frame.seed)],
-            frame.index,
-            dtype=bool,
-        )
 
     @property
     def alone(self) -> bool:
@@ -220,31 +113,32 @@ class Numbers:
 
     def of(self, entry: Entry, metric: str | None = None) -> pd.DataFrame:
         """Values and standard errors by seed."""
-        found = self.groups.get(
-            (entry.arm, entry.nfe, metric) if metric else (entry.arm, entry.nfe)
-        )
-        return self.frame[:0].set_index("seed") if found is None else found
+        key = (entry.arm, entry.nfe, metric) if metric else (entry.arm, entry.nfe)
+        group = self.groups.get(key)
+        return self.frame[:0].set_index("seed") if group is None else group
 
     def __call__(self, entry: Entry, metric: str) -> Interval:
-        found = self.of(entry, metric)
-        found = found[
-            ~found[["digest", "value"]].duplicated()
-        ]  # a public teacher's samples are one set in every chain
-        return interval(found.value.to_numpy(), found.se.iloc[0] if len(found) else math.nan)
+        """Mean over chains with its 95% interval; of one chain the value with its sampling interval."""
+        chains = self._distinct(entry, metric)
+        return interval(chains.value.to_numpy(), chains.se.iloc[0] if len(chains) else math.nan)
+
+    def _distinct(self, entry: Entry, metric: str) -> pd.DataFrame:
+        """By seed; a public teacher's samples are one set in every chain."""
+        chains = self.of(entry, metric)
+        return chains[~chains[["digest", "value"]].duplicated()]
 
     def part(self, entry: Entry, metric: str) -> Interval:
         """Of a part of the samples, such as a category, whose own count is behind the name: `fd_test_seven_400`."""
-        own = [key for key in set(self.of(entry).metric) if key.rpartition("_")[0] == metric]
-        return self(entry, own[0]) if len(own) == 1 else MISSING
+        names = [key for key in set(self.of(entry).metric) if key.rpartition("_")[0] == metric]
+        return self(entry, names[0]) if len(names) == 1 else MISSING
 
     def components(self, entry: Entry, metric: str) -> dict[str, float]:
         """Scatter of single chains (all NaN if there are fewer than two, or a value is not finite)."""
-        found = self.of(entry, metric)
-        found = found[~found[["digest", "value"]].duplicated()]
-        values = found.value.to_numpy()
+        chains = self._distinct(entry, metric)
+        values = chains.value.to_numpy()
         if len(values) < 2 or not np.isfinite(values).all():
             return dict.fromkeys(("lowest", "highest", "total", "sampling", "training"), math.nan)
-        parts = variance_components(values, found.se.to_numpy())
+        parts = variance_components(values, chains.se.to_numpy())
         return {
             "lowest": values.min(),
             "highest": values.max(),
@@ -263,27 +157,20 @@ class Numbers:
     def difference(self, entry: Entry, other: Entry, metric: str) -> Interval:
         """Entry minus other, chain by chain; for a single chain by the paired influences of its samples."""
         a, b = (self.of(e, self.counted(metric)) for e in (entry, other))
-        seeds = [seed for seed in a.index if seed in b.index]
-        kept = {
+        shared = [seed for seed in a.index if seed in b.index]
+        distinct = {  # two public networks differ once
             (a.digest[seed], b.digest[seed], a.value[seed], b.value[seed]): seed
-            for seed in reversed(seeds)
+            for seed in reversed(shared)
         }
-        seeds, a, b = (
-            [seed for seed in seeds if seed in kept.values()],
-            a.value,
-            b.value,
-        )  # two public networks differ once
+        seeds = [seed for seed in shared if seed in distinct.values()]
         standard_error = math.nan
         if len(seeds) == 1:
             try:
                 pair: list[Row] = [self.rows[e.arm, seeds[0], e.nfe] for e in (entry, other)]
                 _, standard_error = paired_difference(self.results, self.plan, *pair, metric)
-            except (
-                UserError,
-                KeyError,
-            ):  # a metrics file without its artifacts: the difference is known, its interval is not
-                pass
-        return interval([a[seed] - b[seed] for seed in seeds], standard_error)
+            except (UserError, KeyError):
+                pass  # without its artifacts a difference is known, its interval is not
+        return interval([a.value[seed] - b.value[seed] for seed in seeds], standard_error)
 
     def ratio(self, entry: Entry, other: Entry | None, metric: str) -> Interval:
         """Other over entry, chain by chain."""

@@ -96,7 +96,7 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
 
 
 def read_reference(stage: Path) -> Against:
-    """The reference stage in this folder, with the classifier and the data that it was made from."""
+    """The reference stage in this folder, with the classifier and data that it was made from."""
     place = stage.resolve()
     if place.parent.name != "reference" or not (place / files.MANIFEST).is_file():
         raise UserError(

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import HEADS
 from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Arm, EqualTotal
+
+
+def title_of(objective: Objective) -> str:
+    """The method for people: `MeanFlow`."""
+    return objective.title
+
+
+def title_of_head(head: str | None) -> str:
+    """The discriminator head for people: `AWD-logit`; "-" without stage 2."""
+    return HEADS[head].title if head in HEADS else head or "-"
+
+
+def is_adaptive(head: str | None) -> bool:
+    """Whether a discriminator head weighs tokens by what they hold."""
+    return head in HEADS and HEADS[head].adaptive
+
+
+def is_reconstruction(head: str | None) -> bool:
+    """Whether a discriminator head's formula is ours, since its paper gives none."""
+    return head in HEADS and HEADS[head].reconstruction
 
 
 def equal_total(plan: Plan, name: str) -> bool:
@@ -19,14 +40,13 @@ def head_of(arm: Arm) -> str | None:
 
 
 def head_name(arm: Arm) -> str:
-    head = head_of(arm)
-    return HEADS[head].title if head in HEADS else head or "-"
+    return title_of_head(head_of(arm))
 
 
 def initialisation(arm: Arm) -> str:
     if arm.baseline:
         return "-"
-    return arm.trajectory.objective.title if arm.trajectory else "Teacher"
+    return title_of(arm.trajectory.objective) if arm.trajectory else "Teacher"
 
 
 def is_teacher(arm: Arm) -> bool:
@@ -34,8 +54,10 @@ def is_teacher(arm: Arm) -> bool:
 
 
 def describe(plan: Plan, name: str) -> str:
-    """The arm for people: `MeanFlow → DMD + patch`, and whatever else its entry changes."""
+    """The arm for people: its title, or `MeanFlow → DMD + patch` and whatever else its entry changes."""
     arm = plan.arms[name]
+    if arm.title:
+        return arm.title
     if arm.real:
         return f"Real images ({arm.real})"
     if arm.baseline:
@@ -43,7 +65,7 @@ def describe(plan: Plan, name: str) -> str:
     recipe = plan.recipes.get(name)
     text = recipe.title if recipe else initialisation(arm)
     if arm.refine and not recipe:
-        text += f" → {arm.refine.objective.title}"
+        text += f" → {title_of(arm.refine.objective)}"
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
     return ", ".join(
         [
@@ -83,7 +105,24 @@ def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
 
 def base_arm(plan: Plan) -> str | None:
     """The arm whose entry overrides nothing."""
-    return next((name for name, override in plan.suite.arms.items() if not override), None)
+    entries = plan.suite.arms.items()
+    return next((name for name, entry in entries if not (entry or {}).keys() - {"title"}), None)
+
+
+def is_base_trajectory(plan: Plan, name: str) -> bool:
+    """Whether the arm has the base's trajectory stage."""
+    trajectory = plan.declared[name].trajectory
+    return trajectory is not None and trajectory == plan.suite.base.trajectory
+
+
+def same_refine(arm: Arm, other: Arm) -> bool:
+    """Whether two arms with stage 2 have the same one, head included, for whatever number of steps."""
+    return _stage_two(arm) == _stage_two(other)
+
+
+def same_but_head(arm: Arm, other: Arm) -> bool:
+    """Whether two arms with stage 2 have the same one but for the head and its training."""
+    return _without_head(arm) == _without_head(other)
 
 
 def _stage_two(arm: Arm, *without: str) -> dict:
@@ -93,23 +132,26 @@ def _stage_two(arm: Arm, *without: str) -> dict:
     }
 
 
-def same_without_head(plan: Plan, name: str) -> str | None:
-    """The arm with no head, and the same initialisation, stage 2 and rule for its steps."""
+def _without_head(arm: Arm) -> dict:
+    return _stage_two(arm, "discriminator", "gan")
 
-    def key(other: str):
+
+def alike_but_head(plan: Plan, name: str) -> list[str]:
+    """The arms with the same initialisation, stage 2 and rule for its steps as an arm with stage 2."""
+
+    def key(other: str) -> tuple:
         arm = plan.arms[other]
         rule = "equal total" if equal_total(plan, other) else arm.refine.steps
-        return arm.trajectory, rule, _stage_two(arm, "discriminator", "gan")
+        return arm.trajectory, rule, _without_head(arm)
 
-    refined = [other for other, arm in plan.arms.items() if arm.refine]
-    return next(
-        (
-            o
-            for o in refined
-            if name in refined and head_of(plan.arms[o]) == "none" and key(o) == key(name)
-        ),
-        None,
-    )
+    wanted = key(name)
+    return [other for other, arm in plan.arms.items() if arm.refine and key(other) == wanted]
+
+
+def same_without_head(plan: Plan, name: str) -> str | None:
+    """The arm with no head, and the same initialisation, stage 2 and rule for its steps."""
+    alike = alike_but_head(plan, name) if plan.arms[name].refine else []
+    return next((other for other in alike if head_of(plan.arms[other]) == "none"), None)
 
 
 def same_from_trajectory(plan: Plan, name: str) -> str | None:

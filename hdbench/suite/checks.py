@@ -30,10 +30,6 @@ def _check(plan: Plan, source: str) -> None:
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)
-    if suite.tables.categories and not suite.text:
-        raise UserError(
-            f"{source}: tables.categories: only samples of prompts have categories; remove it"
-        )
     if isinstance(suite.text, ClipText):
         _check_training("text.training", suite.text.training, "clip", source)
     if suite.teacher.training:

@@ -11,7 +11,16 @@ from hdbench.suite.chain import _Chain
 from hdbench.suite.checks import _check
 from hdbench.suite.overrides import differs, leaves, merge
 from hdbench.suite.plan import Plan
-from hdbench.suite.reading import RECIPES, SUITES, find_suite, read_recipe, read_suite, suite_files
+from hdbench.suite.reading import (
+    ARMS_OF_TABLES,
+    RECIPES,
+    SUITES,
+    find_suite,
+    read_recipe,
+    read_suite,
+    recipe_files,
+    suite_files,
+)
 from hdbench.suite.schema import Arm, Suite
 
 TAKEN = (
@@ -59,7 +68,8 @@ def load_plan(name: str) -> Plan:
                         "stays what it "
                         "is; leave out recipe, or the name"
                     )
-            sources, whose = sources + ((file,) if file not in sources else ()), str(file)
+            sources += tuple(shared for shared in recipe_files(file) if shared not in sources)
+            whose = str(file)
         arms[arm] = validate(Arm, merge(base, override), str(path), ("arms", arm))
         for keys, value in leaves(override).items():
             if keys and not differs(
@@ -69,9 +79,9 @@ def load_plan(name: str) -> Plan:
                     f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s "
                     "value; remove it"
                 )
-    for table, spec in suite.tables:
-        for key in ("rows", "against") if spec else ():
-            for row in getattr(spec, key):
+    for table, options in suite.tables.items() if isinstance(suite.tables, dict) else ():
+        for key in ARMS_OF_TABLES:
+            for row in getattr(options, key, None) or ():
                 if row not in arms:
                     raise UserError(
                         f"{path}: tables.{table}.{key} = {row!r}: unknown arm" + nearest(row, arms)

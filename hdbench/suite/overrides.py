@@ -7,13 +7,17 @@ from typing import Any
 from hdbench.core.config import Config
 
 
-def merge(base: Any, override: Any) -> Any:
-    """Override wins; mappings merge key by key, but one that names another `name` replaces the base's as a whole."""
+def merge(base: Any, override: Any, unnamed: bool = False) -> Any:
+    """Override wins; mappings merge key by key, but one that names another `name` replaces the base's as a whole.
+
+    With `unnamed`, a base without a name holds values for every name, and is merged.
+    """
     if not (isinstance(base, dict) and isinstance(override, dict)):
         return override
-    if "name" in override and override["name"] != base.get("name"):
+    named = "name" in base or not unnamed
+    if "name" in override and named and override["name"] != base.get("name"):
         return override
-    return base | {key: merge(base.get(key), value) for key, value in override.items()}
+    return base | {key: merge(base.get(key), value, unnamed) for key, value in override.items()}
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.suite.schema import TABLES, Arm, Recipe, Suite
+from hdbench.suite.schema import Arm, Recipe, Suite
 from hdbench.suite.stage import Stage
 
 
@@ -49,11 +49,6 @@ class Plan:
     def given(self) -> str:
         """What names the suite to a command: its name if it is shipped, else its path."""
         return self.name if self.name == self.stem else str(self.sources[0])
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the tables that are rendered."""
-        return (*TABLES, *(["categories"] if self.suite.tables.categories else []))
 
     def stage(self, stage_id: str) -> Stage:
         if stage_id not in self.stages:

@@ -7,10 +7,13 @@ from typing import Any
 
 from hdbench.core.config import nearest, read_yaml, validate
 from hdbench.core.errors import UserError
+from hdbench.suite.grids import expand
 from hdbench.suite.overrides import merge
 from hdbench.suite.schema import Recipe
 
-SUITES, RECIPES = Path("workflow/suites"), Path("workflow/recipes")
+SUITES = Path("workflow/suites")
+RECIPES = Path("workflow/recipes")
+ARMS_OF_TABLES = ("rows", "also", "without", "against")  # keys of a table's options that name arms
 
 
 def find_suite(name: str) -> Path:
@@ -28,12 +31,15 @@ def find_suite(name: str) -> Path:
 
 
 def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's mapping, merged over the suite that it `extends`; `only` keeps some arms."""
+    """The file's mapping, its grids expanded, merged over the suite that it `extends`; `only` keeps some arms."""
     if path in seen:
         raise UserError(
             f"{path}: extends itself, by way of {', '.join(map(str, seen))}; name another suite"
         )
     data = read_yaml(path)
+    entries = expand(data["arms"], str(path)) if isinstance(data.get("arms"), dict) else {}
+    if entries:
+        data["arms"] = {name: arm for arms in entries.values() for name, arm in arms.items()}
     parent, only = data.pop("extends", None), data.pop("only", None)
     if parent is not None:
         try:
@@ -41,21 +47,26 @@ def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         except UserError as error:
             raise UserError(f"{path}: extends = {parent!r}: {error}") from None
         data = merge(read_suite(file, (*seen, path)), data)
-    arms, tables = data.get("arms"), data.get("tables")
-    if (
-        only is not None and isinstance(arms, dict) and isinstance(tables, dict)
-    ):  # anything else fails in `validate`
+    arms = data.get("arms")
+    if only is not None and isinstance(arms, dict):  # anything else fails in `validate`
         if not isinstance(only, list) or not only:
             raise UserError(f"{path}: only = {only!r}: must be a list of arms")
+        only = [name for arm in only for name in _named(arm, entries)]
         for arm in only:
             if not isinstance(arm, str) or arm not in arms:
                 raise UserError(f"{path}: only = {arm!r}: unknown arm" + nearest(arm, arms))
         data["arms"] = {name: value for name, value in arms.items() if name in only}
-        for table in tables.values():
-            for key in ("rows", "against"):
-                if isinstance(table, dict) and isinstance(table.get(key), list):
-                    table[key] = [row for row in table[key] if row in only or row not in arms]
+        tables = data.get("tables")
+        for options in tables.values() if isinstance(tables, dict) else ():
+            for key in ARMS_OF_TABLES if isinstance(options, dict) else ():
+                if isinstance(options.get(key), list):
+                    options[key] = [row for row in options[key] if row in only or row not in arms]
     return data
+
+
+def _named(arm: Any, entries: dict[str, dict[str, Any]]) -> list[Any]:
+    """The arms of a grid, named by its entry in the same file, or the arm itself."""
+    return list(entries[arm]) if isinstance(arm, str) and "{" in arm and arm in entries else [arm]
 
 
 def suite_files(path: Path) -> tuple[Path, ...]:
@@ -67,12 +78,33 @@ def suite_files(path: Path) -> tuple[Path, ...]:
 def read_recipe(
     name: Any, where: str, folder: Path = RECIPES
 ) -> tuple[Path, dict[str, Any], Recipe]:
-    """The file of a recipe, its arm as it was written, and the whole of it, validated."""
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    """The file of a recipe, its arm with all values, and the whole of it, validated.
+
+    A recipe `extends` a file of shared values and their sources, whose name begins with `_`.
+    """
+    known = sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
     if name not in known:
         raise UserError(
             f"{where}.recipe = {name!r}: no such recipe in {folder}" + nearest(name, known)
         )
     path = folder / f"{name}.yaml"
-    data = read_yaml(path)
+    data: dict[str, Any] = {}
+    for file in recipe_files(path):
+        data = merge(read_yaml(file), data, unnamed=True)
+    data.pop("extends", None)
     return path, data.get("arm"), validate(Recipe, data, str(path))
+
+
+def recipe_files(path: Path) -> tuple[Path, ...]:
+    """The recipe's file and those that it extends."""
+    files = [path]
+    while (parent := read_yaml(files[-1]).get("extends")) is not None:
+        shared = path.with_name(f"{parent}.yaml")
+        if shared in files or not shared.is_file():
+            problem = "it extends itself" if shared in files else "no such file beside it"
+            choices = (file.stem for file in path.parent.glob("_*.yaml"))
+            raise UserError(
+                f"{files[-1]}: extends = {parent!r}: {problem}" + nearest(parent, choices)
+            )
+        files.append(shared)
+    return tuple(files)

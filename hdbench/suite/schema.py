@@ -15,25 +15,6 @@ from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 
-TABLES = (
-    "main",
-    "components",
-    "discriminators",
-    "initialisation",
-    "methods",
-    "cost",
-    "reproducibility",
-)
-FIGURES = (
-    "samples",
-    "curves",
-    "spectrum",
-    "precision_recall",
-    "quality",
-    "methods",
-    "forest",
-    "weights",
-)
 Objective = OBJECTIVES.union()
 Dataset = DATASETS.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -244,6 +225,9 @@ class Arm(Config):
     trajectory: Training | None
     refine: Training | None
     baseline: Baseline | None = Field(None, exclude_if=_absent)
+    title: str | None = Field(
+        None, exclude_if=_absent, description="for people; by default made of stages and settings"
+    )
     steps: tuple[int, ...] = Field(min_length=1, description="sampling steps, each of them a row")
     real: Literal["train", "test"] | None = Field(
         None, description="no model at all: real images, for the noise floor"
@@ -299,33 +283,40 @@ class Recipe(Config):
                 raise ValueError(
                     f"hyper_parameters.{key}: the arm has no such value" + nearest(key, paths)
                 )
-        for path in sorted(paths):
-            if not path.endswith("objective.name") and not any(
-                covers(key, path) for key in self.hyper_parameters
-            ):
-                raise ValueError(
-                    f"hyper_parameters: nothing says where arm.{path} is from; add a line"
-                )
+        lacking = [
+            f"arm.{path}"
+            for path in sorted(paths)
+            if not path.endswith("objective.name")
+            and not any(covers(key, path) for key in self.hyper_parameters)
+        ]
+        if lacking:
+            verb = "is" if len(lacking) == 1 else "are"
+            raise ValueError(
+                f"hyper_parameters: nothing says where {', '.join(lacking)} {verb} from; "
+                f"add {'a line' if len(lacking) == 1 else 'a line for each'}"
+            )
         return self
 
 
-class Table(Config):
-    """One rendered table: these arms, in this order."""
+class TableOptions(Config):
+    """What a suite says of a table that differs from the table's defaults."""
 
-    caption: str
-    rows: tuple[str, ...] = Field(min_length=1)
-    against: tuple[str, ...] = Field((), description="arms to which paired differences are shown")
+    caption: str | None = None
+    rows: tuple[str, ...] | None = Field(
+        None, min_length=1, description="these arms, in this order, in place of the default ones"
+    )
+    also: tuple[str, ...] = Field((), description="arms beside the default ones")
+    without: tuple[str, ...] = Field((), description="arms of the default ones that are left out")
+    against: tuple[str, ...] | None = Field(
+        None, description="arms to which paired differences are shown"
+    )
 
 
-class Tables(Config):
-    main: Table
-    components: Table
-    discriminators: Table
-    initialisation: Table
-    methods: Table
-    cost: Table
-    reproducibility: Table
-    categories: Table | None = Field(None, description="of suites whose samples have captions")
+Tables = Annotated[
+    Annotated[tuple[str, ...], Tag("list")]
+    | Annotated[dict[str, TableOptions | None], Tag("mapping")],
+    Discriminator(lambda value: "mapping" if isinstance(value, dict) else "list"),
+]
 
 
 class Suite(Config):
@@ -350,14 +341,18 @@ class Suite(Config):
         description="of workflow/claims.yaml, that the suite is made to judge by its "
         "own numbers; by default all",
     )
-    tables: Tables
+    tables: Tables = Field(
+        {},
+        description="those of hdbench.report.tables that are rendered, or what differs from their "
+        "defaults, by table; null leaves one out",
+    )
 
     directives: ClassVar[tuple[str, ...]] = ("extends", "only")
 
     @model_validator(mode="after")
     def _seeds_differ(self):
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {list(self.seeds)}: one stands twice; remove it")
+            raise ValueError(f"seeds = {list(self.seeds)}: one appears twice; remove it")
         return self
 
 

@@ -27,11 +27,12 @@ from hdbench.core.files import write_atomic
 from hdbench.experiments.theory.values import read_theory
 from hdbench.metrics.records import Interval, read_metrics
 from hdbench.report.claims import find_entry, judge, values_of, verdicts
-from hdbench.report.columns import Column
+from hdbench.report.columns import Column, dagger
 from hdbench.report.document import for_people
-from hdbench.report.numbers import Numbers
+from hdbench.report.numbers import Entry, Numbers
 from hdbench.report.rules import Hypothesis, outcome, read_rules
-from hdbench.suite.arms import describe
+from hdbench.report.tables import TABLES
+from hdbench.suite.arms import describe, head_of
 from hdbench.suite.load import load_plan
 from hdbench.suite.reading import RECIPES
 
@@ -73,40 +74,19 @@ def value(key: str, tables: Path, source: str = "document") -> str:
             run = json.loads((tables / suite / "run.json").read_text(encoding="utf-8"))
             return f"{run['core_seconds'] / 3600:.1f}"
         case ["claims"]:
-            return (
-                "\n\n"
-                + verdicts(_judged(suite, tables)).to_markdown(index=False, disable_numparse=True)
-                + "\n\n"
-            )
+            return _block(verdicts(_judged(suite, tables)))
         case ["methods"]:
-            return (
-                "\n\n" + _methods(numbers).to_markdown(index=False, disable_numparse=True) + "\n\n"
-            )
+            return _block(_methods(numbers))
         case ["verdict" | "finding" as what, claim]:
             frame = _judged(suite, tables)
-            found = frame[frame.claim == claim]
-            if found.empty:
+            rows = frame[frame.claim == claim]
+            if rows.empty:
                 raise UserError(
                     f"{source}: {key}: no claim {claim!r}" + nearest(claim, set(frame.claim))
                 )
-            return found.verdict.iloc[0] if what == "verdict" else found.found.iloc[0]
+            return rows.verdict.iloc[0] if what == "verdict" else rows.found.iloc[0]
         case ["lowest", metric, *arms]:
-            entries = [_entry(numbers, arm, key, source) for arm in arms] or [
-                entry
-                for arm in numbers.plan.arms
-                if not numbers.plan.arms[arm].real
-                for entry in numbers.entries(arm)
-                if entry.steps == 1
-            ]
-            found = {entry: numbers(entry, numbers.counted(metric)) for entry in entries}
-            lowest = min(
-                (entry for entry in entries if math.isfinite(found[entry].value)),
-                key=lambda entry: found[entry].value,
-                default=None,
-            )
-            return (
-                f"{describe(numbers.plan, lowest.arm)}, {_shown(found[lowest])}" if lowest else "-"
-            )
+            return _lowest(numbers, metric, [_entry(numbers, arm, key, source) for arm in arms])
         case [metric, arm]:
             entry, known = _entry(numbers, arm, key, source), set(numbers.frame.metric)
             name = next((name for name in (metric, numbers.counted(metric)) if name in known), None)
@@ -117,16 +97,34 @@ def value(key: str, tables: Path, source: str = "document") -> str:
         case ["ratio", metric, arm, "/", other]:
             for name in (arm, other):
                 _entry(numbers, name, key, source)
-            found = outcome(
-                values_of(numbers),
-                Hypothesis(effect="ratio", metric=metric, arms={arm: 1, other: -1}, below=1),
-            )
-            return (
-                f"{found.effect:.2f} [{found.low:.2f}, {found.high:.2f}]"
-                if math.isfinite(found.effect)
-                else "-"
-            )
-    raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
+            return _ratio(numbers, metric, arm, other)
+    raise UserError(f"{source}: {key}: not a key of a number; see hdbench/tools/prose.py")
+
+
+def _block(frame: pd.DataFrame) -> str:
+    """A table of texts between blank lines."""
+    return "\n\n" + frame.to_markdown(index=False, disable_numparse=True) + "\n\n"
+
+
+def _lowest(numbers: Numbers, metric: str, entries: list[Entry]) -> str:
+    """The one of these entries with the lowest value, and the value; without any, of all models in one step."""
+    models = (name for name, arm in numbers.plan.arms.items() if not arm.real)
+    entries = entries or [e for arm in models for e in numbers.entries(arm) if e.steps == 1]
+    values = {entry: numbers(entry, numbers.counted(metric)) for entry in entries}
+    finite = [entry for entry in entries if math.isfinite(values[entry].value)]
+    if not finite:
+        return "-"
+    lowest = min(finite, key=lambda entry: values[entry].value)
+    return f"{describe(numbers.plan, lowest.arm)}, {_shown(values[lowest])}"
+
+
+def _ratio(numbers: Numbers, metric: str, arm: str, other: str) -> str:
+    """`1.17 [1.04, 1.32]`, paired over chains."""
+    test = Hypothesis(effect="ratio", metric=metric, arms={arm: 1, other: -1}, below=1)
+    ratio = outcome(values_of(numbers), test)
+    if not math.isfinite(ratio.effect):
+        return "-"
+    return f"{ratio.effect:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
 def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
@@ -140,19 +138,19 @@ def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
                         + nearest(name, {arm for arm, _ in known})
                     )
             return _shown(found(arm, metric, *words[3:]), signed=len(words) > 2)
-    raise UserError(f"{source}: {key}: not a key of a number; see hdbench/prose.py")
+    raise UserError(f"{source}: {key}: not a key of a number; see hdbench/tools/prose.py")
 
 
 def _methods(numbers: Numbers) -> pd.DataFrame:
     plan, fd = numbers.plan, numbers.counted(numbers.distance)
-    arms = [arm for arm in plan.suite.tables.methods.rows if not plan.arms[arm].real]
+    arms = [arm for arm in TABLES["methods"]().rows(plan) if not plan.arms[arm].real]
     steps = sorted(
         {entry.steps for arm in arms if arm in plan.recipes for entry in numbers.entries(arm)}
     )
     rows = []
     for arm in arms:
         recipe, own = plan.recipes.get(arm), {entry.steps: entry for entry in numbers.entries(arm)}
-        name = describe(plan, arm)
+        name = describe(plan, arm) + dagger(head_of(plan.arms[arm]))
         if not own.keys() & set(steps):
             name += f", {max(own)} steps: {_shown(numbers(own[max(own)], fd))}"
         if recipe:
@@ -186,11 +184,11 @@ def _methods(numbers: Numbers) -> pd.DataFrame:
     )
 
 
-def _shown(found: Interval, signed: bool = False) -> str:
-    return for_people(Column(key="", title="", cell=lambda e: found, signed=signed), found)
+def _shown(interval: Interval, signed: bool = False) -> str:
+    return for_people(Column(key="", title="", cell=lambda e: interval, signed=signed), interval)
 
 
-def _entry(numbers: Numbers, name: str, key: str, source: str):
+def _entry(numbers: Numbers, name: str, key: str, source: str) -> Entry:
     if (entry := find_entry(numbers, name)) is None:
         raise UserError(f"{source}: {key}: no arm {name!r}" + nearest(name, numbers.plan.arms))
     return entry

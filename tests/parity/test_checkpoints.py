@@ -51,7 +51,7 @@ def ours(reference: Reference, kind: str, mean_velocity: bool = False, **sizes) 
     config, data = config_of(kind, **sizes)
     network = Transformer(config, **data, mean_velocity=mean_velocity)
     state = convert(reference.state_dict(), kind, config, **data, source="it")
-    missing, unexpected = network.load_state_dict(state, strict=True)
+    missing, unexpected = network.load_state_dict(state, strict=False)
     assert not unexpected and all(
         mean_velocity and key.startswith("interval_embed.") for key in missing
     )
@@ -114,9 +114,7 @@ def test_a_student_starts_as_the_teacher_for_every_r(kind):
 @pytest.fixture
 def doubled(monkeypatch) -> None:
     """The sinusoidal embedding in float64, where diffusers' own casts to float32."""
-    monkeypatch.setattr(
-        transformer, "get_timestep_embedding", lambda t, size, **_: sinusoids(t, size)
-    )
+    monkeypatch.setattr(transformer, "timestep_embedding", lambda t, size, **_: sinusoids(t, size))
 
 
 def ddpm(reference: Reference, z: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:

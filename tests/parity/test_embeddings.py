@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from diffusers.models import attention
@@ -69,7 +72,24 @@ def test_layers_have_the_same_weights_outputs_and_gradients(own, other, x, initi
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     outputs = [layer(x) for layer in layers]
     assert torch.equal(*outputs)
-    for layer, output in zip(layers, outputs, strict=True):
+    for output in outputs:
         output.square().sum().backward()
     for parameter, reference in zip(*(layer.parameters() for layer in layers), strict=True):
         assert torch.equal(parameter.grad, reference.grad)
+
+
+def test_the_small_tier_does_not_import_diffusers():
+    """A network of the small suites is made and run without the heavy libraries."""
+    code = (
+        "import sys, torch, hdbench.stages\n"
+        "from hdbench.networks.config import NETWORK\n"
+        "config = NETWORK.validate_python({'width': 16, 'depth': 1, 'heads': 2})\n"
+        "sizes = {'image_size': 8, 'channels': 1, 'classes': 3}\n"
+        "network = config.build(**sizes, mean_velocity=True)\n"
+        "z, t, c = torch.zeros(2, 1, 8, 8), torch.ones(2), torch.zeros(2, dtype=torch.int64)\n"
+        "assert network(z, 0 * t, t, c).shape == z.shape\n"
+        "heavy = {'diffusers', 'transformers', 'open_clip', 'torchvision', 'sklearn'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"

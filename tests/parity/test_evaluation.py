@@ -15,6 +15,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ from hdbench.evaluation.references import Reference
 from hdbench.evaluation.results import Evaluation, Result, read_results
 from hdbench.metrics import Estimate, MetricInput, frechet, measure_metrics
 from hdbench.metrics.records import COLUMNS, check, read_metrics
+from hdbench.suite import schema
 from tests.support.material import (
     clip_weights,
     inception_weights,
@@ -110,6 +112,17 @@ def refusal(result) -> str:
 
 
 # any samples
+
+
+@pytest.mark.parametrize("command", ["evaluate", "reference"])
+def test_help_and_suites_know_every_protocol(command):
+    """Both take the names from one place; a suite's must have a distance by which arms are
+    compared.
+    """
+    words = invoke(command, "--help").output.replace(",", " ").replace(".", " ").split()
+    assert set(PROTOCOLS) <= set(words)
+    of_suites = get_args(schema.Evaluation.model_fields["protocol"].annotation)
+    assert set(of_suites) == set(PROTOCOLS) - {"clip_score"}
 
 
 def test_a_folder_and_its_npz_give_the_same_numbers(folder, table, tmp_path):
@@ -948,7 +961,7 @@ BROKEN = [
     ("RGBA", "an image with transparency"),
     ("P", "(mode P), not RGB"),
     ("CMYK", "(mode CMYK), not RGB"),
-    ("twice", "stands there with two suffixes"),
+    ("twice", "appears with two suffixes"),
     ("both", "holds both image files and npz files"),
     ("npz float", "arr_0 is float32, not uint8"),
     ("npz nan", "with values not finite, not uint8"),
@@ -972,7 +985,7 @@ BROKEN = [
     ("npz encrypted", "is encrypted"),
     ("npz ids", "some of its npz files hold ids"),
     ("npz object", "not a readable npz"),
-    ("npz twice", "the id 'a' stands there more than once"),
+    ("npz twice", "the id 'a' appears more than once"),
 ]
 
 
@@ -1046,7 +1059,18 @@ def test_conversion_when_it_is_allowed_is_pillows(tmp_path, mode):
             ("--protocol", "clean_fid", "--out", "x.txt"),
             "--out = x.txt: give a file that ends in .csv or .json",
         ),
-        (("--protocol", "classifier"), "classifier: goes alone, with --reference"),
+        (
+            ("--protocol", "classifier"),
+            "classifier: needs a reference; give --reference results/stages/reference/<id>",
+        ),
+        (
+            ("--protocol", "classifier", "--protocol", "clean_fid"),
+            "classifier: goes alone; give one --protocol",
+        ),
+        (
+            ("--protocol", "classifier", "--reference", "x"),
+            ": a folder; classifier takes one npz file with arr_0 (N, H, W, C) uint8 and labels",
+        ),
     ],
 )
 def test_requests_that_make_no_sense(folder, tmp_path, monkeypatch, arguments, sentence):

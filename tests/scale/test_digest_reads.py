@@ -279,6 +279,7 @@ def suite_values() -> Iterator[tuple[str, dict, tuple[str, ...], Any, set]]:
                 yield name, suite, keys, value, pool.get(keys[-1], set())
 
 
+@pytest.mark.slow
 def test_every_value_of_every_suite_renews_exactly_the_stages_that_read_it(reads, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(load, "read_recipe", functools.cache(read_recipe))
@@ -334,6 +335,7 @@ def planned(monkeypatch, name: str, data: dict) -> Plan:
     return load_plan(name)
 
 
+@pytest.mark.slow
 def test_no_stage_holds_a_value_that_it_does_not_read(reads, monkeypatch):
     """Of every stage of every shipped suite."""
     monkeypatch.chdir(REPOSITORY)

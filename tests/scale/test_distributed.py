@@ -268,9 +268,9 @@ def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer
 
 def train_cases(folder: Path, sharding: str, cases=tuple(CASES)) -> None:
     """Train each case and write rank 0's whole state, and what every rank logged."""
-    real = transformer.get_timestep_embedding
+    real = transformer.timestep_embedding
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "get_timestep_embedding", lambda *a, **k: real(*a, **k).double())
+        patch.setattr(transformer, "timestep_embedding", lambda *a, **k: real(*a, **k).double())
         torch.set_default_dtype(torch.float64)
         try:
             for case in cases:

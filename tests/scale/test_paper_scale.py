@@ -19,7 +19,7 @@ from hdbench.metrics.records import COLUMNS
 from hdbench.report.claims import write_claims
 from hdbench.report.collect import collect
 from hdbench.report.columns import QUALITY
-from hdbench.report.figures import draw
+from hdbench.report.figures import FIGURES, draw
 from hdbench.report.numbers import Numbers
 from hdbench.report.rules import read_rules
 from hdbench.report.tables import write_tables
@@ -30,7 +30,6 @@ from hdbench.stages.run import run_stage
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import merge
 from hdbench.suite.reading import find_suite, read_suite
-from hdbench.suite.schema import FIGURES
 from tests.support.paper_scale import SAMPLES, write
 from tests.support.tiny import run_until, stage_of, tiny_plan
 

@@ -18,10 +18,6 @@ from hdbench.networks.config import ClassifierConfig
 from tests.science.test_distribution import VARIANTS, configured
 from tests.science.test_objectives import GRID, head, rng, small_transformer, tokens
 
-# ADM's head sees no data, yet its critic draws what every head's does: without these the draws
-# after them, and so its numbers, would be others.
-UNREAD = {("adm", "critic"): {"x", "c_real", "eps_gan"}}
-
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_an_objective_has_its_facts(name):
@@ -125,9 +121,9 @@ def test_an_update_draws_exactly_what_its_loss_reads(case):
     updates, draws = updates_of(objective)
     for update in updates:
         b = update.draw(draws)
-        assert all(len(drawn) == 8 for drawn in b.values())
+        assert all(len(drawn) == 8 for drawn in b.values() if isinstance(drawn, Tensor))
         loss, scalars = update.loss(b)
         assert loss.ndim == 0 and loss.isfinite() and loss.requires_grad
         assert scalars and all(value.ndim == 0 for value in scalars.values())
         assert update.modules.keys() == update.learning_rates.keys()
-        assert b.keys() - read_by(update, b) == UNREAD.get((objective.name, update.name), set())
+        assert b.keys() == read_by(update, b)

@@ -53,6 +53,7 @@ def assert_covers(share: float) -> None:
     assert 0.93 <= share <= 0.97, share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "trials"), [(2000, 16, 600), (600, 32, 1000)])
 def test_frechet_distance(n, d, trials):
     """Also sFID, which is the same estimator on other features."""
@@ -87,6 +88,7 @@ def kid_trials(scale: float, shift: float, trials: int) -> tuple[list[Estimate],
     return given, both
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.3), (1.1, 0.25)])
 def test_kid_given_the_reference_and_with_it(scale, shift):
     given, both = kid_trials(scale, shift, 1000)
@@ -94,6 +96,7 @@ def test_kid_given_the_reference_and_with_it(scale, shift):
     assert_covers(coverage(both, [e.both for e in both]))
 
 
+@pytest.mark.slow
 def test_kid_of_samples_like_the_reference():
     """Within a few errors of zero the value is skewed and moves with its error: the error's size is
     right, but a symmetric interval covers a little less than it says.
@@ -109,6 +112,7 @@ def test_kid_of_samples_like_the_reference():
         assert 0.89 < coverage(estimates, errors) < 0.97
 
 
+@pytest.mark.slow
 def test_kid_of_subsets():
     """torch-fidelity's estimator, here of few subsets, so that their draw counts; each trial draws
     its own subsets.
@@ -130,6 +134,7 @@ def test_kid_of_subsets():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "n", "m", "d", "scale", "shift", "trials"),
     [
@@ -159,6 +164,7 @@ def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, sca
     assert np.std([e.value for _, e in both]) > 1.1 * binomial
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [shuffled_splits(2000), consecutive_splits(2000, 800)])
 def test_inception_score(splits):
     assert_covers(
@@ -166,6 +172,7 @@ def test_inception_score(splits):
     )
 
 
+@pytest.mark.slow
 def test_clip_score():
     texts = normal(300, 32, 10**6)
     assert_covers(
@@ -173,6 +180,7 @@ def test_clip_score():
     )
 
 
+@pytest.mark.slow
 def test_paired_difference_of_two_models_on_the_same_seeds():
     """Its interval covers, at a fraction of the unpaired width."""
     reference = frechet.GaussianReference.of_statistics(

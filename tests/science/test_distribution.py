@@ -388,6 +388,7 @@ def training_of(**settings) -> Training:
     return Training(objective=FlowMatching(), learning_rate=1e-4, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -409,6 +410,7 @@ def test_matching_ends_at_the_real_mean_and_sd(name, settings):
     assert (a, b) == (pytest.approx(SD, rel=tolerance), pytest.approx(MEAN, rel=tolerance))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head"),
     [
@@ -511,6 +513,7 @@ def test_cost_is_what_runs(name, settings, guidance):
     )
     before = {key: value.clone() for key, value in student.state_dict().items()}
     trainer.train_step()
+    trainer.read_scalars()
     assert any(not torch.equal(before[key], value) for key, value in student.state_dict().items())
     assert all(parameter.grad is None for parameter in networks["teacher"].parameters())
     stated = objective.passes(4, guidance != 1.0)

@@ -292,7 +292,7 @@ def test_patchify_round_trip_with_channels():
 def test_student_from_teacher_weights_equals_the_teacher_for_every_r():
     teacher = transformer(mean_velocity=False)
     student = Transformer(teacher.config, image_size=8, channels=1, classes=3, mean_velocity=True)
-    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=True)
+    missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
     assert not unexpected and missing and all(key.startswith("interval_embed.") for key in missing)
     z, c, t = (
         noise(6, (1, 8, 8)).float(),

@@ -42,7 +42,7 @@ def network(monkeypatch) -> Transformer:
     """A float64 student with every weight random, the modulations too, so that nothing is gated
     away.
     """
-    monkeypatch.setattr(transformer, "get_timestep_embedding", double_timestep_embedding)
+    monkeypatch.setattr(transformer, "timestep_embedding", double_timestep_embedding)
     config = TransformerConfig(width=16, depth=2, heads=2, patch=4, time_scale=10.0)
     network = Transformer(config, image_size=8, channels=1, classes=3, mean_velocity=True).double()
     with torch.no_grad():

@@ -14,7 +14,7 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdbench.core.seeds import Draws
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.path import expand, guided, interpolate
 from hdbench.methods import DMD, Consistency, FlowMatching, MeanFlow
 from hdbench.methods.base import Objective, Problem, adaptive_mean_square
@@ -49,6 +49,9 @@ def rng(seed: int = 0) -> torch.Generator:
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=rng(seed), dtype=torch.float64)
+
+
+NO_LABELS = torch.zeros(1, dtype=torch.int64)
 
 
 def pair_of_times(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -141,6 +144,7 @@ def test_label_dropout_replaces_its_share_by_the_null_label():
 # MeanFlow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
     """u = v - (t - r) du/dt; the identity fails for v itself, for a scaled u, and with the wrong
@@ -161,7 +165,7 @@ def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
 
 def test_meanflow_residual_is_the_equation_with_an_independent_derivative():
     """For an arbitrary u: u - v + (t - r) (v . grad_z u + d_t u), derivatives by central
-    differences; r = t rows first."""
+    differences; rows with r = t alike with a JVP and without."""
 
     def u(z, r, t, c):
         return torch.sin(2 * z) * expand(t) ** 2 + z * expand(r * t) + expand(c) * z**2
@@ -175,10 +179,12 @@ def test_meanflow_residual_is_the_equation_with_an_independent_derivative():
     )
     du_dt = (u(z + h * v, r, t + h, c) - u(z - h * v, r, t - h, c)) / (2 * h)
     expected = u(z, r, t, c) - v + expand(t - r) * du_dt
-    found = meanflow.meanflow_residual(u, v, z, r, t, c)
-    torch.testing.assert_close(
-        found, torch.cat([expected[r == t], expected[r < t]]), atol=1e-8, rtol=1e-7
-    )
+    found = meanflow.meanflow_residual(u, v, z, r, t, c)  # all rows by the JVP
+    torch.testing.assert_close(found, expected, atol=1e-8, rtol=1e-7)
+    order = torch.argsort((r < t).int(), stable=True)
+    moving = Split(at=int((r == t).sum()), before=True, after=True)
+    split = meanflow.meanflow_residual(u, *(x[order] for x in (v, z, r, t, c)), moving)
+    torch.testing.assert_close(split, expected[order], atol=1e-8, rtol=1e-7)
 
 
 def test_meanflow_target_carries_no_gradient():
@@ -190,8 +196,7 @@ def test_meanflow_target_carries_no_gradient():
     u = lambda z, r, t, c: theta[0] * oracle.u(z, r, t) + theta[1] * expand(t) * z**2
     residual = meanflow.meanflow_residual(u, v, z, r, t, torch.zeros(12))
     (found,) = torch.autograd.grad(residual.square().sum(), theta)
-    order = torch.cat([torch.arange(12)[r == t], torch.arange(12)[r < t]])
-    parts = (oracle.u(z, r, t)[order], (expand(t) * z**2)[order])
+    parts = (oracle.u(z, r, t), expand(t) * z**2)
     expected = torch.stack([2 * (residual.detach() * part).sum() for part in parts])
     torch.testing.assert_close(found, expected)
 
@@ -230,7 +235,8 @@ def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
     n, t = still + moving, torch.full((still + moving,), 0.8)
     r = torch.cat([t[:still], torch.full((moving,), 0.3)])
     z, v = torch.randn(n, 1, 2, 2, generator=rng()), torch.randn(n, 1, 2, 2, generator=rng(1))
-    residual = meanflow.meanflow_residual(u, v, z, r, t, torch.zeros(n))
+    split = Split(at=still, before=bool(still), after=bool(moving))
+    residual = meanflow.meanflow_residual(u, v, z, r, t, torch.zeros(n), split)
     assert len(residual) == n and sorted(evaluated) == sorted(k for k in (still, moving) if k)
     if not moving:
         assert not calls
@@ -242,6 +248,7 @@ def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
     )
 
 
+@pytest.mark.slow
 def test_meanflow_training_reaches_the_true_mean_velocity():
     """u = a(r, t) + b(r, t) z with a, b by a small network, 1,000 steps on N(0.8, 0.4^2): relative
     RMS error under 5% over the drawn (r, t) and under 4% for one step from noise, where the
@@ -258,17 +265,17 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
     steps, batch, g = 1000, 256, rng()
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-2, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        r, t = objective.draw_times(torch.rand(batch, generator=g), torch.rand(batch, generator=g))
+    for step in range(steps):
+        r, t, moving = objective.draw_times(Draws((step,), data.mean[None], NO_LABELS, batch))
         x = data.sample(batch, g).float()
         z = interpolate(x, torch.randn(x.shape, generator=g), t)
-        delta = meanflow.meanflow_residual(u, data.v(z, t).float(), z, r, t, t)
+        delta = meanflow.meanflow_residual(u, data.v(z, t).float(), z, r, t, t, moving)
         optimizer.zero_grad()
         adaptive_mean_square(delta, 0.0, 1e-3).backward()
         optimizer.step()
         schedule.step()
     n = 4000
-    r, t = objective.draw_times(torch.rand(n, generator=g), torch.rand(n, generator=g))
+    r, t, _ = objective.draw_times(Draws((-1,), data.mean[None], NO_LABELS, n))
     z = interpolate(data.sample(n, g).float(), torch.randn(n, 1, 1, 1, generator=g), t)
     eps, zero, one = torch.randn(n, 1, 1, 1, generator=g), torch.zeros(n), torch.ones(n)
     off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()
@@ -287,8 +294,10 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
 )
 def test_draw_times_has_exact_shares(share_equal, share_one, n):
     objective = MeanFlow(prob_r_equals_t=share_equal, prob_t_equals_1=share_one)
-    a, b = torch.rand(n, generator=rng(4)), torch.rand(n, generator=rng(5))
-    r, t = objective.draw_times(a.clone(), b.clone())
+    draws = Draws((4,), torch.zeros(2, 1, 1, 1), NO_LABELS, n)
+    a, b = draws.uniform(), draws.uniform()
+    r, t, moving = objective.draw_times(Draws((4,), torch.zeros(2, 1, 1, 1), NO_LABELS, n))
+    assert moving.at == (r == t).sum() and (r[: moving.at] == t[: moving.at]).all()
     assert (r <= t).all() and (r >= 0).all() and (t <= 1).all()
     assert (r == t).sum() == round(share_equal * n) and (t == 1).sum() == round(share_one * n)
     free = (r < t) & (t < 1)

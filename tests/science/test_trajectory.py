@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
-from hdbench.core.seeds import Draws
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.path import expand, generate, guided, interpolate
 from hdbench.flow.samplers import sample_ode
 from hdbench.methods import (
@@ -26,7 +26,6 @@ from hdbench.methods import (
     Progressive,
     Reflow,
     Shortcut,
-    base,
 )
 from hdbench.methods.base import Objective, Problem, Update
 from hdbench.methods.trajectory import improved_meanflow, meanflow, progressive, scm, shortcut
@@ -216,16 +215,14 @@ def test_shortcut_vanishes_at_the_truth_only(data):
     """To 1e-8 on rows with r = t and on steps above the smallest; there the halves are Euler's and
     err by O(1/F)."""
     oracle, finest = DATA[data](), 16
-    r, t = Shortcut(finest=finest, consistency_share=0.75).draw_times(
-        torch.rand(64, generator=rng()), torch.rand(64, generator=rng(1))
-    )
+    r, t, moving = Shortcut(finest=finest, consistency_share=0.75).draw_times(draws(oracle, 64))
     r, t = r.double(), t.double().clamp(max=1 - 1e-9)
     r, t = torch.where(t - r < 1e-6, t, r), torch.where(t > 1 - 1e-6, torch.ones_like(t), t)
     z, exact = points(oracle, t), Known(oracle, **({} if data == "gaussian" else {"steps": 96}))
     smallest = (r < t) & (t - r < 3 / finest)
 
     def off(u):
-        target = shortcut.shortcut_target(u, oracle.v, z, r, t, t, finest)
+        target = shortcut.shortcut_target(u, oracle.v, z, r, t, t, finest, moving)
         return (u(z, r, t, None) - target).detach()
 
     assert smallest.any() and off(exact)[~smallest].abs().max() < 1e-8
@@ -237,7 +234,7 @@ def test_shortcut_vanishes_at_the_truth_only(data):
         lambda z, r, t, c: oracle.v(z, t), z[smallest], r[smallest], t[smallest], None
     )
     torch.testing.assert_close(
-        shortcut.shortcut_target(exact, oracle.v, z, r, t, t, finest)[smallest], euler
+        shortcut.shortcut_target(exact, oracle.v, z, r, t, t, finest, moving)[smallest], euler
     )
 
 
@@ -343,9 +340,13 @@ def test_improved_meanflow_differentiates_along_its_own_velocity():
         own = u(z, t, t, None)
         du_dt = (u(z + h * own, r, t + h, None) - u(z - h * own, r, t - h, None)) / (2 * h)
         expected = u(z, r, t, None) - v + expand(t - r) * du_dt
-    order = torch.cat([torch.arange(n)[r == t], torch.arange(n)[r < t]])
     found = improved_meanflow.velocity_residual(u, v, z, r, t, torch.zeros(n))
-    torch.testing.assert_close(found, expected[order], atol=1e-8, rtol=1e-7)
+    torch.testing.assert_close(found, expected, atol=1e-8, rtol=1e-7)
+    order = torch.argsort((r < t).int(), stable=True)
+    moving = Split(at=int((r == t).sum()), before=True, after=True)
+    sorted_rows = (x[order] for x in (v, z, r, t, torch.zeros(n)))
+    split = improved_meanflow.velocity_residual(u, *sorted_rows, moving)
+    torch.testing.assert_close(split, expected[order], atol=1e-8, rtol=1e-7)
     (gradient,) = torch.autograd.grad(found.square().sum(), theta)
     by_hand = torch.stack([2 * (expected * part).sum() for part in parts(z, r, t)])
     torch.testing.assert_close(gradient, by_hand, atol=1e-6, rtol=1e-6)
@@ -356,7 +357,9 @@ def test_targets_of_own_steps_carry_no_gradient():
     student, z = Known(oracle, 1.2), points(oracle, t)
     assert student(z, r, t, t).requires_grad
     assert not progressive.two_halves(student, z, r, t, t).requires_grad
-    assert not shortcut.shortcut_target(student, student.oracle.v, z, r, t, t, 16).requires_grad
+    assert not shortcut.shortcut_target(
+        student, student.oracle.v, z, r, t, t, 16, meanflow.ALL_MOVING
+    ).requires_grad
 
 
 # draws
@@ -364,8 +367,9 @@ def test_targets_of_own_steps_carry_no_gradient():
 
 @pytest.mark.parametrize("n", [64, 10, 7])
 def test_reflow_draws(n):
-    a, b = torch.rand(n, generator=rng()), torch.rand(n, generator=rng(1))
-    r, t = Reflow(prob_t_equals_1=0.3).draw_times(a.clone(), b.clone())
+    d = draws(a_gaussian(), n)
+    a, b = d.uniform(), d.uniform()
+    r, t = Reflow(prob_t_equals_1=0.3).draw_times(draws(a_gaussian(), n))
     ends = (r == 0) & (t == 1)
     assert (
         ends.sum() == round(0.3 * n)
@@ -377,8 +381,11 @@ def test_reflow_draws(n):
 
 @pytest.mark.parametrize(("share", "n"), [(0.25, 64), (0.3, 10), (0.0, 8), (1.0, 8)])
 def test_shortcut_draws_exact_shares(share, n):
-    place = torch.rand(n, generator=rng(1))
-    r, t = Shortcut(consistency_share=share).draw_times(torch.rand(n, generator=rng()), place)
+    d = draws(a_gaussian(), n)
+    d.uniform()
+    place = d.uniform()
+    r, t, moving = Shortcut(consistency_share=share).draw_times(draws(a_gaussian(), n))
+    assert moving.at == (r == t).sum()
     assert (r < t).sum() == round(share * n) and len(r) == len(t) == n
     assert torch.equal(t[r == t], place[r == t])
 
@@ -387,9 +394,8 @@ def test_shortcut_draws_every_size_on_its_own_grid():
     """Sizes 1/8, 1/4, 1/2 and 1 equally often for F = 16, never 1/16, each from a multiple of
     itself."""
     n = 8000
-    r, t = Shortcut(finest=16, consistency_share=1.0).draw_times(
-        torch.rand(n, generator=rng()), torch.rand(n, generator=rng(1))
-    )
+    objective = Shortcut(finest=16, consistency_share=1.0)
+    r, t, _ = objective.draw_times(draws(a_gaussian(), n))
     sizes = Counter((t - r).tolist())
     assert set(sizes) == {0.125, 0.25, 0.5, 1.0} and all(
         abs(count / n - 0.25) < 0.03 for count in sizes.values()
@@ -415,11 +421,9 @@ def test_pairs_are_drawn_together():
 
 
 @pytest.mark.parametrize("objective", [Shortcut(), ImprovedMeanFlow()])
-def test_ranks_call_the_networks_equally_often(monkeypatch, objective):
+def test_ranks_call_the_networks_equally_often(objective):
     """A rank whose rows are all of one kind asks for as much as one with both, and keeps nothing of
     it."""
-    for place in (base, meanflow):
-        monkeypatch.setattr(place, "any_of", lambda *flags: [True] * len(flags))
     asked, n = [], 8
     (r, t), z = pair_of_times(n), normal(n, 1, 2, 3)
 
@@ -434,10 +438,12 @@ def test_ranks_call_the_networks_equally_often(monkeypatch, objective):
     )
     update = only_update(objective, student, teacher_velocity=v)
     counts = []
-    for rows in (slice(None), r == t, r < t):
+    for rows in (torch.argsort((r < t).int(), stable=True), r == t, r < t):
         asked.clear()
         b = {"x": z, "c": torch.zeros(n), "eps": z, "r": r, "t": t}
-        loss, _ = update.loss({name: drawn[rows] for name, drawn in b.items()})
+        b = {name: drawn[rows] for name, drawn in b.items()}
+        still = int((b["r"] == b["t"]).sum())
+        loss, _ = update.loss(b | {"moving": Split(at=still, before=True, after=True)})
         assert loss.isfinite() and all(asked)
         counts.append(len(asked))
     assert len(set(counts)) == 1
@@ -608,6 +614,7 @@ REACHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", REACHES, ids=lambda objective: objective.name)
 def test_training_reaches_the_optimum(objective):
     """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where

@@ -12,52 +12,17 @@ import pytest
 from tests.support.structure import LAYERS, Source, folders_of
 
 # 2026-11-29: what does not hold yet, counted by folder; an entry goes when its folder is in order.
-OPEN_IMPORTS = {
-    "cli": 63,
-    "stages": 29,
-    "tools": 23,
-    "networks": 19,
-    "evaluation": 16,
-    "datasets": 5,
-    "core": 3,
-    "experiments": 2,
-    "methods": 1,
-    "metrics": 1,
-}  # imports in functions without a reason
-OPEN_MODULES = {"report": 1, "tools": 1}  # over 400 lines
-OPEN_FUNCTIONS = {
-    "report": 12,
-    "experiments": 5,
-    "cli": 3,
-    "datasets": 2,
-    "tools": 2,
-    "networks": 1,
-    "stages": 1,
-    "suite": 1,
-}  # over 60 lines
-OPEN_ATTRIBUTES = {
-    "tools": 15,
-    "suite": 14,
-    "stages": 6,
-    "experiments": 3,
-    "datasets": 1,
-    "evaluation": 1,
-    "methods": 1,
-}  # hasattr, getattr with a literal name
-OPEN_HEADS = {"experiments": 3, "report": 2}  # startswith("awd
+OPEN_IMPORTS = {"cli": 54, "stages": 19, "core": 3, "tools": 1}  # in functions, without a reason
+OPEN_FUNCTIONS = {"cli": 1, "suite": 1}  # over 60 lines
+OPEN_ATTRIBUTES = {"suite": 1}  # hasattr, getattr(x, "literal")
 OPEN_FILLERS = {
-    "report": 56,
-    "evaluation": 47,
-    "tools": 33,
-    "experiments": 31,
-    "networks": 19,
-    "stages": 19,
-    "core": 12,
-    "datasets": 11,
-    "cli": 9,
-    "metrics": 9,
-    "methods": 7,
+    "report": 30,
+    "core": 14,
+    "stages": 11,
+    "networks": 4,
     "suite": 4,
+    "tools": 4,
+    "cli": 2,
 }  # variables named found, own, each or part
 
 # What stays: modules that may ask an object of a stranger for an attribute by name.
@@ -68,7 +33,7 @@ ATTRIBUTES = {
     "hdbench.core.sharding": "a tensor is distributed or not, and torch has no common class",
     "hdbench.suite.schema": "a value before it is validated",
 }
-MOST_NESTED_IMPORTS = 162
+MOST_NESTED_IMPORTS = 106
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +76,7 @@ def test_imports_in_functions_are_no_more_than_they_were(source):
 
 def test_no_module_is_over_400_lines(source):
     long = {name: lines for name, lines in source.lines.items() if lines > 400}
-    assert not over(folders_of(long), OPEN_MODULES), long
+    assert not long
 
 
 def test_no_function_is_over_60_lines(source):
@@ -129,8 +94,7 @@ def test_a_module_that_may_ask_by_attribute_name_does(source):
 
 
 def test_no_head_is_known_by_its_name(source):
-    heads = source.named_heads
-    assert not over(folders_of(heads.elements()), OPEN_HEADS), heads
+    assert not source.named_heads
 
 
 def test_variables_are_nouns_of_the_domain(source):

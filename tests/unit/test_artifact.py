@@ -32,8 +32,7 @@ from hdbench.stages.loop import CHECKPOINT
 from hdbench.stages.run import run_stage
 from hdbench.stages.sources import SOURCES
 from hdbench.suite.plan import Plan
-from hdbench.suite.stage import config_of
-from hdbench.suite.stage import Stage
+from hdbench.suite.stage import Stage, config_of
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
 

@@ -105,6 +105,7 @@ def test_each_split_has_shapes_of_its_own(monkeypatch):
             )  # the light has sd 3
 
 
+@pytest.mark.slow
 def test_contrastive_training_learns_the_captions():
     """On 48 images of 8 captions apart from one another the right caption becomes the likeliest."""
     rows = torch.arange(0, 1920, 241)

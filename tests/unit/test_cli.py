@@ -263,6 +263,7 @@ def test_progress_names_the_stage_and_whose_it_is(plan):
     assert label(next(iter(plan.stages))) == "data digits"
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there(tmp_path):
     """In a process of its own: this is the whole command, from the shell to the exit code."""
     suite = write_suite(tmp_path)

@@ -45,7 +45,7 @@ def frame(
 
 
 def chains(values, seeds=range(9)) -> dict[int, float]:
-    return dict(zip(seeds, values, strict=True))
+    return dict(zip(seeds, values, strict=False))  # as many seeds as there are values
 
 
 def only(a, b, **options) -> pd.Series:
@@ -326,7 +326,7 @@ def test_chains_that_one_file_lacks_are_named_and_fail_where_asked(files):
         ("", "not a file of metrics"),
         ("arm,value\nhd,1\n", "columns are"),
         (None, "does not exist"),
-        (pd.concat([frame({"fd": {0: 1.0}})] * 2), "stand there more than once"),
+        (pd.concat([frame({"fd": {0: 1.0}})] * 2), "appear more than once"),
         (frame({"other": {0: 1.0}}, arm="x", suite="y"), "no row stands in both"),
     ],
 )

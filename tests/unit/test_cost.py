@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.cli import main
+from hdbench.core.errors import UserError
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import guided
 from hdbench.methods.base import Passes, Problem
@@ -28,10 +29,11 @@ from hdbench.stages import artifact
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.budget import cost_per_step
 from hdbench.suite.load import load_plan
-from hdbench.tools import cost
-from hdbench.tools.cost import Costs, by_precision, estimate, report, to_do
-from hdbench.tools.cost_model import read_model
-from hdbench.tools.memory import Memory, activations
+from hdbench.tools.cost.counting import Costs, by_precision
+from hdbench.tools.cost.model import read_model
+from hdbench.tools.cost.report import estimate, report, to_do
+from hdbench.tools.memory.activations import activations
+from hdbench.tools.memory.held import Memory
 from tests.support.material import inception_weights
 from tests.support.tiny import REPOSITORY, TINY, run_until, stage_of, tiny_plan, write_suite
 from tests.workflow.test_workflow import (
@@ -88,6 +90,7 @@ def test_forward_mode_is_float32_and_checkpointing_computes_forwards_again():
     assert by_precision(passes, "float32", False) == {"float32": 5.25}
 
 
+@pytest.mark.slow
 def test_imagenet_by_hand(model):
     plan = load_plan("imagenet256")
     costs, n = Costs(plan, model), 1281167
@@ -134,9 +137,9 @@ def test_core_seconds_are_those_measured_or_at_a_measured_pace_or_counted(tmp_pa
     assert found.seconds == pytest.approx(
         {hd: 12.5, other: 12.5 * total[other] / total[hd], teacher: total[teacher] / 32e9}
     )
-    assert found.how == {"measured": 1, "alike": 1, "counted": 1}
+    assert found.basis == {"measured": 1, "alike": 1, "counted": 1}
     (tables / "tiny/run.json").write_text("[]")
-    with pytest.raises(cost.UserError, match="not the manifest of a run"):
+    with pytest.raises(UserError, match="not the manifest of a run"):
         estimate(plan, [hd], model, tables)
 
 
@@ -188,6 +191,7 @@ def test_published_networks_counted_again(model):
             )
 
 
+@pytest.mark.slow
 def test_extractors_counted_again(model):
     import open_clip
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -361,6 +365,7 @@ def kept(networks, function) -> tuple[int, int]:
     return at_end, most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "depth", "heads", "side", "rows"),
     [(64, 3, 4, 16, 4), (96, 2, 2, 8, 8), (128, 2, 8, 24, 2)],
@@ -415,6 +420,7 @@ def test_activations_are_what_autograd_keeps(options, width, depth, heads, side,
     assert kept([network], run)[0] == pytest.approx(formula, rel=0.1 if half else 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -466,6 +472,7 @@ def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes)
 # reports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_has_a_cost(suite, model, tmp_path):
     plan = load_plan(suite)
@@ -520,6 +527,7 @@ def test_mistakes_in_the_model(tmp_path, change, sentence):
     assert printed.exit_code == 2 and sentence in printed.output
 
 
+@pytest.mark.slow
 def test_a_dry_run_ends_with_the_cost_of_what_it_plans(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     plan = load_plan(str(write_suite(workspace)))

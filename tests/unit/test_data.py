@@ -241,7 +241,9 @@ def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
 
 
 def test_a_turned_canvas_has_the_opposite_texture_on_the_same_ink():
-    """clean + turned is the ink alone, (2 - contrast) times the shape, up to rounding; where there is none both are 0."""
+    """clean + turned is the ink alone, (2 - contrast) times the shape, up to rounding; where there
+    is none both are 0.
+    """
     configuration = Canvas(**SMALL)
     images, turned, labels = configuration.with_turned()["train"]
     assert torch.equal(images, configuration.build()["train"][0])
@@ -282,6 +284,7 @@ def test_a_data_set_needs_its_sizes_counts_and_build_alone(tmp_path):
     images, labels = data.open(tmp_path, "test")
     assert images.dtype == torch.float32 and torch.equal(labels, torch.arange(5) % 2)
     assert images.unique().item() == pytest.approx(51 / 127.5 - 1)
+    assert DATASETS["textured_digits"](train=9, test=4).counts == {"train": 9, "test": 4}
     assert (data.largest_sample, data.attributes, data.label_kind) == (3, (2,), "class")
     assert data.targets(labels) is labels and data.prompts() is None and Squares.version == 1
     assert data.model_dump() == {

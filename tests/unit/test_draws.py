@@ -1,4 +1,6 @@
-"""What a rank draws is its rows of what one process draws, at their cost; and the draws are what they say."""
+"""What a rank draws is its rows of what one process draws, at their cost; and the draws are what
+they say.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def test_draws_do_not_depend_on_the_batch_and_differ_from_one_another():
 
 
 def test_the_laws_of_draws():
-    """Kolmogorov-Smirnov and chi-square at 0.1%, and no correlation between rows or columns of noise."""
+    """Kolmogorov-Smirnov and chi-square at 0.1%, and no correlation between rows or columns of
+    noise.
+    """
     d = Draws((0,), IMAGES, LABELS, 20_000)
     noise = d.noise().flatten(1)
     assert noise.dtype == torch.float32 and noise.isfinite().all()

@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hdbench.cli import main
@@ -28,7 +30,8 @@ from hdbench.report.collect import collect
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS
 from hdbench.suite.plan import Plan
-from hdbench.tools.export import sampling_lines, sana_lines, sana_to_diffusers, to_diffusers
+from hdbench.tools.export.conversion import sana_to_diffusers, to_diffusers
+from hdbench.tools.export.sampling import sampling_lines, sana_lines
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
 ARM = "hd_awd_logit"
@@ -167,6 +170,7 @@ def compare(folder: Path, network: Transformer, decode=lambda x: x) -> None:
     assert torch.equal(found["images"], found["x"].clamp(-1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arm", "kind"), [(ARM, "refine"), ("td", "trajectory")])
 def test_lines_of_the_card_make_the_images_of_the_student(trained, exported, arm, kind):
     plan, _, results = trained
@@ -182,6 +186,19 @@ def test_lines_of_the_card_make_the_images_of_the_student(trained, exported, arm
     compare(exported[arm], network.requires_grad_(False))
 
 
+def test_anybody_may_read_the_files_and_the_lines_save_a_picture(exported):
+    weights = exported[ARM] / "diffusion_pytorch_model.safetensors"
+    (exported[ARM] / "new").touch()
+    assert weights.stat().st_mode == (exported[ARM] / "new").stat().st_mode
+    (exported[ARM] / "new").unlink()
+    picture = np.asarray(Image.open(exported[ARM] / "samples.png"))
+    images = torch.load(exported[ARM] / "found.pt")["images"]
+    expected = (127.5 * (images[3, 0] + 1)).round().numpy()
+    assert picture.shape == (8, 80) and np.array_equal(picture[:, 24:32], expected)
+    assert "\n    pip install torch diffusers" in (exported[ARM] / "README.md").read_text()
+
+
+@pytest.mark.slow
 def test_lines_of_a_text_to_image_card_make_the_images_of_the_student(tmp_path):
     """SANA's student, its prompts encoded by the pipeline's own text encoder."""
     from hdbench.networks.config import SanaConfig

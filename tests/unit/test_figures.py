@@ -15,13 +15,13 @@ from matplotlib.container import ErrorbarContainer
 from hdbench.cli import main
 from hdbench.report import figures
 from hdbench.report.document import for_people
-from hdbench.report.figures import sources
+from hdbench.report.figures import FIGURES, sources
 from hdbench.report.figures import style as figure_style
 from hdbench.report.figures.quality import spread
 from hdbench.report.numbers import Numbers
+from hdbench.report.tables import TABLES
 from hdbench.suite.arms import describe, same_from_trajectory, same_without_head
 from hdbench.suite.load import load_plan
-from hdbench.suite.schema import FIGURES
 from tests.support.tiny import REPOSITORY, tiny_plan, write_suite
 from tests.unit.test_tables import publish, synthetic
 
@@ -47,7 +47,7 @@ def close_figures():
 
 def drawn(name, plan, frame, results=Path("nowhere")):
     """The figure and the note below it."""
-    figure = figures.FIGURE_OF[name](
+    figure = FIGURES[name]().draw(
         sources.Sources(plan, results, None if frame is None else Numbers(plan, frame, results))
     )
     return figure, " ".join(figure.texts[-1].get_text().split())
@@ -228,7 +228,7 @@ def test_methods_stand_at_their_distances_best_first(tmp_path):
     frame = synthetic(plan)
     numbers, (figure, note) = Numbers(plan, frame, tmp_path), drawn("methods", plan, frame)
     by_steps, _ = figure.axes
-    entries = [entry for arm in plan.suite.tables.methods.rows for entry in numbers.entries(arm)]
+    entries = [entry for arm in TABLES["methods"]().rows(plan) for entry in numbers.entries(arm)]
     expected = {entry: numbers(entry, "fd_test_64") for entry in entries}
     found = points(by_steps)
     assert sorted(place[0] for place, _ in found) == pytest.approx(
@@ -251,7 +251,7 @@ def test_methods_stand_at_their_distances_best_first(tmp_path):
 
 @pytest.mark.parametrize("suite", ["textured_digits", "digits", "demo"])
 def test_distinct_arms_look_distinct(suite):
-    plan = figures.ablations(load_plan(str(REPOSITORY / f"workflow/suites/{suite}.yaml")), "main")
+    plan = FIGURES["quality"]().part(load_plan(str(REPOSITORY / f"workflow/suites/{suite}.yaml")))
     styles = [
         figure_style.point_style(plan, arm)
         for arm in (*figure_style.stage_two(plan), *figure_style.before_stage_two(plan))
@@ -348,6 +348,7 @@ def test_every_figure_has_a_caption_in_the_report():
         )
 
 
+@pytest.mark.slow
 def test_what_anybodys_metrics_cannot_draw_leaves_the_picture_that_is_there(tmp_path):
     plan = tiny_plan(tmp_path, CHANGES)
     folder = tmp_path / "out" / plan.name / "figures"
@@ -364,6 +365,7 @@ def test_what_anybodys_metrics_cannot_draw_leaves_the_picture_that_is_there(tmp_
     assert (folder / "samples.png").read_bytes() != b"a picture"
 
 
+@pytest.mark.slow
 def test_the_command_draws_from_a_file_of_metrics_alone(tmp_path):
     suite, metrics = write_suite(tmp_path, ONE_CHAIN), tmp_path / "metrics.csv"
     arguments = [

@@ -423,7 +423,7 @@ def test_what_is_allowed_is_counted_over_ranks(pooling, source, tmp_path):
         for text, row in zip(said, (1, 0), strict=True):
             assert f"/{row}.png: broken image (empty); skipped" in text
         assert all(
-            ("0.png: broken image (empty); mend it" in text) == (allowed == 1) for text in said
+            ("0.png: broken image (empty); fix it" in text) == (allowed == 1) for text in said
         )
 
 
@@ -520,9 +520,9 @@ def test_a_broken_image_is_named_and_skipped_only_if_allowed(
     sentence = f"{cut}: broken image (image file is truncated"
     for allowed in (0, 1):
         text = refusal(made, settings(source, corrupt_allowed=allowed), tmp_path / "cache")
-        assert text.startswith((sentence, f"{empty}: broken image (empty); mend it")[allowed])
+        assert text.startswith((sentence, f"{empty}: broken image (empty); fix it")[allowed])
         assert text.endswith(
-            f"; mend it, or let it be skipped by a higher data.corrupt_allowed, now {allowed}"
+            f"; fix it, or let it be skipped by a higher data.corrupt_allowed, now {allowed}"
         )
         assert not contents(tmp_path / "cache")
     capfd.readouterr()
@@ -606,7 +606,7 @@ def test_a_cut_tar_is_named_and_loses_its_last_sample(pooling, tmp_path, capfd):
         text = refusal(made, settings(path), tmp_path / f"cache{at}")
         assert (
             text
-            == f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now 0"
+            == f"{sentence}; fix it, or let it be skipped by a higher data.corrupt_allowed, now 0"
         )
         capfd.readouterr()
         _, facts = made(settings(path, corrupt_allowed=1), tmp_path / f"cache{at}")
@@ -622,7 +622,7 @@ def test_what_is_no_tar_is_named(pooling, tmp_path, content):
     text = refusal(made, settings(tmp_path / "*.tar"), tmp_path / "cache")
     assert (
         text.startswith(f"{tmp_path}/a.tar: not a whole uncompressed tar (")
-        and "), broken at its start; mend it" in text
+        and "), broken at its start; fix it" in text
     )
     assert (
         made(settings(tmp_path / "*.tar", corrupt_allowed=1), tmp_path / "cache")[1]["images"] == 2
@@ -661,7 +661,7 @@ def test_planning_needs_no_data():
             {"a/0.png": PICTURE, "b/1.png": PICTURE},
             {"classes": 3},
             "{source}: its images lie in 2 class folders (a to b), but "
-            "data.classes = 3; mend the one or the other",
+            "data.classes = 3; fix the one or the other",
         ),
         (
             {"a/0.png": PICTURE, "1.png": PICTURE},
@@ -672,12 +672,12 @@ def test_planning_needs_no_data():
         (
             {"0.png": PICTURE, "0.cls": "2"},
             {},
-            "{tar}: 0.png: its .cls says '2', not a class from 0 to 1; mend it or data.classes",
+            "{tar}: 0.png: its .cls says '2', not a class from 0 to 1; fix it or data.classes",
         ),
         (
             {"0.png": PICTURE, "0.cls": b"\xff -1"},
             {},
-            "{tar}: 0.png: its .cls says '\ufffd -1', not a class from 0 to 1; mend it "
+            "{tar}: 0.png: its .cls says '\ufffd -1', not a class from 0 to 1; fix it "
             "or data.classes",
         ),
         (
@@ -688,7 +688,7 @@ def test_planning_needs_no_data():
         (
             {"notes.txt": "none"},
             {},
-            "{source}: holds no .png, .jpg, .jpeg, .webp image; mend data.source",
+            "{source}: holds no .png, .jpg, .jpeg, .webp image; fix data.source",
         ),
         *(
             (
@@ -721,11 +721,11 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     absent = tmp_path / "absent"
     assert (
         said(absent)
-        == f"{absent}: neither a folder nor a glob of .tar files that are there; mend data.source"
+        == f"{absent}: neither a folder nor a glob of .tar files that are there; fix data.source"
     )
     assert said(source, classes=1000) == (
         f"{source}: its images lie in 2 class folders (n01 to n02), but data.classes = "
-        "1000; mend the one or the other"
+        "1000; fix the one or the other"
     )
     assert said(source, text=True) == (
         f"{source / 'prompts.json'}: is missing, and data.text needs it; write {{name: "
@@ -742,11 +742,11 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     (tmp_path / "empty").mkdir()
     assert (
         said(tmp_path / "empt*")
-        == f"{tmp_path / 'empty'}: cannot be read (Is a directory); mend it or data.source"
+        == f"{tmp_path / 'empty'}: cannot be read (Is a directory); fix it or data.source"
     )
     assert (
         said(tmp_path / "empty")
-        == f"{tmp_path / 'empty'}: holds no .png, .jpg, .jpeg, .webp image; mend data.source"
+        == f"{tmp_path / 'empty'}: holds no .png, .jpg, .jpeg, .webp image; fix data.source"
     )
 
 
@@ -770,7 +770,7 @@ def test_latents_that_are_not_finite_are_refused(source, tmp_path, monkeypatch):
     made(settings(source), tmp_path / "cache")
     text = refusal(made, settings(source, dtype="float16"), tmp_path / "cache")
     assert text.endswith(
-        "a latent is not finite in float16; mend the autoencoder's weights or scale, or choose "
+        "a latent is not finite in float16; fix the autoencoder's weights or scale, or choose "
         "another "
         "data.dtype"
     )

@@ -180,7 +180,9 @@ def test_frechet_influence_is_the_derivative_in_a_samples_weight():
 
 
 def test_frechet_standard_error_by_simulation():
-    """Mean SE within 15% of the SD over replicates; intervals about the replicates' mean (FD is biased in N) cover 95%."""
+    """Mean SE within 15% of the SD over replicates; intervals about the replicates' mean (FD is
+    biased in N) cover 95%.
+    """
     reference = gaussian(correlated(2000, 4, 0))
     estimates = [
         frechet.estimate(1.2 * np.random.default_rng(r).normal(size=(400, 4)) + 0.1, reference)
@@ -195,7 +197,9 @@ def test_frechet_standard_error_by_simulation():
 
 
 def test_frechet_paired_standard_error_by_simulation():
-    """Two models on the same noises: the SE of paired influences is that of the difference, far below the unpaired one."""
+    """Two models on the same noises: the SE of paired influences is that of the difference, far
+    below the unpaired one.
+    """
     reference, differences, paired, unpaired = (gaussian(correlated(2000, 4, 0)), [], [], [])
     for r in range(200):
         rng = np.random.default_rng(r)
@@ -428,6 +432,17 @@ def test_a_metric_of_another_package_is_measured_by_its_name(registered):
     assert TotalVariation.group == "total_variation" and TotalVariation.version == 1
     assert metric_of("total_variation_6") is TotalVariation
     assert "total_variation" not in PROTOCOLS["classifier"].metrics  # its evaluate stage is its own
+
+
+def test_a_protocols_further_metrics_are_those_of_packages(registered):
+    protocol = PROTOCOLS["classifier"]
+    assert protocol.further(["fd_test", "total_variation"]) == ("total_variation",)
+    with pytest.raises(
+        UserError, match="'fid': not a metric of the protocol classifier; remove it"
+    ):
+        protocol.further(["fid"])
+    with pytest.raises(UserError, match="'total_variatio': no such metric; did you mean 'total_v"):
+        protocol.further(["total_variatio"])
 
 
 def test_a_wrong_metric_is_one_sentence(registered, monkeypatch):

@@ -1,6 +1,4 @@
-"""Planted flaws are exact, measures of planted gradients are known, units are run once, and
-mistakes are one sentence.
-"""
+"""Planted flaws are exact, measures of planted gradients known, and units are run once."""
 
 from __future__ import annotations
 
@@ -25,10 +23,10 @@ from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import generator
 from hdbench.datasets.canvas import Canvas
+from hdbench.experiments.probes import collect as collecting
 from hdbench.experiments.probes import config as probes_config
-from hdbench.experiments.probes import measures, report
-from hdbench.experiments.probes import run as module
-from hdbench.experiments.probes import run as probes_run
+from hdbench.experiments.probes import figures, measures, report
+from hdbench.experiments.probes.run import run_unit
 from hdbench.methods.discriminators import HEADS, build_head, parameter_count
 from hdbench.metrics.records import COLUMNS, read_metrics
 from hdbench.suite.load import load_plan
@@ -218,7 +216,7 @@ class Patches(nn.Module):
 def easy(tmp_path):
     """A unit whose tokens show the flaw plainly."""
 
-    def unit(flaw, heads, **settings) -> probes_config.Unit:
+    def unit(flaw, heads, **settings) -> probes_config.ProbeUnit:
         plan = load_plan(
             str(
                 write_suite(
@@ -232,24 +230,25 @@ def easy(tmp_path):
             )
         )
         probes = config({"t_max": 0.05, "steps": 120, "images": 80, "flaws": [flaw], **settings})
-        return probes_config.Unit(
+        return probes_config.ProbeUnit(
             probes,
             probes_config.Source(plan, plan.stage(stage_of(plan, "teacher", "teacher"))),
             64,
             1,
             probes.flaws[0],
-            dict.fromkeys(heads, (0.01,)),
+            dict.fromkeys(heads, (1e-2,)),
         )
 
     return unit
 
 
+@pytest.mark.slow
 def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
-    """The gradient of a head that sees the flaw points to the true correction; that of a fresh one
-    does not.
+    """The gradient of a trained head points to the true correction, that of a fresh one does
+    not.
     """
     unit = easy({"change": "fade", "size": None}, ("patch", "awd_logit"))
-    found = probes_run.run_unit(unit, Patches(), lambda step: None)
+    found = run_unit(unit, Patches(), lambda step: None)
     values = dict(zip(found["names"], found["values"][..., 0].T, strict=True))
     assert found["heads"].tolist() == ["patch", "awd_logit"] and (values["auc"] > 0.9).all()
     assert (values["cosine"] > 0.08).all() and (values["in_flaw_share"] > 0.5).all()
@@ -257,14 +256,14 @@ def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
     np.testing.assert_allclose(found["weights"].sum(-1), 1, rtol=1e-5)
     assert found["weights"].shape == (2, 2, 64) and found["flawed"].shape == (2, 1, 32, 32)
     unit.probes.__dict__["steps"] = 1
-    fresh = probes_run.run_unit(unit, Patches(), lambda step: None)
+    fresh = run_unit(unit, Patches(), lambda step: None)
     assert abs(fresh["values"][0, list(found["names"]).index("auc"), 0] - 0.5) < 0.2
 
 
 def test_a_head_does_not_depend_on_what_is_trained_beside_it(easy):
     flaw = {"change": "flip", "size": 8}
     both, one = (
-        probes_run.run_unit(easy(flaw, heads, steps=5), Patches(), lambda step: None)
+        run_unit(easy(flaw, heads, steps=5), Patches(), lambda step: None)
         for heads in (("patch", "conv"), ("conv",))
     )
     np.testing.assert_array_equal(both["values"][1], one["values"][0])
@@ -273,9 +272,9 @@ def test_a_head_does_not_depend_on_what_is_trained_beside_it(easy):
 def test_a_head_that_diverges_has_no_numbers_and_is_the_last_choice(easy):
     unit = easy({"change": "flip", "size": 8}, ("patch",), steps=4)
     unit.rates["patch"] = (math.inf, 1e-3)
-    found = probes_run.run_unit(unit, Patches(), lambda step: None)
+    found = run_unit(unit, Patches(), lambda step: None)
     assert np.isnan(found["values"][0, :4]).all() and np.isfinite(found["values"][1, :4]).all()
-    assert probes_run.choose(found) == {"patch": (1e-3,)}
+    assert collecting.best_rates(found) == {"patch": (1e-3,)}
 
 
 def test_the_rate_with_the_largest_cosine_is_chosen():
@@ -286,7 +285,7 @@ def test_the_rate_with_the_largest_cosine_is_chosen():
         "names": np.array(["auc", "cosine"]),
         "values": np.stack([np.ones((6, 2)), np.stack([cosine, np.zeros(6)], 1)], 1),
     }
-    assert probes_run.choose(found) == {"a": (2,), "b": (3,)}
+    assert collecting.best_rates(found) == {"a": (2,), "b": (3,)}
 
 
 @pytest.mark.parametrize("name", ["local_flaws_16", "local_flaws", "local_flaws_256"])
@@ -337,6 +336,7 @@ def invoke(folder, changes=None) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, monkeypatch):
     code, output = invoke(trained)
     assert code == 0, output
@@ -401,21 +401,20 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     units = trained / "results/probes/units"
     done = {path: path.stat().st_mtime_ns for path in units.iterdir()}
     assert len(done) == 2 * 3
-    run = probes_run.run_unit
-    monkeypatch.setattr(module, "run_unit", lambda *arguments: pytest.fail("run again"))
+    monkeypatch.setattr(collecting, "run_unit", lambda *arguments: pytest.fail("run again"))
     probes = config({"suites": [str(trained / "tiny.yaml")]})
-    probes_run.collect(probes, trained / "results")[0].to_csv(
+    collecting.collect(probes, trained / "results")[0].to_csv(
         trained / "again.csv", index=False, lineterminator="\n"
     )
     assert done == {path: path.stat().st_mtime_ns for path in units.iterdir()}
     assert (trained / "again.csv").read_bytes() == (out / "metrics.csv").read_bytes()
     again = []
     monkeypatch.setattr(
-        module, "run_unit", lambda unit, *more: again.append(unit.name) or run(unit, *more)
+        collecting, "run_unit", lambda unit, *more: again.append(unit.name) or run_unit(unit, *more)
     )
     next(units.glob("n16-flip4-s2-*")).unlink()
     repeated, timed = (
-        probes_run.collect(probes, trained / "results")[0],
+        collecting.collect(probes, trained / "results")[0],
         frame.metric == "training_core_seconds",
     )
     assert again == ["n16-flip4-s2"]
@@ -429,25 +428,27 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     broken.unlink()
 
 
+@pytest.mark.slow
 def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
     assert invoke(trained)[0] == 0
     frame, probes = (
         read_metrics(trained / "results/probes/metrics.csv"),
         config({"suites": [str(trained / "tiny.yaml")]}),
     )
-    assert "AUC" not in report.lost(probes, frame)
+    assert "AUC" not in report.without_number(probes, report.reported(frame))
     one = (frame.suite == "probes") & (frame.arm == "awd_loss_n16_flip4") & (frame.seed == 2)
     frame.loc[one & (frame.metric == "auc"), "value"] = math.nan
     frame.loc[one & (frame.metric == "log10_damage"), "value"] = math.inf
+    intervals = report.reported(frame)
     text = report.to_markdown(
         probes,
-        report.render(probes, frame),
-        report.differences(probes, frame),
-        report.lost(probes, frame),
+        report.render(probes, intervals),
+        report.differences(probes, intervals),
+        report.without_number(probes, intervals),
     )
     for measure in ("AUC", "log10 damage"):
         assert f"{measure} of AWD-loss†, 16 tokens, flip, 4 x 4" in text.splitlines()[0]
-    figure = report.draw_crossover(probes, frame)
+    figure = figures.draw_crossover(probes, intervals, "")
     drawn = [len(axis.containers) for axis in figure.axes[:4]]  # heads with a number
     assert (
         drawn
@@ -456,7 +457,7 @@ def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
             3,
             3,
             sum(
-                math.isfinite(report.intervals(frame)(f"{head}_n16_flip4", "log10_damage").value)
+                math.isfinite(intervals(f"{head}_n16_flip4", "log10_damage").value)
                 for head in probes.heads
             ),
         ]
@@ -469,7 +470,7 @@ def test_a_change_runs_what_it_changes_and_no_more(trained):
         probes = config({"suites": [str(trained / "tiny.yaml")]} | (changes or {}))
         sources = probes_config.teachers(probes)
         return {
-            (seed, flaw.name): probes_config.Unit(
+            (seed, flaw.name): probes_config.ProbeUnit(
                 probes, sources[16, seed], 16, seed, flaw, {"patch": rates}
             ).digest
             for seed in (0, 1)
@@ -516,8 +517,8 @@ def test_a_change_runs_what_it_changes_and_no_more(trained):
             "flaws.0.size = 0: must be greater than or equal to 1",
         ),
         ({"heads": ["pached"]}, "heads.0 = .pached.: unknown; did you mean 'patch'?"),
-        ({"heads": ["patch", "patch"]}, "heads = .*: one stands twice; remove it"),
-        ({"learning_rates": [0.0]}, "learning_rates = .0.0.: must be positive"),
+        ({"heads": ["patch", "patch"]}, "heads = .*: one value appears twice; remove it"),
+        ({"learning_rates": [0.0]}, "learning_rates.0 = 0.0: must be greater than 0"),
         ({"validation_seed": 1}, "validation_seed = 1: is one of seeds"),
         ({"shown": 21}, "shown = 21: must not be above images = 20"),
         ({"seeds": []}, "at least 1 entry"),
@@ -601,6 +602,7 @@ def test_teachers_must_be_there(trained, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     probes = probes_config.read_probes()
@@ -616,6 +618,7 @@ def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(mo
     }
 
 
+@pytest.mark.slow
 def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     write_suite(workspace, CANVAS)
@@ -629,3 +632,15 @@ def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
         ).stdout
     )
     assert jobs.keys() == {"probes", "teacher", "data"} and len(jobs["teacher"]) == 3
+
+
+def test_the_committed_tables_are_those_of_the_committed_metrics():
+    folder = REPOSITORY / "paper_tables/probes"
+    probes = probes_config.read_probes(REPOSITORY / probes_config.CONFIG)
+    intervals = report.reported(read_metrics(folder / "metrics.csv"))
+    table = report.render(probes, intervals)
+    paired = report.differences(probes, intervals)
+    assert table.to_csv(index=False) == (folder / "probes.csv").read_text()
+    assert paired.to_csv(index=False) == (folder / "differences.csv").read_text()
+    text = report.to_markdown(probes, table, paired, report.without_number(probes, intervals))
+    assert text == (folder / "probes.md").read_text()

@@ -317,9 +317,7 @@ def test_faults_of_metrics_are_one_sentence(tmp_path):
             output
         )
     one, two = write(tmp_path / "one.csv", [fid]), write(tmp_path / "two.csv", [number("fid", 2.0)])
-    assert "stands in several files" in publish(
-        tmp_path, "--metrics", one, "--metrics", two, code=2
-    )
+    assert "is in several files" in publish(tmp_path, "--metrics", one, "--metrics", two, code=2)
 
 
 def test_faults_of_published_numbers_are_one_sentence(tmp_path):
@@ -327,7 +325,7 @@ def test_faults_of_published_numbers_are_one_sentence(tmp_path):
     columns, first = list(rows[0]), rows[0]
     shifted = dict(zip(columns, [*list(first.values())[1:], ""], strict=True))
     cases = {
-        "stands there twice": write(tmp_path / "a.csv", [*rows, rows[3]], columns),
+        "appears twice": write(tmp_path / "a.csv", [*rows, rows[3]], columns),
         "row 2 (BigGAN-deep): fid = 'nan' is not a number": write(
             tmp_path / "b.csv", [first | {"fid": "nan"}], columns
         ),

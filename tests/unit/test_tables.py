@@ -26,9 +26,10 @@ from hdbench.report import collect, document, figures, tables
 from hdbench.report import columns as report_columns
 from hdbench.report import numbers as report_numbers
 from hdbench.report.figures import sources as figure_sources
-from hdbench.report.figures.spectrum import relative_power, spectrum
+from hdbench.report.figures.spectrum import Spectrum, relative_power
+from hdbench.report.tables import tables_of
+from hdbench.report.tables.render import RANKS
 from hdbench.stages import artifact
-from hdbench.suite.schema import FIGURES, TABLES
 from hdbench.suite.stage import SampleStage
 from tests.support.tiny import tiny_plan, write_suite
 
@@ -98,7 +99,7 @@ def rendered(plan, frame, table, results=Path("nowhere")):
 
 def rows_of(table) -> dict[str, dict[str, str]]:
     """The csv by arm; of several sampling steps the first."""
-    records = csv.DictReader(io.StringIO(document.to_csv(table)))
+    records = csv.DictReader(io.StringIO(document.to_csv(table.document)))
     return {record["arm"]: record for record in reversed(list(records))}
 
 
@@ -254,7 +255,8 @@ def test_costs_that_older_manifests_lack_are_dashes(tmp_path):
     for age, new_facts in {"old": lambda number: {}, "new": of_several_ranks}.items():
         fake_run(tmp_path / age, plan, new_facts)
         frame = collect.collect(plan, tmp_path / age)
-        titles, rows = document.as_text(rendered(plan, frame, "cost", tmp_path / age))
+        texts = rendered(plan, frame, "cost", tmp_path / age).document.frame()
+        titles, rows = list(texts), texts.to_numpy().tolist()
         shown[age] = {row[0]: dict(zip(titles, row, strict=True)) for row in rows}[
             "MeanFlow → DMD + patch"
         ]
@@ -323,9 +325,11 @@ def test_real_images_are_on_top_of_the_main_table_even_where_the_suite_does_not_
 def test_a_missing_arm_is_a_dash_with_a_footnote(tmp_path):
     plan = tiny_plan(tmp_path, SEEDS)
     frame = synthetic(plan)
-    whole = document.to_markdown(rendered(plan, frame, "components"))
+    whole = document.to_markdown(rendered(plan, frame, "components").document)
     assert "‡" not in whole
-    text = document.to_markdown(rendered(plan, frame[frame.arm != "hd_patch"], "components"))
+    text = document.to_markdown(
+        rendered(plan, frame[frame.arm != "hd_patch"], "components").document
+    )
     line = next(line for line in text.splitlines() if "+ patch" in line)
     assert [cell.strip() for cell in line.split("|")[6:-1]] == [
         "0",
@@ -339,8 +343,8 @@ def test_a_missing_arm_is_a_dash_with_a_footnote(tmp_path):
 def test_an_empty_file_gives_tables_of_dashes(tmp_path):
     plan = tiny_plan(tmp_path)
     frame = synthetic(plan)[:0]
-    for name in TABLES:
-        text = document.to_markdown(rendered(plan, frame, name))
+    for name in tables_of(plan):
+        text = document.to_markdown(rendered(plan, frame, name).document)
         assert "±" not in text and not re.search(r"\d\.\d", text)
 
 
@@ -430,7 +434,7 @@ def test_the_page_shows_what_the_markdown_shows(tmp_path):
     frame.loc[fd, "value"] = 5 + 0.01 * frame.value[fd]
     frame.loc[fd & (frame.arm == "hd"), "value"] = [0.1, 0.1001, 0.1002]
     table = rendered(plan, frame, "main")
-    page, markdown = document.to_html(table), document.to_markdown(table)
+    page, markdown = document.to_html(table.document), document.to_markdown(table.document)
     rows = [
         [
             html.unescape(re.sub("<.*?>", "", cell)).strip()
@@ -564,16 +568,18 @@ def test_reconstruction_is_printed_with_the_heads_it_is_about_and_only_there(tmp
         notes = {arm: row["note"] for arm, row in rows_of(table).items()}
         assert notes.pop("hd_awd_logit") == "reconstruction" and set(notes.values()) == {""}
         assert "† Reconstruction" in document.to_markdown(
-            table
-        ) and r"$^{\dagger}$ Reconstruction" in document.to_tex(table)
+            table.document
+        ) and r"$^{\dagger}$ Reconstruction" in document.to_tex(table.document)
     assert "Reconstruction" not in document.to_markdown(
-        rendered(plan, synthetic(plan), "initialisation")
+        rendered(plan, synthetic(plan), "initialisation").document
     )
 
 
 def test_metric_columns_have_the_sample_count(tmp_path):
     plan = tiny_plan(tmp_path)
-    header = next(csv.reader(io.StringIO(document.to_csv(rendered(plan, synthetic(plan), "main")))))
+    header = next(
+        csv.reader(io.StringIO(document.to_csv(rendered(plan, synthetic(plan), "main").document)))
+    )
     assert [name for name in header if name.endswith("_64")] == [f"{name}_64" for name in METRICS]
     assert "N = 64 images" in rendered(plan, synthetic(plan), "main").caption
 
@@ -581,7 +587,7 @@ def test_metric_columns_have_the_sample_count(tmp_path):
 @pytest.mark.parametrize("name", ["main", "components", "discriminators", "initialisation", "cost"])
 def test_tex_is_balanced_and_escaped(tmp_path, name):
     plan = tiny_plan(tmp_path, SEEDS | {"title": r"100% of a_b & {c} #1 ~ ^ $ \x"})
-    tex = document.to_tex(rendered(plan, synthetic(plan), name))
+    tex = document.to_tex(rendered(plan, synthetic(plan), name).document)
     assert (
         r"100\% of a\_b \& \{c\} \#1 \textasciitilde{} \textasciicircum{} \$ \textbackslash{}x"
         in tex
@@ -652,6 +658,7 @@ def test_a_file_that_is_not_of_metrics_ends_in_one_sentence(tmp_path, content):
         assert result.output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_commands_from_artifacts_to_the_terminal(tmp_path):
     changes = {
         "arms.hd_awd_logit.refine.objective.gan": {"relative_weight": 0.25, "r1_weight": 0.125}
@@ -680,7 +687,7 @@ def test_commands_from_artifacts_to_the_terminal(tmp_path):
             ]
             assert f"{plan.name}/report.html (missing; make it with: " in report_at
     assert {path.name for path in (tmp_path / "out" / plan.name).iterdir()} == {
-        f"{name}.{kind}" for name in TABLES for kind in ("csv", "md", "tex", "html")
+        f"{name}.{kind}" for name in tables_of(plan) for kind in ("csv", "md", "tex", "html")
     } | {"metrics.csv", "run.json"}
     assert f"{len(plan.stages)} of {len(plan.stages)} stages done" in result.output
     assert all(stage in result.output for stage in plan.stages)
@@ -695,13 +702,16 @@ def test_relative_power_is_samples_over_real(tmp_path):
     assert not sources.missing
 
 
+@pytest.mark.slow
 def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
     plan = tiny_plan(tmp_path)
     written = figures.draw(plan, tmp_path / "nothing", tmp_path / "out")
-    assert {path.name for path in written} == {f"{n}.{k}" for n in FIGURES for k in ("pdf", "png")}
+    assert {path.name for path in written} == {
+        f"{n}.{k}" for n in figures.FIGURES for k in ("pdf", "png")
+    }
     assert all(path.read_bytes()[:4] in (b"%PDF", b"\x89PNG") for path in written)
     sources = figure_sources.Sources(plan, tmp_path / "nothing")
-    plt.close(spectrum(sources))
+    plt.close(Spectrum().draw(sources))
     assert "Not available" in sources.notes(plan.arms) and "Reconstruction" in sources.notes(
         plan.arms
     )
@@ -753,17 +763,18 @@ def test_best_and_second_best_are_marked_only_where_intervals_support_it(tmp_pat
     }
     assert marked[("hd", "fd_test_64")] == "best" and marked[("dmd", "fd_test_64")] == "second"
     assert not any(key == "recall_64" for _, key in marked)
-    markdown, tex = document.to_markdown(table), document.to_tex(table)
+    markdown, tex = document.to_markdown(table.document), document.to_tex(table.document)
     assert re.search(r"\*\*1\.\d+ ± [\d.]+\*\*", markdown) and "| *9.0" in re.sub(
         " +", " ", markdown
     )
-    assert r"$\mathbf{1." in tex and r"$\mathit{9." in tex and tables.RANKS in markdown
+    assert r"$\mathbf{1." in tex and r"$\mathit{9." in tex and RANKS in markdown
     single = tiny_plan(tmp_path)
     assert not rendered(
         single, synthetic(single), "components"
     ).ranks  # without artifacts a chain has no paired interval
 
 
+@pytest.mark.slow
 def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path):
     """Another version's digests, other seeds, an unknown arm, a doubled row, a contradiction and
     swapped seeds.
@@ -784,7 +795,7 @@ def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path
     again = frame[(frame.arm == "hd") & (frame.metric == "recall_64")]
     assert "Left out" not in notes(pd.concat([frame, again]))[1]
     numbers, said = notes(pd.concat([frame, again.assign(value=0.5)]))
-    assert "Left out: 6 numbers that stand there twice with different values (arms: hd)" in said
+    assert "Left out: 6 numbers that appear twice with different values (arms: hd)" in said
     assert math.isnan(numbers(numbers.entries("hd")[0], "recall_64").value)
     assert "suite does not have (arms: mine)" in notes(frame.replace({"arm": {"hd": "mine"}}))[1]
     swapped = frame.copy()
@@ -856,6 +867,7 @@ def test_a_chain_that_repeats_another_is_no_chain(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_column_with_fewer_chains_than_its_row_is_marked_and_captions_count_the_chains_there_are(
     tmp_path,
 ):

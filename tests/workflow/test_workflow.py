@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from hdbench.core import files as core_files
+from hdbench.report.figures import FIGURES
+from hdbench.report.tables import tables_of
 from hdbench.stages import artifact
 from hdbench.suite.jobs import read_job
 from hdbench.suite.load import load_plan
-from hdbench.suite.schema import FIGURES, TABLES
 from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_suite
 
 
@@ -65,7 +66,7 @@ def pretend_done(workspace: Path) -> None:
     files += [folder / name for name in ("metrics.csv", "environment.csv")]
     files += [
         folder / "tables" / f"{table}.{kind}"
-        for table in (*TABLES, "claims")
+        for table in (*tables_of(plan), "claims")
         for kind in ("csv", "md", "tex", "html")
     ]
     files += [
@@ -107,7 +108,7 @@ def test_a_mistake_in_the_suite_stops_the_dag_with_code_2(workspace):
 def test_a_new_arm_plans_its_own_jobs_and_no_other(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     arms = {"td": {"refine": None}, "hd": {}}
-    rows = {f"tables.{table}.rows": list(arms) for table in TABLES}
+    rows = {"tables": {}}
     write_suite(workspace, {"arms": arms, **rows})
     pretend_done(workspace)
     assert planned(snakemake(workspace, "--dry-run", "--quiet", "host").stdout) == {}
@@ -139,13 +140,7 @@ def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
         "teacher": {"trajectory": None, "refine": None, "steps": [2]},
         "broken": {"trajectory": None, "refine": {"learning_rate": 1.0e30}},
     }
-    data = changed(
-        {
-            "arms": arms,
-            **{f"tables.{table}.rows": list(arms) for table in TABLES},
-            "tables.methods.against": [],
-        }
-    )
+    data = changed({"arms": arms, "tables": {"main": {"rows": list(arms)}}})
     (workspace / "tiny.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
     plan, results = load_plan("tiny.yaml"), workspace / "results"
     for stage in (stage_of(plan, "evaluate", "real_test"), stage_of(plan, "sample", "teacher")):

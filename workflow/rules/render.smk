@@ -22,9 +22,9 @@ rule tables:
                 labels={"table": table},
                 caption=f"../report/{table}.rst",
             )
-            for table in PLAN.tables
+            for table in TABLES
         ],
-        expand(f"{FOLDER}/tables/{{table}}.{{kind}}", table=PLAN.tables, kind=("csv", "md", "tex")),
+        expand(f"{FOLDER}/tables/{{table}}.{{kind}}", table=TABLES, kind=("csv", "md", "tex")),
     log:
         f"{LOGS}/tables.log",
     shell:

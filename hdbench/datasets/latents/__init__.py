@@ -1,5 +1,4 @@
-"""`images`: a real collection, in folders or tar shards, encoded once into a cache of latents that
-training draws from.
+"""`images`: a real collection, in folders or tar shards, encoded once into a latent cache.
 
 The cache is shards `latents-00000.safetensors`, ...: `latents` (n, C, h, w) scaled, with flips
 `flipped`, the latents of the mirrored crops, and `labels` (n,) int64.  Where labels come from:

@@ -19,21 +19,21 @@ class ImageCollection(Dataset):
     name: Literal["images"] = "images"
     source: str = Field(description="a folder, or a glob of .tar files")
     resolution: int = Field(ge=1, description="side of the crop, see `center_crop`")
-    classes: int | None = Field(None, ge=1, description="class folders; without text alone")
+    classes: int | None = Field(default=None, ge=1, description="class folders; without text alone")
     flips: bool = True
     autoencoder: AutoencoderConfig
     corrupt_allowed: int = Field(
-        0,
+        default=0,
         ge=0,
         exclude=True,  # of no digest: raising it goes on with what has been encoded
         description="so many broken images are skipped; a cut tar counts as one",
     )
-    images_per_shard: int = Field(4096, ge=1)
+    images_per_shard: int = Field(default=4096, ge=1)
     dtype: Literal["float16", "bfloat16", "float32"] = Field(
-        "float32", description="of the cache; it is made in float32"
+        default="float32", description="of the cache; it is made in float32"
     )
     text: bool = False
-    seed: int = Field(0, ge=0, description="of the autoencoder's noise")
+    seed: int = Field(default=0, ge=0, description="of the autoencoder's noise")
 
     @model_validator(mode="after")
     def _latents_tile_the_crop(self):

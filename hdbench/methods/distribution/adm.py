@@ -27,7 +27,7 @@ from hdbench.methods.distribution.networks import Discriminator, Point
 class Gan(HingeOnTeacher):
     """Times up to those of the matching methods."""
 
-    t_max: float = Field(0.98, ge=0, le=1)
+    t_max: float = Field(default=0.98, ge=0, le=1)
 
 
 class ADM(Matching):
@@ -40,7 +40,7 @@ class ADM(Matching):
     discriminator: Discriminator = "conv"
     gan: Gan = Gan()
     delta: float = Field(
-        1 / 64, gt=0, lt=1, description="t - s: length of the Euler step, in units of time"
+        default=1 / 64, gt=0, lt=1, description="t - s: length of the Euler step, in units of time"
     )
 
     @model_validator(mode="after")
@@ -59,6 +59,9 @@ class ADM(Matching):
 
     def draw_direction(self, d):
         return {}
+
+    def draw_discriminator(self, d):
+        return {"eps_r1": d.noise(), "t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 
     def perturb(self, networks, x, b):
         t = b["t_gan"]

@@ -24,7 +24,7 @@ class Adversarial(Matching):
 
     discriminator: Discriminator = "conv"
     gan: OnFake = OnFake()
-    fake_steps_per_generator_step: int = Field(5, ge=1)
+    fake_steps_per_generator_step: int = Field(default=5, ge=1)
 
     @model_validator(mode="after")
     def _fake_is_read(self):

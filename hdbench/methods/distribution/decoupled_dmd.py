@@ -28,12 +28,12 @@ class DecoupledDMD(Matching):
     title: ClassVar[str] = "Decoupled DMD"
 
     ca_t_min: float = Field(
-        0.02,
+        default=0.02,
         ge=0,
         le=1,
         description="times of the guidance term are uniform in [ca_t_min, ca_t_max]",
     )
-    ca_t_max: float = Field(0.98, ge=0, le=1)
+    ca_t_max: float = Field(default=0.98, ge=0, le=1)
 
     @model_validator(mode="after")
     def _guidance_times_in_order(self):

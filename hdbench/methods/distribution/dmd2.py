@@ -25,4 +25,4 @@ class DMD2(DMD):
 
     discriminator: Discriminator = "conv"
     gan: OnFake = OnFake()
-    fake_steps_per_generator_step: int = Field(5, ge=1)
+    fake_steps_per_generator_step: int = Field(default=5, ge=1)

@@ -29,7 +29,7 @@ from hdbench.methods.distribution.networks import Discriminator
 class Gan(OnFake):
     """The head's times are those of the matching term."""
 
-    t_max: float = Field(0.98, ge=0, le=1)
+    t_max: float = Field(default=0.98, ge=0, le=1)
 
 
 class FDistill(Matching):
@@ -40,11 +40,11 @@ class FDistill(Matching):
 
     divergence: Literal["rkl", "js", "fkl"] = "js"
     log_ratio_limit: float = Field(
-        3.0, gt=0, description="largest absolute log density ratio, in nats"
+        default=3.0, gt=0, description="largest absolute log density ratio, in nats"
     )
     discriminator: Discriminator = "pooled"
     gan: Gan = Gan()
-    fake_steps_per_generator_step: int = Field(5, ge=1)
+    fake_steps_per_generator_step: int = Field(default=5, ge=1)
 
     @model_validator(mode="after")
     def _head_gives_the_ratio(self):

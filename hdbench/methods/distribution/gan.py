@@ -26,26 +26,26 @@ class GanSettings(Config):
 
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
     feature_network: Literal["teacher", "fake"] = Field(
-        "teacher",
+        default="teacher",
         description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score (DMD2, arXiv 2405.14867)",
     )
     blocks: tuple[int, ...] = Field(
-        (2, 3), min_length=1, description="blocks whose tokens are read, 1 = first"
+        default=(2, 3), min_length=1, description="blocks whose tokens are read, 1 = first"
     )
     parameters: int = Field(
-        20000, ge=1, description="size of every head, met within 10% by its hidden width"
+        default=20000, ge=1, description="size of every head, met within 10% by its hidden width"
     )
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     relative_weight: float = Field(
-        0.5,
+        default=0.5,
         gt=0,
         description="RMS of the GAN's image gradient over that of the method's direction, or that RMS "
         "itself for a method without one: the one rule that sets every head's weight",
     )
-    t_min: float = Field(0.02, ge=0, le=1)
-    t_max: float = Field(0.7, ge=0, le=1)
-    r1_weight: float = Field(0.0, ge=0, description="weight of approximate R1")
-    r1_sigma: float = Field(0.1, gt=0)
+    t_min: float = Field(default=0.02, ge=0, le=1)
+    t_max: float = Field(default=0.7, ge=0, le=1)
+    r1_weight: float = Field(default=0.0, ge=0, description="weight of approximate R1")
+    r1_sigma: float = Field(default=0.1, gt=0)
 
     @model_validator(mode="after")
     def _times_in_order(self):
@@ -69,7 +69,7 @@ class HingeOnTeacher(GanSettings):
     """Hinge loss on several blocks of the frozen teacher, as in LADD."""
 
     loss: Literal["non_saturating", "hinge"] = "hinge"
-    blocks: tuple[int, ...] = Field((1, 2, 3), min_length=1)
+    blocks: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
 
 
 def critic_loss(real: HeadOutput, fake: HeadOutput, kind: str) -> Tensor:

@@ -27,7 +27,7 @@ class LADD(GeneratorObjective):
 
     discriminator: Discriminator = "conv"
     gan: HingeOnTeacher = HingeOnTeacher()
-    head_steps_per_generator_step: int = Field(1, ge=1)
+    head_steps_per_generator_step: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _head_on_the_teacher(self):

@@ -15,7 +15,7 @@ A regulariser is the loss of a trajectory objective, kept while the generator is
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -56,16 +56,21 @@ class GeneratorObjective(Objective):
     directed: ClassVar[bool] = True
     """Whether the method gives a direction beside the GAN's."""
 
+    if TYPE_CHECKING:  # fields of methods with a fake score
+        fake_learning_rate: float
+        t_min: float
+        t_max: float
+
     discriminator: Discriminator = "none"
     gan: GanSettings = GanSettings()
     generator_steps: int = Field(
-        1,
+        default=1,
         ge=1,
         exclude_if=lambda steps: steps == 1,
         description="S: steps that the generator is trained to sample in",
     )
-    regulariser: Regulariser | None = Field(None, exclude_if=lambda value: value is None)
-    regulariser_weight: float = Field(1.0, gt=0, exclude_if=lambda weight: weight == 1.0)
+    regulariser: Regulariser | None = Field(default=None, exclude_if=lambda value: value is None)
+    regulariser_weight: float = Field(default=1.0, gt=0, exclude_if=lambda weight: weight == 1.0)
 
     @model_validator(mode="after")
     def _weight_of_something(self):
@@ -97,6 +102,12 @@ class GeneratorObjective(Objective):
     def draw_direction(self, d) -> Batch:
         """What `direction` needs."""
         return {}
+
+    def draw_discriminator(self, d) -> Batch:
+        """What `discriminator_inputs` needs beside the generator's samples."""
+        x, c_real = d.data()
+        b = {"x": x, "c_real": c_real, "eps_gan": d.noise(), "eps_r1": d.noise()}
+        return b | {"t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 
     def direction(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
         """Per-sample gradient g (B, C, H, W), not averaged over B; subtracted from the detached x_hat.
@@ -140,11 +151,7 @@ class GeneratorObjective(Objective):
         b = self.draw_start(d) | {"eps_fake": d.noise()}
         if self.has_fake:
             b["t_fake"] = d.uniform(self.t_min, self.t_max)
-        if self.discriminator != "none":
-            x, c_real = d.data()
-            b |= {"x": x, "c_real": c_real, "eps_gan": d.noise(), "eps_r1": d.noise()}
-            b["t_gan"] = d.uniform(self.gan.t_min, self.gan.t_max)
-        return b
+        return b | self.draw_discriminator(d) if self.discriminator != "none" else b
 
     def critic(self, networks: Networks, b: Batch) -> Loss:
         """Flow matching of the fake score on the generator's samples, and the head's loss."""
@@ -296,12 +303,12 @@ class Matching(GeneratorObjective):
 
     has_fake: ClassVar[bool] = True
 
-    fake_steps_per_generator_step: int = Field(3, ge=1)
-    fake_learning_rate: float = Field(4e-4, gt=0)
+    fake_steps_per_generator_step: int = Field(default=3, ge=1)
+    fake_learning_rate: float = Field(default=4e-4, gt=0)
     t_min: float = Field(
-        0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]"
+        default=0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]"
     )
-    t_max: float = Field(0.98, ge=0, le=1)
+    t_max: float = Field(default=0.98, ge=0, le=1)
 
     @model_validator(mode="after")
     def _times_in_order(self):

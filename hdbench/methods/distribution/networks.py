@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hdbench.flow.path import Velocity, velocity
 from hdbench.methods.discriminators import HEADS
 from hdbench.methods.discriminators.base import HeadOutput
+from hdbench.networks.base import TokenNetwork
 
 Point = tuple[Tensor, Tensor, Tensor]  # (z, t, c) at which a network is asked
 
@@ -44,7 +45,7 @@ class Networks:
     """The fake score; None for a method without one."""
     head: nn.Module | None
     """The discriminator head; None without one."""
-    features: nn.Module | None
+    features: TokenNetwork | None
     """Whose tokens the head reads."""
 
     @property

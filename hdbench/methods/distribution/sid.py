@@ -29,11 +29,11 @@ class SiD(Matching):
     title: ClassVar[str] = "SiD"
 
     alpha: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         description="share of ||x_real - x_fake||^2 that is taken off; the paper has 1.0 and 1.2",
     )
-    fake_steps_per_generator_step: int = Field(1, ge=1)
+    fake_steps_per_generator_step: int = Field(default=1, ge=1)
 
     def direction(self, networks, x_hat, b):
         eps, t, c = b["eps_match"], b["t_match"], b["c"]

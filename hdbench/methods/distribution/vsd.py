@@ -24,7 +24,7 @@ class VSD(Matching):
     name: Literal["vsd"] = "vsd"
     title: ClassVar[str] = "VSD"
 
-    fake_steps_per_generator_step: int = Field(1, ge=1)
+    fake_steps_per_generator_step: int = Field(default=1, ge=1)
 
     def direction(self, networks, x_hat, b):
         t = b["t_match"]

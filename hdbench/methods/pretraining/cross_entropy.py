@@ -5,7 +5,7 @@ It trains the network whose features the small suites' metrics use.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 
@@ -27,7 +27,7 @@ class CrossEntropy(Objective):
         def loss(b: Batch) -> Loss:
             logits = problem.student(b["x"]).split(problem.student.attributes, dim=1)
             targets = b["labels"].view(len(b["x"]), -1).unbind(1)
-            value = sum(map(F.cross_entropy, logits, targets))
+            value: Any = sum(map(F.cross_entropy, logits, targets))
             return value, {"loss": value}
 
         return [student_update(problem, draw, loss)]

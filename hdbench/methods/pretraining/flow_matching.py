@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,7 +20,10 @@ class FlowMatching(Objective):
     role: ClassVar = "teacher"
 
     label_dropout: float = Field(
-        0.1, ge=0, le=1, description="share of labels replaced by the null label, for guidance"
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of labels replaced by the null label, for guidance",
     )
 
     def sampler(self):
@@ -29,7 +32,8 @@ class FlowMatching(Objective):
     def updates(self, problem):
         def draw(d) -> Batch:
             x, c = d.data()
-            c = torch.where(d.uniform() < self.label_dropout, problem.student.null_label, c)
+            null_label: Any = problem.student.null_label
+            c = torch.where(d.uniform() < self.label_dropout, null_label, c)
             return {"x": x, "eps": d.noise(), "t": d.uniform(), "c": c}
 
         v = velocity(problem.student)

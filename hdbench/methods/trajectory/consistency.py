@@ -26,10 +26,12 @@ class Consistency(Regression):
     title: ClassVar[str] = "Consistency"
 
     intervals: int = Field(
-        40, ge=1, description="K, the number of equal time steps that the teacher's ODE is cut into"
+        default=40,
+        ge=1,
+        description="K, the number of equal time steps that the teacher's ODE is cut into",
     )
     adaptive_power: float = Field(
-        1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+        default=1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
     )
 
     def sampler(self):

@@ -26,13 +26,16 @@ class MeanFlow(Regression):
     title: ClassVar[str] = "MeanFlow"
 
     prob_r_equals_t: float = Field(
-        0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression"
+        default=0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression"
     )
     prob_t_equals_1: float = Field(
-        0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start"
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of rows with t = 1, where one-step samples start",
     )
     adaptive_power: float = Field(
-        1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+        default=1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
     )
 
     @model_validator(mode="after")

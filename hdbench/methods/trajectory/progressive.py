@@ -31,9 +31,9 @@ class Progressive(Regression):
     title: ClassVar[str] = "Progressive distillation"
 
     start_steps: int = Field(
-        16, ge=1, description="N of the first round; the teacher takes twice as many steps"
+        default=16, ge=1, description="N of the first round; the teacher takes twice as many steps"
     )
-    final_steps: int = Field(1, ge=1, description="N of the last round")
+    final_steps: int = Field(default=1, ge=1, description="N of the last round")
 
     @model_validator(mode="after")
     def _halves_meet_the_end(self):

@@ -27,7 +27,7 @@ class Reflow(Regression):
 
     pairs: Pairs = Pairs()
     prob_t_equals_1: float = Field(
-        0.25, ge=0, le=1, description="share of rows with r = 0 and t = 1"
+        default=0.25, ge=0, le=1, description="share of rows with r = 0 and t = 1"
     )
 
     def pairs_needed(self):

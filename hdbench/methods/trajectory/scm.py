@@ -31,11 +31,16 @@ class SCM(Objective):
     title: ClassVar[str] = "sCM"
 
     prob_t_equals_1: float = Field(
-        0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start"
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of rows with t = 1, where one-step samples start",
     )
-    normalisation_offset: float = Field(0.1, gt=0, description="c of the normalised tangent")
+    normalisation_offset: float = Field(
+        default=0.1, gt=0, description="c of the normalised tangent"
+    )
     warmup_share: float = Field(
-        0.2, ge=0, le=1, description="share of the steps over which w rises from 0 to 1"
+        default=0.2, ge=0, le=1, description="share of the steps over which w rises from 0 to 1"
     )
 
     def sampler(self):

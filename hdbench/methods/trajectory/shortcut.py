@@ -30,12 +30,12 @@ class Shortcut(Regression):
     title: ClassVar[str] = "Shortcut"
 
     finest: int = Field(
-        128,
+        default=128,
         ge=2,
         description="F, a power of two: how many of the smallest steps go from noise to data",
     )
     consistency_share: float = Field(
-        0.25, ge=0, le=1, description="share of rows with a self-consistency target"
+        default=0.25, ge=0, le=1, description="share of rows with a self-consistency target"
     )
 
     @model_validator(mode="after")

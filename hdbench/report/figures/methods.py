@@ -8,10 +8,11 @@ from string import ascii_letters
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from hdbench.metrics.records import MISSING
+from hdbench.metrics.records import MISSING, Interval
+from hdbench.report.figures.base import Figure
 from hdbench.report.figures.sources import Sources
 from hdbench.report.figures.style import (
     BLACK,
@@ -27,128 +28,138 @@ from hdbench.report.figures.style import (
     nothing,
     title_of,
 )
+from hdbench.report.numbers import Entry
+from hdbench.report.tables import TABLES
 from hdbench.suite.arms import base_arm, is_teacher
 from hdbench.suite.budget import total_cost
 
+Distances = dict[Entry, Interval]
+Styles = dict[int, tuple[str, str]]  # colour and marker by number of sampling steps
+COLOURS = (BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)
 
-def methods(sources: Sources) -> Figure:
+
+class Methods(Figure):
     """FD test of every method by its sampling steps, and against what its training took; equal letters, equal method."""
-    plan, numbers = sources.plan, sources.numbers
-    fd = numbers.counted(numbers.distance)
-    arms = [name for name in plan.suite.tables.methods.rows if not plan.arms[name].real]
-    found = {
-        entry: interval
-        for entry, (interval,) in sources.numbers_of(
-            (entry for arm in arms for entry in numbers.entries(arm)), fd
-        ).items()
-    }
-    if not found:
-        return nothing(sources, "the metrics have no method")
-    arms = sorted(
-        dict.fromkeys(entry.arm for entry in found),
-        key=lambda arm: next(
-            interval.value for entry, interval in found.items() if entry.arm == arm
-        ),
-    )
-    letters = dict(zip(arms, (*ascii_letters, *map(str, range(len(arms))))))
-    steps = sorted({entry.steps for entry in found})
-    styles = dict(
-        zip(
-            steps,
-            zip(cycle((BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)), cycle("osD^vP*")),
+
+    name = "methods"
+    tables = ()
+
+    def draw(self, sources: Sources) -> plt.Figure:
+        plan, numbers = sources.plan, sources.numbers
+        rows = [arm for arm in TABLES["methods"]().rows(plan) if not plan.arms[arm].real]
+        entries = (entry for arm in rows for entry in numbers.entries(arm))
+        known = sources.numbers_of(entries, numbers.counted(numbers.distance))
+        distances = {entry: interval for entry, (interval,) in known.items()}
+        if not distances:
+            return nothing(sources, "the metrics have no method")
+        first = {entry.arm: distances[entry].value for entry in reversed(distances)}
+        arms = sorted(dict.fromkeys(entry.arm for entry in distances), key=first.__getitem__)
+        letters = dict(zip(arms, (*ascii_letters, *map(str, range(len(arms)))), strict=False))
+        counts = sorted({entry.steps for entry in distances})
+        looks = zip(cycle(COLOURS), cycle("osD^vP*"), strict=False)
+        styles = dict(zip(counts, looks, strict=False))
+        figure, (by_steps, by_cost) = plt.subplots(
+            1,
+            2,
+            figsize=(7.2, 1.6 + 0.19 * len(arms)),
+            layout="constrained",
+            width_ratios=(1.25, 1),
         )
-    )
-    figure, (by_steps, by_cost) = plt.subplots(
-        1, 2, figsize=(7.2, 1.6 + 0.19 * len(arms)), layout="constrained", width_ratios=(1.25, 1)
-    )
-    trained = []
+        draw_by_steps(by_steps, distances, arms, styles)
+        draw_by_cost(by_cost, sources, distances, letters, styles)
+        fd = title_of(numbers, numbers.distance)
+        by_steps.set(
+            yticks=range(len(arms)),
+            yticklabels=[f"{sources.label(arm)}  {letters[arm]}" for arm in arms],
+            xlabel=f"{fd}, lower is better",
+            title="Quality by steps of sampling",
+        )
+        logarithmic(by_steps, "x")
+        by_steps.invert_yaxis()
+        by_cost.set(
+            xlabel="training after the teacher's: core-seconds",
+            ylabel=fd,
+            title="Quality at its fewest steps, and the training's time",
+        )
+        logarithmic(by_cost)
+        figure.legend(
+            handles=[step_handle(count, *styles[count]) for count in counts],
+            loc="upper left",
+            bbox_to_anchor=(0, -0.01),
+            ncol=len(counts),
+        )
+        notes = sources.notes(arms, compute(sources, arms), sources.intervals_are(real=False))
+        return note_below(figure, notes)
+
+
+def draw_by_steps(axis: Axes, distances: Distances, arms: list[str], styles: Styles) -> None:
+    """A line a method, its numbers of steps a little apart."""
     for place, arm in enumerate(arms):
-        own = sorted((entry for entry in found if entry.arm == arm), key=lambda entry: entry.steps)
-        shift = dict(zip(own, np.linspace(-0.2, 0.2, len(own)) if len(own) > 1 else [0.0]))
-        for entry in own:
+        entries = sorted((e for e in distances if e.arm == arm), key=lambda e: e.steps)
+        shifts = np.linspace(-0.2, 0.2, len(entries)) if len(entries) > 1 else [0.0]
+        for entry, shift in zip(entries, shifts, strict=True):
             colour, marker = styles[entry.steps]
-            by_steps.errorbar(
-                found[entry].value,
-                place + shift[entry],
+            half = distances[entry].half_width
+            axis.errorbar(
+                distances[entry].value,
+                place + shift,
                 marker=marker,
                 color=colour,
                 markersize=3.5,
-                xerr=None if math.isnan(found[entry].half_width) else found[entry].half_width,
+                xerr=None if math.isnan(half) else half,
                 elinewidth=0.7,
                 linestyle="none",
             )
-        spent = sources.numbers_of(own[:1], "training_core_seconds").get(own[0], [MISSING])[0]
-        if not is_teacher(plan.arms[arm]) and math.isfinite(spent.value):
-            trained.append((spent.value, found[own[0]], own[0]))
+
+
+def draw_by_cost(
+    axis: Axes, sources: Sources, distances: Distances, letters: dict[str, str], styles: Styles
+) -> None:
+    """A letter a trained method, at its fewest steps."""
+    trained = []
+    for arm in letters:
+        entry = min((e for e in distances if e.arm == arm), key=lambda e: e.steps)
+        spent = sources.numbers_of([entry], "training_core_seconds").get(entry, [MISSING])[0]
+        if not is_teacher(sources.plan.arms[arm]) and math.isfinite(spent.value):
+            trained.append((spent.value, distances[entry], entry))
     for cost, interval, entry in trained:
-        error_bars(
-            by_cost,
-            cost,
-            interval,
-            {"marker": ".", "markersize": 3, "color": styles[entry.steps][0], "linestyle": "none"},
-        )
+        point = {"marker": ".", "markersize": 3, "linestyle": "none"}
+        error_bars(axis, cost, interval, point | {"color": styles[entry.steps][0]})
         near = [
             other - cost
             for other, level, of in trained
             if of != entry and math.isclose(level.value, interval.value, rel_tol=0.05)
         ]
-        side, aside = (
-            ("right", -2) if min(near, key=abs, default=0) > 0 else ("left", 2)
-        )  # away from the nearest as high
-        by_cost.annotate(
+        left = min(near, key=abs, default=0) > 0  # away from the nearest as high
+        axis.annotate(
             letters[entry.arm],
             (cost, interval.value),
-            (aside, 0),
+            (-2 if left else 2, 0),
             textcoords="offset points",
-            ha=side,
+            ha="right" if left else "left",
             va="center",
             fontsize=7,
         )
-    by_steps.set(
-        yticks=range(len(arms)),
-        yticklabels=[f"{sources.label(arm)}  {letters[arm]}" for arm in arms],
-        xlabel=f"{title_of(numbers, numbers.distance)}, lower is better",
-        title="Quality by steps of sampling",
-    )
-    logarithmic(by_steps, "x")
-    by_steps.invert_yaxis()
-    by_cost.set(
-        xlabel="training after the teacher's: core-seconds",
-        ylabel=title_of(numbers, numbers.distance),
-        title="Quality at its fewest steps, and the training's time",
-    )
-    logarithmic(by_cost)
-    handles = [
-        Line2D(
-            [],
-            [],
-            label=f"{count} step{'s' if count > 1 else ''}",
-            color=styles[count][0],
-            marker=styles[count][1],
-            markersize=4,
-            linestyle="none",
-        )
-        for count in steps
-    ]
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=len(steps))
+
+
+def step_handle(count: int, colour: str, marker: str) -> Line2D:
+    """Of the legend: the look of a number of sampling steps."""
+    label = f"{count} step{'s' if count > 1 else ''}"
+    return Line2D([], [], label=label, color=colour, marker=marker, markersize=4, linestyle="none")
+
+
+def compute(sources: Sources, arms: list[str]) -> str:
+    """Of the note: which methods have the base arm's training compute."""
+    plan = sources.plan
     base = base_arm(plan)
+    if not base:
+        return "Training compute differs"
+    total = total_cost(plan, plan.arms[base])
     others = [
         sources.label(arm)
         for arm in arms
-        if base
-        and not is_teacher(plan.arms[arm])
-        and abs(total_cost(plan, plan.arms[arm]) / total_cost(plan, plan.arms[base]) - 1) > 0.02
+        if not is_teacher(plan.arms[arm])
+        and abs(total_cost(plan, plan.arms[arm]) / total - 1) > 0.02
     ]
-    equal = (
-        f"Training compute within 2% of that of {sources.label(base)}"
-        if base
-        else "Training compute differs"
-    )
-    return note_below(
-        figure,
-        sources.notes(
-            arms,
-            equal + (f", but for {', '.join(others)}" if base and others else ""),
-            sources.intervals_are(real=False),
-        ),
-    )
+    but = f", but for {', '.join(others)}" if others else ""
+    return f"Training compute within 2% of that of {sources.label(base)}{but}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from hdbench.metrics.records import COLUMNS, Interval
+from hdbench.report.columns import dagger
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.stages import artifact
 from hdbench.suite.arms import describe, head_of
@@ -19,10 +20,12 @@ class Sources:
     """Numbers and artifacts of rows, and lists of what was not there."""
 
     def __init__(self, plan: Plan, results: Path, numbers: Numbers | None = None):
-        self.plan, self.results, self.missing, self.remarks = plan, results, [], []
-        self.numbers = numbers or Numbers(
-            plan, pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS), results
-        )
+        self.plan = plan
+        self.results = results
+        self.missing: list[str] = []
+        self.remarks: list[str] = []
+        empty = pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+        self.numbers = numbers or Numbers(plan, empty, results)
 
     def folder(self, stage: str, name: str) -> Path | None:
         """The artifact's folder, or None, with `name` noted as missing."""
@@ -43,29 +46,25 @@ class Sources:
 
     def name(self, entry: Entry) -> str:
         config = self.plan.arms[entry.arm]
-        return self.label(entry.arm) + (
-            "" if config.real or config.refine else steps_text(entry.steps)
-        )
+        one_step = config.real or config.refine
+        return self.label(entry.arm) + ("" if one_step else steps_text(entry.steps))
 
     def numbers_of(self, entries: Iterable[Entry], *metrics: str) -> dict[Entry, list[Interval]]:
         """Of each entry these metrics; one that lacks any is left out and, as is one with fewer chains, noted."""
-        found = {entry: [self.numbers(entry, metric) for metric in metrics] for entry in entries}
-        for entry, intervals in list(found.items()):
-            name, (have, all_chains), values = (
-                self.name(entry),
-                self.numbers.chains(entry),
-                self.numbers.of(entry),
-            )
+        shown = {}
+        for entry in entries:
+            name, values = self.name(entry), self.numbers.of(entry)
+            have, all_chains = self.numbers.chains(entry)
+            intervals = [self.numbers(entry, metric) for metric in metrics]
             if not all(math.isfinite(interval.value) for interval in intervals):
                 broken = not values.value[values.metric.isin(metrics)].map(math.isfinite).all()
                 self.note_missing(name + " (not a number)" * broken)
-                del found[entry]
-            elif (
-                have < all_chains
-                and (remark := f"{name}, {have} of {all_chains}") not in self.remarks
-            ):
+                continue
+            shown[entry] = intervals
+            remark = f"{name}, {have} of {all_chains}"
+            if have < all_chains and remark not in self.remarks:
                 self.remarks.append(remark)
-        return found
+        return shown
 
     def notes(self, arms: Iterable[str], *said: str) -> str:
         """What stands under a figure."""
@@ -77,12 +76,8 @@ class Sources:
             "Not available: ": self.missing,
         }.items():
             if names:
-                parts.append(
-                    text
-                    + "; ".join(
-                        [*names[:8], *([f"and {len(names) - 8} more"] if len(names) > 8 else [])]
-                    )
-                )
+                more = [f"and {len(names) - 8} more"] if len(names) > 8 else []
+                parts.append(text + "; ".join([*names[:8], *more]))
         return ". ".join([*parts, *(note.rstrip(".") for note in self.numbers.notes)]) + "."
 
     def intervals_are(self, of: str = "", real: bool = True) -> str:
@@ -94,25 +89,21 @@ class Sources:
         )
 
 
-def dagger(head: str | None) -> str:
-    return "†" if (head or "").startswith("awd") else ""
-
-
 def steps_text(steps: int) -> str:
     return f", {steps} step{'s' if steps > 1 else ''}"
 
 
 def histories(sources: Sources, arm: str, kind: str) -> dict[int, pd.DataFrame]:
     """By chain what that stage of an arm has recorded, by step; without chains that have no such stage."""
-    found = {}
+    recorded = {}
     for row in {row.stages[kind]: row for row in sources.rows(arm) if kind in row.stages}.values():
         if folder := sources.folder(row.stages[kind], f"{sources.label(arm)}, chain {row.seed}"):
-            found[row.seed] = pd.read_csv(folder / "history.csv", index_col="step")
-    return found
+            recorded[row.seed] = pd.read_csv(folder / "history.csv", index_col="step")
+    return recorded
 
 
-def scalar_of(found: dict[int, pd.DataFrame], scalar: str) -> pd.DataFrame:
+def scalar_of(recorded: dict[int, pd.DataFrame], scalar: str) -> pd.DataFrame:
     """One column a chain; empty where none has that scalar."""
     return pd.DataFrame(
-        {seed: history[scalar] for seed, history in found.items() if scalar in history}
+        {seed: history[scalar] for seed, history in recorded.items() if scalar in history}
     )

@@ -7,9 +7,9 @@ from itertools import cycle
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hdbench.report.figures.base import Figure
 from hdbench.report.figures.sources import Sources
 from hdbench.report.figures.style import (
     BLUE,
@@ -28,20 +28,73 @@ from hdbench.report.figures.style import (
 )
 from hdbench.suite.plan import Row
 
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE)  # of arms before stage 2
+LINES = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (1, 1)))  # of their numbers of sampling steps
+
+
+class Spectrum(Figure):
+    """Relative power against radial frequency: by sampling steps before stage 2, and by head after it."""
+
+    name = "spectrum"
+
+    def draw(self, sources: Sources) -> plt.Figure:
+        plan, groups = sources.plan, by_kind(sources.plan)
+        panels = 1 + len(groups)
+        lines = -(-panels // 2)
+        figure, axes = plt.subplots(
+            lines,
+            2,
+            figsize=(7.2, 0.9 + 2.3 * lines),
+            squeeze=False,
+            sharex=True,
+            sharey=True,
+            layout="constrained",
+        )
+        before, *after = list(axes.flat)[:panels]
+        for axis in list(axes.flat)[panels:]:
+            axis.set_axis_off()
+        draw_before(before, sources)
+        for axis, arms in zip(after, groups.values(), strict=True):
+            for arm in arms:
+                power = relative_power(sources, sources.rows(arm), sources.label(arm))
+                plot_power(axis, power, **head_style(plan, arm))
+        real = {
+            sources.label(name): relative_power(sources, sources.rows(name), sources.label(name))
+            for name, arm in plan.arms.items()
+            if arm.real == "test"
+        }
+        if not any(axis.lines for axis in axes.flat) and not any(map(len, real.values())):
+            plt.close(figure)
+            return nothing(sources, "results has no measured arm")
+        titles = ("Before stage 2, by sampling steps", *(f"{kind}, one step" for kind in groups))
+        for axis, title in zip((before, *after), titles, strict=True):
+            draw_reference(axis, sources, real)
+            axis.set_title(title)
+        figure.supxlabel("radial frequency, cycles an image", fontsize=8)
+        figure.supylabel("power relative to real images", fontsize=8)
+        arms = [arm for group in groups.values() for arm in group]
+        columns = {
+            "Before stage 2": before.get_legend_handles_labels()[0],
+            "After: head": head_handles(plan, arms),
+        }
+        legends(figure, columns, wide=list(columns))
+        bands = (
+            "Bands: from the lowest to the highest chain; dotted: edges of the bands of the tables"
+        )
+        return note_below(figure, sources.notes(arms, bands))
+
 
 def relative_power(sources: Sources, rows: list[Row], name: str) -> np.ndarray:
     """Power over real images (chains, H/2) on integer radii."""
-    found = []
+    powers = []
     for row in rows:
-        folder = sources.folder(
-            row.stages["evaluate"], f"{name}, chain {row.seed}" if row.seed is not None else name
-        )
-        if (
-            folder and (folder / "rings.npz").is_file()
-        ):  # the protocols of large images have no spectrum
+        label = f"{name}, chain {row.seed}" if row.seed is not None else name
+        folder = sources.folder(row.stages["evaluate"], label)
+        # the protocols of large images have no spectrum
+        if folder and (folder / "rings.npz").is_file():
             with np.load(folder / "rings.npz", allow_pickle=False) as file:
-                found.append(file["rings"] / file["real"])
-    return np.array(found)
+                powers.append(file["rings"] / file["real"])
+    return np.array(powers)
 
 
 def plot_power(axis: Axes, power: np.ndarray, **line) -> None:
@@ -49,82 +102,25 @@ def plot_power(axis: Axes, power: np.ndarray, **line) -> None:
         plot_band(axis, np.arange(1, power.shape[1] + 1), power, **line)
 
 
-def spectrum(sources: Sources) -> Figure:
-    """Relative power against radial frequency: by sampling steps before stage 2, and by head after it."""
-    plan, groups = sources.plan, by_kind(sources.plan)
-    figure, axes = plt.subplots(
-        -(-(1 + len(groups)) // 2),
-        2,
-        figsize=(7.2, 0.9 + 2.3 * -(-(1 + len(groups)) // 2)),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
-    before, *after = list(axes.flat)[: 1 + len(groups)]
-    for axis in list(axes.flat)[1 + len(groups) :]:
-        axis.set_axis_off()
-    for colour, arm in zip(cycle((BLUE, VERMILION, GREEN, PURPLE)), before_stage_two(plan)):
-        for entry, style in zip(
-            sources.numbers.entries(arm), cycle(("-", (0, (5, 1.5)), (0, (2, 1)), (0, (1, 1))))
-        ):
-            power = relative_power(sources, sources.rows(arm, entry.steps), sources.name(entry))
-            plot_power(before, power, color=colour, linestyle=style, label=sources.name(entry))
-    for axis, arms in zip(after, groups.values()):
-        for arm in arms:
-            plot_power(
-                axis,
-                relative_power(sources, sources.rows(arm), sources.label(arm)),
-                **head_style(plan, arm),
-            )
-    arms = [arm for group in groups.values() for arm in group]
-    half = plan.suite.data.image_size // 2
-    edges = [
-        part[-1] + 0.5
-        for part in np.array_split(np.arange(1, half + 1), plan.suite.evaluation.bands)[:-1]
-    ]
-    real = [
-        (name, relative_power(sources, sources.rows(name), sources.label(name)))
-        for name, arm in plan.arms.items()
-        if arm.real == "test"
-    ]
-    if not (any(axis.lines for axis in axes.flat) or any(len(power) for _, power in real)):
-        plt.close(figure)
-        return nothing(sources, "results has no measured arm")
-    for axis, title in zip(
-        (before, *after),
-        ("Before stage 2, by sampling steps", *(f"{kind}, one step" for kind in groups)),
-    ):
-        for name, power in real:
-            plot_power(
-                axis,
-                power,
-                color="0.6",
-                linestyle=(0, (4, 1)),
-                linewidth=2.2,
-                zorder=1,
-                label=sources.label(name),
-            )
-        axis.axhline(1, color="0.3", linewidth=0.7)
-        for edge in edges:
-            axis.axvline(edge, color="0.75", linewidth=0.7, linestyle=":")
-        axis.set_title(title)
-        logarithmic(axis)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    figure.supxlabel("radial frequency, cycles an image", fontsize=8)
-    figure.supylabel("power relative to real images", fontsize=8)
-    legends(
-        figure,
-        {
-            "Before stage 2": before.get_legend_handles_labels()[0],
-            "After: head": head_handles(plan, arms),
-        },
-        wide=["Before stage 2", "After: head"],
-    )
-    return note_below(
-        figure,
-        sources.notes(
-            arms,
-            "Bands: from the lowest to the highest chain; dotted: edges of the bands of the tables",
-        ),
-    )
+def draw_before(axis: Axes, sources: Sources) -> None:
+    """Arms without stage 2, by their numbers of sampling steps."""
+    for colour, arm in zip(cycle(COLOURS), before_stage_two(sources.plan), strict=False):
+        for entry, style in zip(sources.numbers.entries(arm), cycle(LINES), strict=False):
+            name = sources.name(entry)
+            power = relative_power(sources, sources.rows(arm, entry.steps), name)
+            plot_power(axis, power, color=colour, linestyle=style, label=name)
+
+
+def draw_reference(axis: Axes, sources: Sources, real: dict[str, np.ndarray]) -> None:
+    """Real test images, the line at one, and the edges of bands."""
+    suite = sources.plan.suite
+    for name, power in real.items():
+        plot_power(
+            axis, power, color="0.6", linestyle=(0, (4, 1)), linewidth=2.2, zorder=1, label=name
+        )
+    axis.axhline(1, color="0.3", linewidth=0.7)
+    radii = np.arange(1, suite.data.image_size // 2 + 1)
+    for band in np.array_split(radii, suite.evaluation.bands)[:-1]:
+        axis.axvline(band[-1] + 0.5, color="0.75", linewidth=0.7, linestyle=":")
+    logarithmic(axis)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

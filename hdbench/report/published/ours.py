@@ -1,0 +1,106 @@
+"""Our numbers under a benchmark's protocol, from files of metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hdbench.core.errors import UserError
+from hdbench.evaluation.protocols import PROTOCOLS
+from hdbench.metrics.records import interval, read_metrics, with_count
+from hdbench.report.document import number
+from hdbench.report.published.benchmarks import OURS, Benchmark, Line
+
+
+def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], list[str]]:
+    """Our rows under the benchmark's protocol, one for each suite, arm and NFE, and a footnote on what was left out."""
+    if not files:
+        return [], []
+    frame = pd.concat([read_metrics(path) for path in files], ignore_index=True)
+    named = frame.protocol.fillna("-").str.split(r"[\[:]", n=1, regex=True).str[0]
+    other = frame[~named.isin([benchmark.protocol, "cost"])].assign(protocol=named)
+    notes = (
+        [
+            f"Left out, arms that are not of {benchmark.protocol}: "
+            + "; ".join(
+                f"{rows.arm.nunique()} of {suite} ({protocol})"
+                for (suite, protocol), rows in other.groupby(["suite", "protocol"], sort=False)
+            )
+            + "."
+        ]
+        if len(other)
+        else []
+    )
+    ours = frame[named == benchmark.protocol]
+    if ours.n.isna().any():
+        raise UserError(
+            f"{ours.arm[ours.n.isna().idxmax()]}: a number of {benchmark.protocol} without its n; make the file "
+            f"again with `hdbench evaluate` or `hdbench collect`"
+        )
+    if len(twice := ours[ours.duplicated(["suite", "arm", "seed", "nfe", "metric", "protocol"])]):
+        raise UserError(
+            f"{twice.metric.iloc[0]} of {twice.arm.iloc[0]} is in several files of --metrics; give each once, "
+            "or evaluate under different names (--name)"
+        )
+    metrics = [metric for _, metric in benchmark.columns.values()]
+    wanted = [
+        metric in {with_count(name, n) for name in metrics}
+        for metric, n in zip(ours.metric, ours.n)
+    ]
+    ours = ours[pd.Series(wanted, index=ours.index, dtype=bool)]
+    parameters = (
+        frame[(frame.protocol == "cost") & (frame.metric == "parameters")]
+        .groupby(["suite", "arm"])
+        .value.first()
+    )
+    keys, references = (
+        ["suite", "arm", "nfe", "protocol", "n"],
+        {text.rpartition(":")[2] for text in ours.protocol},
+    )
+    return [
+        _line(benchmark, rows, dict(zip(keys, key)), parameters, len(references) > 1)
+        for key, rows in ours.groupby(keys, dropna=False, sort=False)
+    ], notes
+
+
+def _line(
+    benchmark: Benchmark,
+    rows: pd.DataFrame,
+    key: dict[str, object],
+    parameters: pd.Series,
+    mixed: bool,
+) -> Line:
+    """One of ours; its terms are what differs from the protocol or lacks in a chain, and, of mixed references, its own."""
+    method = key["arm"] if key["suite"] == "evaluate" else f"{key['suite']}: {key['arm']}"
+    chains, wanted = rows.seed.nunique(dropna=False), PROTOCOLS[benchmark.protocol].n
+    found = {
+        column: rows[rows.metric == with_count(metric, key["n"])]
+        for column, (_, metric) in benchmark.columns.items()
+    }
+    terms = [f"N = {key['n']:,}, not {wanted:,}"] if key["n"] != wanted else []
+    terms += re.findall(r"\[([^\]]*)\]", key["protocol"])
+    terms += [f"reference {key['protocol'].rpartition(':')[2]}"] if mixed else []
+    terms += [
+        f"{benchmark.columns[column][0][:-2]} of {len(values)} of {chains} chains"
+        for column, values in found.items()
+        if 0 < len(values) < chains
+    ]
+    size = parameters.get((key["suite"], key["arm"]))
+    broken = not np.isfinite(rows.value).all()
+    return Line(
+        group=OURS,
+        method=method,
+        nfe="" if pd.isna(key["nfe"]) else str(key["nfe"]),
+        params="" if size is None else number(size / 1e6),
+        cells={
+            column: interval(values.value.to_numpy(), values.se.iloc[0]) if len(values) else ""
+            for column, values in found.items()
+        },
+        facts={"n": str(key["n"]), "chains": str(chains), "protocol": key["protocol"]},
+        marks=("‡" if terms else "") + ("¶" if broken else ""),
+        terms=f"{method}: {', '.join(terms)}" if terms else "",
+    )

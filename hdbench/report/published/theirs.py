@@ -1,0 +1,104 @@
+"""Published numbers, shown as their file has them, digit by digit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hdbench.core.errors import UserError
+from hdbench.report.published.benchmarks import GROUP_OF, OTHER, Benchmark, Line
+
+COLUMNS = (
+    "benchmark",
+    "method",
+    "family",
+    "params_M",
+    "nfe",
+    "guidance",
+    "fid",
+    "is",
+    "precision",
+    "recall",
+    "clip",
+    "other",
+    "latency",
+    "source",
+    "locator",
+    "confidence",
+)
+VALUES = ["fid", "is", "precision", "recall", "clip"]
+OWN_TERMS = re.compile(
+    "protocol|evaluator|re-evaluated|not comparable|disagree|differs"
+)  # in a method or remark
+SECOND_HAND = re.compile(r"secondary|\bnotes?\b|wiki|transcription")  # in a source
+
+
+def read_published(path: Path) -> pd.DataFrame:
+    """The published numbers as text; UserError where columns lack, a value is none, or a row appears twice."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: does not exist; it ships with hdbench as paper_tables/published.csv"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: not a table of published numbers ({str(error).splitlines()[0]})"
+        ) from None
+    if lacking := [column for column in COLUMNS if column not in frame]:
+        raise UserError(
+            f"{path}: has no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}"
+        )
+
+    def where(rows: pd.Series) -> str:
+        found = rows[rows].index
+        return f"{path}: row {found[0] + 2} ({frame.method[found[0]]})"
+
+    values = frame[VALUES]
+    wrong = (values != "") & ~np.isfinite(values.apply(pd.to_numeric, errors="coerce"))
+    if wrong.any(axis=None):
+        column = wrong.any().idxmax()
+        raise UserError(
+            f"{where(wrong[column])}: {column} = {frame[column][wrong[column].idxmax()]!r} is not a number; leave "
+            "it empty where there is none"
+        )
+    if (wrong := ~frame.confidence.isin(["seen", "remembered"]) | frame.isna().any(axis=1)).any():
+        raise UserError(
+            f"{where(wrong)}: confidence is neither seen nor remembered; are its columns shifted?"
+        )
+    if (twice := frame.duplicated(["benchmark", "method", "nfe", "guidance", "source"])).any():
+        raise UserError(
+            f"{where(twice)}: appears twice, with the same steps, guidance and source; leave one"
+        )
+    return frame
+
+
+def published(benchmark: Benchmark, frame: pd.DataFrame) -> list[Line]:
+    """The rows of a benchmark, as lines of its table."""
+    lines = []
+    for row in frame[frame.benchmark == benchmark.name].to_dict("records"):
+        text = ": ".join(filter(None, [row["method"], row["other"]]))
+        terms = text if OWN_TERMS.search(text) else ""
+        marks = {
+            "†": row["confidence"] == "remembered",
+            "‡": terms,
+            "§": SECOND_HAND.search(row["source"] + row["locator"]),
+        }
+        lines.append(
+            Line(
+                group=GROUP_OF.get(row["family"], OTHER),
+                method=row["method"],
+                params=row["params_M"],
+                nfe=row["nfe"],
+                guidance=row["guidance"],
+                cells={column: row[column] for column in benchmark.columns},
+                source=row["source"],
+                marks="".join(mark for mark, holds in marks.items() if holds),
+                terms=terms,
+                facts={key: row[key] for key in ("family", "other", "locator", "confidence")},
+            )
+        )
+    return lines

@@ -1,0 +1,54 @@
+"""Parts of hierarchical distillation."""
+
+from __future__ import annotations
+
+from hdbench.report import columns
+from hdbench.report.columns import Column
+from hdbench.report.numbers import Numbers
+from hdbench.report.tables.base import Table
+from hdbench.suite.arms import (
+    base_arm,
+    equal_total,
+    is_base_trajectory,
+    is_teacher,
+    same_but_head,
+    same_refine,
+)
+from hdbench.suite.plan import Plan
+
+
+class Components(Table):
+    """The teacher, either stage of the base arm alone, both, and both with each head."""
+
+    name = "components"
+    caption = "What each part of hierarchical distillation adds."
+
+    def shows(self, plan: Plan, arm: str) -> bool:
+        return arm not in plan.recipes and self.order(plan, arm) is not None
+
+    def order(self, plan: Plan, arm: str) -> int | None:
+        """Place of the part that an arm is; None for another arm."""
+        config, base = plan.declared[arm], plan.suite.base
+        if is_teacher(config):
+            return 0
+        if not config.refine:
+            return 1 if is_base_trajectory(plan, arm) else None
+        if equal_total(plan, arm) or not base.refine:
+            return None
+        if not (config.trajectory or config.baseline or config.real):
+            return 2 if same_refine(config, base) else None
+        return 3 if is_base_trajectory(plan, arm) and same_but_head(config, base) else None
+
+    def columns(self, numbers: Numbers) -> list[Column]:
+        arms = numbers.plan.arms
+        return [
+            columns.method(numbers),
+            columns.text("td", "TD", lambda e: "yes" if arms[e.arm].trajectory else "no"),
+            columns.text("dmd", "DMD", lambda e: "yes" if arms[e.arm].refine else "no"),
+            columns.head(numbers),
+            columns.nfe(),
+            columns.chains(numbers),
+            *columns.quality(numbers),
+            *columns.power(numbers)[-1:],
+            *columns.against(numbers, lambda plan, arm: base_arm(plan), "base"),
+        ]
