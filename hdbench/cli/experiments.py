@@ -24,8 +24,10 @@ from hdbench.cli.group import clean_errors, main, rendered_option, results_optio
 @rendered_option
 @clean_errors
 def theory_command(config, threads, results, out):
-    """Train students where the true mean velocity is known: their errors, and what small ones lose; what is done is kept."""
-    from hdbench.core.runtime import set_up
+    """Train students where the true mean velocity is known: their errors, and what small ones lose;
+    what is done is kept.
+    """
+    from hdbench.core.runtime import set_up  # start-up: of this command alone
     from hdbench.experiments.theory.config import read_theory_config
     from hdbench.experiments.theory.report import run_theory
 
@@ -50,8 +52,10 @@ def theory_command(config, threads, results, out):
 @rendered_option
 @clean_errors
 def probes_command(config, threads, results, out):
-    """Train heads to find planted flaws on frozen features: where each sees them and mends them; what is done is kept."""
-    from hdbench.core.runtime import set_up
+    """Train heads to find planted flaws on frozen features: where each sees them and mends them;
+    what is done is kept.
+    """
+    from hdbench.core.runtime import set_up  # start-up: of this command alone
     from hdbench.experiments.probes.config import read_probes
     from hdbench.experiments.probes.report import run_probes
 
@@ -76,8 +80,10 @@ def probes_command(config, threads, results, out):
 @results_option
 @clean_errors
 def tuned_command(suite, metrics, results):
-    """Print each head's tuned values: those of its arm with the smallest fd_train on the validation chain."""
-    from hdbench.experiments.tuning import chosen, settings
+    """Print each head's tuned values: those of its arm with the smallest fd_train on the validation
+    chain.
+    """
+    from hdbench.experiments.tuning import chosen, settings  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.numbers import metrics_file
     from hdbench.suite.load import load_plan

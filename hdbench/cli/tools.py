@@ -23,8 +23,10 @@ from hdbench.cli.group import clean_errors, main, out_option, results_option, su
 )
 @clean_errors
 def export_command(suite, results, arm, seed, out):
-    """Write a one-step student as a folder of diffusers, with a model card; it samples without hdbench."""
-    from hdbench.suite.load import load_plan
+    """Write a one-step student as a folder of diffusers, with a model card; it samples without
+    hdbench.
+    """
+    from hdbench.suite.load import load_plan  # start-up: of this command alone
     from hdbench.tools.export import export
 
     for path in export(load_plan(suite), results, arm, seed, out):
@@ -46,8 +48,10 @@ def export_command(suite, results, arm, seed, out):
 @out_option
 @clean_errors
 def cost_command(suite, results, out, config, gpu, memory):
-    """Say what the stages that are not done will cost: GPU hours, or core-hours of a small suite, and disk; runs nothing."""
-    from hdbench.suite.load import load_plan
+    """Say what the stages that are not done will cost: GPU hours, or core-hours of a small suite,
+    and disk; runs nothing.
+    """
+    from hdbench.suite.load import load_plan  # start-up: of this command alone
     from hdbench.tools.cost.model import read_model
     from hdbench.tools.cost.report import report, to_do
     from hdbench.tools.memory.report import memory_report
@@ -72,8 +76,10 @@ def cost_command(suite, results, out, config, gpu, memory):
 @results_option
 @clean_errors
 def doctor_command(suite, results, config, device, verify):
-    """Say which weights and data of a suite are missing, where to get and put them; exit code 1 if any is missing or broken."""
-    from hdbench.suite.load import load_plan
+    """Say which weights and data of a suite are missing, where to get and put them; exit code 1 if
+    any is missing or broken.
+    """
+    from hdbench.suite.load import load_plan  # start-up: of this command alone
     from hdbench.tools.doctor.report import look, report
     from hdbench.tools.doctor.sources import read_sources
 
