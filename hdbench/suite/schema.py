@@ -228,10 +228,10 @@ class Baseline(Config):
 
     @model_validator(mode="after")
     def _a_time_for_each_further_step(self):
-        for steps, found in self.times.items():
-            if len(found) != steps - 1:
+        for steps, times in self.times.items():
+            if len(times) != steps - 1:
                 raise ValueError(
-                    f"times = {{{steps}: {list(found)}}}: give {steps - 1} times, one for each "
+                    f"times = {{{steps}: {list(times)}}}: give {steps - 1} times, one for each "
                     "step after the first"
                 )
         return self
