@@ -66,6 +66,12 @@ def arms(kind):
     return named
 
 
+def caption(name):
+    """What the report says of a table or figure; one from an installed package may have no text here."""
+    text = Path(workflow.basedir) / "workflow/report" / f"{name}.rst"
+    return f"../report/{name}.rst" if text.is_file() else None
+
+
 def probe_teachers(wildcards):
     """Those of this suite; `hdbench probes` says which of other suites are missing, and every mistake in the configuration."""
     from hdbench.experiments.probes.config import read_probes, teachers

@@ -2,7 +2,7 @@ rule tables:
     input:
         METRICS,
     output:
-        [report(f"{RENDERED}/{table}.html", category="Tables", labels={"table": table}, caption=f"../report/{table}.rst")
+        [report(f"{RENDERED}/{table}.html", category="Tables", labels={"table": table}, caption=caption(table))
          for table in TABLES],
         expand(f"{RENDERED}/{{table}}.{{kind}}", table=TABLES, kind=("csv", "md", "tex")),
     shell:
@@ -53,7 +53,7 @@ rule figures:
         METRICS,
     output:
         [report(f"{RENDERED}/figures/{figure}.png", category="Figures", labels={"figure": figure},
-                caption=f"../report/{figure}.rst")
+                caption=caption(figure))
          for figure in FIGURES],
         expand(f"{RENDERED}/figures/{{figure}}.pdf", figure=FIGURES),
     shell:
