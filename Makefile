@@ -31,5 +31,21 @@ $(INSTALLED): pyproject.toml $(PLUGIN)/pyproject.toml
 	$(VENV)/bin/pip install -e '.[test]' -e $(PLUGIN)
 	@touch $@
 
-clean:  ## removes what was computed; the environment and rendered tables stay
+clean:  ## removes what was computed and rendered; the environment and published tables stay
 	rm -rf results .snakemake
+
+.PHONY: lint test-fast
+
+lint: $(VENV)/.dev  ## format, lint, workflow, types; nothing is changed
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/snakefmt --check Snakefile workflow
+	$(VENV)/bin/python -m tests.support.lint_workflow
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+test-fast: $(INSTALLED)  ## what is quick of the units and the science
+	$(VENV)/bin/pytest --numprocesses logical --dist loadfile -m "(unit or science) and not slow" tests/unit tests/science
+
+$(VENV)/.dev: $(INSTALLED)
+	$(VENV)/bin/pip install -e '.[dev]'
+	@touch $@

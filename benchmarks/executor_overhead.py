@@ -1,11 +1,14 @@
-"""Seconds a job costs above plain Snakemake, through submitit on this machine and on SLURM; and seconds to plan many jobs.
+"""Seconds a job costs above plain Snakemake, through submitit on this machine and on SLURM; and
+seconds to plan many jobs.
 
-Jobs do nothing and run one after another, so what is shown is latency: submission, start of the job's process, and how soon
-its end is seen.  Executors take turns, and each run's fixed cost (a run of one job) is taken off.  `through Snakemake` runs
-each job in a Snakemake of its own, as other executors do for every job.
+Jobs do nothing and run one after another, so what is shown is latency: submission, start of the
+job's process, and how soon its end is seen.  Executors take turns, and each run's fixed cost (a run
+of one job) is taken off.  `through Snakemake` runs each job in a Snakemake of its own, as other
+executors do for every job.
 
     python benchmarks/executor_overhead.py
-    python tests/slurm/cluster.py run --folder /tmp/slurm -- python benchmarks/executor_overhead.py    # with a SLURM of its own
+    python tests/slurm/cluster.py run --folder /tmp/slurm -- python benchmarks/executor_overhead.py
+    # with a SLURM of its own
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from pathlib import Path
 
 import click
 
-SHELL = 'rule all:\n    input: expand("out/{i}", i=range(int(config["jobs"])))\nrule one:\n    output: "out/{i}"\n'
+SHELL = (
+    'rule all:\n    input: expand("out/{i}", i=range(int(config["jobs"])))\nrule one:\n    '
+    'output: "out/{i}"\n'
+)
 RULES = {
     "shell": SHELL + '    shell: "touch {output}"\n',
     "run": SHELL + '    run: open(output[0], "w").close()\n',
@@ -87,16 +93,18 @@ def main(jobs: int, rounds: int, planned: tuple[int, ...]) -> None:
             )
     plain = statistics.median(costs["plain Snakemake"])
     print(
-        f"seconds a job: median of {rounds} rounds of {jobs} jobs (lowest to highest), and above plain Snakemake"
+        f"seconds a job: median of {rounds} rounds of {jobs} jobs (lowest to highest), and above "
+        f"plain Snakemake"
     )
-    for name, found in costs.items():
-        median = statistics.median(found)
-        print(f"{name:36}{median:6.2f} ({min(found):.2f}-{max(found):.2f}){median - plain:+7.2f}")
+    for name, times in costs.items():
+        median = statistics.median(times)
+        print(f"{name:36}{median:6.2f} ({min(times):.2f}-{max(times):.2f}){median - plain:+7.2f}")
     if "submitit, slurm" not in ways:
         print("submitit, slurm: not measured, SLURM is not on this machine")
     for count in planned:
         print(
-            f"dry run of {count:,} jobs: {seconds('shell', ['--dry-run', '--cores', '1'], count):.1f} s"
+            f"dry run of {count:,} jobs: "
+            f"{seconds('shell', ['--dry-run', '--cores', '1'], count):.1f} s"
         )
 
 

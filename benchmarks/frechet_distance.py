@@ -1,10 +1,12 @@
-"""Frechet distance at d = 2048: torch-fidelity's and clean-fid's functions beside ours, on the same statistics.
+"""Frechet distance at d = 2048: torch-fidelity's and clean-fid's functions beside ours, on the same
+statistics.
 
     python benchmarks/frechet_distance.py [--repeats 5] [--d 2048] [--no-clean-fid]
 
-Timed are mean and covariance of the samples -> value, for all alike.  Ours takes the reference's Cholesky factor from its
-cache, as an evaluation does; what making it costs is printed apart.  Pairs: each repeat runs all three, one after the
-other, so that a busy machine slows all; medians of times and of ratios.
+Timed are mean and covariance of the samples -> value, for all alike.  Ours takes the reference's
+Cholesky factor from its cache, as an evaluation does; what making it costs is printed apart.
+Pairs: each repeat runs all three, one after the other, so that a busy machine slows all; medians of
+times and of ratios.
 """
 
 from __future__ import annotations
@@ -65,11 +67,11 @@ def main() -> None:
     if not arguments.no_clean_fid:
         from cleanfid.fid import frechet_distance
 
-        own = scipy.linalg.sqrtm
+        sqrtm = scipy.linalg.sqrtm
         try:
-            own(np.eye(2), disp=False)
+            sqrtm(np.eye(2), disp=False)
         except TypeError:  # scipy 1.18 dropped the argument that clean-fid gives
-            scipy.linalg.sqrtm = lambda a, disp=True: own(a) if disp else (own(a), None)
+            scipy.linalg.sqrtm = lambda a, disp=True: sqrtm(a) if disp else (sqrtm(a), None)
         functions["clean-fid"] = lambda: frechet_distance(mu, sigma, mu_r, sigma_r)
     warnings.simplefilter("ignore")
     functions["hdbench"]()  # the first call starts the threads of the linear algebra
@@ -78,7 +80,8 @@ def main() -> None:
         for _ in range(arguments.repeats)
     ]
     print(
-        f"d = {d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the reference's root and factor, once: "
+        f"d = {d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the reference's root and "
+        f"factor, once: "
         f"{preparation:.2f} s"
     )
     print(f"{'':15}{'seconds':>9}{'of ours':>9}{'value':>22}{'difference':>12}")
@@ -86,8 +89,9 @@ def main() -> None:
     for name in functions:
         seconds = np.median([run[name][0] for run in runs])
         ratio = np.median([run[name][0] / run["hdbench"][0] for run in runs])
-        found = runs[0][name][1]
-        print(f"{name:15}{seconds:9.2f}{ratio:9.1f}{found:22.14g}{(found - value) / value:12.1e}")
+        distance = runs[0][name][1]
+        error = (distance - value) / value
+        print(f"{name:15}{seconds:9.2f}{ratio:9.1f}{distance:22.14g}{error:12.1e}")
 
 
 if __name__ == "__main__":

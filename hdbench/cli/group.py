@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -13,7 +14,9 @@ from hdbench.core.errors import Ended
 
 
 def clean_errors(command):
-    """A command that cannot go on ends with one sentence and an exit code, see hdbench.core.errors; an interruption with 130."""
+    """A command that cannot go on ends with one sentence and an exit code, see
+    hdbench.core.errors; an interruption with 130.
+    """
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
@@ -52,12 +55,42 @@ results_option = click.option(
 )
 
 
+class Tee:
+    """Standard error that also goes to a file, line by line."""
+
+    def __init__(self, stream: TextIO, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.stream, self.file = stream, path.open("w", encoding="utf-8", buffering=1)
+
+    def write(self, text: str) -> int:
+        self.file.write(text)
+        return self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hdbench")
-def main() -> None:
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Messages go to this file too; of several processes, those of the first.",
+)
+def main(log: Path | None) -> None:
     """Reproducible ablations of one-step diffusion distillation."""
+    if log is not None and (os.environ.get("RANK") or "0") == "0":
+        sys.stderr = Tee(sys.stderr, log)
 
 
+rendered_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder in which <suite>/ gets what is rendered; by default results/<suite>/.",
+)
 out_option = click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

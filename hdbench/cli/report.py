@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
-from hdbench.cli.group import clean_errors, main, out_option, results_option, suite_option
+from hdbench.cli.group import (
+    clean_errors,
+    main,
+    out_option,
+    rendered_option,
+    results_option,
+    suite_option,
+)
 
 
 @main.command("collect")
@@ -27,7 +34,7 @@ from hdbench.cli.group import clean_errors, main, out_option, results_option, su
 @clean_errors
 def collect_command(suite, results, partial, keep):
     """Gather every metric and cost of a suite into results/<suite>/metrics.csv."""
-    from hdbench.report.collect import collect
+    from hdbench.report.collect import collect  # start-up: of this command alone
     from hdbench.report.numbers import metrics_file
     from hdbench.suite.load import load_plan
 
@@ -48,11 +55,11 @@ def collect_command(suite, results, partial, keep):
 )
 @suite_option
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def tables_command(suite, results, metrics, out):
     """Render the suite's tables as csv, Markdown, LaTeX and HTML; a missing value is '-'."""
-    from hdbench.metrics.records import read_metrics
+    from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.numbers import metrics_file
     from hdbench.report.tables import write_tables
     from hdbench.suite.load import load_plan
@@ -83,11 +90,11 @@ def tables_command(suite, results, metrics, out):
 )
 @suite_option
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def claims_command(suite, results, metrics, rules, theory, out):
     """Judge the paper's claims by declared rules: verdict, effect, interval, corrected p."""
-    from hdbench.experiments.theory.values import read_theory
+    from hdbench.experiments.theory.values import read_theory  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.claims import write_claims
     from hdbench.report.numbers import Numbers, metrics_file
@@ -114,7 +121,7 @@ def claims_command(suite, results, metrics, rules, theory, out):
 @clean_errors
 def prose_command(documents, out):
     """Write the numbers of Markdown DOCUMENTS anew from the collected metrics beside the tables."""
-    from hdbench.tools.prose import write
+    from hdbench.tools.prose import write  # start-up: of this command alone
 
     for path in documents:
         click.echo(f"{path}: {'changed' if write(path, out) else 'unchanged'}")
@@ -128,13 +135,13 @@ def prose_command(documents, out):
 )
 @suite_option
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def figures_command(suite, results, metrics, out):
     """Draw quality, differences, samples, curves, spectra and token weights; what is missing is
     left out with a note.
     """
-    from hdbench.metrics.records import read_metrics
+    from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.figures import FIGURES, draw
     from hdbench.report.numbers import metrics_file
     from hdbench.suite.load import load_plan
@@ -182,6 +189,7 @@ def published_command(names, files, numbers, without_remembered, out):
     """Render the main table of a benchmark: published numbers with their sources, and ours below
     them.
     """
+    # start-up: of this command alone
     from hdbench.report.published import BENCHMARKS, write_published
 
     for path in write_published(
@@ -221,7 +229,7 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
     """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond
     noise.
     """
-    from hdbench.core.files import write_atomic
+    from hdbench.core.files import write_atomic  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.compare import compare, described, failed
     from hdbench.report.comparison import report
@@ -234,3 +242,24 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
         click.echo(f"{name}: {path} ({described(frame)})")
     click.echo("\n" + report(found, everything))
     sys.exit(int(fail_if_moved and failed(found)))
+
+
+@main.command("publish")
+@click.option(
+    "--experiment",
+    type=click.Choice(["theory", "probes"]),
+    help="Instead of a suite: what `hdbench theory` or `hdbench probes` has rendered.",
+)
+@suite_option
+@results_option
+@out_option
+@clean_errors
+def publish_command(experiment, suite, results, out):
+    """Copy what a suite's tables, claims and figures have rendered in results/ into the folder of
+    committed tables.
+    """
+    from hdbench.report.publish import publish  # start-up: of this command alone
+    from hdbench.suite.load import load_plan
+
+    for path in publish(experiment or load_plan(suite).name, results, out):
+        click.echo(path)

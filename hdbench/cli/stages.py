@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from hdbench.cli.group import clean_errors, main, out_option, results_option, suite_option
+from hdbench.cli.group import clean_errors, main, rendered_option, results_option, suite_option
 from hdbench.core.errors import UserError
 
 KIND_HELP = {
@@ -29,6 +29,59 @@ def stage_group() -> None:
     """Compute one stage of a suite; a stage that is done is left alone."""
 
 
+def _run_options(command):
+    """How stages are computed."""
+    for option in reversed(
+        (
+            suite_option,
+            results_option,
+            click.option(
+                "--threads",
+                type=click.IntRange(min=1),
+                default=1,
+                show_default=True,
+                help="CPU threads.",
+            ),
+            click.option(
+                "--device",
+                default="cpu",
+                show_default=True,
+                help="cpu, cuda, or auto: cuda if there is one.",
+            ),
+            click.option(
+                "--checkpoint-seconds",
+                type=click.FloatRange(min=0),
+                default=30.0,
+                show_default=True,
+            ),
+            click.option(
+                "--sharding",
+                type=click.Choice(["none", "fsdp2"]),
+                default="none",
+                show_default=True,
+                help="Of several processes (torchrun): each holds all that it trains, or its part.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _compute(jobs, results, remove, threads, device, checkpoint_seconds, sharding) -> None:
+    """Run these jobs in order, without the artifacts and checkpoints of the stages `remove`."""
+    from hdbench.core.distributed import from_rank_0, ranks  # start-up: of this command alone
+    from hdbench.core.runtime import set_up
+    from hdbench.stages.artifact import remove_artifacts
+    from hdbench.stages.run import run_stage
+
+    device = set_up(threads, device)
+    with ranks(device):
+        for path in from_rank_0(lambda: remove_artifacts(results, remove)):
+            click.echo(f"removed: {path}", err=True)
+        for stage, arms in jobs:
+            run_stage(stage, results, device, checkpoint_seconds, sharding, arms)
+
+
 def _stage_command(kind: str) -> click.Command:
     @click.option("--id", "stage_id", help="Id of the stage, as `hdbench plan` prints it.")
     @click.option("--arm", help="With --seed instead of --id: the arm whose stage it is.")
@@ -36,55 +89,65 @@ def _stage_command(kind: str) -> click.Command:
     @click.option(
         "--steps", type=int, default=None, help="Sampling steps, for sample and evaluate."
     )
-    @suite_option
-    @results_option
     @click.option(
-        "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
+        "--again",
+        is_flag=True,
+        help="Make the stage anew, and remove it and all that was made from it before.",
     )
-    @click.option(
-        "--device",
-        default="cpu",
-        show_default=True,
-        help="cpu, cuda, or auto: cuda if there is one.",
-    )
-    @click.option(
-        "--checkpoint-seconds", type=click.FloatRange(min=0), default=30.0, show_default=True
-    )
-    @click.option(
-        "--sharding",
-        type=click.Choice(["none", "fsdp2"]),
-        default="none",
-        show_default=True,
-        help="Of several processes (torchrun), does each hold all that it trains, or its part.",
-    )
+    @_run_options
     @clean_errors
-    def command(
-        suite, results, stage_id, arm, seed, steps, threads, device, checkpoint_seconds, sharding
-    ):
-        from hdbench.core.distributed import ranks
-        from hdbench.core.runtime import set_up
-        from hdbench.stages.run import find_stage, run_stage
-        from hdbench.suite.load import load_plan
+    def command(suite, results, stage_id, arm, seed, steps, again, **how):
+        from hdbench.suite.jobs import Job, read_job  # start-up: of this command alone
 
-        plan = load_plan(suite)
-        stage = plan.stage(stage_id) if stage_id else find_stage(plan, kind, arm, seed, steps)
-        if stage.kind != kind:
-            raise UserError(f"--id = {stage_id}: that is of `hdbench stage {stage.kind}`")
-        found = set_up(threads, device)
-        with ranks(found):
-            run_stage(plan, stage, results, found, checkpoint_seconds, sharding)
+        job = read_job(results, stage_id) if stage_id and not again else None
+        remove = ()
+        if job is None:
+            from hdbench.suite.load import load_plan  # start-up: of this command alone
+            from hdbench.suite.plan import find_stage
+
+            plan = load_plan(suite)
+            stage = plan.stage(stage_id) if stage_id else find_stage(plan, kind, arm, seed, steps)
+            job = Job(stage, plan.arms_of(stage.id))
+            remove = plan.made_from([stage.id]) if again else ()
+        if job.stage.kind != kind:
+            raise UserError(f"--id = {stage_id}: that is of `hdbench stage {job.stage.kind}`")
+        _compute([job], results, remove, **how)
 
     return click.command(kind, help=KIND_HELP[kind])(command)
+
+
+@main.command("arm")
+@click.argument("name")
+@click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Make the arm's own stages anew, not the teacher and what is before it; remove first "
+    "what is there of them, and all that was made from them.",
+)
+@_run_options
+@clean_errors
+def arm_command(name, suite, results, seed, again, **how):
+    """Compute all stages of the arm NAME in order, in one process; what is done is left alone."""
+    from hdbench.suite.jobs import Job  # start-up: of this command alone
+    from hdbench.suite.load import load_plan
+    from hdbench.suite.plan import rows_of
+
+    plan = load_plan(suite)
+    last = [stage_id for row in rows_of(plan, name, seed) for stage_id in row.stages.values()]
+    own = [s for s in last if plan.stage(s).kind in ("trajectory", "refine", "sample", "evaluate")]
+    jobs = [Job(plan.stage(s), plan.arms_of(s)) for s in plan.needed_for(last)]
+    _compute(jobs, results, plan.made_from(own) if again else (), **how)
 
 
 @main.command("show")
 @suite_option
 @results_option
-@out_option
+@rendered_option
 @clean_errors
 def show_command(suite, results, out):
     """Print the main table, and where tables, figures and report lie."""
-    from hdbench.report.tables import print_main
+    from hdbench.report.tables import print_main  # start-up: of this command alone
     from hdbench.suite.load import load_plan
 
     print_main(load_plan(suite), results, out)
@@ -99,9 +162,12 @@ for _kind in KIND_HELP:
 @results_option
 @clean_errors
 def plan_command(suite, results):
-    """List the suite's stages (id, number of parents, done or not) and the training cost of each arm."""
-    from hdbench.report.tables import tables_of
+    """List the suite's stages (id, number of parents, done or not) and the training cost of each
+    arm.
+    """
+    from hdbench.report.tables import tables_of  # start-up: of this command alone
     from hdbench.stages import artifact
+    from hdbench.stages.sources import changed_sources
     from hdbench.suite.budget import total_cost
     from hdbench.suite.load import load_plan
 
@@ -112,15 +178,19 @@ def plan_command(suite, results):
     for stage, finished in done.items():
         parents = len(plan.stage(stage).parents)
         click.echo(
-            f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  {'done' if finished else 'to do'}"
+            f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  "
+            f"{'done' if finished else 'to do'}"
         )
+    for sentence in changed_sources(results, plan.stages.values()):
+        click.echo(sentence)
     click.echo(
         f"{sum(done.values())} of {len(done)} stages done\n\n"
         "training of each arm, in forward-equivalents, without the teacher:"
     )
     for name, arm in plan.arms.items():
         click.echo(
-            f"{name:{max(map(len, plan.arms))}}  {'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}"
+            f"{name:{max(map(len, plan.arms))}}  "
+            f"{'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}"
         )
 
 
@@ -142,9 +212,11 @@ def plan_command(suite, results):
 )
 @clean_errors
 def status_command(suite, results, cores, every):
-    """Say what of a suite is done, running, failed and waiting, and how long is left; changes nothing."""
-    from hdbench.suite.load import load_plan
-    from hdbench.tools.status import watch
+    """Say what of a suite is done, running, failed and waiting, and how long is left; changes
+    nothing.
+    """
+    from hdbench.suite.load import load_plan  # start-up: of this command alone
+    from hdbench.tools.status.report import watch
 
     def show(text: str) -> None:
         if every and sys.stdout.isatty():

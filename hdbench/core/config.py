@@ -9,10 +9,10 @@ import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
 
 from hdbench.core.errors import UserError
 
@@ -25,6 +25,8 @@ class Config(BaseModel):
         tuple[str, ...]
     ] = ()  # keys of a file that are spent before it is validated
 
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 C = TypeVar("C", bound=Config)
 _WORDS = {
@@ -102,7 +104,7 @@ def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()
         raise UserError(f"{source}: {_sentence(model, deepest, under)}") from None
 
 
-def _deepest(error: ValidationError) -> dict[str, Any]:
+def _deepest(error: ValidationError) -> Any:
     """Of the alternatives of a union, the error that got furthest says most; an unknown key says it plainest."""
     return max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
 
@@ -166,7 +168,7 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
     return keys, owner
 
 
-def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
+def _tagged(annotation: Any) -> Iterable[tuple[str, type[Any]]]:
     """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of the field `name`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get("name")
@@ -181,7 +183,7 @@ def _tagged(annotation: Any) -> Iterable[tuple[str, type[Config]]]:
             yield from _tagged(part)
 
 
-def _models(annotation: Any) -> Iterable[type[Config]]:
+def _models(annotation: Any) -> Iterable[type[Any]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):

@@ -34,9 +34,7 @@ MEETING_SECONDS = (
 BUCKET = (
     2**26
 )  # elements of one flat all-reduce, so that it needs little memory beside the gradients
-_nccl: dist.ProcessGroup | None = (
-    None  # the group of CUDA tensors; that of CPU tensors is PyTorch's default
-)
+_nccl: Any = None  # the group of CUDA tensors; that of CPU tensors is PyTorch's default
 
 
 class Place(NamedTuple):
@@ -224,7 +222,8 @@ def together(function: Callable[[], T]) -> T:
     """What the function, called on every rank, returns on this one; an `Ended` that it raises on any is raised on all."""
     if world_size() == 1:
         return function()
-    value, error = None, None
+    value: Any = None
+    error = None
     try:
         value = function()
     except Ended as ended:
@@ -239,7 +238,7 @@ def together(function: Callable[[], T]) -> T:
 
 def from_rank_0(function: Callable[[], T]) -> T:
     """What the function returns on rank 0, which alone calls it; an `Ended` that it raises is raised on every rank."""
-    box = [together(lambda: function() if rank() == 0 else None)]
+    box: list[Any] = [together(lambda: function() if rank() == 0 else None)]
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]

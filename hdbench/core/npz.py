@@ -11,7 +11,9 @@ from hdbench.core.errors import UserError, reason
 
 
 def read_array(file: Path, name: str) -> np.ndarray | None:
-    """An array of an npz file without pickles, or None; memory-mapped where it can be.  UserError for a broken file."""
+    """An array of an npz file without pickles, or None; memory-mapped where it can be.  UserError
+    for a broken file.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             if f"{name}.npy" not in archive.namelist():
@@ -27,14 +29,12 @@ def read_array(file: Path, name: str) -> np.ndarray | None:
                 shape, fortran, dtype = reader(stream)
                 header = stream.tell()
                 stored = entry.compress_type == zipfile.ZIP_STORED and not dtype.hasobject
-                while stored and stream.read(
-                    1 << 20
-                ):  # to the end, where the archive's checksum is compared
+                # to the end, where the archive's checksum is compared
+                while stored and stream.read(1 << 20):
                     pass
             if stored:
-                with file.open(
-                    "rb"
-                ) as raw:  # the local header's lengths may differ from the central directory's
+                # the local header's lengths may differ from the central directory's
+                with file.open("rb") as raw:
                     raw.seek(entry.header_offset + 26)
                     start = (
                         entry.header_offset
@@ -45,7 +45,7 @@ def read_array(file: Path, name: str) -> np.ndarray | None:
                 return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
         with np.load(file, allow_pickle=False) as arrays:
             return arrays[name]
-    except Exception as error:  # of zipfile, of each compression, of numpy's header, which is read by Python's tokenizer
+    except Exception as error:  # of zipfile, of each compression, of Python's tokenizer (headers)
         raise UserError(
             f"{file}: not a readable npz file ({reason(error)}); make it again"
         ) from None

@@ -18,8 +18,9 @@ class Registry(Mapping[str, type[T]]):
     """The classes derived from `base`, by name: built-in ones first, then entry points by name.
 
     A class's name is its attribute `name`; for a configuration, the default of its field `name`.
-    `load` adds the installed entry points of `group`, whose values are classes.  Making a registry
-    loads none of them, so an extension can import the module of its base class.
+    `load` adds the installed entry points of `group`, whose values are classes; so does asking for
+    a name that is not built in.  Making a registry loads none of them, so an extension can import
+    the module of its base class.  Iteration sees what is loaded.
     """
 
     def __init__(self, group: str, base: type[T], builtin: Iterable[type[T]] = ()) -> None:
@@ -32,6 +33,8 @@ class Registry(Mapping[str, type[T]]):
             self.add(cls)
 
     def __getitem__(self, name: str) -> type[T]:
+        if name not in self._classes:
+            self.load()
         return self._classes[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -63,6 +66,13 @@ class Registry(Mapping[str, type[T]]):
             raise
         return self
 
+    def union(self) -> Any:
+        """The type of a field that holds any of the classes, installed ones too, by `name`."""
+        from pydantic import Field  # start-up: an extension's base classes need no more than this
+
+        classes = tuple(self.load().values())
+        return typing.Annotated[typing.Union[classes], Field(discriminator="name")]  # noqa: UP007
+
     def add(self, cls: type[T], distribution: str = OURS, source: str = "") -> type[T]:
         """Add one class and return it; UserError if another class has its name."""
         name = _name(cls)
@@ -80,19 +90,12 @@ class Registry(Mapping[str, type[T]]):
 
     def _imported(self, point: metadata.EntryPoint) -> type[T]:
         """The class that an entry point names."""
-        problem = ""
         cls: Any = None
         try:
             cls = point.load()
+            problem = self._problem(cls)
         except Exception as error:  # whatever the module of a stranger raises
             problem = f"cannot be imported ({type(error).__name__}: {reason(error)})"
-        else:
-            if not (isinstance(cls, type) and issubclass(cls, self.base)):
-                problem = f"is not a class derived from {self.base.__module__}.{self.base.__name__}"
-            elif inspect.isabstract(cls):
-                problem = f"lacks {', '.join(sorted(cls.__abstractmethods__))}"
-            elif not _name(cls):
-                problem = "has no name; give it `name`"
         if problem:
             distribution = _distribution(point)
             raise UserError(
@@ -100,6 +103,14 @@ class Registry(Mapping[str, type[T]]):
                 f"{problem}; fix that package, or uninstall {distribution}"
             )
         return cls
+
+    def _problem(self, cls: Any) -> str:
+        """Why an object is not a complete class of this kind; empty if it is one."""
+        if self.base not in getattr(cls, "__mro__", ()):
+            return f"is not a class derived from {self.base.__module__}.{self.base.__name__}"
+        if inspect.isabstract(cls):
+            return f"lacks {', '.join(sorted(cls.__abstractmethods__))}"
+        return "" if _name(cls) else "has no name; give it `name`"
 
 
 def _distribution(point: metadata.EntryPoint) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -44,43 +46,108 @@ def sample_noise(axes: tuple[str | int, ...], indices: range, shape: tuple[int, 
     )
 
 
-class Draws:
-    """What one update draws: rows of the data set and noise, always for the whole batch, from one seed of its axes.
+class Split(NamedTuple):
+    """Where a batch is cut in two: its rows before a row of the global batch, and those from it on."""
 
-    With several ranks each draws the same global batch; the trainer keeps its own rows, so nothing depends on their number.
-    `images` (N, C, H, W) is all in memory or, as `hdbench.datasets.latents.cache.Latents`, on disk: for the same rows the same draws.
+    at: int
+    """Number of rows here before the cut."""
+    before: bool
+    """Whether any rank has rows before the cut in this part of its batch."""
+    after: bool
+    """Whether any rank has rows from the cut on."""
+
+
+class Draws:
+    """What one update draws for its rows of the global batch: rows of the data set and noise.
+
+    Row i of a draw is a function of (axes, number of the draw, i) alone, by counter-based random
+    numbers (Philox, Salmon et al. 2011), so a rank draws its own rows, at their cost, and neither the
+    number of ranks nor the size of a micro-batch changes a number.
+    `images` (M, C, H, W) is in memory or, as `hdbench.datasets.latents.cache.Latents`, on disk.
     """
 
     def __init__(
-        self, axes: tuple[str | int, ...], images: Tensor | Rows, labels: Tensor, batch: int
+        self,
+        axes: tuple[str | int, ...],
+        images: Tensor | Rows,
+        labels: Tensor,
+        batch: int,
+        parts: Sequence[range] = (),
+        rank: int = 0,
     ):
-        self.generator, self.images, self.labels, self.batch = (
-            generator(*axes),
-            images,
-            labels,
-            batch,
+        """`parts` are the rows of the global `batch` that each rank draws; by default one draws all."""
+        self.seed = seed_of(*axes)
+        self.images = images
+        self.labels = labels
+        self.batch = batch
+        self.parts = parts or (range(batch),)
+        self.indices = self.parts[rank]
+        self.draws = 0
+
+    def split(self, cut: int) -> Split:
+        """Where the rows from row `cut` of the global batch on begin; the same on all ranks but `at`."""
+        return Split(
+            len([row for row in self.indices if row < cut]),
+            any(row < cut for part in self.parts for row in part[:1]),
+            any(row >= cut for part in self.parts for row in part[-1:]),
         )
 
     def data(self) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64, drawn uniformly with replacement."""
-        return self.rows(self.images, self.labels)
+        x, labels = self.rows(self.images, self.labels)
+        return x, labels
 
     def rows(self, *tensors: Tensor | Rows) -> tuple[Tensor, ...]:
         """The same B rows of each tensor (M, ...), drawn uniformly with replacement."""
-        index = torch.randint(len(tensors[0]), (self.batch,), generator=self.generator)
+        index = self._index(len(tensors[0]))
         return tuple(tensor[index] for tensor in tensors)
 
     def label(self) -> Tensor:
         """Labels (B,) int64 with the data's own frequencies."""
-        return self.labels[torch.randint(len(self.labels), (self.batch,), generator=self.generator)]
+        return self.labels[self._index(len(self.labels))]
 
     def noise(self) -> Tensor:
-        """Standard normal of the images' shape, (B, C, H, W) float32."""
-        return torch.randn(self.batch, *self.images.shape[1:], generator=self.generator)
+        """Standard normal of the images' shape, (B, C, H, W), by Box and Muller's method in float32.
+
+        As `uniform`, of PyTorch's default dtype.
+        """
+        shape = self.images.shape[1:]
+        size = math.prod(shape)
+        pairs = self._words(-(-size // 2)).view(np.uint32).reshape(len(self.indices), -1, 2)
+        uniform = torch.from_numpy(pairs.astype(np.float32)).add_(0.5).mul_(2.0**-32)
+        radius = uniform[..., 0].log().mul_(-2.0).sqrt_()
+        angle = uniform[..., 1] * (2 * math.pi)
+        normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return normal[:, :size].reshape(-1, *shape).to(torch.get_default_dtype())
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(B,) float32, uniform in [low, high)."""
-        return low + (high - low) * torch.rand(self.batch, generator=self.generator)
+        """(B,), uniform in [low, high)."""
+        words = (self._words(1)[:, 0] >> np.uint64(40)).astype(np.float32)
+        uniform = torch.from_numpy(words).mul_(2.0**-24).to(torch.get_default_dtype())
+        return low + (high - low) * uniform
+
+    def _index(self, count: int) -> Tensor:
+        """(B,) int64, uniform in 0 .. count - 1."""
+        words = (self._words(1)[:, 0] >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return torch.from_numpy((words * count).astype(np.int64))
+
+    def _words(self, size: int) -> np.ndarray:
+        """Random words (B, size) uint64 of the next draw; a counter of Philox gives four of them."""
+        counters = -(-size // 4)
+        key = np.array([self.seed, self.draws], dtype=np.uint64)
+        self.draws += 1
+
+        def stream(row: int, rows: int) -> np.ndarray:
+            counter = np.array([row * counters, 0, 0, 0], dtype=np.uint64)
+            words = np.random.Philox(key=key, counter=counter).random_raw(rows * counters * 4)
+            return words.reshape(rows, -1)
+
+        rows = self.indices
+        if rows.step == 1 or len(rows) < 2:
+            words = stream(rows.start if rows else 0, len(rows))
+        else:
+            words = np.concatenate([stream(row, 1) for row in rows])
+        return np.ascontiguousarray(words[:, :size])
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.autograd.forward_ad as forward_ad
 import torch.distributed as dist
@@ -46,24 +48,24 @@ def _carry_tangents(module: nn.Module) -> None:
     module.register_forward_pre_hook(restore)
 
 
-def own_part(tensor: Tensor) -> Tensor:
+def own_part(tensor: Any) -> Tensor:
     """This rank's shard, sharing memory; a tensor that is not spread is its own."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """All ranks' shards put together, on every rank; a tensor that is not spread is its own."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def on_rank_0(tensor: Tensor) -> Tensor:
+def on_rank_0(tensor: Any) -> Tensor:
     """All ranks' shards put together, in the memory of rank 0 alone and empty elsewhere; else the tensor itself."""
     if not hasattr(tensor, "full_tensor"):
         return tensor
     return tensor.full_tensor().cpu() if rank() == 0 else tensor.full_tensor().new_empty(0)
 
 
-def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
+def spread_like(tensor: Tensor, other: Any) -> Tensor:
     """A whole tensor, the same on every rank, spread over them as `other` of the same shape is, if it is."""
     if not hasattr(other, "full_tensor"):
         return tensor

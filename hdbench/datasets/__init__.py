@@ -1,22 +1,15 @@
-"""Data sets: one file each, with a `Configuration` (its sizes as properties) and `build(configuration) -> Splits`.
-
-One too large for memory has `encode` and `open_latents` instead, see images.py.
-"""
+"""Data sets, a subclass of `Dataset` each; packages add theirs by `hdbench.datasets`."""
 
 from __future__ import annotations
 
-from hdbench.datasets import canvas, captions, digits, textured_digits
-from hdbench.datasets import latents as images
+from hdbench.core.registry import Registry
+from hdbench.datasets.base import Dataset
+from hdbench.datasets.canvas import Canvas
+from hdbench.datasets.captions import Captions
+from hdbench.datasets.digits import Digits
+from hdbench.datasets.latents import Images
+from hdbench.datasets.textured_digits import TexturedDigits
 
-DATASETS = {
-    "digits": digits,
-    "textured_digits": textured_digits,
-    "canvas": canvas,
-    "captions": captions,
-    "images": images,
-}
-
-
-def attributes(name: str, classes: int) -> tuple[int, ...]:
-    """Numbers of classes of what images of this data set show: its `ATTRIBUTES`, or one, their class."""
-    return getattr(DATASETS[name], "ATTRIBUTES", (classes,))
+DATASETS = Registry(
+    "hdbench.datasets", base=Dataset, builtin=[Digits, TexturedDigits, Canvas, Captions, Images]
+)

@@ -1,22 +1,23 @@
-"""`captions`, 16x16 RGB, **semi-synthetic**: a real handwritten digit in a colour, at a place, on a background, and a caption.
+"""`captions`, 16x16 RGB, **semi-synthetic**: a digit in a colour, a place, a background.
 
-Ten categories, as MJHQ-30K has: the digits.  A share of the combinations of digit, colour, place and background is held out:
-no image or caption of these is in `train`.  Every split has digits, that is shapes, of its own: `train` teaches the text encoder
-and the generator, `score` the other model of the same family that gives the CLIP score, and `test` is what samples are compared
-with.  Labels are rows of `prompts`: two captions of each combination.
+Ten categories, as MJHQ-30K has: the digits.  A share of the combinations of digit, colour, place
+and background is held out: no image or caption of these is in `train`.  Every split has digits,
+that is shapes, of its own: `train` teaches the text encoder and the generator, `score` the other
+model of the same family that gives the CLIP score, and `test` is what samples are compared with.
+Labels are rows of `prompts`: two captions of each combination.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.core.config import Config
+from hdbench.datasets.base import Dataset, Splits
 from hdbench.datasets.digits import originals
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -42,37 +43,93 @@ CAPTIONS = (
 )
 
 
-class Configuration(Config):
+class Captions(Dataset):
+    """Images of one digit each, and two captions of every combination of what they show."""
+
+    title: ClassVar[str] = (
+        "16x16 RGB, semi-synthetic: a real handwritten digit in a colour, at a place, on a "
+        "background, and a caption"
+    )
+
     name: Literal["captions"] = "captions"
     seed: int = Field(
-        0, ge=0, description="of the split of the digits, of what is held out, and of the images"
+        default=0,
+        ge=0,
+        description="of the split of the digits, of what is held out, and of the images",
     )
-    train: int = Field(12000, ge=2)
-    score: int = Field(12000, ge=2)
-    test: int = Field(4000, ge=2)
+    train: int = Field(default=12000, ge=2)
+    score: int = Field(default=12000, ge=2)
+    test: int = Field(default=4000, ge=2)
     held_out: float = Field(
-        0.2, ge=0, lt=1, description="share of the combinations that `train` does not have"
+        default=0.2, ge=0, lt=1, description="share of the combinations that `train` does not have"
     )
 
-    image_size: int = Field(16, ge=16, le=16)
-    channels: int = Field(3, ge=3, le=3)
-    classes: int = Field(len(CAPTIONS) * int(np.prod(ATTRIBUTES)), description="rows of `prompts`")
+    image_size: int = Field(default=16, ge=16, le=16)
+    channels: int = Field(default=3, ge=3, le=3)
+    classes: int = Field(
+        default=len(CAPTIONS) * int(np.prod(ATTRIBUTES)), description="rows of `prompts`"
+    )
 
     @property
-    def largest_sample(self) -> int:
-        """The most real images that fit on both sides of every comparison: two disjoint parts of train, and test."""
-        return min(self.train // 2, self.test)
+    def attributes(self) -> tuple[int, ...]:
+        return ATTRIBUTES
+
+    def targets(self, labels: Tensor) -> Tensor:
+        return torch.from_numpy(attributes_of(labels.numpy()))
 
     @property
     def stride(self) -> int:
-        """How far apart the captions of successive samples are, so that few of them already mix everything.
+        """How far apart the captions of successive samples are, so that few already mix everything.
 
-        The first number from the golden section of the rows on that has no factor in common with their number.
+        The first number from the golden section of the rows on that has no factor in common with
+        their number.
         """
         golden = round(self.classes * (math.sqrt(5) - 1) / 2)
         return next(
             step for step in range(golden, self.classes) if math.gcd(step, self.classes) == 1
         )
+
+    def hidden_combinations(self) -> np.ndarray:
+        """Whether each combination is (960,): a random share, about as many for every digit."""
+        combinations = int(np.prod(ATTRIBUTES))
+        per_digit = combinations // len(DIGITS)
+        rng = np.random.default_rng((self.seed, 1))
+        count = round(self.held_out * per_digit)
+        return np.concatenate([rng.permutation(per_digit) < count for _ in DIGITS])
+
+    def prompts(self) -> list[dict[str, Any]]:
+        """Every caption with its category, and whether it is held out; a label is a row."""
+        hidden = self.hidden_combinations()
+        rows = np.arange(self.classes)
+        names = DIGITS, tuple(COLOURS), tuple(PLACES), tuple(BACKGROUNDS)
+        table = []
+        for row, indices in zip(rows, attributes_of(rows), strict=True):
+            digit, colour, place, background = (
+                words[index] for words, index in zip(names, indices, strict=True)
+            )
+            text = CAPTIONS[row % len(CAPTIONS)].format(
+                digit=digit, colour=colour, place=place, background=background
+            )
+            table.append(
+                {"prompt": text, "category": digit, "held_out": bool(hidden[row // len(CAPTIONS)])}
+            )
+        return table
+
+    def build(self) -> Splits:
+        """Images (N, 3, 16, 16) uint8 and rows of `prompts` (N,) int64, each digit as often."""
+        shapes = originals(self.seed)
+        ink, digits = shapes["train"]
+        half = len(digits) // 2
+        shapes |= {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
+        seen = np.repeat(~self.hidden_combinations(), len(CAPTIONS))
+        splits = {}
+        for number, split in enumerate(("train", "test", "score")):
+            rng = np.random.default_rng((self.seed, 2 + number))
+            rows = rng.choice(
+                np.flatnonzero(seen) if split == "train" else self.classes, self.counts[split]
+            )
+            splits[split] = draw(*shapes[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
+        return splits
 
 
 def attributes_of(rows: np.ndarray) -> np.ndarray:
@@ -80,55 +137,11 @@ def attributes_of(rows: np.ndarray) -> np.ndarray:
     return np.stack(np.unravel_index(rows // len(CAPTIONS), ATTRIBUTES), axis=1)
 
 
-def held_out(configuration: Configuration) -> np.ndarray:
-    """Whether each combination is (960,): a random share of them, of every digit about as many."""
-    combinations = int(np.prod(ATTRIBUTES))
-    of_digit = combinations // len(DIGITS)
-    rng, count = (
-        np.random.default_rng((configuration.seed, 1)),
-        round(configuration.held_out * of_digit),
-    )
-    return np.concatenate([rng.permutation(of_digit) < count for _ in DIGITS])
-
-
-def prompts(configuration: Configuration) -> list[dict[str, Any]]:
-    """Every caption with its category, and whether its combination is held out; a label is a row."""
-    hidden, rows = held_out(configuration), np.arange(configuration.classes)
-    names = DIGITS, tuple(COLOURS), tuple(PLACES), tuple(BACKGROUNDS)
-    table = []
-    for row, each in zip(rows, attributes_of(rows)):
-        digit, colour, place, background = (part[index] for part, index in zip(names, each))
-        text = CAPTIONS[row % len(CAPTIONS)].format(
-            digit=digit, colour=colour, place=place, background=background
-        )
-        table.append(
-            {"prompt": text, "category": digit, "held_out": bool(hidden[row // len(CAPTIONS)])}
-        )
-    return table
-
-
-def build(configuration: Configuration) -> dict[str, tuple[Tensor, Tensor]]:
-    """`train`, `test` and `score`: images (N, 3, 16, 16) uint8 and rows of `prompts` (N,) int64, equally often each digit."""
-    parts, hidden = originals(configuration.seed), held_out(configuration)
-    (ink, digits), half = parts["train"], len(parts["train"][1]) // 2
-    parts |= {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
-    seen = np.repeat(~hidden, len(CAPTIONS))
-    splits = {}
-    for number, split in enumerate(("train", "test", "score")):
-        rng = np.random.default_rng((configuration.seed, 2 + number))
-        rows = rng.choice(
-            np.flatnonzero(seen) if split == "train" else configuration.classes,
-            getattr(configuration, split),
-        )
-        splits[split] = draw(*parts[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
-    return splits
-
-
 def draw(ink: np.ndarray, digits: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, its digit drawn from ink (M, 8, 8) with the labels `digits`."""
+    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, from ink (M, 8, 8) of `digits`."""
     images = np.empty((len(rows), 16, 16, 3))
     shapes = [np.flatnonzero(digits == digit) for digit in range(len(DIGITS))]
-    for image, (digit, colour, place, background) in zip(images, attributes_of(rows)):
+    for image, (digit, colour, place, background) in zip(images, attributes_of(rows), strict=True):
         image[:] = list(BACKGROUNDS.values())[background]
         top, left = list(PLACES.values())[place]
         alpha = ink[rng.choice(shapes[digit])][..., None]

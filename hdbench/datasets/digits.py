@@ -1,49 +1,57 @@
-"""`digits`: scikit-learn's 1,797 real 8x8 handwritten digits (UCI Optical Recognition of Handwritten Digits), 10 classes."""
+"""`digits`: scikit-learn's 1,797 real 8x8 handwritten digits of UCI, 10 classes."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.core.config import Config
+from hdbench.datasets.base import Dataset, Splits
 
-Splits = dict[
-    str, tuple[Tensor, Tensor]
-]  # "train", "test": images (N, C, H, W) uint8 and labels (N,) int64
-TRAIN, TEST = 1347, 450
+TRAIN = 1347
+TEST = 450
 
 
-class Configuration(Config):
+class Digits(Dataset):
+    """The originals themselves, split once at random."""
+
+    title: ClassVar[str] = (
+        "1,797 real 8x8 handwritten digits of scikit-learn (UCI Optical Recognition of Handwritten "
+        "Digits), 10 classes"
+    )
+
     name: Literal["digits"] = "digits"
-    seed: int = Field(0, ge=0, description="of the split")
+    seed: int = Field(default=0, ge=0, description="of the split")
 
-    image_size: int = Field(8, ge=8, le=8)
-    channels: int = Field(1, ge=1, le=1)
-    classes: int = Field(10, ge=10, le=10)
+    image_size: int = Field(default=8, ge=8, le=8)
+    channels: int = Field(default=1, ge=1, le=1)
+    classes: int = Field(default=10, ge=10, le=10)
 
     @property
-    def largest_sample(self) -> int:
-        """The most real images that fit on both sides of every comparison: two disjoint parts of train, and test."""
-        return min(TRAIN // 2, TEST)
+    def counts(self) -> dict[str, int]:
+        return {"train": TRAIN, "test": TEST}
+
+    def build(self) -> Splits:
+        return {
+            split: (as_images(ink), torch.from_numpy(labels))
+            for split, (ink, labels) in originals(self.seed).items()
+        }
 
 
 def originals(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Ink (N, 8, 8) float in [0, 1] and labels (N,), split once at random into 1,347 and 450."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # optional: scikit-learn
 
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.target))
-    ink, labels = digits.images[order] / 16.0, digits.target[order].astype(np.int64)
+    ink = digits.images[order] / 16.0
+    labels = digits.target[order].astype(np.int64)
     return {"train": (ink[:TRAIN], labels[:TRAIN]), "test": (ink[TRAIN:], labels[TRAIN:])}
 
 
-def build(configuration: Configuration) -> Splits:
-    def as_images(ink: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.rint(ink * 255).astype(np.uint8)).unsqueeze(1)
-
-    splits = originals(configuration.seed).items()
-    return {split: (as_images(ink), torch.from_numpy(labels)) for split, (ink, labels) in splits}
+def as_images(ink: np.ndarray) -> Tensor:
+    """Ink (N, 8, 8) in [0, 1] -> images (N, 1, 8, 8) uint8."""
+    return torch.from_numpy(np.rint(ink * 255).astype(np.uint8)).unsqueeze(1)

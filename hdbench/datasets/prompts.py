@@ -10,14 +10,16 @@ from hdbench.core.errors import UserError, reason
 
 
 def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list[dict[str, str]]:
-    """Prompt (and category) of each id from a JSON file of {key: {"prompt", "category"}} or {key: prompt}.
+    """Prompt (and category) of each id from JSON: {key: {"prompt", "category"}} or {key: prompt}.
 
-    An id's key is the last part of its path.  Raises UserError for a missing file, another form, or an id without a prompt.
+    An id's key is the last part of its path.  Raises UserError for a missing file, another form, or
+    an id without a prompt.
     """
     if path is None:
         raise UserError(
-            f"{protocol} needs a prompt for each image; give --prompts meta_data.json, a JSON file of "
-            '{key: {"prompt": ..., "category": ...}} where key is the name of the image without suffix'
+            f"{protocol} needs a prompt for each image; give --prompts meta_data.json, a JSON file "
+            'of {key: {"prompt": ..., "category": ...}} where key is the name of the image without '
+            "suffix"
         )
     try:
         table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))

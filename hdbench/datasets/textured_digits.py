@@ -1,12 +1,13 @@
-"""`textured_digits`, 16x16, **semi-synthetic**: real digit shapes whose ink carries a synthetic oriented texture.
+"""`textured_digits`, 16x16, **semi-synthetic**: real digits whose ink is textured.
 
-Structure (the digit) and detail (the texture) are separable by construction, so that what a method loses can be named.
-The *original* digits are split before anything is added: no shape of the test split was seen in training.
+Structure (the digit) and detail (the texture) are separable by construction, so that what a method
+loses can be named.  The *original* digits are split before anything is added: no shape of the test
+split was seen in training.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,68 +15,67 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.core.config import Config
-from hdbench.datasets.digits import Splits, originals
-
-VERSION = 2  # in the first, digits filled the image and were shifted cyclically
+from hdbench.datasets.base import Dataset, Splits
+from hdbench.datasets.digits import originals
 
 
-class Configuration(Config):
+class TexturedDigits(Dataset):
+    """Original digits, enlarged, shifted and textured."""
+
+    title: ClassVar[str] = (
+        "16x16, semi-synthetic: real digit shapes whose ink carries a synthetic oriented texture, "
+        "10 classes"
+    )
+    version: ClassVar[int] = 2  # in the first, digits filled the image and were shifted cyclically
+
     name: Literal["textured_digits"] = "textured_digits"
-    seed: int = Field(0, ge=0, description="of the split and of shifts and textures")
-    train: int = Field(8000, ge=2)
-    test: int = Field(4000, ge=2)
-    wavelength: float = Field(4.0, gt=2, description="of the texture, in pixels")
+    seed: int = Field(default=0, ge=0, description="of the split and of shifts and textures")
+    train: int = Field(default=8000, ge=2)
+    test: int = Field(default=4000, ge=2)
+    wavelength: float = Field(default=4.0, gt=2, description="of the texture, in pixels")
     contrast: float = Field(
-        0.7, ge=0, le=1, description="of the texture: ink is multiplied by 1 - contrast to 1"
+        default=0.7,
+        ge=0,
+        le=1,
+        description="of the texture: ink is multiplied by 1 - contrast to 1",
     )
 
-    image_size: int = Field(16, ge=16, le=16)
-    channels: int = Field(1, ge=1, le=1)
-    classes: int = Field(10, ge=10, le=10)
+    image_size: int = Field(default=16, ge=16, le=16)
+    channels: int = Field(default=1, ge=1, le=1)
+    classes: int = Field(default=10, ge=10, le=10)
 
-    @property
-    def largest_sample(self) -> int:
-        """The most real images that fit on both sides of every comparison: two disjoint parts of train, and test."""
-        return min(self.train // 2, self.test)
+    def build(self) -> Splits:
+        splits = {}
+        for number, (split, (ink, labels)) in enumerate(originals(self.seed).items()):
+            rng = np.random.default_rng((self.seed, 1 + number))
+            index = rng.integers(len(ink), size=self.counts[split])  # with replacement
+            images, _ = self.textured(ink[index], rng)
+            splits[split] = images, torch.from_numpy(labels[index])
+        return splits
 
-
-def textured(
-    ink: np.ndarray, rng: np.random.Generator, configuration: Configuration
-) -> tuple[Tensor, Tensor]:
-    """Of each original (N, 8, 8): enlarged to 14x14, put anywhere on 16x16, ink times a sinusoid; and the same image
-    with the sinusoid's phase turned by half a period.  Both (N, 1, 16, 16) uint8.
-    """
-    n = len(ink)
-    shape = F.pad(
-        F.interpolate(torch.from_numpy(ink).unsqueeze(1), 14, mode="bilinear").squeeze(1),
-        (1, 1, 1, 1),
-    ).numpy()
-    shape = np.stack(
-        [
-            np.roll(image, tuple(shift), (0, 1))
-            for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)))
-        ]
-    )
-    y, x = np.mgrid[:16, :16]
-    direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[
-        :, None, None
-    ]  # the two diagonals
-    phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
-    wave = np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * configuration.wavelength) + phase)
-    images, turned = (
-        np.rint(255 * shape * (1 - configuration.contrast * (0.5 - 0.5 * w))).astype(np.uint8)
-        for w in (wave, -wave)
-    )
-    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(turned).unsqueeze(1)
-
-
-def build(configuration: Configuration) -> Splits:
-    splits = {}
-    for number, (split, (ink, labels)) in enumerate(originals(configuration.seed).items()):
-        rng = np.random.default_rng((configuration.seed, 1 + number))
-        index = rng.integers(
-            len(ink), size=getattr(configuration, split)
-        )  # uniformly, with replacement
-        splits[split] = textured(ink[index], rng, configuration)[0], torch.from_numpy(labels[index])
-    return splits
+    def textured(self, ink: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Of each original (N, 8, 8): enlarged to 14x14, put anywhere on 16x16, ink times a
+        sinusoid; and the same image with the sinusoid's phase turned by half a period.  Both (N, 1,
+        16, 16) uint8.
+        """
+        n = len(ink)
+        shape = F.pad(
+            F.interpolate(torch.from_numpy(ink).unsqueeze(1), 14, mode="bilinear").squeeze(1),
+            (1, 1, 1, 1),
+        ).numpy()
+        shape = np.stack(
+            [
+                np.roll(image, tuple(shift), (0, 1))
+                for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)), strict=True)
+            ]
+        )
+        y, x = np.mgrid[:16, :16]
+        # the two diagonals
+        direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]
+        phase = rng.uniform(0, 2 * np.pi, (n, 1, 1))
+        wave = np.sin(2 * np.pi * (x + direction * y) / (np.sqrt(2) * self.wavelength) + phase)
+        images, turned = (
+            np.rint(255 * shape * (1 - self.contrast * (0.5 - 0.5 * w))).astype(np.uint8)
+            for w in (wave, -wave)
+        )
+        return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(turned).unsqueeze(1)

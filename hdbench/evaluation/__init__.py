@@ -1,1 +1,1 @@
-"""Evaluation of any images under a named protocol: samples -> features, once -> every metric with its interval."""
+"""Evaluation of any images under named protocols: samples -> features -> metrics."""

@@ -1,4 +1,4 @@
-"""Evaluate images under named protocols: inputs checked first, one pass, every metric with its interval."""
+"""Evaluate images under named protocols: inputs checked first, one pass, all metrics."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from hdbench.datasets.prompts import read_prompts
 from hdbench.evaluation import references
 from hdbench.evaluation.features import Features, digest_of, extract
 from hdbench.evaluation.images import Images, open_images
-from hdbench.evaluation.measure import _categories, _notes, measure
+from hdbench.evaluation.measure import measure, notes
 from hdbench.evaluation.protocols import Protocol, label
 from hdbench.evaluation.references import Reference
 from hdbench.evaluation.request import Extractors, Request
 from hdbench.evaluation.results import Evaluation, Result
-from hdbench.metrics.clip_score import clip_score
 
 
 def evaluate(request: Request) -> list[Evaluation] | None:
     """One evaluation a protocol; None on a rank other than 0, whose features are then written.
 
-    Raises UserError, before any network runs, for weights, samples, prompts or references that do not serve.
+    Raises UserError, before any network runs, for weights, samples, prompts or references that do
+    not serve.
     """
     extractors = Extractors(request)
     images, prompts = _samples(request)
     for protocol in request.protocols:
         if protocol.needs_reference and protocol.name not in request.references:
             raise UserError(
-                f"{protocol.name} needs a reference; give --reference with a folder or npz of real images"
+                f"{protocol.name} needs a reference; give --reference with a folder or npz of real "
+                "images"
                 + (
                     ", or ADM's VIRTUAL_imagenet256_labeled.npz"
                     if "sfid" in protocol.metrics
@@ -41,58 +42,60 @@ def evaluate(request: Request) -> list[Evaluation] | None:
                 + ", or what `hdbench reference` built"
             )
     extractors.load()
-    found = build_references(request, extractors)
+    built = build_references(request, extractors)
     texts = None if prompts is None else [row["prompt"] for row in prompts]
     features = extract(images, extractors.all(), texts, replace(request.settings, label="samples"))
-    if features is None or found is None:
+    if features is None or built is None:
         return None
-    by_extractor = dict(zip(extractors.all(), features))
+    by_extractor = dict(zip(extractors.all(), features, strict=True))
     return [
         _evaluation(
-            request, protocol, images, prompts, found.get(protocol.name), extractors, by_extractor
+            request, protocol, images, prompts, built.get(protocol.name), extractors, by_extractor
         )
         for protocol in request.protocols
     ]
 
 
 def build_references(request: Request, extractors: Extractors) -> dict[str, Reference] | None:
-    """The reference of each protocol that needs one, from the cache where it is there; None on ranks other than 0."""
-    found, plans = {}, {}
+    """The reference of each protocol that needs one, from the cache if there; rank 0 only."""
+    built = {}
+    plans = {}
     for protocol in request.protocols:
         if not protocol.needs_reference:
             continue
-        source, extractor = request.references[protocol.name], extractors.by_protocol[protocol.name]
+        source = request.references[protocol.name]
+        extractor = extractors.by_protocol[protocol.name]
         if references.is_built(source):
-            found[protocol.name] = references.checked(references.load(source), protocol, extractor)
-            if changed := references.source_changed(found[protocol.name]):
+            built[protocol.name] = references.checked(references.load(source), protocol, extractor)
+            if changed := references.source_changed(built[protocol.name]):
                 raise UserError(
-                    f"{source}: stale: the images in {changed} have changed since; build it again with `hdbench "
-                    "reference`"
+                    f"{source}: stale: the images in {changed} have changed since; build it again "
+                    "with `hdbench reference`"
                 )
-            _check_reference(request, protocol, found[protocol.name].ids)
+            _check_reference(request, protocol, built[protocol.name].ids)
         else:
-            plans[protocol.name] = each = references.plan(
+            plans[protocol.name] = plan = references.plan(
                 source, protocol, extractor, request.settings.cache, request.allow
             )
-            _check_reference(request, protocol, () if each.images is None else each.images.ids)
+            _check_reference(request, protocol, () if plan.images is None else plan.images.ids)
     if not references.build(list(plans.values()), request.settings):
         return None
-    return found | {
+    return built | {
         name: references.checked(
-            references.load(each.folder, each.key), _named(request, name), each.extractor
+            references.load(plan.folder, plan.key), _named(request, name), plan.extractor
         )
-        for name, each in plans.items()
+        for name, plan in plans.items()
     }
 
 
 def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...]) -> None:
-    """UserError where the reference's images are too few for these samples' metrics, or lack prompts with categories."""
+    """UserError where the reference has too few images, or lacks prompts with categories."""
     if request.samples is None:
         return
     if "kid" in protocol.metrics and len(ids) < protocol.kid_subset_size:
         raise UserError(
-            f"{request.references[protocol.name]}: too few reference images, {len(ids)}; KID's subsets have "
-            f"{protocol.kid_subset_size}; give --kid-subset-size"
+            f"{request.references[protocol.name]}: too few reference images, {len(ids)}; KID's "
+            f"subsets have {protocol.kid_subset_size}; give --kid-subset-size"
         )
     if protocol.categories:
         read_prompts(request.prompts, ids, protocol.name)
@@ -106,35 +109,29 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
     """The images and their prompts, or UserError where they are not what the protocols ask for."""
     mixed = all(protocol.resolution or not protocol.inception for protocol in request.protocols)
     images = open_images(request.samples, allow=request.allow, mixed_sizes=mixed)
-    found = len(images)
+    count = len(images)
     for protocol in request.protocols:
-        if request.n is None and protocol.n not in (None, found):
+        if request.n is None and protocol.n not in (None, count):
             raise UserError(
-                f"{request.samples}: holds {found} images, {protocol.name} wants {protocol.n}; give --n {found} "
-                f"to evaluate them under that count, which then stands in every metric's name"
+                f"{request.samples}: holds {count} images, {protocol.name} wants {protocol.n}; "
+                f"give --n {count} to evaluate them under that count, which then stands in every "
+                "metric's name"
             )
     if request.n is not None:
-        if not 2 <= request.n <= found:
+        if not 2 <= request.n <= count:
             raise UserError(
-                f"--n = {request.n}: {request.samples} holds {found} images; give 2 to {found}"
+                f"--n = {request.n}: {request.samples} holds {count} images; give 2 to {count}"
             )
         images = images.subset(request.n)
     for protocol in request.protocols:
-        least, why = 2, "an interval"
-        if {"precision", "recall"} & set(protocol.metrics):
-            least, why = protocol.neighbours + 2, f"{protocol.neighbours} neighbours"
-        if (
-            "inception_score" in protocol.metrics
-            and protocol.score_splits == "shuffled_10"
-            and least < 10
-        ):
-            least, why = 10, "the 10 parts of the inception score"
-        if "kid" in protocol.metrics and protocol.kid_subset_size > least:
-            least, why = protocol.kid_subset_size, "KID's subsets (--kid-subset-size changes them)"
+        settings = protocol.settings(request.device)
+        least, why = max(
+            (metric.least(settings) for metric in protocol.classes()), key=lambda need: need[0]
+        )
         if len(images) < least:
             raise UserError(
-                f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least {least} for "
-                f"{why}"
+                f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least "
+                f"{least} for {why}"
             )
     prompts = [protocol.name for protocol in request.protocols if protocol.prompts]
     return images, read_prompts(request.prompts, images.ids, prompts[0]) if prompts else None
@@ -147,20 +144,28 @@ def _evaluation(
     prompts: list[dict[str, str]] | None,
     real: Reference | None,
     extractors: Extractors,
-    found: Mapping[Any, Features],
+    features: Mapping[Any, Features],
 ) -> Evaluation:
-    features = found[extractors.by_protocol[protocol.name]] if protocol.inception else {}
+    estimates = measure(
+        protocol,
+        features[extractors.by_protocol[protocol.name]] if protocol.inception else {},
+        real,
+        _classifier(extractors),
+        request.device,
+        request.intervals,
+        clip=features[extractors.clip] if protocol.prompts else None,
+        captions=prompts if protocol.categories else (),
+        real_captions=read_prompts(request.prompts, real.ids, protocol.name)
+        if protocol.categories
+        else (),
+    )
+    ids = np.array(images.ids)
     results = {
-        metric: Result(estimate, images.ids)
-        for metric, estimate in measure(
-            protocol, features, real, _classifier(extractors), request.device, request.intervals
-        ).items()
+        metric: Result(
+            estimate, images.ids if estimate.rows is None else tuple(ids[estimate.rows].tolist())
+        )
+        for metric, estimate in estimates.items()
     }
-    if protocol.categories and prompts is not None:
-        results |= _categories(request, features["2048"], images.ids, prompts, real)
-    if protocol.prompts:
-        towers = found[extractors.clip]
-        results["clip_score"] = Result(clip_score(towers["image"], towers["text"]), images.ids)
     used = [
         role
         for role, wanted in (("inception", protocol.inception), ("clip", protocol.prompts))
@@ -181,8 +186,8 @@ def _evaluation(
         "labels": images.label_kind(),
         "sizes": {f"{w}x{h}": n for (h, w), n in images.sizes.items()},
         "weights": {role: extractors.weights[role].sha256 for role in used},
-        "extractors": [each.description() for each in found],
-        "notes": _notes(protocol, images),
+        "extractors": [extractor.description() for extractor in features],
+        "notes": notes(protocol, images),
     }
     return Evaluation(
         name=request.name or Path(images.source).stem,
@@ -195,4 +200,6 @@ def _evaluation(
 
 
 def _classifier(extractors: Extractors) -> np.ndarray | None:
-    return next((each.network.classifier for each in extractors.by_protocol.values()), None)
+    return next(
+        (extractor.network.classifier for extractor in extractors.by_protocol.values()), None
+    )

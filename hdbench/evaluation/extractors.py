@@ -1,7 +1,8 @@
-"""Feature extractors: one preprocessing and one forward, which gives every layer that a protocol's metrics need.
+"""Feature extractors: one preprocessing, one forward, every layer that the metrics need.
 
-Images come as uint8 (H, W, 3); features leave as float32 (B, d) on the CPU.  Inception is torch-fidelity's; its modules
-stand in the order in which its own forward runs them, so they serve clean-fid's and pytorch-fid's preprocessing as well.
+Images come as uint8 (H, W, 3); features leave as float32 (B, d) on the CPU.  Inception is
+torch-fidelity's; its modules stand in the order in which its own forward runs them, so they serve
+clean-fid's and pytorch-fid's preprocessing as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hdbench.evaluation.protocols import Layout, Preprocessing
 from hdbench.evaluation.weights import Weights
 from hdbench.networks.tensors import as_buffer, is_torchscript, read_tensors
 
-CPU_BATCH = 8  # images a forward on a CPU, whatever --batch is: larger ones are slower, and may round otherwise
+CPU_BATCH = 8  # images a forward on a CPU: larger batches are slower, and may round otherwise
 SPATIAL_CHANNELS = 7  # of mixed_6/conv, 17 x 17: the ADM evaluator's features of sFID
 
 
@@ -36,18 +37,21 @@ def _mismatch(error: RuntimeError) -> str:
 
 
 class Inception:
-    """The network alone, to be shared by extractors; `classifier` (1008, 2048) turns features into logits without bias.
+    """The network, shared by extractors; `classifier` (1008, 2048) gives logits without bias.
 
-    layout "library": as torch-fidelity runs it, to the bit.  "channels-last": batch norms folded into their convolutions,
-    pixels channels last; faster on a CPU (benchmarks/evaluation.py), as near to exact arithmetic as the library's float32.
+    layout "library": as torch-fidelity runs it, to the bit.  "channels-last": batch norms folded
+    into their convolutions, pixels channels last; faster on a CPU (benchmarks/evaluation.py), as
+    near to exact arithmetic as the library's float32.
     """
 
     def __init__(self, weights: Weights, device: torch.device, layout: Layout = "library"):
-        self.weights, self.device, self.layout, self.classifier = weights, device, layout, None
+        self.weights = weights
+        self.device = device
+        self.layout = layout
+        self.classifier = None
         self._format = torch.channels_last if layout == "channels-last" else torch.contiguous_format
-        if is_torchscript(
-            weights.path
-        ):  # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
+        # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
+        if is_torchscript(weights.path):
             try:
                 self.body: nn.Module = (
                     torch.jit.load(weights.path, map_location=device).eval().layers
@@ -57,7 +61,7 @@ class Inception:
                     f"{weights.path}: not clean-fid's Inception ({reason(error)})"
                 ) from None
             return
-        from torch_fidelity.feature_extractor_inceptionv3 import (
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # optional: torch-fidelity
             BasicConv2d,
             FeatureExtractorInceptionV3,
         )
@@ -70,17 +74,19 @@ class Inception:
             )
         except RuntimeError as error:
             raise UserError(
-                f"{weights.path}: not the weights of torch-fidelity's Inception ({_mismatch(error)})"
+                f"{weights.path}: not the weights of torch-fidelity's Inception "
+                f"({_mismatch(error)})"
             ) from None
         if layout == "channels-last":
             for module in [
                 module for module in network.modules() if isinstance(module, BasicConv2d)
             ]:
-                module.conv, module.bn = fuse_conv_bn_eval(module.conv, module.bn), nn.Identity()
+                module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+                module.bn = nn.Identity()
         self.body = nn.Sequential(
             *[module for name, module in network.named_children() if name != "fc"]
         )
-        self.body.to(device, memory_format=self._format)
+        self.body.to(device, memory_format=self._format)  # pyright: ignore[reportCallIssue]
         self.classifier = network.fc.weight.detach().numpy()
         network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 
@@ -89,24 +95,25 @@ class Inception:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order: row, column, channel."""
-        found = {"2048": self.body(x.contiguous(memory_format=self._format)).flatten(1)}
+        """x (B, 3, 299, 299) in [-1, 1] -> "2048" (B, 2048), "spatial" (B, 2023) in ADM's order."""
+        features = {"2048": self.body(x.contiguous(memory_format=self._format)).flatten(1)}
         if "spatial" in layers:
             if self.classifier is None:
                 raise UserError(
-                    f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give torch-fidelity's "
-                    "file"
+                    f"{self.weights.path}: clean-fid's Inception has no layer for sFID; give "
+                    "torch-fidelity's file"
                 )
-            found["spatial"] = self._spatial.permute(0, 2, 3, 1).flatten(1)
-        return {layer: found[layer] for layer in layers}
+            features["spatial"] = self._spatial.permute(0, 2, 3, 1).flatten(1)
+        return {layer: features[layer] for layer in layers}
 
 
 class InceptionExtractor:
     """Inception under one preprocessing.
 
-    tensorflow: TensorFlow 1's bilinear resizing to 299, (x - 128) / 128 (torch-fidelity, ADM's evaluator).  clean: Pillow's
-    bicubic resizing of each channel in float, the same scaling (clean-fid).  pytorch_fid: shorter side to `resolution`
-    (Pillow, bilinear), centre crop, then bilinear to 299 without antialiasing, 2 x - 1 (pytorch-fid, SANA's toolkit).
+    tensorflow: TensorFlow 1's bilinear resizing to 299, (x - 128) / 128 (torch-fidelity, ADM's
+    evaluator).  clean: Pillow's bicubic resizing of each channel in float, the same scaling
+    (clean-fid).  pytorch_fid: shorter side to `resolution` (Pillow, bilinear), centre crop, then
+    bilinear to 299 without antialiasing, 2 x - 1 (pytorch-fid, SANA's toolkit).
     """
 
     def __init__(
@@ -116,12 +123,10 @@ class InceptionExtractor:
         layers: tuple[str, ...],
         resolution: int | None,
     ):
-        self.network, self.preprocessing, self.layers, self.resolution = (
-            network,
-            preprocessing,
-            layers,
-            resolution,
-        )
+        self.network = network
+        self.preprocessing = preprocessing
+        self.layers = layers
+        self.resolution = resolution
         self.weights = network.weights
 
     def description(self) -> dict[str, Any]:
@@ -145,15 +150,15 @@ class InceptionExtractor:
         }
 
     def prepare(self, image: np.ndarray) -> Tensor:
-        """One image, (H, W, 3) uint8 -> (3, H', W'); the part of the work that is done in parallel on the CPU."""
+        """One image, (H, W, 3) uint8 -> (3, H', W'); done in parallel on the CPU."""
         if self.preprocessing == "tensorflow":
             return torch.from_numpy(image).permute(2, 0, 1)
         if self.preprocessing == "clean":
-            from cleanfid.resize import build_resizer
+            from cleanfid.resize import build_resizer  # optional: clean-fid
 
             return torch.from_numpy(build_resizer("clean")(image)).permute(2, 0, 1)
-        from PIL import Image
-        from torchvision.transforms import functional as vision
+        from PIL import Image  # optional: Pillow
+        from torchvision.transforms import functional as vision  # optional: torchvision
 
         resized = vision.center_crop(
             vision.resize(Image.fromarray(image), self.resolution), self.resolution
@@ -162,24 +167,26 @@ class InceptionExtractor:
 
     def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]:
         if self.network.device.type == "cpu" and len(prepared) > CPU_BATCH:
-            parts = [
+            batches = [
                 self(prepared[start : start + CPU_BATCH], None)
                 for start in range(0, len(prepared), CPU_BATCH)
             ]
-            return {layer: np.concatenate([part[layer] for part in parts]) for layer in self.layers}
+            return {
+                layer: np.concatenate([batch[layer] for batch in batches]) for layer in self.layers
+            }
         alike = len({image.shape for image in prepared}) == 1
-        parts = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
-        x = torch.cat([self._scaled(part.to(self.network.device)) for part in parts])
+        batches = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
+        x = torch.cat([self._scaled(batch.to(self.network.device)) for batch in batches])
         return {
-            layer: found.float().cpu().numpy()
-            for layer, found in self.network(x, self.layers).items()
+            layer: values.float().cpu().numpy()
+            for layer, values in self.network(x, self.layers).items()
         }
 
     def _scaled(self, x: Tensor) -> Tensor:
         if self.preprocessing == "pytorch_fid":
             return 2 * F.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) - 1
         if self.preprocessing == "tensorflow":
-            from torch_fidelity.interpolate_compat_tensorflow import (
+            from torch_fidelity.interpolate_compat_tensorflow import (  # optional: torch-fidelity
                 interpolate_bilinear_2d_like_tensorflow1x,
             )
 
@@ -195,43 +202,44 @@ class ClipExtractor:
     layers = ("image", "text")
 
     def __init__(self, weights: Weights, architecture: str, device: torch.device):
-        import open_clip
-        from open_clip.transform import PreprocessCfg, image_transform_v2
+        import open_clip  # optional: open_clip
+        from open_clip.transform import PreprocessCfg, image_transform_v2  # optional: open_clip
 
-        self.weights, self.device = weights, device
-        settings, own, file = open_clip.get_model_config(architecture), {}, weights.path
+        self.weights = weights
+        self.device = device
+        settings = open_clip.get_model_config(architecture)
+        preprocessing = {}
+        file = weights.path
         if weights.path.is_dir():
-            architecture, file = (
-                "its open_clip_config.json",
-                next(weights.path.glob("*.safetensors")),
-            )
+            architecture = "its open_clip_config.json"
+            file = next(weights.path.glob("*.safetensors"))
             try:
                 configuration = json.loads(
                     (weights.path / "open_clip_config.json").read_text(encoding="utf-8")
                 )
-                settings, own = (
-                    configuration["model_cfg"],
-                    configuration.get("preprocess_cfg") or {},
-                )
+                settings = configuration["model_cfg"]
+                preprocessing = configuration.get("preprocess_cfg") or {}
                 if (
                     "timm_model_name" in settings["vision_cfg"]
                     or "hf_model_name" in settings["text_cfg"]
                 ):
                     raise UserError(
-                        f"{weights.path}: not a plain CLIP of open_clip, but one with a tower of another library"
+                        f"{weights.path}: not a plain CLIP of open_clip, but one with a tower of "
+                        "another library"
                     )
             except (OSError, ValueError, KeyError, TypeError):
                 raise UserError(
                     f"{weights.path / 'open_clip_config.json'}: not a configuration of open_clip"
                 ) from None
+        # OpenAI's archive has three numbers among its weights
         tensors = {
             name: tensor.float()
             for name, tensor in read_tensors(file).items()
             if name not in ("input_resolution", "context_length", "vocab_size")
-        }  # of OpenAI's archive
+        }
         try:
             self.network = open_clip.CLIP(**settings)
-            preprocess = PreprocessCfg(**own | {"size": self.network.visual.image_size})
+            preprocess = PreprocessCfg(**preprocessing | {"size": self.network.visual.image_size})
         except Exception as error:  # whatever a wrong value in a configuration leads to
             raise UserError(
                 f"{weights.path}: not a plain CLIP of open_clip ({reason(error)})"
@@ -256,7 +264,7 @@ class ClipExtractor:
         }
 
     def prepare(self, image: np.ndarray) -> Tensor:
-        from PIL import Image
+        from PIL import Image  # optional: Pillow
 
         return self.transform(Image.fromarray(image))
 

@@ -1,8 +1,8 @@
-"""Features on disk: one pass over the images for all extractors, a shard for each rank, merged in the images' order.
+"""Features on disk: one pass for all extractors, a shard a rank, in the images' order.
 
-A set of features lies under a key of the images' and weights' digests, preprocessing, layers and library versions, so it
-cannot be taken for another.  A shard is a .safetensors file and a JSON file with its sample ids and its digest, written
-last: without it the shard does not exist.
+A set of features lies under a key of the images' and weights' digests, preprocessing, layers and
+library versions, so it cannot be taken for another.  A shard is a .safetensors file and a JSON file
+with its sample ids and its digest, written last: without it the shard does not exist.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import sha256, write_atomic
+from hdbench.core.progress import Progress
 from hdbench.evaluation.images import Images
 from hdbench.evaluation.weights import Weights
 
@@ -33,6 +34,12 @@ Features = dict[str, np.ndarray]  # layer -> (N, d) float32, in the images' orde
 
 
 class Extractor(Protocol):
+    """A network under one preprocessing, as `extract` uses it; see `InceptionExtractor`.
+
+    `prepare` turns one image (H, W, 3) uint8 into a tensor, a call turns a batch of these into
+    features (B, d) float32 by layer.
+    """
+
     layers: tuple[str, ...]
     weights: Weights
 
@@ -55,7 +62,7 @@ class Shard(NamedTuple):
     @classmethod
     def of(cls, rank: int | None, world_size: int | None, wait_seconds: float = 3600.0) -> Shard:
         """As given, or as RANK and WORLD_SIZE say; UserError where they do not fit."""
-        values = {"rank": rank, "world_size": world_size}
+        values: dict[str, Any] = {"rank": rank, "world_size": world_size}
         for name, default in (("rank", "0"), ("world_size", "1")):
             if values[name] is None:
                 text = os.environ.get(name.upper()) or default
@@ -64,8 +71,8 @@ class Shard(NamedTuple):
                 values[name] = int(text)
         if not 0 <= values["rank"] < values["world_size"]:
             raise UserError(
-                f"rank {values['rank']} of world size {values['world_size']}: ranks count from 0 to "
-                "world size - 1"
+                f"rank {values['rank']} of world size {values['world_size']}: ranks count from 0 "
+                "to world size - 1"
             )
         return cls(values["rank"], values["world_size"], wait_seconds)
 
@@ -88,23 +95,24 @@ def digest_of(value: Any) -> str:
 
 def key_of(images: Images, extractor: Extractor, texts: Sequence[str] | None) -> dict[str, Any]:
     """Everything that decides the features."""
-    own = list(texts) if texts is not None and "text" in extractor.layers else None
+    prompts = list(texts) if texts is not None and "text" in extractor.layers else None
     return {
         "images": images.digest,
         "n": len(images),
         "ids": digest_of(images.ids),
         "extractor": extractor.description(),
-        "prompts": None if own is None else digest_of(own),
+        "prompts": None if prompts is None else digest_of(prompts),
     }
 
 
 def extract(
     images: Images, extractors: Sequence[Extractor], texts: Sequence[str] | None, settings: Settings
 ) -> list[Features] | None:
-    """Features of each extractor; every image is decoded once for all that are not in the cache yet.
+    """Features of each extractor; an image is decoded once for all that are not cached.
 
-    Rank 0 waits for the other ranks and returns the merged features; the others return None when their shard is written.
-    Raises UserError for a broken image, a broken cache, or a rank that does not come.
+    Rank 0 waits for the other ranks and returns the merged features; the others return None when
+    their shard is written.  Raises UserError for a broken image, a broken cache, or a rank that
+    does not come.
     """
     keys = [key_of(images, extractor, texts) for extractor in extractors]
     folders = [settings.cache / "features" / digest_of(key)[:16] for key in keys]
@@ -116,8 +124,8 @@ def extract(
     ]
     if missing:
         rows = range(rank, len(images), world_size)
-        found = _pass(images, [extractors[which] for which in missing], texts, rows, settings)
-        for which, arrays in zip(missing, found):
+        extracted = _pass(images, [extractors[which] for which in missing], texts, rows, settings)
+        for which, arrays in zip(missing, extracted, strict=True):
             _write(
                 folders[which],
                 f"shard-{rank}-of-{world_size}",
@@ -129,7 +137,7 @@ def extract(
         return None
     return [
         _merged(folder, key, images.ids, extractor.layers, wait_seconds, world_size)
-        for folder, key, extractor in zip(folders, keys, extractors)
+        for folder, key, extractor in zip(folders, keys, extractors, strict=True)
     ]
 
 
@@ -148,10 +156,8 @@ def _pass(
     rows: range,
     settings: Settings,
 ) -> list[Features]:
-    from hdbench.core.progress import Progress
-
     progress = Progress(settings.label, len(rows))
-    found: list[dict[str, list[np.ndarray]]] = [
+    features: list[dict[str, list[np.ndarray]]] = [
         {layer: [] for layer in extractor.layers} for extractor in extractors
     ]
 
@@ -161,33 +167,38 @@ def _pass(
 
     with ThreadPoolExecutor(settings.threads) as pool:
         starts = range(0, len(rows), settings.batch)
-        parts = [rows[start : start + settings.batch] for start in starts]
-        for start, part, batch in zip(starts, parts, _ahead(pool, prepared, parts)):
+        batches = [rows[start : start + settings.batch] for start in starts]
+        for start, rows_of_batch, images_of_batch in zip(
+            starts, batches, _ahead(pool, prepared, batches), strict=True
+        ):
             progress(start)
-            own = None if texts is None else [texts[row] for row in part]
+            prompts = None if texts is None else [texts[row] for row in rows_of_batch]
             for which, extractor in enumerate(extractors):
-                for layer, values in extractor([image[which] for image in batch], own).items():
+                for layer, values in extractor(
+                    [image[which] for image in images_of_batch], prompts
+                ).items():
                     if (broken := np.flatnonzero(~np.isfinite(values).all(1))).size:
                         raise UserError(
-                            f"{extractor.weights.path}: gives features that are not finite, first for the image "
-                            f"{images.ids[part[broken[0]]]!r}; get these weights again"
+                            f"{extractor.weights.path}: gives features that are not finite, first "
+                            f"for the image {images.ids[rows_of_batch[broken[0]]]!r}; get these "
+                            "weights again"
                         )
-                    found[which][layer].append(values)
+                    features[which][layer].append(values)
     progress(len(rows))
     return [
         {
             layer: np.concatenate(values) if values else np.empty((0, 0), np.float32)
             for layer, values in arrays.items()
         }
-        for arrays in found
+        for arrays in features
     ]
 
 
-def _ahead(pool: ThreadPoolExecutor, function, parts: list[range]) -> Iterable[list]:
+def _ahead(pool: ThreadPoolExecutor, function, batches: list[range]) -> Iterable[list]:
     """function over the rows of each part, always one part ahead of what is taken."""
     waiting: list[list] = []
-    for part in parts:
-        waiting.append([pool.submit(function, row) for row in part])
+    for batch in batches:
+        waiting.append([pool.submit(function, row) for row in batch])
         if len(waiting) > 1:
             yield [job.result() for job in waiting.pop(0)]
     for jobs in waiting:
@@ -240,15 +251,16 @@ def _merged(
                 if not (folder / f"shard-{rank}-of-{world_size}.json").is_file()
             ]
             raise UserError(
-                f"{folder}: no features from rank {', '.join(map(str, absent))} of {world_size} after "
-                f"{wait_seconds:.0f} seconds; run the same command on these ranks, finished shards are kept"
+                f"{folder}: no features from rank {', '.join(map(str, absent))} of {world_size} "
+                f"after {wait_seconds:.0f} seconds; run the same command on these ranks, finished "
+                "shards are kept"
             )
         time.sleep(0.2)
     shards = [_read(folder, f"shard-{rank}-of-{size}", key) for rank in range(size)]
     if any(names != list(ids[rank::size]) for rank, (names, _) in enumerate(shards)):
         raise UserError(
-            f"{folder}: its shards do not hold each of the {len(ids)} images once, in their order; delete this "
-            "folder and run again"
+            f"{folder}: its shards do not hold each of the {len(ids)} images once, in their order; "
+            "delete this folder and run again"
         )
     position = {name: row for row, name in enumerate(name for names, _ in shards for name in names)}
     order = [position[name] for name in ids]
@@ -261,7 +273,9 @@ def _merged(
 def _read(folder: Path, name: str, key: dict[str, Any]) -> tuple[list[str], Features]:
     try:
         manifest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        same, digest, ids = manifest["key"] == key, manifest["sha256"], manifest["ids"]
+        same = manifest["key"] == key
+        digest = manifest["sha256"]
+        ids = manifest["ids"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder / name}.json: not a manifest of features; delete the folder {folder} and run "

@@ -1,6 +1,7 @@
-"""Images to evaluate, of any origin: a folder of PNG or JPEG files, or npz files with `arr_0` (N, H, W, 3) uint8.
+"""Images of any origin: a folder of PNG or JPEG, or npz files, `arr_0` (N, H, W, 3) uint8.
 
-Every file is read and its header checked before anything is computed; pixels are decoded one by one, when asked for.
+Every file is read and its header checked before anything is computed; pixels are decoded one by
+one, when asked for.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hdbench.core.config import nearest
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import list_files, sha256
 from hdbench.core.npz import read_array
+from hdbench.datasets import DATASETS
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -27,9 +31,10 @@ CONVERSION = "--allow conversion"
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """N images in a fixed order, each with an id that is unique; `digest` is of all contents and ids.
+    """N images in a fixed order, each with a unique id; `digest` covers contents and ids.
 
-    `load(i)` gives image i as (H, W, 3) uint8.  Ids: path inside the folder without suffix, or position in the npz files.
+    `load(i)` gives image i as (H, W, 3) uint8.  Ids: path inside the folder without suffix, or
+    position in the npz files.
     """
 
     source: str
@@ -74,8 +79,9 @@ class Images:
 def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = False) -> Images:
     """The images of a folder (recursive) or of an npz file.
 
-    `allow` may hold "conversion" (grey, palette and transparent images become RGB by Pillow's convert) and "mixed-sizes".
-    Raises UserError for what cannot be read, is not RGB, or is not of one size (unless `mixed_sizes`).
+    `allow` may hold "conversion" (grey, palette and transparent images become RGB by Pillow's
+    convert) and "mixed-sizes".  Raises UserError for what cannot be read, is not RGB, or is not of
+    one size (unless `mixed_sizes`).
     """
     if not path.exists():
         raise UserError(
@@ -84,7 +90,8 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
     if path.is_file():
         if path.suffix != ".npz":
             raise UserError(
-                f"{path}: not an npz file; give a folder of PNG or JPEG files, or an npz file with arr_0"
+                f"{path}: not an npz file; give a folder of PNG or JPEG files, or an npz file with "
+                "arr_0"
             )
         images = _open_npz([path], path, allow)
     else:
@@ -93,7 +100,8 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
         archives = [file for file in files if file.suffix == ".npz"]
         if pictures and archives:
             raise UserError(
-                f"{path}: holds both image files and npz files ({archives[0].name}); give a folder of one kind"
+                f"{path}: holds both image files and npz files ({archives[0].name}); give a folder "
+                "of one kind"
             )
         if not pictures and not archives:
             raise UserError(f"{path}: holds no .png, .jpg, .jpeg or .npz file")
@@ -103,29 +111,27 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
     if len(images.sizes) > 1 and not mixed_sizes and "mixed-sizes" not in allow:
         (a, count), (b, _) = images.sizes.most_common()[0], images.sizes.most_common()[-1]
         raise UserError(
-            f"{path}: images of {len(images.sizes)} sizes ({count} of {a[1]}x{a[0]}, but also {b[1]}x{b[0]}); "
-            "make them alike, or give --allow mixed-sizes to resize each by itself"
+            f"{path}: images of {len(images.sizes)} sizes ({count} of {a[1]}x{a[0]}, but also "
+            f"{b[1]}x{b[0]}); make them alike, or give --allow mixed-sizes to resize each by itself"
         )
     return images
 
 
 def of_dataset(text: str, allow: Collection[str]) -> Images:
-    """The images of `NAME:SPLIT`, a data set of the suites with its default configuration; UserError if there is none."""
-    from hdbench.core.config import nearest
-    from hdbench.datasets import DATASETS
-
+    """The images of `NAME:SPLIT`, a data set with default settings; UserError if none."""
     name, _, split = text.partition(":")
-    known = [known for known, module in DATASETS.items() if hasattr(module, "build")]
+    known = [known for known, dataset in DATASETS.load().items() if dataset.stored == "memory"]
     if name not in known:
         raise UserError(f"--dataset = {text!r}: unknown data set" + nearest(name, known))
-    splits = DATASETS[name].build(DATASETS[name].Configuration())
+    dataset: Any = DATASETS[name]
+    splits = dataset().build()
     if split not in splits:
         raise UserError(f"--dataset = {text!r}: write {name}:{' or '.join(splits)}")
     images, labels = splits[split]
     if images.shape[1] != 3 and "conversion" not in allow:
         raise UserError(
-            f"--dataset = {text!r}: grey images, not RGB; give {CONVERSION} to have them repeated over three "
-            "channels"
+            f"--dataset = {text!r}: grey images, not RGB; give {CONVERSION} to have them repeated "
+            "over three channels"
         )
     array = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
     return Images(
@@ -143,19 +149,19 @@ def _hash(texts: list[str]) -> str:
 
 
 def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Images:
-    from PIL import Image
+    from PIL import Image  # optional: Pillow
 
     ids = [file.relative_to(folder).with_suffix("").as_posix() for file in files]
     if twice := [name for name, count in Counter(ids).items() if count > 1]:
         raise UserError(
-            f"{folder}: {twice[0]!r} stands there with two suffixes; keep one file for each image"
+            f"{folder}: {twice[0]!r} appears with two suffixes; keep one file for each image"
         )
     with (
         warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
         ThreadPoolExecutor() as pool,
     ):
         headers = list(pool.map(lambda file: _header(file, "conversion" in allow), files))
-    digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers)])
+    digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers, strict=True)])
     return Images(
         source=str(folder),
         ids=tuple(ids),
@@ -167,7 +173,7 @@ def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Ima
 
 def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
     """SHA-256 and (H, W) of a file whose header says that it is an RGB image."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError  # optional: Pillow
 
     try:
         str(file).encode()
@@ -175,15 +181,16 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
             raise OSError("a link to nothing, or not a plain file")
         content = file.read_bytes()
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            mode, (width, height) = image.mode, image.size
+            mode = image.mode
+            (width, height) = image.size
             if mode == "RGB" and ";16" in str(image.tile):  # Pillow would drop the lower byte
                 mode = "RGB;16"
     except UnicodeEncodeError:
         raise UserError(f"{str(file)!a}: a name that is not UTF-8; rename it") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UserError(
-            f"{file}: by its header more than {Image.MAX_IMAGE_PIXELS:,} pixels, which no image to evaluate has; "
-            "make it again"
+            f"{file}: by its header more than {Image.MAX_IMAGE_PIXELS:,} pixels, which no image to "
+            "evaluate has; make it again"
         ) from None
     except (OSError, SyntaxError, ValueError) as error:
         what = (
@@ -205,15 +212,16 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
             "RGB;16": "an image of 16 bits a channel",
         }
         raise UserError(
-            f"{file}: {kind.get(mode, 'an image')} (mode {mode}), not RGB; give {CONVERSION} to have every such "
-            "image converted by Pillow's convert('RGB'), as torch-fidelity and clean-fid do"
+            f"{file}: {kind.get(mode, 'an image')} (mode {mode}), not RGB; give {CONVERSION} to "
+            "have every such image converted by Pillow's convert('RGB'), as torch-fidelity and "
+            "clean-fid do"
         )
     return hashlib.sha256(content).hexdigest(), (height, width)
 
 
 def decode(file: Path) -> np.ndarray:
     """Pixels of an image file, (H, W, 3) uint8; UserError for a broken one."""
-    from PIL import Image
+    from PIL import Image  # optional: Pillow
 
     try:
         with Image.open(file, formats=FORMATS) as image:
@@ -223,30 +231,33 @@ def decode(file: Path) -> np.ndarray:
 
 
 def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images:
-    arrays, labels, names = [], [], []
+    arrays = []
+    labels = []
+    names = []
     for file in files:
         arrays.append(_array(file, "conversion" in allow))
         labels.append(_optional(file, ("labels", "arr_1"), len(arrays[-1]), np.integer))
         names.append(_optional(file, ("ids",), len(arrays[-1]), np.str_))
-    if len({part is None for part in names}) > 1:
+    if len({ids is None for ids in names}) > 1:
         raise UserError(
-            f"{source}: some of its npz files hold ids and others do not; give ids to all or to none"
+            f"{source}: some of its npz files hold ids and others do not; give ids to all or to "
+            "none"
         )
     ends = np.cumsum([len(array) for array in arrays])
     width = max(6, len(str(ends[-1])))
     ids = (
-        [str(name) for part in names for name in part]
-        if all(part is not None for part in names)
+        [str(name) for given in names for name in given]
+        if all(given is not None for given in names)
         else [f"{row:0{width}}" for row in range(ends[-1])]
     )
     if twice := [name for name, count in Counter(ids).items() if count > 1]:
         raise UserError(
-            f"{source}: the id {twice[0]!r} stands there more than once; give each image its own"
+            f"{source}: the id {twice[0]!r} appears more than once; give each image its own"
         )
 
     def load(i: int) -> np.ndarray:
-        part = int(np.searchsorted(ends, i, side="right"))
-        image = arrays[part][i - (ends[part - 1] if part else 0)]
+        index = int(np.searchsorted(ends, i, side="right"))
+        image = arrays[index][i - (ends[index - 1] if index else 0)]
         return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
 
     return Images(
@@ -256,7 +267,7 @@ def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images
         load=load,
         sizes=Counter({array.shape[1:3]: len(array) for array in arrays}),
         labels=np.concatenate(labels).astype(np.int64)
-        if all(part is not None for part in labels)
+        if all(given is not None for given in labels)
         else None,
     )
 
@@ -265,7 +276,7 @@ def _array(file: Path, convert: bool) -> np.ndarray:
     """arr_0 (N, H, W, 3 or 1) uint8, memory-mapped where the archive stores it uncompressed."""
     array = read_array(file, "arr_0")
     if array is None:
-        raise UserError(f"{file}: has no arr_0; images must stand there as (N, H, W, 3) uint8")
+        raise UserError(f"{file}: has no arr_0; images must be there as (N, H, W, 3) uint8")
     if array.dtype != np.uint8:
         broken = (
             ""
@@ -287,8 +298,8 @@ def _array(file: Path, convert: bool) -> np.ndarray:
         raise UserError(f"{file}: arr_0 has the shape {array.shape}, not (N, H, W, 3){hint}")
     if array.shape[3] == 1 and not convert:
         raise UserError(
-            f"{file}: grey images (one channel), not RGB; give {CONVERSION} to have them repeated over three "
-            "channels"
+            f"{file}: grey images (one channel), not RGB; give {CONVERSION} to have them repeated "
+            "over three channels"
         )
     return array
 
@@ -300,8 +311,8 @@ def _optional(file: Path, names: tuple[str, ...], n: int, kind: type) -> np.ndar
             if array.shape != (n,) or not np.issubdtype(array.dtype, kind):
                 what = "text" if kind is np.str_ else "whole number"
                 raise UserError(
-                    f"{file}: {name} is {array.dtype} of shape {array.shape}, not one {what} for each of {n} "
-                    "images"
+                    f"{file}: {name} is {array.dtype} of shape {array.shape}, not one {what} for "
+                    f"each of {n} images"
                 )
             return np.array(array)
     return None

@@ -1,8 +1,8 @@
-"""References: statistics of real images with their square roots, and features where a metric needs them.
+"""References: statistics of real images with square roots, and features where needed.
 
-A reference lies under a digest of its images' contents, the weights, preprocessing, layers, n and library versions, never
-under a name.  It is built from images, or from an npz that holds ADM's statistics (`mu, sigma, mu_s, sigma_s`), whose images
-then serve precision and recall alone.
+A reference lies under a digest of its images' contents, the weights, preprocessing, layers, n and
+library versions, never under a name.  It is built from images, or from an npz that holds ADM's
+statistics (`mu, sigma, mu_s, sigma_s`), whose images then serve precision and recall alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STATISTICS = {"2048": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """Statistics by layer and features (M, d) by layer of one reference; `ids` are those of the features."""
+    """Statistics and features (M, d) by layer of one reference; `ids` are of the features."""
 
     digest: str
     key: dict[str, Any]
@@ -63,6 +63,7 @@ class Plan:
 
 
 def is_built(source: Path | Images) -> bool:
+    """Whether it is the folder of a built reference."""
     return isinstance(source, Path) and (source / MANIFEST).is_file()
 
 
@@ -73,7 +74,7 @@ def plan(
     cache: Path,
     allow: frozenset[str] = frozenset(),
 ) -> Plan:
-    """What the reference of a folder of images, an npz of images, or an npz of ADM's statistics will be.
+    """What the reference of a folder or npz of images, or an npz of ADM's statistics, will be.
 
     Raises UserError for a source that does not serve the protocol.
     """
@@ -89,8 +90,8 @@ def plan(
         needed = protocol.neighbours + 1 if {"precision", "recall"} & set(protocol.metrics) else 2
         if len(images) < needed:
             raise UserError(
-                f"{images.source}: only {len(images)} images; a reference of {protocol.name} needs at least "
-                f"{needed}"
+                f"{images.source}: only {len(images)} images; a reference of {protocol.name} needs "
+                f"at least {needed}"
             )
     if given:
         extractor = InceptionExtractor(
@@ -118,28 +119,28 @@ def plan(
 
 
 def build(plans: Sequence[Plan], settings: Settings) -> bool:
-    """Build those that are not in the cache, each source decoded once for all; False on a rank that only does its part."""
-    missing = [each for each in plans if not each.built]
-    for source in dict.fromkeys(each.source for each in missing):
-        group = [each for each in missing if each.source == source]
+    """Build those that are missing, each source decoded once; False on ranks other than 0."""
+    missing = [plan for plan in plans if not plan.built]
+    for source in dict.fromkeys(plan.source for plan in missing):
+        group = [plan for plan in missing if plan.source == source]
         extractors = {
-            digest_of(each.extractor.description()): each.extractor
-            for each in group
-            if each.images is not None
+            digest_of(plan.extractor.description()): plan.extractor
+            for plan in group
+            if plan.images is not None
         }
-        found: dict[str, Any] = {}
+        features_of: dict[str, Any] = {}
         if extractors:
-            images = next(each.images for each in group if each.images is not None)
+            images = next(plan.images for plan in group if plan.images is not None)
             features = extract(
                 images,
                 list(extractors.values()),
                 None,
                 replace(settings, label=f"reference {source}"),
             )
-            found = {} if features is None else dict(zip(extractors, features))
+            features_of = {} if features is None else dict(zip(extractors, features, strict=True))
         if settings.shard.rank == 0:
-            for each in group:
-                _publish(each, found.get(digest_of(each.extractor.description()), {}))
+            for plan in group:
+                _publish(plan, features_of.get(digest_of(plan.extractor.description()), {}))
             for extractor in extractors.values():
                 discard(images, extractor, settings)
     return settings.shard.rank == 0
@@ -152,26 +153,31 @@ def _statistics(path: Path, protocol: Protocol) -> dict[str, tuple[np.ndarray, n
             f"{path}: not an npz file; a reference is a folder of images, an npz file, or built by "
             "`hdbench reference`"
         )
-    found = {
+    statistics = {
         layer: tuple(read_array(path, name) for name in STATISTICS[layer])
         for layer in protocol.layers
     }
-    if all(array is None for pair in found.values() for array in pair):
+    if all(array is None for pair in statistics.values() for array in pair):
         return {}
-    for layer, (mu, sigma) in found.items():
+    for layer, (mu, sigma) in statistics.items():
         d = 2023 if layer == "spatial" else 2048
         if mu is None or sigma is None:
-            missing = [name for name, array in zip(STATISTICS[layer], (mu, sigma)) if array is None]
+            missing = [
+                name
+                for name, array in zip(STATISTICS[layer], (mu, sigma), strict=True)
+                if array is None
+            ]
             raise UserError(
                 f"{path}: has no {' and no '.join(missing)}, which {protocol.name} needs for "
                 f"{'sFID' if layer == 'spatial' else 'FID'}"
             )
         if mu.shape != (d,) or sigma.shape != (d, d) or not _is_covariance(mu, sigma):
             raise UserError(
-                f"{path}: {', '.join(STATISTICS[layer])} have the shapes {mu.shape} and {sigma.shape}, or "
-                f"values not finite, or not those of a covariance; they must be finite, ({d},) and ({d}, {d})"
+                f"{path}: {', '.join(STATISTICS[layer])} have the shapes {mu.shape} and "
+                f"{sigma.shape}, or values not finite, or not those of a covariance; they must be "
+                f"finite, ({d},) and ({d}, {d})"
             )
-    return {layer: (np.array(mu), np.array(sigma)) for layer, (mu, sigma) in found.items()}
+    return {layer: (np.array(mu), np.array(sigma)) for layer, (mu, sigma) in statistics.items()}
 
 
 def _is_covariance(mu: np.ndarray, sigma: np.ndarray) -> bool:
@@ -185,41 +191,41 @@ def _is_covariance(mu: np.ndarray, sigma: np.ndarray) -> bool:
     )
 
 
-def _publish(each: Plan, found: dict[str, np.ndarray]) -> None:
-    temporary = each.folder.with_name(f".{each.folder.name}.{os.getpid()}")
-    statistics = each.given or {layer: moments(found[layer]) for layer in each.extractor.layers}
+def _publish(plan: Plan, features: dict[str, np.ndarray]) -> None:
+    temporary = plan.folder.with_name(f".{plan.folder.name}.{os.getpid()}")
+    statistics = plan.given or {layer: moments(features[layer]) for layer in plan.extractor.layers}
     arrays = {}
     for layer, (mu, sigma) in statistics.items():
         gaussian = GaussianReference.of_statistics(mu, sigma)
         arrays |= {
             f"{layer}.{name}": np.ascontiguousarray(array)
-            for name in ("mu", "sigma", "root", "triangle")
+            for name in ("mu", "sigma", "root", "cholesky")
             if (array := getattr(gaussian, name)) is not None
         }
     try:
         temporary.mkdir(parents=True)
         save_file(arrays, temporary / "statistics.safetensors")
         save_file(
-            {layer: found[layer] for layer in each.features}, temporary / "features.safetensors"
+            {layer: features[layer] for layer in plan.features}, temporary / "features.safetensors"
         )
         payload = {name: sha256(temporary / name) for name in FILES}
         manifest = {
             "kind": KIND,
-            "digest": digest_of(each.key),
-            "key": each.key,
-            "source": each.source,
+            "digest": digest_of(plan.key),
+            "key": plan.key,
+            "source": plan.source,
             "payload": payload,
-            "ids": [] if each.images is None else each.images.ids,
+            "ids": [] if plan.images is None else plan.images.ids,
         }
         write_atomic(temporary / MANIFEST, json.dumps(manifest) + "\n")
-        if each.folder.exists() and not each.built:  # somebody took its manifest away
-            shutil.rmtree(each.folder)
-        os.rename(temporary, each.folder)
+        if plan.folder.exists() and not plan.built:  # somebody took its manifest away
+            shutil.rmtree(plan.folder)
+        os.rename(temporary, plan.folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not each.built:  # else another process has built the same meanwhile
+        if not plan.built:  # else another process has built the same meanwhile
             raise UserError(
-                f"{each.folder}: cannot be written ({reason(error)}); choose another --cache folder"
+                f"{plan.folder}: cannot be written ({reason(error)}); choose another --cache folder"
             ) from None
 
 
@@ -227,12 +233,10 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     """A built reference; UserError where it differs from its manifest, or is not of `key`."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        kind, digest, own, ids = (
-            manifest["kind"],
-            manifest["digest"],
-            manifest["key"],
-            tuple(manifest["ids"]),
-        )
+        kind = manifest["kind"]
+        digest = manifest["digest"]
+        stored_key = manifest["key"]
+        ids = tuple(manifest["ids"])
         payload = {name: manifest["payload"][name] for name in FILES}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
@@ -247,16 +251,16 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
         ),
         None,
     )
-    if kind != KIND or digest != digest_of(own) or key not in (None, own) or changed:
+    if kind != KIND or digest != digest_of(stored_key) or key not in (None, stored_key) or changed:
         raise UserError(
-            f"{folder / (changed or MANIFEST)}: differs from its manifest, so the reference was tampered with "
-            f"or is broken; delete the folder {folder} and run again"
+            f"{folder / (changed or MANIFEST)}: differs from its manifest, so the reference was "
+            f"tampered with or is broken; delete the folder {folder} and run again"
         )
     arrays = load_file(folder / "statistics.safetensors")
     statistics = {
         layer: GaussianReference(
             **{
-                name.rsplit(".", 1)[1]: array
+                name.rsplit(".", 1)[1].replace("triangle", "cholesky"): array  # its older name
                 for name, array in arrays.items()
                 if name.rsplit(".", 1)[0] == layer
             }
@@ -265,7 +269,7 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     }
     return Reference(
         digest=digest,
-        key=own,
+        key=stored_key,
         folder=folder,
         statistics=statistics,
         ids=ids,
@@ -273,33 +277,34 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     )
 
 
-def checked(found: Reference, protocol: Protocol, extractor: InceptionExtractor) -> Reference:
-    """The reference itself, or UserError where it was built by another extractor, or lacks what the protocol needs."""
-    theirs, ours = found.key["extractor"], extractor.description()
-    for name in ours:
-        if name not in ("layers", "device", "layout") and theirs.get(name) != ours[name]:
+def checked(reference: Reference, protocol: Protocol, extractor: InceptionExtractor) -> Reference:
+    """The reference; UserError if of another extractor, or without what the protocol needs."""
+    stored = reference.key["extractor"]
+    expected = extractor.description()
+    for name in expected:
+        if name not in ("layers", "device", "layout") and stored.get(name) != expected[name]:
             raise UserError(
-                f"{found.folder}: stale: built with {name} {theirs.get(name)}, now {ours[name]}; build it again "
-                "with `hdbench reference`"
+                f"{reference.folder}: stale: built with {name} {stored.get(name)}, now "
+                f"{expected[name]}; build it again with `hdbench reference`"
             )
-    lacking = [layer for layer in protocol.layers if layer not in found.statistics]
-    lacking += [layer for layer in protocol.reference_layers if layer not in found.features]
-    if lacking:
+    missing = [layer for layer in protocol.layers if layer not in reference.statistics]
+    missing += [layer for layer in protocol.reference_layers if layer not in reference.features]
+    if missing:
         raise UserError(
-            f"{found.folder}: has no layer {lacking[0]} that {protocol.name} needs; build it with `hdbench "
-            f"reference --protocol {protocol.name}`"
+            f"{reference.folder}: has no layer {missing[0]} that {protocol.name} needs; build it "
+            f"with `hdbench reference --protocol {protocol.name}`"
         )
-    return found
+    return reference
 
 
-def copy(found: Reference, folder: Path) -> None:
-    """The reference as a folder of its own, which `hdbench evaluate --reference` takes; UserError if something is there."""
+def copy(reference: Reference, folder: Path) -> None:
+    """Copy the reference to a folder of its own; UserError if something is there."""
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another --out folder or delete it")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(found.folder, temporary)
+        shutil.copytree(reference.folder, temporary)
         os.rename(temporary, folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -308,14 +313,14 @@ def copy(found: Reference, folder: Path) -> None:
         ) from None
 
 
-def source_changed(found: Reference) -> str | None:
-    """What a built reference's images are now, if they are still where they were and differ; else None."""
-    source = Path(json.loads((found.folder / MANIFEST).read_text(encoding="utf-8"))["source"])
+def source_changed(reference: Reference) -> str | None:
+    """A built reference's source if its images are still there but differ; else None."""
+    source = Path(json.loads((reference.folder / MANIFEST).read_text(encoding="utf-8"))["source"])
     if not source.exists() or (source / MANIFEST).is_file():
         return None
     digest = (
         sha256(source)
-        if found.key["statistics"] != "computed"
+        if reference.key["statistics"] != "computed"
         else open_images(source, allow=("conversion", "mixed-sizes")).digest
     )
-    return None if digest == found.key["source"] else str(source)
+    return None if digest == reference.key["source"] else str(source)

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from tabulate import tabulate
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_together
-from hdbench.metrics import Estimate
-from hdbench.metrics.records import COLUMNS, SHARES, with_count
+from hdbench.metrics import Estimate, metric_of
+from hdbench.metrics.records import COLUMNS, with_count
 
 SUITE = "evaluate"  # of rows that no suite made
 
@@ -59,22 +60,13 @@ class Evaluation:
 
     def table(self) -> str:
         """For people: metric, value, 95% interval, n, protocol, reference."""
-        from tabulate import tabulate
-
         rows = []
         for metric, (estimate, ids) in self.results.items():
-            half, (least, most) = (
-                1.96 * estimate.standard_error,
-                (0, 1) if metric in SHARES else (-math.inf, math.inf),
-            )
-            interval = (
-                "-"
-                if math.isnan(half)
-                else (
-                    f"[{max(estimate.value - half, least):.6g}, "
-                    f"{min(estimate.value + half, most):.6g}]"
-                )
-            )
+            half = 1.96 * estimate.standard_error
+            kind = metric_of(metric)
+            low = max(estimate.value - half, kind.low if kind else -math.inf)
+            high = min(estimate.value + half, kind.high if kind else math.inf)
+            interval = "-" if math.isnan(half) else f"[{low:.6g}, {high:.6g}]"
             rows.append(
                 [
                     with_count(metric, len(ids)),
@@ -93,7 +85,7 @@ class Evaluation:
         )
 
     def save(self, path: Path) -> None:
-        """Rows to `path` (.csv or .json, that with all facts), influences and ids to the .npz beside it."""
+        """Rows to `path` (.csv, or .json with all facts), influences to the .npz beside it."""
         arrays = {
             f"{kind}.{metric}": np.array(values)
             for metric, (estimate, ids) in self.results.items()
@@ -136,7 +128,7 @@ def _number(value: float | None) -> float | None:
 
 
 def check_out(path: Path) -> None:
-    """UserError where `Evaluation.save` could not write, or would write its influences over something else."""
+    """UserError where `Evaluation.save` could not write, or would overwrite something else."""
     place = next(folder for folder in path.absolute().parents if folder.exists())
     influences = path.with_suffix(".npz")
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -149,13 +141,13 @@ def check_out(path: Path) -> None:
         foreign = True
     if foreign or path.is_dir():
         raise UserError(
-            f"--out = {path}: {influences if foreign else path} is something else, which would be overwritten; "
-            "choose another name"
+            f"--out = {path}: {influences if foreign else path} is something else, which would be "
+            "overwritten; choose another name"
         )
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """The results that `Evaluation.save` wrote beside a table, for `metrics.comparison.paired_difference`."""
+    """The results that `Evaluation.save` wrote beside a table, for paired differences."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             metrics = [name.removeprefix("value.") for name in arrays if name.startswith("value.")]

@@ -1,4 +1,4 @@
-"""Weights by path or hub id: found, hashed and read before anything runs, and without running anybody's code."""
+"""Weights by path or hub id: hashed before anything runs, read without running their code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hdbench.core.files import sha256
 
 
 class Public(NamedTuple):
-    """A public file of weights and its SHA-256, which each library's own download names in the file or in the URL."""
+    """A public file of weights and its SHA-256, as each library's own download has it."""
 
     file: str
     url: str
@@ -28,15 +28,14 @@ PUBLIC = {
     ),
     "clip": Public(
         "ViT-L-14.pt",
-        "https://openaipublic.azureedge.net/clip/models/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/"
-        "ViT-L-14.pt",
+        "https://openaipublic.azureedge.net/clip/models/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
         "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
     ),
 }
 
 
 class Weights(NamedTuple):
-    """A file, or for CLIP a folder with open_clip_config.json; its SHA-256, and whether that is the public file's."""
+    """A file, or CLIP's folder; its SHA-256, and whether that is the public file's."""
 
     role: str
     path: Path
@@ -45,9 +44,10 @@ class Weights(NamedTuple):
 
 
 def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
-    """The weights of this role ("inception", "clip"): `given` by path or hub id, else the public file in `cache`/weights.
+    """The weights of "inception" or "clip": `given`, or the public file in `cache`/weights.
 
-    Raises UserError where there is none, it cannot be read, or its digest is not the public one's and that is not `allowed`.
+    Raises UserError where there is none, it cannot be read, or its digest is not the public one's
+    and that is not `allowed`.
     """
     public = PUBLIC[role]
     if given is None:
@@ -58,8 +58,8 @@ def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             raise UserError(
-                f"no weights for {role}: get {public.file} from {public.url} and put it at {places[0]}, or give "
-                f"--weights {role}=PATH"
+                f"no weights for {role}: get {public.file} from {public.url} and put it at "
+                f"{places[0]}, or give --weights {role}=PATH"
             )
     else:
         path = _from_hub(role, given) if given.startswith("hf-hub:") else Path(given)
@@ -69,26 +69,27 @@ def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
         raise UserError(
             f"--weights {role}={path}: there is no such file; get {public.file} from {public.url}"
         )
-    found = sha256(path)
-    if found != public.sha256 and not allowed:
+    digest = sha256(path)
+    if digest != public.sha256 and not allowed:
         raise UserError(
-            f"{path}: its SHA-256 is {found}, not {public.sha256} of the public {public.file}; use that file, "
-            "or give --allow other-weights, and the protocol column will name the digest"
+            f"{path}: its SHA-256 is {digest}, not {public.sha256} of the public {public.file}; "
+            "use that file, or give --allow other-weights, and the protocol column will name the "
+            "digest"
         )
-    return Weights(role, path, found, found == public.sha256)
+    return Weights(role, path, digest, digest == public.sha256)
 
 
 def _folder(role: str, path: Path, allowed: bool) -> Weights:
     files = sorted(path.glob("*.safetensors"))
     if role != "clip" or not (path / "open_clip_config.json").is_file() or len(files) != 1:
         raise UserError(
-            f"--weights {role}={path}: a folder of weights must be open_clip's, with open_clip_config.json and "
-            "one .safetensors file"
+            f"--weights {role}={path}: a folder of weights must be open_clip's, with "
+            "open_clip_config.json and one .safetensors file"
         )
     if not allowed:
         raise UserError(
-            f"--weights {role}={path}: not the public {PUBLIC[role].file}; give --allow other-weights to use "
-            "it, and the protocol column will name its digest"
+            f"--weights {role}={path}: not the public {PUBLIC[role].file}; give --allow "
+            "other-weights to use it, and the protocol column will name its digest"
         )
     digests = [sha256(path / "open_clip_config.json"), sha256(files[0])]
     return Weights(role, path, hashlib.sha256("".join(digests).encode()).hexdigest(), False)
@@ -96,22 +97,27 @@ def _folder(role: str, path: Path, allowed: bool) -> Weights:
 
 def _from_hub(role: str, given: str) -> Path:
     """`hf-hub:owner/name/file` from the Hugging Face hub or its local cache."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import (  # optional: huggingface_hub
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+    )
 
     owner, name, file = [*given.removeprefix("hf-hub:").split("/", 2), "", ""][:3]
     if not (owner and name and file):
         raise UserError(f"--weights {role}={given}: write hf-hub:OWNER/NAME/FILE")
-    repository, problem = f"{owner}/{name}", ""
+    repository = f"{owner}/{name}"
+    problem = ""
     try:
-        get_hf_file_metadata(
-            hf_hub_url(repository, file), timeout=10
-        )  # one attempt, where the download makes five
+        # one attempt, where the download makes five
+        get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)
     except Exception as error:  # the hub's errors have no common base but this
         problem = type(error).__name__
     try:
         return Path(hf_hub_download(repository, file, local_files_only=bool(problem)))
     except Exception as error:
         raise UserError(
-            f"--weights {role}={given}: cannot be had from the hub ({problem or type(error).__name__}), nor from "
-            f"its local cache; download the file elsewhere and give --weights {role}=PATH"
+            f"--weights {role}={given}: cannot be had from the hub "
+            f"({problem or type(error).__name__}), nor from its local cache; download the file "
+            f"elsewhere and give --weights {role}=PATH"
         ) from None

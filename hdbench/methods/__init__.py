@@ -1,58 +1,46 @@
-"""Objectives: one file each, with its equation, its configuration, its updates and its cost.
+"""Methods, by the field's taxonomy: objectives of pretraining, trajectory distillation and distribution matching.
 
-A module offers `Configuration`, `updates(configuration, setting) -> list[Update]`,
-`forward_equivalents(configuration, depth, guided) -> dict[str, float]` and, if its network generates, the name of its
-`SAMPLER`, or `sampler(configuration)` where that depends.  A configuration with `pairs`, its own or its regulariser's, gets
-the teacher's ODE pairs from the DAG.  The training loop and the DAG know none by name.
+Each is one class in one file, with its equation, configuration, updates and cost; see hdbench.methods.base.Objective.
 """
 
 from __future__ import annotations
 
-from hdbench.methods.distribution import (
-    adm,
-    adversarial,
-    decoupled_dmd,
-    dmd,
-    dmd2,
-    f_distill,
-    ladd,
-    sid,
-    vsd,
-)
-from hdbench.methods.pretraining import contrastive, cross_entropy, flow_matching
-from hdbench.methods.trajectory import (
-    consistency,
-    improved_meanflow,
-    knowledge,
-    meanflow,
-    progressive,
-    reflow,
-    scm,
-    shortcut,
-)
+from hdbench.core.registry import Registry
+from hdbench.methods.base import Objective
+from hdbench.methods.distribution.adm import ADM
+from hdbench.methods.distribution.adversarial import Adversarial
+from hdbench.methods.distribution.decoupled_dmd import DecoupledDMD
+from hdbench.methods.distribution.dmd import DMD
+from hdbench.methods.distribution.dmd2 import DMD2
+from hdbench.methods.distribution.f_distill import FDistill
+from hdbench.methods.distribution.ladd import LADD
+from hdbench.methods.distribution.sid import SiD
+from hdbench.methods.distribution.vsd import VSD
+from hdbench.methods.pretraining.contrastive import Contrastive
+from hdbench.methods.pretraining.cross_entropy import CrossEntropy
+from hdbench.methods.pretraining.flow_matching import FlowMatching
+from hdbench.methods.trajectory.consistency import Consistency
+from hdbench.methods.trajectory.improved_meanflow import ImprovedMeanFlow
+from hdbench.methods.trajectory.knowledge import Knowledge
+from hdbench.methods.trajectory.meanflow import MeanFlow
+from hdbench.methods.trajectory.progressive import Progressive
+from hdbench.methods.trajectory.reflow import Reflow
+from hdbench.methods.trajectory.scm import SCM
+from hdbench.methods.trajectory.shortcut import Shortcut
 
-OBJECTIVES = {
-    module.Configuration.model_fields["name"].default: module
-    for module in (
-        flow_matching,
-        cross_entropy,
-        contrastive,
-        meanflow,
-        consistency,
-        knowledge,
-        reflow,
-        progressive,
-        shortcut,
-        scm,
-        improved_meanflow,
-        dmd,
-        dmd2,
-        decoupled_dmd,
-        f_distill,
-        vsd,
-        sid,
-        adversarial,
-        ladd,
-        adm,
-    )
-}
+PRETRAINING = (FlowMatching, CrossEntropy, Contrastive)
+TRAJECTORY = (
+    MeanFlow,
+    Consistency,
+    Knowledge,
+    Reflow,
+    Progressive,
+    Shortcut,
+    SCM,
+    ImprovedMeanFlow,
+)
+DISTRIBUTION = (DMD, DMD2, DecoupledDMD, FDistill, VSD, SiD, Adversarial, LADD, ADM)
+
+OBJECTIVES: Registry[Objective] = Registry(
+    "hdbench.objectives", Objective, (*PRETRAINING, *TRAJECTORY, *DISTRIBUTION)
+)

@@ -1,35 +1,104 @@
-"""Metrics: features -> statistics -> value, three separate steps; every value comes with the influence of each sample.
+"""Metrics: features -> statistics -> value, with the influence of each sample; one class for each.
 
-`Estimate.influence` (N,) float64 holds IF_i: its standard deviation over sqrt(N) is the standard error of the value, and
-the difference of two models on the same noises has the standard error of the paired differences of their influences.
-What is random in it are the samples; the reference is given.  `Estimate.both` counts the reference as a draw as well.
+Installed packages add theirs by the entry points `hdbench.metrics`; a suite measures one by naming
+it in `evaluation.metrics`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
 
-import numpy as np
+from hdbench.core.config import nearest
+from hdbench.core.errors import UserError
+from hdbench.core.registry import Registry
+from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings, mean
+from hdbench.metrics.classification import Accuracy, AccuracyHeldOut, AccuracySeen, ClassifierScore
+from hdbench.metrics.clip_score import ClipScore
+from hdbench.metrics.frechet import (
+    FdTest,
+    FdTestOfCategory,
+    FdTrain,
+    Fid,
+    FidOfCategory,
+    SpatialFid,
+)
+from hdbench.metrics.inception_score import InceptionScore
+from hdbench.metrics.kernel import KernelDistance
+from hdbench.metrics.manifold import Precision, Recall
+from hdbench.metrics.spectrum import BandPower
+
+__all__ = [
+    "METRICS",
+    "Estimate",
+    "Metric",
+    "MetricInput",
+    "Settings",
+    "mean",
+    "measure_metrics",
+    "metric_of",
+]
+
+METRICS = Registry(
+    "hdbench.metrics",
+    base=Metric,
+    builtin=[
+        FdTrain,
+        FdTest,
+        FdTestOfCategory,
+        Fid,
+        SpatialFid,
+        FidOfCategory,
+        KernelDistance,
+        InceptionScore,
+        Precision,
+        Recall,
+        Accuracy,
+        AccuracySeen,
+        AccuracyHeldOut,
+        ClassifierScore,
+        ClipScore,
+        BandPower,
+    ],
+)
 
 
-class Estimate(NamedTuple):
-    value: float
-    influence: np.ndarray  # (N,) float64, mean about 0
-    both: float | None = (
-        None  # standard error when samples and reference are both random, where the metric knows it
-    )
+def metric_of(name: str) -> type[Metric] | None:
+    """The metric of a name with or without its sample count: `fd_train`, `power_band2_4k`.
 
-    @property
-    def standard_error(self) -> float:
-        return float(self.influence.std(ddof=1) / len(self.influence) ** 0.5)
-
-    def with_standard_error(self, error: float) -> Estimate:
-        """The same influences scaled to this standard error; left alone where they do not vary."""
-        own = self.standard_error
-        return self if own == 0 else self._replace(influence=self.influence * (error / own))
+    A metric of its own comes before a family: `fd_test_4k` is `fd_test`.  None for a name of no
+    metric.
+    """
+    matching = [metric for metric in METRICS.values() if metric.matches(name)]
+    return min(matching, key=lambda metric: metric.is_family(), default=None)
 
 
-def mean(values: np.ndarray) -> Estimate:
-    """The mean of values (N,), each its own influence."""
-    values = np.asarray(values, dtype=np.float64)
-    return Estimate(float(values.mean()), values - values.mean())
+def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Estimate]:
+    """The named metrics of a sample, in order; a metric without a meaning for it is left out.
+
+    Raises UserError for an unknown name, and for a metric that gives another's name or an influence
+    that is not of the samples.
+    """
+    estimates: dict[str, Estimate] = {}
+    for name in names:
+        if name not in METRICS.load():
+            raise UserError(
+                f"evaluation.metrics = {name!r}: no such metric" + nearest(name, METRICS)
+            )
+        for given, estimate in METRICS[name]().measure(sample).items():
+            _check(METRICS[name], given, estimate, sample)
+            estimates[given] = estimate
+    return estimates
+
+
+def _check(metric: type[Metric], name: str, estimate: Estimate, sample: MetricInput) -> None:
+    where = f"metric {metric.name} ({metric.__module__}.{metric.__name__})"
+    if not (metric.matches(name) if metric.is_family() else name == metric.name):
+        raise UserError(
+            f"{where}: its measure gives {name!r}, which is not its name; fix the metric"
+        )
+    rows = sample.size if estimate.rows is None else len(estimate.rows)
+    if estimate.influence.shape != (rows,):
+        raise UserError(
+            f"{where}: its influence has the shape {estimate.influence.shape}, not ({rows},), one "
+            "value for each sample; fix the metric"
+        )

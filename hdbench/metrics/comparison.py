@@ -1,4 +1,4 @@
-"""Comparing models: paired differences on the same samples, and sampling variance apart from that of training seeds."""
+"""Comparing models: paired differences, and sampling variance apart from that of training."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from typing import NamedTuple
 import numpy as np
 
 from hdbench.core.errors import UserError
-from hdbench.metrics import Estimate
+from hdbench.metrics.base import Estimate
 
 
 def paired_difference(
     a: Estimate, ids_a: Sequence[str], b: Estimate, ids_b: Sequence[str]
 ) -> Estimate:
-    """a minus b where sample i of both had the same noise, label and prompt; its influences are IF_a - IF_b, in a's order.
+    """a - b where sample i of both had the same noise, label and prompt; influences in a's order.
 
-    Samples are matched by id, in whatever order they stand.  Raises UserError where the two do not have the same ids.
+    Samples are matched by id, in whatever order they stand.  Raises UserError where the two do not
+    have the same ids.
     """
     if sorted(ids_a) != sorted(ids_b):
         alone = sorted(set(ids_a) ^ set(ids_b))
         what = (
             f"{len(alone)} ids stand in one alone, such as {alone[0]!r}"
             if alone
-            else "an id stands there twice"
+            else "an id appears twice"
         )
         raise UserError(
-            f"the two evaluations are not of the same samples ({what}); pair only samples of the same ids"
+            f"the two evaluations are not of the same samples ({what}); pair only samples of the "
+            "same ids"
         )
     position = {sample: row for row, sample in enumerate(ids_b)}
     if len(position) != len(ids_b):
-        raise UserError("an id stands there more than once, so the samples cannot be paired")
+        raise UserError("an id appears more than once, so the samples cannot be paired")
     order = [position[sample] for sample in ids_a]
     return Estimate(a.value - b.value, a.influence - b.influence[order])
 
 
 class Components(NamedTuple):
-    """What makes chains of the same arm differ: standard deviations of one chain's value, and the mean's standard error."""
+    """Standard deviations of one seed's value by their source, and the mean's standard error."""
 
     mean: float
     sampling: float  # finite number of samples, sqrt(mean se^2)
@@ -45,19 +47,19 @@ class Components(NamedTuple):
 
 
 def variance_components(values: Sequence[float], standard_errors: Sequence[float]) -> Components:
-    """Of the values of independent chains and their sampling errors: Var(values) = training^2 + mean se^2.
+    """Sources of the variance of independent seeds' values: Var(values) = training^2 + mean se^2.
 
-    Unbiased before it is cut off at zero.  Chains sampled from the same noises share part of their sampling error, which
-    makes `training` too small; draw them from different noises.  Raises UserError for unequal lengths or no value.
+    Unbiased before it is cut off at zero.  Chains sampled from the same noises share part of their
+    sampling error, which makes `training` too small; draw them from different noises.  Raises
+    UserError for unequal lengths or no value.
     """
     x, se = np.asarray(values, dtype=np.float64), np.asarray(standard_errors, dtype=np.float64)
     if len(x) != len(se) or len(x) == 0:
         raise UserError(
-            f"{len(x)} values and {len(se)} standard errors: give one of each a chain, and at least one"
+            f"{len(x)} values and {len(se)} standard errors: give one of each for each seed, at "
+            "least one"
         )
-    sampling, scatter = (
-        float(np.mean(se**2)),
-        float(np.var(x, ddof=1)) if len(x) > 1 else float("nan"),
-    )
+    sampling = float(np.mean(se**2))
+    scatter = float(np.var(x, ddof=1)) if len(x) > 1 else float("nan")
     training = max(scatter - sampling, 0.0) if len(x) > 1 else float("nan")
     return Components(float(x.mean()), sampling**0.5, training**0.5, (scatter / len(x)) ** 0.5)

@@ -1,76 +1,70 @@
-"""Frechet distance between Gaussians fitted to features, in float64, with the influence of every sample.
+"""Frechet distance between Gaussians fitted to features, in float64, with influences.
 
-d^2 = |mu - mu_r|^2 + tr(Sigma + Sigma_r - 2 (S Sigma S)^(1/2)),  S = Sigma_r^(1/2)              (arXiv 1706.08500)
-IF_i = 2 z_i.(mu - mu_r) + z_i' G z_i - tr(G Sigma),  G = I - S (S Sigma S)^(-1/2) S,  z_i = x_i - mu
-The estimate is biased in N: compare only values of equal N.
+d^2 = |mu - mu_r|^2 + tr(Sigma + Sigma_r - 2 (S Sigma S)^(1/2)),  S = Sigma_r^(1/2)
+(arXiv 1706.08500) IF_i = 2 z_i.(mu - mu_r) + z_i' G z_i - tr(G Sigma),  G = I - S (S Sigma
+S)^(-1/2) S,  z_i = x_i - mu The estimate is biased in N: compare only values of equal N.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
-from hdbench.metrics import Estimate
+from hdbench.metrics.base import Estimate, Metric, MetricInput
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianReference:
-    """Mean (d,), covariance (d, d) with N - 1, its square root, computed once for a reference; all float64.
+    """Mean (d,), covariance (d, d) with N - 1 and its square root, computed once; all float64.
 
-    `triangle` is the lower Cholesky factor of the covariance, None where that is singular.
+    `cholesky` is the lower Cholesky factor of the covariance, None where that is singular.
     """
 
     mu: np.ndarray
     sigma: np.ndarray
     root: np.ndarray
-    triangle: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, features: np.ndarray) -> GaussianReference:
-        """features (N, d), any float."""
-        x = features.astype(np.float64)
-        sigma = np.cov(x, rowvar=False)
-        return cls(mu=x.mean(0), sigma=sigma, root=_power(sigma, 0.5))
+    cholesky: np.ndarray | None = None
 
     @classmethod
     def of_statistics(cls, mu: np.ndarray, sigma: np.ndarray) -> GaussianReference:
-        """Of a mean (d,) and a covariance (d, d), any float."""
+        """From a mean (d,) and a covariance (d, d), any float, as `moments` gives them."""
         mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
         try:
-            triangle = np.linalg.cholesky(sigma)
+            cholesky = np.linalg.cholesky(sigma)
         except np.linalg.LinAlgError:
-            triangle = None
-        return cls(mu=mu, sigma=sigma, root=_power(sigma, 0.5), triangle=triangle)
+            cholesky = None
+        return cls(mu=mu, sigma=sigma, root=_power(sigma, 0.5), cholesky=cholesky)
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance (d, d) with N - 1 of features (N, d), float64 whatever the features are."""
+    """Mean (d,) and covariance (d, d) with N - 1 of features (N, d), any float; in float64."""
     x = features.astype(np.float64)
     mu = x.mean(0)
     x -= mu
-    return mu, x.T @ x / (
-        len(x) - 1
-    )  # half of np.cov's work: numpy sees that the product is symmetric
+    # half of np.cov's work: numpy sees that the product is symmetric
+    return mu, x.T @ x / (len(x) - 1)
 
 
 def _power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
-    """Power of a positive semi-definite matrix; eigenvalues under 1e-12 of the largest count as zero."""
+    """Power of a positive semi-definite matrix; eigenvalues under 1e-12 of the largest are 0."""
     values, vectors = np.linalg.eigh(symmetric)
     keep = values > 1e-12 * values[-1]
     return (vectors[:, keep] * values[keep] ** exponent) @ vectors[:, keep].T
 
 
 def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 from mean (d,) and covariance (d, d), without influences: the eigenvalues of one symmetric matrix.
+    """d^2 from mean (d,) and covariance (d, d): the eigenvalues of one symmetric matrix.
 
-    tr (S Sigma S)^(1/2) = tr (L' Sigma L)^(1/2) for the Cholesky factor L of Sigma_r, which costs a quarter to form.
-    Eigenvalues carry an error of about 1e-16 of the largest, whose root is 1e-8 for each that should be zero; singular
-    values of S Sigma^(1/2) do not, so they are taken where a covariance is singular or nearly so.
+    tr (S Sigma S)^(1/2) = tr (L' Sigma L)^(1/2) for the Cholesky factor L of Sigma_r, which costs a
+    quarter to form.  Eigenvalues carry an error of about 1e-16 of the largest, whose root is 1e-8
+    for each that should be zero; singular values of S Sigma^(1/2) do not, so they are taken where a
+    covariance is singular or nearly so.
     """
-    if reference.triangle is not None:
-        inner, _ = scipy.linalg.lapack.dsygst(sigma.T, reference.triangle, itype=2, lower=1)
+    if reference.cholesky is not None:
+        inner, _ = scipy.linalg.lapack.dsygst(sigma.T, reference.cholesky, itype=2, lower=1)
         eigenvalues = np.linalg.eigvalsh(inner)
         if eigenvalues[0] > 1e-13 * eigenvalues[-1]:
             return _distance(mu, np.trace(sigma), reference, np.sqrt(eigenvalues).sum())
@@ -86,27 +80,28 @@ def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianRe
 
 def is_singular(n: int, reference: GaussianReference) -> bool:
     """Whether the covariance of n samples, or the reference's, has no full rank."""
-    return n <= len(reference.mu) or reference.triangle is None
+    return n <= len(reference.mu) or reference.cholesky is None
 
 
 def library_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 from the eigenvalues of Sigma Sigma_r, as torch-fidelity and (by `sqrtm`, alike to 1e-7) clean-fid have it.
+    """d^2 from the eigenvalues of Sigma Sigma_r, as torch-fidelity and (by `sqrtm`) clean-fid.
 
-    Zero eigenvalues come out as about 1e-16 of the largest, and the sum of their roots makes this value too small, by up to
-    1e-5 of it where covariances are singular; elsewhere it is `statistics_distance`.
+    Zero eigenvalues come out as about 1e-16 of the largest, and the sum of their roots makes this
+    value too small, by up to 1e-5 of it where covariances are singular; elsewhere it is
+    `statistics_distance`.
     """
-    roots = np.sqrt(np.linalg.eigvals(sigma @ reference.sigma).astype(np.complex128)).real
+    products = np.linalg.eigvals(sigma @ reference.sigma).astype(np.complex128)
+    roots = np.real(np.sqrt(products))
     return _distance(mu, np.trace(sigma), reference, roots.sum())
 
 
 def distance(features: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 of features (N, d) to the reference, without influences; exact for N <= d too, where it costs N^2 d only."""
+    """d^2 of features (N, d) to the reference; exact for N <= d too, where it costs N^2 d."""
     if len(features) > features.shape[1]:
         return statistics_distance(*moments(features), reference)
     x = features.astype(np.float64)
-    centred = (x - x.mean(0)) / np.sqrt(
-        len(x) - 1
-    )  # its singular values with S are the roots of those of S Sigma S
+    # its singular values with S are the roots of those of S Sigma S
+    centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)
     trace_root = np.linalg.svd(centred @ reference.root, compute_uv=False).sum()
     return _distance(x.mean(0), np.square(centred).sum(), reference, trace_root)
 
@@ -114,16 +109,15 @@ def distance(features: np.ndarray, reference: GaussianReference) -> float:
 def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
     """`distance` with IF_i (N,): one decomposition more, and a product of N d^2.
 
-    For N under about 2 d the standard error is too large, up to 1.5 times at N = d: the covariance's error is no longer
-    small against it.
+    For N under about 2 d the standard error is too large, up to 1.5 times at N = d: the
+    covariance's error is no longer small against it.
     """
     x = features.astype(np.float64)
     n, d = x.shape
     mu = x.mean(0)
     x -= mu
-    if (
-        n <= d
-    ):  # (S Sigma S)^(1/2) = V s V' and z_i S V = sqrt(N - 1) u_i s from one thin decomposition of Z S
+    if n <= d:
+        # Z S = sqrt(N - 1) u s V' gives (S Sigma S)^(1/2) = V s V' and z_i S V = sqrt(N - 1) u_i s
         u, s, _ = np.linalg.svd(x @ reference.root / np.sqrt(n - 1), full_matrices=False)
         value = _distance(mu, np.square(x).sum() / (n - 1), reference, s.sum())
         curvature = (n - 1) * (np.square(u) @ s)
@@ -132,9 +126,8 @@ def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
         value = statistics_distance(mu, sigma, reference)
         values, vectors = np.linalg.eigh(reference.root @ sigma @ reference.root)
         keep = values > 1e-12 * values[-1]
-        half = reference.root @ (
-            vectors[:, keep] * values[keep] ** -0.25
-        )  # S (S Sigma S)^(-1/2) S = half half'
+        # S (S Sigma S)^(-1/2) S = half half'
+        half = reference.root @ (vectors[:, keep] * values[keep] ** -0.25)
         curvature = np.square(x @ half).sum(1)
     quadratic = np.square(x).sum(1) - curvature
     return Estimate(value, 2 * x @ (mu - reference.mu) + quadratic - quadratic.mean())
@@ -147,22 +140,121 @@ def _distance(
     return float(shift @ shift + trace + np.trace(reference.sigma) - 2 * trace_root)
 
 
-def frechet_distance(features: np.ndarray, reference: GaussianReference) -> Estimate:
-    """d^2 of features (N, d) to the reference, and IF_i (N,)."""
-    x = features.astype(np.float64)
-    mu, sigma, s = x.mean(0), np.cov(x, rowvar=False), reference.root
-    inner = s @ sigma @ s
-    eigenvalues = np.linalg.eigvalsh(inner)
-    eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[-1]]
-    shift = mu - reference.mu
-    value = (
-        shift @ shift + np.trace(sigma) + np.trace(reference.sigma) - 2 * np.sqrt(eigenvalues).sum()
-    )
-    gradient = np.eye(len(mu)) - s @ _power(inner, -0.5) @ s
-    z = x - mu
-    influence = (
-        2 * z @ shift
-        + np.einsum("ni,ij,nj->n", z, gradient, z, optimize=True)
-        - np.trace(gradient @ sigma)
-    )
-    return Estimate(float(value), influence)
+def of_set(
+    sample: MetricInput, real_set: str, rows: slice | np.ndarray = slice(None)
+) -> GaussianReference:
+    """The Gaussian of a real set of the protocol `classifier`, or of some of its rows."""
+    return GaussianReference.of_statistics(*moments(sample.real[f"{real_set}_features"][rows]))
+
+
+class FdTrain(Metric, group="protocol"):
+    """Frechet distance to images of train, on the features of the suite's classifier."""
+
+    name = "fd_train"
+    title = "FD train"
+    better = "lower"
+    low = 0.0
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: estimate(sample.features, of_set(sample, "train"))}
+
+
+class FdTest(Metric, group="protocol"):
+    """Frechet distance to images of test; of test itself it has no meaning."""
+
+    name = "fd_test"
+    title = "FD test"
+    better = "lower"
+    low = 0.0
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        if sample.real_split == "test":
+            return {}
+        return {self.name: estimate(sample.features, of_set(sample, "test"))}
+
+
+class FdTestOfCategory(Metric, group="protocol"):
+    """`fd_test` of the samples and the test images of one category, where both have two or more."""
+
+    name = "fd_test_{category}"
+    title = "FD test, {category}"
+    better = "lower"
+    low = 0.0
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        if sample.real_split == "test":
+            return {}
+        return by_category(sample, "fd_test", lambda rows: of_set(sample, "test", rows), estimate)
+
+
+class Fid(Metric, group="protocol"):
+    """Frechet distance of Inception's last features; rounding can put it below zero."""
+
+    name = "fid"
+    title = "FID"
+    better = "lower"
+    layer = "2048"
+    needs = "statistics"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: of_libraries(sample, sample.features, sample.statistics["2048"])}
+
+
+class SpatialFid(Metric, group="protocol"):
+    """Frechet distance of a spatial layer of Inception (arXiv 2103.03841)."""
+
+    name = "sfid"
+    title = "sFID"
+    better = "lower"
+    layer = "spatial"
+    needs = "statistics"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: of_libraries(sample, sample.spatial, sample.statistics["spatial"])}
+
+
+class FidOfCategory(Metric, group="protocol"):
+    """`fid` of the samples and the reference of one category, where both have two or more."""
+
+    name = "fid_{category}"
+    title = "FID, {category}"
+    better = "lower"
+    layer = "2048"
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return by_category(
+            sample,
+            "fid",
+            lambda rows: GaussianReference.of_statistics(*moments(sample.reference[rows])),
+            lambda features, reference: of_libraries(sample, features, reference),
+        )
+
+
+def of_libraries(
+    sample: MetricInput, features: np.ndarray, reference: GaussianReference
+) -> Estimate:
+    """`estimate`, or `distance` without intervals; `library_distance` where it is singular."""
+    if sample.settings.intervals:
+        result = estimate(features, reference)
+    else:
+        result = Estimate(distance(features, reference), np.full(len(features), np.nan))
+    if is_singular(len(features), reference):
+        return result._replace(value=library_distance(*moments(features), reference))
+    return result
+
+
+def by_category(
+    sample: MetricInput,
+    prefix: str,
+    reference_of: Callable[[np.ndarray], GaussianReference],
+    measure: Callable[[np.ndarray, GaussianReference], Estimate],
+) -> dict[str, Estimate]:
+    """A distance for each category that has two or more images on both sides."""
+    estimates = {}
+    for category in sample.categories():
+        rows, others = sample.rows_of("category", category)
+        if min(len(rows), len(others)) > 1:
+            result = measure(sample.features[rows], reference_of(others))
+            estimates[f"{prefix}_{category}"] = result._replace(rows=rows)
+    return estimates

@@ -1,8 +1,9 @@
-"""Kernel inception distance (arXiv 1801.01401): the squared MMD of features under k(x, y) = (x.y / d + 1)^3, unbiased.
+"""Kernel inception distance (arXiv 1801.01401): unbiased MMD^2, k(x, y) = (x.y / d + 1)^3.
 
-MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j): a U-statistic, every pair once.
-Its jackknife over the samples needs row sums only; the share of the pairs' own noise that the jackknife counts twice, which
-matters where samples and reference are alike, is taken out again.
+MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j): a
+U-statistic, every pair once.  Its jackknife over the samples needs row sums only; the share of the
+pairs' own noise that the jackknife counts twice, which matters where samples and reference are
+alike, is taken out again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.metrics import Estimate
+from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -22,14 +23,15 @@ def kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Sums(NamedTuple):
-    """Row sums (N,) without the diagonal, and the sum of squares off the diagonal, of the kernel of a set with itself."""
+    """Row sums (N,) and the sum of squares of a set's kernel with itself, off the diagonal."""
 
     rows: Tensor
     squares: float
 
 
 def _within(x: Tensor, block: int) -> Sums:
-    rows, squares = [], 0.0
+    rows = []
+    squares = 0.0
     for start in range(0, len(x), block):
         k = kernel(x[start : start + block], x)
         k[torch.arange(len(k)), torch.arange(start, start + len(k))] = 0
@@ -39,14 +41,18 @@ def _within(x: Tensor, block: int) -> Sums:
 
 
 def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
-    """Sums of k(x_i, y_j) over j (N,) and over i (M,), and the variance that is neither x_i's nor y_j's alone."""
-    rows, columns, squares = [], torch.zeros(len(y), dtype=torch.float64, device=x.device), 0.0
-    for part in x.split(block):
-        k = kernel(part, y)
+    """Sums of k(x_i, y_j) over j (N,) and over i (M,), and the variance of their interaction."""
+    rows = []
+    columns = torch.zeros(len(y), dtype=torch.float64, device=x.device)
+    squares = 0.0
+    for samples in x.split(block):
+        k = kernel(samples, y)
         rows.append(k.sum(1))
         columns += k.sum(0)
         squares += k.square().sum().item()
-    of_x, n, m = torch.cat(rows), len(x), len(y)
+    of_x = torch.cat(rows)
+    n = len(x)
+    m = len(y)
     interaction = (
         squares
         - of_x.square().sum().item() / m
@@ -57,7 +63,7 @@ def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, float]:
-    """Influences (n,) of the set whose sums these are, given the other set of this size, and the variance of the value."""
+    """Influences (n,) of the set with these sums, given the other, and the value's variance."""
     n = len(within.rows)
     left_out = (within.rows.sum() - 2 * within.rows) / ((n - 1) * (n - 2)) - 2 * (
         between.sum() - between
@@ -72,18 +78,18 @@ def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, floa
 
 
 def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
-    """MMD^2 of features (N, d) and reference (M, d), N and M over 2, over all pairs; order plays no part.
+    """MMD^2 of features (N, d) and reference (M, d) over all pairs; N and M are over 2.
 
-    The standard error is over the samples given the reference; `both` counts the reference as a draw too.
+    The standard error is over the samples given the reference; `both` counts the reference as a
+    draw too.
     """
     n, m = len(features), len(reference)
     xx, yy = _within(features, block), _within(reference, block)
     rows, columns, interaction = _between(features, reference, block)
     value = xx.rows.sum() / (n * (n - 1)) + yy.rows.sum() / (m * (m - 1)) - 2 * rows.sum() / (n * m)
     influence, variance = _jackknife(xx, rows, m)
-    _, of_reference = _jackknife(
-        yy, columns, n
-    )  # it counts the pairs' interaction again, which `variance` holds already
+    # it counts the pairs' interaction again, which `variance` holds already
+    _, of_reference = _jackknife(yy, columns, n)
     both = max(variance + of_reference - 4 * interaction / (n * m), variance)
     return Estimate(value.item(), influence.cpu().numpy(), both**0.5).with_standard_error(
         variance**0.5
@@ -99,14 +105,15 @@ def kid_of_subsets(
     seed: int = 2020,
     error: Estimate | None = None,
 ) -> Estimate:
-    """torch-fidelity's value: the mean of MMD^2 over random subsets of this size, drawn from this seed, with its error.
+    """torch-fidelity's value: the mean of MMD^2 over random subsets of this size and seed.
 
-    Its expectation given the data is `kid`'s value, so its variance is that of `kid` (`error`, if it is known already)
-    plus the scatter of the subsets over their number.  float32, as torch-fidelity computes it.
+    Its expectation given the data is `kid`'s value, so its variance is that of `kid` (`error`, if
+    it is known already) plus the scatter of the subsets over their number.  float32, as
+    torch-fidelity computes it.
     """
-    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric  # optional: torch-fidelity
 
-    found = kid_features_to_metric(
+    library = kid_features_to_metric(
         features.cpu(),
         reference.cpu(),
         kid_subsets=subsets,
@@ -115,8 +122,34 @@ def kid_of_subsets(
         verbose=False,
     )
     full = error or kid(features, reference)
-    scatter = found["kernel_inception_distance_std"] ** 2 / subsets
+    scatter = library["kernel_inception_distance_std"] ** 2 / subsets
     drawn = Estimate(
-        found["kernel_inception_distance_mean"], full.influence, (full.both**2 + scatter) ** 0.5
+        library["kernel_inception_distance_mean"], full.influence, (full.both**2 + scatter) ** 0.5
     )
     return drawn.with_standard_error(float(np.hypot(full.standard_error, scatter**0.5)))
+
+
+class KernelDistance(Metric, group="protocol"):
+    """`kid_of_subsets` on Inception's features."""
+
+    name = "kid"
+    title = "KID"
+    better = "lower"
+    layer = "2048"
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        x, y = (
+            torch.from_numpy(features).to(sample.settings.device)
+            for features in (sample.features, sample.reference)
+        )
+        settings = sample.settings
+        return {
+            self.name: kid_of_subsets(
+                x, y, subsets=settings.kid_subsets, size=settings.kid_subset_size
+            )
+        }
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return settings.kid_subset_size, "KID's subsets (--kid-subset-size changes them)"

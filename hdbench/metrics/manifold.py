@@ -1,8 +1,9 @@
-"""Improved precision and recall (Kynkaanniemi et al., arXiv 1904.06991): balls to the k-th neighbour in feature space.
+"""Improved precision and recall (arXiv 1904.06991): balls to the k-th neighbour of features.
 
-Precision is the share of samples in the reference's manifold: given the reference, a mean of independent samples.  Recall
-is the share of the reference in the samples' manifold: what is random there is the manifold, which a binomial error over
-the reference leaves out.  `estimates` measures that part by manifolds of disjoint parts of the samples.
+Precision is the share of samples in the reference's manifold: given the reference, a mean of
+independent samples.  Recall is the share of the reference in the samples' manifold: what is random
+there is the manifold, which a binomial error over the reference leaves out.  `precision_recall`
+measures that part by manifolds of disjoint subsets of the samples.
 """
 
 from __future__ import annotations
@@ -11,67 +12,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.metrics import Estimate, mean
+from hdbench.metrics.base import Estimate, MetricInput, Settings, Share, mean
 
-BLOCK = 10_000  # rows and columns of a block of distances; torch-fidelity's, so that float32 rounds as it does there
+BLOCK = 10_000  # side of a block of distances; torch-fidelity's, so that float32 rounds alike
 PARTITIONS = 16  # random ones in halves, and as many in quarters
-
-
-def radii(features: Tensor, neighbours: int) -> Tensor:
-    """Distance (N,) of each row of features (N, d) to its k-th nearest other row."""
-    return torch.cdist(features.double(), features.double()).kthvalue(neighbours + 1, dim=1).values
-
-
-def covered(points: Tensor, centres: Tensor, radius: Tensor) -> np.ndarray:
-    """(len(points),) bool: whether a point lies in any ball around centres (M, d) of radius (M,)."""
-    return (torch.cdist(points.double(), centres.double()) <= radius).any(1).numpy()
 
 
 def precision_recall(
     features: Tensor, reference: Tensor, neighbours: int
 ) -> tuple[Estimate, Estimate]:
-    """Share of samples in the reference's manifold, share of the reference in the samples' manifold; (N, d), (M, d).
+    """Precision and recall of features (N, d) against reference (M, d); influences (N,).
 
-    Standard errors are binomial: precision over the samples given the reference, recall over the reference given the
-    samples, so recall's influence belongs to reference rows.
+    Distances are taken in the features' own dtype: in float32 the values are bit-identical with
+    torch-fidelity's.  Standard errors are over the samples given the reference; `both` counts the
+    reference as a draw too.  Without 2 (k + 2) rows in either, recall's are NaN and `both` None.
+    Simulated 95% intervals (k = 3; N, M of 250 to 1,000; d of 4 to 64) cover 93 to 97.8% where
+    values lie within .3 to .95.  They cover less near 1: at N = M = 250 precision of .97 is covered
+    in 92%, as any binomial share, and recall of .96 in 87 to 92% where features are rectified (d =
+    6, 16), since its variance then comes from rare samples with large balls and falls more slowly
+    than 1 / N.
     """
-    precision = covered(features, reference, radii(reference, neighbours))
-    recall = covered(reference, features, radii(features, neighbours))
-    return mean(precision), mean(recall)
-
-
-def estimates(features: Tensor, reference: Tensor, neighbours: int) -> tuple[Estimate, Estimate]:
-    """Precision and recall of features (N, d) against reference (M, d), both with influences of the N samples.
-
-    Distances are taken in the features' own dtype: in float32 the values are bit-identical with torch-fidelity's.
-    Standard errors are over the samples given the reference; `both` counts the reference as a draw too.  Without 2 (k + 2)
-    rows in either, recall's are NaN and `both` None.  Simulated 95% intervals (k = 3; N, M of 250 to 1,000; d of 4 to 64)
-    cover 93 to 97.8% where values lie within .3 to .95.  They cover less near 1: at N = M = 250 precision of .97 is covered
-    in 92%, as any binomial share, and recall of .96 in 87 to 92% where features are rectified (d = 6, 16), since its variance
-    then comes from rare samples with large balls and falls more slowly than 1 / N.
-    """
-    n, m, device = len(features), len(reference), features.device
-    radius, *parts = _balls(features, neighbours)
-    reference_radius, *reference_parts = _balls(reference, neighbours)
+    n = len(features)
+    m = len(reference)
+    device = features.device
+    radius, *subsets = _balls(features, neighbours)
+    reference_radius, *reference_subsets = _balls(reference, neighbours)
     in_reference = torch.zeros(n, dtype=torch.bool, device=device)
-    in_reference_parts = torch.zeros(2 * PARTITIONS, 4, n, dtype=torch.bool, device=device)
-    alone, in_samples, in_parts = torch.zeros(n, dtype=torch.float64, device=device), [], []
+    in_reference_subsets = torch.zeros(2 * PARTITIONS, 4, n, dtype=torch.bool, device=device)
+    alone = torch.zeros(n, dtype=torch.float64, device=device)
+    in_samples = []
+    in_subsets = []
     for rows in torch.arange(m, device=device).split(BLOCK):
         cross = _distances(reference[rows], features)
         in_reference |= (cross <= reference_radius[rows, None]).any(0)
-        in_reference_parts |= _inside_parts(cross.T, *(of[:, rows] for of in reference_parts))
+        in_reference_subsets |= _inside_subsets(cross.T, *(of[:, rows] for of in reference_subsets))
         inside = cross <= radius
         count = inside.sum(1)
         in_samples.append(count > 0)
-        alone += inside[count == 1].sum(
-            0
-        )  # what a sample's ball covers alone: what the value would lose without it
-        in_parts.append(_inside_parts(cross, *parts))
-    precision, recall = mean(in_reference.cpu().numpy()), mean(torch.cat(in_samples).cpu().numpy())
+        # what a sample's ball covers alone: what the value would lose without it
+        alone += inside[count == 1].sum(0)
+        in_subsets.append(_inside_subsets(cross, *subsets))
+    precision = mean(in_reference.cpu().numpy())
+    recall = mean(torch.cat(in_samples).cpu().numpy())
     if min(n, m) < 2 * (neighbours + 2):
         return precision, Estimate(recall.value, np.full(n, np.nan))
-    within, between = _variance(torch.cat(in_parts, dim=2))
-    _, reference_between = _variance(in_reference_parts)
+    within, between = _variance(torch.cat(in_subsets, dim=2))
+    _, reference_between = _variance(in_reference_subsets)
     influence = ((alone - alone.mean()) * n / m).cpu().numpy()
     return (
         precision._replace(both=(precision.standard_error**2 + reference_between) ** 0.5),
@@ -82,60 +68,106 @@ def estimates(features: Tensor, reference: Tensor, neighbours: int) -> tuple[Est
 
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
-    return torch.cat([torch.cdist(points, part) for part in centres.split(BLOCK)], dim=1)
+    return torch.cat([torch.cdist(points, block) for block in centres.split(BLOCK)], dim=1)
 
 
 def _balls(features: Tensor, neighbours: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Radius (N,) of each row's ball; its part in 2 PARTITIONS, halves 0..1, then quarters 0..3; its radius in each part."""
-    n, k = len(features), neighbours + 1  # each row is its own nearest
+    """Radius (N,) of each row's ball; its subset in 2 PARTITIONS, halves 0..1, then quarters
+    0..3; its radius in that subset.
+    """
+    n = len(features)
+    k = neighbours + 1  # each row is its own nearest
     nearest = [
         _distances(rows, features).topk(min(n, 16 * k), largest=False)
         for rows in features.split(BLOCK)
     ]
-    distance, index = (torch.cat(blocks) for blocks in zip(*nearest))
+    distance, index = (torch.cat(blocks) for blocks in zip(*nearest, strict=True))
     order = (
         torch.rand(PARTITIONS, n, generator=torch.Generator().manual_seed(0))
         .argsort(1)
         .to(features.device)
     )
-    part = torch.cat([order % 2, order % 4])
+    subset = torch.cat([order % 2, order % 4])
     place = [
         ((p[index] == p[:, None]).cumsum(1) < k).sum(1).clamp(max=distance.shape[1] - 1)
-        for p in part
+        for p in subset
     ]
     return (
         distance[:, neighbours],
-        part,
+        subset,
         torch.stack([distance.gather(1, at[:, None])[:, 0] for at in place]),
     )
 
 
-def _inside_parts(cross: Tensor, part: Tensor, radius: Tensor) -> Tensor:
-    """(2 PARTITIONS, 4, P) bool: is a point in the manifold of that part of the centres?  Distances cross (P, C)."""
+def _inside_subsets(cross: Tensor, subset: Tensor, radius: Tensor) -> Tensor:
+    """(2 PARTITIONS, 4, P) bool: is a point in that subset's manifold? `cross` (P, C)."""
     point, centre = (cross <= radius.amax(0)).nonzero(as_tuple=True)  # few of all pairs
-    near, inside = (
-        cross[point, centre],
-        torch.zeros(len(part), 4, len(cross), dtype=torch.bool, device=cross.device),
-    )
-    for to, p, r in zip(inside, part, radius):
+    near = cross[point, centre]
+    inside = torch.zeros(len(subset), 4, len(cross), dtype=torch.bool, device=cross.device)
+    for to, p, r in zip(inside, subset, radius, strict=True):
         hit = (near <= r[centre]).nonzero()[:, 0]
         to[p[centre[hit]], point[hit]] = True
     return inside
 
 
 def _variance(inside: Tensor) -> tuple[float, float]:
-    """Variance of the share of points inside the manifold of random centres, within and between points.
+    """Variance of the share of points in the manifold of random centres: within, between points.
 
-    `inside` (2 PARTITIONS, 4, P) bool is what `_inside_parts` says of P points; in halves the last two parts are empty.
+    `inside` (2 PARTITIONS, 4, P) bool is what `_inside_subsets` says of P points; in halves the
+    last two subsets are empty.
 
-    The share is a mean of indicators, so its variance given the points is the mean of their own variances over P (within)
-    plus their mean covariance (between).  Both are measured over the manifolds of disjoint parts of the centres.  Whether a
-    point is covered depends on the centres nearby only, and balls to the k-th neighbour scale with their density: so
-    `within` is about the same at any number of centres, and `between` falls with it.  What quarters and halves say of
+    The share is a mean of indicators, so its variance given the points is the mean of their own
+    variances over P (within) plus their mean covariance (between).  Both are measured over the
+    manifolds of disjoint subsets of the centres.  Whether a point is covered depends on the centres
+    nearby only, and balls to the k-th neighbour scale with their density: so `within` is about the
+    same at any number of centres, and `between` falls with it.  What quarters and halves say of
     `within` is continued to all centres; of `between`, which is noisier, the larger is taken.
     """
-    within, between = [], []
-    for parts in (inside[:PARTITIONS, :2].double(), inside[PARTITIONS:].double()):
-        within.append(parts.var(1).mean().item() / parts.shape[2])
-        between.append((parts.mean(2).var(1).mean().item() - within[-1]) / parts.shape[1])
+    within = []
+    between = []
+    for subsets in (inside[:PARTITIONS, :2].double(), inside[PARTITIONS:].double()):
+        within.append(subsets.var(1).mean().item() / subsets.shape[2])
+        between.append((subsets.mean(2).var(1).mean().item() - within[-1]) / subsets.shape[1])
     return max(2 * within[0] - within[1], 0.0), max(*between, 0.0)
+
+
+def both(sample: MetricInput) -> tuple[Estimate, Estimate]:
+    """`precision_recall` of a sample."""
+    x, y = (
+        torch.from_numpy(features).to(sample.settings.device)
+        for features in (sample.features, sample.reference)
+    )
+    return precision_recall(x, y, sample.settings.neighbours)
+
+
+class Precision(Share, group="protocol"):
+    """Share of the samples that lie in the reference's manifold."""
+
+    name = "precision"
+    title = "Precision"
+    layer = "2048"
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: sample.once(both)[0]}
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return settings.neighbours + 2, f"{settings.neighbours} neighbours"
+
+
+class Recall(Share, group="protocol"):
+    """Share of the reference that lies in the samples' manifold."""
+
+    name = "recall"
+    title = "Recall"
+    version = 2  # in the first, its error was binomial over the reference
+    layer = "2048"
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: sample.once(both)[1]}
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return Precision.least(settings)

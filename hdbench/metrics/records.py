@@ -1,4 +1,4 @@
-"""The table of numbers that every command reads and writes: its columns, its reader, 95% intervals."""
+"""The table of numbers that commands read and write: its columns, its reader, 95% intervals."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from hdbench.core.errors import UserError
+from hdbench.metrics import METRICS
 
 COLUMNS = {
     "suite": "str",
@@ -26,16 +27,16 @@ COLUMNS = {
     "digest": "str",
 }
 KEY = ["arm", "seed", "nfe", "metric"]
-SHARES = ("precision", "recall", "accuracy")  # metrics within [0, 1]
+SHARES = tuple(name for name, metric in METRICS.items() if (metric.low, metric.high) == (0, 1))
 
 
 def with_count(metric: str, n: int) -> str:
-    """The metric's name with its sample count: `fd_train` and 4000 -> `fd_train_4k`, and 450 -> `fd_train_450`."""
+    """The metric's name with its count: `fd_train` and 4000 -> `fd_train_4k`; 450 -> `_450`."""
     return f"{metric}_{n // 1000}k" if n % 1000 == 0 else f"{metric}_{n}"
 
 
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
-    """A file that `collect` wrote; UserError where it is missing or is not such a file, or fails `check` (if `strict`)."""
+    """A file of `collect`; UserError where it is missing or none, or (`strict`) fails `check`."""
     try:
         frame = pd.read_csv(
             path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan", "NaN"]
@@ -49,8 +50,8 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
         ) from None
     if list(frame.columns) != list(COLUMNS):
         raise UserError(
-            f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it with "
-            "`hdbench collect`"
+            f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it "
+            "with `hdbench collect`"
         )
     for column in ("suite", "arm", "metric", "protocol"):
         if (empty := frame[column].isna()).any():
@@ -60,21 +61,25 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
 
 
 def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
-    """The frame itself, or UserError where a number stands twice or two protocols are mixed."""
+    """The frame itself, or UserError where a number appears twice or two protocols are mixed."""
     twice = frame[frame.duplicated(["suite", *KEY], keep=False)][KEY].drop_duplicates()
     if len(twice):
         named = "; ".join(
-            " ".join(f"{key} {'-' if pd.isna(value) else value}" for key, value in zip(KEY, values))
+            " ".join(
+                f"{key} {'-' if pd.isna(value) else value}"
+                for key, value in zip(KEY, values, strict=True)
+            )
             for values in twice.head(3).itertuples(index=False)
         )
         raise UserError(
-            f"{source}: {len(twice)} numbers stand there more than once ({named}); make it again with "
-            "`hdbench collect`"
+            f"{source}: {len(twice)} numbers appear more than once ({named}); make it again "
+            "with `hdbench collect`"
         )
     protocols = frame.groupby("suite").protocol.agg(lambda column: set(column) - {"cost"})
     if mixed := [p for p in protocols if len(p) > 1]:
         raise UserError(
-            f"{source}: mixes the protocols {', '.join(sorted(mixed[0]))}; make it again with `hdbench collect`"
+            f"{source}: mixes the protocols {', '.join(sorted(mixed[0]))}; make it again with "
+            "`hdbench collect`"
         )
     return frame
 
@@ -89,8 +94,8 @@ class Interval(NamedTuple):
 MISSING = Interval(math.nan, math.nan)
 
 
-def interval(values: Sequence[float], standard_error: float = math.nan) -> Interval:
-    """Mean over chains and t-interval; for one value its sampling interval.  A value that is not finite leaves nothing."""
+def interval(values: Sequence[float] | np.ndarray, standard_error: float = math.nan) -> Interval:
+    """Mean over seeds and t-interval; of one value its sampling interval; else MISSING."""
     values = np.asarray(values)  # a Series is indexed by its seeds
     n = len(values)
     if n == 0 or not np.isfinite(values).all():

@@ -1,1 +1,1 @@
-"""Networks: the diffusion transformer and the classifier of the small tier; their sizes are configuration."""
+"""Networks of every tier; their sizes are configuration."""

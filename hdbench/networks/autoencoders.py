@@ -1,4 +1,4 @@
-"""Autoencoders between images and the latents that networks see, and the reading of diffusers' folders in general."""
+"""Autoencoders between images and latents, and the reading of diffusers' folders."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hdbench.core.config import Config
-from hdbench.core.errors import UserError
+from hdbench.core.errors import UserError, reason
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, AutoencoderKL, ModelMixin
 
 
+# the class, and weights of it
 PUBLIC = {
     "kl": ("AutoencoderKL", "stabilityai/sd-vae-ft-ema"),
     "dc": ("AutoencoderDC", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"),
-}  # the class, and weights of it
+}
 
 
 class AutoencoderConfig(Config):
-    """Which autoencoder, and the numbers of it that everything else relies on; they must be its own."""
+    """Which autoencoder, and its own numbers, on which everything else relies."""
 
     name: Literal["kl", "dc"] = Field(
         description="AutoencoderKL (SD-VAE, of SiT and DiT) or AutoencoderDC (DC-AE, of SANA)"
     )
     path: str = Field(
-        description="folder in diffusers' format: the autoencoder's, or a pipeline's with `vae` inside"
+        description="folder in diffusers' format: the autoencoder's, or a pipeline's with `vae`"
     )
     channels: int = Field(ge=1, description="of the latents (SD-VAE 4, DC-AE 32)")
     factor: int = Field(ge=1, description="pixels to a latent cell's side (SD-VAE 8, DC-AE 32)")
@@ -44,13 +45,14 @@ class AutoencoderConfig(Config):
 
 
 class Autoencoder:
-    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor), about of unit variance, and back."""
+    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / factor, W / factor), and back."""
 
     def __init__(self, config: AutoencoderConfig, model: AutoencoderKL | AutoencoderDC):
-        self.config, self.model = config, model
+        self.config = config
+        self.model: Any = model
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, of the latents' shape, or the mean without."""
+        """(latent - shift) scale, in x's dtype; kl: latent = mean + sd * noise, or the mean."""
         encoded = self.model.encode(x.to(self.model.dtype))
         if self.config.name == "dc":
             latent = encoded.latent.to(x.dtype)
@@ -69,57 +71,57 @@ class Autoencoder:
 def load(
     config: AutoencoderConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Autoencoder:
-    """The frozen autoencoder; UserError where the weights are missing, not complete, or not of these numbers."""
-    import diffusers
+    """The frozen autoencoder; UserError where its weights are missing or of other numbers."""
+    import diffusers  # optional: diffusers
 
     kind, public = PUBLIC[config.name]
     model = pretrained(getattr(diffusers, kind), config.path, "vae", public)
-    own = model.config
-    levels = own.block_out_channels if config.name == "kl" else own.encoder_block_out_channels
-    found = {
-        "channels": own.latent_channels,
+    stored = model.config
+    levels = stored.block_out_channels if config.name == "kl" else stored.encoder_block_out_channels
+    actual = {
+        "channels": stored.latent_channels,
         "factor": 2 ** (len(levels) - 1),
-        "scale": own.scaling_factor,
-        "shift": own.get("shift_factor") or 0.0,
+        "scale": stored.scaling_factor,
+        "shift": stored.get("shift_factor") or 0.0,
     }
     if wrong := [
         key
-        for key, value in found.items()
+        for key, value in actual.items()
         if not math.isclose(value, getattr(config, key), rel_tol=1e-6)
     ]:
         raise UserError(
             f"{config.path}: not the autoencoder of this configuration; set "
             + ", ".join(
-                f"autoencoder.{key} to {found[key]} (not {getattr(config, key)})" for key in wrong
+                f"autoencoder.{key} to {actual[key]} (not {getattr(config, key)})" for key in wrong
             )
         )
-    model = (
-        model.to(device) if dtype == torch.float32 else model.to(device, dtype)
-    )  # diffusers warns of any dtype
+    # diffusers warns of any dtype
+    model = model.to(device) if dtype == torch.float32 else model.to(device, dtype)
     return Autoencoder(config, model.requires_grad_(False))
 
 
-def pretrained(kind: type[ModelMixin], given: str, part: str, public: str) -> ModelMixin:
-    """The model of a folder with config.json and .safetensors, whole or in shards: `given`, or `part` of a pipeline there.
+def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) -> ModelMixin:
+    """The model in diffusers' folder `given`, or in `component` of a pipeline there.
 
-    On the CPU, float32, in evaluation mode; `public` names weights to get.  UserError for what is missing or not this model's.
+    On the CPU, float32, in evaluation mode; `public` names weights to get.  UserError for what is
+    missing or not this model's.
     """
-    folder = Path(given, part) if Path(given, part).is_dir() else Path(given)
+    folder = Path(given, component) if Path(given, component).is_dir() else Path(given)
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: there is no such folder; put diffusers' {kind.__name__} there, such as {public} of the "
-            "Hugging Face hub"
+            f"{folder}: there is no such folder; put diffusers' {kind.__name__} there, such as "
+            f"{public} of the Hugging Face hub"
         )
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{folder}: no config.json of diffusers; give the folder of {kind.__name__}, such as {public}, or "
-            f"a pipeline's with {part} inside"
+            f"{folder}: no config.json of diffusers; give the folder of {kind.__name__}, such as "
+            f"{public}, or a pipeline's with {component} inside"
         ) from None
-    if found != kind.__name__:
+    if name != kind.__name__:
         raise UserError(
-            f"{folder}: holds {found}, not {kind.__name__}; give a folder such as {public}"
+            f"{folder}: holds {name}, not {kind.__name__}; give a folder such as {public}"
         )
     try:
         model, about = kind.from_pretrained(
@@ -131,29 +133,29 @@ def pretrained(kind: type[ModelMixin], given: str, part: str, public: str) -> Mo
             output_loading_info=True,
         )
     except Exception as error:  # diffusers' errors have no common base but this
-        from hdbench.core.errors import reason
-
         raise UserError(
-            f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); get them again"
+            f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); get them "
+            "again"
         ) from None
     check_keys(folder, missing=about["missing_keys"], unexpected=about["unexpected_keys"])
     return model
 
 
 def check_keys(folder: Path, **problems: Iterable[str]) -> None:
-    """UserError for the first of the named problems ("missing", "unexpected") of which there are keys of weights."""
+    """UserError for the first problem ("missing", "unexpected") that has keys of weights."""
     for problem, keys in problems.items():
         if keys := sorted(keys):
             named = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
             raise UserError(
-                f"{folder}: its weights have {len(keys)} {problem} keys ({named}); get the folder again"
+                f"{folder}: its weights have {len(keys)} {problem} keys ({named}); get the folder "
+                "again"
             )
 
 
 def variant(folder: Path) -> str | None:
-    """ "bf16" where a folder has only files such as model.bf16.safetensors or model.bf16-00001-of-00002.safetensors; or None."""
-    found = {
+    """ "bf16" where a folder has only files such as model.bf16.safetensors; or None."""
+    variants = {
         re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2]
         for path in folder.glob("*.safetensors")
     }
-    return None if not found or "" in found else min(found)
+    return None if not variants or "" in variants else min(variants)

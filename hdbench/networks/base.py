@@ -1,4 +1,6 @@
-"""What the networks of every tier share: tokens that go through blocks, and how those meet autograd."""
+"""What the networks of every tier share: tokens that go through blocks, and how those meet
+autograd.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 class TokenNetwork(nn.Module):
     """A network with a `config` (width, depth), `blocks` and `start`.
 
-    `gradient_checkpointing` computes blocks again in the backward pass instead of keeping their activations, except under
-    forward-mode AD.
+    `gradient_checkpointing` computes blocks again in the backward pass instead of keeping their
+    activations, except under forward-mode AD.
     """
 
     config: Any
@@ -36,7 +38,9 @@ class TokenNetwork(nn.Module):
         raise NotImplementedError
 
     def after(self, x: Tensor, others: tuple, blocks: Sequence[int]) -> list[Tensor]:
-        """Tokens (B, N, d) after the named blocks (1 = first), in their order; the pass stops at the last of them."""
+        """Tokens (B, N, d) after the named blocks (1 = first), in their order; the pass stops at
+        the last of them.
+        """
         again = self.gradient_checkpointing and torch.is_grad_enabled() and not dual(x, *others)
         tokens = {}
         for number, block in enumerate(self.blocks[: max(blocks)], start=1):

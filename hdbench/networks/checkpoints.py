@@ -1,8 +1,9 @@
 """Public SiT and DiT checkpoints as weights of our `Transformer`, by name and by order of rows.
 
-SiT (arXiv 2401.08740): its t = 1 is data, so it gives -v and is given 1 - t; the sign goes into the output layer here, the
-time into the configuration (`reversed_time`).  DiT (arXiv 2212.09748): `prediction: epsilon`, see `NoiseToVelocity`.  A file
-with twice the output channels has a learned variance behind them, which is left out.
+SiT (arXiv 2401.08740): its t = 1 is data, so it gives -v and is given 1 - t; the sign goes into the
+output layer here, the time into the configuration (`reversed_time`).  DiT (arXiv 2212.09748):
+`prediction: epsilon`, see `NoiseToVelocity`.  A file with twice the output channels has a learned
+variance behind them, which is left out.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ import torch
 from torch import Tensor
 
 from hdbench.core.errors import UserError
-from hdbench.networks.config import TransformerConfig
 from hdbench.networks.tensors import read_tensors
-from hdbench.networks.transformer import Transformer, positions
+from hdbench.networks.transformer import TransformerConfig, positions
 
 Kind = Literal["sit", "dit"]
 T = TypeVar("T")
@@ -65,10 +65,11 @@ def read(
     channels: int,
     classes: int,
 ) -> dict[str, Tensor]:
-    """`convert` of a .pt or .safetensors file, whose weights may lie under one of `WRAPPERS`; UserError without the file."""
+    """`convert` of a .pt or .safetensors file, wrapped or not; UserError without the file."""
     if not path.is_file():
         raise UserError(
-            f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its path"
+            f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its "
+            "path"
         )
     tensors = unwrapped(read_tensors(path, WRAPPERS))
     return convert(
@@ -83,7 +84,7 @@ def read(
 
 
 def unwrapped(tensors: dict[str, T]) -> dict[str, T]:
-    """A .safetensors file has no mappings in it, so a wrapper is a prefix there: what is under it, or all where it is not."""
+    """What is under a wrapper, in a .safetensors file a prefix, or all where there is none."""
     for name in WRAPPERS:
         inner = {
             key.removeprefix(f"{name}."): tensor
@@ -104,14 +105,53 @@ def convert(
     classes: int,
     source: str,
 ) -> dict[str, Tensor]:
-    """The state dict, float32, of our Transformer with `mean_velocity=False`; heads alone cannot be checked.
+    """The state dict, float32, of our Transformer with `mean_velocity=False`.
 
-    UserError for tensors of another family, missing or further keys, and shapes or settings that differ from `config`.
+    UserError for tensors of another family, missing or further keys, and shapes or settings that
+    differ from `config`.
     """
     name = MODELS[kind]
     depth = check_keys(tensors, name, source)
-    patch_weight, width = tensors["x_embedder.proj.weight"], len(tensors["x_embedder.proj.bias"])
-    patch, grid = patch_weight.shape[-1], math.isqrt(tensors["pos_embed"].shape[-2])
+    check_settings(tensors, kind, config, depth, image_size, channels, classes, source)
+    with torch.device("meta"):
+        shapes = config.build(
+            image_size=image_size, channels=channels, classes=classes, mean_velocity=False
+        ).state_dict()
+    state = {}
+    for key, theirs in names(depth).items():
+        tensor = tensors[theirs].float()
+        shape = shapes[key].shape
+        if key.startswith("out.") and len(tensor) in (shape[0], 2 * shape[0]):
+            # rows (p, p, c) -> (c, p, p)
+            patches = tensor.unflatten(0, (config.patch, config.patch, -1)).movedim(2, 0)
+            tensor = patches[:channels].flatten(0, 2)
+            tensor = -tensor if kind == "sit" else tensor
+        elif key == "patch_embed.weight":
+            tensor = tensor.flatten(1)
+        if tensor.shape != shape:
+            raise UserError(
+                f"{source}: {theirs} has the shape {list(tensors[theirs].shape)}, which does not "
+                "fit its other tensors; get the file again"
+            )
+        state[key] = tensor
+    return state
+
+
+def check_settings(
+    tensors: dict[str, Tensor],
+    kind: Kind,
+    config: TransformerConfig,
+    depth: int,
+    image_size: int,
+    channels: int,
+    classes: int,
+    source: str,
+) -> None:
+    """UserError, with what fits, where shapes or positions are not of `config` and the data."""
+    patch_weight = tensors["x_embedder.proj.weight"]
+    width = len(tensors["x_embedder.proj.bias"])
+    patch = patch_weight.shape[-1]
+    grid = math.isqrt(tensors["pos_embed"].shape[-2])
     needed = NEEDED[kind] | {
         "width": width,
         "depth": depth,
@@ -136,35 +176,17 @@ def convert(
         if want != have
     ]:
         raise UserError(
-            f"{source}: a {name} of other settings; set {', '.join(wrong)}, or give another file"
+            f"{source}: a {MODELS[kind]} of other settings; set {', '.join(wrong)}, or give "
+            "another file"
         )
-    position, own = tensors["pos_embed"].float().flatten(0, -2), positions(config, grid)
-    if position.shape != own.shape or not torch.allclose(position, own, atol=1e-2):  # of bf16
+    stored = tensors["pos_embed"].float().flatten(0, -2)
+    expected = positions(config, grid)
+    fits = stored.shape == expected.shape and torch.allclose(stored, expected, atol=1e-2)  # bf16
+    if not fits:
         raise UserError(
-            f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one that has it"
+            f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one "
+            "that has it"
         )
-    with torch.device("meta"):
-        ours = Transformer(
-            config, image_size=image_size, channels=channels, classes=classes, mean_velocity=False
-        ).state_dict()
-    state = {}
-    for key, theirs in names(depth).items():
-        tensor, shape = tensors[theirs].float(), ours[key].shape
-        if key.startswith("out.") and len(tensor) in (
-            shape[0],
-            2 * shape[0],
-        ):  # rows (p, p, c) -> (c, p, p)
-            tensor = tensor.unflatten(0, (patch, patch, -1)).movedim(2, 0)[:channels].flatten(0, 2)
-            tensor = -tensor if kind == "sit" else tensor
-        elif key == "patch_embed.weight":
-            tensor = tensor.flatten(1)
-        if tensor.shape != shape:
-            raise UserError(
-                f"{source}: {theirs} has the shape {list(tensors[theirs].shape)}, which does not fit its other "
-                "tensors; get the file again"
-            )
-        state[key] = tensor
-    return state
 
 
 def names(depth: int) -> dict[str, str]:
@@ -182,12 +204,12 @@ def names(depth: int) -> dict[str, str]:
 
 
 def check_keys(tensors: dict[str, Tensor], name: str, source: str) -> int:
-    """The number of blocks; UserError unless there are exactly the tensors of a `name`, each with as many axes as it has."""
+    """The number of blocks; UserError unless these are exactly the tensors of a `name`."""
     if family := next(
         (what for part, what in FAMILIES.items() if any(part in key for key in tensors)), None
     ):
         raise UserError(f"{source}: looks like {family}; give a {name}")
-    depth = len({found[1] for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))})
+    depth = len({match[1] for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))})
     expected = ["pos_embed", *names(max(depth, 1)).values()]
     axes = {"x_embedder.proj.weight": (4,), "pos_embed": (2, 3)}
     other_axes = [

@@ -1,4 +1,4 @@
-"""The classifier whose features the small suites' metrics use; trained in the DAG, so never called Inception."""
+"""The classifier whose features the small suites' metrics use, trained in the DAG."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from hdbench.networks.config import ClassifierConfig
 
 
 class Classifier(nn.Module):
-    """(B, C, H, W) float in [-1, 1] -> logits (B, sum of `attributes`); `penultimate` gives the features (B, features).
+    """(B, C, H, W) float in [-1, 1] -> logits (B, sum of `attributes`).
 
-    `attributes` are the numbers of classes of what it tells apart, each with its own logits; mostly one.
+    `attributes` are the numbers of classes of what it tells apart, each with its own logits; mostly
+    one.
     """
 
     def __init__(
@@ -25,7 +26,9 @@ class Classifier(nn.Module):
         attributes: tuple[int, ...],
     ):
         super().__init__()
-        self.depth, self.attributes, w = 1, attributes, config.width
+        self.depth = 1
+        self.attributes = attributes
+        w = config.width
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, w, 3, padding=1),
             nn.ReLU(),
@@ -41,6 +44,7 @@ class Classifier(nn.Module):
         self.out = nn.Linear(config.features, sum(attributes))
 
     def penultimate(self, x: Tensor) -> Tensor:
+        """Features (B, features) of x (B, C, H, W) in [-1, 1]."""
         return self.hidden(self.convolutions(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +57,7 @@ def classify(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, H, W) uint8 -> features (N, d) and probabilities (N, classes), float32."""
     features = torch.cat(
-        [network.penultimate(to_float(part).to(device)) for part in images.split(500)]
+        [network.penultimate(to_float(batch).to(device)) for batch in images.split(500)]
     )
     groups = network.out(features).split(network.attributes, dim=1)
     return features.cpu().numpy(), torch.cat(

@@ -1,4 +1,4 @@
-"""A small CLIP by open_clip's own code: the text encoder of a text-to-image suite, and another one that judges its captions."""
+"""A small CLIP by open_clip: the text encoder of a suite, or what judges its captions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from open_clip import CLIP, SimpleTokenizer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hdbench.core.errors import UserError
@@ -15,50 +16,51 @@ from hdbench.networks.text import names
 
 
 def build(model: dict[str, Any]) -> CLIP:
-    """The network of open_clip's model configuration, `embed_dim`, `vision_cfg` and `text_cfg`; UserError for a wrong one."""
+    """The network of open_clip's model configuration; UserError for a wrong one."""
     try:
         return CLIP(**model)
     except Exception as error:  # whatever a wrong value in a configuration leads to
         raise UserError(
-            f"text.model: not a model configuration of open_clip ({error}); give embed_dim, vision_cfg and "
-            "text_cfg"
+            f"text.model: not a model configuration of open_clip ({error}); give embed_dim, "
+            "vision_cfg and text_cfg"
         ) from None
 
 
 def tokenize(network: CLIP, prompts: Sequence[str]) -> Tensor:
-    """Token numbers (N, L) int64, 0 behind the last; UserError for a prompt that is longer than L."""
+    """Token numbers (N, L) int64, 0 behind the last; UserError for a prompt longer than L."""
     tokens = SimpleTokenizer(context_length=network.context_length)
     numbers = tokens(list(prompts))
     if (full := (numbers != 0).all(1).nonzero()).numel():
         longest = prompts[int(full[0])]
         if len(tokens.encode(longest)) + 2 > network.context_length:
             raise UserError(
-                f"text.model.text_cfg.context_length = {network.context_length}: {len(full)} of {len(prompts)} "
-                f"prompts are longer, such as {longest!r}; raise it"
+                f"text.model.text_cfg.context_length = {network.context_length}: {len(full)} of "
+                f"{len(prompts)} prompts are longer, such as {longest!r}; raise it"
             )
     return numbers
 
 
 @torch.no_grad()
 def embed(network: CLIP, prompts: Sequence[str]) -> list[Tensor]:
-    """Of each prompt its tokens (n, d) after the text tower, from the first to the end-of-text token; float32 on the CPU."""
+    """Each prompt's tokens (n, d) after the text tower, float32 on the CPU."""
     numbers = tokenize(network, prompts)
     rows = []
-    for part in numbers.split(256):
+    for batch in numbers.split(256):
         tokens = network.forward_intermediates(
-            text=part.to(network.logit_scale.device),
+            text=batch.to(network.logit_scale.device),
             text_indices=1,
             normalize_intermediates=True,
             intermediates_only=True,
         )["text_intermediates"][-1]
-        rows += [row[:count] for row, count in zip(tokens.cpu(), (part != 0).sum(1).tolist())]
+        rows += [
+            row[:count]
+            for row, count in zip(tokens.cpu(), (batch != 0).sum(1).tolist(), strict=True)
+        ]
     return rows
 
 
 def write_table(network: CLIP, prompts: Sequence[str], folder: Path) -> list[str]:
-    """The prompts and the empty one as a table that `hdbench.networks.text.Conditions` reads; the names of its files."""
-    from safetensors.torch import save_file
-
+    """Write prompts and the empty one as a table for `Conditions`; its files' names."""
     tokens = embed(network, [*prompts, ""])
     save_file(
         {
@@ -74,19 +76,25 @@ def write_table(network: CLIP, prompts: Sequence[str], folder: Path) -> list[str
 class Captioned(nn.Module):
     """The network with its captions as token numbers (M, L): what `contrastive` trains."""
 
+    captions: Tensor
+
     def __init__(self, network: CLIP, prompts: Sequence[str]):
         super().__init__()
-        self.network, self.depth = network, 1
+        self.network = network
+        self.depth = 1
         self.register_buffer("captions", tokenize(network, prompts), persistent=False)
 
     def forward(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, 3, H, W) in [-1, 1] and rows (B,) of the captions -> unit features (B, d) of both, and the logits' scale."""
+        """x (B, 3, H, W), rows (B,) of captions -> unit features (B, d) of both, logits' scale."""
         return self.network(x, self.captions[rows])
 
 
 @torch.no_grad()
-def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit features (N, d) float32 of images (N, 3, H, W) in [-1, 1] and of their captions, on the CPU."""
+def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+    """Unit features (N, d) float32 of images (N, 3, H, W) in [-1, 1] and their captions."""
     device = network.captions.device
-    parts = [network(a.to(device), b.to(device))[:2] for a, b in zip(x.split(500), rows.split(500))]
-    return tuple(torch.cat(each).cpu() for each in zip(*parts))
+    batches = [
+        network(a.to(device), b.to(device))[:2]
+        for a, b in zip(x.split(500), rows.split(500), strict=True)
+    ]
+    return tuple(torch.cat(tensors).cpu() for tensors in zip(*batches, strict=True))

@@ -5,19 +5,19 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-from hdbench.networks.build import build
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from hdbench.networks.config import SanaConfig, TransformerConfig
 
 
 class Unencoded(NamedTuple):
-    """Prompts of this length and width, of no content: what counting needs of `hdbench.networks.text.Conditions`."""
+    """Prompts without content: what counting needs of `networks.text.Conditions`."""
 
     length: int
     width: int
 
     def __getitem__(self, c):
-        import torch
-
         return torch.empty(len(c), self.length, self.width), torch.ones(
             len(c), self.length, dtype=torch.bool
         )
@@ -32,16 +32,12 @@ def forward_flops(
     mean_velocity: bool,
     prompt_length: int = 0,
 ) -> int:
-    """FLOPs of one forward of one image, as PyTorch counts them: 2 for each multiplication and addition of a product."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
+    """FLOPs of one forward of one image: 2 for each multiplication and addition of a product."""
     conditions = (
         Unencoded(prompt_length, config.caption_width) if isinstance(config, SanaConfig) else None
     )
     with torch.device("meta"):
-        network = build(
-            config,
+        network = config.build(
             image_size=image_size,
             channels=channels,
             classes=classes,

@@ -1,14 +1,16 @@
-"""SANA (arXiv 2410.10629) as a network of the suite: diffusers' SanaTransformer2DModel with r, and a prompt as a label.
+"""SANA (arXiv 2410.10629): diffusers' SanaTransformer2DModel with r, a prompt as a label.
 
 SANA's own time is ours: on z_t = (1 - t) x + t eps it predicts v = eps - x and is given 1000 t.
 
-SANA-Sprint (arXiv 2503.09641) is a consistency network in TrigFlow's time s: its sampler jumps from x_s = sigma_d (cos s x +
-sin s eps) to sigma_d x_hat = cos s x_s - sin s sigma_d G.  With t = sin s / (cos s + sin s) and n = 1 / (cos s + sin s)
+SANA-Sprint (arXiv 2503.09641) is a consistency network in TrigFlow's time s: its sampler jumps from
+x_s = sigma_d (cos s x + sin s eps) to sigma_d x_hat = cos s x_s - sin s sigma_d G.  With t = sin s
+/ (cos s + sin s) and n = 1 / (cos s + sin s)
     n^2 = (1 - t)^2 + t^2,   cos s = (1 - t) / n,   sin s = t / n,   z_t = n x_s / sigma_d,
 and the network F is given z_t and t (unscaled), with G = ((1 - 2t) z_t + n^2 F) / n.  So
     x_hat = [(1 - t) - t (1 - 2t)] z_t / n^2 - t F = z_t - t F,
-since (1 - t) - t (1 - 2t) = n^2: F(z_t, t) is u(z_t, 0, t) in our notation, and no change of variables is left to compute.
-Such a network is for one-step and consistency sampling alone; it has no velocity and takes its guidance as an input.
+since (1 - t) - t (1 - 2t) = n^2: F(z_t, t) is u(z_t, 0, t) in our notation, and no change of
+variables is left to compute. Such a network is for one-step and consistency sampling alone; it has
+no velocity and takes its guidance as an input.
 """
 
 from __future__ import annotations
@@ -28,12 +30,12 @@ from torch import Tensor, nn
 from hdbench.core.errors import UserError
 from hdbench.networks.autoencoders import pretrained
 from hdbench.networks.base import TokenNetwork, dual, xavier
-from hdbench.networks.config import SanaConfig
+from hdbench.networks.sizes import SanaSizes
 from hdbench.networks.text import PUBLIC, Conditions
 
 
 class LinearAttention:
-    """y_i = relu(q_i) sum_j relu(k_j)' v_j / (relu(q_i) . sum_j relu(k_j)), in float32 even under autocast, as SANA is trained.
+    """y_i = relu(q_i) sum_j relu(k_j)' v_j / (relu(q_i) . sum_j relu(k_j)), always in float32.
 
     diffusers' processor leaves the sums to autocast, and casts float64 down.
     """
@@ -48,9 +50,8 @@ class LinearAttention:
         q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
         if attn.norm_q is not None:
             q, k = attn.norm_q(q), attn.norm_k(k)
-        with torch.autocast(
-            "cuda" if q.is_cuda else "cpu", enabled=False
-        ):  # counting runs on the meta device, which has none
+        # counting runs on the meta device, which has none
+        with torch.autocast("cuda" if q.is_cuda else "cpu", enabled=False):
             q, k, v = (
                 x.to(torch.promote_types(x.dtype, torch.float32))
                 .unflatten(-1, (attn.heads, -1))
@@ -63,15 +64,15 @@ class LinearAttention:
 
 
 class SanaNetwork(TokenNetwork):
-    """u(z_t, r, t, c) of SANA, where c is a row of `conditions`; see `hdbench.networks.transformer.Transformer` for the rest.
+    """u(z_t, r, t, c) of SANA, where c is a row of `conditions`; else as `Transformer`.
 
-    With `mean_velocity` an embedding of t - r, zero at first, is added to that of t, for the blocks' and the final modulation.
-    The initialisation is SANA's own.
+    With `mean_velocity` an embedding of t - r, zero at first, is added to that of t, for the
+    blocks' and the final modulation.  The initialisation is SANA's own.
     """
 
     def __init__(
         self,
-        config: SanaConfig,
+        config: SanaSizes,
         *,
         image_size: int,
         channels: int,
@@ -87,15 +88,15 @@ class SanaNetwork(TokenNetwork):
             )
         if image_size % config.patch:
             raise ValueError(f"patch {config.patch} does not divide the image side {image_size}")
-        self.config, self.channels, self.conditions, self.mean_velocity = (
-            config,
-            channels,
-            conditions,
-            mean_velocity,
-        )
-        self.grid, self.gradient_checkpointing = image_size // config.patch, gradient_checkpointing
+        self.config = config
+        self.channels = channels
+        self.conditions = conditions
+        self.mean_velocity = mean_velocity
+        self.grid = image_size // config.patch
+        self.gradient_checkpointing = gradient_checkpointing
         self.transformer = model = SanaTransformer2DModel(**arguments(config, image_size, channels))
-        for block in self.blocks:
+        blocks: Any = self.blocks
+        for block in blocks:
             block.attn1.set_processor(LinearAttention())
         self.apply(xavier)
         nn.init.xavier_uniform_(model.patch_embed.proj.weight.view(config.width, -1))
@@ -116,13 +117,17 @@ class SanaNetwork(TokenNetwork):
 
     @property
     def null_label(self) -> int:
+        """The row of the empty prompt."""
         return len(self.conditions) - 1
 
     def embed_times(self, r: Tensor, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The blocks' modulation (B, 6 d) and the embedded times (B, d)."""
-        embed, scale, guidance = self.transformer.time_embed, self.config.time_scale, {}
+        embed = self.transformer.time_embed
+        scale = self.config.time_scale
+        guidance = {}
         if self.config.guidance_input is not None:
-            given = self.config.guidance_input * self.transformer.config.guidance_embeds_scale
+            config: Any = self.transformer.config
+            given = self.config.guidance_input * config.guidance_embeds_scale
             guidance = {"guidance": torch.full_like(t, given)}
         modulation, embedded = embed(scale * t, hidden_dtype=dtype, **guidance)
         if self.mean_velocity:
@@ -146,8 +151,10 @@ class SanaNetwork(TokenNetwork):
         )
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
-        model, g, p = self.transformer, self.grid, self.config.patch
+        """z (B, C, H, W); r <= t (B,) in [0, 1]; c (B,), `null_label` for none -> (B, C, H, W)."""
+        model = self.transformer
+        g = self.grid
+        p = self.config.patch
         x, others, embedded = self.start(z, r, t, c)
         (x,) = self.after(x, others, [self.depth])
         x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))
@@ -155,8 +162,8 @@ class SanaNetwork(TokenNetwork):
         return x.reshape(z.shape).to(z.dtype).contiguous()
 
 
-def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, Any]:
-    """The configuration as SanaTransformer2DModel's arguments; those not named have diffusers' defaults."""
+def arguments(config: SanaSizes, image_size: int, channels: int) -> dict[str, Any]:
+    """The configuration as SanaTransformer2DModel's arguments; others have its defaults."""
     return {
         "in_channels": channels,
         "out_channels": channels,
@@ -176,24 +183,25 @@ def arguments(config: SanaConfig, image_size: int, channels: int) -> dict[str, A
     }
 
 
-def read(path: Path, config: SanaConfig, *, image_size: int, channels: int) -> dict[str, Tensor]:
-    """The state dict, float32, of our SanaNetwork with `mean_velocity=False`, from a pipeline's folder or its `transformer`.
+def read(path: Path, config: SanaSizes, *, image_size: int, channels: int) -> dict[str, Tensor]:
+    """The state dict, float32, of our SanaNetwork with `mean_velocity=False`, from a folder.
 
-    UserError for a missing folder, another class, missing or unexpected keys, and sizes that differ, with those that fit.
+    UserError for a missing folder, another class, missing or unexpected keys, and sizes that
+    differ, with those that fit.
     """
     model = pretrained(SanaTransformer2DModel, str(path), "transformer", PUBLIC)
-    own = model.config
+    stored = model.config
     fitting = {
-        "width": own.num_attention_heads * own.attention_head_dim,
-        "depth": own.num_layers,
-        "patch": own.patch_size,
-        "heads": own.num_attention_heads,
-        "cross_heads": own.num_cross_attention_heads,
-        "mlp_ratio": own.mlp_ratio,
-        "caption_width": own.caption_channels,
-        "qk_norm": own.qk_norm is not None,
-        "time_scale": 1.0 if own.guidance_embeds else 1000 * own.timestep_scale,
-        "guidance_input": own.guidance_embeds and (config.guidance_input or 4.5) or None,
+        "width": stored.num_attention_heads * stored.attention_head_dim,
+        "depth": stored.num_layers,
+        "patch": stored.patch_size,
+        "heads": stored.num_attention_heads,
+        "cross_heads": stored.num_cross_attention_heads,
+        "mlp_ratio": stored.mlp_ratio,
+        "caption_width": stored.caption_channels,
+        "qk_norm": stored.qk_norm is not None,
+        "time_scale": 1.0 if stored.guidance_embeds else 1000 * stored.timestep_scale,
+        "guidance_input": stored.guidance_embeds and (config.guidance_input or 4.5) or None,
     }
     if wrong := {key: value for key, value in fitting.items() if value != getattr(config, key)}:
         raise UserError(
@@ -204,12 +212,14 @@ def read(path: Path, config: SanaConfig, *, image_size: int, channels: int) -> d
             )
         )
     with torch.device("meta"):
-        ours = SanaTransformer2DModel(**arguments(config, image_size, channels)).config
-    unused = "timestep_scale" if own.guidance_embeds else None
-    if wrong := [key for key in ours if key[0] != "_" and key != unused and own[key] != ours[key]]:
+        expected = SanaTransformer2DModel(**arguments(config, image_size, channels)).config
+    unused = "timestep_scale" if stored.guidance_embeds else None
+    if wrong := [
+        key for key in expected if key[0] != "_" and key != unused and stored[key] != expected[key]
+    ]:
         raise UserError(
             f"{path}: its "
-            + ", ".join(f"{key} is {own[key]} (not {ours[key]})" for key in wrong)
+            + ", ".join(f"{key} is {stored[key]} (not {expected[key]})" for key in wrong)
             + ", which data and network do not fit; choose another checkpoint or other data"
         )
     return {f"transformer.{key}": tensor for key, tensor in model.state_dict().items()}

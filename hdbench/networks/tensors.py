@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hdbench.core.errors import UserError, reason
 
 
 def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, a PyTorch file (read with weights_only) or a TorchScript archive, on the CPU.
+    """The tensors of a .safetensors, PyTorch (weights_only) or TorchScript file, on the CPU.
 
-    Of a PyTorch file with more than weights, such as a trainer's, those under the first of the `wrappers` that it has.
+    Of a PyTorch file with more than weights, such as a trainer's, those under the first of the
+    `wrappers` that it has.
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             return load_file(path)
         if is_torchscript(path):
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
@@ -32,9 +32,8 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
             warnings.catch_warnings(action="ignore"),
             torch.serialization.safe_globals([argparse.Namespace]),
         ):
-            state = torch.load(
-                path, map_location="cpu", weights_only=True
-            )  # warnings: of old forms of pickle
+            # warnings: of old forms of pickle
+            state = torch.load(path, map_location="cpu", weights_only=True)
         if isinstance(state, dict):
             state = next((state[name] for name in wrappers if name in state), state)
         if not isinstance(state, dict) or not all(
@@ -44,16 +43,15 @@ def read_tensors(path: Path, wrappers: Sequence[str] = ("state_dict",)) -> dict[
         return state
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: not a file of weights (not a PyTorch file, or one with objects other than tensors, which "
-            "could run code); get it again, best as .safetensors"
+            f"{path}: not a file of weights (not a PyTorch file, or one with objects other than "
+            "tensors, which could run code); get it again, best as .safetensors"
         ) from None
-    except (
-        Exception
-    ) as error:  # each reader has errors of its own, some without another base than this
+    except Exception as error:  # the readers' errors have no common base but this
         raise UserError(f"{path}: not a file of weights ({reason(error)}); get it again") from None
 
 
 def is_torchscript(path: Path) -> bool:
+    """Whether it is a TorchScript archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -62,7 +60,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def as_buffer(tensors: dict[str, Tensor]) -> io.BytesIO:
-    """Checked tensors as a PyTorch file in memory, for a library that would read the file itself, unchecked."""
+    """Checked tensors as a PyTorch file in memory, for a library that reads unchecked files."""
     buffer = io.BytesIO()
     torch.save(tensors, buffer)
     buffer.seek(0)

@@ -1,8 +1,9 @@
-"""Prompts encoded once, by a SANA pipeline's own tokenizer and text encoder, into a table whose rows are labels.
+"""Prompts encoded once, by a SANA pipeline, into a table whose rows are labels.
 
-The table is a folder of shards `conditions-00000-of-00030.safetensors`, in order: `tokens` (T, D), the embeddings of the
-prompts without their padding, `lengths` (n,) int64, tokens of each, and `length`, L; in the header `digest`, of the prompts and
-the configuration.  Its last row is the empty prompt, with which guidance contrasts the others.
+The table is a folder of shards `conditions-00000-of-00030.safetensors`, in order: `tokens` (T, D),
+the embeddings of the prompts without their padding, `lengths` (n,) int64, tokens of each, and
+`length`, L; in the header `digest`, of the prompts and the configuration.  Its last row is the
+empty prompt, with which guidance contrasts the others.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from hdbench.core import distributed
 from hdbench.core.config import Config
-from hdbench.core.errors import UserError
+from hdbench.core.errors import UserError, reason
+from hdbench.core.files import write_together
+from hdbench.networks.autoencoders import check_keys, variant
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -34,17 +40,20 @@ class TextConfig(Config):
     """How prompts become conditions."""
 
     path: str = Field(
-        description="folder of a SANA pipeline in diffusers' format, with `tokenizer` and `text_encoder` inside"
+        description=(
+            "folder of a SANA pipeline in diffusers' format, with `tokenizer` and `text_encoder` "
+            "inside"
+        )
     )
-    length: int = Field(300, ge=2, description="L, tokens of a condition")
+    length: int = Field(default=300, ge=2, description="L, tokens of a condition")
     complex_human_instruction: bool = Field(
-        True, description="put SANA's instruction before each prompt but the empty one"
+        default=True, description="put SANA's instruction before each prompt but the empty one"
     )
     dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="of the text encoder and of the table"
+        default="bfloat16", description="of the text encoder and of the table"
     )
-    batch: int = Field(16, ge=1, description="prompts encoded at once")
-    prompts_per_shard: int = Field(1024, ge=1)
+    batch: int = Field(default=16, ge=1, description="prompts encoded at once")
+    prompts_per_shard: int = Field(default=1024, ge=1)
 
     @property
     def tokens(self) -> int:
@@ -60,52 +69,50 @@ class Conditions:
 
     def __init__(self, folder: Path):
         """UserError where the folder is missing, is not a table, or has not all of its shards."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        found = sorted(folder.glob(SHARDS))
-        if not found:
+        files = sorted(folder.glob(SHARDS))
+        if not files:
             raise UserError(f"{folder}: no table of encoded prompts; encode them first")
-        if [path.name for path in found] != names(len(found)):
+        if [path.name for path in files] != names(len(files)):
             raise UserError(
-                f"{folder}: not all shards of one table of encoded prompts; run the same command again"
+                f"{folder}: not all shards of one table of encoded prompts; run the same command "
+                "again"
             )
         try:
-            shards = [load_file(path) for path in found]  # maps the files
-            self.tokens, lengths = (
-                [shard["tokens"] for shard in shards],
-                [shard["lengths"] for shard in shards],
-            )
-            self.length, self.width = int(shards[0]["length"]), self.tokens[0].shape[1]
+            shards = [load_file(path) for path in files]  # maps the files
+            self.tokens = [shard["tokens"] for shard in shards]
+            lengths = [shard["lengths"] for shard in shards]
+            self.length = int(shards[0]["length"])
+            self.width = self.tokens[0].shape[1]
         except (SafetensorError, OSError, KeyError) as error:
             raise UserError(
-                f"{folder}: not a table of encoded prompts ({error}); delete it and encode them again"
+                f"{folder}: not a table of encoded prompts ({error}); delete it and encode them "
+                "again"
             ) from None
         self.lengths = torch.cat(lengths)
-        self.starts = torch.cat([part.cumsum(0) - part for part in lengths])  # in the row's shard
+        # first token of each row in its shard
+        self.starts = torch.cat([counts.cumsum(0) - counts for counts in lengths])
         self.shards = torch.repeat_interleave(
-            torch.arange(len(lengths)), torch.tensor([len(part) for part in lengths])
+            torch.arange(len(lengths)), torch.tensor([len(counts) for counts in lengths])
         )
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """c (B,) int64 -> embeddings (B, L, D) of the table's dtype, 0 beyond a prompt's tokens, and where these are (B, L) bool.
+        """c (B,) int64 -> embeddings (B, L, D), 0 beyond a prompt's tokens, and mask (B, L) bool.
 
         Both are on c's device; UserError for a label that is not a row.
         """
         rows = c.cpu()
         if wrong := rows[(rows < 0) | (rows >= len(self))].tolist():
             raise UserError(
-                f"label {wrong[0]}: the table of encoded prompts has {len(self)} rows, 0 to {len(self) - 1}"
+                f"label {wrong[0]}: the table of encoded prompts has {len(self)} rows, 0 to "
+                f"{len(self) - 1}"
             )
         places = torch.arange(self.length)
         mask = places < self.lengths[rows, None]
-        wanted, shards = (
-            (self.starts[rows, None] + places)[mask],
-            self.shards[rows, None].expand_as(mask)[mask],
-        )
+        wanted = (self.starts[rows, None] + places)[mask]
+        shards = self.shards[rows, None].expand_as(mask)[mask]
         tokens = self.tokens[0].new_empty(len(wanted), self.width)
         for shard in shards.unique().tolist():
             inside = shards == shard
@@ -120,6 +127,7 @@ class Conditions:
 
 
 def names(shards: int) -> list[str]:
+    """The files' names of so many shards."""
     return [f"conditions-{shard:05}-of-{shards:05}.safetensors" for shard in range(shards)]
 
 
@@ -132,20 +140,18 @@ def encode(
 ) -> list[str]:
     """Write the table of the prompts and of the empty one into `folder`; the names of its files.
 
-    `progress` takes prompts done and prompts in all, of this rank.  Shard k is rank k % world_size's; one that is there, of the
-    same prompts and configuration, is kept.  How many prompts are cut goes to standard error.  UserError without the encoder.
+    `progress` takes prompts done and prompts in all, of this rank.  Shard k is rank k %
+    world_size's; one that is there, of the same prompts and configuration, is kept.  How many
+    prompts are cut goes to standard error.  UserError without the encoder.
     """
-    from safetensors.torch import save
-
-    from hdbench.core import distributed
-    from hdbench.core.files import write_together
-
     pipeline = load(config, device)
     instruction = (
         inspect.signature(type(pipeline).__call__).parameters["complex_human_instruction"].default
     )
     instruction = instruction if config.complex_human_instruction else None
-    rank, size, rows = distributed.rank(), config.prompts_per_shard, len(prompts) + 1
+    rank = distributed.rank()
+    size = config.prompts_per_shard
+    rows = len(prompts) + 1
     if rank == 0 and (cut := count_cut(pipeline, prompts, instruction, config.length)):
         print(
             f"hdbench: {cut} of {len(prompts)} prompts are cut at {config.length} tokens",
@@ -153,12 +159,15 @@ def encode(
             flush=True,
         )
     starts = range(0, rows, size)
-    files, mine = names(len(starts)), starts[rank :: distributed.world_size()]
+    files = names(len(starts))
+    mine = starts[rank :: distributed.world_size()]
     for stray in {path.name for path in folder.glob(SHARDS)} - {*files}:
         (folder / stray).unlink(missing_ok=True)
-    done, total = 0, sum(min(size, rows - start) for start in mine)
+    done = 0
+    total = sum(min(size, rows - start) for start in mine)
     for start in mine:
-        path, texts = folder / files[start // size], prompts[start : start + size]
+        path = folder / files[start // size]
+        texts = prompts[start : start + size]
         digest = hashlib.sha256(json.dumps([config.model_dump(), list(texts)]).encode()).hexdigest()
         progress(done, total)
         if not written(path, digest):
@@ -182,8 +191,6 @@ def encode(
 
 def written(path: Path, digest: str) -> bool:
     """Whether there is a shard with this digest in its header."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() == {"digest": digest}
@@ -203,9 +210,8 @@ def embed(
         max_sequence_length=length,
         complex_human_instruction=instruction,
     )
-    return [
-        row[:count].cpu() for row, count in zip(embeddings, mask.sum(1).tolist())
-    ]  # padding is on the right
+    # padding is on the right
+    return [row[:count].cpu() for row, count in zip(embeddings, mask.sum(1).tolist(), strict=True)]
 
 
 def count_cut(
@@ -219,27 +225,24 @@ def count_cut(
 
 
 def load(config: TextConfig, device: torch.device) -> SanaPipeline:
-    """The pipeline with tokenizer and text encoder alone; UserError where either is missing or not complete."""
-    from diffusers import SanaPipeline
-    from transformers import AutoTokenizer, Gemma2Model
+    """The pipeline with tokenizer and text encoder alone; UserError where one is missing."""
+    from diffusers import SanaPipeline  # optional: diffusers
+    from transformers import AutoTokenizer, Gemma2Model  # optional: transformers
 
-    from hdbench.core.errors import reason
-    from hdbench.networks.autoencoders import check_keys, variant
-
-    tokenizer, encoder = (Path(config.path, part) for part in ("tokenizer", "text_encoder"))
-    for part in (tokenizer, encoder):
-        if not part.is_dir():
+    tokenizer, encoder = (Path(config.path, folder) for folder in ("tokenizer", "text_encoder"))
+    for folder in (tokenizer, encoder):
+        if not folder.is_dir():
             raise UserError(
-                f"{part}: there is no such folder; put a SANA pipeline of diffusers at {config.path}, such as "
-                f"{PUBLIC} of the Hugging Face hub"
+                f"{folder}: there is no such folder; put a SANA pipeline of diffusers at "
+                f"{config.path}, such as {PUBLIC} of the Hugging Face hub"
             )
     try:
-        parts = {
+        components = {
             "tokenizer": AutoTokenizer.from_pretrained(
                 tokenizer, local_files_only=True, trust_remote_code=False
             )
         }
-        parts["text_encoder"], about = Gemma2Model.from_pretrained(
+        components["text_encoder"], about = Gemma2Model.from_pretrained(
             encoder,
             variant=variant(encoder),
             use_safetensors=True,
@@ -249,8 +252,9 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
         )
     except Exception as error:  # transformers' errors have no common base but this
         raise UserError(
-            f"{config.path}: its tokenizer or Gemma 2 cannot be read ({reason(error)}); get it again"
+            f"{config.path}: its tokenizer or Gemma 2 cannot be read ({reason(error)}); get it "
+            "again"
         ) from None
     check_keys(encoder, missing=about["missing_keys"])
-    parts["text_encoder"].to(device).eval()
-    return SanaPipeline(vae=None, transformer=None, scheduler=None, **parts)
+    components["text_encoder"].to(device).eval()
+    return SanaPipeline(vae=None, transformer=None, scheduler=None, **components)

@@ -1,24 +1,106 @@
-"""The diffusion transformer of every tier: SiT/DiT (Peebles & Xie, arXiv 2212.09748; SiT, arXiv 2401.08740) with r.
+"""The diffusion transformer of every tier: SiT/DiT (Peebles & Xie, arXiv 2212.09748; SiT, arXiv
+2401.08740) with r.
 
-One class serves the tiny networks and XL/2 (width 1152, depth 28, heads 16, patch 2, image_size 32, channels 4): other
-numbers, same code.  Feed-forward, timestep and position embeddings are diffusers' own.
+One class serves the tiny networks and XL/2 (width 1152, depth 28, heads 16, patch 2, image_size 32,
+channels 4): other numbers, same code.
 """
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
-from diffusers.models.embeddings import (
-    TimestepEmbedding,
-    get_2d_sincos_pos_embed,
-    get_timestep_embedding,
-)
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from hdbench.core.config import Config
 from hdbench.flow.path import expand
 from hdbench.networks.base import TokenNetwork, xavier
-from hdbench.networks.config import TransformerConfig
+from hdbench.networks.embeddings import (
+    FeedForward,
+    TimestepEmbedding,
+    sincos_positions,
+    timestep_embedding,
+)
+
+
+class TransformerConfig(Config):
+    """Size of the transformer; `image_size`, `channels` and `classes` come from the data set when a
+    suite is planned.
+
+    Fields after `time_scale` say what weights cannot; they are left out of a dump where they have
+    their default.
+    """
+
+    width: int = Field(default=64, ge=1, description="token width d")
+    depth: int = Field(default=4, ge=1, description="number of blocks L")
+    heads: int = Field(default=4, ge=1)
+    patch: int = Field(default=4, ge=1, description="patch side in pixels (or latent cells)")
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    time_scale: float = Field(
+        default=1.0,
+        gt=0,
+        description="factor on t before the sinusoidal embedding (SiT 1, DiT 1000)",
+    )
+    time_features: int | None = Field(
+        default=None,
+        ge=2,
+        multiple_of=2,
+        exclude_if=lambda size: size is None,
+        description="size of that embedding; by default min(width, 256) (SiT and DiT 256)",
+    )
+    position_side: int = Field(
+        default=16,
+        ge=1,
+        exclude_if=lambda side: side == 16,
+        description="positions run from 0 to this over any grid (SiT and DiT: the grid's own side)",
+    )
+    reversed_time: bool = Field(
+        default=False,
+        exclude_if=lambda reverse: not reverse,
+        description="the network is given 1 - t (SiT)",
+    )
+    prediction: Literal["velocity", "epsilon"] = Field(
+        default="velocity",
+        exclude_if=lambda kind: kind == "velocity",
+        description="what the network gives; epsilon: the noise, at a DDPM step, not t (DiT)",
+    )
+
+    @model_validator(mode="after")
+    def _one_notion_of_time(self):
+        if self.reversed_time and self.prediction == "epsilon":
+            raise ValueError(
+                "reversed_time = true: a network that predicts epsilon counts DDPM's steps; leave "
+                "one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self):
+        if self.width % (2 * self.heads) or self.width % 4:
+            raise ValueError(
+                f"width {self.width} must be a multiple of 4 and of 2 * heads = {2 * self.heads}"
+            )
+        return self
+
+    def build(
+        self,
+        *,
+        image_size: int,
+        channels: int,
+        classes: int,
+        mean_velocity: bool,
+        conditions: None = None,
+    ) -> Transformer:
+        """A new network of this size; it takes no conditions, labels are classes."""
+        return Transformer(
+            self,
+            image_size=image_size,
+            channels=channels,
+            classes=classes,
+            mean_velocity=mean_velocity,
+        )
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -27,14 +109,16 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward with adaLN-Zero, as in DiT: x (B, N, d), condition (B, d), already through SiLU."""
+    """Attention and feed-forward with adaLN-Zero, as in DiT: x (B, N, d), condition (B, d), already
+    through SiLU.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.feed_forward = FeedForward(width, mult=mlp_ratio, activation_fn="gelu-approximate")
+        self.feed_forward = FeedForward(width, mlp_ratio)
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -53,14 +137,18 @@ class Block(nn.Module):
 
 
 class NoiseToVelocity(nn.Module):
-    """A prediction eps_hat at DDPM's 1,000 steps (linear beta, 1e-4 to 0.02; arXiv 2006.11239) as a velocity on our path.
+    """A prediction eps_hat at DDPM's 1,000 steps (linear beta, 1e-4 to 0.02; arXiv 2006.11239) as a
+    velocity on our path.
 
-    z_t / n_t, n_t = sqrt((1 - t)^2 + t^2), is DDPM's z_k = alpha_k x + sigma_k eps at t_k = sigma_k / (alpha_k + sigma_k),
-    from t_0 = 0.0099 to t_999 = 0.9937.  Then x_hat = (z_t - t eps_hat) / (1 - t), and v = (z_t - x_hat) / t is
-    (eps_hat - z_t) / (1 - t), without a division by t.  Before t_0 the step stays 0.  Beyond t_999, where DDPM has no step, it
-    stays 999 with its alpha and sigma, x_hat = (z_t / n_t - sigma_999 eps_hat) / alpha_999: v is continuous, and t = 1 starts
-    as DDPM's sampling does, with noise taken for z_999.  There an error of eps_hat counts 157 times.
+    z_t / n_t, n_t = sqrt((1 - t)^2 + t^2), is DDPM's z_k = alpha_k x + sigma_k eps at t_k = sigma_k
+    / (alpha_k + sigma_k), from t_0 = 0.0099 to t_999 = 0.9937.  Then x_hat = (z_t - t eps_hat) / (1
+    - t), and v = (z_t - x_hat) / t is (eps_hat - z_t) / (1 - t), without a division by t.  Before
+    t_0 the step stays 0.  Beyond t_999, where DDPM has no step, it stays 999 with its alpha and
+    sigma, x_hat = (z_t / n_t - sigma_999 eps_hat) / alpha_999: v is continuous, and t = 1 starts as
+    DDPM's sampling does, with noise taken for z_999.  There an error of eps_hat counts 157 times.
     """
+
+    times: Tensor
 
     def __init__(self):
         super().__init__()
@@ -70,14 +158,18 @@ class NoiseToVelocity(nn.Module):
         self.register_buffer("times", 1 / (1 + (signal / (1 - signal)).sqrt()), persistent=False)
 
     def step(self, t: Tensor) -> Tensor:
-        """k (B,) in [0, 999], linear between the t_k; its slope grows to 16,000 at t_999, where DDPM's steps crowd."""
+        """k (B,) in [0, 999], linear between the t_k; its slope grows to 16,000 at t_999, where
+        DDPM's steps crowd.
+        """
         times = self.times.to(t.dtype)
         t = t.clamp(times[0], times[-1])
         k = torch.searchsorted(times, t.detach()).clamp(min=1)
         return k - 1 + (t - times[k - 1]) / (times[k] - times[k - 1])
 
     def velocity(self, z: Tensor, eps_hat: Tensor, t: Tensor) -> Tensor:
-        """v (B, C, H, W) = (l eps_hat - (l - 1 + n_s / n_t) z_t) / (max(t, l) (1 - s)), l = t_999 and s = min(t, l)."""
+        """v (B, C, H, W) = (l eps_hat - (l - 1 + n_s / n_t) z_t) / (max(t, l) (1 - s)), l = t_999
+        and s = min(t, l).
+        """
         last = self.times[-1].to(t.dtype)
         s = t.clamp(max=last)
         share = last - 1 + norm(s) / norm(t)
@@ -92,9 +184,10 @@ def norm(t: Tensor) -> Tensor:
 class Transformer(TokenNetwork):
     """u(z_t, r, t, c): a mean velocity, or the velocity v(z_t, t, c) where r = t.
 
-    With `mean_velocity=False` (teacher, fake score) there is no embedding of t - r and only r = t is meaningful.  With
-    True the last layer of that embedding starts at zero, so a student that loads a teacher's weights equals the teacher
-    for every r until it is trained (METHOD: u(z, t, t) = v(z, t)).
+    With `mean_velocity=False` (teacher, fake score) there is no embedding of t - r and only r = t
+    is meaningful.  With True the last layer of that embedding starts at zero, so a student that
+    loads a teacher's weights equals the teacher for every r until it is trained (METHOD: u(z, t, t)
+    = v(z, t)).
     """
 
     def __init__(
@@ -134,7 +227,10 @@ class Transformer(TokenNetwork):
         nn.init.normal_(self.label_embed.weight, std=0.02)
         for layer in (self.time_embed.linear_1, self.time_embed.linear_2):
             nn.init.normal_(layer.weight, std=0.02)
-        zero = [block.modulation for block in self.blocks] + [self.out_modulation, self.out]
+        zero: list[Any] = [block.modulation for block in self.blocks] + [
+            self.out_modulation,
+            self.out,
+        ]
         if mean_velocity:
             self.interval_embed = TimestepEmbedding(time_features, width)
             zero.append(self.interval_embed.linear_2)
@@ -163,17 +259,12 @@ class Transformer(TokenNetwork):
         return tokens.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), self.channels, g * p, g * p)
 
     def _embed_time(self, t: Tensor, embed: TimestepEmbedding) -> Tensor:
-        # get_timestep_embedding calls .float(), so the angle is formed there from the scaled time
-        angles = get_timestep_embedding(
-            t * self.config.time_scale,
-            embed.linear_1.in_features,
-            flip_sin_to_cos=True,
-            downscale_freq_shift=0,
-        )
-        return embed(angles)
+        return embed(timestep_embedding(t * self.config.time_scale, embed.linear_1.in_features))
 
     def embed_times(self, r: Tensor, t: Tensor) -> list[Tensor]:
-        """What the condition has of t, in the network's own time, and of t - r, if at all: each (B, d)."""
+        """What the condition has of t, in the network's own time, and of t - r, if at all: each (B,
+        d).
+        """
         own = (
             self.noise_to_velocity.step(t)
             if self.noise_to_velocity
@@ -194,7 +285,9 @@ class Transformer(TokenNetwork):
         return self.patch_embed(self.patchify(z)) + self.position, (condition,), condition
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none -> (B, C, H, W)."""
+        """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none ->
+        (B, C, H, W).
+        """
         x, others, condition = self.start(z, r, t, c)
         (x,) = self.after(x, others, [self.depth])
         shift, scale = self.out_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
@@ -204,6 +297,4 @@ class Transformer(TokenNetwork):
 
 def positions(config: TransformerConfig, grid: int) -> Tensor:
     """Fixed position embeddings (grid^2, d), float32, tokens in raster order."""
-    return get_2d_sincos_pos_embed(
-        config.width, grid, base_size=config.position_side, output_type="pt"
-    ).float()
+    return sincos_positions(config.width, grid, config.position_side).float()

@@ -15,7 +15,7 @@ from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.report import document
 from hdbench.report.document import Document, wrapped
-from hdbench.report.numbers import Entry, Numbers
+from hdbench.report.numbers import Entry, Numbers, tables_folder
 from hdbench.report.rules import (
     Claim,
     Outcome,
@@ -120,7 +120,7 @@ def claims_judged(plan: Plan, rules: Rules, theory: bool) -> list[str]:
     for name in declared:
         if name not in rules.claims:
             raise UserError(
-                f"suite {plan.name}: claims: no claim {name!r}" + nearest(name, rules.claims)
+                f"suite {plan.stem}: claims: no claim {name!r}" + nearest(name, rules.claims)
             )
     given = {"suite": declared, "theory": rules.claims if theory else ()}
     return [
@@ -169,11 +169,12 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_claims(
-    numbers: Numbers, rules: Rules, out: Path, theory: Values | None = None
+    numbers: Numbers, rules: Rules, out: Path | None, theory: Values | None = None
 ) -> list[Path]:
     """claims.csv, .md, .tex and .html into out/<suite>/; the paths written."""
     shown = claims_document(numbers, rules, judge(numbers, rules, theory))
-    return document.write(shown, out / numbers.plan.name / "claims")
+    folder = tables_folder(numbers.plan, numbers.results, out)
+    return document.write(shown, folder / "claims")
 
 
 def claims_document(numbers: Numbers, rules: Rules, frame: pd.DataFrame) -> Document:

@@ -109,13 +109,14 @@ def kept_rows(
 
 
 def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
-    """What the row's evaluate stage measured."""
-    path, manifest = artifact.load(results, row.stages["evaluate"])
+    """What the row's evaluate stages measured."""
+    _, manifest = artifact.load(results, row.stages["evaluate"])
     protocol = (
         manifest.get("protocol")
         or f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
     )
-    for number in pd.read_csv(path / "metrics.csv").itertuples():
+    files = [artifact.folder(results, stage) / "metrics.csv" for stage in plan.evaluations(row)]
+    for number in pd.concat(map(pd.read_csv, files)).itertuples():
         yield {
             "metric": with_count(number.metric, number.n),
             "value": number.value,

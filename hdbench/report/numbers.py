@@ -21,6 +21,16 @@ def metrics_file(plan: Plan, results: Path) -> Path:
     return results / plan.name / "metrics.csv"
 
 
+def tables_folder(plan: Plan, results: Path, out: Path | None) -> Path:
+    """Where tables and claims go: out/<suite>, and by default results/<suite>/tables."""
+    return out / plan.name if out else results / plan.name / "tables"
+
+
+def figures_folder(plan: Plan, results: Path, out: Path | None) -> Path:
+    """Where figures go: out/<suite>/figures, and by default results/<suite>/figures."""
+    return (out or results) / plan.name / "figures"
+
+
 def paired_difference(
     results: Path, plan: Plan, row_a: Row, row_b: Row, metric: str
 ) -> tuple[float, float]:
@@ -32,8 +42,11 @@ def paired_difference(
     """
     values, influences = [], []
     for row in (row_a, row_b):
-        path, _ = artifact.load(results, plan.stage(row.stages["evaluate"]).id)
-        table = pd.read_csv(path / "metrics.csv", index_col="metric")
+        for stage in plan.evaluations(row):
+            path, _ = artifact.load(results, stage)
+            table = pd.read_csv(path / "metrics.csv", index_col="metric")
+            if metric in table.index:
+                break
         with np.load(path / "influence.npz", allow_pickle=False) as file:
             if metric not in table.index or metric not in file:
                 raise UserError(

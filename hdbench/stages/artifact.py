@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ from hdbench.core import distributed
 from hdbench.core.errors import UserError
 from hdbench.core.files import MANIFEST, sha256, write_atomic
 from hdbench.core.provenance import environment
-from hdbench.suite.chain import version_of
-from hdbench.suite.stage import Stage
+from hdbench.suite.stage import VERSIONS, Stage, versions_of
 
 
 def folder(results: Path, stage_id: str) -> Path:
@@ -30,15 +29,18 @@ def folder(results: Path, stage_id: str) -> Path:
 
 
 def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
-    """An artifact's folder and manifest; UserError if it is missing or differs from what its manifest says."""
+    """An artifact's folder and manifest; UserError if it is missing or differs from what its
+    manifest says.
+    """
     path = folder(results, stage_id)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        found, payload = manifest["id"], manifest["payload"].items()
+        made_as, payload = manifest["id"], manifest["payload"].items()
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
         raise UserError(
-            f"{path}: this artifact does not exist yet; make it with `hdbench stage {kind} --id {stage_id}` or "
+            f"{path}: this artifact does not exist yet; make it with `hdbench stage {kind} --id "
+            f"{stage_id}` or "
             "let `snakemake` make everything in order"
         ) from None
     except OSError as error:
@@ -47,12 +49,15 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
         raise UserError(
             f"{path / MANIFEST}: not a manifest; delete the folder {path} and run again"
         ) from None
-    if found != stage_id:
-        raise UserError(f"{path / MANIFEST}: is of {found}; delete the folder {path} and run again")
+    if made_as != stage_id:
+        raise UserError(
+            f"{path / MANIFEST}: is of {made_as}; delete the folder {path} and run again"
+        )
     for name, digest in payload:
         if not (path / name).is_file():
             raise UserError(
-                f"{path / name}: named in the manifest but missing; delete the folder {path} and run again"
+                f"{path / name}: named in the manifest but missing; delete the folder {path} "
+                "and run again"
             )
         if sha256(path / name) != digest:
             raise UserError(
@@ -62,7 +67,9 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
 
 
 def allocation() -> tuple[float, float | None]:
-    """What the scheduler's side knows of this run: seconds in the queue, and GPUs on all machines (None: not said)."""
+    """What the scheduler's side knows of this run: seconds in the queue, and GPUs on all machines
+    (None: not said).
+    """
     gpus = distributed.number("SUBMITIT_GPUS", 0) if os.environ.get("SUBMITIT_GPUS") else None
     return distributed.number("SUBMITIT_QUEUE_SECONDS", 0), gpus
 
@@ -71,29 +78,48 @@ def exists(results: Path, stage_id: str) -> bool:
     return (folder(results, stage_id) / MANIFEST).is_file()
 
 
-class Work:
-    """The folder in which a stage works: it holds the checkpoint, survives a kill, and becomes the artifact at the end.
+def partial(results: Path, stage_id: str) -> Path:
+    """The hidden folder beside an artifact's place in which its stage works."""
+    final = folder(results, stage_id)
+    return final.with_name(f".{final.name}.partial")
 
-    `spent` carries the cost of runs that were cut short over, so that of a resumed stage is whole.  The `ranks` processes
-    that work on it all call `cost` and `publish`; the files are rank 0's.
+
+def remove_artifacts(results: Path, stage_ids: Iterable[str]) -> list[Path]:
+    """Remove artifacts and what was begun of them; the folders that were there."""
+    folders = [
+        path
+        for stage_id in stage_ids
+        for path in (folder(results, stage_id), partial(results, stage_id))
+        if path.is_dir()
+    ]
+    for path in reversed(folders):  # children before what they were made from
+        shutil.rmtree(path)
+    return folders
+
+
+class Work:
+    """The folder in which a stage works: it holds the checkpoint, survives a kill, and becomes the
+    artifact at the end.
+
+    `spent` carries the cost of runs that were cut short over, so that of a resumed stage is whole.
+    The `ranks` processes that work on it all call `cost` and `publish`; the files are rank 0's.
     """
 
     def __init__(
-        self,
-        results: Path,
-        stage: Stage,
-        device: torch.device = torch.device("cpu"),
-        ranks: int = 1,
+        self, results: Path, stage: Stage, device: torch.device | None = None, ranks: int = 1
     ):
         self.final = folder(results, stage.id)
-        self.path = self.final.with_name(f".{self.final.name}.partial")
-        self.stage, self.device, self.ranks = stage, device, ranks
+        self.path = partial(results, stage.id)
+        self.stage = stage
+        self.device = device or torch.device("cpu")
+        self.ranks = ranks
         self.spent: dict[str, float] = {}
         self._started = time.perf_counter(), _core_seconds()
 
     @contextmanager
     def locked(self) -> Iterator[Work]:
-        """Hold the stage's lock, after waiting for another process that works on it; UserError where nothing can be written.
+        """Hold the stage's lock, after waiting for another process that works on it; UserError
+        where nothing can be written.
 
         The lock goes with its process, however that ends.
         """
@@ -112,7 +138,8 @@ class Work:
             except OSError as error:
                 if not isinstance(error, BlockingIOError):
                     raise UserError(
-                        f"{file}: cannot be locked ({error.strerror}); choose a --results folder on another "
+                        f"{file}: cannot be locked ({error.strerror}); choose a --results "
+                        "folder on another "
                         "file system"
                     ) from None
                 print(
@@ -129,7 +156,9 @@ class Work:
             file.unlink(missing_ok=True)
 
     def claimed(self) -> bool:
-        """Whether a process holds the stage's lock, on any machine that shares the folder and its locks; changes nothing."""
+        """Whether a process holds the stage's lock, on any machine that shares the folder and its
+        locks; changes nothing.
+        """
         try:
             with self.path.with_suffix(".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back with the file
@@ -138,20 +167,23 @@ class Work:
         return False
 
     def cost(self) -> dict[str, float]:
-        """What the stage cost so far, over all its runs and ranks; memory is the most that a run had at once.
+        """What the stage cost so far, over all its runs and ranks; memory is the most that a run
+        had at once.
 
-        Seconds: of this work (`wall`), of CPU (`core`), of allocated GPUs (`gpu`), and in the scheduler's queue before it.
+        Seconds: of this work (`wall`), of CPU (`core`), of allocated GPUs (`gpu`), and in the
+        scheduler's queue before it.
         """
-        wall, core = (
-            now - then for now, then in zip((time.perf_counter(), _core_seconds()), self._started)
-        )
+        started, core_started = self._started
+        wall = time.perf_counter() - started
+        core = _core_seconds() - core_started
         cuda = self.device.type == "cuda"
         used = (
             core,
             1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             torch.cuda.max_memory_allocated(self.device) if cuda else 0,
         )
-        cores, memory, gpu_memory = zip(*(distributed.gather(used) if self.ranks > 1 else [used]))
+        of_ranks = distributed.gather(used) if self.ranks > 1 else [used]
+        cores, memory, gpu_memory = zip(*of_ranks, strict=True)
         queue, gpus = allocation()
         gpus = gpus if gpus is not None else distributed.world_size() if cuda else 0
         spent = {
@@ -170,19 +202,22 @@ class Work:
         )
 
     def publish(self, payload: list[str], **facts: Any) -> None:
-        """Write the manifest over the named files of `path`, rename onto the final place, then drop the checkpoint."""
+        """Write the manifest over the named files of `path`, rename onto the final place, then
+        drop the checkpoint.
+        """
         cost = self.cost()
         if distributed.rank():
             return
-        stage = self.stage
+        stage, config = self.stage, self.stage.config.model_dump(mode="json")
         manifest = {
             "id": stage.id,
             "kind": stage.kind,
-            "version": version_of(stage.kind, stage.label),
+            "version": VERSIONS[stage.kind],
+            "versions": versions_of(stage.kind, stage.config),
             "digest": stage.digest,
-            "config": stage.config,
+            "config": config,
             "parents": stage.parents,
-            "seed": stage.config.get("seed"),
+            "seed": config.get("seed"),
             "environment": environment(str(self.device)),
             **{k: round(v, 3) for k, v in cost.items()},
             **facts,

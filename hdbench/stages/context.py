@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hdbench.core.progress import Progress
-from hdbench.datasets import DATASETS, attributes
 from hdbench.stages import artifact
-from hdbench.suite.plan import Plan
-from hdbench.suite.stage import Stage
+from hdbench.suite.stage import Stage, config_of
 
 WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
 PROMPTS = (
@@ -22,29 +20,48 @@ PROMPTS = (
 )
 
 
+class Parent(NamedTuple):
+    """A parent's artifact: its folder and its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def config(self) -> Any:
+        """The typed configuration that it was made with."""
+        return config_of(self.manifest["kind"], self.manifest["config"])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Where a stage runs: plan, results folder, work folder, device, and what to call it in messages."""
+    """What a stage's computation is given: itself, where it reads and writes, its device, and its
+    name in messages.
+    """
 
-    plan: Plan
+    stage: Stage
     results: Path
     work: artifact.Work
-    stage: Stage
     label: str
     device: torch.device
     checkpoint_seconds: float
     sharding: str = "none"  # of what is trained, over several ranks; see hdbench.stages.trainer
-    loaded: dict[str, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
+    loaded: dict[str, Parent] = field(default_factory=dict)
 
-    def parent(self, role: str) -> tuple[Path, dict[str, Any]]:
-        """Folder and manifest, checked once: a cache of latents takes minutes to hash."""
+    @property
+    def config(self) -> Any:
+        """The stage's own configuration, of its kind's type: hdbench.suite.stage.CONFIGS."""
+        return self.stage.config
+
+    def parent(self, role: str) -> Parent:
+        """A parent's artifact, checked once: a cache of latents takes minutes to hash."""
         stage = self.stage.parents[role]
         if stage not in self.loaded:
-            self.loaded[stage] = artifact.load(self.results, stage)
+            self.loaded[stage] = Parent(*artifact.load(self.results, stage))
         return self.loaded[stage]
 
     def dataset(self):
-        return self.plan.suite.data
+        """The configuration of the parent `data`."""
+        return self.parent("data").config.dataset
 
 
 Payload = tuple[
@@ -54,30 +71,29 @@ Payload = tuple[
 
 def prompts_of(context: Context) -> list[str]:
     """The prompts of the data, by label."""
-    return [row["prompt"] for row in DATASETS[context.dataset().name].prompts(context.dataset())]
+    return [row["prompt"] for row in context.dataset().prompts()]
 
 
 def labels_of(context: Context, indices: range) -> Tensor:
-    """Labels (N,) of these samples: classes in turn, or the rows of the prompts to be sampled, in turn as `sampled` says.
+    """Labels (N,) of these samples: classes in turn, or the rows of the prompts to be sampled, in
+    turn as `sampled` says.
 
-    That is [first row, number of rows, stride]: where prompts are ordered, a stride without common factor mixes them.
+    That is [first row, number of rows, stride]: where prompts are ordered, a stride without common
+    factor mixes them.
     """
     first, count, stride = (
-        context.parent("text")[1]["sampled"]
+        context.parent("text").manifest["sampled"]
         if "text" in context.stage.parents
-        else (0, context.dataset().classes, 1)
+        else (0, context.config.shape.classes, 1)
     )
     return first + torch.tensor(indices, dtype=torch.int64) * stride % count
 
 
 def targets_of(context: Context, labels: Tensor) -> Tensor:
-    """What a classifier should find: labels (N,), or of data with several attributes their classes (N, A)."""
-    module = DATASETS[context.dataset().name]
-    return (
-        torch.from_numpy(module.attributes_of(labels.numpy()))
-        if hasattr(module, "attributes_of")
-        else labels
-    )
+    """What a classifier should find: labels (N,), or of data with several attributes their classes
+    (N, A).
+    """
+    return context.dataset().targets(labels)
 
 
 def of_classifier(dataset) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def of_classifier(dataset) -> dict[str, Any]:
     return {
         "image_size": dataset.image_size,
         "channels": dataset.channels,
-        "attributes": attributes(dataset.name, dataset.classes),
+        "attributes": dataset.attributes,
     }
 
 
@@ -100,11 +116,8 @@ def progress_of(context: Context) -> Callable[[int, int], None]:
     return said
 
 
-def dimensions(dataset) -> tuple[int, int, int]:
-    return dataset.channels, dataset.image_size, dataset.image_size
-
-
-def shape(dataset) -> dict[str, int]:
+def shape(dataset) -> dict[str, int | None]:
+    """Sizes of a network for a data set, or for a `Shape`."""
     return {
         "image_size": dataset.image_size,
         "channels": dataset.channels,

@@ -9,47 +9,38 @@ from pathlib import Path
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
-from hdbench.core.pixels import save_images
 from hdbench.core.seeds import seeded
-from hdbench.datasets import DATASETS
-from hdbench.methods.base import Setting
-from hdbench.networks.text import TextConfig, encode
+from hdbench.datasets.prompts import read_prompts
+from hdbench.methods.base import Problem
+from hdbench.networks.text import encode
 from hdbench.stages.context import PROMPTS, Context, Payload, progress_of, prompts_of
 from hdbench.stages.networks import load_clip, new_clip
 from hdbench.stages.train import train
-from hdbench.suite.schema import Training
 
 
 def data(context: Context) -> Payload:
-    configuration, module = context.dataset(), DATASETS[context.dataset().name]
-    if hasattr(module, "encode"):
-        return module.encode(configuration, context.work.path, context.device, progress_of(context))
-    splits = []
-    for split, (images, labels) in module.build(configuration).items():
-        save_images(context.work.path / f"{split}.npz", images, labels)
-        splits.append(f"{split}.npz")
-    return splits, {}
+    return context.config.dataset.encode(context.work.path, context.device, progress_of(context))
 
 
 def clip(context: Context) -> Payload:
     """A CLIP on the images and captions of one split of the data."""
-    config = context.stage.config
-    training = Training.of(config)
-    with seeded(config["seed"], "clip", config["split"]):
-        network = new_clip(context)
+    config, training = context.config, context.config.training
+    with seeded(config.seed, "clip", config.split):
+        network = new_clip(context, config.model)
     return train(
         context,
-        Setting(student=network.to(context.device), learning_rate=training.learning_rate),
-        training,
-        config["split"],
+        Problem(student=network.to(context.device), learning_rate=training.learning_rate),
+        config.split,
     )
 
 
 def text(context: Context) -> Payload:
-    """Prompts encoded once: those of the data, then those of the samples if they are others, then the empty one."""
+    """Prompts encoded once: those of the data, then those of the samples if they are others, then
+    the empty one.
+    """
     folder, (path, _) = context.work.path, context.parent("data")
     if "clip" in context.stage.parents:
-        from hdbench.networks.clip import write_table
+        from hdbench.networks.clip import write_table  # optional: open_clip
 
         prompts = prompts_of(context)
         sampled = [0, len(prompts), context.dataset().stride]
@@ -57,11 +48,10 @@ def text(context: Context) -> Payload:
     captions = [
         row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))
     ]
-    config = {key: value for key, value in context.stage.config.items() if key != "prompts"}
     sampled = sampled_prompts(context)
     wanted = [row["prompt"] for row in sampled.values()]
     names = encode(
-        [*captions, *wanted], TextConfig(**config), folder, context.device, progress_of(context)
+        [*captions, *wanted], context.config.encoder, folder, context.device, progress_of(context)
     )
     if distributed.rank() == 0:
         write_atomic(folder / PROMPTS, json.dumps(sampled) + "\n")
@@ -69,18 +59,15 @@ def text(context: Context) -> Payload:
 
 
 def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
-    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such a file, or has too few."""
-    from hdbench.datasets.prompts import read_prompts
-
-    wanted, names = context.plan.suite.evaluation, ()
-    path = Path(wanted.prompts)
+    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such
+    a file.
+    """
+    path, names = Path(context.config.prompts), ()
     with suppress(OSError, ValueError):  # `read_prompts` says what is wrong
         names = tuple(json.loads(path.read_text(encoding="utf-8-sig")))
-    rows = read_prompts(path, names, wanted.protocol)
-    if len(rows) < wanted.samples:
-        raise UserError(
-            f"{path}: has {len(rows)} prompts, evaluation.samples = {wanted.samples}; lower it"
-        )
+    rows = read_prompts(path, names, "evaluation.prompts")
+    if not rows:
+        raise UserError(f"{path}: has no prompts; name another file in evaluation.prompts")
     if (nested := next((name for name in names if "/" in name), None)) is not None:
         raise UserError(f"{path}: {nested!r}: an image's name has no '/'; leave the folder out")
-    return dict(zip(names, rows))
+    return dict(zip(names, rows, strict=True))

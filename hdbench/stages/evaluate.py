@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,30 @@ import torch
 
 from hdbench.core.files import write_atomic
 from hdbench.core.pixels import load_images, to_float
-from hdbench.datasets import DATASETS
 from hdbench.evaluation import classifier as classifier_protocol
-from hdbench.metrics import Estimate
-from hdbench.metrics.clip_score import clip_score
+from hdbench.evaluation.evaluate import build_references
+from hdbench.evaluation.evaluate import evaluate as evaluate_request
+from hdbench.evaluation.features import Settings
+from hdbench.evaluation.protocols import protocol_named
+from hdbench.evaluation.request import Extractors, Request
+from hdbench.metrics import Estimate, MetricInput, measure_metrics
+from hdbench.metrics.spectrum import powers
 from hdbench.networks.classifier import classify
-from hdbench.stages import artifact
 from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
 from hdbench.stages.networks import load_classifier, load_clip
 from hdbench.stages.pictures import PICTURES, check_pictures
+from hdbench.suite.stage import MetricsStage, ProtocolReferenceStage, ProtocolStage, RealStage
 
 
 def reference(context: Context) -> Payload:
-    """Features and spectra of three real sets of equal N: two disjoint parts of train, and test; or a protocol's reference."""
-    if "protocol" in context.stage.config:
-        from hdbench.evaluation.evaluate import build_references
-        from hdbench.evaluation.request import Extractors
-
-        request = evaluation_request(context)
+    """Features and spectra of three real sets of equal N: two disjoint parts of train, and test;
+    or a protocol's reference.
+    """
+    config = context.config
+    if isinstance(config, ProtocolReferenceStage):
+        request = evaluation_request(
+            context, samples=None, references={config.protocol: Path(config.reference)}
+        )
         (extractors := Extractors(request)).load()
         built = build_references(request, extractors)[request.protocols[0].name]
         write_atomic(
@@ -36,126 +43,125 @@ def reference(context: Context) -> Payload:
             json.dumps({"key": built.key, "folder": built.folder.name}) + "\n",
         )
         return ["reference.json"], {}
-    n = context.stage.config["samples"]
+    n = config.samples
     path, network = context.parent("data")[0], load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
     sets = {
-        name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][part]
-        for name, part in rows.items()
+        name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][chosen]
+        for name, chosen in rows.items()
     }
     arrays = classifier_protocol.reference_arrays(
         {
             name: (images, classify(network, images, context.device)[0])
             for name, images in sets.items()
         },
-        context.stage.config["bands"],
+        config.bands,
     )
     np.savez(context.work.path / "reference.npz", **arrays)
     return ["reference.npz"], {}
 
 
 def evaluation_request(context: Context, **more):
-    """What `hdbench evaluate` would be asked for: the suite's protocol and weights, and by default its reference's images."""
-    from hdbench.evaluation.features import Settings
-    from hdbench.evaluation.protocols import protocol_named
-    from hdbench.evaluation.request import Request
-
-    wanted = context.plan.suite.evaluation
+    """What `hdbench evaluate` would be asked for: the stage's protocol and weights, and `more`."""
+    config = context.config
     return Request(
-        **{"samples": None, "references": {wanted.protocol: Path(wanted.reference)}} | more,
-        protocols=(protocol_named(wanted.protocol),),
-        weights=wanted.weights,
+        **more,
+        protocols=(protocol_named(config.protocol),),
+        weights=config.weights,
         device=context.device,
         settings=Settings(
             cache=context.results / "evaluation",
             threads=torch.get_num_threads(),
             label=context.label,
         ),
-        n=None if wanted.samples == protocol_named(wanted.protocol).n else wanted.samples,
-        allow=frozenset(["other-weights"] if wanted.weights else []),
+        allow=frozenset(["other-weights"] if config.weights else []),
     )
 
 
 def evaluate(context: Context) -> Payload:
-    """Every metric of the tier with its standard error; the influences of the samples are kept for paired differences."""
-    if "protocol" in context.stage.config:
+    """Metrics with their standard errors; the influences of the samples are kept for paired
+    differences.
+    """
+    config = context.config
+    if isinstance(config, ProtocolStage):
         return evaluate_pictures(context)
-    images, labels = load_images(context.parent("sample")[0] / "samples.npz")
-    real = np.load(context.parent("reference")[0] / "reference.npz", allow_pickle=False)
+    sample = metric_input(context)
+    if isinstance(config, MetricsStage):
+        return written(context, measure_metrics(config.metrics, sample)), {}
+    names = written(context, classifier_protocol.estimates(sample))
+    rings = sample.once(powers).mean(0)
+    np.savez(context.work.path / "rings.npz", rings=rings, real=sample.real["train_rings"])
+    return [*names, "rings.npz"], {}
+
+
+def metric_input(context: Context) -> MetricInput:
+    """The samples as the suite's classifier, and its CLIP where there is one, sees them; and the
+    reference.
+    """
+    images, labels = load_images(context.parent("sample").folder / "samples.npz")
+    with np.load(context.parent("reference").folder / "reference.npz", allow_pickle=False) as file:
+        real = dict(file)
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
-    wanted, itself = (
-        targets_of(context, labels).numpy(),
-        context.parent("sample")[1]["config"].get("split"),
-    )
-    estimates, rings = classifier_protocol.estimates(
+    sampled, captioned = context.parent("sample").config, {}
+    if "clip" in context.stage.parents:
+        from hdbench.networks.clip import features as towers  # optional: open_clip
+
+        prompts = context.dataset().prompts()
+        test_labels = load_images(context.parent("data").folder / "test.npz")[1]
+        captioned = {
+            "captions": [prompts[row] for row in labels.tolist()],
+            "real_captions": [
+                prompts[row] for row in test_labels[: len(real["test_features"])].tolist()
+            ],
+            "clip": tuple(
+                tower.numpy() for tower in towers(load_clip(context), to_float(images), labels)
+            ),
+        }
+    return classifier_protocol.metric_input(
         images,
-        wanted,
+        targets_of(context, labels).numpy(),
         features,
         probabilities,
         real,
-        neighbours=context.stage.config["neighbours"],
-        itself=itself,
+        neighbours=context.config.neighbours,
+        real_split=sampled.split if isinstance(sampled, RealStage) else None,
         attributes=network.attributes,
+        **captioned,
     )
-    counts = dict.fromkeys(estimates, len(images))
-    if "clip" in context.stage.parents:
-        from hdbench.networks.clip import features as towers
-
-        estimates["clip_score"] = clip_score(
-            *(part.numpy() for part in towers(load_clip(context), to_float(images), labels))
-        )
-        table = DATASETS[context.dataset().name].prompts(context.dataset())
-        of_test = load_images(context.parent("data")[0] / "test.npz")[1][
-            : len(real["test_features"])
-        ]
-        captions, test_captions = (
-            [table[row] for row in rows.tolist()] for rows in (labels, of_test)
-        )
-        found = classifier_protocol.by_caption(
-            features,
-            probabilities,
-            wanted,
-            captions,
-            real,
-            None if itself == "test" else test_captions,
-            network.attributes,
-        )
-        estimates |= {name: estimate for name, (estimate, _) in found.items()}
-        counts |= {"clip_score": len(images)} | {name: count for name, (_, count) in found.items()}
-    np.savez(context.work.path / "rings.npz", rings=rings, real=real["train_rings"])
-    return [*written(context, estimates, counts), "rings.npz"], {}
 
 
 def evaluate_pictures(context: Context) -> Payload:
     """The suite's named protocol on the samples, against the reference that its stage has built."""
-    from hdbench.evaluation.evaluate import evaluate
-
-    folder, made = context.parent("sample")
+    config, folder = context.config, context.parent("sample").folder
     check_pictures(folder)
     built = json.loads(
         (context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8")
     )["folder"]
-    references = {
-        context.stage.config["protocol"]: context.results / "evaluation/references" / built
-    }
-    prompts = (
-        artifact.load(context.results, made["parents"]["text"])[0] / PROMPTS
-        if "text" in made["parents"]
-        else None
-    )
-    (found,) = evaluate(
+    references = {config.protocol: context.results / "evaluation/references" / built}
+    has_prompts = "text" in context.stage.parents
+    (measured,) = evaluate_request(
         evaluation_request(
-            context, samples=folder / PICTURES, references=references, prompts=prompts
+            context,
+            samples=folder / PICTURES,
+            references=references,
+            prompts=context.parent("text").folder / PROMPTS if has_prompts else None,
+            n=None if config.samples == protocol_named(config.protocol).n else config.samples,
         )
     )
-    estimates = {metric: estimate for metric, (estimate, _) in found.results.items()}
-    counts = {metric: len(ids) for metric, (_, ids) in found.results.items()}
-    return written(context, estimates, counts), {"protocol": found.protocol}
+    estimates = {metric: estimate for metric, (estimate, _) in measured.results.items()}
+    counts = {metric: len(ids) for metric, (_, ids) in measured.results.items()}
+    return written(context, estimates, counts), {"protocol": measured.protocol}
 
 
-def written(context: Context, estimates: dict[str, Estimate], counts: dict[str, int]) -> list[str]:
-    """The files of metrics, each with its number of samples, and of influences."""
+def written(
+    context: Context, estimates: dict[str, Estimate], counts: Mapping[str, int] | None = None
+) -> list[str]:
+    """The files of metrics, each with its number of samples (by default of influences), and of
+    influences.
+    """
+    if counts is None:
+        counts = {name: len(estimate.influence) for name, estimate in estimates.items()}
     with (context.work.path / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["metric", "value", "se", "n"])

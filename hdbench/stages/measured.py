@@ -3,94 +3,114 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
-import torch
+from safetensors.torch import load_file
 
+from hdbench.core import files
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images
-from hdbench.evaluation.classifier import estimates
+from hdbench.datasets.base import Dataset
+from hdbench.evaluation.classifier import estimates, metric_input
+from hdbench.evaluation.features import digest_of
+from hdbench.evaluation.request import Request
+from hdbench.evaluation.results import Evaluation, Result
+from hdbench.networks.classifier import Classifier, classify
+from hdbench.stages import artifact
+from hdbench.stages.context import WEIGHTS, of_classifier
+from hdbench.suite.stage import config_of
 
-if TYPE_CHECKING:
-    from hdbench.evaluation.results import Evaluation
+REFERENCE = "results/stages/reference/<id>"
 
 
-def evaluate_file(
-    samples: Path, stage: Path, n: int | None, name: str | None, device: torch.device
-) -> Evaluation:
-    """The protocol on an npz of images and labels against a suite's reference stage, whose folder `stage` is.
+class Against(NamedTuple):
+    """What samples are compared with, read from a reference stage and its parents."""
 
-    Raises UserError for a folder that is no such stage, and for images that are not as many as the reference's.
+    digest: str
+    samples: int
+    arrays: dict[str, np.ndarray]  # of reference.npz
+    data: Dataset
+    network: Classifier
+
+
+def evaluate_by_classifier(request: Request) -> list[Evaluation]:
+    """The protocol on an npz of images and labels against the reference stage that the request
+    names.
+
+    Raises UserError for a folder that is no such stage, and for images that are not as many as the
+    reference's, or not of its shape.
     """
-    from safetensors.torch import load_file
+    if len(request.protocols) > 1:
+        raise UserError("classifier: goes alone; give one --protocol")
+    if "classifier" not in request.references:
+        raise UserError(
+            f"classifier: needs a reference; give --reference {REFERENCE} of the suite whose "
+            "samples these are, as `hdbench plan` lists it"
+        )
+    samples = request.samples
+    if samples.is_dir():
+        raise UserError(
+            f"{samples}: a folder; classifier takes one npz file with arr_0 (N, H, W, C) uint8 and "
+            "labels (N,), such as results/stages/sample/<id>/samples.npz"
+        )
+    against = read_reference(request.references["classifier"])
+    images, labels = load_images(samples)
+    n = len(images)
+    if request.n not in (None, n) or (request.n is None and n != against.samples):
+        raise UserError(
+            f"{samples}: holds {n} images, the reference has {against.samples}; give --n {n} to "
+            "compare unequal numbers all the same"
+        )
+    data = against.data
+    expected = (data.channels, data.image_size, data.image_size)
+    if images.shape[1:] != expected:
+        raise UserError(
+            f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are {expected}"
+        )
+    network = against.network.to(request.device).eval()
+    features, probabilities = classify(network, images, request.device)
+    sample = metric_input(
+        images,
+        against.data.targets(labels).numpy(),
+        features,
+        probabilities,
+        against.arrays,
+        neighbours=3,
+        attributes=against.data.attributes,
+    )
+    ids = tuple(f"{row:06}" for row in range(n))
+    protocol = f"classifier:{against.digest}"
+    return [
+        Evaluation(
+            name=request.name or samples.stem,
+            protocol=protocol,
+            reference=against.digest,
+            digest=digest_of([files.sha256(samples), protocol])[:16],
+            results={
+                metric: Result(estimate, ids) for metric, estimate in estimates(sample).items()
+            },
+            facts={"samples": str(samples), "n": n},
+        )
+    ]
 
-    from hdbench.core import files
-    from hdbench.datasets import DATASETS, attributes
-    from hdbench.evaluation.features import digest_of
-    from hdbench.evaluation.results import Evaluation, Result
-    from hdbench.networks import classifier as stages
-    from hdbench.networks.classifier import Classifier
-    from hdbench.networks.config import ClassifierConfig
-    from hdbench.stages import artifact, context
 
+def read_reference(stage: Path) -> Against:
+    """The reference stage in this folder, with the classifier and data that it was made from."""
     place = stage.resolve()
     if place.parent.name != "reference" or not (place / files.MANIFEST).is_file():
         raise UserError(
-            f"{stage}: not the folder of a reference stage; give results/stages/reference/<id>, as `hdbench "
-            "plan` lists it"
+            f"{stage}: not the folder of a reference stage; give {REFERENCE}, as `hdbench plan` "
+            "lists it"
         )
     results = place.parents[2]
     path, manifest = artifact.load(results, f"reference/{place.name}")
     weights, trained = artifact.load(results, manifest["parents"]["classifier"])
-    data = artifact.load(results, trained["parents"]["data"])[1]["config"]
-    module = DATASETS[data["name"]]
-    shown = attributes(data["name"], data["classes"])
-    shape = {
-        "image_size": data["image_size"],
-        "channels": data["channels"],
-        "classes": data["classes"],
-    }
-    images, labels = load_images(samples)
-    wanted, found = manifest["config"]["samples"], len(images)
-    if n not in (None, found) or (n is None and found != wanted):
-        raise UserError(
-            f"{samples}: holds {found} images, the reference has {wanted}; give --n {found} to compare unequal "
-            "numbers all the same"
+    of_data = artifact.load(results, trained["parents"]["data"])[1]["config"]
+    data = config_of("data", of_data).dataset
+    network = Classifier(config_of("classifier", trained["config"]).network, **of_classifier(data))
+    network.load_state_dict(load_file(weights / WEIGHTS))
+    with np.load(path / "reference.npz", allow_pickle=False) as arrays:
+        return Against(
+            manifest["digest"], manifest["config"]["samples"], dict(arrays), data, network
         )
-    if images.shape[1:] != (shape["channels"], shape["image_size"], shape["image_size"]):
-        raise UserError(
-            f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are "
-            f"{(shape['channels'], shape['image_size'], shape['image_size'])}"
-        )
-    network = Classifier(
-        ClassifierConfig(**trained["config"]["network"]),
-        image_size=data["image_size"],
-        channels=data["channels"],
-        attributes=shown,
-    )
-    network.load_state_dict(load_file(weights / context.WEIGHTS))
-    features, probabilities = stages.classify(network.to(device).eval(), images, device)
-    targets = (
-        module.attributes_of(labels.numpy()) if hasattr(module, "attributes_of") else labels.numpy()
-    )
-    with np.load(path / "reference.npz", allow_pickle=False) as real:
-        measured, _ = estimates(
-            images, targets, features, probabilities, real, neighbours=3, attributes=shown
-        )
-    ids = tuple(f"{row:06}" for row in range(found))
-    of_reference = tuple(
-        f"reference {row:06}" for row in range(wanted)
-    )  # binomial recall is of reference images
-    protocol = f"classifier:{manifest['digest']}"
-    return Evaluation(
-        name=name or samples.stem,
-        protocol=protocol,
-        reference=manifest["digest"],
-        digest=digest_of([files.sha256(samples), protocol])[:16],
-        results={
-            metric: Result(estimate, of_reference if metric == "recall" else ids)
-            for metric, estimate in measured.items()
-        },
-        facts={"samples": str(samples), "n": found},
-    )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import sha256, write_atomic
 from hdbench.core.pixels import load_images, to_uint8
 
 PICTURES = "samples"
@@ -20,7 +21,7 @@ def first_images(folder: Path, count: int) -> Tensor:
     """The first samples of a `sample` stage, (count, C, H, W) uint8."""
     if (folder / "samples.npz").is_file():
         return load_images(folder / "samples.npz")[0][:count]
-    from PIL import Image
+    from PIL import Image  # optional: PIL
 
     files = sorted((folder / PICTURES).glob("*.png"))[:count]
     return torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(
@@ -29,7 +30,9 @@ def first_images(folder: Path, count: int) -> Tensor:
 
 
 class Pictures:
-    """Large samples: a PNG each in `work`/samples, written whole or not at all, so that an interrupted run goes on."""
+    """Large samples: a PNG each in `work`/samples, written whole or not at all, so that an
+    interrupted run goes on.
+    """
 
     def __init__(self, work: Path, names: Sequence[str]):
         self.work, self.files = work, [work / PICTURES / f"{name}.png" for name in names]
@@ -38,10 +41,13 @@ class Pictures:
         return all(self.files[index].exists() for index in indices)
 
     def write(self, x: Tensor, indices: range) -> Tensor:
-        """The images of these indices, (B, 3, H, W) float in [-1, 1]; nothing is left to keep in memory."""
-        from PIL import Image
+        """The images of these indices, (B, 3, H, W) float in [-1, 1]; nothing is left to keep in
+        memory.
+        """
+        from PIL import Image  # optional: PIL
 
-        for index, image in zip(indices, to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()):
+        images = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
+        for index, image in zip(indices, images, strict=True):
             self.files[index].parent.mkdir(exist_ok=True)
             temporary = self.files[index].with_suffix(".tmp")
             Image.fromarray(image).save(temporary, "PNG")
@@ -50,17 +56,15 @@ class Pictures:
 
     def index(self) -> list[str]:
         """Writes every file's digest into the one file that a manifest then names."""
-        from hdbench.core.files import sha256, write_atomic
-
         digests = {file.name: sha256(file) for file in self.files}
         write_atomic(self.work / f"{PICTURES}.json", json.dumps(digests, indent=0) + "\n")
         return [f"{PICTURES}.json"]
 
 
 def check_pictures(folder: Path) -> None:
-    """UserError where a sample stage's pictures are not those of the index that its manifest names."""
-    from hdbench.core.files import sha256
-
+    """UserError where a sample stage's pictures are not those of the index that its manifest
+    names.
+    """
     index = json.loads((folder / f"{PICTURES}.json").read_text(encoding="utf-8"))
     files = {file.name: file for file in (folder / PICTURES).glob("*.png")}
     wrong = sorted(index.keys() ^ files.keys()) or [
@@ -68,5 +72,6 @@ def check_pictures(folder: Path) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{folder / PICTURES / wrong[0]}: differs from its manifest; delete the folder {folder} and run again"
+            f"{folder / PICTURES / wrong[0]}: differs from its manifest; delete the folder "
+            f"{folder} and run again"
         )

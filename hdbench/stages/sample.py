@@ -12,16 +12,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hdbench.core import distributed
-from hdbench.core.errors import Divergence
+from hdbench.core.errors import Divergence, UserError
 from hdbench.core.pixels import load_images, save_images, to_uint8
 from hdbench.core.progress import Progress
 from hdbench.core.seeds import sample_noise
-from hdbench.flow.path import guided
+from hdbench.flow.guidance import Guidance
 from hdbench.flow.samplers import sample_consistency, sample_flow_map, sample_ode
-from hdbench.stages.context import PAIRS, PROMPTS, Context, Payload, dimensions, labels_of
+from hdbench.networks.autoencoders import load
+from hdbench.stages.context import PAIRS, PROMPTS, Context, Payload, labels_of
 from hdbench.stages.networks import load_network
 from hdbench.stages.pictures import Pictures
 from hdbench.stages.train import training_data
+from hdbench.suite.stage import RealStage
 
 DECODED = 8  # latents that the autoencoder takes at once
 
@@ -35,17 +37,19 @@ def generated(
     keep: Callable[[Tensor, range], Tensor],
     done: Callable[[range], bool] = lambda indices: False,
 ) -> tuple[Tensor, float | None]:
-    """Samples of these labels (N,), and the seconds that one took (None: all were there); on rank 0.
+    """Samples of these labels (N,), and the seconds that one took (None: all were there); on rank
+    0.
 
-    `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which samples these are, and
-    returns the rows to hold in memory; batches that are `done` are left out.  Sample i has its own seed, so neither batch
-    size nor number of processes changes it.  Ranks share the batches, whole ones in contiguous runs: kernels may round
-    otherwise for another number of rows.
+    `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which
+    samples these are, and returns the rows to hold in memory; batches that are `done` are left
+    out.  Sample i has its own seed, so neither batch size nor number of processes changes it.
+    Ranks share the batches, whole ones in contiguous runs: kernels may round otherwise for another
+    number of rows.
     """
-    shape, n = dimensions(context.dataset()), len(labels)
-    world_size, size = distributed.world_size(), context.plan.suite.evaluation.batch
+    shape, n = context.config.shape.dimensions, len(labels)
+    world_size, size = distributed.world_size(), context.config.batch
     whole = math.ceil(n / size)
-    bounds = [min(size * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
+    bounds = [min(size * math.ceil(whole * rank / world_size), n) for rank in range(world_size + 1)]
     batches, seconds, made, finite = [keep(torch.empty(0, *shape), range(0))], 0.0, 0, True
     first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
     progress = Progress(context.label, last - first)
@@ -74,18 +78,18 @@ def generated(
 
 
 def pairs(context: Context) -> Payload:
-    """The guided teacher's ODE as pairs: standard normal eps, the x (N, C, H, W) float32 that it leads to, and labels (N,)."""
-    config, n, steps = (
-        context.stage.config,
-        context.stage.config["count"],
-        context.stage.config["steps"],
-    )
+    """The guided teacher's ODE as pairs: standard normal eps, the x (N, C, H, W) float32 that it
+    leads to, and labels (N,).
+    """
+    config, n, steps = context.config, context.config.count, context.config.steps
     network = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
-    v = guided(network, config["guidance"], tuple(config["guidance_interval"]))
-    axes, own = (config["seed"], "pairs"), torch.arange(context.dataset().classes or 0)
+    v = config.guidance.of(network)
+    axes = (config.seed, "pairs")
     if "text" in context.stage.parents:  # the prompts of the data, never those of the samples
-        own = training_data(context, "train")[1].unique()
-    labels = own[torch.arange(n) % len(own)]
+        rows = training_data(context, "train")[1].unique()
+    else:
+        rows = torch.arange(config.shape.classes)
+    labels = rows[torch.arange(n) % len(rows)]
     x, _ = generated(
         context,
         lambda eps, c: sample_ode(v, eps[0], c, steps),
@@ -97,7 +101,7 @@ def pairs(context: Context) -> Payload:
     if distributed.rank() == 0:
         save_file(
             {
-                "eps": sample_noise(axes, range(n), (1, *dimensions(context.dataset())))[
+                "eps": sample_noise(axes, range(n), (1, *config.shape.dimensions))[
                     :, 0
                 ].contiguous(),
                 "x": x.contiguous(),
@@ -105,7 +109,7 @@ def pairs(context: Context) -> Payload:
             },
             context.work.path / PAIRS,
         )
-    count = n * steps * (2 if config["guidance"] != 1.0 else 1)
+    count = n * steps * config.guidance.evaluations
     return [PAIRS], {
         "network_evaluations": {"teacher forward": count},
         "forward_equivalents": count,
@@ -113,55 +117,73 @@ def pairs(context: Context) -> Payload:
 
 
 def sample(context: Context) -> Payload:
-    """N images, class-balanced: of the parent's network by the stage's sampler, or real ones of a split."""
-    config, n = context.stage.config, context.stage.config["samples"]
-    source, manifest = context.parent("source")
-    if "split" in config:
-        rows = slice(n, 2 * n) if config["split"] == "train" else slice(0, n)
-        images, labels = (part[rows] for part in load_images(source / f"{config['split']}.npz"))
-        if distributed.rank() == 0:
-            save_images(context.work.path / "samples.npz", images, labels)
-        return ["samples.npz"], {}
-    u = network = load_network(
-        context, "source", mean_velocity=manifest["kind"] != "teacher"
-    ).requires_grad_(False)
-    steps = config["steps"]
-    if config["sampler"] == "ode":
-        v = guided(
-            network, config.get("guidance", 1.0), tuple(config.get("guidance_interval", (0.0, 1.0)))
-        )
-        u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
-    noises = steps if config["sampler"] == "consistency" else 1
-    times, decode = config.get("times"), lambda z: z
-
-    def make(eps: Tensor, c: Tensor) -> Tensor:
-        return decode(
-            sample_consistency(u, eps, c, times)
-            if noises > 1
-            else sample_flow_map(u, eps[0], c, steps)
-        )
-
-    labels, axes = labels_of(context, range(n)), (config["seed"], "sample")
-    if hasattr(context.dataset(), "autoencoder"):
-        from hdbench.networks.autoencoders import load
-
-        autoencoder = load(context.dataset().autoencoder, context.device)
-        decode = lambda z: torch.cat([autoencoder.decode(part) for part in z.split(DECODED)])  # noqa: E731
-        names = [f"{index:06}" for index in range(n)]
-        if "text" in context.stage.parents:
-            names = list(
-                json.loads((context.parent("text")[0] / PROMPTS).read_text(encoding="utf-8"))
-            )[:n]
-        pictures = Pictures(context.work.path, names)
-        _, seconds = generated(
-            context, make, axes, noises, labels, pictures.write, pictures.written
-        )
-        payload = distributed.from_rank_0(pictures.index)
-    else:
+    """N images, class-balanced: of the parent's network by the stage's sampler, or real ones of a
+    split.
+    """
+    if isinstance(context.config, RealStage):
+        return real_images(context)
+    n, labels = context.config.samples, labels_of(context, range(context.config.samples))
+    noises, sampler = sampler_of(context)
+    axes = (context.config.seed, "sample")
+    if context.config.autoencoder is None:
         images, seconds = generated(
-            context, make, axes, noises, labels, lambda x, indices: to_uint8(x)
+            context, sampler, axes, noises, labels, lambda x, indices: to_uint8(x)
         )
         if distributed.rank() == 0:
             save_images(context.work.path / "samples.npz", images, labels)
         payload = ["samples.npz"]
+    else:
+        autoencoder = load(context.config.autoencoder, context.device)
+        pictures = Pictures(context.work.path, names_of(context, n))
+
+        def decoded(eps: Tensor, c: Tensor) -> Tensor:
+            latents = sampler(eps, c)
+            return torch.cat([autoencoder.decode(z) for z in latents.split(DECODED)])
+
+        _, seconds = generated(
+            context, decoded, axes, noises, labels, pictures.write, pictures.written
+        )
+        payload = distributed.from_rank_0(pictures.index)
     return payload, {} if seconds is None else {"milliseconds_per_sample": round(1000 * seconds, 4)}
+
+
+def real_images(context: Context) -> Payload:
+    """Images of a split that no reference holds, or of test, as if they were samples."""
+    config, n = context.config, context.config.samples
+    rows = slice(n, 2 * n) if config.split == "train" else slice(0, n)
+    images, labels = load_images(context.parent("source").folder / f"{config.split}.npz")
+    if distributed.rank() == 0:
+        save_images(context.work.path / "samples.npz", images[rows], labels[rows])
+    return ["samples.npz"], {}
+
+
+def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
+    """How many noises a sample takes, and (noises (noises, B, C, H, W), labels (B,)) -> x (B, C,
+    H, W) by the parent's network.
+    """
+    config, source = context.config, context.parent("source")
+    is_student = source.manifest["kind"] != "teacher"
+    network = load_network(context, "source", mean_velocity=is_student).requires_grad_(False)
+    if config.sampler == "consistency" and config.steps > 1:
+        return config.steps, lambda eps, c: sample_consistency(network, eps, c, config.times)
+    u = network
+    if config.sampler == "ode":
+        v = (config.guidance or Guidance()).of(network)
+        u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
+    return 1, lambda eps, c: sample_flow_map(u, eps[0], c, config.steps)
+
+
+def names_of(context: Context, n: int) -> list[str]:
+    """Of the samples' files: their prompts' names, or numbers; UserError for fewer prompts than
+    samples.
+    """
+    if "text" not in context.stage.parents:
+        return [f"{index:06}" for index in range(n)]
+    path = context.parent("text").folder / PROMPTS
+    names = list(json.loads(path.read_text(encoding="utf-8")))
+    if len(names) < n:
+        raise UserError(
+            f"{path}: has {len(names)} prompts, evaluation.samples = {n}; lower it, or name "
+            "more prompts"
+        )
+    return names[:n]

@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from hdbench.core import distributed
 from hdbench.core import files as core_files
 from hdbench.core import sharding as core_sharding
-from hdbench.core.pixels import load_images, to_float
+from hdbench.core.pixels import load_images
 from hdbench.core.seeds import seeded
-from hdbench.datasets import DATASETS
-from hdbench.flow.path import guided
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Passes, Problem, total
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics import classification
+from hdbench.networks import checkpoints
 from hdbench.networks.classifier import Classifier, classify
-from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
 from hdbench.stages.context import (
     PAIRS,
     WEIGHTS,
@@ -35,21 +32,18 @@ from hdbench.stages.context import (
 from hdbench.stages.loop import run
 from hdbench.stages.networks import load_network, new_network
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Checkpoint, Training
+from hdbench.suite.schema import Training
+from hdbench.suite.stage import CheckpointStage
 
 
 def classifier(context: Context) -> Payload:
-    config = context.stage.config
-    training = Training.of(config)
-    network_config = ClassifierConfig(**config["network"])
-    with seeded(config["seed"], "classifier"):
-        network = Classifier(network_config, **of_classifier(context.dataset())).to(context.device)
-    names, facts = train(
-        context, Setting(student=network, learning_rate=training.learning_rate), training
-    )
+    config, training = context.config, context.config.training
+    with seeded(config.seed, "classifier"):
+        network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
+    names, facts = train(context, Problem(student=network, learning_rate=training.learning_rate))
     if distributed.rank():
         return names, facts
-    network = Classifier(network_config, **of_classifier(context.dataset())).to(context.device)
+    network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
     network.load_state_dict(load_file(context.work.path / WEIGHTS))
     images, labels = load_images(context.parent("data")[0] / "test.npz")
     _, probabilities = classify(network, images, context.device)
@@ -60,9 +54,9 @@ def classifier(context: Context) -> Payload:
 
 
 def teacher(context: Context) -> Payload:
-    config = context.stage.config
-    if "checkpoint" in config:
-        weights = read_checkpoint(context, Checkpoint(**config["checkpoint"]))
+    config = context.config
+    if isinstance(config, CheckpointStage):
+        weights = read_checkpoint(config)
         save_file(
             {name: value.contiguous() for name, value in weights.items()},
             context.work.path / WEIGHTS,
@@ -70,25 +64,22 @@ def teacher(context: Context) -> Payload:
         return [WEIGHTS], {
             "parameters": sum(value.numel() for value in weights.values()),
             "forward_equivalents": 0,
-            "source_sha256": digests_of(Path(config["checkpoint"]["path"])),
+            "source_sha256": digests_of(Path(config.checkpoint.path)),
         }
-    network = new_network(context, mean_velocity=False, axes=(config["seed"], "teacher"))
-    training = Training.of(config)
+    network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
+    training = config.training
     return train(
-        context,
-        Setting(student=made_for(training, network), learning_rate=training.learning_rate),
-        training,
+        context, Problem(student=made_for(training, network), learning_rate=training.learning_rate)
     )
 
 
 def distill(context: Context) -> Payload:
     """Trajectory and refine: a student from its parent's weights, under the stage's objective."""
-    config, seed = context.stage.config, context.stage.config["seed"]
-    training = Training.of(config)
+    config, training = context.config, context.config.training
     frozen = made_for(
         training, load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
     )
-    axes = (seed, context.stage.kind)
+    axes = (config.seed, context.stage.kind)
 
     def head(name: str, settings) -> nn.Module:
         with seeded(*axes, "head"):
@@ -105,32 +96,37 @@ def distill(context: Context) -> Payload:
     facts: dict[str, Any] = {}
     ode_pairs = None
     if "pairs" in context.stage.parents:
-        found = load_file(context.parent("pairs")[0] / PAIRS)
-        ode_pairs = found["eps"], found["x"], found["labels"]
+        arrays = load_file(context.parent("pairs").folder / PAIRS)
+        ode_pairs = arrays["eps"], arrays["x"], arrays["labels"]
     student = load_network(context, "student", mean_velocity=True)
     student.gradient_checkpointing = training.gradient_checkpointing
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=training.learning_rate,
         teacher=frozen,
-        teacher_velocity=guided(frozen, config["guidance"], tuple(config["guidance_interval"])),
+        teacher_velocity=config.guidance.of(frozen),
         copy_teacher=lambda: made_for(
             training, load_network(context, "teacher", mean_velocity=False)
         ),
         head=head,
         pairs=ode_pairs,
     )
-    names, counted = train(context, setting, training)
+    names, counted = train(context, problem, guided=config.guidance.active)
     return names, counted | facts
 
 
-def train(context: Context, setting: Setting, training: Training, split: str = "train") -> Payload:
-    """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's EMA weights and history."""
+def train(
+    context: Context, problem: Problem, split: str = "train", guided: bool = False
+) -> Payload:
+    """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's
+    EMA weights and history.
+    """
+    training = context.config.training
     x, labels = training_data(context, split)
-    updates = OBJECTIVES[training.objective.name].updates(training.objective, setting)
-    axes = (context.stage.config["seed"], context.stage.kind)
-    parameters = parameter_count(setting.student)
-    trainer = Trainer(updates, training, setting.student, axes, x, labels, context.sharding)
+    updates = training.objective.updates(problem)
+    axes = (context.config.seed, context.stage.kind)
+    parameters = parameter_count(problem.student)
+    trainer = Trainer(updates, training, problem.student, axes, x, labels, context.sharding)
     run(trainer, context.work, context.label, context.checkpoint_seconds)
     weights = {name: core_sharding.on_rank_0(value) for name, value in trainer.ema.items()}
     if distributed.rank() == 0:
@@ -140,31 +136,37 @@ def train(context: Context, setting: Setting, training: Training, split: str = "
             writer.writerow(["step", *trainer.history])
             writer.writerows(
                 [step, *values]
-                for step, values in enumerate(zip(*trainer.history.values()), start=1)
+                for step, values in enumerate(zip(*trainer.history.values(), strict=True), start=1)
             )
-    terms = OBJECTIVES[training.objective.name].forward_equivalents(
-        training.objective, setting.student.depth, context.stage.config.get("guidance", 1.0) != 1.0
-    )
+    passes = training.objective.passes(problem.student.depth, guided)
     samples = training.steps * training.batch
     return [WEIGHTS, "history.csv"], {
-        "network_evaluations": {term: count * samples for term, count in terms.items()},
-        "forward_equivalents": sum(terms.values()) * samples,
+        "network_evaluations": network_evaluations(passes, samples),
+        "forward_equivalents": total(passes) * samples,
         "parameters": parameters,
     }
 
 
+def network_evaluations(passes: dict[str, Passes], samples: int) -> dict[str, float]:
+    """Evaluations of all samples by network and kind, such as `teacher forward`; zeros are left
+    out.
+    """
+    return {
+        f"{network} {kind}": count * samples
+        for network, kinds in passes.items()
+        for kind, count in kinds._asdict().items()
+        if count
+    }
+
+
 def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
-    """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that draws like them, and their labels (N,).
+    """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that draws like them, and their
+    labels (N,).
 
     Of a classifier the labels are the wanted classes, (N, A) where an image has several attributes.
     """
-    path, module = context.parent("data")[0], DATASETS[context.dataset().name]
-    if hasattr(module, "open_latents"):
-        return module.open_latents(path)
-    images, labels = load_images(path / f"{split}.npz")
-    return to_float(images), targets_of(
-        context, labels
-    ) if context.stage.kind == "classifier" else labels
+    images, labels = context.dataset().open(context.parent("data")[0], split)
+    return images, targets_of(context, labels) if context.stage.kind == "classifier" else labels
 
 
 def made_for(training: Training, network: nn.Module) -> nn.Module:
@@ -177,16 +179,17 @@ def made_for(training: Training, network: nn.Module) -> nn.Module:
     return network
 
 
-def read_checkpoint(context: Context, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """A public network's weights in the names of ours; UserError where they are not of this family and size."""
-    path, config, data = Path(checkpoint.path), context.stage.config["network"], context.dataset()
-    if checkpoint.format == "sana":
-        from hdbench.networks.sana import read
+def read_checkpoint(config: CheckpointStage) -> dict[str, Tensor]:
+    """A public network's weights in the names of ours; UserError where they are not of this family
+    and size.
+    """
+    path, sizes = Path(config.checkpoint.path), shape(config.shape)
+    if config.checkpoint.format == "sana":
+        from hdbench.networks.sana import read  # optional: diffusers
 
-        return read(path, SanaConfig(**config), image_size=data.image_size, channels=data.channels)
-    from hdbench.networks.checkpoints import read
-
-    return read(path, checkpoint.format, TransformerConfig(**config), **shape(data))
+        del sizes["classes"]  # its labels are rows of prompts
+        return read(path, config.network, **sizes)
+    return checkpoints.read(path, config.checkpoint.format, config.network, **sizes)
 
 
 def digests_of(path: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 A step runs each update `repeats` times.  Every random tensor is a function of (seed axes, step, update, repeat), so the
 step number *is* the state of the random numbers, and a run that was killed and resumed ends with the same bits.
 
-With several ranks each draws the global batch and computes its rows [rank::world].  Gradients are averaged after backward,
+With several ranks each draws and computes its rows [rank::world] of the global batch.  Gradients are averaged after backward,
 not by wrapping in DistributedDataParallel: an update calls networks several times, partly frozen and in forward mode, and
 its forward hooks do not follow that.
 """
@@ -15,15 +15,16 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hdbench.core import distributed
-from hdbench.core import sharding as core_sharding
+from hdbench.core import distributed, sharding
 from hdbench.core.errors import Divergence
 from hdbench.core.seeds import Draws
-from hdbench.methods.base import Update
+from hdbench.methods.base import Batch, Update
 from hdbench.suite.schema import Training
 
 LIMIT = 1e8  # a loss beyond this has diverged
+WINDOW = 50  # steps whose scalars are read from the device at once
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
@@ -34,7 +35,7 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
 class Trainer:
     """Networks, optimisers, EMA and history of a stage; `state` and `load_state` are exact.
 
-    With `sharding` "fsdp2" what is trained is spread over the ranks, if there are several; else each has a replica.
+    With `sharded` "fsdp2" what is trained is spread over the ranks, if there are several; else each has a replica.
     """
 
     def __init__(
@@ -45,18 +46,21 @@ class Trainer:
         axes: tuple[str | int, ...],
         images: Tensor,
         labels: Tensor,
-        sharding: str = "none",
+        sharded: str = "none",
     ):
         self.updates, self.training, self.student, self.axes = updates, training, student, axes
         self.images, self.labels, self.step = images, labels, 0
         self.device = next(student.parameters()).device
-        self.sharded = sharding == "fsdp2" and distributed.world_size() > 1
+        self.sharded = sharded == "fsdp2" and distributed.world_size() > 1
         if self.sharded:
             for module in self.modules().values():
-                core_sharding.shard(module, self.device)
+                sharding.shard(module, self.device)
         self.optimizers = {update.name: self._optimizer(update) for update in updates}
         self.ema = {name: value.detach().clone() for name, value in student.state_dict().items()}
         self.history: dict[str, list[float]] = {}
+        """Scalars of every step that was read, by `update/name`: of each update's last repeat."""
+        self.pending: list[Tensor] = []
+        self.scalars: tuple[str, ...] = ()
 
     def modules(self) -> dict[str, nn.Module]:
         """What is trained and what only belongs to the state, by name."""
@@ -79,111 +83,141 @@ class Trainer:
             groups, betas=self.training.betas, weight_decay=self.training.weight_decay, fused=True
         )
 
-    def train_step(self) -> dict[str, float]:
-        """All updates once, in order; scalars of each update's last repeat, by `update/name`."""
+    def train_step(self) -> None:
+        """All updates once, in order.  Scalars stay on the device until `read_scalars`."""
+        steps = self.training.steps
+        factor = learning_rate_factor(self.training.schedule, self.step, steps)
+        since = 0
         scalars = {}
-        factor, since = (
-            learning_rate_factor(self.training.schedule, self.step, self.training.steps),
-            0,
-        )
         for update in self.updates:
-            since = max(since, update.begin(self.step, self.training.steps))
+            update.on_step(self.step, steps)
+            since = max(since, update.ema_start(self.step, steps))
             optimizer = self.optimizers[update.name]
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["peak"]
             for repeat in range(update.repeats):
-                draws = Draws(
-                    (*self.axes, self.step, update.name, repeat),
-                    self.images,
-                    self.labels,
-                    self.training.batch,
-                )
-                rows = [
-                    drawn[distributed.rank() :: distributed.world_size()].to(self.device)
-                    for drawn in update.draw(draws)
-                ]
-                values = self._backward(update, rows)
-                norms = {
-                    f"{name}_gradient_norm": nn.utils.clip_grad_norm_(
-                        module.parameters(), self.training.clip
-                    )
-                    for name, module in update.modules.items()
-                }
-                found = {
-                    key: float(core_sharding.whole(value.detach()))
-                    for key, value in (values | norms).items()
-                }
-                self._check(update.name, found)
+                values = self._backward(update, repeat) | self._clip(update)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            scalars |= {f"{update.name}/{key}": value for key, value in found.items()}
-        decay = min(self.training.ema, (1 + self.step - since) / (10 + self.step - since))
-        torch._foreach_lerp_(
-            *(
-                [core_sharding.own_part(value) for value in values.values()]
-                for values in (self.ema, self.student.state_dict())
-            ),
-            1 - decay,
-        )
-        for key, value in scalars.items():
-            self.history.setdefault(key, []).append(value)
+            scalars |= {f"{update.name}/{key}": value for key, value in values.items()}
+        self._average(min(self.training.ema, (1 + self.step - since) / (10 + self.step - since)))
+        whole = [sharding.whole(value.detach()) for value in scalars.values()]
+        self.pending.append(torch.stack([value.float() for value in whole]))
+        self.scalars = tuple(scalars)
         self.step += 1
-        return scalars
+        if len(self.pending) >= WINDOW:
+            self.read_scalars()
 
-    def _backward(self, update: Update, rows: list[Tensor]) -> dict[str, Tensor]:
-        """Gradients of the mean over the global batch, of which these rows are this rank's, and the scalars' means over it.
+    def _clip(self, update: Update) -> dict[str, Tensor]:
+        """Clip each network's gradient; its norm before, by name."""
+        bound = self.training.clip
+        return {
+            f"{name}_gradient_norm": nn.utils.clip_grad_norm_(module.parameters(), bound)
+            for name, module in update.modules.items()
+        }
 
-        They go through in parts of at most `micro_batch` rows, equally many on every rank; a loss that looks at its batch as
-        a whole (the size of a GAN's gradient) then looks at a part.
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        """Move the average of weights towards the student's."""
+        averages = [sharding.own_part(value) for value in self.ema.values()]
+        weights = [sharding.own_part(value) for value in self.student.state_dict().values()]
+        get_ema_multi_avg_fn(decay)(averages, weights, None)
+
+    def rows(self, number: int, count: int) -> list[range]:
+        """Rows of the global batch in part `number` of `count`, by rank: interleaved, so that all parts are alike."""
+        world = distributed.world_size()
+        return [
+            range(rank + world * number, self.training.batch, world * count)
+            for rank in range(world)
+        ]
+
+    def _backward(self, update: Update, repeat: int) -> dict[str, Tensor]:
+        """Gradients of the mean over the global batch, and the scalars' means over it.
+
+        A rank's rows go through in parts of at most `micro_batch` rows, equally many on every rank;
+        a loss that looks at its batch as a whole (the size of a GAN's gradient) then looks at a part.
         """
-        ranks, batch, own = distributed.world_size(), self.training.batch, len(rows[0])
-        share, values = own / batch, {}
-        parts = min(
-            math.ceil(math.ceil(batch / ranks) / (self.training.micro_batch or batch)),
-            batch // ranks,
-        )
-        for part in zip(*(row.tensor_split(parts) for row in rows)):
+        world = distributed.world_size()
+        batch = self.training.batch
+        rows = len(range(distributed.rank(), batch, world))
+        share = rows / batch
+        limit = self.training.micro_batch or batch
+        count = min(math.ceil(math.ceil(batch / world) / limit), batch // world)
+        values: dict[str, Tensor] = {}
+        for number in range(count):
+            b, weight = self._draw(update, repeat, number, count)
+            # before 2.11 a cast made under no_grad stayed in the cache, without gradient
             with torch.autocast(
                 self.device.type,
                 torch.bfloat16,
                 self.training.precision == "bfloat16",
                 cache_enabled=False,
-            ):  # before 2.11 a cast made under no_grad stayed there, without gradient
-                loss, found = update.loss(*part)
-            weight = len(part[0]) / own
-            (
-                loss * (weight * share * ranks if self.sharded else weight)
-            ).backward()  # FSDP2 takes the plain mean over ranks
+            ):
+                loss, scalars = update.loss(b)
+            weight /= rows
+            # FSDP2 takes the plain mean over ranks
+            (loss * (weight * share * world if self.sharded else weight)).backward()
             values = {
-                key: values.get(key, 0) + weight * value.detach() for key, value in found.items()
+                key: values.get(key, 0) + weight * value.detach() for key, value in scalars.items()
             }
-        if ranks == 1:
-            return values
+        return values if world == 1 else self._over_ranks(update, values, share)
+
+    def _draw(self, update: Update, repeat: int, number: int, count: int) -> tuple[Batch, int]:
+        """Part `number` of `count` of this rank's batch, on its device, and how many rows it has."""
+        axes = (*self.axes, self.step, update.name, repeat)
+        parts = self.rows(number, count)
+        rank = distributed.rank()
+        draws = Draws(axes, self.images, self.labels, self.training.batch, parts, rank)
+        b = {
+            name: drawn.to(self.device) if isinstance(drawn, Tensor) else drawn
+            for name, drawn in update.draw(draws).items()
+        }
+        return b, len(parts[rank])
+
+    def _over_ranks(
+        self, update: Update, values: dict[str, Tensor], share: float
+    ) -> dict[str, Tensor]:
+        """Average gradients, unless they are sharded, and scalars over the ranks."""
         averaged = [torch.stack(list(values.values()))]
         if not self.sharded:
-            parameters = [
-                parameter for module in update.modules.values() for parameter in module.parameters()
-            ]
-            for (
-                parameter
-            ) in parameters:  # all ranks must send the same shapes, whichever terms their rows have
-                parameter.grad = (
-                    torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                )
-            averaged += [parameter.grad for parameter in parameters]
+            parameters = [p for module in update.modules.values() for p in module.parameters()]
+            for p in parameters:  # all ranks send the same shapes, whichever terms their rows have
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            averaged += [p.grad for p in parameters]
         distributed.average_(averaged, share)
-        return dict(zip(values, averaged[0]))
+        return dict(zip(values, averaged[0], strict=True))
 
-    def _check(self, update: str, found: dict[str, float]) -> None:
-        if all(math.isfinite(value) and abs(value) < LIMIT for value in found.values()):
+    def read_scalars(self) -> None:
+        """Bring the pending scalars from the device into `history`, once for many steps.
+
+        Divergence, with its step, if one of them is not finite or beyond `LIMIT`.
+        """
+        if not self.pending:
             return
-        last = {key: values[-5:] for key, values in self.history.items() if key.endswith("loss")}
-        raise Divergence(
-            f"diverged at step {self.step} of {self.training.steps}, update {update}: "
-            + ", ".join(f"{key} {value:.4g}" for key, value in found.items())
-            + "; last losses: "
-            + json.dumps(last)
-        )
+        first = self.step - len(self.pending)
+        table = torch.stack(self.pending).tolist()
+        self.pending.clear()
+        for step, row in enumerate(table, start=first):
+            values = dict(zip(self.scalars, row, strict=True))
+            self._check(step, values)
+            for key, value in values.items():
+                self.history.setdefault(key, []).append(value)
+
+    def _check(self, step: int, values: dict[str, float]) -> None:
+        for update in self.updates:
+            of_update = {
+                key.partition("/")[2]: value
+                for key, value in values.items()
+                if key.startswith(f"{update.name}/")
+            }
+            if all(math.isfinite(value) and abs(value) < LIMIT for value in of_update.values()):
+                continue
+            last = {key: row[-5:] for key, row in self.history.items() if key.endswith("loss")}
+            shown = ", ".join(f"{key} {value:.4g}" for key, value in of_update.items())
+            raise Divergence(
+                f"diverged at step {step} of {self.training.steps}, update {update.name}: {shown}; "
+                f"last losses: {json.dumps(last)}"
+            )
 
     def check_weights(self) -> None:
         """Divergence if a weight is not finite: the losses of the step that spoilt it came before its update."""
@@ -191,7 +225,7 @@ class Trainer:
             "average": self.ema
         }
         finite = [
-            all(bool(core_sharding.own_part(value).isfinite().all()) for value in state.values())
+            all(bool(sharding.own_part(value).isfinite().all()) for value in state.values())
             for state in states.values()
         ]
         for name, broken in zip(states, distributed.any_of(*(not each for each in finite))):
@@ -219,6 +253,7 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as flat tensors, whole on rank 0; all ranks call it."""
+        self.read_scalars()
         tensors = {f"ema/{name}": value for name, value in self.ema.items()}
         for update in self.updates:
             for name, module in (update.modules | update.frozen).items():
@@ -229,7 +264,7 @@ class Trainer:
                 tensors |= {
                     f"optimizer/{update.name}/{index}/{key}": value for key, value in values.items()
                 }
-        tensors = {name: core_sharding.on_rank_0(value) for name, value in tensors.items()}
+        tensors = {name: sharding.on_rank_0(value) for name, value in tensors.items()}
         return tensors | {
             f"history/{column:03}/{key}": torch.tensor(values, dtype=torch.float64)
             for column, (key, values) in enumerate(self.history.items())
@@ -238,11 +273,12 @@ class Trainer:
     def load_state(self, tensors: dict[str, Tensor], step: int) -> None:
         """Inverse of `state`; a safetensors file does not keep the order of its tensors."""
         self.step = step
-        under = lambda prefix: {
-            k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-        }  # noqa: E731
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
         self.ema = {
-            name: core_sharding.spread_like(tensors[f"ema/{name}"].to(self.device), value)
+            name: sharding.spread_like(tensors[f"ema/{name}"].to(self.device), value)
             for name, value in self.ema.items()
         }
         self.history = {
@@ -254,7 +290,7 @@ class Trainer:
                 own = module.state_dict()
                 module.load_state_dict(
                     {
-                        key: core_sharding.spread_like(value, own[key])
+                        key: sharding.spread_like(value, own[key])
                         for key, value in under(f"module/{name}/").items()
                     }
                 )
@@ -265,7 +301,7 @@ class Trainer:
             for key, value in under(f"optimizer/{update.name}/").items():
                 index, name = key.split("/")
                 if name != "step":
-                    value = core_sharding.spread_like(value, parameters[int(index)])
+                    value = sharding.spread_like(value, parameters[int(index)])
                 state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict(
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -4,55 +4,31 @@ name.
 
 from __future__ import annotations
 
-from typing import Any
-
+from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import HEADS
 from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Arm, EqualTotal
 
-# Until the classes of objectives and heads state these themselves: to be removed then.
-_TITLES = {
-    "meanflow": "MeanFlow",
-    "consistency": "Consistency",
-    "knowledge": "Knowledge distillation",
-    "progressive": "Progressive distillation",
-    "reflow": "Reflow",
-    "shortcut": "Shortcut",
-    "scm": "sCM",
-    "improved_meanflow": "Improved MeanFlow",
-    "dmd": "DMD",
-    "dmd2": "DMD2",
-    "decoupled_dmd": "Decoupled DMD",
-    "sid": "SiD",
-    "vsd": "VSD",
-    "f_distill": "f-distill",
-    "adversarial": "GAN",
-    "ladd": "LADD",
-    "adm": "ADM",
-}
 
-
-def title_of(objective: Any) -> str:
+def title_of(objective: Objective) -> str:
     """The method for people: `MeanFlow`."""
-    title = getattr(type(objective), "title", None)
-    return title or _TITLES.get(objective.name, objective.name)
+    return objective.title
 
 
 def title_of_head(head: str | None) -> str:
     """The discriminator head for people: `AWD-logit`; "-" without stage 2."""
-    title = getattr(HEADS.get(head), "title", None)
-    return title or (head or "-").replace("awd_", "AWD-")
+    return HEADS[head].title if head in HEADS else head or "-"
 
 
 def is_adaptive(head: str | None) -> bool:
     """Whether a discriminator head weighs tokens by what they hold."""
-    return getattr(HEADS.get(head), "adaptive", (head or "").startswith("awd"))
+    return head in HEADS and HEADS[head].adaptive
 
 
 def is_reconstruction(head: str | None) -> bool:
     """Whether a discriminator head's formula is ours, since its paper gives none."""
-    return getattr(HEADS.get(head), "reconstruction", (head or "").startswith("awd"))
+    return head in HEADS and HEADS[head].reconstruction
 
 
 def equal_total(plan: Plan, name: str) -> bool:
@@ -62,7 +38,7 @@ def equal_total(plan: Plan, name: str) -> bool:
 
 
 def head_of(arm: Arm) -> str | None:
-    return getattr(arm.refine.objective, "discriminator", None) if arm.refine else None
+    return (arm.refine.objective.head() or (None,))[0] if arm.refine else None
 
 
 def head_name(arm: Arm) -> str:

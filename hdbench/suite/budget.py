@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Pairs
+from hdbench.methods.base import Pairs, total
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import RECIPES
 from hdbench.suite.schema import Arm, EqualTotal, Training
 
 
-def sampler(objective: Any) -> str:
-    """How a network of this objective samples: its module's `sampler` of the configuration, or `SAMPLER`."""
-    module = OBJECTIVES[objective.name]
-    return module.sampler(objective) if hasattr(module, "sampler") else module.SAMPLER
-
-
 def cost_per_step(plan: Plan, training: Training) -> float:
-    """Forward-equivalents of one training step: the objective's own count a sample, times the batch."""
-    terms = OBJECTIVES[training.objective.name].forward_equivalents(
-        training.objective, plan.suite.network.depth, plan.suite.teacher.guidance != 1.0
-    )
-    return training.batch * sum(terms.values())
-
-
-def pairs_of(training: Training) -> Pairs | None:
-    """The teacher's ODE pairs that an objective, or the regulariser of stage 2, needs."""
-    objective = training.objective
-    return getattr(objective, "pairs", None) or getattr(
-        getattr(objective, "regulariser", None), "pairs", None
-    )
+    """Forward-equivalents of one training step: the objective's own count a sample, times the
+    batch.
+    """
+    guided = plan.suite.teacher.guidance.active
+    return training.batch * total(training.objective.passes(plan.suite.network.depth, guided))
 
 
 def pairs_cost(pairs: Pairs, guided: bool) -> int:
@@ -41,16 +24,20 @@ def pairs_cost(pairs: Pairs, guided: bool) -> int:
 
 
 def total_cost(plan: Plan, arm: Arm) -> float:
-    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the teacher that all share."""
+    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the
+    teacher that all share.
+    """
     trained = [training for training in (arm.trajectory, arm.refine) if training]
-    pairs = {pairs for training in trained if (pairs := pairs_of(training))}
+    pairs = {pairs for training in trained if (pairs := training.objective.pairs_needed())}
     return sum(training.steps * cost_per_step(plan, training) for training in trained) + sum(
-        pairs_cost(each, plan.suite.teacher.guidance != 1.0) for each in pairs
+        pairs_cost(needed, plan.suite.teacher.guidance.active) for needed in pairs
     )
 
 
 def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
-    """The arm with `equal_total` replaced by the number of steps that comes nearest to that budget."""
+    """The arm with `equal_total` replaced by the number of steps that comes nearest to that
+    budget.
+    """
     arm = plan.arms[name]
     kinds = [
         kind

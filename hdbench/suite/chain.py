@@ -3,36 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hdbench.core.config import Config
+from hdbench.core.config import C, Config
 from hdbench.core.errors import UserError
-from hdbench.core.files import digest_of
-from hdbench.datasets import DATASETS
-from hdbench.suite.budget import pairs_of, resolve_steps, sampler
+from hdbench.flow.guidance import Guidance
+from hdbench.methods.base import Pairs
+from hdbench.methods.distribution.gan import GanSettings
+from hdbench.metrics import METRICS
+from hdbench.suite.budget import resolve_steps
 from hdbench.suite.plan import Plan, Row
-from hdbench.suite.schema import Arm, ClipText, Training
-from hdbench.suite.stage import VERSIONS, Stage
+from hdbench.suite.schema import Arm, ClipText, Network, Training
+from hdbench.suite.stage import (
+    CheckpointStage,
+    ClassifierStage,
+    ClipStage,
+    ClipTextStage,
+    DataStage,
+    DistillStage,
+    EvaluateStage,
+    MetricsStage,
+    PairsStage,
+    ProtocolReferenceStage,
+    ProtocolStage,
+    RealStage,
+    ReferenceStage,
+    SampleStage,
+    Shape,
+    Stage,
+    StageConfig,
+    TeacherStage,
+    TextStage,
+)
 
 
 class _Origin(NamedTuple):
-    """What an arm starts from: a stage, what its students and its samples are called by, its sampler and its network."""
+    """What an arm starts from: a stage, what its students and its samples are called by, its
+    sampler and its network.
+    """
 
     stage: Stage
     start: str
     label: str
     sampler: str
-    network: dict[str, Any]
-
-
-def version_of(kind: str, label: str) -> int:
-    """Of the results of a stage; `label` is a data set's name where its kind is data."""
-    return getattr(DATASETS[label], "VERSION", VERSIONS[kind]) if kind == "data" else VERSIONS[kind]
+    network: Network
 
 
 @dataclass
 class _Chain:
-    """One seed's stages and rows; equal stages of different arms, seeds and suites have one digest and meet in the plan."""
+    """One seed's stages and rows; equal stages of different arms, seeds and suites have one digest
+    and meet in the plan.
+    """
 
     plan: Plan
     seed: int
@@ -40,92 +61,85 @@ class _Chain:
 
     def __post_init__(self):
         suite = self.plan.suite
-        self.guidance = {
-            "guidance": suite.teacher.guidance,
-            "guidance_interval": list(suite.teacher.guidance_interval),
-        }
-        self.data = self.add("data", suite.data.name, _dump(suite.data))
+        self.shape = Shape(
+            image_size=suite.data.image_size,
+            channels=suite.data.channels,
+            classes=suite.data.classes,
+        )
+        self.data = self.add("data", suite.data.name, DataStage(dataset=suite.data))
         self.measured, self.measuring = self.measurement()
         self.conditions = self.text()
         for name in self.plan.arms:
             arm = self.plan.arms[name] = resolve_steps(self.plan, name, self.source)
             self.real(name, arm) if arm.real else self.model(name, arm)
 
-    def add(self, kind: str, label: str, config: dict[str, Any], **parents: Stage) -> Stage:
-        key = {
-            "kind": kind,
-            "version": version_of(kind, label),
-            "config": config,
-            "parents": {role: parent.digest for role, parent in parents.items()},
-        }
-        stage = Stage(
-            kind=kind,
-            label=label,
-            config=config,
-            parents={r: p.id for r, p in parents.items()},
-            digest=digest_of(key),
-        )
-        self.plan.stages.setdefault(stage.id, stage)
-        return stage
+    def add(self, kind: str, label: str, config: StageConfig, **parents: Stage) -> Stage:
+        """A stage of the plan; one that is there already stays."""
+        stage = Stage.of(kind, label, config, parents)
+        return self.plan.stages.setdefault(stage.id, stage)
 
-    def measurement(self) -> tuple[dict[str, Any], dict[str, Stage]]:
+    def measurement(self) -> tuple[StageConfig, dict[str, Stage]]:
         """Configuration of `evaluate`, and its parents beside the samples."""
         suite, wanted = self.plan.suite, self.plan.suite.evaluation
         if not (c := suite.classifier):
-            config = {"protocol": wanted.protocol, "weights": wanted.weights}
-            return config, {
-                "reference": self.add(
-                    "reference", wanted.protocol, config | {"reference": wanted.reference}
-                )
-            }
+            named = {"protocol": wanted.protocol, "weights": wanted.weights}
+            config = ProtocolReferenceStage(**named, reference=wanted.reference)
+            reference = self.add("reference", wanted.protocol, config)
+            return ProtocolStage(**named, samples=wanted.samples), {"reference": reference}
         classifier = self.add(
             "classifier",
             suite.data.name,
-            {"network": _dump(c.network), "seed": c.seed, **_dump(c.training)},
+            ClassifierStage(network=c.network, seed=c.seed, training=c.training),
             data=self.data,
         )
         reference = self.add(
             "reference",
             suite.data.name,
-            {"samples": wanted.samples, "bands": wanted.bands},
+            ReferenceStage(samples=wanted.samples, bands=wanted.bands),
             data=self.data,
             classifier=classifier,
         )
-        return {"neighbours": wanted.neighbours}, {"reference": reference, "classifier": classifier}
+        parents = {"reference": reference, "classifier": classifier, "data": self.data}
+        return EvaluateStage(neighbours=wanted.neighbours), parents
 
     def text(self) -> dict[str, Stage]:
         """The parent that networks with prompts need; a suite's own CLIP also measures."""
         text = self.plan.suite.text
         if isinstance(text, ClipText):
-            config = {"model": text.model, "seed": text.seed, **_dump(text.training)}
             clip = {
-                split: self.add("clip", split, {"split": split, **config}, data=self.data)
+                split: self.add(
+                    "clip",
+                    split,
+                    ClipStage(
+                        model=text.model, seed=text.seed, training=text.training, split=split
+                    ),
+                    data=self.data,
+                )
                 for split in ("train", "score")
             }
-            self.measuring |= {"clip": clip["score"], "data": self.data}
-            return {"text": self.add("text", "clip", {}, data=self.data, clip=clip["train"])}
-        config = {"prompts": self.plan.suite.evaluation.prompts}
-        return (
-            {"text": self.add("text", "pipeline", config | _dump(text), data=self.data)}
-            if text
-            else {}
-        )
+            self.measuring |= {"clip": clip["score"]}
+            parents = {"data": self.data, "clip": clip["train"]}
+            return {"text": self.add("text", "clip", ClipTextStage(), **parents)}
+        if not text:
+            return {}
+        config = TextStage(encoder=text, prompts=self.plan.suite.evaluation.prompts)
+        stage = self.add("text", "pipeline", config, data=self.data)
+        self.measuring |= {"text": stage}
+        return {"text": stage}
 
     def origin(self, arm: Arm) -> _Origin:
         """The teacher, trained or public, or an arm's own public network."""
-        suite, network = self.plan.suite, _dump(self.plan.suite.network)
-        if own := arm.baseline:
-            network = _dump(own.network)
+        suite = self.plan.suite
+        public = arm.baseline.checkpoint if arm.baseline else suite.teacher.checkpoint
+        network = arm.baseline.network if arm.baseline else suite.network
+        if public:
             stage = self.add(
                 "teacher",
-                own.checkpoint.format,
-                {"network": network, "checkpoint": _dump(own.checkpoint)},
+                public.format,
+                CheckpointStage(network=network, shape=self.shape, checkpoint=public),
             )
-            return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
-        if public := suite.teacher.checkpoint:
-            stage = self.add(
-                "teacher", public.format, {"network": network, "checkpoint": _dump(public)}
-            )
+            if arm.baseline:
+                return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
             return _Origin(
                 stage, f"{public.format}-s{self.seed}", f"teacher-{stage.label}", "ode", network
             )
@@ -133,28 +147,23 @@ class _Chain:
         stage = self.add(
             "teacher",
             f"s{self.seed}",
-            {"network": network, "seed": self.seed, **_dump(training)},
+            TeacherStage(network=network, shape=self.shape, seed=self.seed, training=training),
             data=self.data,
             **self.conditions,
         )
         return _Origin(
-            stage, stage.label, f"teacher-{stage.label}", sampler(training.objective), network
+            stage, stage.label, f"teacher-{stage.label}", training.objective.sampler(), network
         )
 
     def real(self, name: str, arm: Arm) -> None:
         """The row of real images."""
-        evaluation = self.plan.suite.evaluation
-        sample = self.add(
-            "sample",
-            f"real-{arm.real}",
-            {"samples": evaluation.samples, "split": arm.real},
-            source=self.data,
-        )
+        config = RealStage(samples=self.plan.suite.evaluation.samples, split=arm.real)
+        sample = self.add("sample", f"real-{arm.real}", config, source=self.data)
         self.row(name, None, 0, 0, {}, sample)
 
     def model(self, name: str, arm: Arm) -> None:
         """Training stages of an arm, and the rows of its numbers of sampling steps."""
-        origin, evaluation = self.origin(arm), self.plan.suite.evaluation
+        origin, suite = self.origin(arm), self.plan.suite
         student, label, sampled, stages = (
             origin.stage,
             origin.label,
@@ -163,35 +172,44 @@ class _Chain:
         )
         for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
             if training is not None:
-                sampled, objective = sampler(training.objective), training.objective
+                sampled, objective = training.objective.sampler(), training.objective
                 start = (
                     student.label
                     if kind == "refine" and student is not origin.stage
                     else origin.start
                 )
                 label = "-".join(
-                    filter(None, (objective.name, getattr(objective, "discriminator", None), start))
+                    filter(None, (objective.name, (objective.head() or (None,))[0], start))
                 )
                 student = self.trained(name, kind, label, training, origin, student, stages)
                 stages[kind] = student.id
         teacher = student is origin.stage and not arm.baseline
-        config = {"samples": evaluation.samples, "seed": evaluation.seed, "sampler": sampled}
-        config |= self.guidance if teacher else {}
+        guidance = suite.teacher.guidance if teacher else None
         for steps in arm.steps:
-            times = (
-                {"times": list(arm.baseline.times[steps])}
-                if arm.baseline and steps in arm.baseline.times
-                else {}
-            )
+            config = self.sampling(arm, sampled, steps, origin.network, guidance)
             sample = self.add(
-                "sample",
-                f"{label}-{steps}step",
-                {**config, "steps": steps, "network": origin.network, **times},
-                source=student,
-                **self.conditions,
+                "sample", f"{label}-{steps}step", config, source=student, **self.conditions
             )
-            guided = teacher and self.plan.suite.teacher.guidance != 1.0
-            self.row(name, self.seed, steps, steps * (2 if guided else 1), stages, sample)
+            nfe = steps * (guidance.evaluations if guidance else 1)
+            self.row(name, self.seed, steps, nfe, stages, sample)
+
+    def sampling(
+        self, arm: Arm, sampled: str, steps: int, network: Network, guidance: Guidance | None
+    ) -> SampleStage:
+        """How an arm's images are made with so many steps."""
+        evaluation, data = self.plan.suite.evaluation, self.plan.suite.data
+        return SampleStage(
+            network=network,
+            shape=self.shape,
+            sampler=sampled,
+            samples=evaluation.samples,
+            steps=steps,
+            seed=evaluation.seed,
+            batch=evaluation.batch,
+            guidance=guidance,
+            times=arm.baseline.times.get(steps) if arm.baseline else None,
+            autoencoder=data.autoencoder if data.stored == "latents" else None,
+        )
 
     def trained(
         self,
@@ -204,29 +222,51 @@ class _Chain:
         stages: dict[str, str],
     ) -> Stage:
         """A training stage; the teacher's pairs, if it needs them, go into `stages`."""
-        if training.steps < (least := getattr(training.objective, "rounds", 1)):
+        if training.steps < (least := training.objective.rounds()):
             raise UserError(
-                f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has {least} rounds; "
+                f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has "
+                f"{least} rounds; "
                 "give it at least a step for each"
             )
-        config = {"network": origin.network, "seed": self.seed, **self.guidance}
         parents = {
             "data": self.data,
             "teacher": origin.stage,
             "student": student,
             **self.conditions,
         }
-        if pairs := pairs_of(training):
+        shared = {
+            "network": origin.network,
+            "shape": self.shape,
+            "guidance": self.plan.suite.teacher.guidance,
+            "seed": self.seed,
+        }
+        if pairs := training.objective.pairs_needed():
             with_prompts = {"data": self.data, **self.conditions} if self.conditions else {}
             parents["pairs"] = self.add(
                 "pairs",
                 f"{pairs.steps}step-s{self.seed}",
-                config | _dump(pairs),
+                PairsStage(
+                    **shared,
+                    count=pairs.count,
+                    steps=pairs.steps,
+                    batch=self.plan.suite.evaluation.batch,
+                ),
                 teacher=origin.stage,
                 **with_prompts,
             )
             stages[f"{kind}_pairs"] = parents["pairs"].id
-        return self.add(kind, label, config | _dump(training), **parents)
+        config = DistillStage(**shared, training=without_unread(training))
+        return self.add(kind, label, config, **parents)
+
+    def further_metrics(self) -> dict[str, tuple[str, ...]]:
+        """The metrics that a suite names beside its protocol's, by group: each group is an
+        artifact.
+        """
+        groups: dict[str, tuple[str, ...]] = {}
+        for name in self.plan.suite.evaluation.metrics:
+            group = METRICS[name].group
+            groups[group] = (*groups.get(group, ()), name)
+        return groups
 
     def row(
         self,
@@ -237,19 +277,35 @@ class _Chain:
         stages: dict[str, str],
         sample: Stage,
     ) -> None:
-        evaluate = self.add(
-            "evaluate", sample.label, self.measured, sample=sample, **self.measuring
-        )
+        parents = {"sample": sample, **self.measuring}
+        measured = {"evaluate": self.add("evaluate", sample.label, self.measured, **parents)}
+        for group, names in self.further_metrics().items():
+            config = MetricsStage(metrics=names, neighbours=self.plan.suite.evaluation.neighbours)
+            label = f"{sample.label}-{group}"
+            measured[f"evaluate {group}"] = self.add("evaluate", label, config, **parents)
+        of_kind = {kind: stage.id for kind, stage in measured.items()}
         row = Row(
             arm=name,
             seed=seed,
             steps=steps,
             nfe=nfe,
-            stages=stages | {"sample": sample.id, "evaluate": evaluate.id},
+            stages=stages | {"sample": sample.id} | of_kind,
         )
         if row not in self.plan.rows:
             self.plan.rows.append(row)
 
 
-def _dump(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json")
+def without_unread(config: C) -> C:
+    """A configuration with what no training stage reads left at its default: a head's settings
+    where there is none, and how the pairs are made, which a stage of their own does.
+    """
+    changes = {}
+    for field in type(config).model_fields:
+        value = getattr(config, field)
+        if isinstance(value, GanSettings) and config.head()[0] == "none":
+            changes[field] = GanSettings()
+        elif isinstance(value, Pairs):
+            changes[field] = Pairs()
+        elif isinstance(value, Config):
+            changes[field] = without_unread(value)
+    return config.model_copy(update=changes)

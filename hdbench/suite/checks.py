@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import torch
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.datasets import DATASETS
+from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.methods import OBJECTIVES
+from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import build_head
+from hdbench.metrics import METRICS
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.plan import Plan
@@ -29,43 +31,80 @@ def _check(plan: Plan, source: str) -> None:
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)
     if isinstance(suite.text, ClipText):
-        _check_training("text.training", suite.text.training, ("contrastive",), source)
+        _check_training("text.training", suite.text.training, "clip", source)
     if suite.teacher.training:
-        _check_training("teacher.training", suite.teacher.training, ("flow_matching",), source)
-    students = tuple(
-        name for name in OBJECTIVES if name not in ("cross_entropy", "contrastive", "flow_matching")
-    )
+        _check_training("teacher.training", suite.teacher.training, "teacher", source)
     for name, arm in {
         "base": suite.base,
         **{f"arms.{name}": arm for name, arm in plan.arms.items()},
     }.items():
         if arm.real and suite.evaluation.protocol != "classifier":
             raise UserError(
-                f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol classifier alone; "
+                f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol "
+                "classifier alone; "
                 "remove the arm"
             )
         for kind in ("trajectory", "refine"):
             if training := getattr(arm, kind):
-                _check_training(f"{name}.{kind}", training, students, source)
+                _check_training(f"{name}.{kind}", training, "student", source)
                 check_head(f"{name}.{kind}.objective", training.objective, suite, source)
 
 
 def _check_scale(plan: Plan, source: str) -> None:
     """Data, network, text, public files and protocol go together."""
     suite, data, evaluation = plan.suite, plan.suite.data, plan.suite.evaluation
-    sana, latents = isinstance(suite.network, SanaConfig), hasattr(data, "autoencoder")
+    sana = isinstance(suite.network, SanaConfig)
+    latents = data.stored == "latents"
     if sana != bool(suite.text):
         raise UserError(
-            f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or remove it"
+            f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or "
+            "remove it"
         )
-    fits = {
-        type(None): bool(data.classes) and not hasattr(DATASETS[data.name], "prompts"),
-        TextConfig: getattr(data, "text", False),
-        ClipText: hasattr(DATASETS[data.name], "prompts"),
-    }
-    if not fits[type(suite.text)]:
+    _check_text(suite, source)
+    _check_publics(plan, source)
+    if sana and suite.network.guidance_input is not None:
         raise UserError(
-            f"{source}: text: not for the data {data.name}; a pipeline encodes images with text: true, a clip the "
+            f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network "
+            "has no velocity to "
+            "distil; it can be a baseline alone"
+        )
+    if bool(evaluation.prompts) != isinstance(suite.text, TextConfig):
+        raise UserError(
+            f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; "
+            "add it, or remove "
+            "it"
+        )
+    if evaluation.protocol == "mjhq30k" and not evaluation.prompts:
+        raise UserError(
+            f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name "
+            "another, or add text and "
+            "evaluation.prompts"
+        )
+    if (evaluation.protocol == "classifier") == latents:
+        raise UserError(
+            f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data "
+            f"{data.name}; name another"
+        )
+    if evaluation.metrics and latents:
+        raise UserError(
+            f"{source}: evaluation.metrics: metrics of one's own belong to evaluation.protocol "
+            "= 'classifier'; "
+            "remove them"
+        )
+    if suite.classifier and latents:
+        raise UserError(
+            f"{source}: classifier: belongs to evaluation.protocol = 'classifier'; set it to null"
+        )
+
+
+def _check_text(suite: Suite, source: str) -> None:
+    """Labels of the data and encoder of the prompts go together."""
+    data = suite.data
+    fitting = {type(None): "class", TextConfig: "prompt", ClipText: "caption"}
+    if data.label_kind != fitting[type(suite.text)]:
+        raise UserError(
+            f"{source}: text: not for the data {data.name}; a pipeline encodes images with "
+            "text: true, a clip the "
             "data set captions, and classes have none"
         )
     if isinstance(suite.text, ClipText):
@@ -74,11 +113,18 @@ def _check_scale(plan: Plan, source: str) -> None:
             "text_cfg.width": suite.network.caption_width,
         }
         for key, value in sizes.items():
-            part, _, size = key.partition(".")
-            if suite.text.model[part][size] != value:
+            tower, _, size = key.partition(".")
+            if suite.text.model[tower][size] != value:
                 raise UserError(
-                    f"{source}: text.model.{key} = {suite.text.model[part][size]}: data and network need {value}"
+                    f"{source}: text.model.{key} = {suite.text.model[tower][size]}: data and "
+                    f"network need {value}"
                 )
+
+
+def _check_publics(plan: Plan, source: str) -> None:
+    """Public networks are of the suite's kind and fit its data."""
+    suite, data = plan.suite, plan.suite.data
+    sana = isinstance(suite.network, SanaConfig)
     publics = {"teacher.checkpoint": (suite.network, suite.teacher.checkpoint)}
     publics |= {
         f"arms.{name}.baseline.checkpoint": (arm.baseline.network, arm.baseline.checkpoint)
@@ -88,36 +134,15 @@ def _check_scale(plan: Plan, source: str) -> None:
     for key, (network, public) in publics.items():
         if public and not (public.format == "sana") == isinstance(network, SanaConfig) == sana:
             raise UserError(
-                f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana goes with "
+                f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana "
+                "goes with "
                 "network.name = 'sana', sit and dit go without a name"
             )
         if data.image_size % network.patch:
             raise UserError(
-                f"{source}: {key}: its network.patch = {network.patch} does not divide the side {data.image_size}"
+                f"{source}: {key}: its network.patch = {network.patch} does not divide the side "
+                f"{data.image_size}"
             )
-    if getattr(suite.network, "guidance_input", None):
-        raise UserError(
-            f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network has no velocity to "
-            "distil; it can be a baseline alone"
-        )
-    if bool(evaluation.prompts) != isinstance(suite.text, TextConfig):
-        raise UserError(
-            f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; add it, or remove "
-            "it"
-        )
-    if evaluation.protocol == "mjhq30k" and not evaluation.prompts:
-        raise UserError(
-            f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name another, or add text and "
-            "evaluation.prompts"
-        )
-    if (evaluation.protocol == "classifier") == latents:
-        raise UserError(
-            f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data {data.name}; name another"
-        )
-    if suite.classifier and latents:
-        raise UserError(
-            f"{source}: classifier: belongs to evaluation.protocol = 'classifier'; set it to null"
-        )
 
 
 def _check_classifier(suite: Suite, source: str) -> None:
@@ -125,7 +150,8 @@ def _check_classifier(suite: Suite, source: str) -> None:
     data = suite.data
     if suite.classifier is None:
         raise UserError(
-            f"{source}: classifier: this key is missing; add it, or name another evaluation.protocol"
+            f"{source}: classifier: this key is missing; add it, or name another "
+            "evaluation.protocol"
         )
     if suite.evaluation.samples > data.largest_sample:
         raise UserError(
@@ -137,46 +163,71 @@ def _check_classifier(suite: Suite, source: str) -> None:
             f"{source}: evaluation.neighbours = {suite.evaluation.neighbours}: must be below "
             f"evaluation.samples = {suite.evaluation.samples}"
         )
+    for name in suite.evaluation.metrics:
+        if name not in METRICS.load():
+            raise UserError(
+                f"{source}: evaluation.metrics = {name!r}: unknown metric" + nearest(name, METRICS)
+            )
+        if name in PROTOCOLS["classifier"].metrics:
+            raise UserError(
+                f"{source}: evaluation.metrics = {name!r}: the protocol has it already; remove it"
+            )
     if suite.evaluation.bands > data.image_size // 2:
         raise UserError(
-            f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side {data.image_size} have "
+            f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side "
+            f"{data.image_size} have "
             f"only {data.image_size // 2} frequencies; lower it"
         )
-    _check_training("classifier.training", suite.classifier.training, ("cross_entropy",), source)
+    _check_training("classifier.training", suite.classifier.training, "classifier", source)
 
 
-def _check_training(key: str, training: Training, objectives: tuple[str, ...], source: str) -> None:
+def _check_training(key: str, training: Training, role: str, source: str) -> None:
     """The objective is one for this stage, and the number of steps can be known."""
     name = training.objective.name
-    if name not in objectives:
+    if training.objective.role != role:
+        objectives = [other for other, cls in OBJECTIVES.items() if cls.role == role]
         raise UserError(
             f"{source}: {key}.objective.name = {name!r}: not for this stage"
             + nearest(name, objectives)
         )
+    if key in ("classifier.training", "text.training"):
+        options = {
+            "compile": training.compile,
+            "gradient_checkpointing": training.gradient_checkpointing,
+        }
+        for option in [option for option, is_set in options.items() if is_set]:
+            raise UserError(
+                f"{source}: {key}.{option} = true: only transformers have it; remove it"
+            )
     if not isinstance(training.steps, int) and not key.startswith("arms."):
         raise UserError(
-            f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; equal_total is for arms"
+            f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; "
+            "equal_total is for arms"
         )
 
 
-def check_head(key: str, objective: Any, suite: Suite, source: str) -> None:
+def check_head(key: str, objective: Objective, suite: Suite, source: str) -> None:
     """The discriminator's blocks exist, and a head of the wished size can be built."""
-    gan = getattr(objective, "gan", None)
+    head, gan = objective.head() or ("none", None)
     for block in gan.blocks if gan else ():
         if not 1 <= block <= suite.network.depth:
             raise UserError(
                 f"{source}: {key}.gan.blocks = {list(gan.blocks)}: the network has blocks 1 to "
                 f"{suite.network.depth}"
             )
-    if gan and objective.discriminator != "none":
-        try:
-            with torch.device("meta"):
-                build_head(
-                    objective.discriminator,
-                    layers=len(gan.blocks),
-                    width=suite.network.width,
-                    grid=suite.data.image_size // suite.network.patch,
-                    parameters=gan.parameters,
-                )
-        except ValueError as error:
-            raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {error}") from None
+    if head != "none":
+        grid = suite.data.image_size // suite.network.patch
+        sizes = (len(gan.blocks), suite.network.width, grid, gan.parameters)
+        if problem := problem_of_head(head, *sizes):
+            raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {problem}")
+
+
+@functools.cache
+def problem_of_head(name: str, layers: int, width: int, grid: int, parameters: int) -> str:
+    """Why no head of this size can be built, or "": the same for many arms of a suite."""
+    try:
+        with torch.device("meta"):
+            build_head(name, layers=layers, width=width, grid=grid, parameters=parameters)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
+from hdbench.core.files import digest_of
 from hdbench.suite.chain import _Chain
 from hdbench.suite.checks import _check
 from hdbench.suite.overrides import differs, leaves, merge
@@ -11,6 +14,7 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.reading import (
     ARMS_OF_TABLES,
     RECIPES,
+    SUITES,
     find_suite,
     read_recipe,
     read_suite,
@@ -18,6 +22,26 @@ from hdbench.suite.reading import (
     suite_files,
 )
 from hdbench.suite.schema import Arm, Suite
+
+TAKEN = (
+    "stages",
+    "logs",
+    "evaluation",
+    "theory",
+    "probes",
+)  # folders of results/ beside the suites
+
+
+def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
+    """A suite's name and folder: its stem in workflow/suites, elsewhere stem and digest of what it
+    says.
+    """
+    if path.resolve().parent == SUITES.resolve():
+        if path.stem in TAKEN:
+            raise UserError(f"{path}: results/{path.stem} is for other things; rename the file")
+        return path.stem
+    content = [config.model_dump(mode="json") for config in (suite, *arms.values())]
+    return f"{path.stem}-{digest_of(content)[:6]}"
 
 
 def load_plan(name: str) -> Plan:
@@ -40,7 +64,8 @@ def load_plan(name: str) -> Plan:
             for keys, value in leaves(override).items():
                 if keys[-2:] == ("objective", "name"):
                     raise UserError(
-                        f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective stays what it "
+                        f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective "
+                        "stays what it "
                         "is; leave out recipe, or the name"
                     )
             sources += tuple(shared for shared in recipe_files(file) if shared not in sources)
@@ -51,7 +76,8 @@ def load_plan(name: str) -> Plan:
                 recipes[arm].arm if arm in recipes else suite.base, arms[arm], keys
             ):
                 raise UserError(
-                    f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s value; remove it"
+                    f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s "
+                    "value; remove it"
                 )
     for table, options in suite.tables.items() if isinstance(suite.tables, dict) else ():
         for key in ARMS_OF_TABLES:
@@ -61,7 +87,7 @@ def load_plan(name: str) -> Plan:
                         f"{path}: tables.{table}.{key} = {row!r}: unknown arm" + nearest(row, arms)
                     )
     plan = Plan(
-        name=path.stem,
+        name=identity(path, suite, arms),
         suite=suite,
         arms=arms,
         sources=sources,

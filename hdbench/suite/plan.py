@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,13 +40,89 @@ class Plan:
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
+    @property
+    def stem(self) -> str:
+        """What messages call the suite: its file's name."""
+        return self.sources[0].stem
+
+    @property
+    def given(self) -> str:
+        """What names the suite to a command: its name if it is shipped, else its path."""
+        return self.name if self.name == self.stem else str(self.sources[0])
+
     def stage(self, stage_id: str) -> Stage:
         if stage_id not in self.stages:
             raise UserError(
-                f"suite {self.name} has no stage {stage_id}{nearest(stage_id, self.stages)}"
+                f"suite {self.stem} has no stage {stage_id}{nearest(stage_id, self.stages)}"
             )
         return self.stages[stage_id]
+
+    def evaluations(self, row: Row) -> list[str]:
+        """The stages that measure a row: of the protocol, then of further metrics."""
+        return [stage for stage in row.stages.values() if self.stage(stage).kind == "evaluate"]
 
     def arms_of(self, stage_id: str) -> list[str]:
         """The arms that need a stage, in the suite's order."""
         return list(dict.fromkeys(row.arm for row in self.rows if stage_id in row.stages.values()))
+
+    def made_from(self, stage_ids: Iterable[str]) -> list[str]:
+        """These stages and all that are made from them, parents first."""
+        made = set(stage_ids)
+        for stage in self.stages.values():
+            if made & set(stage.parents.values()):
+                made.add(stage.id)
+        return [stage_id for stage_id in self.stages if stage_id in made]
+
+    def needed_for(self, stage_ids: Iterable[str]) -> list[str]:
+        """These stages and all that they are made from, parents first."""
+        needed = set(stage_ids)
+        for stage in reversed(self.stages.values()):
+            if stage.id in needed:
+                needed.update(stage.parents.values())
+        return [stage_id for stage_id in self.stages if stage_id in needed]
+
+
+def rows_of(plan: Plan, arm: str, seed: int | None) -> list[Row]:
+    """The rows of an arm on one chain, by default that of the first seed."""
+    if arm not in plan.arms:
+        raise UserError(f"--arm = {arm!r}: unknown arm" + nearest(arm, plan.arms))
+    seed = plan.suite.seeds[0] if seed is None else seed
+    if seed not in plan.suite.seeds:
+        raise UserError(
+            f"--seed = {seed}: suite {plan.stem} has the seeds "
+            f"{', '.join(map(str, plan.suite.seeds))}"
+        )
+    return [row for row in plan.rows if row.arm == arm and row.seed in (seed, None)]
+
+
+def find_stage(
+    plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None
+) -> Stage:
+    """The stage of this kind for an arm and a seed; of the first seed and step count where not
+    given.
+    """
+    shared = [
+        stage
+        for stage in plan.stages.values()
+        if stage.kind == kind and kind in ("data", "classifier", "clip", "text", "reference")
+    ]
+    if shared:
+        return shared[0]
+    if arm is None and kind == "teacher":
+        arm = next((row.arm for row in plan.rows if "teacher" in row.stages), None)
+    if arm is None:
+        raise UserError(
+            f"say which stage: --arm NAME or --id ID; arms of {plan.stem}: {', '.join(plan.arms)}"
+        )
+    rows = rows_of(plan, arm, seed)
+    rows = [row for row in rows if steps in (None, row.steps)]
+    if not rows:
+        raise UserError(
+            f"--steps = {steps}: arm {arm} samples with "
+            f"{', '.join(map(str, plan.arms[arm].steps))} steps"
+        )
+    if kind not in rows[0].stages:
+        raise UserError(
+            f"arm {arm} has no {kind} stage; its stages are {', '.join(rows[0].stages)}"
+        )
+    return plan.stage(rows[0].stages[kind])

@@ -4,27 +4,23 @@ digest.
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from hdbench.core.config import Config, nearest
+from hdbench.core.config import Config, Fraction, nearest
 from hdbench.datasets import DATASETS
+from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
+from hdbench.flow.guidance import Guidance
 from hdbench.methods import OBJECTIVES
-from hdbench.networks.config import ClassifierConfig, SanaConfig, TransformerConfig
+from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 from hdbench.suite.tables import Tables
 
-Objective = Annotated[
-    Union[tuple(m.Configuration for m in OBJECTIVES.values())], Field(discriminator="name")
-]
-Dataset = Annotated[
-    Union[tuple(m.Configuration for m in DATASETS.values())], Field(discriminator="name")
-]
+Objective = OBJECTIVES.union()
+Dataset = DATASETS.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def _absent(value: Any) -> bool:
@@ -76,13 +72,6 @@ class Training(Config):
         description="blocks of networks that no forward-mode pass goes through",
     )
 
-    @classmethod
-    def of(cls, config: dict[str, Any]) -> Training:
-        """The training part of a stage's configuration, typed again."""
-        return cls.model_validate_json(
-            json.dumps({key: config[key] for key in cls.model_fields if key in config})
-        )
-
     @model_validator(mode="after")
     def _some_steps(self):
         if isinstance(self.steps, int) and self.steps > 10**9:
@@ -106,22 +95,16 @@ class Teacher(Config):
 
     training: Training | None = Field(None, exclude_if=_absent)
     checkpoint: Checkpoint | None = Field(None, exclude_if=_absent)
-    guidance: float = Field(1.0, ge=0, description="w of classifier-free guidance; 1 means none")
-    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    guidance: Guidance = Guidance()
 
     @model_validator(mode="after")
-    def _interval_in_order(self):
-        low, high = self.guidance_interval
-        if low > high:
-            raise ValueError(
-                f"guidance_interval = {[low, high]}: the first must not be above the second"
-            )
+    def _trained_or_public(self):
         if bool(self.training) == bool(self.checkpoint):
             raise ValueError("give either training or checkpoint")
         return self
 
 
-class ClassifierStage(Config):
+class ClassifierTraining(Config):
     """The network whose features the metrics use, and its training; one for all chains, so that
     they can be compared.
     """
@@ -182,13 +165,9 @@ def _named(default: str) -> Discriminator:
     return Discriminator(tag)
 
 
-Network = Annotated[
-    Union[Annotated[TransformerConfig, Tag("transformer")], Annotated[SanaConfig, Tag("sana")]],
-    _named("transformer"),
-]
+Network = NetworkConfig
 Text = Annotated[
-    Union[Annotated[TextConfig, Tag("pipeline")], Annotated[ClipText, Tag("clip")]],
-    _named("pipeline"),
+    Annotated[TextConfig, Tag("pipeline")] | Annotated[ClipText, Tag("clip")], _named("pipeline")
 ]
 
 
@@ -203,9 +182,7 @@ class Evaluation(Config):
         4, ge=1, description="number of equal bands of radial frequency, up to Nyquist"
     )
     seed: int = Field(0, ge=0, description="axis of the sampling noise, shared by all arms")
-    protocol: Literal[
-        "classifier", "adm_imagenet256_50k", "torch_fidelity", "clean_fid", "mjhq30k"
-    ] = "classifier"
+    protocol: Literal[SUITE_PROTOCOLS] = "classifier"
     reference: str | None = Field(
         None, description="real images, or ADM's npz; of every protocol but `classifier`"
     )
@@ -217,6 +194,11 @@ class Evaluation(Config):
     )
     batch: int = Field(
         256, ge=1, description="samples that are made at once; of no sample's noise or condition"
+    )
+    metrics: tuple[str, ...] = Field(
+        (),
+        exclude_if=_absent,
+        description="beside the protocol's own; each group of them is an artifact of its own",
     )
 
     @model_validator(mode="after")
@@ -231,7 +213,7 @@ class Evaluation(Config):
     @property
     def distance(self) -> str:
         """The metric by which arms are compared."""
-        return "fd_test" if self.protocol == "classifier" else "fid"
+        return PROTOCOLS[self.protocol].distance
 
 
 class Baseline(Config):
@@ -246,10 +228,10 @@ class Baseline(Config):
 
     @model_validator(mode="after")
     def _a_time_for_each_further_step(self):
-        for steps, found in self.times.items():
-            if len(found) != steps - 1:
+        for steps, times in self.times.items():
+            if len(times) != steps - 1:
                 raise ValueError(
-                    f"times = {{{steps}: {list(found)}}}: give {steps - 1} times, one for each "
+                    f"times = {{{steps}: {list(times)}}}: give {steps - 1} times, one for each "
                     "step after the first"
                 )
         return self
@@ -283,7 +265,9 @@ class Arm(Config):
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
         last = self.refine or self.trajectory
-        trained = getattr(last.objective, "generator_steps", 1 if self.refine else 0) if last else 0
+        trained = last.objective.sampling_steps() if last else 0
+        if trained is None:
+            trained = 1 if self.refine else 0
         if trained == 1 and max(self.steps) > 1:
             raise ValueError(
                 f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set "
@@ -342,7 +326,7 @@ class Suite(Config):
 
     title: str
     data: Dataset
-    classifier: ClassifierStage | None = Field(None, description="of the protocol `classifier`")
+    classifier: ClassifierTraining | None = Field(None, description="of the protocol `classifier`")
     network: Network
     text: Text | None = Field(
         None, description="how prompts are encoded; labels are then rows of prompts, not classes"
@@ -379,7 +363,6 @@ class RunConfig(Config):
 
     suite: str
     results: str
-    tables: str
     device: str
     sharding: Literal["none", "fsdp2"]
     theory: str

@@ -1,12 +1,34 @@
-"""A stage: one artifact of the DAG, keyed by a digest."""
+"""A stage: one artifact of the DAG, its typed configuration, and the digest that keys it.
+
+A configuration holds what its stage's computation reads, and nothing else; all the rest comes from
+the parents' artifacts.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-# Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and nothing is run again.
-# A data set whose images change says so by its own VERSION, and the others' results stay.
+from pydantic import Field, TypeAdapter
+
+from hdbench.core.config import Config
+from hdbench.core.files import digest_of
+from hdbench.datasets.base import Dataset as BaseDataset
+from hdbench.evaluation.protocols import PROTOCOLS
+from hdbench.flow.guidance import Guidance
+from hdbench.methods.base import Objective
+from hdbench.methods.discriminators import HEADS
+from hdbench.metrics import METRICS
+from hdbench.networks.autoencoders import AutoencoderConfig
+from hdbench.networks.config import ClassifierConfig
+from hdbench.networks.text import TextConfig
+from hdbench.suite.schema import Checkpoint, Dataset, Fraction, Network, Training
+
+# Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and
+# nothing is run again. A data set, objective, head or metric whose results change says so by its
+# own version, and the others' results stay.
 VERSIONS = {
     "data": 1,
     "classifier": 1,
@@ -23,16 +45,255 @@ VERSIONS = {
 KINDS = tuple(VERSIONS)
 
 
+class Shape(Config):
+    """What a network of the suite must know of its data."""
+
+    image_size: int = Field(ge=1, description="side of an image, or of its latents")
+    channels: int = Field(ge=1)
+    classes: int | None = Field(description="None: labels are rows of prompts")
+
+    @property
+    def dimensions(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.image_size, self.image_size
+
+
+class StageConfig(Config):
+    """What a stage's computation reads beside its parents' artifacts."""
+
+
+class DataStage(StageConfig):
+    dataset: Dataset
+
+
+class TrainedStage(StageConfig):
+    """What all stages that train have in common."""
+
+    training: Training
+    seed: int = Field(ge=0)
+
+
+class ClassifierStage(TrainedStage):
+    network: ClassifierConfig
+
+
+class ClipStage(TrainedStage):
+    model: dict[str, Any] = Field(description="open_clip's model configuration")
+    split: Literal["train", "score"] = Field(description="of the data, that it is trained on")
+
+
+class TextStage(StageConfig):
+    """Prompts encoded by a pipeline's text encoder: the data's, then those of the samples."""
+
+    encoder: TextConfig
+    prompts: str = Field(description="file of the samples' prompts")
+
+
+class ClipTextStage(StageConfig):
+    """Prompts of the data encoded by the parent `clip`."""
+
+
+class ReferenceStage(StageConfig):
+    """Real images as the suite's own classifier sees them."""
+
+    samples: int
+    bands: int
+
+
+class ProtocolReferenceStage(StageConfig):
+    """A named protocol's statistics of real images."""
+
+    protocol: str
+    reference: str = Field(description="path of real images, or of statistics of them")
+    weights: dict[str, str]
+
+
+class TeacherStage(TrainedStage):
+    network: Network
+    shape: Shape
+
+
+class CheckpointStage(StageConfig):
+    """A public network, converted."""
+
+    network: Network
+    shape: Shape
+    checkpoint: Checkpoint
+
+
+class PairsStage(StageConfig):
+    """The teacher's ODE from noise to image."""
+
+    network: Network
+    shape: Shape
+    guidance: Guidance
+    seed: int
+    count: int
+    steps: int
+    batch: int = Field(description="pairs that are made at once")
+
+
+class DistillStage(TrainedStage):
+    """Trajectory and refine."""
+
+    network: Network
+    shape: Shape
+    guidance: Guidance
+
+
+class SampleStage(StageConfig):
+    """Images of a network."""
+
+    network: Network
+    shape: Shape
+    sampler: Literal["ode", "flow_map", "consistency"]
+    samples: int
+    steps: int
+    seed: int
+    batch: int = Field(description="samples that are made at once")
+    guidance: Guidance | None = Field(description="of a teacher; students have learned theirs")
+    times: tuple[Fraction, ...] | None = Field(
+        description="t of the steps after the first; None: uniform"
+    )
+    autoencoder: AutoencoderConfig | None = Field(description="None: the network makes pixels")
+
+
+class RealStage(StageConfig):
+    """Real images in place of samples."""
+
+    samples: int
+    split: Literal["train", "test"]
+
+
+class EvaluateStage(StageConfig):
+    """The metrics of the protocol `classifier`."""
+
+    neighbours: int
+
+
+class MetricsStage(StageConfig):
+    """Metrics beside those of the protocol `classifier`: an artifact of their own, so that the
+    others stay.
+    """
+
+    metrics: tuple[str, ...]
+    neighbours: int
+
+
+class ProtocolStage(StageConfig):
+    """The metrics of any other protocol."""
+
+    protocol: str
+    weights: dict[str, str]
+    samples: int
+
+
+CONFIGS = {
+    "data": DataStage,
+    "classifier": ClassifierStage,
+    "clip": ClipStage,
+    "text": TextStage | ClipTextStage,
+    "reference": ReferenceStage | ProtocolReferenceStage,
+    "teacher": TeacherStage | CheckpointStage,
+    "pairs": PairsStage,
+    "trajectory": DistillStage,
+    "refine": DistillStage,
+    "sample": SampleStage | RealStage,
+    "evaluate": EvaluateStage | MetricsStage | ProtocolStage,
+}  # a kind's variants have different keys, by which they are told apart
+_ADAPTERS: dict[str, TypeAdapter] = {}
+
+
+def config_of(kind: str, data: dict[str, Any]) -> StageConfig:
+    """The typed configuration of a stage from the plain one of its manifest or job file."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(CONFIGS[kind])
+    return _ADAPTERS[kind].validate_json(json.dumps(data))
+
+
+def configs_in(value: Any) -> Iterator[Config]:
+    """A configuration and all that are inside it."""
+    if isinstance(value, Config):
+        yield value
+        for field in type(value).model_fields:
+            yield from configs_in(getattr(value, field))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from configs_in(item)
+
+
+def metrics_of(config: StageConfig) -> tuple[str, ...]:
+    """Names of the metrics that a stage measures."""
+    if isinstance(config, MetricsStage):
+        return config.metrics
+    if isinstance(config, ProtocolStage):
+        return PROTOCOLS[config.protocol].metrics
+    return PROTOCOLS["classifier"].metrics if isinstance(config, EvaluateStage) else ()
+
+
+def classes_of(config: StageConfig) -> dict[str, type]:
+    """Classes whose code decides what a stage computes, by name: data set, objectives, heads,
+    metrics.
+    """
+    configs = list(configs_in(config))
+    versioned = [inner for inner in configs if isinstance(inner, Objective | BaseDataset)]
+    heads = [inner.head() for inner in configs if isinstance(inner, Objective)]
+    return (
+        {inner.name: type(inner) for inner in versioned}
+        | {f"head {head[0]}": HEADS[head[0]] for head in heads if head and head[0] != "none"}
+        | {f"metric {name}": METRICS[name] for name in metrics_of(config)}
+    )
+
+
+def versions_of(kind: str, config: StageConfig) -> dict[str, int]:
+    """The stage's version, and those of what it uses as far as they have left 1."""
+    versions = {name: cls.version for name, cls in classes_of(config).items()}
+    raised = {name: version for name, version in versions.items() if version != 1}
+    return {"stage": VERSIONS[kind]} | raised
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One artifact of the DAG: what it is, and the digest of configuration, parents and stage version that keys it."""
+    """One artifact of the DAG: what it is, and the digest of configuration, parents and versions
+    that keys it.
+    """
 
     kind: str
     label: str
-    config: dict[str, Any]
+    config: StageConfig
     parents: dict[str, str]  # role: stage id
     digest: str
+
+    @classmethod
+    def of(cls, kind: str, label: str, config: StageConfig, parents: dict[str, Stage]) -> Stage:
+        """The stage of this configuration and these parents, by role."""
+        key = cls.own_key(kind, config) | {
+            "parents": {role: parent.digest for role, parent in parents.items()}
+        }
+        return cls(
+            kind=kind,
+            label=label,
+            config=config,
+            parents={role: parent.id for role, parent in parents.items()},
+            digest=digest_of(key),
+        )
+
+    @staticmethod
+    def own_key(kind: str, config: StageConfig) -> dict[str, Any]:
+        """What a digest covers beside the parents' digests: versions, and all that is in a dump of
+        the configuration.
+        """
+        return {
+            "kind": kind,
+            "versions": versions_of(kind, config),
+            "config": config.model_dump(mode="json"),
+        }
 
     @property
     def id(self) -> str:
         return f"{self.kind}/{self.label}-{self.digest}"
+
+    @property
+    def training(self) -> Training | None:
+        """What and how a stage trains, if it does."""
+        return self.config.training if isinstance(self.config, TrainedStage) else None

@@ -18,7 +18,6 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +25,8 @@ import pandas as pd
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
+from hdbench.experiments.probes.report import reported
+from hdbench.experiments.report import Intervals
 from hdbench.experiments.theory.values import read_theory
 from hdbench.metrics.records import Interval, read_metrics
 from hdbench.report.claims import find_entry, judge, values_of, verdicts
@@ -134,7 +135,7 @@ def _ratio(numbers: Numbers, metric: str, arm: str, other: str) -> str:
 
 
 def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
-    found, known = _probes(tables)
+    intervals, known = _probes(tables)
     match words:
         case [metric, arm] | [metric, arm, "-", _]:
             for name in words[1::2]:
@@ -143,7 +144,9 @@ def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
                         f"{source}: {key}: no {metric} of {name!r}"
                         + nearest(name, {arm for arm, _ in known})
                     )
-            return _shown(found(arm, metric, *words[3:]), signed=len(words) > 2)
+            if words[3:]:
+                return _shown(intervals.difference(arm, words[3], metric), signed=True)
+            return _shown(intervals(arm, metric))
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/tools/prose.py")
 
 
@@ -211,12 +214,11 @@ def _numbers(suite: str, tables: Path) -> Numbers:
 
 
 @functools.cache
-def _probes(tables: Path) -> tuple[Callable[..., Interval], set[tuple[str, str]]]:
-    from hdbench.experiments.probes.report import intervals
-
+def _probes(tables: Path) -> tuple[Intervals, set[tuple[str, str]]]:
+    """Intervals of the reported numbers, and which arms have which metrics."""
     frame = read_metrics(tables / "probes" / "metrics.csv")
-    own = frame[frame.suite == "probes"]
-    return intervals(frame), set(zip(own.arm, own.metric, strict=True))
+    known = frame.loc[frame.suite == "probes", ["arm", "metric"]]
+    return reported(frame), set(known.itertuples(index=False, name=None))
 
 
 @functools.cache

@@ -1,4 +1,6 @@
-"""Autoencoders against diffusers' own on tiny random weights, and what their folders may have wrong."""
+"""Autoencoders against diffusers' own on tiny random weights, and what their folders may have
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +146,8 @@ def test_other_sizes(name, channels, factor):
         ),
         (
             {"path": "nowhere"},
-            "nowhere: there is no such folder; put diffusers' AutoencoderKL there, such as stabilityai",
+            "nowhere: there is no such folder; put diffusers' AutoencoderKL there, such as "
+            "stabilityai",
         ),
         ({"path": str(Path(__file__).parent)}, "no config.json of diffusers; give"),
     ],
@@ -160,7 +163,8 @@ def test_what_differs_from_the_configuration_is_named(changes, message):
     [
         (
             lambda config, tensors: [tensors.pop(key) for key in list(tensors) if "quant" in key],
-            r"4 missing keys \(post_quant_conv.bias, post_quant_conv.weight, quant_conv.bias, ...\)",
+            r"4 missing keys \(post_quant_conv.bias, post_quant_conv.weight, quant_conv.bias, "
+            r"...\)",
         ),
         (
             lambda config, tensors: tensors.update(extra=torch.zeros(1)),

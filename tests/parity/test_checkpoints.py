@@ -1,4 +1,6 @@
-"""Public SiT and DiT files in our Transformer, against an independent implementation of the papers (sit_reference.py)."""
+"""Public SiT and DiT files in our Transformer, against an independent implementation of the papers
+(sit_reference.py).
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def batch(n: int = 7, **sizes) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_sit_to_the_last_bit(sizes):
-    """Our v at t is minus theirs at 1 - t; with patches embedded by a convolution all but its own rounding agrees."""
+    """Our v at t is minus theirs at 1 - t; with patches embedded by a convolution all but its own
+    rounding agrees.
+    """
     reference, (z, t, c) = random_reference(**sizes), batch(**sizes)
     network = ours(reference, "sit", **sizes)
     found, convolved = network(z, t, t, c), -reference(z, 1 - t, c)
@@ -110,13 +114,13 @@ def test_a_student_starts_as_the_teacher_for_every_r(kind):
 @pytest.fixture
 def doubled(monkeypatch) -> None:
     """The sinusoidal embedding in float64, where diffusers' own casts to float32."""
-    monkeypatch.setattr(
-        transformer, "get_timestep_embedding", lambda t, size, **_: sinusoids(t, size)
-    )
+    monkeypatch.setattr(transformer, "timestep_embedding", lambda t, size, **_: sinusoids(t, size))
 
 
 def ddpm(reference: Reference, z: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
-    """From DDPM's own z_k: the predicted noise, and x_0 = (z_k - sqrt(1 - alpha_bar) eps_hat) / sqrt(alpha_bar)."""
+    """From DDPM's own z_k: the predicted noise, and x_0 = (z_k - sqrt(1 - alpha_bar) eps_hat) /
+    sqrt(alpha_bar).
+    """
     eps_hat = reference(z, torch.full((len(z),), k, dtype=z.dtype), c)
     return eps_hat, (z - math.sqrt(1 - ALPHAS[k]) * eps_hat) / math.sqrt(ALPHAS[k])
 
@@ -128,7 +132,9 @@ def dit_problem() -> tuple[Reference, Transformer, Tensor, Tensor]:
 
 @pytest.mark.parametrize("k", [0, 1, 37, 500, 998, 999])
 def test_dit_at_its_own_steps_is_ddpm(doubled, k):
-    """z_t = z_k / (alpha_k + sigma_k); then x_0 of DDPM is z - t v, and v = eps_hat - x_0 as on a straight path."""
+    """z_t = z_k / (alpha_k + sigma_k); then x_0 of DDPM is z - t v, and v = eps_hat - x_0 as on a
+    straight path.
+    """
     reference, network, z_k, c = dit_problem()
     eps_hat, x_hat = ddpm(reference, z_k, k, c)
     t, z = TIMES[k], z_k / (math.sqrt(ALPHAS[k]) + math.sqrt(1 - ALPHAS[k]))
@@ -204,7 +210,8 @@ def test_jvp_against_central_differences(doubled, kind, mean_velocity):
     value, tangent = jvp(lambda z, r, t: network(z, r, t, c), (z, r, t), tangents)
     h = 1e-7
     plus, minus = (
-        network(*(x + sign * h * dx for x, dx in zip((z, r, t), tangents)), c) for sign in (1, -1)
+        network(*(x + sign * h * dx for x, dx in zip((z, r, t), tangents, strict=True)), c)
+        for sign in (1, -1)
     )
     torch.testing.assert_close(value, network(z, r, t, c))
     for found, expected in zip(tangent, (plus - minus) / (2 * h), strict=True):
@@ -243,7 +250,9 @@ def assert_reads(path: Path, tensors: dict[str, Tensor], atol: float = 0.0) -> N
     ],
 )
 def test_pt_files_by_what_the_weights_are_under(tensors, tmp_path, wrap):
-    """The moving average comes before the weights that were trained; a trainer's arguments beside them do no harm."""
+    """The moving average comes before the weights that were trained; a trainer's arguments beside
+    them do no harm.
+    """
     other = {key: tensor + 1 for key, tensor in tensors.items()}
     torch.save(wrap(tensors, other), tmp_path / "it.pt")
     assert_reads(tmp_path / "it.pt", tensors)
@@ -319,7 +328,8 @@ def test_keys_that_are_missing_or_too_many(tensors):
     )
     flat = tensors | {"x_embedder.proj.weight": torch.ones(32, 12)}
     assert refused(flat) == (
-        "it.pt: not a SiT: of another number of axes are x_embedder.proj.weight; give a SiT as it was "
+        "it.pt: not a SiT: of another number of axes are x_embedder.proj.weight; give a SiT as it "
+        "was "
         "published"
     )
     assert refused({}).startswith("it.pt: not a SiT: it lacks pos_embed, ")
@@ -337,7 +347,8 @@ def test_keys_that_are_missing_or_too_many(tensors):
         ({"reversed_time": False}, "network.reversed_time to true (not false)"),
         (
             {"reversed_time": False, "prediction": "epsilon"},
-            'network.reversed_time to true (not false), network.prediction to "velocity" (not "epsilon")',
+            'network.reversed_time to true (not false), network.prediction to "velocity" (not '
+            '"epsilon")',
         ),
         ({"time_scale": 1000.0}, "network.time_scale to 1.0 (not 1000.0)"),
         ({"width": 64, "depth": 3}, "network.width to 32 (not 64), network.depth to 2 (not 3)"),
@@ -369,7 +380,8 @@ def test_data_that_do_not_fit(tensors, change, needs):
 def test_tensors_that_contradict_each_other_and_other_positions(tensors):
     wrong = tensors | {"blocks.1.attn.proj.weight": torch.ones(32, 31)}
     assert refused(wrong) == (
-        "it.pt: blocks.1.attn.proj.weight has the shape [32, 31], which does not fit its other tensors; "
+        "it.pt: blocks.1.attn.proj.weight has the shape [32, 31], which does not fit its other "
+        "tensors; "
         "get the file again"
     )
     wrong = tensors | {
@@ -389,7 +401,8 @@ def test_a_file_that_is_not_there(tmp_path):
         read(tmp_path / "it.pt", "dit", config, **data)
     assert (
         str(error.value)
-        == f"{tmp_path}/it.pt: there is no such file; put the DiT checkpoint there, or give its path"
+        == f"{tmp_path}/it.pt: there is no such file; put the DiT checkpoint there, or give its "
+        f"path"
     )
 
 

@@ -1,4 +1,6 @@
-"""`hdbench evaluate` and `hdbench reference` as a stranger uses them: any folder or npz, any number of ranks, bad input."""
+"""`hdbench evaluate` and `hdbench reference` as a stranger uses them: any folder or npz, any number
+of ranks, bad input.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +26,6 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from hdbench.cli import main
-from hdbench.cli.evaluate import PROTOCOL_NAMES
 from hdbench.core.files import sha256
 from hdbench.evaluation import references, weights
 from hdbench.evaluation.extractors import Inception, InceptionExtractor
@@ -33,8 +35,9 @@ from hdbench.evaluation.measure import measure
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.evaluation.references import Reference
 from hdbench.evaluation.results import Evaluation, Result, read_results
-from hdbench.metrics import Estimate, frechet
+from hdbench.metrics import Estimate, MetricInput, frechet, measure_metrics
 from hdbench.metrics.records import COLUMNS, check, read_metrics
+from hdbench.suite import schema
 from tests.support.material import (
     clip_weights,
     inception_weights,
@@ -111,8 +114,15 @@ def refusal(result) -> str:
 # any samples
 
 
-def test_names_of_protocols():
-    assert set(PROTOCOL_NAMES) == set(PROTOCOLS)
+@pytest.mark.parametrize("command", ["evaluate", "reference"])
+def test_help_and_suites_know_every_protocol(command):
+    """Both take the names from one place; a suite's must have a distance by which arms are
+    compared.
+    """
+    words = invoke(command, "--help").output.replace(",", " ").replace(".", " ").split()
+    assert set(PROTOCOLS) <= set(words)
+    of_suites = get_args(schema.Evaluation.model_fields["protocol"].annotation)
+    assert set(of_suites) == set(PROTOCOLS) - {"clip_score"}
 
 
 def test_a_folder_and_its_npz_give_the_same_numbers(folder, table, tmp_path):
@@ -212,7 +222,9 @@ def test_tables_of_two_protocols_are_not_mixed():
 
 
 def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
-    """Inception, bit for bit: batches of 3 and 16, one process, and three ranks in another order; each image once."""
+    """Inception, bit for bit: batches of 3 and 16, one process, and three ranks in another order;
+    each image once.
+    """
     network = Inception(
         weights.find("inception", str(inception_weights()), tmp_path, True), torch.device("cpu")
     )
@@ -246,7 +258,8 @@ def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
 
 
 def test_channels_last_is_as_exact_as_the_library(tmp_path):
-    """Both layers as near to float64 as the library's float32, and a reference built under one layout serves the other.
+    """Both layers as near to float64 as the library's float32, and a reference built under one
+    layout serves the other.
 
     These weights are random and amplify rounding: the library itself is 1e-4 off.
     """
@@ -268,7 +281,7 @@ def test_channels_last_is_as_exact_as_the_library(tmp_path):
             for float32 in (one, other)
         ]
         assert 0 < errors[1] < 2 * errors[0] < 4e-4
-    nothing = frechet.GaussianReference.of(np.eye(3))
+    nothing = frechet.GaussianReference.of_statistics(np.zeros(3), np.eye(3))
     for one, other in (extractors, extractors[::-1]):
         built = Reference(
             digest="",
@@ -325,12 +338,16 @@ def test_a_rank_that_does_not_come(folder, table, tmp_path):
 
 
 def exact_distances(monkeypatch) -> None:
-    """Few images make covariances singular; the libraries' arithmetic of these takes seconds, and is tested for itself."""
+    """Few images make covariances singular; the libraries' arithmetic of these takes seconds, and
+    is tested for itself.
+    """
     monkeypatch.setattr(frechet, "is_singular", lambda n, reference: False)
 
 
 def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
-    """One life of a reference: built, used from the cache and by path, then stale in each way, then tampered with."""
+    """One life of a reference: built, used from the cache and by path, then stale in each way, then
+    tampered with.
+    """
     exact_distances(monkeypatch)
     real = write_folder(tmp_path / "real", pictures(6, 21, 32))
     samples = write_folder(tmp_path / "samples", pictures(6, 22, 32))
@@ -418,7 +435,9 @@ def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
 
 
 def test_statistics_of_adm_are_taken_as_they_are(tmp_path, monkeypatch):
-    """FID and sFID from mu, sigma, mu_s, sigma_s; precision and recall from arr_0; a smaller network stands in."""
+    """FID and sFID from mu, sigma, mu_s, sigma_s; precision and recall from arr_0; a smaller
+    network stands in.
+    """
     exact_distances(monkeypatch)
     monkeypatch.setattr(
         InceptionExtractor,
@@ -499,32 +518,32 @@ def test_statistics_of_adm_are_taken_as_they_are(tmp_path, monkeypatch):
     )
 
 
-def test_fid_of_each_category(monkeypatch):
-    from hdbench.evaluation import evaluate, measure
-
-    rng, ids = np.random.default_rng(0), tuple(f"x/{row:03}" for row in range(60))
-    table = prompts(
-        material() / "categories.json",
-        [name.split("/")[1] for name in ids],
-        ["art" if row < 24 else "food" for row in range(60)],
-    )
+def test_fid_of_each_category():
+    """A category with one image on a side has no distance."""
+    rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 60, 4)).astype(np.float32)
-    real = Reference(
-        digest="", key={}, folder=Path("."), statistics={}, features={"2048": y}, ids=ids
+    others = [{"category": "art" if row < 24 else "food"} for row in range(60)]
+    sample = MetricInput(
+        features=x,
+        reference=y,
+        captions=[*others[:58], {"category": "alone"}, {}],
+        real_captions=others,
     )
-    request = type("R", (), {"prompts": table, "intervals": True})
-    rows = evaluate.read_prompts(table, ids, "mjhq30k")
-    found = measure._categories(request, x, ids, rows, real)
-    assert {name: len(result.ids) for name, result in found.items()} == {
+    estimates = measure_metrics(["fid_{category}"], sample)
+    assert {name: len(estimate.rows) for name, estimate in estimates.items()} == {
         "fid_art": 24,
-        "fid_food": 36,
+        "fid_food": 34,
     }
-    expected = frechet.distance(x[:24], frechet.GaussianReference.of(y[:24]))
-    assert found["fid_art"].estimate.value == pytest.approx(expected, rel=1e-9)
+    statistics = frechet.GaussianReference.of_statistics(*frechet.moments(y[:24]))
+    assert estimates["fid_art"].value == pytest.approx(
+        frechet.distance(x[:24], statistics), rel=1e-9
+    )
 
 
 def test_mjhq_against_pytorch_fids_arithmetic(tmp_path, monkeypatch):
-    """FID overall and of each category, and CLIP score, from files on; a smaller network stands in for Inception's."""
+    """FID overall and of each category, and CLIP score, from files on; a smaller network stands in
+    for Inception's.
+    """
     import open_clip
     import torchvision.transforms as T
     from torch.nn.functional import adaptive_avg_pool2d, interpolate
@@ -942,7 +961,7 @@ BROKEN = [
     ("RGBA", "an image with transparency"),
     ("P", "(mode P), not RGB"),
     ("CMYK", "(mode CMYK), not RGB"),
-    ("twice", "stands there with two suffixes"),
+    ("twice", "appears with two suffixes"),
     ("both", "holds both image files and npz files"),
     ("npz float", "arr_0 is float32, not uint8"),
     ("npz nan", "with values not finite, not uint8"),
@@ -966,7 +985,7 @@ BROKEN = [
     ("npz encrypted", "is encrypted"),
     ("npz ids", "some of its npz files hold ids"),
     ("npz object", "not a readable npz"),
-    ("npz twice", "the id 'a' stands there more than once"),
+    ("npz twice", "the id 'a' appears more than once"),
 ]
 
 
@@ -1040,7 +1059,18 @@ def test_conversion_when_it_is_allowed_is_pillows(tmp_path, mode):
             ("--protocol", "clean_fid", "--out", "x.txt"),
             "--out = x.txt: give a file that ends in .csv or .json",
         ),
-        (("--protocol", "classifier"), "classifier: goes alone, with --reference"),
+        (
+            ("--protocol", "classifier"),
+            "classifier: needs a reference; give --reference results/stages/reference/<id>",
+        ),
+        (
+            ("--protocol", "classifier", "--protocol", "clean_fid"),
+            "classifier: goes alone; give one --protocol",
+        ),
+        (
+            ("--protocol", "classifier", "--reference", "x"),
+            ": a folder; classifier takes one npz file with arr_0 (N, H, W, C) uint8 and labels",
+        ),
     ],
 )
 def test_requests_that_make_no_sense(folder, tmp_path, monkeypatch, arguments, sentence):
@@ -1134,7 +1164,8 @@ def test_a_table_that_cannot_be_written(folder, table, tmp_path):
 def test_other_commands_do_not_import_the_evaluation_libraries():
     code = (
         "import sys, hdbench.cli, hdbench.stages; "
-        "print([m for m in ('torch_fidelity', 'cleanfid', 'open_clip', 'torchvision') if m in sys.modules])"
+        "print([m for m in ('torch_fidelity', 'cleanfid', 'open_clip', 'torchvision') if m in "
+        "sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)
@@ -1143,7 +1174,9 @@ def test_other_commands_do_not_import_the_evaluation_libraries():
 
 
 def test_a_torchscript_archive_is_read_as_clean_fids(tmp_path):
-    """clean-fid's own file is TorchScript with the network under `layers`: features equal those of the plain weights."""
+    """clean-fid's own file is TorchScript with the network under `layers`: features equal those of
+    the plain weights.
+    """
 
     class Archive(torch.nn.Module):
         def __init__(self, layers):

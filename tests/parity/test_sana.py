@@ -1,4 +1,6 @@
-"""SANA against diffusers' own pipelines on tiny random weights, its derivative, and what its folder may have wrong."""
+"""SANA against diffusers' own pipelines on tiny random weights, its derivative, and what its folder
+may have wrong.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +146,9 @@ def problem(dtype: torch.dtype, n: int = 5):
 @pytest.mark.parametrize(("config", "arguments"), [(CONFIG, TRANSFORMER), (SPRINT_CONFIG, SPRINT)])
 @pytest.mark.parametrize("patch", [1, 2])
 def test_student_starts_as_its_teacher(config, arguments, patch):
-    """A student with diffusers' weights gives what diffusers' gives, for every r, until the embedding of t - r moves."""
+    """A student with diffusers' weights gives what diffusers' gives, for every r, until the
+    embedding of t - r moves.
+    """
     config = config.model_copy(update={"patch": patch})
     model, conditions = (
         made(5, SanaTransformer2DModel, **arguments, patch_size=patch),
@@ -221,7 +225,7 @@ def test_derivative_against_finite_differences(student, moved):
 
     def at(step: float) -> Tensor:
         with torch.no_grad():
-            return network(*(x + step * d for x, d in zip(primals, tangents)), c)
+            return network(*(x + step * d for x, d in zip(primals, tangents, strict=True)), c)
 
     h = 1e-6
     assert tangent.abs().max() > 0.1
@@ -242,7 +246,7 @@ def test_derivative_and_gradients_against_functorch(student, changes):
     parameters = list(network.parameters())
     found = torch.autograd.grad((value * weight).sum(), parameters)
     for gradient, expected in zip(
-        found, torch.autograd.grad((function(z, r, t) * weight).sum(), parameters)
+        found, torch.autograd.grad((function(z, r, t) * weight).sum(), parameters), strict=True
     ):
         torch.testing.assert_close(gradient, expected)
         assert gradient.abs().max() > 0
@@ -258,12 +262,14 @@ def test_gradient_checkpointing_changes_nothing(student):
         value, tangent = jvp(lambda z, r, t: network(z, r, t, c), (z, r, t), tangents_of(z, r, t))
         loss = value.sum() + network(z, r, t, c).square().sum()
         found.append([tangent, *torch.autograd.grad(loss, list(network.parameters()))])
-    for plain, checkpointed in zip(*found):
+    for plain, checkpointed in zip(*found, strict=True):
         torch.testing.assert_close(plain, checkpointed)
 
 
 def test_linear_attention_stays_exact_under_autocast():
-    """Its sums are those of the linear layers' bfloat16 outputs; in bfloat16 they would be off by 1e-2."""
+    """Its sums are those of the linear layers' bfloat16 outputs; in bfloat16 they would be off by
+    1e-2.
+    """
     attention, x, seen = (
         network_of(CONFIG, random_conditions(5)).blocks[0].attn1,
         normal(5, 64, 16),

@@ -1,4 +1,5 @@
-"""Several ranks are one process that is faster: the same numbers, the same stop, the same files, for any number of them."""
+"""Several ranks are one process that is faster: the same numbers, the same stop, the same files,
+for any number of them."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +28,28 @@ from hdbench.cli import main
 from hdbench.core import distributed
 from hdbench.core.errors import Divergence, LostRank, UserError
 from hdbench.flow.path import guided
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
-from hdbench.methods.discriminators import build_head
-from hdbench.methods.distribution import adm, decoupled_dmd, dmd, dmd2, f_distill, gan, ladd, sid
-from hdbench.methods.pretraining import cross_entropy, flow_matching
-from hdbench.methods.trajectory import (
-    consistency,
-    improved_meanflow,
-    knowledge,
-    meanflow,
-    progressive,
-    reflow,
-    scm,
-    shortcut,
+from hdbench.methods import (
+    ADM,
+    DMD,
+    DMD2,
+    LADD,
+    SCM,
+    Consistency,
+    CrossEntropy,
+    DecoupledDMD,
+    FDistill,
+    FlowMatching,
+    ImprovedMeanFlow,
+    Knowledge,
+    MeanFlow,
+    Progressive,
+    Reflow,
+    Shortcut,
+    SiD,
 )
+from hdbench.methods.base import Problem
+from hdbench.methods.discriminators import build_head
+from hdbench.methods.distribution import adm, f_distill, gan
 from hdbench.networks import transformer
 from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import ClassifierConfig, TransformerConfig
@@ -65,7 +74,8 @@ class Ranks:
     logs: list[Path]
 
     def wait(self, seconds: float = 120) -> list[int]:
-        """Exit codes, negative for a signal; all are killed and the test fails if one is left after that time."""
+        """Exit codes, negative for a signal; all are killed and the test fails if one is left after
+        that time."""
         codes: dict[int, int] = {}
         end = time.monotonic() + seconds
         while len(codes) < len(self.pids) and time.monotonic() < end:
@@ -167,7 +177,7 @@ def network(mean_velocity: bool, seed: int) -> transformer.Transformer:
     return found.double()
 
 
-def a_head(name: str, settings: gan.GanConfiguration) -> nn.Module:
+def a_head(name: str, settings: gan.GanSettings) -> nn.Module:
     torch.manual_seed(7)
     head = build_head(
         name, layers=len(settings.blocks), width=16, grid=2, parameters=settings.parameters
@@ -178,45 +188,39 @@ def a_head(name: str, settings: gan.GanConfiguration) -> nn.Module:
     return head.double()
 
 
-def of_two_blocks(
-    kind: type[gan.GanConfiguration] = gan.GanConfiguration, **settings
-) -> gan.GanConfiguration:
+def of_two_blocks(kind: type[gan.GanSettings] = gan.GanSettings, **settings) -> gan.GanSettings:
     return kind(blocks=(1, 2), parameters=2000, **settings)
 
 
-def with_head(name: str, **settings) -> dmd.Configuration:
-    return dmd.Configuration(discriminator=name, gan=of_two_blocks(**settings))
+def with_head(name: str, **settings) -> DMD:
+    return DMD(discriminator=name, gan=of_two_blocks(**settings))
 
 
 CASES = {
-    "cross_entropy": cross_entropy.Configuration(),
-    "flow_matching": flow_matching.Configuration(),
-    "meanflow": meanflow.Configuration(),
-    "meanflow_uneven": meanflow.Configuration(
+    "cross_entropy": CrossEntropy(),
+    "flow_matching": FlowMatching(),
+    "meanflow": MeanFlow(),
+    "meanflow_uneven": MeanFlow(
         prob_r_equals_t=0.1
     ),  # 1 row of 10 with r = t: most ranks have none
-    "consistency": consistency.Configuration(),
-    "dmd": dmd.Configuration(),
+    "consistency": Consistency(),
+    "dmd": DMD(),
     "patch": with_head("patch"),
     "pooled_hinge_r1": with_head("pooled", loss="hinge", r1_weight=0.5),
     "awd_logit_fake": with_head("awd_logit", feature_network="fake", r1_weight=0.5),
-    "knowledge": knowledge.Configuration(),
-    "reflow": reflow.Configuration(),
-    "progressive": progressive.Configuration(start_steps=4),
-    "scm": scm.Configuration(),
-    "shortcut_uneven": shortcut.Configuration(finest=8, consistency_share=0.1),
-    "improved_meanflow_uneven": improved_meanflow.Configuration(
-        prob_r_equals_t=0.9, prob_t_equals_1=0.0
-    ),
-    "regularised": dmd.Configuration(regulariser=meanflow.Configuration(prob_r_equals_t=0.1)),
-    "dmd2": dmd2.Configuration(
-        gan=of_two_blocks(gan.OnFake), generator_steps=2, fake_steps_per_generator_step=1
-    ),
-    "decoupled_dmd": decoupled_dmd.Configuration(),
-    "sid": sid.Configuration(alpha=1.2),
-    "f_distill": f_distill.Configuration(gan=of_two_blocks(f_distill.Gan)),
-    "ladd": ladd.Configuration(gan=of_two_blocks(gan.HingeOnTeacher)),
-    "adm": adm.Configuration(gan=of_two_blocks(adm.Gan)),
+    "knowledge": Knowledge(),
+    "reflow": Reflow(),
+    "progressive": Progressive(start_steps=4),
+    "scm": SCM(),
+    "shortcut_uneven": Shortcut(finest=8, consistency_share=0.1),
+    "improved_meanflow_uneven": ImprovedMeanFlow(prob_r_equals_t=0.9, prob_t_equals_1=0.0),
+    "regularised": DMD(regulariser=MeanFlow(prob_r_equals_t=0.1)),
+    "dmd2": DMD2(gan=of_two_blocks(gan.OnFake), generator_steps=2, fake_steps_per_generator_step=1),
+    "decoupled_dmd": DecoupledDMD(),
+    "sid": SiD(alpha=1.2),
+    "f_distill": FDistill(gan=of_two_blocks(f_distill.Gan)),
+    "ladd": LADD(gan=of_two_blocks(gan.HingeOnTeacher)),
+    "adm": ADM(gan=of_two_blocks(adm.Gan)),
 }
 SHARDED = (
     "flow_matching",
@@ -234,14 +238,14 @@ SHARDED = (
 
 
 def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer:
-    configuration, teacher = CASES[case], network(False, 0).requires_grad_(False)
-    student = network(configuration.name != "flow_matching", 1)
-    if configuration.name == "cross_entropy":
+    objective, teacher = CASES[case], network(False, 0).requires_grad_(False)
+    student = network(objective.role == "student", 1)
+    if objective.role == "classifier":
         torch.manual_seed(1)
         student = Classifier(
             ClassifierConfig(width=4, features=8), image_size=8, channels=1, attributes=(3,)
         ).double()
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=1e-2,
         teacher=teacher,
@@ -254,19 +258,19 @@ def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer
         ),
     )
     training = Training(
-        objective=configuration, steps=steps, batch=10, learning_rate=1e-2, ema=0.9, clip=0.5
+        objective=objective, steps=steps, batch=10, learning_rate=1e-2, ema=0.9, clip=0.5
     )
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(20, 1, 8, 8, generator=generator, dtype=torch.float64) * 2 - 1
-    updates = OBJECTIVES[configuration.name].updates(configuration, setting)
+    updates = objective.updates(problem)
     return Trainer(updates, training, student, (0, case), images, torch.arange(20) % 3, sharding)
 
 
 def train_cases(folder: Path, sharding: str, cases=tuple(CASES)) -> None:
     """Train each case and write rank 0's whole state, and what every rank logged."""
-    real = transformer.get_timestep_embedding
+    real = transformer.timestep_embedding
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "get_timestep_embedding", lambda *a, **k: real(*a, **k).double())
+        patch.setattr(transformer, "timestep_embedding", lambda *a, **k: real(*a, **k).double())
         torch.set_default_dtype(torch.float64)
         try:
             for case in cases:
@@ -293,14 +297,19 @@ def alone(tmp_path_factory) -> Path:
 
 
 def assert_same(folder: Path, alone: Path, world_size: int, cases=tuple(CASES)) -> None:
-    """Weights, averages, optimisers' moments and every logged scalar to 1e-9; the scalars to the bit between ranks."""
+    """Weights, averages, optimisers' moments and every logged scalar to 1e-9; the scalars to the
+    bit between ranks."""
     for case in cases:
         states = [torch.load(path / f"{case}.pt") for path in (folder, alone)]
         assert states[0].keys() == states[1].keys()
         for key, value in states[0].items():
             close = 1e-6 if key.endswith("accuracy") else 1e-9  # a count in single precision
             torch.testing.assert_close(
-                value, states[1][key], rtol=close, atol=close, msg=lambda m: f"{case} {key}: {m}"
+                value,
+                states[1][key],
+                rtol=close,
+                atol=close,
+                msg=partial("{} {}: {}".format, case, key),
             )
         assert (
             len({(folder / f"{case}-{rank}.json").read_text() for rank in range(world_size)}) == 1
@@ -323,7 +332,8 @@ def not_averaged(tensors, share, average=distributed.average_) -> None:
 
 
 def test_without_averaged_gradients_the_numbers_differ(alone, tmp_path):
-    """The comparison sees a mistake: in the step with the JVP, and in those of head, fake score and generator."""
+    """The comparison sees a mistake: in the step with the JVP, and in those of head, fake score and
+    generator."""
 
     def job():
         distributed.average_ = not_averaged
@@ -456,8 +466,8 @@ def wait_for_step(step: int, whole, results: Path, stage_id: str) -> None:
 
 
 def assert_finished(whole, results: Path, stage_id: str, ranks: Ranks) -> None:
-    """It ended well, with the numbers of the run by one process: the weights up to what rounding does to gradients that are
-    zero but for rounding, which AdamW scales up."""
+    """It ended well, with the numbers of the run by one process: the weights up to what rounding
+    does to gradients that are zero but for rounding, which AdamW scales up."""
     assert ranks.wait() == [0] * len(ranks.pids), ranks.said()
     (path, manifest), (other, _) = (
         artifact.load(results, stage_id),
@@ -536,7 +546,7 @@ def test_samples_are_the_same_bytes_for_any_number_of_ranks(whole, tmp_path):
         results = tmp_path / f"{world_size}-{batch}"
         shutil.copytree(folder / "stages", results / "stages")
 
-        def job():
+        def job(suite=suite, results=results):
             for row in rows.values():
                 try:
                     command("sample", suite, results, "--id", row.stages["sample"])()
@@ -551,7 +561,7 @@ def test_samples_are_the_same_bytes_for_any_number_of_ranks(whole, tmp_path):
             with np.load(path / "samples.npz") as file:
                 payloads[world_size, batch, arm] = {name: file[name] for name in file.files}
             assert manifest["ranks"] == world_size and manifest["milliseconds_per_sample"] > 0
-    for (world_size, batch, arm), arrays in payloads.items():
+    for (_, batch, arm), arrays in payloads.items():
         for name, expected in payloads[1, 10, arm].items():
             assert len(expected) == 64
             if batch == 10:
@@ -607,18 +617,18 @@ def test_a_batch_has_a_row_for_every_rank(whole, tmp_path):
     [
         (
             {"WORLD_SIZE": "2"},
-            "RANK is not set, though WORLD_SIZE is: several processes need RANK, WORLD_SIZE, MASTER_ADDR and "
-            "MASTER_PORT, one process none of them",
+            "RANK is not set, though WORLD_SIZE is: several processes need RANK, "
+            "WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them",
         ),
         (
             {"RANK": "0"},
-            "WORLD_SIZE is not set, though RANK is: several processes need RANK, WORLD_SIZE, MASTER_ADDR and "
-            "MASTER_PORT, one process none of them",
+            "WORLD_SIZE is not set, though RANK is: several processes need RANK, "
+            "WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them",
         ),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"},
-            "MASTER_PORT is not set, though RANK is: several "
-            "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them",
+            "MASTER_PORT is not set, though RANK is: several processes need RANK, "
+            "WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them",
         ),
         (
             {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "1"},
@@ -666,7 +676,8 @@ def test_the_launchers_environment_is_read(environment, place):
 
 
 def test_ranks_that_do_not_meet_say_so(tmp_path):
-    """One of two comes: it does not wait for ever, whether it is rank 0 or not, and the command says which it is."""
+    """One of two comes: it does not wait for ever, whether it is rank 0 or not, and the command
+    says which it is."""
     job, port = command("data", write_suite(tmp_path), tmp_path), free_port()
     for rank in ("0", "1"):
         ranks = fork(

@@ -1,4 +1,6 @@
-"""The suites of the paper's scale through every stage, with tiny networks in the public formats; and what large runs add to training."""
+"""The suites of the paper's scale through every stage, with tiny networks in the public formats;
+and what large runs add to training.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def results(tmp_path_factory):
 
 def finished(plan, results):
     for stage in plan.stages.values():
-        run_stage(plan, stage, results, torch.device("cpu"), 1000.0)
+        run_stage(stage, results, torch.device("cpu"), 1000.0)
     return collect(plan, results)
 
 
@@ -280,7 +282,7 @@ def test_parts_that_do_not_go_together_are_one_sentence(tmp_path, name, change, 
     "text, said",
     [
         ("{", "not a JSON file"),
-        ("{}", "has 0 prompts, evaluation.samples = 12; lower it"),
+        ("{}", "has no prompts; name another file in evaluation.prompts"),
         (json.dumps({f"a/{row}": "x" for row in range(12)}), "an image's name has no '/'"),
     ],
 )
@@ -294,6 +296,19 @@ def test_prompts_that_cannot_be_sampled_are_one_sentence(suites, results, tmp_pa
     plan = load_plan(str(tmp_path / "mjhq_1024.yaml"))
     with pytest.raises(UserError, match=re.escape(said)):
         run_until(plan, results, next(stage for stage in plan.stages if stage.startswith("text/")))
+
+
+def test_fewer_prompts_than_samples_are_one_sentence(suites, results, tmp_path):
+    table = json.loads((suites["mjhq_1024"].parent / "mjhq/meta_data.json").read_text())
+    (tmp_path / "prompts.json").write_text(json.dumps(dict(list(table.items())[:5])))
+    data = merge(
+        yaml.safe_load(suites["mjhq_1024"].read_text()),
+        {"evaluation": {"prompts": str(tmp_path / "prompts.json")}},
+    )
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(data))
+    plan = load_plan(str(tmp_path / "few.yaml"))
+    with pytest.raises(UserError, match="has 5 prompts, evaluation.samples = 12; lower it"):
+        run_until(plan, results, stage_of(plan, "sample", "teacher", 1))
 
 
 def test_a_picture_that_is_not_the_manifests_is_named(suites, results, tmp_path):
@@ -312,7 +327,9 @@ def test_a_picture_that_is_not_the_manifests_is_named(suites, results, tmp_path)
 
 
 def test_a_public_teacher_is_one_network_in_every_chain(tmp_path):
-    """Its numbers are those of one set of samples: a sampling interval, and no difference is exact."""
+    """Its numbers are those of one set of samples: a sampling interval, and no difference is
+    exact.
+    """
     plan = load_plan("imagenet256")
     rows = [
         {

@@ -1,8 +1,9 @@
 """Nominal 95% intervals cover 93 to 97% in simulation, at fixed seeds.
 
-The target is the estimator's own expectation at that number of samples, since several are biased in it.  "Given" draws the
-samples anew and keeps the reference; "both" draws the reference anew as well.  With T trials a coverage of 95% is measured
-to within 2 sqrt(.95 .05 / T): 0.8% for 3,000 trials and 2.2% for 400.
+The target is the estimator's own expectation at that number of samples, since several are biased in
+it.  "Given" draws the samples anew and keeps the reference; "both" draws the reference anew as
+well.  With T trials a coverage of 95% is measured to within 2 sqrt(.95 .05 / T): 0.8% for 3,000
+trials and 2.2% for 400.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def assert_covers(share: float) -> None:
     assert 0.93 <= share <= 0.97, share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d", "trials"), [(2000, 16, 600), (600, 32, 1000)])
 def test_frechet_distance(n, d, trials):
     """Also sFID, which is the same estimator on other features."""
@@ -86,6 +88,7 @@ def kid_trials(scale: float, shift: float, trials: int) -> tuple[list[Estimate],
     return given, both
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.3), (1.1, 0.25)])
 def test_kid_given_the_reference_and_with_it(scale, shift):
     given, both = kid_trials(scale, shift, 1000)
@@ -93,9 +96,11 @@ def test_kid_given_the_reference_and_with_it(scale, shift):
     assert_covers(coverage(both, [e.both for e in both]))
 
 
+@pytest.mark.slow
 def test_kid_of_samples_like_the_reference():
-    """Within a few errors of zero the value is skewed and moves with its error: the error's size is right, but a symmetric
-    interval covers a little less than it says."""
+    """Within a few errors of zero the value is skewed and moves with its error: the error's size is
+    right, but a symmetric interval covers a little less than it says.
+    """
     given, both = kid_trials(1.0, 0.0, 600)
     for estimates, errors in (
         (given, [e.standard_error for e in given]),
@@ -107,8 +112,11 @@ def test_kid_of_samples_like_the_reference():
         assert 0.89 < coverage(estimates, errors) < 0.97
 
 
+@pytest.mark.slow
 def test_kid_of_subsets():
-    """torch-fidelity's estimator, here of few subsets, so that their draw counts; each trial draws its own subsets."""
+    """torch-fidelity's estimator, here of few subsets, so that their draw counts; each trial draws
+    its own subsets.
+    """
     fixed = torch.from_numpy(normal(300, 64, 10**6))
     assert_covers(
         coverage(
@@ -126,6 +134,7 @@ def test_kid_of_subsets():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "n", "m", "d", "scale", "shift", "trials"),
     [
@@ -136,16 +145,18 @@ def test_kid_of_subsets():
     ],
 )
 def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, scale, shift, trials):
-    """Precision .5 to .9, recall .8 to .95; recall's usual binomial error leaves out the draw of the samples.
+    """Precision .5 to .9, recall .8 to .95; recall's usual binomial error leaves out the draw of
+    the samples.
 
-    In the last, recall's interval given the reference covers 97.5% of the first 400 trials, 95.9% of 800 at other seeds.
+    In the last, recall's interval given the reference covers 97.5% of the first 400 trials, 95.9%
+    of 800 at other seeds.
     """
     fixed, given, both = torch.from_numpy(draw(m, d, 10**6)), [], []
     for seed in range(trials):
         x = torch.from_numpy(draw(n, d, seed, scale, shift))
-        given.append(manifold.estimates(x, fixed, 3))
+        given.append(manifold.precision_recall(x, fixed, 3))
         if seed < 300:
-            both.append(manifold.estimates(x, torch.from_numpy(draw(m, d, 10**7 + seed)), 3))
+            both.append(manifold.precision_recall(x, torch.from_numpy(draw(m, d, 10**7 + seed)), 3))
     for which in (0, 1):
         assert_covers(coverage([pair[which] for pair in given]))
         assert_covers(coverage([pair[which] for pair in both], [pair[which].both for pair in both]))
@@ -153,6 +164,7 @@ def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, sca
     assert np.std([e.value for _, e in both]) > 1.1 * binomial
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [shuffled_splits(2000), consecutive_splits(2000, 800)])
 def test_inception_score(splits):
     assert_covers(
@@ -160,6 +172,7 @@ def test_inception_score(splits):
     )
 
 
+@pytest.mark.slow
 def test_clip_score():
     texts = normal(300, 32, 10**6)
     assert_covers(
@@ -167,6 +180,7 @@ def test_clip_score():
     )
 
 
+@pytest.mark.slow
 def test_paired_difference_of_two_models_on_the_same_seeds():
     """Its interval covers, at a fraction of the unpaired width."""
     reference = frechet.GaussianReference.of_statistics(
@@ -199,7 +213,9 @@ def test_pairs_are_matched_by_id():
 
 
 def test_sampling_and_training_variance_apart():
-    """Chains with training sd 2 and sampling sd 1 to 1.5: both are found on average; the mean's error has both."""
+    """Chains with training sd 2 and sampling sd 1 to 1.5: both are found on average; the mean's
+    error has both.
+    """
     rng, training, found = np.random.default_rng(0), [], []
     for _ in range(2000):
         errors = rng.uniform(1, 1.5, size=6)

@@ -1,10 +1,10 @@
-"""Methods of stage 2 against exactly solvable data: directions, what each update trains, cost, and where training ends."""
+"""Methods of stage 2 against exactly solvable data: directions, what each update trains, cost, and
+where training ends."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,27 +16,30 @@ from torch import Tensor, nn
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import expand, generate, guided, interpolate
 from hdbench.flow.samplers import sample_consistency
-from hdbench.methods.base import Setting
-from hdbench.methods.discriminators import build_head
-from hdbench.methods.discriminators.base import Verdict, uniform
-from hdbench.methods.distribution import (
-    adm,
-    adversarial,
-    decoupled_dmd,
-    dmd,
-    dmd2,
-    f_distill,
-    gan,
-    ladd,
-    matching,
-    sid,
-    vsd,
+from hdbench.methods import (
+    ADM,
+    DISTRIBUTION,
+    DMD,
+    LADD,
+    OBJECTIVES,
+    Adversarial,
+    Consistency,
+    DecoupledDMD,
+    FDistill,
+    FlowMatching,
+    Knowledge,
+    MeanFlow,
 )
-from hdbench.methods.pretraining import flow_matching
-from hdbench.methods.trajectory import consistency, knowledge, meanflow
+from hdbench.methods.base import Problem
+from hdbench.methods.discriminators import build_head
+from hdbench.methods.discriminators.base import Head, HeadOutput, uniform
+from hdbench.methods.distribution import adm, decoupled_dmd, dmd, f_distill, gan, matching, sid, vsd
+from hdbench.methods.distribution.matching import Networks
+from hdbench.methods.trajectory import consistency
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
 from tests.science.test_objectives import Ledger, normal, rng, small_transformer
+from tests.support.counting import flattened
 from tests.support.oracles import (
     Gaussian,
     Mixture,
@@ -47,15 +50,8 @@ from tests.support.oracles import (
     uniform_times,
 )
 
-METHODS = {
-    module.Configuration().name: module
-    for module in (dmd, dmd2, decoupled_dmd, sid, f_distill, vsd, adversarial, ladd, adm)
-}
-REGULARISERS = {
-    "meanflow": meanflow.Configuration(),
-    "consistency": consistency.Configuration(),
-    "knowledge": knowledge.Configuration(),
-}
+METHODS = [method().name for method in DISTRIBUTION]
+REGULARISERS = {objective.name: objective for objective in (MeanFlow(), Consistency(), Knowledge())}
 
 
 # directions with exact velocities
@@ -78,7 +74,8 @@ def renoised(fake: Mixture, n: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 
 def affine(t: float):
-    """x = a eps + b against N(m, s^2) in one dimension, on nodes that are exact for quadratics: all that tests need."""
+    """x = a eps + b against N(m, s^2) in one dimension, on nodes that are exact for quadratics: all
+    that tests need."""
     a, b, m, s = 0.7, -0.3, 0.4, 0.5
     eps, eps_renoise = (column.reshape(-1, 1, 1, 1) for column in sign_nodes().T)
     x_hat, times = a * eps + b, torch.full((4,), t, dtype=torch.float64)
@@ -98,15 +95,17 @@ def by_theta(g: Tensor, eps: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("data", [a_gaussian, a_mixture])
 def test_decoupled_dmd_at_equal_times_has_the_numerator_of_dmd(data):
-    """With z_s = z_t it is x_fake - x^w, over the norm of x_hat - x_cond; without guidance it is DMD."""
+    """With z_s = z_t it is x_fake - x^w, over the norm of x_hat - x_cond; without guidance it is
+    DMD."""
     conditional, fake = a_pair(data)
     unconditional = Mixture(conditional.means - 0.3, 1.5 * conditional.sds, conditional.shares)
-    real = lambda z, t, c: (
-        unconditional.v(z, t) + 1.5 * (conditional.v(z, t) - unconditional.v(z, t))
-    )  # noqa: E731
+
+    def real(z, t, c):
+        return unconditional.v(z, t) + 1.5 * (conditional.v(z, t) - unconditional.v(z, t))
+
     x_hat, _, t, z = renoised(fake)
     g = decoupled_dmd.decoupled_gradient(x_hat, z, t, z, t, None, real, conditional.v, fake.v)
-    norm = lambda v: (x_hat - z + expand(t) * v(z, t, None)).abs().mean(dim=(1, 2, 3), keepdim=True)  # noqa: E731
+    norm = lambda v: (x_hat - z + expand(t) * v(z, t, None)).abs().mean(dim=(1, 2, 3), keepdim=True)
     numerator = dmd.dmd_gradient(x_hat, z, t, None, real, fake.v) * norm(real)
     torch.testing.assert_close(g * norm(conditional.v), numerator)
     z_s, s = normal(12, 1, 2, 3, seed=9), uniform_times(12, rng(8))
@@ -121,8 +120,8 @@ def test_decoupled_dmd_takes_guidance_at_its_own_noise():
     conditional, fake = a_pair()
     x_hat, _, t, z = renoised(fake)
     z_s, s = normal(12, 1, 2, 3, seed=9), uniform_times(12, rng(8))
-    push = lambda z, t, c: torch.sin(z) * expand(t)  # noqa: E731
-    real = lambda z, t, c: conditional.v(z, t) + push(z, t, c)  # noqa: E731
+    push = lambda z, t, c: torch.sin(z) * expand(t)
+    real = lambda z, t, c: conditional.v(z, t) + push(z, t, c)
     with_guidance, without = (
         decoupled_dmd.decoupled_gradient(x_hat, z, t, z_s, s, None, v, conditional.v, fake.v)
         for v in (real, conditional.v)
@@ -133,7 +132,8 @@ def test_decoupled_dmd_takes_guidance_at_its_own_noise():
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 def test_sid_gradient_at_one_half_is_half_that_of_the_fisher_divergence(t):
-    """E[g dx/dtheta] = 1/2 d/dtheta E||x_real - x_fake||^2, in which the fake is that of theta; and E<d, x_fake - x> = 0."""
+    """E[g dx/dtheta] = 1/2 d/dtheta E||x_real - x_fake||^2, in which the fake is that of theta; and
+    E<d, x_fake - x> = 0."""
     x_hat, eps, eps_renoise, times, z, real, fake, theta = affine(t)
     norm = (x_hat - real.denoised(z, times)).abs()  # one dimension: undo the normalisation
     g = sid.sid_gradient(x_hat, eps_renoise, times, None, real.v, fake.v, 0.5) * norm
@@ -152,15 +152,18 @@ def test_sid_gradient_at_one_half_is_half_that_of_the_fisher_divergence(t):
     torch.testing.assert_close(
         by_theta(g, eps), 0.5 * torch.autograd.grad(fisher, theta)[0], atol=1e-7, rtol=1e-6
     )
-    value = lambda alpha: (
-        sid.sid_loss(x_hat, z, times, None, real.v, fake.v, alpha) * norm.flatten()
-    ).mean()  # noqa: E731
+
+    def value(alpha):
+        losses = sid.sid_loss(x_hat, z, times, None, real.v, fake.v, alpha)
+        return (losses * norm.flatten()).mean()
+
     assert value(0.0).item() == pytest.approx(fisher.item(), rel=1e-6) and value(1.0).abs() < 1e-7
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.2])
 def test_sid_gradient_is_that_of_its_loss_in_each_sample(alpha):
-    """Against central differences, also through z_t; zero where the two networks agree, and samples do not mix."""
+    """Against central differences, also through z_t; zero where the two networks agree, and samples
+    do not mix."""
     real, fake = a_pair()
     x_hat, eps, t, z = renoised(fake)
     g = sid.sid_gradient(x_hat, eps, t, None, real.v, fake.v, alpha)
@@ -191,7 +194,8 @@ def test_sid_gradient_is_that_of_its_loss_in_each_sample(alpha):
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("divergence", ["rkl", "js", "fkl"])
 def test_f_distill_is_the_gradient_of_its_divergence(divergence, t):
-    """E[h(r) (x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dD_f(p_real,t || p_fake,t)/dtheta, by Gauss-Hermite quadrature."""
+    """E[h(r) (x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dD_f(p_real,t || p_fake,t)/dtheta, by
+    Gauss-Hermite quadrature."""
     nodes, weights = (torch.from_numpy(values) for values in np.polynomial.hermite_e.hermegauss(80))
     weights = weights / weights.sum()
     eps, eps_renoise = (
@@ -247,7 +251,8 @@ def test_vsd_gradient_is_the_difference_of_noise_predictions(t):
 
 
 def test_adm_step_is_on_the_trajectory_to_second_order():
-    """An Euler step of the exact velocity is off by delta^2 / 2 of the second derivative: a quarter at half the step."""
+    """An Euler step of the exact velocity is off by delta^2 / 2 of the second derivative: a quarter
+    at half the step."""
     data, t = a_gaussian(), 0.6
     z, times = normal(8, 1, 2, 3), torch.full((8,), 0.6, dtype=torch.float64)
     errors = []
@@ -294,7 +299,7 @@ class GaussianVelocity(nn.Module):
         return [torch.stack([z.flatten(1), z.flatten(1).square()], dim=2)]
 
 
-class QuadraticHead(nn.Module):
+class QuadraticHead(Head):
     """One logit: affine in the mean of z and of z^2."""
 
     def __init__(self):
@@ -303,15 +308,17 @@ class QuadraticHead(nn.Module):
 
     def forward(self, tokens):
         logits = self.out(tokens[0].mean(1))
-        return Verdict(logits, uniform(logits), uniform(tokens[0][..., 0]))
+        return HeadOutput(logits, uniform(logits), uniform(tokens[0][..., 0]))
 
 
 def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[float, float]:
-    """(|a|, b), averaged over the last steps, after training on 2x2 images of N(MEAN, SD^2) with the method's own updates.
+    """(|a|, b), averaged over the last steps, after training on 2x2 images of N(MEAN, SD^2) with
+    the method's own updates.
 
-    Before each step the fake becomes the exact velocity of N(b, a^2); its own learning rate is next to nothing.
+    Before each step the fake becomes the exact velocity of N(b, a^2); its own learning rate is next
+    to nothing.
     """
-    k, steps = METHODS[name].Configuration(), 250
+    k, steps = OBJECTIVES[name](), 250
     known = {
         "fake_learning_rate": 1e-9,
         "fake_steps_per_generator_step": 2,
@@ -321,7 +328,7 @@ def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[fl
     k = k.model_copy(update={"gan": k.gan.model_copy(update=head)} | settings)
     torch.manual_seed(0)
     teacher, student = GaussianVelocity().requires_grad_(False), AffineStudent()
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=learning_rate,
         teacher=teacher,
@@ -330,7 +337,7 @@ def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[fl
         head=lambda *_: QuadraticHead(),
     )
     images = MEAN + SD * torch.randn(4000, 1, 2, 2, generator=rng())
-    updates = METHODS[name].updates(k, setting)
+    updates = k.updates(problem)
     trainer = Trainer(
         updates,
         training_of(steps=steps, batch=256, ema=0.98),
@@ -349,7 +356,8 @@ def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[fl
 
 
 def test_a_trained_heads_logit_is_the_log_density_ratio_of_real_to_fake():
-    """What f_distill takes for log r: real samples of N(1, 0.5^2), fake ones of N(0, 1), whose ratio is quadratic."""
+    """What f_distill takes for log r: real samples of N(1, 0.5^2), fake ones of N(0, 1), whose
+    ratio is quadratic."""
     head, real, fake = (
         QuadraticHead(),
         torch.distributions.Normal(1.0, 0.5),
@@ -377,9 +385,10 @@ def test_a_trained_heads_logit_is_the_log_density_ratio_of_real_to_fake():
 
 def training_of(**settings) -> Training:
     """The trainer does not read the objective."""
-    return Training(objective=flow_matching.Configuration(), learning_rate=1e-4, **settings)
+    return Training(objective=FlowMatching(), learning_rate=1e-4, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -397,10 +406,11 @@ def training_of(**settings) -> Training:
 def test_matching_ends_at_the_real_mean_and_sd(name, settings):
     """Within 2%, the most by the noise of a head; without one g vanishes there."""
     a, b = trained(name, 0.02, {"learning_rate": 0.02}, **settings)
-    tolerance = 1e-3 if METHODS[name].Configuration().discriminator == "none" else 0.02
+    tolerance = 1e-3 if OBJECTIVES[name]().discriminator == "none" else 0.02
     assert (a, b) == (pytest.approx(SD, rel=tolerance), pytest.approx(MEAN, rel=tolerance))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head"),
     [
@@ -410,7 +420,8 @@ def test_matching_ends_at_the_real_mean_and_sd(name, settings):
     ],
 )
 def test_a_gan_alone_ends_near_the_real_mean_and_sd(name, head):
-    """Within 10%, from 71% and 67% off: the generator circles around the equilibrium at a step of constant size."""
+    """Within 10%, from 71% and 67% off: the generator circles around the equilibrium at a step of
+    constant size."""
     a, b = trained(name, 0.005, head)
     assert (a, b) == (pytest.approx(SD, rel=0.1), pytest.approx(MEAN, rel=0.1))
 
@@ -421,15 +432,15 @@ BLOCKS = {"blocks": (2, 3), "parameters": 4000}
 
 
 def configured(name: str, **settings):
-    """A method's defaults with small heads and 2 critic steps a generator step; `gan` overrides single fields."""
-    module = METHODS[name]
-    k = module.Configuration()
+    """A method's defaults with small heads and 2 critic steps a generator step; `gan` overrides
+    single fields."""
+    k = OBJECTIVES[name]()
     steps = "head_steps_per_generator_step" if name == "ladd" else "fake_steps_per_generator_step"
     settings["gan"] = type(k.gan)(**k.gan.model_dump() | BLOCKS | settings.pop("gan", {}))
-    return module.Configuration(**{steps: 2} | settings)
+    return OBJECTIVES[name](**{steps: 2} | settings)
 
 
-def stage_two(configuration, guidance: float = 1.5, ledger: Ledger | None = None):
+def stage_two(objective, guidance: float = 1.5, ledger: Ledger | None = None):
     """Networks by name, and the updates; the same at every call."""
     watch = ledger.watch if ledger else lambda name, network: network
     networks = {
@@ -438,7 +449,7 @@ def stage_two(configuration, guidance: float = 1.5, ledger: Ledger | None = None
     }
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
     torch.manual_seed(5)
-    setting = Setting(
+    problem = Problem(
         student=networks["student"],
         learning_rate=1e-3,
         teacher=networks["teacher"],
@@ -449,8 +460,21 @@ def stage_two(configuration, guidance: float = 1.5, ledger: Ledger | None = None
         ),
         pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels),
     )
-    updates = METHODS[configuration.name].updates(configuration, setting)
+    updates = objective.updates(problem)
     return networks | updates[0].modules, updates, images, labels
+
+
+def networks_of(objective, modules, guidance: float = 1.5) -> Networks:
+    """The networks of `stage_two`, as a method's own functions take them."""
+    teacher, fake = modules["teacher"], modules.get("fake")
+    return Networks(
+        student=modules["student"],
+        teacher=teacher,
+        real=guided(teacher, guidance),
+        fake_network=fake,
+        head=modules.get("head"),
+        features=teacher if objective.gan.feature_network == "teacher" else fake,
+    )
 
 
 VARIANTS = [(name, {}) for name in METHODS] + [
@@ -479,29 +503,22 @@ named = pytest.mark.parametrize(
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @named
 def test_cost_is_what_runs(name, settings, guidance):
-    """One step of the trainer: every term that is stated, and no pass that is not; the student moves, the teacher does not."""
-    configuration, ledger, batch = configured(name, **settings), Ledger(), 8
-    networks, updates, images, labels = stage_two(configuration, guidance, ledger)
+    """One step of the trainer: every pass that is stated, and no pass that is not; the student
+    moves, the teacher does not."""
+    objective, ledger, batch = configured(name, **settings), Ledger(), 8
+    networks, updates, images, labels = stage_two(objective, guidance, ledger)
     student = networks["student"]
     trainer = Trainer(
         updates, training_of(steps=2, batch=batch, ema=0.9), student, (0, "test"), images, labels
     )
     before = {key: value.clone() for key, value in student.state_dict().items()}
     trainer.train_step()
+    trainer.read_scalars()
     assert any(not torch.equal(before[key], value) for key, value in student.state_dict().items())
     assert all(parameter.grad is None for parameter in networks["teacher"].parameters())
-    expected = Counter()
-    for term, value in METHODS[name].forward_equivalents(configuration, 4, guidance != 1.0).items():
-        who, what = term.removeprefix("regulariser ").split()
-        kind = "features" if who == "feature" else "full"
-        who = {
-            "generator": "student",
-            "target": "student",
-            "feature": configuration.gan.feature_network,
-        }.get(who, who)
-        expected[who, kind, what] += value
-    assert ledger.terms(4, batch) == pytest.approx(
-        {key: value for key, value in expected.items() if value}
+    stated = objective.passes(4, guidance != 1.0)
+    assert ledger.passes(4, batch) == pytest.approx(
+        flattened(stated, objective.gan.feature_network)
     )
     assert all(math.isfinite(value[0]) for value in trainer.history.values())
     assert ("generator/regulariser_loss" in trainer.history) == ("regulariser" in settings)
@@ -510,12 +527,12 @@ def test_cost_is_what_runs(name, settings, guidance):
 @named
 def test_updates_train_the_modules_that_they_name(name, settings):
     """And no other; the critic's are the fake and the head, where there are these."""
-    configuration = configured(name, **settings)
-    modules, (critic, generator), images, labels = stage_two(configuration)
+    objective = configured(name, **settings)
+    modules, (critic, generator), images, labels = stage_two(objective)
     expected = {"fake"} if name != "ladd" else set()
-    expected |= {"head"} if configuration.discriminator != "none" else set()
+    expected |= {"head"} if objective.discriminator != "none" else set()
     for update, names in ((critic, expected), (generator, {"student"})):
-        loss, _ = update.loss(*update.draw(Draws((0,), images, labels, 8)))
+        loss, _ = update.loss(update.draw(Draws((0,), images, labels, 8)))
         loss.backward()
         touched = {
             name
@@ -527,20 +544,28 @@ def test_updates_train_the_modules_that_they_name(name, settings):
             module.zero_grad(set_to_none=True)
 
 
+def assert_drawn(drawn: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """The same names in the same order, with the same bits."""
+    assert list(drawn) == list(expected)
+    assert all(torch.equal(drawn[name], expected[name]) for name in expected)
+
+
 def test_default_dmd_is_as_it_was():
     """Its dump to the byte; its draws and losses, without a head, to the bit."""
-    assert json.dumps(dmd.Configuration().model_dump(mode="json")) == (
-        '{"name": "dmd", "discriminator": "none", "gan": {"loss": "non_saturating", "feature_network": "teacher", "blocks": '
-        '[2, 3], "parameters": 20000, "learning_rate": 0.001, "relative_weight": 0.5, "t_min": 0.02, "t_max": 0.7, '
-        '"r1_weight": 0.0, "r1_sigma": 0.1}, "fake_steps_per_generator_step": 3, "fake_learning_rate": 0.0004, "t_min": '
-        '0.02, "t_max": 0.98}'
+    assert json.dumps(DMD().model_dump(mode="json")) == (
+        '{"name": "dmd", "discriminator": "none", "gan": {"loss": "non_saturating", '
+        '"feature_network": "teacher", "blocks": [2, 3], "parameters": 20000, '
+        '"learning_rate": 0.001, "relative_weight": 0.5, "t_min": 0.02, "t_max": 0.7, '
+        '"r1_weight": 0.0, "r1_sigma": 0.1}, "fake_steps_per_generator_step": 3, '
+        '"fake_learning_rate": 0.0004, "t_min": 0.02, "t_max": 0.98}'
     )
-    modules, (critic, generator), images, labels = stage_two(dmd.Configuration())
+    modules, (critic, generator), images, labels = stage_two(DMD())
     student, fake = modules["student"], modules["fake"]
     for update in (critic, generator):
         d, drawn = Draws((0,), images, labels, 8), update.draw(Draws((0,), images, labels, 8))
-        expected = c, eps, eps_t, t = d.label(), d.noise(), d.noise(), d.uniform(0.02, 0.98)
-        assert all(map(torch.equal, drawn, expected)) and len(drawn) == 4
+        c, eps, eps_t, t = d.label(), d.noise(), d.noise(), d.uniform(0.02, 0.98)
+        term = "fake" if update is critic else "match"
+        assert_drawn(drawn, {"c": c, "eps": eps, f"eps_{term}": eps_t, f"t_{term}": t})
         x_hat = generate(student, eps, c)
         z = interpolate(x_hat.detach(), eps_t, t)
         if update is critic:
@@ -552,51 +577,47 @@ def test_default_dmd_is_as_it_was():
             )
             g = (x_fake - x_real) / expand((x_hat - x_real).abs().flatten(1).mean(1))
             loss = 0.5 * F.mse_loss(x_hat, x_hat - g)
-        assert torch.equal(update.loss(*drawn)[0], loss)
+        assert torch.equal(update.loss(drawn)[0], loss)
 
 
 def test_draws_with_a_head_keep_their_order():
     """Resumed runs and arms of one seed share them."""
     _, (critic, generator), images, labels = stage_two(configured("dmd", discriminator="patch"))
     d = Draws((0,), images, labels, 8)
-    expected = [
-        d.label(),
-        d.noise(),
-        d.noise(),
-        d.uniform(0.02, 0.98),
-        *d.data(),
-        d.noise(),
-        d.noise(),
-        d.uniform(0.02, 0.7),
-    ]
-    assert all(map(torch.equal, critic.draw(Draws((0,), images, labels, 8)), expected))
+    expected = {
+        "c": d.label(),
+        "eps": d.noise(),
+        "eps_fake": d.noise(),
+        "t_fake": d.uniform(0.02, 0.98),
+        **dict(zip(("x", "c_real"), d.data(), strict=True)),
+        "eps_gan": d.noise(),
+        "eps_r1": d.noise(),
+        "t_gan": d.uniform(0.02, 0.7),
+    }
+    assert_drawn(critic.draw(Draws((0,), images, labels, 8)), expected)
     d = Draws((0,), images, labels, 8)
-    expected = [
-        d.label(),
-        d.noise(),
-        d.noise(),
-        d.uniform(0.02, 0.98),
-        d.noise(),
-        d.uniform(0.02, 0.7),
-    ]
-    assert all(map(torch.equal, generator.draw(Draws((0,), images, labels, 8)), expected))
+    expected = {
+        "c": d.label(),
+        "eps": d.noise(),
+        "eps_match": d.noise(),
+        "t_match": d.uniform(0.02, 0.98),
+        "eps_gan": d.noise(),
+        "t_gan": d.uniform(0.02, 0.7),
+    }
+    assert_drawn(generator.draw(Draws((0,), images, labels, 8)), expected)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_new_fields_are_dumped_only_where_they_differ(name):
-    module = METHODS[name]
+    method = OBJECTIVES[name]
     new = {"generator_steps", "regulariser", "regulariser_weight"}
-    assert not new & set(module.Configuration().model_dump(mode="json"))
+    assert not new & set(method().model_dump(mode="json"))
     steps = {} if name == "decoupled_dmd" else {"generator_steps": 2}  # that has one step alone
-    k = module.Configuration(**steps, regulariser=REGULARISERS["meanflow"], regulariser_weight=0.25)
+    k = method(**steps, regulariser=REGULARISERS["meanflow"], regulariser_weight=0.25)
     assert new - {"generator_steps"} | steps.keys() < set(k.model_dump(mode="json"))
-    assert module.Configuration.model_validate_json(json.dumps(k.model_dump(mode="json"))) == k
+    assert method.model_validate_json(json.dumps(k.model_dump(mode="json"))) == k
     k = k.model_copy(update={"generator_steps": 2})
-    assert (module.sampler(k), module.sampler(module.Configuration()), module.SAMPLER) == (
-        "consistency",
-        "flow_map",
-        "flow_map",
-    )
+    assert (k.sampler(), method().sampler()) == ("consistency", "flow_map")
 
 
 # regulariser and backward simulation
@@ -604,13 +625,14 @@ def test_new_fields_are_dumped_only_where_they_differ(name):
 
 @pytest.mark.parametrize("regulariser", REGULARISERS)
 def test_a_regulariser_adds_its_own_loss(regulariser):
-    """weight times the loss of its update on the draws that come last; the rest is the loss without it."""
+    """weight times the loss of its update on the draws that come last; the rest is the loss without
+    it."""
     settings = {"regulariser": REGULARISERS[regulariser], "regulariser_weight": 0.3}
     results = {}
     for name, more in (("with", settings), ("without", {})):
         modules, (_, generator), images, labels = stage_two(configured("dmd", **more))
         drawn = generator.draw(Draws((0,), images, labels, 8))
-        loss, scalars = generator.loss(*drawn)
+        loss, scalars = generator.loss(drawn)
         loss.backward()
         results[name] = (
             drawn,
@@ -619,20 +641,21 @@ def test_a_regulariser_adds_its_own_loss(regulariser):
             [p.grad for p in modules["student"].parameters()],
         )
     drawn, loss, scalars, gradients = results["with"]
-    setting = Setting(
+    problem = Problem(
         student=modules["student"],
         learning_rate=1e-3,
         teacher_velocity=guided(modules["teacher"], 1.5),
         pairs=(torch.zeros(1),),
     )
-    module = matching.REGULARISERS[regulariser]
-    own, _ = module.updates(REGULARISERS[regulariser], setting)[0].loss(
-        *drawn[len(results["without"][0]) :]
-    )
+    without = list(results["without"][0])
+    assert list(drawn)[: len(without)] == without
+    last = list(drawn)[len(without) :]
+    (update,) = REGULARISERS[regulariser].updates(problem)
+    own, _ = update.loss({key.removeprefix("regulariser/"): drawn[key] for key in last})
     assert scalars["regulariser_loss"].item() == pytest.approx(own.item(), rel=1e-5)
     assert loss.item() == pytest.approx(results["without"][1].item() + 0.3 * own.item(), rel=1e-5)
     of_own = torch.autograd.grad(own, list(modules["student"].parameters()), allow_unused=True)
-    for found, alone, extra in zip(gradients, results["without"][3], of_own):
+    for found, alone, extra in zip(gradients, results["without"][3], of_own, strict=True):
         if alone is not None:
             torch.testing.assert_close(
                 found, alone + (0 if extra is None else 0.3 * extra), atol=1e-6, rtol=1e-4
@@ -640,7 +663,8 @@ def test_a_regulariser_adds_its_own_loss(regulariser):
 
 
 def test_backward_simulation_is_consistency_sampling():
-    """Row by row: the jump from step k's input, and the rest of the steps with the same noises, end where sampling does."""
+    """Row by row: the jump from step k's input, and the rest of the steps with the same noises, end
+    where sampling does."""
     u, steps, n = small_transformer(True, 1), 4, 12
     noises, c = torch.randn(steps, n, 1, 8, 8, generator=rng()), torch.arange(n) % 3
     step = torch.arange(n) % steps
@@ -664,14 +688,16 @@ def test_backward_simulation_is_consistency_sampling():
 
 
 def test_backward_simulation_draws_every_step_alike():
-    """The step of a row is uniform on 0 .. S - 1, and critic and generator train at the same kind of sample."""
+    """The step of a row is uniform on 0 .. S - 1, and critic and generator train at the same kind
+    of sample."""
     k = configured("dmd", generator_steps=4)
     _, updates, images, labels = stage_two(k)
     for update in updates:
         drawn = update.draw(Draws((0,), images, labels, 4000))
-        shares = torch.bincount(drawn[2].long(), minlength=4) / 4000
+        shares = torch.bincount(drawn["step"].long(), minlength=4) / 4000
         assert shares.shape == (4,) and (shares - 0.25).abs().max() < 0.03
-        assert all(x.shape == (4000, 1, 8, 8) for x in drawn[3:6])
+        noises = [drawn[f"eps_{number}"] for number in (1, 2, 3)]
+        assert all(noise.shape == (4000, 1, 8, 8) for noise in noises)
 
 
 # single methods
@@ -684,7 +710,7 @@ def test_f_distill_with_reverse_kl_is_dmd_and_weights_have_mean_one():
         ("f_distill", {"divergence": "rkl", "discriminator": "none"}),
     ):
         _, (_, generator), images, labels = stage_two(configured(name, **settings))
-        losses[name] = generator.loss(*generator.draw(Draws((0,), images, labels, 8)))[0]
+        losses[name] = generator.loss(generator.draw(Draws((0,), images, labels, 8)))[0]
     assert torch.equal(losses["dmd"], losses["f_distill"])
     for divergence in ("js", "fkl"):
         modules, (_, generator), images, labels = stage_two(
@@ -693,24 +719,24 @@ def test_f_distill_with_reverse_kl_is_dmd_and_weights_have_mean_one():
         with torch.no_grad():
             for parameter in modules["head"].parameters():
                 parameter.mul_(3)
-        _, scalars = generator.loss(*generator.draw(Draws((0,), images, labels, 64)))
+        _, scalars = generator.loss(generator.draw(Draws((0,), images, labels, 64)))
         assert scalars["ratio_weight_square"] > 1.001  # of mean 1, so this is 1 + its variance
 
 
 def test_f_distill_clamps_the_ratio_and_takes_the_logit_at_z():
     k = configured("f_distill", divergence="fkl", log_ratio_limit=0.2)
-    modules, updates, images, labels = stage_two(k)
-    method = updates[1].loss.__self__
+    modules, *_ = stage_two(k)
+    networks = networks_of(k, modules)
     x_hat, eps = torch.randn(6, 1, 8, 8, generator=rng()), torch.randn(6, 1, 8, 8, generator=rng(1))
     t, c = torch.linspace(0.1, 0.9, 6), torch.arange(6) % 3
     with torch.no_grad():
         for parameter in modules["head"].parameters():
             parameter.mul_(3)
-        g, _ = method.direction(x_hat, c, eps, t)
+        g, _ = k.direction(networks, x_hat, {"c": c, "eps_match": eps, "t_match": t})
         z = interpolate(x_hat, eps, t)
         logits = modules["head"](modules["fake"].features(z, t, c, (2, 3))).logits.mean(1)
         h = logits.clamp(-0.2, 0.2).exp()
-        plain = dmd.dmd_gradient(x_hat, z, t, c, method.real, method.fake)
+        plain = dmd.dmd_gradient(x_hat, z, t, c, networks.real, networks.fake)
     assert (logits.abs() > 0.2).any() and (logits.abs() < 0.2).any()
     torch.testing.assert_close(g, expand(h / h.mean()) * plain)
 
@@ -722,104 +748,109 @@ def test_gan_alone_has_the_size_of_its_relative_weight(name, monkeypatch):
     monkeypatch.setattr(
         matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1]
     )
-    _, (_, generator), images, labels = stage_two(configured(name, gan={"relative_weight": 0.7}))
+    objective = configured(name, gan={"relative_weight": 0.7})
+    modules, (_, generator), images, labels = stage_two(objective)
     drawn = generator.draw(Draws((0,), images, labels, 8))
-    generator.loss(*drawn)
-    (x_hat, g), method, (c, _, eps, t) = given[0], generator.loss.__self__, drawn
+    generator.loss(drawn)
+    ((x_hat, g),) = given
+    networks = networks_of(objective, modules)
+
+    def logit(x: Tensor) -> Tensor:
+        point = objective.perturb(networks, x, drawn)
+        return networks.judge(point, objective.gan.blocks).logits.mean()
+
     assert g.square().mean().sqrt().item() == pytest.approx(0.7, rel=1e-5)
     with torch.no_grad():
-        logit = lambda x: method.judge(*method.noised(x, eps, t, c)).logits.mean()  # noqa: E731
         assert logit(x_hat - 0.01 * g) > logit(x_hat) > logit(x_hat + 0.01 * g)
 
 
 def test_adm_tells_nothing_apart_where_fake_and_real_agree():
     """One z_t, two Euler steps; with the teacher as the fake and no guidance they coincide."""
-    configuration = configured("adm")
-    modules, updates, images, labels = stage_two(configuration, guidance=1.0)
-    method, n = updates[0].loss.__self__, 6
+    objective, n = configured("adm"), 6
+    modules, *_ = stage_two(objective, guidance=1.0)
+    networks = networks_of(objective, modules, guidance=1.0)
     x_hat, eps = (torch.randn(n, 1, 8, 8, generator=rng(seed)) for seed in (0, 1))
     t, c = torch.linspace(0.1, 0.9, n), torch.arange(n) % 3
-    real, fake, perturbed = method.contrast(
-        None, None, None, torch.ones(n, 1, 8, 8), t, x_hat, c, eps
-    )
+    b = {"c": c, "t_gan": t, "eps_fake": eps, "eps_r1": torch.ones(n, 1, 8, 8)}
+    real, fake, perturbed = objective.discriminator_inputs(networks, x_hat, b)
     assert not torch.allclose(real[0], fake[0])
     torch.testing.assert_close(
-        perturbed[0] - real[0], torch.full_like(real[0], configuration.gan.r1_sigma)
+        perturbed[0] - real[0], torch.full_like(real[0], objective.gan.r1_sigma)
     )
     for z, s, labels_ in (real, fake):
         assert torch.equal(s, t - 1 / 64) and labels_ is c and not z.requires_grad
     modules["fake"].load_state_dict(modules["teacher"].state_dict())
-    real, fake, _ = method.contrast(None, None, None, torch.zeros(n, 1, 8, 8), t, x_hat, c, eps)
+    real, fake, _ = objective.discriminator_inputs(networks, x_hat, b)
     torch.testing.assert_close(real[0], fake[0])
 
 
 @pytest.mark.parametrize(
-    ("module", "settings", "sentence"),
+    ("method", "settings", "sentence"),
     [
-        (dmd, {"t_min": 0.5, "t_max": 0.4}, "t_min = 0.5: must be below t_max = 0.4"),
-        (dmd, {"regulariser_weight": 0.25}, "regulariser_weight = 0.25: there is no regulariser"),
+        (DMD, {"t_min": 0.5, "t_max": 0.4}, "t_min = 0.5: must be below t_max = 0.4"),
+        (DMD, {"regulariser_weight": 0.25}, "regulariser_weight = 0.25: there is no regulariser"),
         (
-            decoupled_dmd,
+            DecoupledDMD,
             {"ca_t_min": 0.5, "ca_t_max": 0.5},
             "ca_t_min = 0.5: must be below ca_t_max = 0.5",
         ),
         (
-            f_distill,
+            FDistill,
             {"discriminator": "none"},
             "discriminator = none: divergence js needs a head, whose logit is the log density",
         ),
         (
-            f_distill,
+            FDistill,
             {"gan": {"loss": "hinge"}},
             "gan.loss = hinge: only the logit of a non_saturating head",
         ),
-        (f_distill, {"gan": {"t_max": 0.7}}, "gan.t_max = 0.7: must be t_max = 0.98"),
-        (f_distill, {"t_min": 0.1}, "gan.t_min = 0.02: must be t_min = 0.1"),
+        (FDistill, {"gan": {"t_max": 0.7}}, "gan.t_max = 0.7: must be t_max = 0.98"),
+        (FDistill, {"t_min": 0.1}, "gan.t_min = 0.02: must be t_min = 0.1"),
         (
-            adversarial,
+            Adversarial,
             {"discriminator": "none"},
             "discriminator = none: objective adversarial has no other loss",
         ),
         (
-            adversarial,
+            Adversarial,
             {"gan": {"feature_network": "teacher"}},
             "gan.feature_network = teacher: then nothing would read the fake",
         ),
-        (ladd, {"discriminator": "none"}, "discriminator = none: objective ladd has no other loss"),
+        (LADD, {"discriminator": "none"}, "discriminator = none: objective ladd has no other loss"),
         (
-            decoupled_dmd,
+            DecoupledDMD,
             {"generator_steps": 4},
             "generator_steps = 4: the guidance term's times would have to follow",
         ),
         (
-            ladd,
+            LADD,
             {"gan": {"feature_network": "fake"}},
             "gan.feature_network = fake: objective ladd has no fake network",
         ),
-        (adm, {"discriminator": "none"}, "discriminator = none: objective adm has no other loss"),
+        (ADM, {"discriminator": "none"}, "discriminator = none: objective adm has no other loss"),
         (
-            adm,
+            ADM,
             {"gan": {"feature_network": "fake"}},
             "gan.feature_network = fake: the head of objective adm reads the frozen",
         ),
-        (adm, {"delta": 0.05}, "delta = 0.05: must not exceed gan.t_min = 0.02"),
+        (ADM, {"delta": 0.05}, "delta = 0.05: must not exceed gan.t_min = 0.02"),
     ],
 )
-def test_combinations_that_make_no_sense_are_refused(module, settings, sentence):
+def test_combinations_that_make_no_sense_are_refused(method, settings, sentence):
     if "gan" in settings:
-        default = module.Configuration().gan
+        default = method().gan
         settings = settings | {"gan": type(default)(**default.model_dump() | settings["gan"])}
     with pytest.raises(ValidationError) as error:
-        module.Configuration(**settings)
+        method(**settings)
     assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("module", "unknown"), [(ladd, "fake_learning_rate"), (ladd, "t_min"), (dmd, "alpha")]
+    ("method", "unknown"), [(LADD, "fake_learning_rate"), (LADD, "t_min"), (DMD, "alpha")]
 )
-def test_a_method_has_no_fields_that_mean_nothing(module, unknown):
+def test_a_method_has_no_fields_that_mean_nothing(method, unknown):
     with pytest.raises(ValidationError, match="Extra inputs"):
-        module.Configuration(**{unknown: 0.1})
+        method(**{unknown: 0.1})
 
 
 @pytest.mark.parametrize(
@@ -833,8 +864,9 @@ def test_a_method_has_no_fields_that_mean_nothing(module, unknown):
     ],
 )
 def test_a_part_of_gan_leaves_the_methods_other_defaults(name, kept):
-    """As a suite's file gives it: some keys of the mapping, the rest the method's and not those of dmd."""
+    """As a suite's file gives it: some keys of the mapping, the rest the method's and not those of
+    dmd."""
     text = f'{{"name": "{name}", "gan": {{"learning_rate": 0.002}}}}'
-    found = METHODS[name].Configuration.model_validate_json(text).gan.model_dump()
-    assert found == METHODS[name].Configuration().gan.model_dump() | {"learning_rate": 0.002}
+    found = OBJECTIVES[name].model_validate_json(text).gan.model_dump()
+    assert found == OBJECTIVES[name]().gan.model_dump() | {"learning_rate": 0.002}
     assert found | kept == found

@@ -49,14 +49,18 @@ def transformer(mean_velocity: bool, seed: int = 0, **config) -> Transformer:
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
 def test_oracle_velocity_is_the_conditional_mean(t):
-    """v(z, t) against numerical integration of (eps - x) over the posterior of x, in one dimension."""
+    """v(z, t) against numerical integration of (eps - x) over the posterior of x, in one
+    dimension.
+    """
     mixture = a_mixture()
     one = type(mixture)(mixture.means[:, :, :1, :1], mixture.sds, mixture.shares)
     x = np.linspace(-8, 8, 20001)
     for z in (-1.3, 0.2, 0.9):
         prior = sum(
             p * np.exp(-0.5 * ((x - m) / s) ** 2) / s
-            for p, m, s in zip(one.shares.tolist(), one.means.flatten().tolist(), one.sds.tolist())
+            for p, m, s in zip(
+                one.shares.tolist(), one.means.flatten().tolist(), one.sds.tolist(), strict=True
+            )
         )
         posterior = prior * np.exp(-0.5 * ((z - (1 - t) * x) / t) ** 2)
         expected = ((z - (1 - t) * x) / t - x) @ posterior / posterior.sum()
@@ -142,7 +146,9 @@ def test_euler_evaluates_at_the_start_of_each_step():
 
 
 def test_consistency_sampling_starts_with_the_one_step_sample_and_renoises():
-    """x_1 = G(eps_0); then x = f((1 - t) x + t eps_n, t) with f(z, t) = z - t u(z, 0, t), at t = 2/3 and 1/3."""
+    """x_1 = G(eps_0); then x = f((1 - t) x + t eps_n, t) with f(z, t) = z - t u(z, 0, t), at t =
+    2/3 and 1/3.
+    """
     oracle, noises = a_gaussian(), torch.stack([noise(5, seed=s) for s in range(3)]).float()
     x = generate(in_float32(oracle.u), noises[0], None)
     assert torch.equal(sample_consistency(in_float32(oracle.u), noises[:1], None), x)
@@ -154,7 +160,9 @@ def test_consistency_sampling_starts_with_the_one_step_sample_and_renoises():
 
 
 def test_samplers_keep_the_data_distribution():
-    """From the exact mean velocity both samplers give N(mu, s^2) itself, whatever the number of steps."""
+    """From the exact mean velocity both samplers give N(mu, s^2) itself, whatever the number of
+    steps.
+    """
     oracle, noises = a_gaussian(), torch.stack([noise(20000, seed=s) for s in range(3)]).float()
     u = in_float32(oracle.u)
     for x in (sample_flow_map(u, noises[0], None, 2), sample_consistency(u, noises, None)):
@@ -181,7 +189,9 @@ class Recorder(nn.Module):
 
 
 def test_guidance_extrapolates_inside_its_interval_only():
-    """v(null) + w (v(c) - v(null)) for t in [0.3, 0.6], ends included; v(c) elsewhere; 2B rows in one call."""
+    """v(null) + w (v(c) - v(null)) for t in [0.3, 0.6], ends included; v(c) elsewhere; 2B rows in
+    one call.
+    """
     network, z, c = Recorder(), noise(5), torch.tensor([0, 1, 2, 0, 1])
     t = torch.tensor([0.1, 0.3, 0.5, 0.6, 0.9], dtype=torch.float64)
     found = guided(network, 1.5, (0.3, 0.6))(z, t, c)
@@ -215,9 +225,7 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch():
     whole = sample_noise(axes, range(10), shape)
     assert torch.equal(
         whole,
-        torch.cat(
-            [sample_noise(axes, range(0, 3), shape), sample_noise(axes, range(3, 10), shape)]
-        ),
+        torch.cat([sample_noise(axes, range(3), shape), sample_noise(axes, range(3, 10), shape)]),
     )
     assert len({tuple(row.flatten().tolist()) for row in whole}) == 10
     assert not torch.equal(whole, sample_noise((1, "sample"), range(10), shape))
@@ -249,7 +257,7 @@ def test_draws_repeat_and_follow_the_data():
         return *d.data(), d.label(), d.noise(), d.uniform(0.2, 0.6)
 
     x, c, label, eps, t = draw()
-    assert all(torch.equal(a, b) for a, b in zip(draw(), (x, c, label, eps, t)))
+    assert all(torch.equal(a, b) for a, b in zip(draw(), (x, c, label, eps, t), strict=True))
     assert torch.equal(x[:, 0, 0, 0].long() % 7, c) and not torch.equal(label, c)
     assert eps.shape == x.shape and t.min() >= 0.2 and t.max() < 0.6 and abs(t.mean() - 0.4) < 0.01
     assert generator(1).initial_seed() == seed_of(1)

@@ -1,4 +1,6 @@
-"""The forward-mode pass against torch.func.jvp with math attention, and against finite differences."""
+"""The forward-mode pass against torch.func.jvp with math attention, and against finite
+differences.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def double_timestep_embedding(t: Tensor, size: int, **_) -> Tensor:
-    """[cos, sin] of t times frequencies 10000^(-k / (size / 2)), in float64, where diffusers' own casts to float32."""
+    """[cos, sin] of t times frequencies 10000^(-k / (size / 2)), in float64, where diffusers' own
+    casts to float32.
+    """
     frequencies = torch.exp(
         -math.log(10000) * torch.arange(size // 2, dtype=torch.float64) / (size // 2)
     )
@@ -35,8 +39,10 @@ def double_timestep_embedding(t: Tensor, size: int, **_) -> Tensor:
 
 @pytest.fixture
 def network(monkeypatch) -> Transformer:
-    """A float64 student with every weight random, the modulations too, so that nothing is gated away."""
-    monkeypatch.setattr(transformer, "get_timestep_embedding", double_timestep_embedding)
+    """A float64 student with every weight random, the modulations too, so that nothing is gated
+    away.
+    """
+    monkeypatch.setattr(transformer, "timestep_embedding", double_timestep_embedding)
     config = TransformerConfig(width=16, depth=2, heads=2, patch=4, time_scale=10.0)
     network = Transformer(config, image_size=8, channels=1, classes=3, mean_velocity=True).double()
     with torch.no_grad():
@@ -62,7 +68,7 @@ def gradients(value: Tensor, weight: Tensor, parameters) -> list[Tensor]:
 def test_transformer_against_functorch(network):
     """Value, tangent, and the parameters' gradient of the value."""
     z, r, t, c, tangents = problem()
-    function = lambda z, r, t: network(z, r, t, c)  # noqa: E731
+    function = lambda z, r, t: network(z, r, t, c)
     value, tangent = jvp(function, (z, r, t), tangents)
     with sdpa_kernel(SDPBackend.MATH):
         expected_value, expected_tangent = torch.func.jvp(function, (z, r, t), tangents)
@@ -84,7 +90,7 @@ def test_transformer_in_float32_with_its_own_time_embedding():
             parameter.copy_(0.25 * normal(*parameter.shape, seed=number))
     z, r, t, c, tangents = problem()
     primals, tangents = tuple(x.float() for x in (z, r, t)), tuple(x.float() for x in tangents)
-    function = lambda z, r, t: network(z, r, t, c)  # noqa: E731
+    function = lambda z, r, t: network(z, r, t, c)
     value, tangent = jvp(function, primals, tangents)
     with sdpa_kernel(SDPBackend.MATH):
         expected_value, expected_tangent = torch.func.jvp(function, primals, tangents)
@@ -107,7 +113,7 @@ def test_transformer_against_finite_differences(network, moved):
     h = 1e-5
     with torch.no_grad():
         plus, minus = (
-            network(*(x + sign * h * dx for x, dx in zip((z, r, t), tangents)), c)
+            network(*(x + sign * h * dx for x, dx in zip((z, r, t), tangents, strict=True)), c)
             for sign in (1, -1)
         )
     assert tangent.std() > 0.01
@@ -209,7 +215,9 @@ UNCOVERED = {
 
 @pytest.mark.parametrize("name", UNCOVERED)
 def test_arguments_without_a_rule_are_right_or_refused(name):
-    """Never a silently different function: the value equals the plain call's, or an error says that there is no rule."""
+    """Never a silently different function: the value equals the plain call's, or an error says that
+    there is no rule.
+    """
     function, shape = UNCOVERED[name]
     x = normal(*shape)
     try:

@@ -1,4 +1,5 @@
-"""Objectives and discriminator heads against exactly solvable data, hand-written formulas and a count of every pass."""
+"""Objectives and discriminator heads against exactly solvable data, hand-written formulas and a
+count of every pass."""
 
 from __future__ import annotations
 
@@ -13,12 +14,13 @@ import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hdbench.core.seeds import Draws
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.path import expand, guided, interpolate
-from hdbench.methods.base import Setting, adaptive_mean_square
+from hdbench.methods import DMD, Consistency, FlowMatching, MeanFlow
+from hdbench.methods.base import Objective, Problem, adaptive_mean_square
 from hdbench.methods.discriminators import HEADS, build_head, parameter_count
 from hdbench.methods.discriminators.awd import AwdLogit, AwdLoss, AwdPool
-from hdbench.methods.discriminators.base import Verdict
+from hdbench.methods.discriminators.base import HeadOutput
 from hdbench.methods.discriminators.patch import Patch
 from hdbench.methods.distribution import dmd, gan, matching
 from hdbench.methods.pretraining import flow_matching
@@ -27,6 +29,7 @@ from hdbench.networks.config import TransformerConfig
 from hdbench.networks.transformer import Transformer
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
+from tests.support.counting import flattened
 from tests.support.oracles import (
     Gaussian,
     Mixture,
@@ -48,6 +51,9 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=rng(seed), dtype=torch.float64)
 
 
+NO_LABELS = torch.zeros(1, dtype=torch.int64)
+
+
 def pair_of_times(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """r <= t, every fourth row with r = t, the last with r = 0 and t = 1."""
     a, b = uniform_times(n, rng(seed)), uniform_times(n, rng(seed + 1))
@@ -61,7 +67,8 @@ def pair_of_times(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_adaptive_mean_square_by_hand():
-    """Rows of mean square 2.5 and 9, p = 1/2, c = 1: (2.5 / sqrt(3.5) + 9 / sqrt(10)) / 2, the weight not differentiated."""
+    """Rows of mean square 2.5 and 9, p = 1/2, c = 1: (2.5 / sqrt(3.5) + 9 / sqrt(10)) / 2, the
+    weight not differentiated."""
     delta = torch.tensor([[[[1.0, 2.0]]], [[[3.0, -3.0]]]], dtype=torch.float64, requires_grad=True)
     value = adaptive_mean_square(delta, 0.5, 1.0)
     assert value.item() == pytest.approx((2.5 / 3.5**0.5 + 9 / 10**0.5) / 2)
@@ -96,7 +103,7 @@ def test_flow_matching_at_the_true_velocity_is_the_conditional_variance(t):
     data = Gaussian(torch.tensor([[[0.7]]]), 0.4)
     x, eps, times = flow_matching_nodes(data, t)
     change = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    v = lambda z, t, c: data.v(z, t) + change[0] + change[1] * z  # noqa: E731
+    v = lambda z, t, c: data.v(z, t) + change[0] + change[1] * z
     loss, scalars = flow_matching.flow_matching_loss(v, x, eps, times, None)
     assert loss.item() == pytest.approx(data.conditional_variance(times[0]).item(), rel=1e-12)
     assert scalars["loss"] is loss
@@ -109,12 +116,13 @@ def test_flow_matching_at_the_true_velocity_is_the_conditional_variance(t):
 
 
 def test_flow_matching_gradient_vanishes_for_a_mixture_in_expectation():
-    """A Monte Carlo mean of d loss / d (change of v) within four of its standard errors, at the true velocity only."""
+    """A Monte Carlo mean of d loss / d (change of v) within four of its standard errors, at the
+    true velocity only."""
     data, n = a_mixture(), 40000
     x, eps, t = data.sample(n, rng(1)), normal(n, 1, 2, 3, seed=2), uniform_times(n, rng(3))
     for offset, vanishes in ((0.0, True), (0.1, False)):
         change = torch.zeros(n, dtype=torch.float64, requires_grad=True)
-        v = lambda z, t, c: data.v(z, t) + (offset + expand(change)) * torch.tanh(z)  # noqa: E731, B023
+        v = lambda z, t, c: data.v(z, t) + (offset + expand(change)) * torch.tanh(z)
         loss, _ = flow_matching.flow_matching_loss(v, x, eps, t, None)
         (gradient,) = torch.autograd.grad(loss, change)
         ratio = gradient.mean() / (gradient.std() / n**0.5)
@@ -123,12 +131,12 @@ def test_flow_matching_gradient_vanishes_for_a_mixture_in_expectation():
 
 def test_label_dropout_replaces_its_share_by_the_null_label():
     network = small_transformer(False)
-    (update,) = flow_matching.updates(
-        flow_matching.Configuration(label_dropout=0.3), Setting(student=network, learning_rate=1e-3)
-    )
+    problem = Problem(student=network, learning_rate=1e-3)
+    (update,) = FlowMatching(label_dropout=0.3).updates(problem)
     labels = torch.arange(20) % 3
     draws = Draws((0,), torch.zeros(20, 1, 8, 8), labels, 4000)
-    _, _, t, c = update.draw(draws)
+    drawn = update.draw(draws)
+    t, c = drawn["t"], drawn["c"]
     assert abs((c == network.null_label).float().mean() - 0.3) < 0.03
     assert set(c.unique().tolist()) == {0, 1, 2, 3} and 0 <= t.min() and t.max() <= 1
 
@@ -136,9 +144,11 @@ def test_label_dropout_replaces_its_share_by_the_null_label():
 # MeanFlow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
-    """u = v - (t - r) du/dt; the identity fails for v itself, for a scaled u, and with the wrong v."""
+    """u = v - (t - r) du/dt; the identity fails for v itself, for a scaled u, and with the wrong
+    v."""
     oracle, (r, t) = DATA[data](), pair_of_times(16)
     z = interpolate(oracle.sample(16, rng(2)), normal(16, 1, 2, 3, seed=3), t)
     v = oracle.v(z, t)
@@ -154,7 +164,8 @@ def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
 
 
 def test_meanflow_residual_is_the_equation_with_an_independent_derivative():
-    """For an arbitrary u: u - v + (t - r) (v . grad_z u + d_t u), derivatives by central differences; r = t rows first."""
+    """For an arbitrary u: u - v + (t - r) (v . grad_z u + d_t u), derivatives by central
+    differences; rows with r = t alike with a JVP and without."""
 
     def u(z, r, t, c):
         return torch.sin(2 * z) * expand(t) ** 2 + z * expand(r * t) + expand(c) * z**2
@@ -168,10 +179,12 @@ def test_meanflow_residual_is_the_equation_with_an_independent_derivative():
     )
     du_dt = (u(z + h * v, r, t + h, c) - u(z - h * v, r, t - h, c)) / (2 * h)
     expected = u(z, r, t, c) - v + expand(t - r) * du_dt
-    found = meanflow.meanflow_residual(u, v, z, r, t, c)
-    torch.testing.assert_close(
-        found, torch.cat([expected[r == t], expected[r < t]]), atol=1e-8, rtol=1e-7
-    )
+    found = meanflow.meanflow_residual(u, v, z, r, t, c)  # all rows by the JVP
+    torch.testing.assert_close(found, expected, atol=1e-8, rtol=1e-7)
+    order = torch.argsort((r < t).int(), stable=True)
+    moving = Split(at=int((r == t).sum()), before=True, after=True)
+    split = meanflow.meanflow_residual(u, *(x[order] for x in (v, z, r, t, c)), moving)
+    torch.testing.assert_close(split, expected[order], atol=1e-8, rtol=1e-7)
 
 
 def test_meanflow_target_carries_no_gradient():
@@ -180,17 +193,17 @@ def test_meanflow_target_carries_no_gradient():
     z = normal(12, 1, 2, 3)
     v = oracle.v(z, t)
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    u = lambda z, r, t, c: theta[0] * oracle.u(z, r, t) + theta[1] * expand(t) * z**2  # noqa: E731
+    u = lambda z, r, t, c: theta[0] * oracle.u(z, r, t) + theta[1] * expand(t) * z**2
     residual = meanflow.meanflow_residual(u, v, z, r, t, torch.zeros(12))
     (found,) = torch.autograd.grad(residual.square().sum(), theta)
-    order = torch.cat([torch.arange(12)[r == t], torch.arange(12)[r < t]])
-    parts = (oracle.u(z, r, t)[order], (expand(t) * z**2)[order])
+    parts = (oracle.u(z, r, t), expand(t) * z**2)
     expected = torch.stack([2 * (residual.detach() * part).sum() for part in parts])
     torch.testing.assert_close(found, expected)
 
 
 def test_meanflow_target_holds_the_velocity_fixed_too():
-    """sg covers all of v - (t - r) du/dt, so a velocity with a graph (a student's own, say) gets no gradient."""
+    """sg covers all of v - (t - r) du/dt, so a velocity with a graph (a student's own, say) gets no
+    gradient."""
     (r, t), z, v = (
         pair_of_times(12),
         normal(12, 1, 2, 3),
@@ -206,7 +219,8 @@ def test_meanflow_target_holds_the_velocity_fixed_too():
 
 @pytest.mark.parametrize(("still", "moving"), [(3, 5), (8, 0), (0, 8)])
 def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
-    """Rows with r = t cost no tangent, and a batch of them no forward-mode pass; tangents are (v, 0, 1)."""
+    """Rows with r = t cost no tangent, and a batch of them no forward-mode pass; tangents are (v,
+    0, 1)."""
     calls, evaluated, real = [], [], meanflow.jvp
 
     def counting(function, primals, tangents):
@@ -221,7 +235,8 @@ def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
     n, t = still + moving, torch.full((still + moving,), 0.8)
     r = torch.cat([t[:still], torch.full((moving,), 0.3)])
     z, v = torch.randn(n, 1, 2, 2, generator=rng()), torch.randn(n, 1, 2, 2, generator=rng(1))
-    residual = meanflow.meanflow_residual(u, v, z, r, t, torch.zeros(n))
+    split = Split(at=still, before=bool(still), after=bool(moving))
+    residual = meanflow.meanflow_residual(u, v, z, r, t, torch.zeros(n), split)
     assert len(residual) == n and sorted(evaluated) == sorted(k for k in (still, moving) if k)
     if not moving:
         assert not calls
@@ -233,9 +248,11 @@ def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
     )
 
 
+@pytest.mark.slow
 def test_meanflow_training_reaches_the_true_mean_velocity():
-    """u = a(r, t) + b(r, t) z with a, b by a small network, 1,000 steps on N(0.8, 0.4^2): relative RMS error under 5% over
-    the drawn (r, t) and under 4% for one step from noise, where the velocity in its place is off by 40%."""
+    """u = a(r, t) + b(r, t) z with a, b by a small network, 1,000 steps on N(0.8, 0.4^2): relative
+    RMS error under 5% over the drawn (r, t) and under 4% for one step from noise, where the
+    velocity in its place is off by 40%."""
     data = Gaussian(torch.tensor([[[0.8]]]), 0.4)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
@@ -244,28 +261,24 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
         a, b = net(torch.stack([t, t - r], dim=1)).unbind(1)
         return expand(a) + expand(b) * z
 
-    configuration = meanflow.Configuration(adaptive_power=0.0)
+    objective = MeanFlow(adaptive_power=0.0)
     steps, batch, g = 1000, 256, rng()
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-2, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        r, t = meanflow.draw_times(
-            torch.rand(batch, generator=g), torch.rand(batch, generator=g), configuration
-        )
+    for step in range(steps):
+        r, t, moving = objective.draw_times(Draws((step,), data.mean[None], NO_LABELS, batch))
         x = data.sample(batch, g).float()
         z = interpolate(x, torch.randn(x.shape, generator=g), t)
-        delta = meanflow.meanflow_residual(u, data.v(z, t).float(), z, r, t, t)
+        delta = meanflow.meanflow_residual(u, data.v(z, t).float(), z, r, t, t, moving)
         optimizer.zero_grad()
         adaptive_mean_square(delta, 0.0, 1e-3).backward()
         optimizer.step()
         schedule.step()
     n = 4000
-    r, t = meanflow.draw_times(
-        torch.rand(n, generator=g), torch.rand(n, generator=g), configuration
-    )
+    r, t, _ = objective.draw_times(Draws((-1,), data.mean[None], NO_LABELS, n))
     z = interpolate(data.sample(n, g).float(), torch.randn(n, 1, 1, 1, generator=g), t)
     eps, zero, one = torch.randn(n, 1, 1, 1, generator=g), torch.zeros(n), torch.ones(n)
-    off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()  # noqa: E731
+    off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()
     with torch.no_grad():
         everywhere, one_step = (
             off(u(z, r, t, t), data.u(z, r, t)),
@@ -280,9 +293,11 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
     [(0.25, 0.25, 64), (0.0, 0.5, 10), (1.0, 0.0, 8), (0.5, 0.0, 7), (0.3, 0.7, 10), (0.0, 0.0, 5)],
 )
 def test_draw_times_has_exact_shares(share_equal, share_one, n):
-    configuration = meanflow.Configuration(prob_r_equals_t=share_equal, prob_t_equals_1=share_one)
-    a, b = torch.rand(n, generator=rng(4)), torch.rand(n, generator=rng(5))
-    r, t = meanflow.draw_times(a.clone(), b.clone(), configuration)
+    objective = MeanFlow(prob_r_equals_t=share_equal, prob_t_equals_1=share_one)
+    draws = Draws((4,), torch.zeros(2, 1, 1, 1), NO_LABELS, n)
+    a, b = draws.uniform(), draws.uniform()
+    r, t, moving = objective.draw_times(Draws((4,), torch.zeros(2, 1, 1, 1), NO_LABELS, n))
+    assert moving.at == (r == t).sum() and (r[: moving.at] == t[: moving.at]).all()
     assert (r <= t).all() and (r >= 0).all() and (t <= 1).all()
     assert (r == t).sum() == round(share_equal * n) and (t == 1).sum() == round(share_one * n)
     free = (r < t) & (t < 1)
@@ -293,7 +308,7 @@ def test_draw_times_has_exact_shares(share_equal, share_one, n):
 
 def test_shares_over_one_are_refused():
     with pytest.raises(ValueError, match="more than 1"):
-        meanflow.Configuration(prob_r_equals_t=0.6, prob_t_equals_1=0.5)
+        MeanFlow(prob_r_equals_t=0.6, prob_t_equals_1=0.5)
 
 
 # consistency
@@ -301,7 +316,8 @@ def test_shares_over_one_are_refused():
 
 @pytest.mark.parametrize("data", DATA)
 def test_consistency_residual_vanishes_at_second_order(data):
-    """With exact u, only the teacher's Euler step errs, by O((t - s)^2): half the step, a quarter of the residual."""
+    """With exact u, only the teacher's Euler step errs, by O((t - s)^2): half the step, a quarter
+    of the residual."""
     oracle, n = DATA[data](), 32
     t = uniform_times(n, rng(1), 0.3, 0.95)
     z = interpolate(oracle.sample(n, rng(2)), normal(n, 1, 2, 3, seed=3), t)
@@ -343,11 +359,12 @@ def test_consistency_draws_the_teachers_grid():
     """t on {1/K, ..., 1}, s = t - 1/K, every interval equally often."""
     k = 5
     network = small_transformer(True)
-    setting = Setting(student=network, learning_rate=1e-3, teacher_velocity=lambda z, t, c: z)
-    (update,) = consistency.updates(consistency.Configuration(intervals=k), setting)
-    *_, s, t = update.draw(
+    problem = Problem(student=network, learning_rate=1e-3, teacher_velocity=lambda z, t, c: z)
+    (update,) = Consistency(intervals=k).updates(problem)
+    drawn = update.draw(
         Draws((0,), torch.zeros(6, 1, 8, 8), torch.zeros(6, dtype=torch.long), 5000)
     )
+    s, t = drawn["s"], drawn["t"]
     torch.testing.assert_close(t - s, torch.full_like(t, 1 / k))
     shares = torch.bincount((t * k).round().long(), minlength=k + 1) / len(t)
     assert shares[0] == 0 and (shares[1:] - 1 / k).abs().max() < 0.03
@@ -364,9 +381,11 @@ def renoised(fake, t: Tensor, n: int):
 
 @pytest.mark.parametrize("data", DATA)
 def test_dmd_gradient_is_the_score_difference(data):
-    """g = t^2 / (1 - t) (s_fake - s_real) / mean |x_hat - x_real|, scores by differentiating the two densities.
+    """g = t^2 / (1 - t) (s_fake - s_real) / mean |x_hat - x_real|, scores by differentiating the
+    two densities.
 
-    From x = z - t v and v = -(z + t s) / (1 - t): x_fake - x_real = t (v_real - v_fake) = t^2 / (1 - t) (s_fake - s_real).
+    From x = z - t v and v = -(z + t s) / (1 - t): x_fake - x_real = t (v_real - v_fake) = t^2 / (1
+    - t) (s_fake - s_real).
     """
     real, n = DATA[data](), 12
     fake = Mixture(real.means.flip(-1) + 0.2, 1.2 * real.sds, real.shares.flip(0))
@@ -394,7 +413,8 @@ def test_dmd_gradient_points_away_from_the_fake_towards_the_real():
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
-    """E[(x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dKL(p_fake,t || p_real,t)/dtheta for x = a eps + b, exactly."""
+    """E[(x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dKL(p_fake,t || p_real,t)/dtheta for x = a
+    eps + b, exactly."""
     a, b, mean, sd = 0.7, -0.3, 0.4, 0.5
     real, fake = Gaussian(torch.full((1, 1, 1), mean), sd), Gaussian(torch.full((1, 1, 1), b), a)
     eps, eps_renoise = (column.reshape(-1, 1, 1, 1) for column in sign_nodes().T)
@@ -403,7 +423,7 @@ def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
     norm = (x_hat - real.denoised(z, times)).abs()  # one dimension: undo the normalisation
     unnormalised = dmd.dmd_gradient(x_hat, z, times, None, real.v, fake.v) * norm
     theta = torch.tensor([a, b], dtype=torch.float64, requires_grad=True)
-    variance = lambda s: (1 - t) ** 2 * s**2 + t**2  # noqa: E731
+    variance = lambda s: (1 - t) ** 2 * s**2 + t**2
     kl = gaussian_kl(
         (1 - t) * theta[1],
         variance(theta[0]),
@@ -423,7 +443,8 @@ def test_surrogate_gradient_is_g_over_numel():
 
 
 def test_dmd_training_matches_the_real_mean_and_sd():
-    """x = a eps + b with the exact fake velocity of N(b, a^2) converges to N(0.6, 0.35^2), within 3%."""
+    """x = a eps + b with the exact fake velocity of N(b, a^2) converges to N(0.6, 0.35^2), within
+    3%."""
     real, g = Gaussian(torch.full((1, 2, 2), 0.6), 0.35), rng()
     theta = torch.tensor([1.2, -0.8], dtype=torch.float64, requires_grad=True)
     steps = 300
@@ -462,7 +483,7 @@ def head(cls, queries: float = 0.0, seed: int = 0) -> nn.Module:
     """A head in float64 whose queries are zero, or normal of this size, with normal keys."""
     torch.manual_seed(seed)
     module = cls(LAYERS, WIDTH, GRID, 12).double()
-    if hasattr(module, "token_weights"):
+    if cls.adaptive:
         with torch.no_grad():
             weights = module.token_weights
             weights.queries.copy_(queries * normal(*weights.queries.shape, seed=3))
@@ -473,7 +494,8 @@ def head(cls, queries: float = 0.0, seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["non_saturating", "hinge"])
 def test_awd_loss_with_zero_queries_is_patch(kind):
-    """Values and gradients of both losses, with the same MLPs; with queries that are not zero they differ."""
+    """Values and gradients of both losses, with the same MLPs; with queries that are not zero they
+    differ."""
     patch, real, fake = head(Patch, seed=1), tokens(seed=1), tokens(seed=2)
     for queries, equal in ((0.0, True), (2.0, False)):
         awd = head(AwdLoss, queries)
@@ -490,9 +512,11 @@ def test_awd_loss_with_zero_queries_is_patch(kind):
             ]
             results.append((losses, gradients))
         (patch_losses, patch_gradients), (awd_losses, awd_gradients) = results
-        for a, b in zip(patch_losses, awd_losses):
+        for a, b in zip(patch_losses, awd_losses, strict=True):
             assert torch.allclose(a, b, rtol=1e-12, atol=0) == equal
-        for a, b in zip(sum(map(list, patch_gradients), []), sum(map(list, awd_gradients), [])):
+        for a, b in zip(
+            sum(map(list, patch_gradients), []), sum(map(list, awd_gradients), []), strict=True
+        ):
             if equal:
                 torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-14)
 
@@ -506,19 +530,20 @@ def test_awd_starts_at_uniform_weights(name):
 
 
 def test_awd_weights_by_hand():
-    """w = mean over layers and queries of softmax_i(q . K_q h_i / sqrt(size of q)), and the three readings of it."""
+    """w = mean over layers and queries of softmax_i(q . K_q h_i / sqrt(size of q)), and the three
+    readings of it."""
     real = tokens(seed=4)
     loss_head, logit_head, pool_head = (head(cls, 1.5) for cls in (AwdLoss, AwdLogit, AwdPool))
     weigh = loss_head.token_weights
     w = torch.zeros(5, GRID**2, dtype=torch.float64)
-    for h, key, queries in zip(real, weigh.keys, weigh.queries):
-        for q, k in zip(queries, key.weight.unflatten(0, queries.shape)):
+    for h, key, queries in zip(real, weigh.keys, weigh.queries, strict=True):
+        for q, k in zip(queries, key.weight.unflatten(0, queries.shape), strict=True):
             w += torch.softmax((h @ k.T) @ q / math.sqrt(len(q)), dim=1) / (LAYERS * len(queries))
     assert w.std() > 0.005
     verdict = loss_head(real)
     torch.testing.assert_close(verdict.token_weights, w)
     losses = torch.stack(
-        [F.softplus(-mlp(h).squeeze(-1)) for mlp, h in zip(loss_head.mlps, real)]
+        [F.softplus(-mlp(h).squeeze(-1)) for mlp, h in zip(loss_head.mlps, real, strict=True)]
     )  # (layers, B, N)
     torch.testing.assert_close(
         gan.generator_loss(verdict, "non_saturating"), (w * losses).sum(-1).mean()
@@ -526,12 +551,13 @@ def test_awd_weights_by_hand():
     for module in (logit_head, pool_head):
         module.token_weights.load_state_dict(weigh.state_dict())
     logits = torch.stack(
-        [(w * mlp(h).squeeze(-1)).sum(1) for mlp, h in zip(logit_head.mlps, real)], dim=1
+        [(w * mlp(h).squeeze(-1)).sum(1) for mlp, h in zip(logit_head.mlps, real, strict=True)],
+        dim=1,
     )
     torch.testing.assert_close(logit_head(real).logits, logits)
     pooled = [
         mlp((w[..., None] * value(h)).sum(1))
-        for mlp, value, h in zip(pool_head.mlps, pool_head.values, real)
+        for mlp, value, h in zip(pool_head.mlps, pool_head.values, real, strict=True)
     ]
     torch.testing.assert_close(pool_head(real).logits, torch.cat(pooled, dim=1))
 
@@ -550,7 +576,7 @@ def test_awd_queries_of_a_layer_learn_different_weights():
     weights = module.token_weights
     by_query = [
         torch.softmax((key(h).unflatten(-1, q.shape) * q).sum(-1), dim=1)
-        for key, q, h in zip(weights.keys, weights.queries, real)
+        for key, q, h in zip(weights.keys, weights.queries, real, strict=True)
     ]
     assert weights(real).std() > 1e-4  # it has learned to weigh at all
     assert torch.stack(by_query).std(dim=-1).max() > 1e-5
@@ -588,10 +614,10 @@ def test_pooled_head_sees_the_mean_token_only():
     assert not torch.allclose(conv(real).logits, conv(shuffled).logits, atol=1e-3)
 
 
-def verdict(*rows: list[float], weights: list[float]) -> Verdict:
+def verdict(*rows: list[float], weights: list[float]) -> HeadOutput:
     logits = torch.tensor(rows, dtype=torch.float64)
     w = torch.tensor(weights, dtype=torch.float64).expand_as(logits)
-    return Verdict(logits, w, w)
+    return HeadOutput(logits, w, w)
 
 
 def test_gan_losses_by_hand():
@@ -606,7 +632,7 @@ def test_gan_losses_by_hand():
     assert gan.generator_loss(fake, "hinge").item() == pytest.approx(
         -(0.125 - 1.5 - 0.125 + 0.75) / 2
     )
-    log_sigmoid = lambda s: -math.log(1 + math.exp(-s))  # noqa: E731
+    log_sigmoid = lambda s: -math.log(1 + math.exp(-s))
     on_real = (
         -(
             0.25 * log_sigmoid(2)
@@ -687,7 +713,8 @@ def test_heads_meet_their_budget(name, layers, width, grid, budget):
 
 
 def test_heads_take_the_nearest_width():
-    """No other hidden width of the patch head is closer: its size is hidden (width + 2) + 1 a layer."""
+    """No other hidden width of the patch head is closer: its size is hidden (width + 2) + 1 a
+    layer."""
     for budget in (5000, 5030, 7777, 20000):
         size = parameter_count(build_head("patch", layers=2, width=64, grid=4, parameters=budget))
         sizes = [2 * (hidden * 66 + 1) for hidden in range(1, 400)]
@@ -700,15 +727,16 @@ def test_an_impossible_budget_is_refused(name, budget):
         build_head(name, layers=2, width=64, grid=4, parameters=budget)
 
 
-# cost: what `forward_equivalents` says, against a count of what runs
+# cost: what `passes` says, against a count of what runs
 
 
 class Ledger:
-    """Rows through the blocks of networks, by (network, "full" or "features", "forward", "backward" or "tangent").
+    """Rows through the blocks of networks, by (network, "full" or "features", "forward", "backward"
+    or "tangent").
 
-    A block's output projection is tapped: each call adds its rows to the forward count; in backward, a gradient to its
-    input adds them once and a gradient to its weight once, so a backward to parameters counts two and one to the image
-    alone counts one.
+    A block's output projection is tapped: each call adds its rows to the forward count; in
+    backward, a gradient to its input adds them once and a gradient to its weight once, so a
+    backward to parameters counts two and one to the image alone counts one.
     """
 
     def __init__(self):
@@ -742,7 +770,7 @@ class Ledger:
                 tensor.register_hook(count)
         return F.linear(x, weight, layer.bias)
 
-    def terms(self, depth: int, batch: int) -> dict[tuple[str, str, str], float]:
+    def passes(self, depth: int, batch: int) -> dict[tuple[str, str, str], float]:
         """Per sample, in forwards of the whole network."""
         return {key: rows / depth / batch for key, rows in self.rows.items()}
 
@@ -757,18 +785,18 @@ def small_transformer(mean_velocity: bool, seed: int = 0, depth: int = 4) -> Tra
     return network
 
 
-def count_one_step(module, configuration, guidance: float, batch: int = 8):
-    """Terms counted over one step of the trainer, and what the objective says they are."""
+def count_one_step(objective: Objective, guidance: float, batch: int = 8):
+    """Passes counted over one step of the trainer, and what the objective says they are."""
     ledger = Ledger()
     teacher = ledger.watch("teacher", small_transformer(False).requires_grad_(False))
-    student = ledger.watch("student", small_transformer(module is not flow_matching, seed=1))
+    student = ledger.watch("student", small_transformer(objective.role == "student", seed=1))
 
     def build(name, settings):
         return build_head(
             name, layers=len(settings.blocks), width=16, grid=4, parameters=settings.parameters
         )
 
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=1e-4,
         teacher=teacher,
@@ -776,41 +804,32 @@ def count_one_step(module, configuration, guidance: float, batch: int = 8):
         copy_teacher=lambda: ledger.watch("fake", small_transformer(False, seed=2)),
         head=build,
     )
-    training = Training(objective=configuration, steps=2, batch=batch, learning_rate=1e-4, ema=0.9)
+    training = Training(objective=objective, steps=2, batch=batch, learning_rate=1e-4, ema=0.9)
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
-    trainer = Trainer(
-        module.updates(configuration, setting), training, student, (0, "test"), images, labels
-    )
+    trainer = Trainer(objective.updates(problem), training, student, (0, "test"), images, labels)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     trainer.train_step()
     assert any(not torch.equal(before[name], value) for name, value in student.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    return ledger.terms(4, batch), module.forward_equivalents(configuration, 4, guidance != 1.0)
+    return ledger.passes(4, batch), objective.passes(4, guidance != 1.0)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @pytest.mark.parametrize(
-    ("module", "configuration"),
+    "objective",
     [
-        (flow_matching, flow_matching.Configuration()),
-        (consistency, consistency.Configuration()),
-        (meanflow, meanflow.Configuration()),
-        (meanflow, meanflow.Configuration(prob_r_equals_t=0.0)),
-        (meanflow, meanflow.Configuration(prob_r_equals_t=0.75)),
-        (meanflow, meanflow.Configuration(prob_r_equals_t=1.0, prob_t_equals_1=0.0)),
+        FlowMatching(),
+        Consistency(),
+        MeanFlow(),
+        MeanFlow(prob_r_equals_t=0.0),
+        MeanFlow(prob_r_equals_t=0.75),
+        MeanFlow(prob_r_equals_t=1.0, prob_t_equals_1=0.0),
     ],
 )
-def test_cost_of_trajectory_objectives(module, configuration, guidance):
-    """Every term that is named, and no pass that is not."""
-    counted, stated = count_one_step(module, configuration, guidance)
-    stated = dict(stated)
-    stated["student forward"] += stated.pop("target forward", 0)
-    expected = {
-        (*term.split()[:1], "full", term.split()[1]): value
-        for term, value in stated.items()
-        if value
-    }
-    assert counted == pytest.approx(expected)
+def test_cost_of_trajectory_objectives(objective, guidance):
+    """Every pass that is named, and no pass that is not."""
+    counted, stated = count_one_step(objective, guidance)
+    assert counted == pytest.approx(flattened(stated))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
@@ -819,35 +838,23 @@ def test_cost_of_trajectory_objectives(module, configuration, guidance):
     [("none", "teacher", 0.0), *product(HEADS, ["teacher", "fake"], [0.0, 0.5])],
 )
 def test_cost_of_distribution_matching(discriminator, feature_network, r1_weight, guidance):
-    """Features run through 3 of 4 blocks; the frozen teacher's see a backward to the image, the fake score's to both."""
-    settings = gan.GanConfiguration(
+    """Features run through 3 of 4 blocks; the frozen teacher's see a backward to the image, the
+    fake score's to both."""
+    settings = gan.GanSettings(
         feature_network=feature_network, r1_weight=r1_weight, blocks=(2, 3), parameters=4000
     )
-    configuration = dmd.Configuration(
-        discriminator=discriminator, gan=settings, fake_steps_per_generator_step=2
-    )
-    counted, stated = count_one_step(dmd, configuration, guidance)
-    expected = {
-        ("student" if who == "generator" else who, "full", what): value
-        for who, what, value in ((*term.split(), value) for term, value in stated.items())
-        if who != "feature"
-    }
-    expected |= {
-        (feature_network, "features", term.split()[1]): value
-        for term, value in stated.items()
-        if term.startswith("feature")
-    }
-    assert counted == pytest.approx(expected)
+    objective = DMD(discriminator=discriminator, gan=settings, fake_steps_per_generator_step=2)
+    counted, stated = count_one_step(objective, guidance)
+    assert counted == pytest.approx(flattened(stated, feature_network))
 
 
 # stage 2 as a whole
 
 
 def stage_two(discriminator: str, **settings):
-    """Networks by name, the two updates, and draws from a small data set; the same networks at every call."""
-    configuration = dmd.Configuration(
-        discriminator=discriminator, gan=gan.GanConfiguration(parameters=4000, **settings)
-    )
+    """Networks by name, the two updates, and draws from a small data set; the same networks at
+    every call."""
+    objective = DMD(discriminator=discriminator, gan=gan.GanSettings(parameters=4000, **settings))
     teacher, student, fake = (
         small_transformer(False),
         small_transformer(True, 1),
@@ -855,7 +862,7 @@ def stage_two(discriminator: str, **settings):
     )
     teacher.requires_grad_(False)
     head = partial(build_head, layers=2, width=16, grid=4, parameters=4000)
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=1e-3,
         teacher=teacher,
@@ -864,7 +871,7 @@ def stage_two(discriminator: str, **settings):
         head=lambda name, _: head(name),
     )
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
-    critic, generator = dmd.updates(configuration, setting)
+    critic, generator = objective.updates(problem)
     return (
         {"teacher": teacher, "student": student} | critic.modules,
         critic,
@@ -878,7 +885,7 @@ def test_generator_update_trains_the_student_alone_and_the_critic_the_rest(featu
     """Gradients of an update reach the modules that it names and no other."""
     modules, critic, generator, draws = stage_two("awd_loss", feature_network=feature_network)
     for update, trained in ((critic, {"fake", "head"}), (generator, {"student"})):
-        loss, _ = update.loss(*update.draw(draws))
+        loss, _ = update.loss(update.draw(draws))
         loss.backward()
         touched = {
             name
@@ -891,7 +898,8 @@ def test_generator_update_trains_the_student_alone_and_the_critic_the_rest(featu
 
 
 def test_gan_gradient_is_scaled_to_its_relative_weight(monkeypatch):
-    """What is added to the DMD gradient has relative_weight times its RMS, and subtracting it lowers the GAN loss."""
+    """What is added to the DMD gradient has relative_weight times its RMS, and subtracting it
+    lowers the GAN loss."""
     given, surrogate = [], matching.generator_surrogate
     monkeypatch.setattr(
         matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1]
@@ -900,12 +908,12 @@ def test_gan_gradient_is_scaled_to_its_relative_weight(monkeypatch):
         torch.manual_seed(5)
         modules, _, generator, draws = stage_two(discriminator, relative_weight=0.5)
         drawn = generator.draw(draws)
-        _, scalars = generator.loss(*drawn)
+        _, scalars = generator.loss(drawn)
     (x_hat, g), (_, g_sum) = given
     added, rms = g_sum - g, lambda x: x.square().mean().sqrt().item()
     assert rms(added) == pytest.approx(0.5 * rms(g), rel=1e-4)
     assert scalars["dmd_gradient_rms"].item() == pytest.approx(rms(g), rel=1e-5)
-    c, *_, eps_gan, t_gan = drawn
+    c, eps_gan, t_gan = drawn["c"], drawn["eps_gan"], drawn["t_gan"]
 
     def loss(x):
         tokens = modules["teacher"].features(interpolate(x, eps_gan, t_gan), t_gan, c, (2, 3))

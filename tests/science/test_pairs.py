@@ -1,4 +1,6 @@
-"""The teacher's ODE pairs: what they are, that they are paid for, and numbers that two machines collected together."""
+"""The teacher's ODE pairs: what they are, that they are paid for, and numbers that two machines
+collected together.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def run(tmp_path_factory):
 
 
 def test_pairs_are_the_guided_teachers_ode(run):
-    """x is where Euler's steps lead eps; the noises differ from row to row and from those of evaluation."""
+    """x is where Euler's steps lead eps; the noises differ from row to row and from those of
+    evaluation.
+    """
     plan, results = run
     stage = plan.stages[stage_of(plan, "trajectory_pairs", "kd")]
     folder, manifest = artifact.load(results, stage.id)
@@ -96,7 +100,9 @@ def test_pairs_are_part_of_what_training_cost(run):
 
 
 def test_numbers_of_another_run_stand_where_there_are_no_results(run, tmp_path):
-    """Two machines with a part each give the file, byte for byte, that one with all of them gives."""
+    """Two machines with a part each give the file, byte for byte, that one with all of them
+    gives.
+    """
     plan, results = run
     whole = collect(plan, results, partial=True)
     file = results / plan.name / "metrics.csv"

@@ -1,4 +1,4 @@
-"""The exact law against independent solutions, measures of planted students, the command, and claims from its metrics."""
+"""The exact mixture against independent solutions, planted students, the command and claims."""
 
 import math
 
@@ -14,9 +14,10 @@ from hdbench.cli import main
 from hdbench.core.config import read_yaml, validate
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import generator
+from hdbench.experiments.theory import collect as collecting
 from hdbench.experiments.theory import config as theory_config
 from hdbench.experiments.theory import exact as exact_law
-from hdbench.experiments.theory import students
+from hdbench.experiments.theory import report, students
 from hdbench.experiments.theory.values import read_theory
 from hdbench.flow.samplers import sample_ode
 from hdbench.metrics.records import COLUMNS, read_metrics
@@ -36,7 +37,7 @@ def config(changes=None, base=TINY) -> theory_config.Theory:
 
 @pytest.fixture(scope="module")
 def given() -> exact_law.Material:
-    return exact_law.material(config({"noises": 20000}))
+    return exact_law.make_material(config({"noises": 20000}))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_an_exact_student_has_error_0_and_the_velocity_in_its_place_the_known_on
 
 
 def test_errors_are_those_of_repeated_samples(given):
-    """Of the mean-velocity error by its delta method, of distances by their influences, against many small samples."""
+    """Delta method and influence functions against many small samples."""
     wrong = 0.6 * given.truth.flatten().numpy()
     parts = [
         list(
@@ -167,6 +168,7 @@ def test_a_student_starts_near_the_mean_velocity_of_a_gaussian():
     torch.testing.assert_close(student(z, r, t), law.u(z, r, t, steps=200), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_regression_on_true_pairs_reaches_the_truth_and_mean_flow_approaches_it():
     theory = config(
         {
@@ -176,12 +178,12 @@ def test_regression_on_true_pairs_reaches_the_truth_and_mean_flow_approaches_it(
             "data.points": 4096,
         }
     )
-    given = exact_law.material(theory)
+    given = exact_law.make_material(theory)
     error = {
         unit.method: measured(given, students.train(unit, given, lambda step: None)["samples"])[
             "mean_velocity_error"
         ]
-        for unit in theory_config.units(theory)
+        for unit in theory_config.students_of(theory)
         if unit.seed == 0 and unit.method in ("knowledge", "meanflow")
     }
     assert error["knowledge"] < 0.15 and error["knowledge"] < error["meanflow"] < 0.35
@@ -205,6 +207,7 @@ def invoke(folder, data) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path, monkeypatch):
     code, output = invoke(tmp_path, TINY)
     assert code == 0, output
@@ -236,7 +239,7 @@ def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path
 
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "results/theory/units").iterdir()}
     before = {path: path.read_bytes() for path in (tmp_path / "out/theory").iterdir()}
-    monkeypatch.setattr(students, "train", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(collecting, "train", lambda *arguments: pytest.fail("trained again"))
     assert invoke(tmp_path, TINY)[0] == 0
     assert done == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "results/theory/units").iterdir()
@@ -251,13 +254,17 @@ def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path
 
 
 def test_a_change_trains_what_it_changes_and_no_more():
-    digests = {unit.arm: unit.digest for unit in theory_config.units(config())}
+    digests = {unit.arm: unit.digest for unit in theory_config.students_of(config())}
     changes = {
         unit.arm: unit.digest
-        for unit in theory_config.units(config({"methods.scm.objective.prob_t_equals_1": 0.5}))
+        for unit in theory_config.students_of(
+            config({"methods.scm.objective.prob_t_equals_1": 0.5})
+        )
     }
     assert {arm for arm in digests if digests[arm] != changes[arm]} == {"scm_w8"}
-    longer = {unit.arm: unit.digest for unit in theory_config.units(config({"training.steps": 15}))}
+    longer = {
+        unit.arm: unit.digest for unit in theory_config.students_of(config({"training.steps": 15}))
+    }
     assert not set(longer.values()) & set(digests.values())
 
 
@@ -275,7 +282,7 @@ def test_a_change_trains_what_it_changes_and_no_more():
             "objective.name = dmd: does not claim the true mean velocity",
         ),
         ({"shown": "scm"}, "shown = scm: must be a method with every_width"),
-        ({"widths": [8, 8]}, "widths = .8, 8.: must be different and positive"),
+        ({"widths": [8, 8]}, "widths = .8, 8.: one value appears twice; remove it"),
         ({"widths": []}, "at least 1 entry"),
         ({"training.stepz": 3}, "unknown key; did you mean 'steps'?"),
     ],
@@ -297,10 +304,10 @@ def test_a_missing_configuration_ends_with_code_2(tmp_path):
 
 
 def planted(errors: dict[str, float]) -> pd.DataFrame:
-    """Metrics of the arms of C7's tests with these errors, and a little scatter over three seeds."""
+    """Metrics of C7's arms with these errors, and a little scatter over three seeds."""
     digests = {
         (unit.arm, unit.seed): unit.digest
-        for unit in theory_config.units(
+        for unit in theory_config.students_of(
             theory_config.read_theory_config(REPOSITORY / theory_config.CONFIG)
         )
     }
@@ -403,9 +410,8 @@ def test_the_command_takes_the_theorys_metrics_from_results_or_a_file(tmp_path):
     def verdict(*more: str) -> str:
         result = CliRunner().invoke(main, [*arguments, *more])
         assert result.exit_code == 0, result.output
-        return (
-            pd.read_csv(tmp_path / "out/tiny/claims.csv").set_index("claim").verdict["C7"].iloc[0]
-        )
+        written = tmp_path / "out" / plan.name / "claims.csv"
+        return pd.read_csv(written).set_index("claim").verdict["C7"].iloc[0]
 
     assert verdict() == "not testable here"
     (tmp_path / "results/theory").mkdir(parents=True)
@@ -423,16 +429,25 @@ def test_the_command_takes_the_theorys_metrics_from_results_or_a_file(tmp_path):
 
 def test_the_committed_rules_name_arms_of_the_committed_configuration():
     theory = theory_config.read_theory_config(REPOSITORY / theory_config.CONFIG)
-    arms = {unit.arm for unit in theory_config.units(theory)}
+    arms = {unit.arm for unit in theory_config.students_of(theory)}
     for claim in read_rules(REPOSITORY / RULES).claims.values():
         if claim.source == "theory":
             assert {arm for test in claim.tests for arm in test.arms} <= arms
-            assert {test.metric for test in claim.tests} <= set(students.QUALITY)
+            assert {test.metric for test in claim.tests} <= set(collecting.QUALITY)
 
 
 def test_the_committed_metrics_are_of_the_committed_configuration():
     theory = theory_config.read_theory_config(REPOSITORY / theory_config.CONFIG)
     frame = read_metrics(REPOSITORY / "paper_tables/theory/metrics.csv")
-    expected = {(unit.arm, unit.seed): unit.digest for unit in theory_config.units(theory)}
+    expected = {(unit.arm, unit.seed): unit.digest for unit in theory_config.students_of(theory)}
     students = frame[frame.arm != "euler"]
-    assert dict(zip(zip(students.arm, students.seed), students.digest)) == expected
+    rows = students[["arm", "seed", "digest"]].itertuples(index=False)
+    assert {(arm, seed): digest for arm, seed, digest in rows} == expected
+
+
+def test_the_committed_table_is_that_of_the_committed_metrics():
+    theory = theory_config.read_theory_config(REPOSITORY / theory_config.CONFIG)
+    folder = REPOSITORY / "paper_tables/theory"
+    table = report.render(theory, read_metrics(folder / "metrics.csv"))
+    assert table.to_csv(index=False) == (folder / "theory.csv").read_text()
+    assert report.to_markdown(theory, table) == (folder / "theory.md").read_text()

@@ -1,9 +1,9 @@
-"""Trajectory objectives against exactly solvable data: they vanish at its mean velocity alone, and they reach it."""
+"""Trajectory objectives against exactly solvable data: they vanish at its mean velocity alone, and
+they reach it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from types import ModuleType
 
 import pytest
 import torch
@@ -11,40 +11,36 @@ from torch import Tensor, nn
 
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
-from hdbench.core.seeds import Draws
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.path import expand, generate, guided, interpolate
 from hdbench.flow.samplers import sample_ode
-from hdbench.methods import base
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.pretraining import flow_matching
-from hdbench.methods.trajectory import (
-    consistency,
-    improved_meanflow,
-    knowledge,
-    meanflow,
-    progressive,
-    reflow,
-    scm,
-    shortcut,
+from hdbench.methods import (
+    OBJECTIVES,
+    SCM,
+    TRAJECTORY,
+    Consistency,
+    FlowMatching,
+    ImprovedMeanFlow,
+    Knowledge,
+    MeanFlow,
+    Progressive,
+    Reflow,
+    Shortcut,
 )
+from hdbench.methods.base import Objective, Problem, Update
+from hdbench.methods.trajectory import improved_meanflow, meanflow, progressive, scm, shortcut
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
 from tests.science.test_objectives import Ledger, normal, pair_of_times, rng, small_transformer
+from tests.support.counting import flattened
 from tests.support.oracles import Gaussian, Mixture, a_gaussian, a_mixture, uniform_times
 
 DATA = {"gaussian": a_gaussian, "mixture": a_mixture}
-METHODS = {
-    "improved_meanflow": improved_meanflow,
-    "knowledge": knowledge,
-    "progressive": progressive,
-    "reflow": reflow,
-    "scm": scm,
-    "shortcut": shortcut,
-}
 
 
 class Known(nn.Module):
-    """scale times the exact mean velocity, in float64 times; with `velocity` the velocity at t in its place."""
+    """scale times the exact mean velocity, in float64 times; with `velocity` the velocity at t in
+    its place."""
 
     def __init__(
         self, oracle: Mixture, scale: float = 1.0, velocity: bool = False, **accuracy: int
@@ -82,12 +78,14 @@ def draws(oracle: Mixture, batch: int, seed: int = 0) -> Draws:
     )
 
 
-def only_update(module: ModuleType, student: nn.Module, configuration=None, **setting) -> Update:
-    (update,) = module.updates(
-        configuration or module.Configuration(),
-        Setting(student=student, learning_rate=1e-3, **setting),
-    )
+def only_update(objective: Objective, student: nn.Module, **problem) -> Update:
+    (update,) = objective.updates(Problem(student=student, learning_rate=1e-3, **problem))
     return update
+
+
+def named(*pairs: Tensor) -> dict[str, Tensor]:
+    """Pairs (eps, x, c) as a batch."""
+    return dict(zip(("eps", "x", "c"), pairs, strict=True))
 
 
 # they vanish at the truth, and not elsewhere
@@ -102,23 +100,23 @@ def test_knowledge_vanishes_at_the_flow_map_only(data):
         (Known(oracle, 1.1), False),
         (Known(oracle, velocity=True), False),
     ):
-        loss, _ = only_update(knowledge, student, pairs=pairs).loss(*pairs)
+        loss, _ = only_update(Knowledge(), student, pairs=pairs).loss(named(*pairs))
         assert loss < 1e-12 if vanishes else loss > 1e-3
 
 
 def test_knowledge_is_the_square_of_one_step():
     """Mean over C, H, W and rows of (eps - u - x)^2, by hand for u = z: (-1)^2 and 2^2."""
     update = only_update(
-        knowledge, lambda z, r, t, c: z * t[:, None, None, None] + r[:, None, None, None]
+        Knowledge(), lambda z, r, t, c: z * t[:, None, None, None] + r[:, None, None, None]
     )
-    loss, _ = update.loss(
-        torch.zeros(2, 1, 1, 1), torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1), torch.zeros(2)
-    )
+    x = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
+    loss, _ = update.loss({"eps": torch.zeros(2, 1, 1, 1), "x": x, "c": torch.zeros(2)})
     assert loss.item() == 2.5
 
 
 class Straight(nn.Module):
-    """Velocity of the straight couples (eps, mu + s eps): [(1 - s) (z - (1 - t) mu)] / [(1 - t) s + t] - mu, for every r."""
+    """Velocity of the straight couples (eps, mu + s eps): [(1 - s) (z - (1 - t) mu)] / [(1 - t) s +
+    t] - mu, for every r."""
 
     def __init__(self, oracle: Gaussian):
         super().__init__()
@@ -130,11 +128,13 @@ class Straight(nn.Module):
 
 
 def test_reflow_vanishes_where_the_couples_of_a_gaussian_are_straight():
-    """The flow map of a Gaussian is affine and monotone, so its lines do not cross; the teacher's velocity is not theirs."""
+    """The flow map of a Gaussian is affine and monotone, so its lines do not cross; the teacher's
+    velocity is not theirs."""
     oracle = a_gaussian()
     pairs, (r, t) = pairs_of(oracle, 64), pair_of_times(64)
-    assert only_update(reflow, Straight(oracle)).loss(*pairs, r, t)[0] < 1e-24
-    assert only_update(reflow, Known(oracle, velocity=True)).loss(*pairs, r, t)[0] > 0.01
+    b = named(*pairs) | {"r": r, "t": t}
+    assert only_update(Reflow(), Straight(oracle)).loss(b)[0] < 1e-24
+    assert only_update(Reflow(), Known(oracle, velocity=True)).loss(b)[0] > 0.01
     zero, one = torch.zeros(64).double(), torch.ones(64).double()
     torch.testing.assert_close(
         Straight(oracle)(pairs[0], zero, one, None), oracle.u(pairs[0], zero, one)
@@ -146,8 +146,9 @@ def test_reflow_from_noise_is_knowledge_distillation(data):
     oracle = DATA[data]()
     pairs, zero, one = pairs_of(oracle, 32), torch.zeros(32).double(), torch.ones(32).double()
     for scale in (1.0, 1.1):
-        loss, _ = only_update(reflow, Known(oracle, scale)).loss(*pairs, zero, one)
-        expected, _ = only_update(knowledge, Known(oracle, scale)).loss(*pairs)
+        b = named(*pairs) | {"r": zero, "t": one}
+        loss, _ = only_update(Reflow(), Known(oracle, scale)).loss(b)
+        expected, _ = only_update(Knowledge(), Known(oracle, scale)).loss(named(*pairs))
         assert loss.item() == pytest.approx(expected.item(), abs=1e-14)
         assert (loss < 1e-12) == (scale == 1.0)
 
@@ -155,7 +156,8 @@ def test_reflow_from_noise_is_knowledge_distillation(data):
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("n", [1, 4])
 def test_two_exact_halves_are_one_exact_step(data, n):
-    """To 1e-8 for any step; the velocity in place of the mean velocity is off, and so is a scaled one."""
+    """To 1e-8 for any step; the velocity in place of the mean velocity is off, and so is a scaled
+    one."""
     oracle, accuracy = DATA[data](), {} if data == "gaussian" else {"steps": 96}
     t = torch.ceil(uniform_times(24, rng(1)) * n) / n
     z, r = points(oracle, t), t - 1 / n
@@ -176,13 +178,15 @@ def test_two_exact_halves_are_one_exact_step(data, n):
 
 @pytest.mark.parametrize("data", DATA)
 def test_first_round_of_progressive_distillation_errs_as_euler_does(data):
-    """Two Euler steps in 1/N are off by O(1/N^2), their slope by O(1/N): twice the steps, half the residual."""
+    """Two Euler steps in 1/N are off by O(1/N^2), their slope by O(1/N): twice the steps, half the
+    residual."""
     oracle, errors = DATA[data](), []
     t = uniform_times(64, rng(1), 0.2, 0.9)
     x, eps = oracle.sample(64, rng(2)), normal(64, 1, 2, 3, seed=3)
-    update = only_update(progressive, Known(oracle), teacher_velocity=oracle.v)
+    update = only_update(Progressive(), Known(oracle), teacher_velocity=oracle.v)
     for n in (16, 32, 64):
-        errors.append(update.loss(x, None, eps, t - 1 / n, t)[0].sqrt().item())
+        b = {"x": x, "c": None, "eps": eps, "r": t - 1 / n, "t": t}
+        errors.append(update.loss(b)[0].sqrt().item())
         half, z = 1 / (2 * n), expand(1 - t) * x + expand(t) * eps
         first = oracle.v(z, t)
         second = oracle.v(z - half * first, t - half)
@@ -196,29 +200,31 @@ def test_first_round_of_progressive_distillation_errs_as_euler_does(data):
 def test_later_rounds_of_progressive_distillation_vanish_at_the_truth_only():
     oracle = a_mixture()
     for scale in (1.0, 1.1):
-        update = only_update(progressive, Known(oracle, scale, steps=96), teacher_velocity=oracle.v)
-        update.begin(5, 10)
-        x, c, eps, r, t = update.draw(draws(oracle, 32))
-        loss, _ = update.loss(oracle.sample(32, rng(2)), c, eps.double(), r.double(), t.double())
+        update = only_update(
+            Progressive(), Known(oracle, scale, steps=96), teacher_velocity=oracle.v
+        )
+        update.on_step(5, 10)
+        b = update.draw(draws(oracle, 32))
+        doubles = {name: b[name].double() for name in ("eps", "r", "t")}
+        loss, _ = update.loss(b | doubles | {"x": oracle.sample(32, rng(2))})
         assert (loss < 1e-16) == (scale == 1.0)
 
 
 @pytest.mark.parametrize("data", DATA)
 def test_shortcut_vanishes_at_the_truth_only(data):
-    """To 1e-8 on rows with r = t and on steps above the smallest; there the halves are Euler's and err by O(1/F)."""
+    """To 1e-8 on rows with r = t and on steps above the smallest; there the halves are Euler's and
+    err by O(1/F)."""
     oracle, finest = DATA[data](), 16
-    r, t = shortcut.draw_times(
-        torch.rand(64, generator=rng()),
-        torch.rand(64, generator=rng(1)),
-        shortcut.Configuration(finest=finest, consistency_share=0.75),
-    )
+    r, t, moving = Shortcut(finest=finest, consistency_share=0.75).draw_times(draws(oracle, 64))
     r, t = r.double(), t.double().clamp(max=1 - 1e-9)
     r, t = torch.where(t - r < 1e-6, t, r), torch.where(t > 1 - 1e-6, torch.ones_like(t), t)
     z, exact = points(oracle, t), Known(oracle, **({} if data == "gaussian" else {"steps": 96}))
     smallest = (r < t) & (t - r < 3 / finest)
-    off = lambda u: (
-        u(z, r, t, None) - shortcut.shortcut_target(u, oracle.v, z, r, t, t, finest)
-    ).detach()  # noqa: E731
+
+    def off(u):
+        target = shortcut.shortcut_target(u, oracle.v, z, r, t, t, finest, moving)
+        return (u(z, r, t, None) - target).detach()
+
     assert smallest.any() and off(exact)[~smallest].abs().max() < 1e-8
     assert 1e-3 < rms(off(exact)[smallest]) < 0.1
     for wrong in (off(Known(oracle, 1.1)), off(Known(oracle, velocity=True))):
@@ -228,7 +234,7 @@ def test_shortcut_vanishes_at_the_truth_only(data):
         lambda z, r, t, c: oracle.v(z, t), z[smallest], r[smallest], t[smallest], None
     )
     torch.testing.assert_close(
-        shortcut.shortcut_target(exact, oracle.v, z, r, t, t, finest)[smallest], euler
+        shortcut.shortcut_target(exact, oracle.v, z, r, t, t, finest, moving)[smallest], euler
     )
 
 
@@ -248,7 +254,7 @@ def test_scm_tangent_vanishes_at_the_truth_only(data):
 def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
     """u - sg(u + g) = u - sg(v - t du/dt), values and gradients, for an arbitrary network."""
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    u = lambda z, r, t, c: theta[0] * torch.sin(z) * expand(t) + theta[1] * expand(t - r) * z**2  # noqa: E731
+    u = lambda z, r, t, c: theta[0] * torch.sin(z) * expand(t) + theta[1] * expand(t - r) * z**2
     z, v, t = normal(8, 1, 2, 3), normal(8, 1, 2, 3, seed=1), uniform_times(8, rng())
     value, g = scm.tangent(u, v, z, t, t, 1.0)
     found, expected = (
@@ -256,14 +262,14 @@ def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
         meanflow.meanflow_residual(u, v, z, torch.zeros_like(t), t, t),
     )
     torch.testing.assert_close(found, expected)
-    gradient = lambda x: torch.autograd.grad(x.square().mean(), theta)[0]  # noqa: E731
+    gradient = lambda x: torch.autograd.grad(x.square().mean(), theta)[0]
     torch.testing.assert_close(gradient(found), gradient(expected))
     assert not g.requires_grad
 
 
 def test_scm_tangent_by_central_differences():
     """g = (v - u) - w t du/dt for an arbitrary network, w in between."""
-    u = lambda z, r, t, c: torch.sin(2 * z) * expand(t) ** 2 + z * expand(t - r)  # noqa: E731
+    u = lambda z, r, t, c: torch.sin(2 * z) * expand(t) ** 2 + z * expand(t - r)
     z, v, t, h, w = (
         normal(8, 1, 2, 3),
         normal(8, 1, 2, 3, seed=1),
@@ -282,7 +288,8 @@ def test_scm_tangent_by_central_differences():
 
 
 def test_scm_normalisation_and_warmup():
-    """Rows 3, 4 and 0, 0: the root mean square of the first is sqrt(12.5); nothing is divided by zero."""
+    """Rows 3, 4 and 0, 0: the root mean square of the first is sqrt(12.5); nothing is divided by
+    zero."""
     g = torch.tensor([[[[3.0, 4.0]]], [[[0.0, 0.0]]]], dtype=torch.float64)
     expected = g / (12.5**0.5 + 0.1)
     torch.testing.assert_close(scm.normalised(g, 0.1), expected)
@@ -294,12 +301,12 @@ def test_scm_loss_follows_the_step():
     """The loss is the mean square of the normalised tangent at the w of the step that began."""
     oracle, n = a_gaussian(), 8
     student = Known(oracle, 1.2)
-    update = only_update(scm, student, teacher_velocity=oracle.v)
+    update = only_update(SCM(), student, teacher_velocity=oracle.v)
     x, eps, t = oracle.sample(n, rng(2)), normal(n, 1, 2, 3, seed=3), uniform_times(n, rng())
     z = interpolate(x, eps, t)
     for step, w in ((0, 0.0), (10, 0.5), (50, 1.0), (10, 0.5)):
-        update.begin(step, 100)
-        loss, scalars = update.loss(x, None, eps, t)
+        update.on_step(step, 100)
+        loss, scalars = update.loss({"x": x, "c": None, "eps": eps, "t": t})
         g = scm.tangent(student, oracle.v(z, t), z, t, None, w)[1]
         assert loss.item() == pytest.approx(scm.normalised(g, 0.1).square().mean().item())
         assert scalars["mean_square"].item() == pytest.approx(g.square().mean().item())
@@ -309,7 +316,7 @@ def test_scm_loss_follows_the_step():
 def test_improved_meanflow_vanishes_at_the_truth_only(data):
     oracle, (r, t) = DATA[data](), pair_of_times(16)
     z = points(oracle, t)
-    residual = lambda u, v: improved_meanflow.velocity_residual(u, v, z, r, t, torch.zeros(16))  # noqa: E731
+    residual = lambda u, v: improved_meanflow.velocity_residual(u, v, z, r, t, torch.zeros(16))
     v = oracle.v(z, t)
     exact = Known(oracle, **({} if data == "gaussian" else {"steps": 24}))
     assert residual(exact, v).abs().max() < (1e-12 if data == "gaussian" else 1e-5)
@@ -318,9 +325,10 @@ def test_improved_meanflow_vanishes_at_the_truth_only(data):
 
 
 def test_improved_meanflow_differentiates_along_its_own_velocity():
-    """u - v + (t - r) sg(u(z, t, t) . grad_z u + d_t u) by central differences, and the gradient of u alone."""
+    """u - v + (t - r) sg(u(z, t, t) . grad_z u + d_t u) by central differences, and the gradient of
+    u alone."""
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
-    parts = lambda z, r, t: (torch.sin(2 * z) * expand(t) ** 2, z * expand(r * t) + z**2)  # noqa: E731
+    parts = lambda z, r, t: (torch.sin(2 * z) * expand(t) ** 2, z * expand(r * t) + z**2)
 
     def u(z, r, t, c):
         a, b = parts(z, r, t)
@@ -332,9 +340,13 @@ def test_improved_meanflow_differentiates_along_its_own_velocity():
         own = u(z, t, t, None)
         du_dt = (u(z + h * own, r, t + h, None) - u(z - h * own, r, t - h, None)) / (2 * h)
         expected = u(z, r, t, None) - v + expand(t - r) * du_dt
-    order = torch.cat([torch.arange(n)[r == t], torch.arange(n)[r < t]])
     found = improved_meanflow.velocity_residual(u, v, z, r, t, torch.zeros(n))
-    torch.testing.assert_close(found, expected[order], atol=1e-8, rtol=1e-7)
+    torch.testing.assert_close(found, expected, atol=1e-8, rtol=1e-7)
+    order = torch.argsort((r < t).int(), stable=True)
+    moving = Split(at=int((r == t).sum()), before=True, after=True)
+    sorted_rows = (x[order] for x in (v, z, r, t, torch.zeros(n)))
+    split = improved_meanflow.velocity_residual(u, *sorted_rows, moving)
+    torch.testing.assert_close(split, expected[order], atol=1e-8, rtol=1e-7)
     (gradient,) = torch.autograd.grad(found.square().sum(), theta)
     by_hand = torch.stack([2 * (expected * part).sum() for part in parts(z, r, t)])
     torch.testing.assert_close(gradient, by_hand, atol=1e-6, rtol=1e-6)
@@ -345,7 +357,9 @@ def test_targets_of_own_steps_carry_no_gradient():
     student, z = Known(oracle, 1.2), points(oracle, t)
     assert student(z, r, t, t).requires_grad
     assert not progressive.two_halves(student, z, r, t, t).requires_grad
-    assert not shortcut.shortcut_target(student, student.oracle.v, z, r, t, t, 16).requires_grad
+    assert not shortcut.shortcut_target(
+        student, student.oracle.v, z, r, t, t, 16, meanflow.ALL_MOVING
+    ).requires_grad
 
 
 # draws
@@ -353,8 +367,9 @@ def test_targets_of_own_steps_carry_no_gradient():
 
 @pytest.mark.parametrize("n", [64, 10, 7])
 def test_reflow_draws(n):
-    a, b = torch.rand(n, generator=rng()), torch.rand(n, generator=rng(1))
-    r, t = reflow.draw_times(a.clone(), b.clone(), reflow.Configuration(prob_t_equals_1=0.3))
+    d = draws(a_gaussian(), n)
+    a, b = d.uniform(), d.uniform()
+    r, t = Reflow(prob_t_equals_1=0.3).draw_times(draws(a_gaussian(), n))
     ends = (r == 0) & (t == 1)
     assert (
         ends.sum() == round(0.3 * n)
@@ -366,22 +381,21 @@ def test_reflow_draws(n):
 
 @pytest.mark.parametrize(("share", "n"), [(0.25, 64), (0.3, 10), (0.0, 8), (1.0, 8)])
 def test_shortcut_draws_exact_shares(share, n):
-    place = torch.rand(n, generator=rng(1))
-    r, t = shortcut.draw_times(
-        torch.rand(n, generator=rng()), place, shortcut.Configuration(consistency_share=share)
-    )
+    d = draws(a_gaussian(), n)
+    d.uniform()
+    place = d.uniform()
+    r, t, moving = Shortcut(consistency_share=share).draw_times(draws(a_gaussian(), n))
+    assert moving.at == (r == t).sum()
     assert (r < t).sum() == round(share * n) and len(r) == len(t) == n
     assert torch.equal(t[r == t], place[r == t])
 
 
 def test_shortcut_draws_every_size_on_its_own_grid():
-    """Sizes 1/8, 1/4, 1/2 and 1 equally often for F = 16, never 1/16, each from a multiple of itself."""
+    """Sizes 1/8, 1/4, 1/2 and 1 equally often for F = 16, never 1/16, each from a multiple of
+    itself."""
     n = 8000
-    r, t = shortcut.draw_times(
-        torch.rand(n, generator=rng()),
-        torch.rand(n, generator=rng(1)),
-        shortcut.Configuration(finest=16, consistency_share=1.0),
-    )
+    objective = Shortcut(finest=16, consistency_share=1.0)
+    r, t, _ = objective.draw_times(draws(a_gaussian(), n))
     sizes = Counter((t - r).tolist())
     assert set(sizes) == {0.125, 0.25, 0.5, 1.0} and all(
         abs(count / n - 0.25) < 0.03 for count in sizes.values()
@@ -392,24 +406,24 @@ def test_shortcut_draws_every_size_on_its_own_grid():
 
 
 def test_scm_draws():
-    update = only_update(scm, Known(a_gaussian()), scm.Configuration(prob_t_equals_1=0.3))
-    *_, t = update.draw(draws(a_gaussian(), 20))
+    update = only_update(SCM(prob_t_equals_1=0.3), Known(a_gaussian()))
+    t = update.draw(draws(a_gaussian(), 20))["t"]
     assert (t == 1).sum() == 6 and (t[:14] < 1).all() and t.min() >= 0
 
 
 def test_pairs_are_drawn_together():
     eps = torch.arange(50.0).reshape(50, 1, 1, 1)
-    for module in (knowledge, reflow):
-        update = only_update(module, Known(a_gaussian()), pairs=(eps, 2 * eps, torch.arange(50)))
-        e, x, c, *_ = update.draw(draws(a_gaussian(), 16))
-        assert torch.equal(x, 2 * e) and torch.equal(c, e.flatten().long()) and len(c.unique()) > 8
+    for objective in (Knowledge(), Reflow()):
+        update = only_update(objective, Known(a_gaussian()), pairs=(eps, 2 * eps, torch.arange(50)))
+        b = update.draw(draws(a_gaussian(), 16))
+        assert torch.equal(b["x"], 2 * b["eps"])
+        assert torch.equal(b["c"], b["eps"].flatten().long()) and len(b["c"].unique()) > 8
 
 
-@pytest.mark.parametrize("module", [shortcut, improved_meanflow])
-def test_ranks_call_the_networks_equally_often(monkeypatch, module):
-    """A rank whose rows are all of one kind asks for as much as one with both, and keeps nothing of it."""
-    for place in (base, meanflow):
-        monkeypatch.setattr(place, "any_of", lambda *flags: [True] * len(flags))
+@pytest.mark.parametrize("objective", [Shortcut(), ImprovedMeanFlow()])
+def test_ranks_call_the_networks_equally_often(objective):
+    """A rank whose rows are all of one kind asks for as much as one with both, and keeps nothing of
+    it."""
     asked, n = [], 8
     (r, t), z = pair_of_times(n), normal(n, 1, 2, 3)
 
@@ -422,11 +436,14 @@ def test_ranks_call_the_networks_equally_often(monkeypatch, module):
         Asked(a_gaussian()),
         lambda z, t, c: (asked.append(len(z)), a_gaussian().v(z, t))[1],
     )
-    update = only_update(module, student, teacher_velocity=v)
+    update = only_update(objective, student, teacher_velocity=v)
     counts = []
-    for rows in (slice(None), r == t, r < t):
+    for rows in (torch.argsort((r < t).int(), stable=True), r == t, r < t):
         asked.clear()
-        loss, _ = update.loss(z[rows], torch.zeros(n)[rows], z[rows], r[rows], t[rows])
+        b = {"x": z, "c": torch.zeros(n), "eps": z, "r": r, "t": t}
+        b = {name: drawn[rows] for name, drawn in b.items()}
+        still = int((b["r"] == b["t"]).sum())
+        loss, _ = update.loss(b | {"moving": Split(at=still, before=True, after=True)})
         assert loss.isfinite() and all(asked)
         counts.append(len(asked))
     assert len(set(counts)) == 1
@@ -436,7 +453,8 @@ def test_ranks_call_the_networks_equally_often(monkeypatch, module):
 
 
 def small_net(seed: int = 0) -> nn.Module:
-    """u = a(r, t) + b(r, t) z by a small network: every mean velocity of one Gaussian has this form."""
+    """u = a(r, t) + b(r, t) z by a small network: every mean velocity of one Gaussian has this
+    form."""
 
     class Affine(nn.Module):
         def __init__(self):
@@ -456,13 +474,11 @@ def small_net(seed: int = 0) -> nn.Module:
 TRUTH = Gaussian(torch.tensor([[[0.8]]]), 0.4)
 
 
-def trainer_of(
-    module: ModuleType, configuration, steps: int, seed: int = 0, batch: int = 256
-) -> Trainer:
+def trainer_of(objective: Objective, steps: int, seed: int = 0, batch: int = 256) -> Trainer:
     """The real loop on N(0.8, 0.4^2), with its exact velocity for the teacher and exact pairs."""
     student = small_net(seed)
     eps, x, labels = pairs_of(TRUTH, 4000)
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=2e-2,
         pairs=(eps.float(), x.float(), labels),
@@ -471,7 +487,7 @@ def trainer_of(
     images = TRUTH.sample(4000, rng(9)).float()
     # the loop does not look at the training's objective
     training = Training(
-        objective=flow_matching.Configuration(),
+        objective=FlowMatching(),
         steps=steps,
         batch=batch,
         learning_rate=2e-2,
@@ -480,7 +496,7 @@ def trainer_of(
         ema=0.98,
     )
     return Trainer(
-        module.updates(configuration, setting),
+        objective.updates(problem),
         training,
         student,
         (0, "test"),
@@ -494,13 +510,15 @@ def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_rounds_have_their_grid_and_halve():
-    """N = 8, 4, 2, 1 over equal parts of the steps; t on {1/N, ..., 1}, every place equally often, r = t - 1/N."""
-    configuration, steps = progressive.Configuration(start_steps=8), 8
-    update = only_update(progressive, Known(a_gaussian()), configuration)
-    assert configuration.rounds == 4
+    """N = 8, 4, 2, 1 over equal parts of the steps; t on {1/N, ..., 1}, every place equally often,
+    r = t - 1/N."""
+    objective, steps = Progressive(start_steps=8), 8
+    update = only_update(objective, Known(a_gaussian()))
+    assert objective.rounds() == 4
     for step in range(steps):
-        update.begin(step, steps)
-        *_, r, t = update.draw(draws(a_gaussian(), 4000, step))
+        update.on_step(step, steps)
+        b = update.draw(draws(a_gaussian(), 4000, step))
+        r, t = b["r"], b["t"]
         n = 8 >> step // 2
         torch.testing.assert_close(t - r, torch.full_like(t, 1 / n))
         places = Counter((t * n).tolist())
@@ -508,11 +526,10 @@ def test_rounds_have_their_grid_and_halve():
 
 
 def test_the_average_of_weights_begins_anew_in_each_round():
-    """After 4, 3 and 3 of 10 steps; decay min(0.98, (1 + k) / (10 + k)) with k counted from the round's first step."""
-    trainer, mean = (
-        trainer_of(progressive, progressive.Configuration(start_steps=4), 10, batch=8),
-        None,
-    )
+    """After 4, 3 and 3 of 10 steps; decay min(0.98, (1 + k) / (10 + k)) with k counted from the
+    round's first step."""
+    trainer = trainer_of(Progressive(start_steps=4), 10, batch=8)
+    mean = None
     for first, last in ((0, 4), (4, 7), (7, 10)):
         for k in range(last - first):
             before = trainer.ema if mean is None else mean
@@ -527,20 +544,22 @@ def test_the_average_of_weights_begins_anew_in_each_round():
 
 
 def test_rounds_that_are_not_powers_of_two():
-    configuration = progressive.Configuration(start_steps=12, final_steps=3)
-    update = only_update(progressive, Known(a_gaussian()), configuration)
+    objective = Progressive(start_steps=12, final_steps=3)
+    update = only_update(objective, Known(a_gaussian()))
     sizes = []
     for step in range(6):
-        update.begin(step, 6)
-        *_, r, t = update.draw(draws(a_gaussian(), 100, step))
+        update.on_step(step, 6)
+        b = update.draw(draws(a_gaussian(), 100, step))
+        r, t = b["r"], b["t"]
         sizes.append(round(1 / (t - r).mean().item()))
         assert r.min() >= 0 and t.max() <= 1
-    assert configuration.rounds == 3 and sizes == [12, 12, 6, 6, 3, 3]
+    assert objective.rounds() == 3 and sizes == [12, 12, 6, 6, 3, 3]
 
 
 def test_a_round_is_taught_by_the_weights_at_the_end_of_the_last():
-    """4, 3 and 3 of 10 steps: the frozen network changes before steps 4 and 7 alone, to what the student is then."""
-    trainer = trainer_of(progressive, progressive.Configuration(start_steps=4), steps=10, batch=16)
+    """4, 3 and 3 of 10 steps: the frozen network changes before steps 4 and 7 alone, to what the
+    student is then."""
+    trainer = trainer_of(Progressive(start_steps=4), steps=10, batch=16)
     (update,) = trainer.updates
     previous, changes = update.frozen["previous"], {}
     for step in range(10):
@@ -553,15 +572,14 @@ def test_a_round_is_taught_by_the_weights_at_the_end_of_the_last():
     assert not any(p.requires_grad or p.grad is not None for p in previous.parameters())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [objective().name for objective in TRAJECTORY])
 @pytest.mark.parametrize("stop", [4, 5, 7])
 def test_resume_is_exact(name, stop):
-    """Stopped at the end of a round, within one, or in the warm-up, a run ends with the bits of one that was not."""
+    """Stopped at the end of a round, within one, or in the warm-up, a run ends with the bits of one
+    that was not."""
     given = {"progressive": {"start_steps": 4}, "scm": {"warmup_share": 0.8}}.get(name, {})
-    configuration = METHODS[name].Configuration(**given)
-    whole, halted, resumed = (
-        trainer_of(METHODS[name], configuration, 10, seed=seed, batch=16) for seed in (0, 0, 1)
-    )
+    objective = OBJECTIVES[name](**given)
+    whole, halted, resumed = (trainer_of(objective, 10, seed=seed, batch=16) for seed in (0, 0, 1))
     for trainer, steps in ((whole, 10), (halted, stop)):
         for _ in range(steps):
             trainer.train_step()
@@ -575,35 +593,36 @@ def test_resume_is_exact(name, stop):
 
 
 def test_too_few_steps_for_the_rounds_are_refused():
-    update = only_update(
-        progressive, Known(a_gaussian()), progressive.Configuration(start_steps=16)
-    )
-    update.begin(0, 5)
+    update = only_update(Progressive(start_steps=16), Known(a_gaussian()))
+    update.on_step(0, 5)
     with pytest.raises(UserError, match="steps = 4: progressive distillation has 5 rounds"):
-        update.begin(0, 4)
+        update.on_step(0, 4)
 
 
 # they reach their optimum
 
 NO_WEIGHT = {"adaptive_power": 0.0}
-REACHES = {  # name: (module, configuration, steps of the Euler sampler that is the optimum; None where it is the exact one)
-    "meanflow": (meanflow, meanflow.Configuration(**NO_WEIGHT), None),
-    "improved_meanflow": (improved_meanflow, improved_meanflow.Configuration(**NO_WEIGHT), None),
-    "consistency": (consistency, consistency.Configuration(intervals=8, **NO_WEIGHT), 8),
-    "scm": (scm, scm.Configuration(), None),
-    "knowledge": (knowledge, knowledge.Configuration(), None),
-    "reflow": (reflow, reflow.Configuration(), None),
-    "progressive": (progressive, progressive.Configuration(start_steps=4), 8),
-    "shortcut": (shortcut, shortcut.Configuration(finest=8), 8),
-}
+REACHES = [
+    MeanFlow(**NO_WEIGHT),
+    ImprovedMeanFlow(**NO_WEIGHT),
+    Consistency(intervals=8, **NO_WEIGHT),
+    SCM(),
+    Knowledge(),
+    Reflow(),
+    Progressive(start_steps=4),
+    Shortcut(finest=8),
+]
 
 
-@pytest.mark.parametrize("name", REACHES)
-def test_training_reaches_the_optimum(name):
-    """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where the teacher's velocity in
-    its place is off by over 30%; a method whose optimum is an Euler sampler of few steps is nearer to that than to the ODE."""
-    module, configuration, euler = REACHES[name]
-    trainer = trainer_of(module, configuration, 1000)
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", REACHES, ids=lambda objective: objective.name)
+def test_training_reaches_the_optimum(objective):
+    """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where
+    the teacher's velocity in its place is off by over 30%; a method whose optimum is an Euler
+    sampler of few steps is nearer to that than to the ODE."""
+    euler = objective.teacher_steps()
+    assert euler == {"consistency": 8, "progressive": 8, "shortcut": 8}.get(objective.name)
+    trainer = trainer_of(objective, 1000)
     for _ in range(1000):
         trainer.train_step()
     trainer.student.load_state_dict(trainer.ema)
@@ -625,40 +644,42 @@ def test_training_reaches_the_optimum(name):
 
 
 @pytest.mark.parametrize(
-    ("module", "given", "sentence"),
+    ("method", "given", "sentence"),
     [
         (
-            progressive,
+            Progressive,
             {"start_steps": 12},
             "start_steps = 12: must be a power of two times final_steps, 1",
         ),
         (
-            progressive,
+            Progressive,
             {"start_steps": 2, "final_steps": 4},
             "start_steps = 2: must be a power of two times final_steps, 4",
         ),
         (
-            progressive,
+            Progressive,
             {"start_steps": 8, "final_steps": 3},
             "start_steps = 8: must be a power of two times final_steps, 3",
         ),
-        (shortcut, {"finest": 12}, "finest = 12: must be a power of two"),
-        (improved_meanflow, {"prob_r_equals_t": 0.6, "prob_t_equals_1": 0.5}, "more than 1"),
+        (Shortcut, {"finest": 12}, "finest = 12: must be a power of two"),
+        (ImprovedMeanFlow, {"prob_r_equals_t": 0.6, "prob_t_equals_1": 0.5}, "more than 1"),
     ],
 )
-def test_configurations_that_cannot_be_are_refused(module, given, sentence):
+def test_configurations_that_cannot_be_are_refused(method, given, sentence):
     with pytest.raises(UserError, match=sentence):
-        validate(module.Configuration, given, "suite.yaml")
+        validate(method, given, "suite.yaml")
 
 
 def test_names_and_samplers():
-    assert {name: module.SAMPLER for name, module in METHODS.items()} == {
-        "improved_meanflow": "flow_map",
+    assert {method().name: method().sampler() for method in TRAJECTORY} == {
+        "meanflow": "flow_map",
+        "consistency": "consistency",
         "knowledge": "flow_map",
-        "progressive": "flow_map",
         "reflow": "flow_map",
-        "scm": "consistency",
+        "progressive": "flow_map",
         "shortcut": "flow_map",
+        "scm": "consistency",
+        "improved_meanflow": "flow_map",
     }
 
 
@@ -674,31 +695,29 @@ class SharedLedger(Ledger):
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @pytest.mark.parametrize(
-    ("module", "configuration"),
+    "objective",
     [
-        (knowledge, knowledge.Configuration()),
-        (reflow, reflow.Configuration()),
-        (scm, scm.Configuration()),
-        (shortcut, shortcut.Configuration()),
-        (shortcut, shortcut.Configuration(consistency_share=0.5)),
-        (shortcut, shortcut.Configuration(consistency_share=0.0)),
-        (improved_meanflow, improved_meanflow.Configuration()),
-        (improved_meanflow, improved_meanflow.Configuration(prob_r_equals_t=0.75)),
-        (
-            improved_meanflow,
-            improved_meanflow.Configuration(prob_r_equals_t=1.0, prob_t_equals_1=0.0),
-        ),
-        (progressive, progressive.Configuration(start_steps=1)),
-        (progressive, progressive.Configuration(start_steps=4)),
+        Knowledge(),
+        Reflow(),
+        SCM(),
+        Shortcut(),
+        Shortcut(consistency_share=0.5),
+        Shortcut(consistency_share=0.0),
+        ImprovedMeanFlow(),
+        ImprovedMeanFlow(prob_r_equals_t=0.75),
+        ImprovedMeanFlow(prob_r_equals_t=1.0, prob_t_equals_1=0.0),
+        Progressive(start_steps=1),
+        Progressive(start_steps=4),
     ],
 )
-def test_cost_is_counted(module, configuration, guidance):
-    """Every term that is named, and no pass that is not, over six steps: all rounds, equally long."""
+def test_cost_is_counted(objective, guidance):
+    """Every pass that is named, and no pass that is not, over six steps: all rounds, equally
+    long."""
     ledger, steps, batch = SharedLedger(), 6, 8
     teacher = ledger.watch("teacher", small_transformer(False).requires_grad_(False))
     student = ledger.watch("student", small_transformer(True, seed=1))
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=1e-4,
         teacher=teacher,
@@ -706,21 +725,10 @@ def test_cost_is_counted(module, configuration, guidance):
         pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels),
     )
     training = Training(
-        objective=flow_matching.Configuration(),
-        steps=steps,
-        batch=batch,
-        learning_rate=1e-4,
-        ema=0.9,
+        objective=FlowMatching(), steps=steps, batch=batch, learning_rate=1e-4, ema=0.9
     )
-    trainer = Trainer(
-        module.updates(configuration, setting), training, student, (0, "test"), images, labels
-    )
+    trainer = Trainer(objective.updates(problem), training, student, (0, "test"), images, labels)
     for _ in range(steps):
         trainer.train_step()
-    stated = module.forward_equivalents(configuration, 4, guidance != 1.0)
-    expected: Counter = Counter()
-    for term, value in stated.items():
-        who, what = term.split()
-        expected["student" if who == "target" else who, "full", what] += value
-    counted = {key: value / steps for key, value in ledger.terms(4, batch).items()}
-    assert counted == pytest.approx({key: value for key, value in expected.items() if value})
+    counted = {key: value / steps for key, value in ledger.passes(4, batch).items()}
+    assert counted == pytest.approx(flattened(objective.passes(4, guidance != 1.0)))

@@ -1,11 +1,14 @@
-"""A real one-node SLURM cluster on loopback, from Debian's `slurm-wlm` and `munge`, without systemd or a database.
+"""A real one-node SLURM cluster on loopback, from Debian's `slurm-wlm` and `munge`, without systemd
+or a database.
 
 As a library:  with cluster(folder, cpus=2, gpus=2) as c: c.run("sbatch", "--wrap=hostname")
 As a script:   python tests/slurm/cluster.py run --folder DIR -- snakemake --profile slurm
-               eval "$(python tests/slurm/cluster.py start --folder DIR)"; squeue; ... stop --folder DIR
+               eval "$(python tests/slurm/cluster.py start --folder DIR)"; squeue; ... stop --folder
+               DIR
 
-Everything is in the folder: configuration, key, state, spool, logs, pid files. CPUs, memory and GPUs are bookkeeping, so the
-node may claim more of each than the machine has. Finished jobs stay in `squeue --states=all`; there is no `sacct`.
+Everything is in the folder: configuration, key, state, spool, logs, pid files. CPUs, memory and
+GPUs are bookkeeping, so the node may claim more of each than the machine has. Finished jobs stay in
+`squeue --states=all`; there is no `sacct`.
 """
 
 import argparse
@@ -77,11 +80,12 @@ def missing():
 class Cluster:
     """One munged, one slurmctld and one slurmd, in `folder`, run by the current user.
 
-    cpus, gpus, memory_mb: what the node `localhost` claims to have. A job gets 100 MB for each CPU unless it asks for more.
-    preempt: adds to the default partition `gpu` the partition `urgent`, whose jobs requeue those of `gpu` at once; for a
-    grace period, `scontrol update PartitionName=gpu GraceTime=10`.
-    enforce_memory: kills a job a second or two after it used more memory than it asked for (FAILED, never OUT_OF_MEMORY).
-    slurm_conf_overrides: lines of slurm.conf that replace those here, such as SlurmdTimeout=10.
+    cpus, gpus, memory_mb: what the node `localhost` claims to have. A job gets 100 MB for each CPU
+    unless it asks for more. preempt: adds to the default partition `gpu` the partition `urgent`,
+    whose jobs requeue those of `gpu` at once; for a grace period, `scontrol update
+    PartitionName=gpu GraceTime=10`. enforce_memory: kills a job a second or two after it used more
+    memory than it asked for (FAILED, never OUT_OF_MEMORY). slurm_conf_overrides: lines of
+    slurm.conf that replace those here, such as SlurmdTimeout=10.
     """
 
     def __init__(
@@ -102,7 +106,9 @@ class Cluster:
         self.environment = {"SLURM_CONF": str(self.folder / "etc/slurm.conf")}
 
     def start(self):
-        """Write the configuration, start the daemons and wait for the node; if it does not get ready, stop and raise."""
+        """Write the configuration, start the daemons and wait for the node; if it does not get
+        ready, stop and raise.
+        """
         if self.processes():
             raise RuntimeError(f"a cluster already runs in {self.folder}")
         root = self._write()
@@ -124,13 +130,18 @@ class Cluster:
         return self
 
     def stop(self):
-        """End the daemons, the job steps and the jobs' processes; those that have died already do not matter."""
-        self.stop_slurmctld()  # politely: it saves its state, so that a later start in the same folder knows the jobs
+        """End the daemons, the job steps and the jobs' processes; those that have died already do
+        not matter.
+        """
+        # politely: it saves its state, so that a later start in the same folder knows the jobs
+        self.stop_slurmctld()
         self._kill(self.processes)
         self._remove_shortcut()
 
     def stop_slurmd(self, steps=False):
-        """Kill slurmd (-9); with `steps` also slurmstepd and the jobs, as if the node had lost power."""
+        """Kill slurmd (-9); with `steps` also slurmstepd and the jobs, as if the node had lost
+        power.
+        """
         self._kill(lambda: self.processes("slurmd") if steps else self._pids("slurmd"))
 
     def start_slurmd(self):
@@ -149,7 +160,9 @@ class Cluster:
         self.start_slurmctld()
 
     def wait_ready(self, timeout=20):
-        """Wait until the node is idle or runs jobs; else RuntimeError with its state and the ends of the logs."""
+        """Wait until the node is idle or runs jobs; else RuntimeError with its state and the ends
+        of the logs.
+        """
         deadline = time.monotonic() + timeout
         state = ""
         while time.monotonic() < deadline:
@@ -170,15 +183,19 @@ class Cluster:
         raise RuntimeError("\n".join([f"the node is not ready after {timeout} s: {state}", *logs]))
 
     def run(self, *command, timeout=30, **keywords):
-        """subprocess.run of a client in this cluster's environment, text captured; a time limit, as srun can wait for ever."""
+        """subprocess.run of a client in this cluster's environment, text captured; a time limit, as
+        srun can wait for ever.
+        """
         keywords = {"capture_output": True, "text": True, "env": self._environment()} | keywords
         return subprocess.run([str(part) for part in command], timeout=timeout, **keywords)
 
     def processes(self, *daemons):
-        """Pids of the daemons (default: all), of the slurmstepd that slurmd left, and of everything that runs in a job.
+        """Pids of the daemons (default: all), of the slurmstepd that slurmd left, and of everything
+        that runs in a job.
 
-        Job steps are no children of slurmd and have no pid file, but hold slurmd's log open for writing. The processes below
-        them are found by descent, and if their parents have died, by the variables that SLURM gives to a job.
+        Job steps are no children of slurmd and have no pid file, but hold slurmd's log open for
+        writing. The processes below them are found by descent, and if their parents have died, by
+        the variables that SLURM gives to a job.
         """
         daemons = daemons or DAEMONS
         logs = {str(self.folder / f"log/{name}.log") for name in daemons}
@@ -220,7 +237,9 @@ class Cluster:
 
     @staticmethod
     def _kill(find, patience=10):
-        """Kill what `find()` names until it names nothing: what is killed may have been starting something."""
+        """Kill what `find()` names until it names nothing: what is killed may have been starting
+        something.
+        """
         deadline = time.monotonic() + patience
         while pids := find():
             if time.monotonic() > deadline:
@@ -283,11 +302,13 @@ class Cluster:
         nodes = [
             f"NodeName=localhost NodeAddr=127.0.0.1 CPUs={self.cpus} RealMemory={self.memory_mb}"
             + (f" Gres=gpu:{self.gpus}" if self.gpus else ""),
-            "PartitionName=gpu Nodes=ALL Default=YES MaxTime=1-00:00:00 DefMemPerCPU=100 PriorityTier=1",
+            "PartitionName=gpu Nodes=ALL Default=YES MaxTime=1-00:00:00 DefMemPerCPU=100 "
+            "PriorityTier=1",
         ]
         if self.preempt:
             nodes.append(
-                "PartitionName=urgent Nodes=ALL MaxTime=1-00:00:00 DefMemPerCPU=100 PriorityTier=10 PreemptMode=OFF"
+                "PartitionName=urgent Nodes=ALL MaxTime=1-00:00:00 DefMemPerCPU=100 "
+                "PriorityTier=10 PreemptMode=OFF"
             )
         (self.folder / "etc/slurm.conf").write_text(
             "\n".join([*(f"{key}={value}" for key, value in lines.items()), *nodes]) + "\n"
@@ -316,7 +337,9 @@ def _stat(pid):
 
 
 def _writes(fd, paths):
-    """Whether the entry fd of /proc/<pid>/fd is one of these files, open for writing (a reader may be someone's tail -f)."""
+    """Whether the entry fd of /proc/<pid>/fd is one of these files, open for writing (a reader may
+    be someone's tail -f).
+    """
     with contextlib.suppress(FileNotFoundError):  # closed meanwhile
         if os.readlink(fd) in paths:
             flags = (

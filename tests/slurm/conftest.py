@@ -14,6 +14,9 @@ def pytest_runtest_setup():
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """Four CPUs, two GPUs, the partitions `gpu` and `urgent`. A test that breaks a daemon starts a cluster of its own."""
+    """Four CPUs, two GPUs, the partitions `gpu` and `urgent`.
+
+    A test that breaks a daemon starts a cluster of its own.
+    """
     with running_cluster(tmp_path_factory.mktemp("slurm"), cpus=4, gpus=2, preempt=True) as running:
         yield running

@@ -1,4 +1,5 @@
-"""`snakemake --profile slurm all_ablations`, word for word, on a real SLURM, while everything that can fail does.
+"""`snakemake --profile slurm all_ablations`, word for word, on a real SLURM, while everything that
+can fail does.
 
 HDBENCH_FAULTS says how many faults come (default 6), HDBENCH_FAULT_SEED when and which (default 0).
 """

@@ -1,4 +1,6 @@
-"""What becomes of jobs on a real SLURM when something goes wrong: nothing runs twice, nothing is lost."""
+"""What becomes of jobs on a real SLURM when something goes wrong: nothing runs twice, nothing is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +195,8 @@ def test_jobs_are_submitted_once_the_controller_is_back(workflow, tmp_path_facto
         (workflow.folder / "Snakefile").write_text(
             'rule all:\n    input: "b"\n'
             'rule a:\n    output: "a"\n    shell: "touch begun; sleep 6; touch {output}"\n'
-            'rule b:\n    input: "a"\n    output: "b"\n    shell: "echo run >> runs; touch {output}"\n'
+            'rule b:\n    input: "a"\n    output: "b"\n    shell: "echo run >> runs; touch '
+            '{output}"\n'
         )
         main = workflow.start()
         workflow.wait((workflow.folder / "begun").exists)
@@ -247,11 +250,13 @@ def test_too_much_memory_is_tried_again_with_more(tmp_path_factory, tmp_path):
         ("slurm_partition='gpuu'", "rule count: unknown partition 'gpuu'; did you mean 'gpu'?"),
         (
             "gpus=3",
-            "rule count: asks for 3 GPUs, but in partition gpu no node has more than 2; lower its gpus",
+            "rule count: asks for 3 GPUs, but in partition gpu no node has more than 2; lower its "
+            "gpus",
         ),
         (
             "runtime=99999",
-            "rule count: asks for 99999 minutes, but in partition gpu the partition's time limit is 1440; lower "
+            "rule count: asks for 99999 minutes, but in partition gpu the partition's time limit "
+            "is 1440; lower "
             "its runtime",
         ),
         (
@@ -281,7 +286,9 @@ rule ranks:
 
 
 def test_a_submission_killed_before_the_job_had_its_pickle_goes_on(workflow):
-    """submitit names the pickle after the job when sbatch has answered; the job waits a minute for it."""
+    """submitit names the pickle after the job when sbatch has answered; the job waits a minute for
+    it.
+    """
     main = workflow.start("--config", "jobs=1")
     folder = workflow.folder / ".snakemake/submitit/count"
     workflow.wait(lambda: list(folder.glob("*/1/*_submitted.pkl")))
@@ -300,7 +307,9 @@ def test_a_submission_killed_before_the_job_had_its_pickle_goes_on(workflow):
 
 
 def test_a_task_that_dies_without_a_word_makes_its_job_fail(workflow):
-    """SLURM then ends the other tasks as it would for a preemption, but nothing is requeued for ever."""
+    """SLURM then ends the other tasks as it would for a preemption, but nothing is requeued for
+    ever.
+    """
     (workflow.folder / "Snakefile").write_text(RANKS.format(how="kill -9 $PPID"))
     main = workflow.start("--retries", "1")
     assert main.wait(90) == 1
@@ -322,9 +331,12 @@ def test_the_task_that_failed_first_is_the_one_that_is_told(workflow):
 
 
 def test_a_stop_after_the_last_step_leaves_a_success(workflow):
-    """The command ends with success though it is cancelled; bash waits for it, and nothing is run again."""
+    """The command ends with success though it is cancelled; bash waits for it, and nothing is run
+    again.
+    """
     (workflow.folder / "late.py").write_text(
-        "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\npathlib.Path('begun').touch()\n"
+        "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, "
+        "signal.SIG_IGN)\npathlib.Path('begun').touch()\n"
         "time.sleep(2)\npathlib.Path('out').touch()\n"
     )
     (workflow.folder / "Snakefile").write_text(

@@ -1,7 +1,9 @@
-"""A report as Chromium shows it, on a desk and on a phone: `python -m tests.support.check_report REPORT FOLDER`.
+"""A report as Chromium shows it, on a desk and on a phone: `python -m tests.support.check_report
+REPORT FOLDER`.
 
-Nothing is asked of a network, the page is no wider than the screen, and its text is there; screenshots of both go to FOLDER.
-A page that fails is looked at first, so that a browser which sees nothing is not taken for a good report.
+Nothing is asked of a network, the page is no wider than the screen, and its text is there;
+screenshots of both go to FOLDER. A page that fails is looked at first, so that a browser which sees
+nothing is not taken for a good report.
 """
 
 import json
@@ -25,14 +27,18 @@ QUIET = (
     "--allow-file-access-from-files",
     "--virtual-time-budget=20000",
 )
-FRAME = """<!doctype html><title>waiting</title><body style="margin: 0"><iframe src="{page}" width="{width}" height="{height}"
+FRAME = """<!doctype html><title>waiting</title><body style="margin: 0">
+<iframe src="{page}" width="{width}" height="{height}"
 style="border: 0" onload="setTimeout(() => {{ const root = this.contentDocument.documentElement;
-document.body.dataset.width = root.scrollWidth; document.body.dataset.letters = root.innerText.length; }}, 5000)"></iframe>"""
+document.body.dataset.width = root.scrollWidth;
+document.body.dataset.letters = root.innerText.length; }}, 5000)"></iframe>"""
 BAD = '<img src="http://127.0.0.1:9/x.png"><div style="width: 3000px">wide</div>'
 
 
 def look(page: Path, width: int, height: int, picture: Path) -> tuple[int, int, list[str]]:
-    """Of a page on a screen: its width in pixels, the letters that can be read, and the addresses that it asked for."""
+    """Of a page on a screen: its width in pixels, the letters that can be read, and the addresses
+    that it asked for.
+    """
     with tempfile.TemporaryDirectory() as folder:
         frame, log = Path(folder, "frame.html"), Path(folder, "net.json")
         frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width, height=height))
@@ -76,7 +82,8 @@ def main(report: Path, folder: Path) -> None:
         assert width <= wide, f"{screen}: {width} pixels wide, the screen has {wide}"
         assert letters > 200, f"{screen}: {letters} letters"
         print(
-            f"{report} on a {screen}: {letters} letters, {width} of {wide} pixels wide, nothing asked of a network"
+            f"{report} on a {screen}: {letters} letters, {width} of {wide} pixels wide, nothing "
+            f"asked of a network"
         )
 
 

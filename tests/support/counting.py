@@ -1,4 +1,5 @@
-"""A workflow of jobs that count and save their state at every number, for tests of what becomes of jobs."""
+"""Counting: a workflow of jobs that count and save their state at every number, and passes in the
+form of a ledger."""
 
 from __future__ import annotations
 
@@ -8,7 +9,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+
+from hdbench.methods.base import Passes
 
 SNAKEFILE = """
 rule all:
@@ -19,7 +23,8 @@ rule count:
     shell: "python count.py {wildcards.i} {output}"
 """
 COUNT = '''
-"""Counts to the number in `length`, tenths of a second a step; goes on from its state; says when it starts and ends."""
+"""Counts to the number in `length`, tenths of a second a step; goes on from its state; says when it
+starts and ends."""
 import pathlib, signal, sys, time
 i, out = sys.argv[1:]
 state, stop = pathlib.Path(f"state-{i}"), []
@@ -101,7 +106,8 @@ class Workflow:
             )
 
     def kill_while_counting(self, *arguments: str, jobs: int = 2) -> None:
-        """Start, and `kill -9` the main process once so many jobs have counted to three; they are left running."""
+        """Start, and `kill -9` the main process once so many jobs have counted to three; they are
+        left running."""
         main = self.start(*arguments)
         self.wait(lambda: all(self.state(job) > 2 for job in range(jobs)))
         main.kill()
@@ -124,10 +130,30 @@ class Workflow:
         return int(path.read_text() or 0) if path.exists() else 0
 
     def wait(self, condition, timeout: float = 60) -> None:
-        """Until the condition holds; AssertionError with what Snakemake has said if it never does."""
+        """Until the condition holds; AssertionError with what Snakemake has said if it never
+        does."""
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, (
                 self.said() if (self.folder / "said").exists() else "timeout"
             )
             time.sleep(0.05)
+
+
+def flattened(
+    passes: Mapping[str, Passes], feature_network: str = "teacher"
+) -> dict[tuple[str, str, str], float]:
+    """An objective's passes by (network, "full" or "features", kind of pass), without those of
+    none.
+
+    Its `generator` and `target` are the student, its `feature` is features of `feature_network`,
+    and a regulariser's passes add to the objective's own.
+    """
+    names = {"generator": "student", "target": "student", "feature": feature_network}
+    counted: Counter[tuple[str, str, str]] = Counter()
+    for network, kinds in passes.items():
+        network = network.removeprefix("regulariser ")
+        extent = "features" if network == "feature" else "full"
+        for kind, count in kinds._asdict().items():
+            counted[names.get(network, network), extent, kind] += count
+    return {key: count for key, count in counted.items() if count}

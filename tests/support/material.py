@@ -43,7 +43,9 @@ def material() -> Path:
 
 @functools.cache
 def inception_weights() -> Path:
-    """Inception as torch-fidelity has it, Kaiming-initialised, batch norm calibrated on images: not degenerate."""
+    """Inception as torch-fidelity has it, Kaiming-initialised, batch norm calibrated on images: not
+    degenerate.
+    """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Untrained(FeatureExtractorInceptionV3):

@@ -1,6 +1,8 @@
-"""The suites of the paper's scale with all their numbers shrunken, and tiny random weights and data in the public formats.
+"""The suites of the paper's scale with all their numbers shrunken, and tiny random weights and data
+in the public formats.
 
-`python -m tests.support.paper_scale FOLDER` writes them, for `snakemake --config suite=FOLDER/imagenet256.yaml`.
+`python -m tests.support.paper_scale FOLDER` writes them, for `snakemake --config
+suite=FOLDER/toy_imagenet256.yaml`.
 """
 
 from __future__ import annotations
@@ -153,7 +155,8 @@ def write(folder: Path) -> dict[str, Path]:
         data = merge(read_suite(find_suite(name)), changes)
         data["arms"] = {arm: data["arms"][arm] for arm in ARMS[name]}
         data["tables"] = {"methods": {"against": []}}
-        suites[name] = folder / f"{name}.yaml"
+        data["title"] = f"Toy of {name}: random weights, random pictures"
+        suites[name] = folder / f"toy_{name}.yaml"
         suites[name].write_text(yaml.safe_dump(data, sort_keys=False))
     return suites
 

@@ -1,4 +1,6 @@
-"""SiT and DiT as their papers have them (arXiv 2401.08740, 2212.09748), with the public files' names of tensors."""
+"""SiT and DiT as their papers have them (arXiv 2401.08740, 2212.09748), with the public files'
+names of tensors.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 
 
 def sinusoids(t: Tensor, size: int = 256, longest: float = 10000.0) -> Tensor:
-    """[cos, sin] of t times `size` / 2 frequencies from 1 down to 1 / longest, in the precision of t."""
+    """[cos, sin] of t times `size` / 2 frequencies from 1 down to 1 / longest, in the precision of
+    t.
+    """
     frequencies = torch.exp(
         -math.log(longest) * torch.arange(size // 2, dtype=t.dtype) / (size // 2)
     )
@@ -20,7 +24,9 @@ def sinusoids(t: Tensor, size: int = 256, longest: float = 10000.0) -> Tensor:
 
 
 def grid_positions(width: int, side: int) -> np.ndarray:
-    """(side^2, width): half of the features for the column, half for the row, of each [sin, cos] of integer positions."""
+    """(side^2, width): half of the features for the column, half for the row, of each [sin, cos] of
+    integer positions.
+    """
     frequencies = 10000.0 ** (-np.arange(width // 4) / (width / 4))
     row, column = np.divmod(np.arange(side * side), side)
     return np.concatenate(
@@ -97,9 +103,11 @@ class Container(nn.Module):
 
 
 class Reference(nn.Module):
-    """forward(z, t, y) -> (B, C, H, W): SiT's velocity at its own t (1 is data), or DiT's noise at a step t from 0 to 999.
+    """forward(z, t, y) -> (B, C, H, W): SiT's velocity at its own t (1 is data), or DiT's noise at
+    a step t from 0 to 999.
 
-    `convolve = False` multiplies the patches as one matrix, which rounds otherwise than a convolution.
+    `convolve = False` multiplies the patches as one matrix, which rounds otherwise than a
+    convolution.
     """
 
     convolve = True
@@ -152,7 +160,9 @@ class Reference(nn.Module):
 
 
 def random_reference(seed: int = 0, **sizes) -> Reference:
-    """Every weight random, the modulations and the last layer too, so that nothing is gated away."""
+    """Every weight random, the modulations and the last layer too, so that nothing is gated
+    away.
+    """
     network, generator = Reference(**sizes), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -19,7 +19,9 @@ REMOVED = object()
 
 
 def changed(changes: dict[str, Any], base: dict[str, Any] = TINY) -> dict[str, Any]:
-    """A copy of the suite with a value at each dotted key, or without the key where the value is REMOVED."""
+    """A copy of the suite with a value at each dotted key, or without the key where the value is
+    REMOVED.
+    """
     data = copy.deepcopy(base)
     for key, value in changes.items():
         *path, last = key.split(".")
@@ -48,7 +50,7 @@ def run_until(plan: Plan, results: Path, stage_id: str) -> None:
     """Run a stage and everything before it, in this process."""
     for parent in plan.stages[stage_id].parents.values():
         run_until(plan, results, parent)
-    run_stage(plan, plan.stages[stage_id], results, torch.device("cpu"), 1000.0)
+    run_stage(plan.stages[stage_id], results, torch.device("cpu"), 1000.0)
 
 
 def stage_of(plan: Plan, kind: str, arm: str, seed: int = 0) -> str:

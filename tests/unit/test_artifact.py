@@ -1,4 +1,6 @@
-"""Artifacts: what a manifest says, what is refused, and that a stage is published whole or not at all."""
+"""Artifacts: what a manifest says, what is refused, and that a stage is published whole or not at
+all.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ from hdbench.stages import artifact
 from hdbench.stages.artifact import Work, folder
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.stages.run import run_stage
+from hdbench.stages.sources import SOURCES
 from hdbench.suite.plan import Plan
-from hdbench.suite.stage import Stage
+from hdbench.suite.stage import Stage, config_of
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
 
@@ -51,7 +54,7 @@ def copied(done, tmp_path) -> tuple[Plan, Path, Stage]:
 
 
 def run(plan: Plan, stage: Stage, results: Path, checkpoint_seconds: float = 1000.0) -> None:
-    run_stage(plan, stage, results, torch.device("cpu"), checkpoint_seconds)
+    run_stage(stage, results, torch.device("cpu"), checkpoint_seconds)
 
 
 def test_a_manifest_says_what_the_artifact_is(done):
@@ -76,12 +79,15 @@ def test_a_manifest_says_what_the_artifact_is(done):
         "network_evaluations",
         "forward_equivalents",
         "parameters",
+        "versions",
+        "sources",
+        "parent_manifests",
         "payload",
     }
     assert manifest["id"] == f"teacher/s0-{manifest['digest']}"
     assert (manifest["kind"], manifest["version"], manifest["seed"]) == ("teacher", 1, 0)
-    assert manifest["config"] == stage.config
-    assert manifest["config"]["steps"] == plan.suite.teacher.training.steps
+    assert config_of(stage.kind, manifest["config"]) == stage.config
+    assert manifest["config"]["training"]["steps"] == plan.suite.teacher.training.steps
     assert manifest["parents"] == {"data": next(iter(plan.stages))}
     assert manifest["environment"].keys() >= {
         "python",
@@ -251,7 +257,9 @@ def test_a_folder_without_a_manifest_is_replaced(copied):
 
 
 def in_another_process(plan: Plan, stage: Stage, results: Path, monkeypatch, work) -> int:
-    """Start the stage in a forked process, with `work` in place of what it does, and return once it is at work."""
+    """Start the stage in a forked process, with `work` in place of what it does, and return once it
+    is at work.
+    """
     reader, writer = os.pipe()
 
     def at_work(context):
@@ -313,7 +321,9 @@ def test_a_second_process_takes_over_from_one_that_was_killed(copied, monkeypatc
 
 
 def test_costs_are_those_of_all_runs(tmp_path, monkeypatch):
-    """Seconds add up over runs, also from a checkpoint that does not know them; memory is the most of any; GPUs are told."""
+    """Seconds add up over runs, also from a checkpoint that does not know them; memory is the most
+    of any; GPUs are told.
+    """
     plan = tiny_plan(tmp_path)
     stage = plan.stages[stage_of(plan, "teacher", "td")]
     monkeypatch.setenv("SUBMITIT_QUEUE_SECONDS", "30.5")
@@ -385,7 +395,9 @@ def test_a_broken_checkpoint_is_named(copied, damage, monkeypatch):
 
 
 def test_a_divergence_stops_keeps_the_last_good_checkpoint_and_can_go_on(done, copied, monkeypatch):
-    """Not-a-number in step 7 (counted from 0): the checkpoint of 7 good steps stays, and is exactly what it should be."""
+    """Not-a-number in step 7 (counted from 0): the checkpoint of 7 good steps stays, and is exactly
+    what it should be.
+    """
     plan, whole = done
     _, results, stage = copied
     shutil.rmtree(folder(results, stage.id))
@@ -435,5 +447,5 @@ def test_a_huge_learning_rate_ends_with_one_sentence_and_code_1(tmp_path, monkey
     )
     assert "Traceback" not in result.output
     (work,) = (tmp_path / "stages/teacher").glob(".*.partial")
-    assert {path.name for path in work.iterdir()} == {CHECKPOINT}
+    assert {path.name for path in work.iterdir()} == {CHECKPOINT, SOURCES}
     assert all(tensor.isfinite().all() for tensor in load_file(work / CHECKPOINT).values())

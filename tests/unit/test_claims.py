@@ -1,4 +1,6 @@
-"""Verdicts on claims: each effect against scipy's own test, Holm by hand, and what a verdict follows from."""
+"""Verdicts on claims: each effect against scipy's own test, Holm by hand, and what a verdict
+follows from.
+"""
 
 import math
 
@@ -42,7 +44,9 @@ def hypothesis(effect, arms, metric="fd_test", **bound) -> Hypothesis:
 
 
 def with_values(numbers, changes) -> Numbers:
-    """The numbers with other values of an arm's metric (and all of its sampling steps), in the order of seeds."""
+    """The numbers with other values of an arm's metric (and all of its sampling steps), in the
+    order of seeds.
+    """
     frame = numbers.frame.copy()
     for (arm, metric), new in changes.items():
         for _, group in frame[(frame.arm == arm) & (frame.metric == metric)].groupby("nfe"):
@@ -135,7 +139,9 @@ def test_a_difference_of_differences_has_four_arms(numbers):
 
 
 def test_holm_by_hand():
-    """.01 x 4, .02 x 3, max(.03 x 2, before), max(.04 x 1, before); what is not a number counts for nothing."""
+    """.01 x 4, .02 x 3, max(.03 x 2, before), max(.04 x 1, before); what is not a number counts for
+    nothing.
+    """
     assert holm([0.03, 0.01, math.nan, 0.04, 0.02]) == pytest.approx(
         [0.06, 0.04, math.nan, 0.06, 0.06], nan_ok=True
     )
@@ -286,12 +292,12 @@ def test_the_command_writes_csv_markdown_and_tex(tmp_path):
         ],
     )
     assert result.exit_code == 0, result.output
-    frame = pd.read_csv(tmp_path / "out/tiny/claims.csv")
-    text = (tmp_path / "out/tiny/claims.md").read_text()
+    frame = pd.read_csv(tmp_path / "out" / plan.name / "claims.csv")
+    text = (tmp_path / "out" / plan.name / "claims.md").read_text()
     assert list(frame.claim.unique()) == [f"C{number}" for number in range(1, 10)]
     for row in frame[frame.effect.notna()].itertuples():
         assert f"{row.effect:.3g}" in text and row.rule in text
-    assert (tmp_path / "out/tiny/claims.tex").read_text().count(r"\toprule") == 2
+    assert (tmp_path / "out" / plan.name / "claims.tex").read_text().count(r"\toprule") == 2
     other = synthetic(plan).assign(digest="0" * 16)
     written = write_claims(
         Numbers(plan, other, tmp_path, anybody=True), read_rules(RULES), tmp_path / "out"

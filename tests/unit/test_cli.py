@@ -19,8 +19,8 @@ from hdbench.cli import main
 from hdbench.core import runtime
 from hdbench.core.errors import UserError
 from hdbench.stages import artifact
-from hdbench.stages.run import find_stage, label_of
-from hdbench.suite.plan import Plan
+from hdbench.stages.run import label_of
+from hdbench.suite.plan import Plan, find_stage
 from hdbench.suite.stage import KINDS
 from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
@@ -35,6 +35,7 @@ STAGE_OPTIONS = {
     "--device",
     "--checkpoint-seconds",
     "--sharding",
+    "--again",
 }
 EVALUATION_OPTIONS = {
     "--layout",
@@ -64,6 +65,8 @@ COMMANDS = {
     "show": {"--suite", "--results", "--out"},
     "published": {"--benchmark", "--metrics", "--numbers", "--without-remembered", "--out"},
     "plan": {"--suite", "--results"},
+    "publish": {"--experiment", "--suite", "--results", "--out"},
+    "arm": {"name"} | STAGE_OPTIONS - {"--id", "--arm", "--steps"},
     "compare": {"a", "b", "--metric", "--all", "--out", "--fail-if-moved"},
     "cost": {"--suite", "--results", "--out", "--config", "--gpu", "--memory"},
     "doctor": {"--suite", "--results", "--config", "--device", "--verify"},
@@ -87,7 +90,9 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def leaves_this_process_alone(monkeypatch):
-    """A command sets threads and determinism for its whole process, which here is that of all tests."""
+    """A command sets threads and determinism for its whole process, which here is that of all
+    tests.
+    """
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
 
@@ -204,7 +209,7 @@ def test_a_stage_that_is_not_there(plan, tmp_path, arguments, sentence):
     kind, *values = arguments
     options = [
         text
-        for name, value in zip(("--arm", "--seed", "--steps"), values)
+        for name, value in zip(("--arm", "--seed", "--steps"), values, strict=True)
         if value is not None
         for text in (name, value)
     ]
@@ -249,18 +254,16 @@ def test_arm_and_stage_are_two_names_of_one_result(plan, tmp_path):
 
 
 def test_progress_names_the_stage_and_whose_it_is(plan):
-    stages = plan.stages
-    assert (
-        label_of(plan, stages[stage_of(plan, "refine", "hd_patch")])
-        == "refine dmd-patch-meanflow-s0 [hd_patch]"
-    )
-    assert (
-        label_of(plan, stages[stage_of(plan, "trajectory", "td")])
-        == "trajectory meanflow-s0 [4 arms]"
-    )
-    assert label_of(plan, stages[next(iter(stages))]) == "data digits"
+    def label(stage_id: str) -> str:
+        return label_of(plan.stages[stage_id], plan.arms_of(stage_id))
+
+    refine = label(stage_of(plan, "refine", "hd_patch"))
+    assert refine == "refine dmd-patch-meanflow-s0 [hd_patch]"
+    assert label(stage_of(plan, "trajectory", "td")) == "trajectory meanflow-s0 [4 arms]"
+    assert label(next(iter(plan.stages))) == "data digits"
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there(tmp_path):
     """In a process of its own: this is the whole command, from the shell to the exit code."""
     suite = write_suite(tmp_path)
@@ -311,7 +314,9 @@ def test_the_device_auto_is_cuda_where_it_is_visible(monkeypatch, device, visibl
     ("local_rank", "count", "device"), [("1", 4, "cuda:1"), ("3", 1, "cuda:0"), ("4", 4, None)]
 )
 def test_each_rank_takes_its_own_cuda_device(monkeypatch, local_rank, count, device):
-    """SLURM may show each process its one device alone; more processes than devices are a mistake."""
+    """SLURM may show each process its one device alone; more processes than devices are a
+    mistake.
+    """
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     for name, value in {

@@ -1,4 +1,6 @@
-"""Two runs compared: every interval and p value against scipy's own tests, and what is said of rows that do not match."""
+"""Two runs compared: every interval and p value against scipy's own tests, and what is said of rows
+that do not match.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def frame(
 
 
 def chains(values, seeds=range(9)) -> dict[int, float]:
-    return dict(zip(seeds, values))
+    return dict(zip(seeds, values, strict=False))  # as many seeds as there are values
 
 
 def only(a, b, **options) -> pd.Series:
@@ -58,7 +60,7 @@ def files(tmp_path):
 
     def run(a, b, *options):
         paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
-        for path, table in zip(paths, (a, b)):
+        for path, table in zip(paths, (a, b), strict=True):
             table.to_csv(path, index=False) if isinstance(table, pd.DataFrame) else path.write_text(
                 table
             )
@@ -144,12 +146,14 @@ def test_differences_that_do_not_scatter_are_judged_by_the_sampling_errors():
 
 
 def test_false_discoveries_are_controlled_over_all_compared_rows():
-    """As scipy adjusts them, over the rows that differ; costs and what is not comparable do not count either."""
+    """As scipy adjusts them, over the rows that differ; costs and what is not comparable do not
+    count either.
+    """
     generator = np.random.default_rng(0)
     a = {f"m{i}": chains(generator.normal(size=5)) for i in range(30)}
     b = {
         name: chains(np.array(list(by.values())) + shift + 0.2 * generator.normal(size=5))
-        for (name, by), shift in zip(a.items(), [*[2.0] * 4, *[0.0] * 26])
+        for (name, by), shift in zip(a.items(), [*[2.0] * 4, *[0.0] * 26], strict=True)
     } | {"m29": a["m29"]}
     cost = frame({"seconds": chains([1.0, 2.0])}, protocol="cost")
     nan = frame({"broken": chains([1.0, np.nan])})
@@ -322,7 +326,7 @@ def test_chains_that_one_file_lacks_are_named_and_fail_where_asked(files):
         ("", "not a file of metrics"),
         ("arm,value\nhd,1\n", "columns are"),
         (None, "does not exist"),
-        (pd.concat([frame({"fd": {0: 1.0}})] * 2), "stand there more than once"),
+        (pd.concat([frame({"fd": {0: 1.0}})] * 2), "appear more than once"),
         (frame({"other": {0: 1.0}}, arm="x", suite="y"), "no row is in both"),
     ],
 )

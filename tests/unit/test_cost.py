@@ -1,4 +1,5 @@
-"""What a run will cost: FLOPs, disk and memory against what the code does, and published constants counted again."""
+"""What a run will cost: FLOPs, disk and memory against what the code does, and published constants
+counted again."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import json
 import re
 import weakref
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -15,10 +17,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.cli import main
+from hdbench.core.errors import UserError
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import guided
-from hdbench.methods import OBJECTIVES
-from hdbench.methods.base import Setting
+from hdbench.methods.base import Passes, Problem
 from hdbench.methods.discriminators import build_head
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.flops import forward_flops
@@ -27,14 +29,17 @@ from hdbench.stages import artifact
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.budget import cost_per_step
 from hdbench.suite.load import load_plan
-from hdbench.suite.schema import Training
-from hdbench.tools import cost
-from hdbench.tools.cost import Costs, by_precision, estimate, report, to_do
-from hdbench.tools.cost_model import read_model
-from hdbench.tools.memory import Memory, activations
+from hdbench.tools.cost.counting import Costs, by_precision
+from hdbench.tools.cost.model import read_model
+from hdbench.tools.cost.report import estimate, report, to_do
+from hdbench.tools.memory.activations import activations
+from hdbench.tools.memory.held import Memory
 from tests.support.material import inception_weights
 from tests.support.tiny import REPOSITORY, TINY, run_until, stage_of, tiny_plan, write_suite
-from tests.workflow.test_workflow import snakemake, workspace  # noqa: F401, a fixture
+from tests.workflow.test_workflow import (
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 MODEL = REPOSITORY / "workflow/cost.yaml"
 SUITES = sorted(path.stem for path in (REPOSITORY / "workflow/suites").glob("*.yaml"))
@@ -68,7 +73,7 @@ def test_training_costs_the_codes_own_count_of_forwards(tmp_path, model):
     costs, data = Costs(plan, model), plan.suite.data
     for stage in plan.stages.values():
         if stage.kind in ("trajectory", "refine"):
-            training = Training.of(stage.config)
+            training = stage.training
             forward = forward_flops(
                 plan.suite.network, data.image_size, data.channels, data.classes, True
             )
@@ -79,17 +84,13 @@ def test_training_costs_the_codes_own_count_of_forwards(tmp_path, model):
 
 
 def test_forward_mode_is_float32_and_checkpointing_computes_forwards_again():
-    terms = {
-        "teacher forward": 2,
-        "student forward": 1,
-        "student backward": 2,
-        "student tangent": 0.25,
-    }
-    assert by_precision(terms, "bfloat16", False) == {"float32": 1.0, "bfloat16": 4.25}
-    assert by_precision(terms, "bfloat16", True) == {"float32": 1.0, "bfloat16": 4.25 + 0.75}
-    assert by_precision(terms, "float32", False) == {"float32": 5.25}
+    passes = {"teacher": Passes(forward=2), "student": Passes(forward=1, backward=2, tangent=0.25)}
+    assert by_precision(passes, "bfloat16", False) == {"float32": 1.0, "bfloat16": 4.25}
+    assert by_precision(passes, "bfloat16", True) == {"float32": 1.0, "bfloat16": 4.25 + 0.75}
+    assert by_precision(passes, "float32", False) == {"float32": 5.25}
 
 
+@pytest.mark.slow
 def test_imagenet_by_hand(model):
     plan = load_plan("imagenet256")
     costs, n = Costs(plan, model), 1281167
@@ -136,9 +137,9 @@ def test_core_seconds_are_those_measured_or_at_a_measured_pace_or_counted(tmp_pa
     assert found.seconds == pytest.approx(
         {hd: 12.5, other: 12.5 * total[other] / total[hd], teacher: total[teacher] / 32e9}
     )
-    assert found.how == {"measured": 1, "alike": 1, "counted": 1}
+    assert found.basis == {"measured": 1, "alike": 1, "counted": 1}
     (tables / "tiny/run.json").write_text("[]")
-    with pytest.raises(cost.UserError, match="not the manifest of a run"):
+    with pytest.raises(UserError, match="not the manifest of a run"):
         estimate(plan, [hd], model, tables)
 
 
@@ -177,7 +178,7 @@ def test_published_networks_counted_again(model):
             known, factor = model.autoencoders[name], 8 if name == "kl" else 32
             assert parameters(network) == known.parameters
 
-            def counted(side):
+            def counted(side, network=network, name=name, factor=factor):
                 latent = torch.empty(1, 4 if name == "kl" else 32, side // factor, side // factor)
                 return flops_of(network.encode, torch.empty(1, 3, side, side)), flops_of(
                     network.decode, latent
@@ -190,6 +191,7 @@ def test_published_networks_counted_again(model):
             )
 
 
+@pytest.mark.slow
 def test_extractors_counted_again(model):
     import open_clip
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -246,8 +248,9 @@ def test_disk_is_what_the_stages_leave(finished, model):
     assert looked_at == {"data", "teacher", "trajectory", "refine", "pairs", "sample"}
 
 
-def small_setting(network: TransformerConfig, training, image_size=8):
-    """The networks of `hdbench.stages.train.distill`, for images of one channel in ten classes, and the objective's updates."""
+def small_problem(network: TransformerConfig, training, image_size=8):
+    """The networks of `hdbench.stages.train.distill`, for images of one channel in ten classes, and
+    the objective's updates."""
     made = {"image_size": image_size, "channels": 1, "classes": 10}
     student, teacher, fake = (
         Transformer(network, **made, mean_velocity=own) for own in (True, False, False)
@@ -268,7 +271,7 @@ def small_setting(network: TransformerConfig, training, image_size=8):
             parameters=settings.parameters,
         )
 
-    setting = Setting(
+    problem = Problem(
         student=student,
         learning_rate=1e-4,
         teacher=teacher.requires_grad_(False),
@@ -276,7 +279,7 @@ def small_setting(network: TransformerConfig, training, image_size=8):
         copy_teacher=lambda: fake,
         head=head,
     )
-    return setting, OBJECTIVES[training.objective.name].updates(training.objective, setting)
+    return problem, training.objective.updates(problem)
 
 
 @pytest.mark.parametrize("arm", ["td", "hd", "hd_patch", "hd_awd_logit", "progressive"])
@@ -288,10 +291,10 @@ def test_what_belongs_to_parameters_is_exact(tmp_path, arm):
     stage = plan.stage(
         stage_of(plan, "trajectory" if arm in ("td", "progressive") else "refine", arm)
     )
-    training = Training.of(stage.config)
-    setting, updates = small_setting(plan.suite.network, training)
+    training = stage.training
+    problem, updates = small_problem(plan.suite.network, training)
     trainer = Trainer(
-        updates, training, setting.student, (0,), torch.randn(20, 1, 8, 8), torch.arange(20) % 10
+        updates, training, problem.student, (0,), torch.randn(20, 1, 8, 8), torch.arange(20) % 10
     )
     trainer.train_step()
     held = Memory(plan).held(stage, training)
@@ -315,7 +318,7 @@ def test_what_belongs_to_parameters_is_exact(tmp_path, arm):
             if name != "step"
         ),
         "average": sum(value.nbytes for value in trainer.ema.values()),
-        "teacher": 4 * parameters(setting.teacher),
+        "teacher": 4 * parameters(problem.teacher),
     }
 
 
@@ -328,7 +331,8 @@ class Holder:
 
 
 def kept(networks, function) -> tuple[int, int]:
-    """Bytes that graphs keep when the function returns, and the most that they kept until then, without the networks' own."""
+    """Bytes that graphs keep when the function returns, and the most that they kept until then,
+    without the networks' own."""
     own = {
         tensor.untyped_storage().data_ptr()
         for network in networks
@@ -361,6 +365,7 @@ def kept(networks, function) -> tuple[int, int]:
     return at_end, most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "depth", "heads", "side", "rows"),
     [(64, 3, 4, 16, 4), (96, 2, 2, 8, 8), (128, 2, 8, 24, 2)],
@@ -415,6 +420,7 @@ def test_activations_are_what_autograd_keeps(options, width, depth, heads, side,
     assert kept([network], run)[0] == pytest.approx(formula, rel=0.1 if half else 0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -443,23 +449,22 @@ def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes)
         },
     )
     stage = plan.stage(stage_of(plan, kind, "hd"))
-    training = Training.of(stage.config)
-    setting, updates = small_setting(plan.suite.network, training)
+    training = stage.training
+    problem, updates = small_problem(plan.suite.network, training)
     draws = Draws((0,), torch.randn(40, 1, 8, 8), torch.arange(40) % 10, training.batch)
     modules = [
-        setting.student,
-        setting.teacher,
+        problem.student,
+        problem.teacher,
         *(module for update in updates for module in update.modules.values()),
     ]
 
-    def run(update, drawn):
+    def run(update):
         with torch.autocast("cpu", torch.bfloat16, training.precision == "bfloat16"):
-            return update.loss(*drawn)
+            return update.loss(update.draw(draws))
 
-    found = [kept(modules, lambda: run(update, update.draw(draws))) for update in updates]
-    at_end, most = map(
-        max, zip(*found)
-    )  # a forward-mode pass makes and drops more, a block's worth
+    found = [kept(modules, partial(run, update)) for update in updates]
+    # a forward-mode pass makes and drops more, a block's worth
+    at_end, most = map(max, zip(*found, strict=True))
     formula = Memory(plan).activations(stage, training)
     assert (at_end if kind == "trajectory" else most) == pytest.approx(formula, rel=0.05)
 
@@ -467,6 +472,7 @@ def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes)
 # reports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_has_a_cost(suite, model, tmp_path):
     plan = load_plan(suite)
@@ -521,6 +527,7 @@ def test_mistakes_in_the_model(tmp_path, change, sentence):
     assert printed.exit_code == 2 and sentence in printed.output
 
 
+@pytest.mark.slow
 def test_a_dry_run_ends_with_the_cost_of_what_it_plans(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     plan = load_plan(str(write_suite(workspace)))

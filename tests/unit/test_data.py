@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ import torch
 from sklearn.datasets import load_digits
 
 from hdbench.datasets import DATASETS, canvas, digits, textured_digits
+from hdbench.datasets.base import Dataset
+from hdbench.datasets.canvas import Canvas
+from hdbench.datasets.textured_digits import TexturedDigits
 
 
 def build(name: str, **settings):
-    module = DATASETS[name]
-    configuration = module.Configuration(**settings)
-    return configuration, module.build(configuration)
+    data = DATASETS[name](**settings)
+    return data, data.build()
 
 
 SMALL = {"train": 600, "test": 300}
@@ -35,7 +38,7 @@ def test_digits_split_sizes_and_content():
     labels = torch.cat([labels for _, labels in splits.values()]).numpy()
 
     def rows(ink, targets):
-        return sorted((tuple(row), int(label)) for row, label in zip(ink, targets))
+        return sorted((tuple(row), int(label)) for row, label in zip(ink, targets, strict=True))
 
     assert rows(every, labels) == rows(
         np.rint(original.data * 255 / 16).astype(int), original.target
@@ -51,7 +54,9 @@ def test_no_original_is_in_both_splits(seed):
 
 
 def test_textured_digits_draw_each_split_from_its_own_originals(monkeypatch):
-    """Originals marked by where their ink is: upper rows for train, lower rows for test, none of it mixed."""
+    """Originals marked by where their ink is: upper rows for train, lower rows for test, none of it
+    mixed.
+    """
 
     def marked(seed):
         train, test = np.zeros((20, 8, 8)), np.zeros((10, 8, 8))
@@ -93,7 +98,7 @@ def test_data_depend_on_the_seed_alone(name):
         build(name, seed=1, **sizes),
     )
     for split in first:
-        assert all(torch.equal(a, b) for a, b in zip(first[split], again[split]))
+        assert all(torch.equal(a, b) for a, b in zip(first[split], again[split], strict=True))
         assert not torch.equal(first[split][0], other[split][0])
 
 
@@ -109,7 +114,7 @@ def test_the_test_split_does_not_depend_on_the_size_of_train():
 )
 def test_largest_sample_fits_three_disjoint_sets(train, test, largest):
     """Two disjoint parts of train and one of test, each of this size."""
-    configuration = textured_digits.Configuration(train=train, test=test)
+    configuration = TexturedDigits(train=train, test=test)
     assert configuration.largest_sample == largest
     assert 2 * largest <= train and largest <= test
 
@@ -118,13 +123,14 @@ def flat_ink(monkeypatch, **settings) -> torch.Tensor:
     """Textured images of originals that are all ink: the texture alone, in [0, 1]."""
     full = {split: (np.ones((4, 8, 8)), np.arange(4)) for split in ("train", "test")}
     monkeypatch.setattr(textured_digits, "originals", lambda seed: full)
-    configuration = textured_digits.Configuration(**(SMALL | settings))
-    return textured_digits.build(configuration)["train"][0].double() / 255
+    configuration = TexturedDigits(**(SMALL | settings))
+    return configuration.build()["train"][0].double() / 255
 
 
 @pytest.mark.parametrize("wavelength", [3.0, 4.0, 8.0])
 def test_texture_has_its_wavelength_on_both_diagonals(monkeypatch, wavelength):
-    """Each image is 1/2 + 1/2 sin(k . (x, y) + phase) with |k| = 2 pi / wavelength: the least-squares fit is exact.
+    """Each image is 1/2 + 1/2 sin(k . (x, y) + phase) with |k| = 2 pi / wavelength: the
+    least-squares fit is exact.
 
     Where the ink lies wherever a digit is put.
     """
@@ -153,7 +159,9 @@ def test_splits_have_their_own_random_numbers(monkeypatch):
 
 
 def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
-    """Where the digit has no ink there is none; shifts are by -1, 0 or 1 pixel each way, all of them used."""
+    """Where the digit has no ink there is none; shifts are by -1, 0 or 1 pixel each way, all of
+    them used.
+    """
     one = np.zeros((1, 8, 8))
     one[0, 4, 4] = 1.0
     monkeypatch.setattr(
@@ -161,7 +169,7 @@ def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
         "originals",
         lambda seed: {s: (one, np.array([7])) for s in ("train", "test")},
     )
-    images, labels = textured_digits.build(textured_digits.Configuration(**SMALL))["train"]
+    images, labels = TexturedDigits(**SMALL).build()["train"]
     assert (labels == 7).all()
     rows, columns = ((images[:, 0] > 0).any(dim).int() for dim in (2, 1))
     assert not images[:, :, :6].any() and not images[:, :, 12:].any()
@@ -172,7 +180,9 @@ def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
 
 
 def test_a_shift_loses_no_ink(monkeypatch):
-    """Without texture, an original with ink on its first row keeps all of it in one place, wherever it is put."""
+    """Without texture, an original with ink on its first row keeps all of it in one place, wherever
+    it is put.
+    """
     top = np.zeros((1, 8, 8))
     top[0, 0] = 1.0
     monkeypatch.setattr(
@@ -180,7 +190,7 @@ def test_a_shift_loses_no_ink(monkeypatch):
         "originals",
         lambda seed: {s: (top, np.array([0])) for s in ("train", "test")},
     )
-    images, _ = textured_digits.build(textured_digits.Configuration(**SMALL, contrast=0.0))["train"]
+    images, _ = TexturedDigits(**SMALL, contrast=0.0).build()["train"]
     ink = images.double().sum(dim=(1, 2, 3))
     assert len(images.flatten(1).unique(dim=0)) == 9 and ink.unique().numel() == 1
     for dim, side in ((3, 3), (2, 14)):
@@ -203,7 +213,9 @@ def test_textured_digits_are_those_of_earlier_runs():
 
 
 def numbered(seed):
-    """Originals of one level each, so that a quarter of a canvas says which it is: 40 for train, 20 for test, 10 classes."""
+    """Originals of one level each, so that a quarter of a canvas says which it is: 40 for train, 20
+    for test, 10 classes.
+    """
     levels = np.arange(1, 61) / 64
     ink = np.ones((60, 8, 8)) * levels[:, None, None]
     return {"train": (ink[:40], np.arange(40) % 10), "test": (ink[40:], np.arange(20) % 10)}
@@ -212,7 +224,7 @@ def numbered(seed):
 def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
     monkeypatch.setattr(canvas, "originals", numbered)
     _, splits = build("canvas", **SMALL, contrast=0.0)
-    for (images, labels), first, count in zip(splits.values(), (0, 40), (40, 20)):
+    for (images, labels), first, count in zip(splits.values(), (0, 40), (40, 20), strict=True):
         parts = images.unfold(2, 16, 16).unfold(3, 16, 16).flatten(-2)[:, 0]
         level = parts.amax(-1)
         assert ((parts == 0) | (parts >= level[..., None] - 1)).all() and (
@@ -229,12 +241,70 @@ def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
 
 
 def test_a_turned_canvas_has_the_opposite_texture_on_the_same_ink():
-    """clean + turned is the ink alone, (2 - contrast) times the shape, up to rounding; where there is none both are 0."""
-    configuration = canvas.Configuration(**SMALL)
-    images, turned, labels = canvas.with_turned(configuration)["train"]
-    assert torch.equal(images, canvas.build(configuration)["train"][0])
-    plain, same, _ = canvas.with_turned(canvas.Configuration(**SMALL, contrast=0.0))["train"]
+    """clean + turned is the ink alone, (2 - contrast) times the shape, up to rounding; where there
+    is none both are 0.
+    """
+    configuration = Canvas(**SMALL)
+    images, turned, labels = configuration.with_turned()["train"]
+    assert torch.equal(images, configuration.build()["train"][0])
+    plain, same, _ = Canvas(**SMALL, contrast=0.0).with_turned()["train"]
     assert torch.equal(plain, same)
     total = images.double() + turned.double()
     torch.testing.assert_close(total, 1.3 * plain.double(), rtol=0, atol=1.7)  # three roundings
     assert (images != turned).double().mean() > 0.2 and not images[plain == 0].any()
+
+
+# the contract
+
+
+class Squares(Dataset):
+    """A data set as another package would write it: settings, sizes, counts and `build`."""
+
+    title: ClassVar[str] = "grey squares"
+    name: Literal["squares"] = "squares"
+    image_size: int = 4
+    channels: int = 1
+    classes: int = 2
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"train": 7, "test": 5}
+
+    def build(self):
+        return {
+            split: (torch.full((n, 1, 4, 4), 51, dtype=torch.uint8), torch.arange(n) % 2)
+            for split, n in self.counts.items()
+        }
+
+
+def test_a_data_set_needs_its_sizes_counts_and_build_alone(tmp_path):
+    data = Squares()
+    names, facts = data.encode(tmp_path, torch.device("cpu"), lambda done, total: None)
+    assert (names, facts) == (["train.npz", "test.npz"], {})
+    images, labels = data.open(tmp_path, "test")
+    assert images.dtype == torch.float32 and torch.equal(labels, torch.arange(5) % 2)
+    assert images.unique().item() == pytest.approx(51 / 127.5 - 1)
+    assert DATASETS["textured_digits"](train=9, test=4).counts == {"train": 9, "test": 4}
+    assert (data.largest_sample, data.attributes, data.label_kind) == (3, (2,), "class")
+    assert data.targets(labels) is labels and data.prompts() is None and Squares.version == 1
+    assert data.model_dump() == {
+        "name": "squares",
+        "image_size": 4,
+        "channels": 1,
+        "classes": 2,
+    }  # facts of the class are not settings, so they enter no digest
+
+
+def test_every_data_set_states_the_contract():
+    for name, dataset in DATASETS.items():
+        assert issubclass(dataset, Dataset) and dataset.model_fields["name"].default == name
+        assert dataset.title and dataset.version >= 1
+    assert [name for name, dataset in DATASETS.items() if dataset.stored == "latents"] == ["images"]
+    assert (DATASETS["textured_digits"].version, DATASETS["canvas"].version) == (2, 2)
+    assert DATASETS["captions"]().label_kind == "caption"
+
+
+@pytest.mark.parametrize("name", [*BUILT, "captions"])
+def test_counts_are_those_of_the_splits(name):
+    data, splits = build(name, **({} if name == "digits" else SMALL))
+    assert data.counts == {split: len(labels) for split, (_, labels) in splits.items()}

@@ -1,4 +1,6 @@
-"""What a suite needs from outside: found, missing or of a wrong kind, with where to get it and put it."""
+"""What a suite needs from outside: found, missing or of a wrong kind, with where to get it and put
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from hdbench.cli import main
 from hdbench.networks.checkpoints import names
 from hdbench.suite.load import load_plan
 from hdbench.suite.reading import SUITES
-from hdbench.tools import doctor
+from hdbench.tools.doctor import sources as public_sources
 from tests.support.material import inception_weights, pictures, write_folder
 from tests.support.pipelines import CHANNELS, FACTOR, kl_autoencoder, sana_pipeline
 from tests.support.tiny import REPOSITORY, write_suite
@@ -68,7 +70,11 @@ def sit(path: Path, extra: str | None = None) -> Path:
 def test_every_suite_says_what_it_needs_or_that_it_needs_nothing(suite, tmp_path):
     code, lines = run("--suite", suite, "--results", tmp_path)
     if load_plan(suite).suite.data.name != "images":
-        nothing = f"{suite} needs nothing from outside: its data are made and its networks trained in the DAG."
+        nothing = (
+            f"{suite} needs nothing from outside: its data are made and its networks "
+            f"trained "
+            f"in the DAG."
+        )
         assert code == 0 and lines == [nothing]
         return
     found = states(lines)
@@ -231,7 +237,7 @@ def test_a_device_is_looked_for_when_it_is_asked_for(tmp_path):
 
 
 def test_sources_are_complete():
-    sources = doctor.read_sources(SOURCES).sources
+    sources = public_sources.read_sources(SOURCES).sources
     assert {kind for source in sources for kind in source.serves} == {
         "sit",
         "dit",
@@ -247,7 +253,7 @@ def test_sources_are_complete():
         "clip",
     }
     assert all(source.address or "of your own" in source.name for source in sources)
-    assert all(str(source).endswith(doctor.MARK) != source.checked for source in sources)
+    assert all(str(source).endswith(public_sources.MARK) != source.checked for source in sources)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Exported students sample with torch and diffusers alone as they do here, by the lines of their model card."""
+"""Exported students sample with torch and diffusers alone as they do here, by the lines of their
+model card.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hdbench.cli import main
@@ -26,7 +30,8 @@ from hdbench.report.collect import collect
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS
 from hdbench.suite.plan import Plan
-from hdbench.tools.export import sampling_lines, sana_lines, sana_to_diffusers, to_diffusers
+from hdbench.tools.export.conversion import sana_to_diffusers, to_diffusers
+from hdbench.tools.export.sampling import sampling_lines, sana_lines
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
 ARM = "hd_awd_logit"
@@ -73,7 +78,9 @@ def variant(name: str) -> Transformer:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Plan, Path, Path]:
-    """A plan, its file and its results: one arm measured and collected, one trained; their weights then made random."""
+    """A plan, its file and its results: one arm measured and collected, one trained; their weights
+    then made random.
+    """
     folder = tmp_path_factory.mktemp("export")
     path, results = write_suite(folder), folder / "results"
     plan = tiny_plan(folder)
@@ -106,7 +113,9 @@ def code_of(card: str) -> str:
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory) -> dict[str, Path]:
-    """Folders of two arms, by the command, and of each variant, with what their lines make where there is no hdbench."""
+    """Folders of two arms, by the command, and of each variant, with what their lines make where
+    there is no hdbench.
+    """
     plan, suite, results = trained
     folder = tmp_path_factory.mktemp("folders")
     for arm in (ARM, "td"):
@@ -118,9 +127,9 @@ def exported(trained, tmp_path_factory) -> dict[str, Path]:
         (folder / arm / "lines.py").write_text(code_of((folder / arm / "README.md").read_text()))
     for name in VARIANTS:
         data = (
-            SimpleNamespace(autoencoder=autoencoder(folder / "vae"))
+            SimpleNamespace(stored="latents", autoencoder=autoencoder(folder / "vae"))
             if name == "latents"
-            else SimpleNamespace()
+            else SimpleNamespace(stored="memory")
         )
         model, scale = to_diffusers(network := variant(name))
         model.save_pretrained(folder / name)
@@ -148,7 +157,9 @@ def autoencoder(folder: Path) -> autoencoders.AutoencoderConfig:
 
 
 def compare(folder: Path, network: Transformer, decode=lambda x: x) -> None:
-    """Images to 1e-5, and before they are clamped to 1e-5 of their scale, which is 157 where noise is predicted."""
+    """Images to 1e-5, and before they are clamped to 1e-5 of their scale, which is 157 where noise
+    is predicted.
+    """
     found = torch.load(folder / "found.pt")
     with torch.no_grad():
         x = generate(network, found["eps"], found["labels"])
@@ -159,6 +170,7 @@ def compare(folder: Path, network: Transformer, decode=lambda x: x) -> None:
     assert torch.equal(found["images"], found["x"].clamp(-1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arm", "kind"), [(ARM, "refine"), ("td", "trajectory")])
 def test_lines_of_the_card_make_the_images_of_the_student(trained, exported, arm, kind):
     plan, _, results = trained
@@ -174,6 +186,19 @@ def test_lines_of_the_card_make_the_images_of_the_student(trained, exported, arm
     compare(exported[arm], network.requires_grad_(False))
 
 
+def test_anybody_may_read_the_files_and_the_lines_save_a_picture(exported):
+    weights = exported[ARM] / "diffusion_pytorch_model.safetensors"
+    (exported[ARM] / "new").touch()
+    assert weights.stat().st_mode == (exported[ARM] / "new").stat().st_mode
+    (exported[ARM] / "new").unlink()
+    picture = np.asarray(Image.open(exported[ARM] / "samples.png"))
+    images = torch.load(exported[ARM] / "found.pt")["images"]
+    expected = (127.5 * (images[3, 0] + 1)).round().numpy()
+    assert picture.shape == (8, 80) and np.array_equal(picture[:, 24:32], expected)
+    assert "\n    pip install torch diffusers" in (exported[ARM] / "README.md").read_text()
+
+
+@pytest.mark.slow
 def test_lines_of_a_text_to_image_card_make_the_images_of_the_student(tmp_path):
     """SANA's student, its prompts encoded by the pipeline's own text encoder."""
     from hdbench.networks.config import SanaConfig
@@ -287,17 +312,20 @@ def test_card_without_metrics_and_without_an_adaptive_head(exported):
     [
         (
             ("--arm", "real_test"),
-            "--arm = 'real_test': its images are real; export takes a student that was trained for one step, "
+            "--arm = 'real_test': its images are real; export takes a student that was trained for "
+            "one step, "
             "of a network that diffusers has",
         ),
         (
             ("--arm", "teacher"),
-            "--arm = 'teacher': it samples from the teacher; export takes a student that was trained for one "
+            "--arm = 'teacher': it samples from the teacher; export takes a student that was "
+            "trained for one "
             "step, of a network that diffusers has",
         ),
         (
             ("--arm", "many"),
-            "--arm = 'many': it samples in 2, 4 steps, not in one; export takes a student that was trained for "
+            "--arm = 'many': it samples in 2, 4 steps, not in one; export takes a student that was "
+            "trained for "
             "one step, of a network that diffusers has",
         ),
         (("--arm", "hd_pach"), "--arm = 'hd_pach': unknown arm; did you mean 'hd_patch'?"),

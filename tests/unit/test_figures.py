@@ -17,7 +17,7 @@ from hdbench.cli import main
 from hdbench.report import figures
 from hdbench.report.document import for_people
 from hdbench.report.figures import FIGURES, sources
-from hdbench.report.figures import style as report_figures_style
+from hdbench.report.figures import style as figure_style
 from hdbench.report.figures.quality import spread
 from hdbench.report.numbers import Numbers
 from hdbench.report.tables import TABLES
@@ -90,7 +90,7 @@ def test_precision_and_recall_stand_where_the_numbers_say(tmp_path):
     whole, part = figure.axes
     expected = entries_of(plan, numbers, without=["train"])
     assert len(points(whole)) == len(expected)
-    for entry, ((x, y), ends) in zip(expected, points(whole)):
+    for entry, ((x, y), ends) in zip(expected, points(whole), strict=True):
         recall, precision = (numbers(entry, metric) for metric in ("recall_64", "precision_64"))
         assert (x, y) == (recall.value, precision.value)
         assert ends["x"] == ends_of(recall) and ends["y"] == ends_of(precision)
@@ -148,9 +148,9 @@ def test_the_forest_has_every_comparison_with_its_paired_interval(tmp_path, chan
     plan = tiny_plan(tmp_path, changes)
     frame = synthetic(plan)
     numbers, (figure, note) = Numbers(plan, frame, tmp_path), drawn("forest", plan, frame)
-    for axis, reference in zip(figure.axes, (same_without_head, same_from_trajectory)):
+    for axis, reference in zip(figure.axes, (same_without_head, same_from_trajectory), strict=True):
         expected = []
-        for arm in report_figures_style.stage_two(plan):
+        for arm in figure_style.stage_two(plan):
             if (other := reference(plan, arm)) not in (None, arm):
                 expected.append(
                     numbers.difference(
@@ -160,8 +160,8 @@ def test_the_forest_has_every_comparison_with_its_paired_interval(tmp_path, chan
         found = sorted((value, y, ends) for (value, y), ends in points(axis))
         texts = {text.get_position()[1]: text.get_text() for text in axis.texts}
         assert [value for value, *_ in found] == sorted(i.value for i in expected)
-        for interval, (_, y, ends) in zip(sorted(expected), found):
-            assert texts[y] == for_people(report_figures_style.SIGNED, interval)
+        for interval, (_, y, ends) in zip(sorted(expected), found, strict=True):
+            assert texts[y] == for_people(figure_style.SIGNED, interval)
             assert (
                 ends["x"] == ends_of(interval) if math.isfinite(interval.half_width) else not ends
             )
@@ -254,27 +254,22 @@ def test_methods_stand_at_their_distances_best_first(tmp_path):
 def test_distinct_arms_look_distinct(suite):
     plan = FIGURES["quality"]().part(load_plan(str(REPOSITORY / f"workflow/suites/{suite}.yaml")))
     styles = [
-        report_figures_style.point_style(plan, arm)
-        for arm in (
-            *report_figures_style.stage_two(plan),
-            *report_figures_style.before_stage_two(plan),
-        )
+        figure_style.point_style(plan, arm)
+        for arm in (*figure_style.stage_two(plan), *figure_style.before_stage_two(plan))
     ]
     looks = [
         (style["marker"], to_hex(style["color"]), to_hex(style["markerfacecolor"]))
         for style in styles
     ]
     assert len(set(looks)) == len(looks)
-    for arms in report_figures_style.by_kind(plan).values():
-        lines = [report_figures_style.head_style(plan, arm) for arm in arms]
+    for arms in figure_style.by_kind(plan).values():
+        lines = [figure_style.head_style(plan, arm) for arm in arms]
         assert (
             len({line["color"] for line in lines})
             == len({str(line["linestyle"]) for line in lines})
             == len(arms)
         )
-    assert len(set(report_figures_style.HEAD_LETTERS.values())) == len(
-        report_figures_style.HEAD_LETTERS
-    )
+    assert len(set(figure_style.HEAD_LETTERS.values())) == len(figure_style.HEAD_LETTERS)
 
 
 def history(generator, tokens: int, steps: int = 21) -> tuple[str, np.ndarray]:
@@ -308,7 +303,7 @@ def test_weights_are_those_of_the_history_as_multiples_of_equal_ones(tmp_path):
     figure, note = drawn("weights", plan, None, results)
     *images, entropy = [axis for axis in figure.axes if axis.get_label() != "<colorbar>"]
     weights = recorded["hd_awd_logit", 0]
-    for axis, step in zip(images, (0, 2, 6, 12, 20)):
+    for axis, step in zip(images, (0, 2, 6, 12, 20), strict=True):
         (image,) = axis.images
         np.testing.assert_allclose(
             image.get_array(), np.maximum(16 * weights[step].reshape(4, 4), image.norm.vmin)
@@ -358,6 +353,7 @@ def test_every_figure_has_a_caption_in_the_report():
         )
 
 
+@pytest.mark.slow
 def test_what_anybodys_metrics_cannot_draw_leaves_the_picture_that_is_there(tmp_path):
     plan = tiny_plan(tmp_path, CHANGES)
     folder = tmp_path / "out" / plan.name / "figures"
@@ -374,6 +370,7 @@ def test_what_anybodys_metrics_cannot_draw_leaves_the_picture_that_is_there(tmp_
     assert (folder / "samples.png").read_bytes() != b"a picture"
 
 
+@pytest.mark.slow
 def test_the_command_draws_from_a_file_of_metrics_alone(tmp_path):
     suite, metrics = write_suite(tmp_path, ONE_CHAIN), tmp_path / "metrics.csv"
     arguments = [
@@ -389,10 +386,12 @@ def test_the_command_draws_from_a_file_of_metrics_alone(tmp_path):
     ]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2 and result.output.startswith(f"hdbench: {metrics}: does not exist")
-    synthetic(load_plan(str(suite))).to_csv(metrics, index=False)
+    plan = load_plan(str(suite))
+    synthetic(plan).to_csv(metrics, index=False)
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     sizes = {
-        path.stem: path.stat().st_size for path in (tmp_path / "out/tiny/figures").glob("*.png")
+        path.stem: path.stat().st_size
+        for path in (tmp_path / "out" / plan.name / "figures").glob("*.png")
     }
     assert set(sizes) == set(FIGURES) and min(sizes[name] for name in FROM_NUMBERS) > 50_000

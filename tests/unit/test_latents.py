@@ -1,4 +1,6 @@
-"""The latent cache: what is in it, that a stop or more ranks change nothing of it, and what is said of broken sources."""
+"""The latent cache: what is in it, that a stop or more ranks change nothing of it, and what is said
+of broken sources.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,10 @@ from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import Draws, sample_noise
-from hdbench.datasets.latents import cache as datasets_latents_cache
+from hdbench.datasets.latents import Images
 from hdbench.datasets.latents import cache as images
-from hdbench.datasets.latents import source as datasets_latents_source
+from hdbench.datasets.latents import source as tars
 from hdbench.datasets.latents.cache import center_crop, encode, open_latents
-from hdbench.datasets.latents.source import Configuration
 from hdbench.networks import autoencoders
 from tests.scale.test_distributed import connected, fork
 from tests.support.material import pictures
@@ -34,7 +35,9 @@ FACTOR, SIDE = 4, 16
 
 
 class Pooling:
-    """An autoencoder whose latents are means over patches, and a part of the noise: known in closed form."""
+    """An autoencoder whose latents are means over patches, and a part of the noise: known in closed
+    form.
+    """
 
     def __init__(self, fails_after: int | None = None):
         self.calls, self.fails_after = 0, fails_after
@@ -54,7 +57,7 @@ def pooling(monkeypatch) -> Pooling:
     return found
 
 
-def settings(source: Path | str, **changes) -> Configuration:
+def settings(source: Path | str, **changes) -> Images:
     kind = {
         "name": "kl",
         "path": "nowhere",
@@ -66,10 +69,10 @@ def settings(source: Path | str, **changes) -> Configuration:
     plain = {"source": str(source), "resolution": SIDE, "autoencoder": kind} | (
         {} if changes.get("text") else {"classes": 2}
     )
-    return validate(Configuration, plain | changes, "data")
+    return validate(Images, plain | changes, "data")
 
 
-def made(configuration: Configuration, folder: Path) -> tuple[list[str], dict]:
+def made(configuration: Images, folder: Path) -> tuple[list[str], dict]:
     folder.mkdir(exist_ok=True)
     return encode(configuration, folder, CPU, lambda done, total: None)
 
@@ -254,7 +257,9 @@ def test_captions_of_a_folder(pooling, source, tmp_path):
 
 
 def resampled(x: np.ndarray, size: int, kernel, support: float) -> np.ndarray:
-    """Along the first axis, as Pillow resamples: the kernel stretched by the scale, normalised, rounded to levels."""
+    """Along the first axis, as Pillow resamples: the kernel stretched by the scale, normalised,
+    rounded to levels.
+    """
     scale = len(x) / size
     stretch = max(scale, 1.0)
     centres = (np.arange(size) + 0.5) * scale
@@ -278,7 +283,9 @@ def cubic(d, a=-0.5):
 
 
 def adm_crop(x: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) levels -> (size, size, 3) by matrices: halve while the shorter side is twice too long or more, cubic, crop."""
+    """(H, W, 3) levels -> (size, size, 3) by matrices: halve while the shorter side is twice too
+    long or more, cubic, crop.
+    """
 
     def to(x, height, width, *filter):
         return resampled(
@@ -299,7 +306,9 @@ def adm_crop(x: np.ndarray, size: int) -> np.ndarray:
     [(16, 16), (16, 21), (23, 19), (31, 64), (32, 32), (33, 47), (150, 67), (9, 12)],
 )
 def test_the_crop_is_that_of_adm(height, width):
-    """Against matrices of our own, along rows first also where an image is tall; Pillow rounds weights to 2^-22."""
+    """Against matrices of our own, along rows first also where an image is tall; Pillow rounds
+    weights to 2^-22.
+    """
     x = pictures(1, height * width, 160)[0, :height, :width]
     found = center_crop(Image.fromarray(x), 16)
     assert found.shape == (16, 16, 3) and found.dtype == np.uint8
@@ -349,7 +358,9 @@ def test_the_cache_of_an_autoencoder_is_what_it_says_of_each_image(source, tmp_p
 
 
 def test_a_stopped_run_goes_on_with_the_same_bytes(source, tmp_path, monkeypatch):
-    """Stopped in the second of three shards, of two batches and two sides each; the first is not made again."""
+    """Stopped in the second of three shards, of two batches and two sides each; the first is not
+    made again.
+    """
     monkeypatch.setattr(images, "BATCH", 2)
     configuration, autoencoder = settings(source, images_per_shard=4), Pooling(fails_after=6)
     monkeypatch.setattr(autoencoders, "load", lambda *arguments: autoencoder)
@@ -409,10 +420,10 @@ def test_what_is_allowed_is_counted_over_ranks(pooling, source, tmp_path):
         ranks = fork(tmp_path, 2, lambda: connected(lambda: job(allowed)))
         assert ranks.wait() == codes
         said = ["\n".join(lines) for lines in ranks.said()]
-        for text, row in zip(said, (1, 0)):
+        for text, row in zip(said, (1, 0), strict=True):
             assert f"/{row}.png: broken image (empty); skipped" in text
         assert all(
-            ("0.png: broken image (empty); mend it" in text) == (allowed == 1) for text in said
+            ("0.png: broken image (empty); fix it" in text) == (allowed == 1) for text in said
         )
 
 
@@ -426,7 +437,9 @@ def test_draws_of_a_cache_are_those_of_its_tensor(pooling, source, tmp_path):
     lazy, eager = (Draws((0, "x"), x, labels, 64) for x in (latents, whole))
     for _ in range(3):
         found, there = ([*draws.data(), draws.noise(), draws.label()] for draws in (lazy, eager))
-        assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, there))
+        assert all(
+            torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found, there, strict=True)
+        )
 
 
 def anonymous_megabytes() -> float:
@@ -494,7 +507,9 @@ def test_what_is_not_a_cache_is_refused(pooling, source, tmp_path):
 def test_a_broken_image_is_named_and_skipped_only_if_allowed(
     pooling, source, tmp_path, monkeypatch, capfd
 ):
-    """A cut JPEG and an empty file in two batches; the rest keep their own noise, and labels stay beside their images."""
+    """A cut JPEG and an empty file in two batches; the rest keep their own noise, and labels stay
+    beside their images.
+    """
     monkeypatch.setattr(images, "BATCH", 5)
     cut, empty = (
         source / "n01/9.png",
@@ -505,9 +520,9 @@ def test_a_broken_image_is_named_and_skipped_only_if_allowed(
     sentence = f"{cut}: broken image (image file is truncated"
     for allowed in (0, 1):
         text = refusal(made, settings(source, corrupt_allowed=allowed), tmp_path / "cache")
-        assert text.startswith((sentence, f"{empty}: broken image (empty); mend it")[allowed])
+        assert text.startswith((sentence, f"{empty}: broken image (empty); fix it")[allowed])
         assert text.endswith(
-            f"; mend it, or let it be skipped by a higher data.corrupt_allowed, now {allowed}"
+            f"; fix it, or let it be skipped by a higher data.corrupt_allowed, now {allowed}"
         )
         assert not contents(tmp_path / "cache")
     capfd.readouterr()
@@ -555,11 +570,11 @@ def test_damaged_files_end_in_a_sentence(tmp_path):
     """Of 600 damaged images none raises what is not caught."""
     rng, path = random.Random(0), tmp_path / "x"
     for trial in range(600):
-        content = bytearray(coded(CROPS[trial % 10], datasets_latents_source.FORMATS[trial % 3]))
+        content = bytearray(coded(CROPS[trial % 10], tars.FORMATS[trial % 3]))
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         path.write_bytes(content[: rng.randint(1, len(content))] if trial % 2 else content)
-        found = datasets_latents_cache.load(datasets_latents_source.Item(str(path)), SIDE)
+        found = images.load(tars.Item(str(path)), SIDE)
         assert isinstance(found, str) or found.shape == (SIDE, SIDE, 3)
 
 
@@ -576,7 +591,9 @@ def ends(path: Path) -> list[int]:
 
 
 def test_a_cut_tar_is_named_and_loses_its_last_sample(pooling, tmp_path, capfd):
-    """Cut in the data of a member, in a header, between members: none of them is taken for a whole tar."""
+    """Cut in the data of a member, in a header, between members: none of them is taken for a whole
+    tar.
+    """
     path = cut_tar(tmp_path / "a.tar", 10**9)
     third = ends(path)[2]
     for at, reason in (
@@ -589,7 +606,7 @@ def test_a_cut_tar_is_named_and_loses_its_last_sample(pooling, tmp_path, capfd):
         text = refusal(made, settings(path), tmp_path / f"cache{at}")
         assert (
             text
-            == f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now 0"
+            == f"{sentence}; fix it, or let it be skipped by a higher data.corrupt_allowed, now 0"
         )
         capfd.readouterr()
         _, facts = made(settings(path, corrupt_allowed=1), tmp_path / f"cache{at}")
@@ -605,7 +622,7 @@ def test_what_is_no_tar_is_named(pooling, tmp_path, content):
     text = refusal(made, settings(tmp_path / "*.tar"), tmp_path / "cache")
     assert (
         text.startswith(f"{tmp_path}/a.tar: not a whole uncompressed tar (")
-        and "), broken at its start; mend it" in text
+        and "), broken at its start; fix it" in text
     )
     assert (
         made(settings(tmp_path / "*.tar", corrupt_allowed=1), tmp_path / "cache")[1]["images"] == 2
@@ -621,7 +638,7 @@ def test_damaged_tars_end_in_a_sentence_or_are_read(tmp_path):
         for _ in range(rng.randint(1, 8)):
             damaged[rng.choice(headers) + rng.randrange(512)] = rng.randrange(256)
         path.write_bytes(damaged)
-        found, beside, cut = datasets_latents_source.read_tar(str(path), (".cls",))
+        found, beside, cut = tars.read_tar(str(path), (".cls",))
         assert len(found) == len(beside) and (cut or len(found) == 4)
 
 
@@ -631,7 +648,7 @@ def test_damaged_tars_end_in_a_sentence_or_are_read(tmp_path):
 def test_planning_needs_no_data():
     configuration = settings("/nowhere/*.tar", resolution=64, dtype="float16")
     assert (configuration.image_size, configuration.channels, configuration.classes) == (16, 3, 2)
-    assert Configuration.model_validate_json(configuration.model_dump_json()) == configuration
+    assert Images.model_validate_json(configuration.model_dump_json()) == configuration
     assert refusal(lambda: settings("/nowhere", resolution=30)) == (
         "data: resolution = 30: must be a multiple of the autoencoder's factor, 4"
     )
@@ -644,7 +661,7 @@ def test_planning_needs_no_data():
             {"a/0.png": PICTURE, "b/1.png": PICTURE},
             {"classes": 3},
             "{source}: its images lie in 2 class folders (a to b), but "
-            "data.classes = 3; mend the one or the other",
+            "data.classes = 3; fix the one or the other",
         ),
         (
             {"a/0.png": PICTURE, "1.png": PICTURE},
@@ -655,12 +672,12 @@ def test_planning_needs_no_data():
         (
             {"0.png": PICTURE, "0.cls": "2"},
             {},
-            "{tar}: 0.png: its .cls says '2', not a class from 0 to 1; mend it or data.classes",
+            "{tar}: 0.png: its .cls says '2', not a class from 0 to 1; fix it or data.classes",
         ),
         (
             {"0.png": PICTURE, "0.cls": b"\xff -1"},
             {},
-            "{tar}: 0.png: its .cls says '\ufffd -1', not a class from 0 to 1; mend it "
+            "{tar}: 0.png: its .cls says '\ufffd -1', not a class from 0 to 1; fix it "
             "or data.classes",
         ),
         (
@@ -671,7 +688,7 @@ def test_planning_needs_no_data():
         (
             {"notes.txt": "none"},
             {},
-            "{source}: holds no .png, .jpg, .jpeg, .webp image; mend data.source",
+            "{source}: holds no .png, .jpg, .jpeg, .webp image; fix data.source",
         ),
         *(
             (
@@ -704,11 +721,11 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     absent = tmp_path / "absent"
     assert (
         said(absent)
-        == f"{absent}: neither a folder nor a glob of .tar files that are there; mend data.source"
+        == f"{absent}: neither a folder nor a glob of .tar files that are there; fix data.source"
     )
     assert said(source, classes=1000) == (
         f"{source}: its images lie in 2 class folders (n01 to n02), but data.classes = "
-        "1000; mend the one or the other"
+        "1000; fix the one or the other"
     )
     assert said(source, text=True) == (
         f"{source / 'prompts.json'}: is missing, and data.text needs it; write {{name: "
@@ -719,16 +736,17 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     (source / "loose.png").write_bytes(PICTURE)
     assert (
         said(source)
-        == f"{source / 'loose.png'}: lies in no class folder; put each class into a folder of its own"
+        == f"{source / 'loose.png'}: lies in no class folder; put each class into a folder of its "
+        f"own"
     )
     (tmp_path / "empty").mkdir()
     assert (
         said(tmp_path / "empt*")
-        == f"{tmp_path / 'empty'}: cannot be read (Is a directory); mend it or data.source"
+        == f"{tmp_path / 'empty'}: cannot be read (Is a directory); fix it or data.source"
     )
     assert (
         said(tmp_path / "empty")
-        == f"{tmp_path / 'empty'}: holds no .png, .jpg, .jpeg, .webp image; mend data.source"
+        == f"{tmp_path / 'empty'}: holds no .png, .jpg, .jpeg, .webp image; fix data.source"
     )
 
 
@@ -738,7 +756,8 @@ def test_a_link_in_a_tar_is_refused(pooling, tmp_path):
         link.type, link.linkname = tarfile.LNKTYPE, "n02/0.png"
         tar.addfile(link)
     assert refusal(made, settings(tmp_path / "a.tar"), tmp_path / "cache") == (
-        f"{tmp_path}/a.tar: n01/0.png: a link, not an image; make the tar with the images themselves"
+        f"{tmp_path}/a.tar: n01/0.png: a link, not an image; make the tar with the images "
+        f"themselves"
     )
 
 
@@ -751,6 +770,7 @@ def test_latents_that_are_not_finite_are_refused(source, tmp_path, monkeypatch):
     made(settings(source), tmp_path / "cache")
     text = refusal(made, settings(source, dtype="float16"), tmp_path / "cache")
     assert text.endswith(
-        "a latent is not finite in float16; mend the autoencoder's weights or scale, or choose another "
+        "a latent is not finite in float16; fix the autoencoder's weights or scale, or choose "
+        "another "
         "data.dtype"
     )

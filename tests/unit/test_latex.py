@@ -20,11 +20,14 @@ DOCUMENT = r"""\documentclass[a4paper,10pt]{article}
 
 
 def compiled(folder: Path, tables: list[Path]) -> str:
-    """The log of an article of these tables, compiled in `folder`; skips where there is no LaTeX."""
+    """The log of an article of these tables, compiled in `folder`; skips where there is no
+    LaTeX.
+    """
     engine = next(filter(shutil.which, ("pdflatex", "tectonic")), None)
     if engine is None:
         pytest.skip(
-            "no pdflatex or tectonic on PATH: install texlive-latex-base and texlive-latex-recommended"
+            "no pdflatex or tectonic on PATH: install texlive-latex-base and "
+            "texlive-latex-recommended"
         )
     (folder / "tables.tex").write_text(
         DOCUMENT
@@ -52,7 +55,9 @@ def compiled(folder: Path, tables: list[Path]) -> str:
 
 
 def faults(log: str) -> list[str]:
-    """Of each table its errors, undefined commands and references, floats above a page, boxes more than 1pt too wide."""
+    """Of each table its errors, undefined commands and references, floats above a page, boxes more
+    than 1pt too wide.
+    """
     found = []
     for part in re.split(r"^TABLE ", log, flags=re.M):
         lines = re.findall(
@@ -63,7 +68,7 @@ def faults(log: str) -> list[str]:
         wide = [re.search(r"\(([\d.]+)pt too wide", line) for line in lines]
         found += [
             f"{part.split()[0]}: {line}"
-            for line, points in zip(lines, wide)
+            for line, points in zip(lines, wide, strict=True)
             if not points or float(points[1]) > 1
         ]
     return found
@@ -73,7 +78,8 @@ def test_every_table_compiles_and_fits(tmp_path):
     ours = tmp_path / "ours.csv"
     ours.write_text(
         "suite,arm,seed,nfe,metric,value,se,n,protocol,digest\n"
-        "evaluate,[50%] <a_b> & c^2 #~\\,,1,fid_2k,3.5,0.1,2000,adm_imagenet256_50k[inception=a]:b,d\n"
+        "evaluate,[50%] <a_b> & c^2 "
+        "#~\\,,1,fid_2k,3.5,0.1,2000,adm_imagenet256_50k[inception=a]:b,d\n"
     )
     write_published(
         tuple(BENCHMARKS), PAPER_TABLES / "published.csv", [ours], True, tmp_path / "new"
@@ -81,7 +87,7 @@ def test_every_table_compiles_and_fits(tmp_path):
     tables = sorted(PAPER_TABLES.rglob("*.tex")) + sorted((tmp_path / "new").rglob("*.tex"))
     assert {"main", "imagenet256", "mjhq"} <= {path.stem for path in tables}
     copies = [tmp_path / f"{number}-{path.name}" for number, path in enumerate(tables)]
-    for path, copy in zip(tables, copies):  # of which several may have the same label
+    for path, copy in zip(tables, copies, strict=True):  # of which several may have the same label
         copy.write_text(
             path.read_text(encoding="utf-8").replace("{tab:", f"{{tab:{copy.stem}-"),
             encoding="utf-8",

@@ -9,10 +9,22 @@ import torch
 
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images, save_images, to_float, to_uint8
-from hdbench.metrics import Estimate, mean
+from hdbench.evaluation.protocols import PROTOCOLS
+from hdbench.metrics import (
+    METRICS,
+    Estimate,
+    Metric,
+    MetricInput,
+    Settings,
+    frechet,
+    manifold,
+    mean,
+    measure_metrics,
+    metric_of,
+)
 from hdbench.metrics.classification import accuracy, classifier_score
-from hdbench.metrics.frechet import GaussianReference, frechet_distance
-from hdbench.metrics.manifold import covered, precision_recall, radii
+from hdbench.metrics.frechet import GaussianReference
+from hdbench.metrics.manifold import precision_recall
 from hdbench.metrics.spectrum import band_power, radial_power, relative_power
 
 
@@ -47,7 +59,9 @@ def test_paired_difference_of_influences_is_the_influence_of_the_difference():
 
 
 def frechet_by_sqrtm(mu_1, sigma_1, mu_2, sigma_2) -> float:
-    """|mu_1 - mu_2|^2 + tr(Sigma_1 + Sigma_2 - 2 (Sigma_1 Sigma_2)^(1/2)), the root by Schur decomposition."""
+    """|mu_1 - mu_2|^2 + tr(Sigma_1 + Sigma_2 - 2 (Sigma_1 Sigma_2)^(1/2)), the root by Schur
+    decomposition.
+    """
     root = scipy.linalg.sqrtm(sigma_1 @ sigma_2)
     return float(
         ((mu_1 - mu_2) ** 2).sum() + np.trace(sigma_1) + np.trace(sigma_2) - 2 * np.trace(root).real
@@ -59,11 +73,48 @@ def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x.mean(0), centred.T @ centred / (len(x) - 1)
 
 
+def gaussian(features: np.ndarray) -> GaussianReference:
+    return GaussianReference.of_statistics(*frechet.moments(features))
+
+
+def by_root_and_gradient(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    """d^2 and IF_i by S = Sigma_r^(1/2) and G = I - S (S Sigma S)^(-1/2) S, each formed whole."""
+
+    def power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
+        values, vectors = np.linalg.eigh(symmetric)
+        keep = values > 1e-12 * values[-1]
+        return (vectors[:, keep] * values[keep] ** exponent) @ vectors[:, keep].T
+
+    (mu, sigma), (mu_r, sigma_r) = moments(x), moments(y)
+    s = power(sigma_r, 0.5)
+    inner = s @ sigma @ s
+    eigenvalues = np.linalg.eigvalsh(inner)
+    eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[-1]]
+    shift = mu - mu_r
+    value = shift @ shift + np.trace(sigma) + np.trace(sigma_r) - 2 * np.sqrt(eigenvalues).sum()
+    gradient = np.eye(len(mu)) - s @ power(inner, -0.5) @ s
+    z = x - mu
+    quadratic = np.einsum("ni,ij,nj->n", z, gradient, z)
+    return value, 2 * z @ shift + quadratic - quadratic.mean()
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(200, 300, 8), (4000, 4000, 64), (70, 200, 64)])
+@pytest.mark.parametrize("dead", [0, 3])
+def test_frechet_estimate_by_its_whole_matrices(n, m, d, dead):
+    """Value and influences, also where features never vary, as those of dead ReLUs."""
+    x, y = correlated(n, d, 1, shift=0.1), correlated(m, d, 2)
+    x[:, :dead], y[:, :dead] = 0, 0
+    value, influence = by_root_and_gradient(x, y)
+    estimate = frechet.estimate(x, gaussian(y))
+    assert estimate.value == pytest.approx(value, rel=1e-9)
+    np.testing.assert_allclose(estimate.influence, influence, rtol=1e-6, atol=1e-8 * abs(value))
+
+
 @pytest.mark.parametrize(("n", "m", "d"), [(200, 300, 8), (1000, 500, 32), (80, 90, 64)])
 def test_frechet_distance_against_sqrtm(n, m, d):
     x, y = correlated(n, d, 1, shift=0.1), correlated(m, d, 2)
     expected = frechet_by_sqrtm(*moments(x), *moments(y))
-    assert frechet_distance(x, GaussianReference.of(y)).value == pytest.approx(expected, rel=1e-8)
+    assert frechet.estimate(x, gaussian(y)).value == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -71,42 +122,48 @@ def test_frechet_distance_against_sqrtm(n, m, d):
     [(30, 200, 64, 64), (200, 30, 64, 64), (200, 200, 5, 64), (20, 200, 64, 3), (200, 200, 3, 5)],
 )
 def test_frechet_distance_of_rank_deficient_covariances(n, m, rank_x, rank_y):
-    """tr (Sigma_x Sigma_y)^(1/2) is the nuclear norm of X Y' / sqrt((n - 1)(m - 1)) for centred X, Y, without any root."""
+    """tr (Sigma_x Sigma_y)^(1/2) is the nuclear norm of X Y' / sqrt((n - 1)(m - 1)) for centred X,
+    Y, without any root.
+    """
     x, y = correlated(n, 64, 1, shift=0.1, rank=rank_x), correlated(m, 64, 2, rank=rank_y)
     (mu_x, sigma_x), (mu_y, sigma_y) = moments(x), moments(y)
     nuclear = np.linalg.svd((x - mu_x) @ (y - mu_y).T, compute_uv=False).sum() / np.sqrt(
         (n - 1) * (m - 1)
     )
     expected = ((mu_x - mu_y) ** 2).sum() + np.trace(sigma_x) + np.trace(sigma_y) - 2 * nuclear
-    estimate = frechet_distance(x, GaussianReference.of(y))
+    estimate = frechet.estimate(x, gaussian(y))
     assert estimate.value == pytest.approx(expected, rel=1e-7)
     assert np.isfinite(estimate.influence).all() and estimate.standard_error < expected
 
 
 def test_frechet_distance_in_closed_form():
-    """A shift alone gives |shift|^2; diagonal covariances give sum (sd_1 - sd_2)^2; a set to itself gives 0."""
+    """A shift alone gives |shift|^2; diagonal covariances give sum (sd_1 - sd_2)^2; a set to itself
+    gives 0.
+    """
     x = correlated(500, 6, 3)
-    assert frechet_distance(x + 0.5, GaussianReference.of(x)).value == pytest.approx(
-        6 * 0.25, rel=1e-9
-    )
-    assert frechet_distance(3 * x, GaussianReference.of(x)).value == pytest.approx(
+    assert frechet.estimate(x + 0.5, gaussian(x)).value == pytest.approx(6 * 0.25, rel=1e-9)
+    assert frechet.estimate(3 * x, gaussian(x)).value == pytest.approx(
         4 * (x.mean(0) ** 2).sum() + 4 * np.trace(moments(x)[1]), rel=1e-9
     )
-    assert abs(frechet_distance(x, GaussianReference.of(x)).value) < 1e-6
+    assert abs(frechet.estimate(x, gaussian(x)).value) < 1e-6
 
 
 def test_frechet_distance_takes_float32_features_without_losing_digits():
-    """Moments in float64: a common offset of 1,000 in float32 features changes what float32 sums could not carry."""
+    """Moments in float64: a common offset of 1,000 in float32 features changes what float32 sums
+    could not carry.
+    """
     x, y = ((1000 + correlated(400, 8, seed)).astype(np.float32) for seed in (1, 2))
     expected = frechet_by_sqrtm(*moments(x.astype(np.float64)), *moments(y.astype(np.float64)))
-    assert frechet_distance(x, GaussianReference.of(y)).value == pytest.approx(expected, rel=1e-8)
+    assert frechet.estimate(x, gaussian(y)).value == pytest.approx(expected, rel=1e-8)
 
 
 def test_frechet_influence_is_the_derivative_in_a_samples_weight():
-    """IF_i = d/dh d^2((1 - h) P + h delta_i) at h = 0, by central differences of an independent functional."""
+    """IF_i = d/dh d^2((1 - h) P + h delta_i) at h = 0, by central differences of an independent
+    functional.
+    """
     n = 4000
     x, y = correlated(n, 5, 1, shift=0.2), correlated(900, 5, 2)
-    influence = frechet_distance(x, GaussianReference.of(y)).influence
+    influence = frechet.estimate(x, gaussian(y)).influence
 
     def functional(i: int, h: float) -> float:
         w = np.full(n, (1 - h) / n)
@@ -123,10 +180,12 @@ def test_frechet_influence_is_the_derivative_in_a_samples_weight():
 
 
 def test_frechet_standard_error_by_simulation():
-    """Mean SE within 15% of the SD over replicates; intervals about the replicates' mean (FD is biased in N) cover 95%."""
-    reference = GaussianReference.of(correlated(2000, 4, 0))
+    """Mean SE within 15% of the SD over replicates; intervals about the replicates' mean (FD is
+    biased in N) cover 95%.
+    """
+    reference = gaussian(correlated(2000, 4, 0))
     estimates = [
-        frechet_distance(1.2 * np.random.default_rng(r).normal(size=(400, 4)) + 0.1, reference)
+        frechet.estimate(1.2 * np.random.default_rng(r).normal(size=(400, 4)) + 0.1, reference)
         for r in range(300)
     ]
     values, errors = (
@@ -138,17 +197,14 @@ def test_frechet_standard_error_by_simulation():
 
 
 def test_frechet_paired_standard_error_by_simulation():
-    """Two models on the same noises: the SE of paired influences is that of the difference, far below the unpaired one."""
-    reference, differences, paired, unpaired = (
-        GaussianReference.of(correlated(2000, 4, 0)),
-        [],
-        [],
-        [],
-    )
+    """Two models on the same noises: the SE of paired influences is that of the difference, far
+    below the unpaired one.
+    """
+    reference, differences, paired, unpaired = (gaussian(correlated(2000, 4, 0)), [], [], [])
     for r in range(200):
         rng = np.random.default_rng(r)
         shared, own = rng.normal(size=(400, 4)), rng.normal(size=(400, 4))
-        a, b = (frechet_distance(x, reference) for x in (1.3 * shared, 1.25 * shared + 0.1 * own))
+        a, b = (frechet.estimate(x, reference) for x in (1.3 * shared, 1.25 * shared + 0.1 * own))
         differences.append(a.value - b.value)
         paired.append(Estimate(0.0, a.influence - b.influence).standard_error)
         unpaired.append(np.hypot(a.standard_error, b.standard_error))
@@ -170,7 +226,9 @@ def brute_force(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[flo
         radius = [sorted(distances)[k - 1] for distances in others]
         return np.mean(
             [
-                any(np.linalg.norm(p - a) <= limit for a, limit in zip(centres, radius))
+                any(
+                    np.linalg.norm(p - a) <= limit for a, limit in zip(centres, radius, strict=True)
+                )
                 for p in points
             ]
         )
@@ -186,16 +244,18 @@ def test_precision_and_recall_against_brute_force(k):
     expected = brute_force(samples, reference, k)
     assert all(0.1 < value < 0.95 for value in expected) and expected[0] != expected[1]
     assert (precision.value, recall.value) == pytest.approx(expected)
-    assert len(precision.influence) == 60 and len(recall.influence) == 75
+    assert len(precision.influence) == len(recall.influence) == 60  # samples, not the reference
     p = expected[0]
     assert precision.standard_error == pytest.approx(np.sqrt(p * (1 - p) / 59))
 
 
 def test_precision_and_recall_of_float32_features_far_from_the_origin():
-    """Distances do not lose digits to a common offset, as |a|^2 - 2 a.b + |b|^2 in float32 would."""
+    """Distances do not lose digits to a common offset, as |a|^2 - 2 a.b + |b|^2 in float32
+    would.
+    """
     rng = np.random.default_rng(0)
     samples, reference = (100 + 0.5 * rng.normal(size=(80, 3)).astype(np.float32) for _ in range(2))
-    found = precision_recall(torch.from_numpy(samples), torch.from_numpy(reference), 2)
+    found = precision_recall(*(torch.from_numpy(x).double() for x in (samples, reference)), 2)
     expected = brute_force(samples.astype(np.float64), reference.astype(np.float64), 2)
     assert tuple(e.value for e in found) == pytest.approx(expected)
 
@@ -220,9 +280,11 @@ def test_mode_collapse_costs_recall_and_scatter_costs_precision():
 
 def test_radii_exclude_the_point_itself():
     points = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
-    assert radii(points, 1).tolist() == [1, 1, 2, 4] and radii(points, 2).tolist() == [3, 2, 3, 6]
+    assert manifold._balls(points, 1)[0].tolist() == [1, 1, 2, 4]
+    assert manifold._balls(points, 2)[0].tolist() == [3, 2, 3, 6]
     inside_or_not = torch.tensor([[-1.0], [-1.1], [11.0], [11.5]])
-    assert covered(inside_or_not, points, radii(points, 1)).tolist() == [True, False, True, False]
+    precision, _ = precision_recall(inside_or_not, points, 1)
+    assert (precision.influence > 0).tolist() == [True, False, True, False]
 
 
 # classification
@@ -235,7 +297,7 @@ def dirichlet(n: int, seed: int, classes: int = 5) -> np.ndarray:
 def test_classifier_score_by_the_formula():
     """exp of (entropy of the mean - mean entropy), another form of the mean divergence."""
     p = dirichlet(300, 0)
-    entropy = lambda q: -(q * np.log(np.clip(q, 1e-300, None))).sum(-1)  # noqa: E731
+    entropy = lambda q: -(q * np.log(np.clip(q, 1e-300, None))).sum(-1)
     assert classifier_score(p).value == pytest.approx(
         np.exp(entropy(p.mean(0)) - entropy(p).mean()), rel=1e-9
     )
@@ -284,7 +346,9 @@ def test_white_noise_is_flat_at_its_variance():
 
 @pytest.mark.parametrize(("fx", "fy"), [(1, 0), (0, 3), (3, 4), (-2, 2), (5, -5), (8, 0)])
 def test_a_sinusoid_lands_on_its_ring(fx, fy):
-    """All power but rounding is on radius round(sqrt(fx^2 + fy^2)), and in the band of that ring; the mean adds none."""
+    """All power but rounding is on radius round(sqrt(fx^2 + fy^2)), and in the band of that ring;
+    the mean adds none.
+    """
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     image = 3 + torch.cos(2 * torch.pi * (fx * x + fy * y) / 16).expand(1, 1, 16, 16)
     rings, ring = radial_power(image)[0], round((fx**2 + fy**2) ** 0.5)
@@ -294,7 +358,9 @@ def test_a_sinusoid_lands_on_its_ring(fx, fy):
 
 
 def test_power_on_rings_adds_up_to_the_variance():
-    """Parseval: rings times their sizes, plus the corners beyond Nyquist, are the sum of squares about the mean."""
+    """Parseval: rings times their sizes, plus the corners beyond Nyquist, are the sum of squares
+    about the mean.
+    """
     x = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1)).double()
     frequency = np.fft.fftfreq(16, 1 / 16)
     radius = np.rint(np.hypot(frequency[:, None], frequency[None]))
@@ -315,7 +381,9 @@ def test_bands_average_neighbouring_rings():
 
 
 def test_relative_power_and_its_standard_error_by_simulation():
-    """1 for equal power; quadratic in contrast; SE given the reference within 15% of the SD over replicates."""
+    """1 for equal power; quadratic in contrast; SE given the reference within 15% of the SD over
+    replicates.
+    """
     reference = np.random.default_rng(0).chisquare(4, size=500)
     assert relative_power(reference, reference).value == pytest.approx(1)
     assert relative_power(4 * reference, reference).value == pytest.approx(4)
@@ -325,6 +393,144 @@ def test_relative_power_and_its_standard_error_by_simulation():
     ]
     spread = np.std([e.value for e in estimates], ddof=1)
     assert np.mean([e.standard_error for e in estimates]) / spread == pytest.approx(1, abs=0.15)
+
+
+# the contract
+
+
+def a_sample(**given) -> MetricInput:
+    return MetricInput(
+        features=np.zeros((6, 2)), images=torch.zeros(6, 1, 4, 4, dtype=torch.uint8), **given
+    )
+
+
+class TotalVariation(Metric):
+    """A metric as another package would write it."""
+
+    name = "total_variation"
+    title = "TV"
+    better = "lower"
+    low = 0.0
+
+    def measure(self, sample):
+        x = sample.images.double()
+        return {self.name: mean((x[..., 1:] - x[..., :-1]).abs().mean((1, 2, 3)).numpy())}
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    monkeypatch.setitem(METRICS._classes, "total_variation", TotalVariation)
+
+
+def test_a_metric_of_another_package_is_measured_by_its_name(registered):
+    images = torch.zeros(6, 1, 4, 4, dtype=torch.uint8)
+    images[:3, ..., ::2] = 9
+    sample = MetricInput(features=np.zeros((6, 2)), images=images)
+    estimates = measure_metrics(["total_variation"], sample)
+    assert estimates["total_variation"].value == 4.5
+    assert estimates["total_variation"].standard_error == pytest.approx((81 / 4 * 6 / 5 / 6) ** 0.5)
+    assert TotalVariation.group == "total_variation" and TotalVariation.version == 1
+    assert metric_of("total_variation_6") is TotalVariation
+    assert "total_variation" not in PROTOCOLS["classifier"].metrics  # its evaluate stage is its own
+
+
+def test_a_protocols_further_metrics_are_those_of_packages(registered):
+    protocol = PROTOCOLS["classifier"]
+    assert protocol.further(["fd_test", "total_variation"]) == ("total_variation",)
+    with pytest.raises(
+        UserError, match="'fid': not a metric of the protocol classifier; remove it"
+    ):
+        protocol.further(["fid"])
+    with pytest.raises(UserError, match="'total_variatio': no such metric; did you mean 'total_v"):
+        protocol.further(["total_variatio"])
+
+
+def test_a_wrong_metric_is_one_sentence(registered, monkeypatch):
+    with pytest.raises(UserError, match="'total_variaton': no such metric; did you mean 'total_va"):
+        measure_metrics(["total_variaton"], a_sample())
+    monkeypatch.setattr(TotalVariation, "measure", lambda *_: {"other": mean(np.zeros(6))})
+    with pytest.raises(UserError, match="gives 'other', which is not its name; fix the metric"):
+        measure_metrics(["total_variation"], a_sample())
+    monkeypatch.setattr(
+        TotalVariation, "measure", lambda *_: {"total_variation": mean(np.zeros(5))}
+    )
+    with pytest.raises(UserError, match=r"influence has the shape \(5,\), not \(6,\)"):
+        measure_metrics(["total_variation"], a_sample())
+
+
+def test_every_metric_states_the_contract_and_no_two_claim_a_name():
+    for name, metric in METRICS.items():
+        assert metric.title and metric.low < metric.high and metric.version >= 1, name
+        assert metric.group == "protocol" and metric.better in ("lower", "higher", None)
+        member = name.replace("{n}", "3").replace("{category}", "art")
+        assert (
+            metric_of(member) is metric_of(f"{member}_4k") is metric_of(f"{member}_450") is metric
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("fd_test_4k", "fd_test"),
+        ("fd_test_zero_391", "fd_test_{category}"),
+        ("power_band4_64", "power_band{n}"),
+        ("accuracy_held_out_812", "accuracy_held_out"),
+        ("precision_2k", "precision"),
+        ("fid_50k", "fid"),
+    ],
+)
+def test_a_name_with_its_count_belongs_to_one_metric(name, metric):
+    assert metric_of(name) is METRICS[metric]
+
+
+def test_a_name_of_no_metric_has_none():
+    assert metric_of("training_core_seconds") is None and metric_of("fd") is None
+
+
+def test_what_several_metrics_need_is_computed_once():
+    calls = []
+    sample = a_sample()
+    assert [sample.once(calls.append), sample.once(calls.append)] == [None, None]
+    assert calls == [sample]
+    rng = np.random.default_rng(0)
+    sample = MetricInput(features=rng.normal(size=(40, 3)), reference=rng.normal(size=(50, 3)))
+    estimates = measure_metrics(["precision", "recall"], sample)
+    expected = precision_recall(*map(torch.from_numpy, (sample.features, sample.reference)), 3)
+    for estimate, other in zip(estimates.values(), expected, strict=True):
+        assert estimate is not other and estimate.value == other.value
+        np.testing.assert_array_equal(estimate.influence, other.influence)
+    assert len(sample._results) == 1
+
+
+def test_protocols_say_what_their_metrics_need():
+    needs = {
+        name: (p.layers, p.needs_reference, p.reference_layers, p.prompts, p.categories)
+        for name, p in PROTOCOLS.items()
+        if name != "classifier"
+    }
+    assert needs == {
+        "adm_imagenet256_50k": (("2048", "spatial"), True, ("2048",), False, False),
+        "torch_fidelity": (("2048",), True, ("2048",), False, False),
+        "clean_fid": (("2048",), True, (), False, False),
+        "mjhq30k": (("2048",), True, ("2048",), True, True),
+        "clip_score": ((), False, (), True, False),
+    }
+    for protocol in PROTOCOLS.values():
+        assert set(protocol.quality) <= set(protocol.metrics) <= set(METRICS)
+        assert protocol.distance in (*protocol.quality, None)
+
+
+@pytest.mark.parametrize(
+    ("metric", "settings", "least"),
+    [
+        ("fid", {}, (2, "an interval")),
+        ("recall", {"neighbours": 4}, (6, "4 neighbours")),
+        ("inception_score", {}, (10, "the 10 parts of the inception score")),
+        ("inception_score", {"score_splits": "consecutive_5000"}, (2, "an interval")),
+    ],
+)
+def test_the_fewest_samples_of_a_metric(metric, settings, least):
+    assert METRICS[metric].least(Settings(**settings)) == least
 
 
 # images

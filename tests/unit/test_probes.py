@@ -1,4 +1,4 @@
-"""Planted flaws are exact, measures of planted gradients are known, units are run once, and mistakes are one sentence."""
+"""Planted flaws are exact, measures of planted gradients known, and units are run once."""
 
 from __future__ import annotations
 
@@ -22,16 +22,20 @@ from hdbench.core.config import read_yaml, validate
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import generator
-from hdbench.datasets import canvas
-from hdbench.experiments.probes import config as experiments_probes_config
-from hdbench.experiments.probes import measures, report
-from hdbench.experiments.probes import run as experiments_probes_run
-from hdbench.experiments.probes import run as module
+from hdbench.datasets.canvas import Canvas
+from hdbench.experiments.probes import collect as collecting
+from hdbench.experiments.probes import config as probes_config
+from hdbench.experiments.probes import figures, measures, report
+from hdbench.experiments.probes.run import run_unit
 from hdbench.methods.discriminators import HEADS, build_head, parameter_count
 from hdbench.metrics.records import COLUMNS, read_metrics
 from hdbench.suite.load import load_plan
 from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_suite
-from tests.workflow.test_workflow import planned, snakemake, workspace  # noqa: F401, a fixture
+from tests.workflow.test_workflow import (
+    planned,
+    snakemake,
+    workspace,  # noqa: F401, a fixture
+)
 
 TINY = read_yaml(REPOSITORY / "tests/support/probes.yaml")
 CANVAS = {
@@ -43,13 +47,13 @@ CANVAS = {
 }
 
 
-def config(changes=None) -> experiments_probes_config.Probes:
-    return validate(experiments_probes_config.Probes, changed(changes or {}, TINY), "probes.yaml")
+def config(changes=None) -> probes_config.Probes:
+    return validate(probes_config.Probes, changed(changes or {}, TINY), "probes.yaml")
 
 
 @pytest.fixture(scope="module")
 def images():
-    return canvas.with_turned(canvas.Configuration(train=300, test=20))["train"]
+    return Canvas(train=300, test=20).with_turned()["train"]
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +69,12 @@ def trained(tmp_path_factory):
 # flaws
 
 
-@pytest.mark.parametrize("change", experiments_probes_config.STRENGTH)
+@pytest.mark.parametrize("change", probes_config.STRENGTH)
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_a_flaw_changes_its_patch_and_nothing_else(images, change, size):
     clean, turned, _ = images
     y, where = measures.plant(
-        clean, turned, experiments_probes_config.Flaw(change=change, size=size), generator("test")
+        clean, turned, probes_config.Flaw(change=change, size=size), generator("test")
     )
     x, opposite = to_float(clean), to_float(turned)
     assert torch.equal(where.flatten(1).sum(1), torch.full((len(x),), size**2))
@@ -88,7 +92,7 @@ def test_a_flaw_changes_its_patch_and_nothing_else(images, change, size):
 def test_a_fade_everywhere_halves_the_texture(images):
     clean, turned, _ = images
     y, where = measures.plant(
-        clean, turned, experiments_probes_config.Flaw(change="fade", size=None), generator("test")
+        clean, turned, probes_config.Flaw(change="fade", size=None), generator("test")
     )
     middle = (to_float(clean) + to_float(turned)) / 2
     assert where.all()
@@ -99,7 +103,7 @@ def test_flaws_lie_around_ink_in_proportion_to_it():
     ink = torch.zeros(6000, 1, 32, 32, dtype=torch.uint8)
     ink[:, 0, 10, 12], ink[:, 0, 20, 5], ink[:, 0, 31, 31] = 100, 50, 50
     _, where = measures.plant(
-        ink, ink, experiments_probes_config.Flaw(change="flip", size=3), generator("test")
+        ink, ink, probes_config.Flaw(change="flip", size=3), generator("test")
     )
     found = where[:, 0].flatten(1).int().argmax(1)  # the first pixel
     shares = {
@@ -118,7 +122,7 @@ def test_flaws_lie_around_ink_in_proportion_to_it():
 def test_a_gradient_that_is_the_correction_has_share_1_cosine_1_and_no_damage(images):
     clean, turned, _ = images
     y, _ = measures.plant(
-        clean, turned, experiments_probes_config.Flaw(change="flip", size=4), generator("test")
+        clean, turned, probes_config.Flaw(change="flip", size=4), generator("test")
     )
     correction = to_float(clean) - y
     found = measures.of_gradient(-3e-9 * correction, correction)
@@ -212,7 +216,7 @@ class Patches(nn.Module):
 def easy(tmp_path):
     """A unit whose tokens show the flaw plainly."""
 
-    def unit(flaw, heads, **settings) -> experiments_probes_config.Unit:
+    def unit(flaw, heads, **settings) -> probes_config.ProbeUnit:
         plan = load_plan(
             str(
                 write_suite(
@@ -226,39 +230,38 @@ def easy(tmp_path):
             )
         )
         probes = config({"t_max": 0.05, "steps": 120, "images": 80, "flaws": [flaw], **settings})
-        return experiments_probes_config.Unit(
+        return probes_config.ProbeUnit(
             probes,
-            experiments_probes_config.Source(
-                plan, plan.stage(stage_of(plan, "teacher", "teacher"))
-            ),
+            probes_config.Source(plan, plan.stage(stage_of(plan, "teacher", "teacher"))),
             64,
             1,
             probes.flaws[0],
-            {head: (1e-2,) for head in heads},
+            dict.fromkeys(heads, (1e-2,)),
         )
 
     return unit
 
 
+@pytest.mark.slow
 def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
-    """The gradient of a head that sees the flaw points to the true correction; that of a fresh one does not."""
+    """A trained head's gradient points to the true correction, that of a fresh one does not."""
     unit = easy({"change": "fade", "size": None}, ("patch", "awd_logit"))
-    found = experiments_probes_run.run_unit(unit, Patches(), lambda step: None)
-    values = dict(zip(found["names"], found["values"][..., 0].T))
+    found = run_unit(unit, Patches(), lambda step: None)
+    values = dict(zip(found["names"], found["values"][..., 0].T, strict=True))
     assert found["heads"].tolist() == ["patch", "awd_logit"] and (values["auc"] > 0.9).all()
     assert (values["cosine"] > 0.08).all() and (values["in_flaw_share"] > 0.5).all()
     assert math.isnan(values["weight_in_flaw"][0]) and 0 < values["weight_in_flaw"][1] <= 1
     np.testing.assert_allclose(found["weights"].sum(-1), 1, rtol=1e-5)
     assert found["weights"].shape == (2, 2, 64) and found["flawed"].shape == (2, 1, 32, 32)
     unit.probes.__dict__["steps"] = 1
-    fresh = experiments_probes_run.run_unit(unit, Patches(), lambda step: None)
+    fresh = run_unit(unit, Patches(), lambda step: None)
     assert abs(fresh["values"][0, list(found["names"]).index("auc"), 0] - 0.5) < 0.2
 
 
 def test_a_head_does_not_depend_on_what_is_trained_beside_it(easy):
     flaw = {"change": "flip", "size": 8}
     both, one = (
-        experiments_probes_run.run_unit(easy(flaw, heads, steps=5), Patches(), lambda step: None)
+        run_unit(easy(flaw, heads, steps=5), Patches(), lambda step: None)
         for heads in (("patch", "conv"), ("conv",))
     )
     np.testing.assert_array_equal(both["values"][1], one["values"][0])
@@ -267,9 +270,9 @@ def test_a_head_does_not_depend_on_what_is_trained_beside_it(easy):
 def test_a_head_that_diverges_has_no_numbers_and_is_the_last_choice(easy):
     unit = easy({"change": "flip", "size": 8}, ("patch",), steps=4)
     unit.rates["patch"] = (math.inf, 1e-3)
-    found = experiments_probes_run.run_unit(unit, Patches(), lambda step: None)
+    found = run_unit(unit, Patches(), lambda step: None)
     assert np.isnan(found["values"][0, :4]).all() and np.isfinite(found["values"][1, :4]).all()
-    assert experiments_probes_run.choose(found) == {"patch": (1e-3,)}
+    assert collecting.best_rates(found) == {"patch": (1e-3,)}
 
 
 def test_the_rate_with_the_largest_cosine_is_chosen():
@@ -280,7 +283,7 @@ def test_the_rate_with_the_largest_cosine_is_chosen():
         "names": np.array(["auc", "cosine"]),
         "values": np.stack([np.ones((6, 2)), np.stack([cosine, np.zeros(6)], 1)], 1),
     }
-    assert experiments_probes_run.choose(found) == {"a": (2,), "b": (3,)}
+    assert collecting.best_rates(found) == {"a": (2,), "b": (3,)}
 
 
 @pytest.mark.parametrize("name", ["local_flaws_16", "local_flaws", "local_flaws_256"])
@@ -331,6 +334,7 @@ def invoke(folder, changes=None) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, monkeypatch):
     code, output = invoke(trained)
     assert code == 0, output
@@ -395,21 +399,20 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     units = trained / "results/probes/units"
     done = {path: path.stat().st_mtime_ns for path in units.iterdir()}
     assert len(done) == 2 * 3
-    run = experiments_probes_run.run_unit
-    monkeypatch.setattr(module, "run_unit", lambda *arguments: pytest.fail("run again"))
+    monkeypatch.setattr(collecting, "run_unit", lambda *arguments: pytest.fail("run again"))
     probes = config({"suites": [str(trained / "tiny.yaml")]})
-    experiments_probes_run.collect(probes, trained / "results")[0].to_csv(
+    collecting.collect(probes, trained / "results")[0].to_csv(
         trained / "again.csv", index=False, lineterminator="\n"
     )
     assert done == {path: path.stat().st_mtime_ns for path in units.iterdir()}
     assert (trained / "again.csv").read_bytes() == (out / "metrics.csv").read_bytes()
     again = []
     monkeypatch.setattr(
-        module, "run_unit", lambda unit, *more: again.append(unit.name) or run(unit, *more)
+        collecting, "run_unit", lambda unit, *more: again.append(unit.name) or run_unit(unit, *more)
     )
     next(units.glob("n16-flip4-s2-*")).unlink()
     repeated, timed = (
-        experiments_probes_run.collect(probes, trained / "results")[0],
+        collecting.collect(probes, trained / "results")[0],
         frame.metric == "training_core_seconds",
     )
     assert again == ["n16-flip4-s2"]
@@ -423,25 +426,27 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
     broken.unlink()
 
 
+@pytest.mark.slow
 def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
     assert invoke(trained)[0] == 0
     frame, probes = (
         read_metrics(trained / "results/probes/metrics.csv"),
         config({"suites": [str(trained / "tiny.yaml")]}),
     )
-    assert "AUC" not in report.lost(probes, frame)
+    assert "AUC" not in report.without_number(probes, report.reported(frame))
     one = (frame.suite == "probes") & (frame.arm == "awd_loss_n16_flip4") & (frame.seed == 2)
     frame.loc[one & (frame.metric == "auc"), "value"] = math.nan
     frame.loc[one & (frame.metric == "log10_damage"), "value"] = math.inf
+    intervals = report.reported(frame)
     text = report.to_markdown(
         probes,
-        report.render(probes, frame),
-        report.differences(probes, frame),
-        report.lost(probes, frame),
+        report.render(probes, intervals),
+        report.differences(probes, intervals),
+        report.without_number(probes, intervals),
     )
     for measure in ("AUC", "log10 damage"):
         assert f"{measure} of AWD-loss†, 16 tokens, flip, 4 x 4" in text.splitlines()[0]
-    figure = report.draw_crossover(probes, frame)
+    figure = figures.draw_crossover(probes, intervals, "")
     drawn = [len(axis.containers) for axis in figure.axes[:4]]  # heads with a number
     assert (
         drawn
@@ -450,7 +455,7 @@ def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
             3,
             3,
             sum(
-                math.isfinite(report.intervals(frame)(f"{head}_n16_flip4", "log10_damage").value)
+                math.isfinite(intervals(f"{head}_n16_flip4", "log10_damage").value)
                 for head in probes.heads
             ),
         ]
@@ -461,9 +466,9 @@ def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
 def test_a_change_runs_what_it_changes_and_no_more(trained):
     def digests(changes=None, rates=(1e-3,)):
         probes = config({"suites": [str(trained / "tiny.yaml")]} | (changes or {}))
-        sources = experiments_probes_config.teachers(probes)
+        sources = probes_config.teachers(probes)
         return {
-            (seed, flaw.name): experiments_probes_config.Unit(
+            (seed, flaw.name): probes_config.ProbeUnit(
                 probes, sources[16, seed], 16, seed, flaw, {"patch": rates}
             ).digest
             for seed in (0, 1)
@@ -510,8 +515,8 @@ def test_a_change_runs_what_it_changes_and_no_more(trained):
             "flaws.0.size = 0: must be greater than or equal to 1",
         ),
         ({"heads": ["pached"]}, "heads.0 = .pached.: unknown; did you mean 'patch'?"),
-        ({"heads": ["patch", "patch"]}, "heads = .*: one stands twice; remove it"),
-        ({"learning_rates": [0.0]}, "learning_rates = .0.0.: must be positive"),
+        ({"heads": ["patch", "patch"]}, "heads = .*: one value appears twice; remove it"),
+        ({"learning_rates": [0.0]}, "learning_rates.0 = 0.0: must be greater than 0"),
         ({"validation_seed": 1}, "validation_seed = 1: is one of seeds"),
         ({"shown": 21}, "shown = 21: must not be above images = 20"),
         ({"seeds": []}, "at least 1 entry"),
@@ -528,7 +533,8 @@ def test_a_mistake_in_the_configuration_is_one_sentence(changes, message):
     [
         (
             {"tokens": [64]},
-            "none has a teacher of 64 tokens and seed 0; they have 16 tokens, seed 0, 16 tokens, seed 1",
+            "none has a teacher of 64 tokens and seed 0; they have 16 tokens, seed 0, 16 tokens, "
+            "seed 1",
         ),
         ({"seeds": [5]}, "none has a teacher of 16 tokens and seed 5"),
         ({"t_max": 0.01}, "t_max = 0.01: stage 2 of tiny has times from t_min = 0.02; raise it"),
@@ -594,21 +600,23 @@ def test_teachers_must_be_there(trained, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    probes = experiments_probes_config.read_probes()
+    probes = probes_config.read_probes()
     suites = (*probes.suites, "local_flaws_256")
     every = probes.model_copy(update={"suites": suites, "tokens": (16, 64, 256)})
-    assert probes.heads == tuple(HEADS) and len(experiments_probes_config.teachers(every)) == 3 * 4
+    assert probes.heads == tuple(HEADS) and len(probes_config.teachers(every)) == 3 * 4
     refine = load_plan("local_flaws").suite.base.refine
-    assert probes.steps == refine.steps * refine.objective.critic_steps
-    assert {source.plan.name for source in experiments_probes_config.teachers(probes).values()} == {
+    assert probes.steps == refine.steps * refine.objective.critic_steps()
+    assert {source.plan.name for source in probes_config.teachers(probes).values()} == {
         "local_flaws_tuning",
         "local_flaws",
         "local_flaws_16",
     }
 
 
+@pytest.mark.slow
 def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
     monkeypatch.chdir(workspace)
     write_suite(workspace, CANVAS)
@@ -622,3 +630,15 @@ def test_probes_are_a_target_of_their_own(workspace, monkeypatch):  # noqa: F811
         ).stdout
     )
     assert jobs.keys() == {"probes", "teacher", "data"} and len(jobs["teacher"]) == 3
+
+
+def test_the_committed_tables_are_those_of_the_committed_metrics():
+    folder = REPOSITORY / "paper_tables/probes"
+    probes = probes_config.read_probes(REPOSITORY / probes_config.CONFIG)
+    intervals = report.reported(read_metrics(folder / "metrics.csv"))
+    table = report.render(probes, intervals)
+    paired = report.differences(probes, intervals)
+    assert table.to_csv(index=False) == (folder / "probes.csv").read_text()
+    assert paired.to_csv(index=False) == (folder / "differences.csv").read_text()
+    text = report.to_markdown(probes, table, paired, report.without_number(probes, intervals))
+    assert text == (folder / "probes.md").read_text()

@@ -1,4 +1,6 @@
-"""Numbers in documents are renderings of the committed metrics; a span that differs from them fails."""
+"""Numbers in documents are renderings of the committed metrics; a span that differs from them
+fails.
+"""
 
 import re
 import shutil
@@ -154,6 +156,7 @@ def test_a_span_that_is_not_closed_is_told():
         prose.fill("<!-- hdbench demo chains -->3", Path("none"), "d.md")
 
 
+@pytest.mark.slow
 def test_committed_documents_say_what_the_committed_metrics_say(monkeypatch):
     """The test that fails where prose and metrics differ; `hdbench prose README.md` mends it."""
     prose.forget()

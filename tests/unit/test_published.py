@@ -1,4 +1,6 @@
-"""Published numbers beside ours: every cell against the files that it came from, read back independently."""
+"""Published numbers beside ours: every cell against the files that it came from, read back
+independently.
+"""
 
 import csv
 import re
@@ -321,7 +323,7 @@ def test_faults_of_metrics_are_one_sentence(tmp_path):
 def test_faults_of_published_numbers_are_one_sentence(tmp_path):
     rows = rows_of(NUMBERS)
     columns, first = list(rows[0]), rows[0]
-    shifted = dict(zip(columns, [*list(first.values())[1:], ""]))
+    shifted = dict(zip(columns, [*list(first.values())[1:], ""], strict=True))
     cases = {
         "appears twice": write(tmp_path / "a.csv", [*rows, rows[3]], columns),
         "row 2 (BigGAN-deep): fid = 'nan' is not a number": write(

@@ -1,4 +1,6 @@
-"""What is done, running, failed, interrupted and waiting, from files alone, and the time that is left."""
+"""What is done, running, failed, interrupted and waiting, from files alone, and the time that is
+left.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from hdbench.cli import main
 from hdbench.stages import artifact
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.suite.load import load_plan
-from hdbench.tools import status
+from hdbench.tools.status import report as status
+from hdbench.tools.status import states as of_stages
 from tests.support.tiny import REPOSITORY, stage_of, tiny_plan, write_suite
 from tests.unit.test_tables import publish
 
@@ -56,7 +59,10 @@ def snakemake_says(results: Path, text: str, age: float = -10.0) -> Path:
 
 
 def failure(stage_id: str, how: str) -> str:
-    return f"Command 'set -euo pipefail;  python -m hdbench stage x --id {stage_id} --threads 1' {how}.\n"
+    return (
+        f"Command 'set -euo pipefail;  python -m hdbench stage x --id {stage_id} --threads 1' "
+        f"{how}.\n"
+    )
 
 
 def states(plan, results) -> dict[str, str]:
@@ -155,9 +161,9 @@ def test_to_look_takes_no_lock_and_writes_nothing(plan, tmp_path, capsys):
 
 def test_time_left_is_the_median_pace_of_the_kind_times_the_work_left(plan, tmp_path):
     results = tmp_path / "results"
-    work = {stage.id: status.work_of(plan, stage) for stage in plan.stages.values()}
+    work = {stage.id: of_stages.work_of(plan, stage) for stage in plan.stages.values()}
     refine = [stage for stage, known in plan.stages.items() if known.kind == "refine"]
-    for stage, pace in zip(refine[:3], (1.0, 2.0, 30.0)):
+    for stage, pace in zip(refine[:3], (1.0, 2.0, 30.0), strict=True):
         publish(results, plan, stage, wall_seconds=pace * work[stage])
     begin(plan, results, refine[3], step=2, spent=1e6)
     trajectory = stage_of(plan, "trajectory", "td")
@@ -171,7 +177,7 @@ def test_time_left_is_the_median_pace_of_the_kind_times_the_work_left(plan, tmp_
     left = frame.set_index("stage").left
     assert list(left[refine[:3]]) == [0, 0, 0]
     assert left[refine[4]] == pytest.approx(2.0 * work[refine[4]] + 5)
-    steps = plan.stage(refine[3]).config["steps"]
+    steps = plan.stage(refine[3]).training.steps
     assert left[refine[3]] == pytest.approx(
         2.0 * work[refine[3]] * (1 - 2 / steps) + 5
     )  # at the pace of the finished
@@ -208,11 +214,11 @@ def test_real_images_say_nothing_of_the_time_that_sampling_takes(plan, tmp_path)
 def test_work_is_forward_equivalents_and_sampling_steps(plan):
     refine = plan.stage(stage_of(plan, "refine", "hd_patch"))
     teacher = plan.stage(stage_of(plan, "teacher", "hd"))
-    assert status.work_of(plan, teacher) == 12 * 16 * 3
-    assert status.work_of(plan, refine) > status.work_of(
+    assert of_stages.work_of(plan, teacher) == 12 * 16 * 3
+    assert of_stages.work_of(plan, refine) > of_stages.work_of(
         plan, plan.stage(stage_of(plan, "refine", "hd"))
     )
-    assert {status.work_of(plan, s) for s in plan.stages.values() if s.kind == "sample"} == {
+    assert {of_stages.work_of(plan, s) for s in plan.stages.values() if s.kind == "sample"} == {
         64,
         2 * 64,
         4 * 64,

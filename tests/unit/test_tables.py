@@ -1,4 +1,6 @@
-"""Collected numbers, intervals, comparisons and rendered tables, against direct computation on synthetic artifacts."""
+"""Collected numbers, intervals, comparisons and rendered tables, against direct computation on
+synthetic artifacts.
+"""
 
 import csv
 import hashlib
@@ -18,16 +20,17 @@ from scipy import stats
 
 from hdbench.cli import main
 from hdbench.core.errors import UserError
-from hdbench.metrics import records as metrics_records
+from hdbench.metrics import records as metric_records
 from hdbench.networks import flops
 from hdbench.report import collect, document, figures, tables
 from hdbench.report import columns as report_columns
 from hdbench.report import numbers as report_numbers
-from hdbench.report.figures import sources as report_figures_sources
+from hdbench.report.figures import sources as figure_sources
 from hdbench.report.figures.spectrum import Spectrum, relative_power
 from hdbench.report.tables import tables_of
 from hdbench.report.tables.render import RANKS
 from hdbench.stages import artifact
+from hdbench.suite.stage import SampleStage
 from tests.support.tiny import tiny_plan, write_suite
 
 SEEDS = {"seeds": [0, 1, 2]}
@@ -79,8 +82,8 @@ def synthetic(plan, generator=None) -> pd.DataFrame:
                     "parameters",
                 )
             ]
-    return pd.DataFrame(numbers, columns=list(metrics_records.COLUMNS)).astype(
-        metrics_records.COLUMNS
+    return pd.DataFrame(numbers, columns=list(metric_records.COLUMNS)).astype(
+        metric_records.COLUMNS
     )
 
 
@@ -112,7 +115,7 @@ def publish(results, plan, stage_id, payload=None, **facts) -> None:
         "id": stage_id,
         "kind": stage.kind,
         "digest": stage.digest,
-        "config": stage.config,
+        "config": stage.config.model_dump(mode="json"),
         "parents": stage.parents,
         "environment": {"torch": "2"},
         "wall_seconds": 1.0,
@@ -136,7 +139,9 @@ def of_several_ranks(number: int) -> dict[str, float]:
 
 
 def fake_run(results, plan, new_facts=of_several_ranks) -> dict[str, np.ndarray]:
-    """Every stage of the plan as an artifact; returns the influences of fd_test by evaluate stage."""
+    """Every stage of the plan as an artifact; returns the influences of fd_test by evaluate
+    stage.
+    """
     generator, noise, influences = (
         np.random.default_rng(1),
         np.random.default_rng(2).normal(size=64),
@@ -151,9 +156,12 @@ def fake_run(results, plan, new_facts=of_several_ranks) -> dict[str, np.ndarray]
                 "core_seconds": 3.0 + number,
             }
             facts |= new_facts(number)
-            if stage.config["objective"].get("discriminator", "none") != "none":
+            if (
+                getattr(stage.training and stage.training.objective, "discriminator", "none")
+                != "none"
+            ):
                 facts["head_parameters"] = 2000
-        elif stage.kind == "sample" and "steps" in stage.config:
+        elif stage.kind == "sample" and isinstance(stage.config, SampleStage):
             facts = {"milliseconds_per_sample": 0.5 + number}
         elif stage.kind == "evaluate":
             influences[stage_id] = 5 * noise + generator.normal(
@@ -176,7 +184,7 @@ def fake_run(results, plan, new_facts=of_several_ranks) -> dict[str, np.ndarray]
     ("n", "name"), [(4000, "fd_4k"), (50000, "fd_50k"), (450, "fd_450"), (1500, "fd_1500")]
 )
 def test_a_metrics_name_has_its_sample_count(n, name):
-    assert metrics_records.with_count("fd", n) == name
+    assert metric_records.with_count("fd", n) == name
 
 
 def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path):
@@ -228,7 +236,7 @@ def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path)
     real = frame[frame.arm == "real_train"]
     assert real.seed.isna().all() and set(real.nfe) == {0} and "cost" not in set(real.protocol)
     pd.testing.assert_frame_equal(
-        metrics_records.read_metrics(report_numbers.metrics_file(plan, tmp_path / "r")), frame
+        metric_records.read_metrics(report_numbers.metrics_file(plan, tmp_path / "r")), frame
     )
     run = json.loads((tmp_path / "r" / plan.name / "run.json").read_text())
     environment = pd.read_csv(tmp_path / "r" / plan.name / "environment.csv")
@@ -249,7 +257,9 @@ def test_costs_that_older_manifests_lack_are_dashes(tmp_path):
         frame = collect.collect(plan, tmp_path / age)
         texts = rendered(plan, frame, "cost", tmp_path / age).document.frame()
         titles, rows = list(texts), texts.to_numpy().tolist()
-        shown[age] = {row[0]: dict(zip(titles, row)) for row in rows}["MeanFlow → DMD + patch"]
+        shown[age] = {row[0]: dict(zip(titles, row, strict=True)) for row in rows}[
+            "MeanFlow → DMD + patch"
+        ]
     names = ("GPU s", "Queue s", "Peak MB")
     assert [shown["old"][name] for name in names] == ["-"] * 3
     stages = next(row for row in plan.rows if row.arm == "hd_patch").stages
@@ -443,7 +453,9 @@ def test_the_page_shows_what_the_markdown_shows(tmp_path):
 
 
 def test_methods_are_compared_with_the_arms_that_the_suite_names(tmp_path):
-    """Differences of the same chains, one pair of columns an arm of `against`, and a recipe's title and source."""
+    """Differences of the same chains, one pair of columns an arm of `against`, and a recipe's title
+    and source.
+    """
     kd = {
         "recipe": "knowledge",
         "trajectory": {"objective": {"pairs": {"count": 16, "steps": 2}}, "batch": 16},
@@ -621,7 +633,7 @@ def test_tex_is_balanced_and_escaped(tmp_path, name):
 )
 def test_numbers_have_two_digits_of_the_half_width(value, half, signed, text):
     column = report_columns.Column(key="x", title="x", cell=lambda e: "-", signed=signed)
-    assert document.for_people(column, metrics_records.Interval(value, half)) == text
+    assert document.for_people(column, metric_records.Interval(value, half)) == text
 
 
 @pytest.mark.parametrize(
@@ -630,9 +642,9 @@ def test_numbers_have_two_digits_of_the_half_width(value, half, signed, text):
         "",
         "a,b\n1,2\n",
         b"\xff\xfe\x00bad",
-        ",".join(metrics_records.COLUMNS) + "\ns,a,0,1,m,high,,,p,d\n",
-        ",".join(metrics_records.COLUMNS) + "\ns,a,0.5,1,m,1,,,p,d\n",
-        ",".join(metrics_records.COLUMNS) + "\ns,,0,1,m,1,,,p,d\n",
+        ",".join(metric_records.COLUMNS) + "\ns,a,0,1,m,high,,,p,d\n",
+        ",".join(metric_records.COLUMNS) + "\ns,a,0.5,1,m,1,,,p,d\n",
+        ",".join(metric_records.COLUMNS) + "\ns,,0,1,m,1,,,p,d\n",
     ],
 )
 def test_a_file_that_is_not_of_metrics_ends_in_one_sentence(tmp_path, content):
@@ -646,6 +658,7 @@ def test_a_file_that_is_not_of_metrics_ends_in_one_sentence(tmp_path, content):
         assert result.output.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_commands_from_artifacts_to_the_terminal(tmp_path):
     changes = {
         "arms.hd_awd_logit.refine.objective.gan": {"relative_weight": 0.25, "r1_weight": 0.125}
@@ -683,12 +696,13 @@ def test_commands_from_artifacts_to_the_terminal(tmp_path):
 def test_relative_power_is_samples_over_real(tmp_path):
     plan, results = tiny_plan(tmp_path, {"seeds": [0, 1]}), tmp_path / "r"
     fake_run(results, plan)
-    sources = report_figures_sources.Sources(plan, results)
+    sources = figure_sources.Sources(plan, results)
     power = relative_power(sources, sources.rows("hd"), "hd")
     np.testing.assert_allclose(power, [[2, 3, 0.25, 1]] * 2)
     assert not sources.missing
 
 
+@pytest.mark.slow
 def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
     plan = tiny_plan(tmp_path)
     written = figures.draw(plan, tmp_path / "nothing", tmp_path / "out")
@@ -696,7 +710,7 @@ def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
         f"{n}.{k}" for n in figures.FIGURES for k in ("pdf", "png")
     }
     assert all(path.read_bytes()[:4] in (b"%PDF", b"\x89PNG") for path in written)
-    sources = report_figures_sources.Sources(plan, tmp_path / "nothing")
+    sources = figure_sources.Sources(plan, tmp_path / "nothing")
     plt.close(Spectrum().draw(sources))
     assert "Not available" in sources.notes(plan.arms) and "Reconstruction" in sources.notes(
         plan.arms
@@ -704,7 +718,9 @@ def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
 
 
 def test_reproducibility_tells_sampling_from_training(tmp_path):
-    """Scatter of chains = training^2 + mean sampling^2; chains that scatter less than sampling have no training part."""
+    """Scatter of chains = training^2 + mean sampling^2; chains that scatter less than sampling have
+    no training part.
+    """
     plan = tiny_plan(tmp_path, SEEDS)
     frame = synthetic(plan)
     hd = (frame.arm == "hd") & (frame.metric == "fd_test_64")
@@ -758,8 +774,11 @@ def test_best_and_second_best_are_marked_only_where_intervals_support_it(tmp_pat
     ).ranks  # without artifacts a chain has no paired interval
 
 
+@pytest.mark.slow
 def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path):
-    """Another version's digests, other seeds, an unknown arm, a doubled row, a contradiction and swapped seeds."""
+    """Another version's digests, other seeds, an unknown arm, a doubled row, a contradiction and
+    swapped seeds.
+    """
     plan = tiny_plan(tmp_path, SEEDS)
     frame = synthetic(plan)
 
@@ -784,7 +803,7 @@ def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path
     assert "whose digest is that of another arm or seed (arms: hd)" in notes(swapped)[1]
     with pytest.raises(UserError, match="not of the present suite"):
         report_numbers.Numbers(plan, other, Path("nowhere"))
-    with pytest.raises(UserError, match="of the suite another, not of tiny; name it by --suite"):
+    with pytest.raises(UserError, match="of the suite another, not of tiny-.*; name it by --suite"):
         notes(frame.assign(suite="another"))
     for metric, value in (
         ("recall_64", 1.7),
@@ -833,8 +852,8 @@ def test_a_chain_that_repeats_another_is_no_chain(tmp_path):
     copied = frame.assign(value=frame.value.where(~copy, frame.metric.map(first)))
     numbers = report_numbers.Numbers(plan, copied, Path("nowhere"), anybody=True)
     assert (
-        f"{copy.sum()} numbers of chains that repeat another chain of their arm to the bit (arms: hd)"
-        in numbers.notes[0]
+        f"{copy.sum()} numbers of chains that repeat another chain of their arm to the bit (arms: "
+        f"hd)" in numbers.notes[0]
     )
     assert numbers.chains(numbers.entries("hd")[0]) == (2, 3)
     assert "repeat" not in " ".join(
@@ -848,6 +867,7 @@ def test_a_chain_that_repeats_another_is_no_chain(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_column_with_fewer_chains_than_its_row_is_marked_and_captions_count_the_chains_there_are(
     tmp_path,
 ):

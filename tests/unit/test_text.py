@@ -52,7 +52,9 @@ def table(tmp_path_factory) -> Conditions:
 
 @pytest.mark.parametrize("instructed", [True, False])
 def test_rows_equal_the_pipelines_embeddings(tmp_path, instructed):
-    """Every prompt, and the empty one that guidance contrasts them with; only padding, which the mask hides, is 0 instead."""
+    """Every prompt, and the empty one that guidance contrasts them with; only padding, which the
+    mask hides, is 0 instead.
+    """
     from diffusers import SanaPipeline
 
     pipeline = SanaPipeline.from_pretrained(sana_pipeline())
@@ -118,7 +120,9 @@ def test_prompts_that_are_cut_are_counted(tmp_path, capfd, prompts, changes, sai
         Conditions(tmp_path / name)[torch.arange(len(prompts))][0] for name in ("whole", "shorter")
     )
     same = [
-        bool((a - b).abs().max() < 1e-6) for a, b, prompt in zip(whole, shorter, prompts) if prompt
+        bool((a - b).abs().max() < 1e-6)
+        for a, b, prompt in zip(whole, shorter, prompts, strict=True)
+        if prompt
     ]
     assert sum(same) == (int(said.split()[1]) if said else 0)
 
@@ -153,7 +157,9 @@ def test_table_has_the_dtype_that_is_asked_for(tmp_path, table):
 
 
 def test_encoding_goes_on_where_it_stopped(tmp_path):
-    """Shards of the same prompts and configuration stay as they are; others, and those of another table, go."""
+    """Shards of the same prompts and configuration stay as they are; others, and those of another
+    table, go.
+    """
     names, seen = encode(PROMPTS, configured(), tmp_path, CPU, silent), []
     first = {name: (tmp_path / name).read_bytes() for name in names}
     written = {name: (tmp_path / name).stat().st_mtime_ns for name in names}

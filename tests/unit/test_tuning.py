@@ -116,15 +116,15 @@ def test_the_best_arm_is_chosen_from_numbers_of_this_suite_alone(plans, tmp_path
     frame.to_csv(tmp_path / "metrics.csv", index=False)
     result = CliRunner().invoke(main, ["tuned", "--metrics", str(tmp_path / "metrics.csv")])
     assert result.exit_code == 2 and result.output == (
-        "hdbench: suite local_flaws_tuning: no fd_train of hd_conv_lr3_w25; run the suite first (an arm that has diverged has "
-        "none: take its settings out of the grid of all heads)\n"
+        "hdbench: suite local_flaws_tuning: no fd_train of hd_conv_lr3_w25; run the suite first (an"
+        " arm that has diverged has none: take its settings out of the grid of all heads)\n"
     )
     synthetic(plans["local_flaws"]).to_csv(tmp_path / "metrics.csv", index=False)
     result = CliRunner().invoke(
         main, ["tuned", "--suite", "local_flaws", "--metrics", str(tmp_path / "metrics.csv")]
     )
     assert (
-        result.exit_code == 2 and "seeds = [1, 2, 3]: heads are tuned on one chain" in result.output
+        result.exit_code == 2 and "seeds = [1, 2, 3]: heads are tuned on one seed" in result.output
     )
 
 

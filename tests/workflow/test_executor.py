@@ -1,4 +1,6 @@
-"""The executor on processes of this machine: the code of SLURM jobs, without SLURM (tests/slurm has the real one)."""
+"""The executor on processes of this machine: the code of SLURM jobs, without SLURM (tests/slurm has
+the real one).
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ def test_running_jobs_are_adopted_and_a_second_main_process_is_refused(tmp_path)
 def test_what_ended_before_its_input_changed_is_run_again(tmp_path):
     snakefile = (
         'rule all:\n    input: "out"\n'
-        'rule copy:\n    input: "in"\n    output: "out"\n    shell: "echo x >> runs; sleep 2; cp {input} {output}"\n'
+        'rule copy:\n    input: "in"\n    output: "out"\n    shell: "echo x >> runs; sleep 2; cp '
+        '{input} {output}"\n'
     )
     workflow = Workflow(tmp_path, "local", snakefile=snakefile)
     (tmp_path / "in").write_text("old")
@@ -73,7 +76,9 @@ def test_what_ended_before_its_input_changed_is_run_again(tmp_path):
 
 
 def test_a_success_that_snakemake_had_no_time_to_note_is_taken_as_it_is(tmp_path):
-    """Killed between the executor's report and Snakemake's own record of it: its marks of incomplete outputs remain."""
+    """Killed between the executor's report and Snakemake's own record of it: its marks of
+    incomplete outputs remain.
+    """
     workflow = Workflow(tmp_path, "local", length=1000)
     main = workflow.start()
     workflow.wait(lambda: workflow.state(0) > 2 and workflow.state(1) > 2)
@@ -140,7 +145,9 @@ rule all:
 rule greedy:
     output: "out"
     resources: mem_mb=lambda wildcards, attempt: 100 * attempt
-    shell: "echo {resources.mem_mb} >> runs; [ {resources.mem_mb} -ge 300 ] || exit 137; touch {output}"
+    shell:
+        "echo {resources.mem_mb} >> runs; "
+        "[ {resources.mem_mb} -ge 300 ] || exit 137; touch {output}"
 """
     workflow = Workflow(tmp_path, "local", snakefile=snakefile)
     result = workflow.run("--retries", "2")
@@ -158,7 +165,8 @@ rule ranks:
     resources: tasks_per_node=2
     shell:
         "echo $RANK/$WORLD_SIZE/$LOCAL_RANK/$MASTER_ADDR/$MASTER_PORT >> {wildcards.how};"
-        "if [ $RANK = 1 ]; then sleep 1; [ {wildcards.how} = good ] || {{ echo rank 1 has failed; exit 5; }};"
+        "if [ $RANK = 1 ]; then sleep 1; "
+        "[ {wildcards.how} = good ] || {{ echo rank 1 has failed; exit 5; }};"
         "else touch {output}; fi"
 """
     workflow = Workflow(tmp_path, "local", snakefile=snakefile)
@@ -177,7 +185,8 @@ rule ranks:
 def test_what_is_not_a_plain_shell_rule_runs_through_snakemake_and_in_place(tmp_path):
     snakefile = (
         'rule all:\n    input: "out"\n'
-        'rule written_in_python:\n    output: "out"\n    run:\n        open(output[0], "w").write("python")\n'
+        'rule written_in_python:\n    output: "out"\n    run:\n        open(output[0], '
+        '"w").write("python")\n'
     )
     for cluster in ("local", "debug"):
         workflow = Workflow(tmp_path, cluster, snakefile=snakefile)
@@ -191,7 +200,8 @@ def test_a_group_is_one_job(tmp_path):
     snakefile = (
         'rule all:\n    input: "b"\n'
         'rule a:\n    output: "a"\n    group: "both"\n    shell: "touch {output}"\n'
-        'rule b:\n    input: "a"\n    output: "b"\n    group: "both"\n    shell: "cp {input} {output}"\n'
+        'rule b:\n    input: "a"\n    output: "b"\n    group: "both"\n    shell: "cp {input} '
+        '{output}"\n'
     )
     result = Workflow(tmp_path, "local", snakefile=snakefile).run()
     assert result.returncode == 0, result.stdout
@@ -234,7 +244,8 @@ def test_bad_input_is_one_sentence_before_anything_is_submitted(tmp_path, argume
         (
             "tasks_per_node=2",
             "run: pass",
-            "rule x: asks for 2 tasks, which only a plain shell rule can have; set tasks_per_node: 1",
+            "rule x: asks for 2 tasks, which only a plain shell rule can have; set tasks_per_node: "
+            "1",
         ),
         (
             "nodes=2",
@@ -275,19 +286,23 @@ def sinfo(tmp_path, monkeypatch):
         ),
         (
             {"gpus": 1, "slurm_partition": "long"},
-            "rule x: asks for 1 GPUs, but in partition long no node has more than 0; lower its gpus",
+            "rule x: asks for 1 GPUs, but in partition long no node has more than 0; lower its "
+            "gpus",
         ),
         (
             {"gpus": 8, "threads": 9},
-            "rule x: asks for 72 CPUs, but in partition gpu no node has more than 64; lower its threads",
+            "rule x: asks for 72 CPUs, but in partition gpu no node has more than 64; lower its "
+            "threads",
         ),
         (
             {"mem_mb": 600000},
-            "rule x: asks for 600000 MB of memory, but in partition gpu no node has more than 512000; lower its mem_mb",
+            "rule x: asks for 600000 MB of memory, but in partition gpu no node has more than "
+            "512000; lower its mem_mb",
         ),
         (
             {"runtime": 2000},
-            "rule x: asks for 2000 minutes, but in partition gpu the partition's time limit is 1440; lower its "
+            "rule x: asks for 2000 minutes, but in partition gpu the partition's time limit is "
+            "1440; lower its "
             "runtime",
         ),
         ({"nodes": 3}, "rule x: asks for 3 nodes, but partition gpu has 2; lower its nodes"),

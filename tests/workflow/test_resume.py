@@ -77,7 +77,9 @@ def checkpoint_step(plan: Plan, stage_id: str, results: Path) -> int:
 def wait_for_step(
     step: int, plan: Plan, stage_id: str, results: Path, ended: Callable[[], object]
 ) -> None:
-    """Return when a checkpoint of that step or a later one is there; fail if the run has ended before."""
+    """Return when a checkpoint of that step or a later one is there; fail if the run has ended
+    before.
+    """
     start = time.monotonic()
     while checkpoint_step(plan, stage_id, results) < step:
         assert not ended(), f"the run ended before step {step}"
@@ -86,12 +88,14 @@ def wait_for_step(
 
 
 def killed_after(step: int, plan: Plan, stage_id: str, results: Path) -> None:
-    """Run the stage in a forked process, with a checkpoint after every step, and kill it once that step is saved."""
+    """Run the stage in a forked process, with a checkpoint after every step, and kill it once that
+    step is saved.
+    """
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            run_stage(plan, plan.stages[stage_id], results, torch.device("cpu"), 0.0)
+            run_stage(plan.stages[stage_id], results, torch.device("cpu"), 0.0)
             code = 0
         finally:
             os._exit(code)
@@ -111,7 +115,7 @@ def finish(plan: Plan, stage_id: str, results: Path, monkeypatch) -> int:
         patch.setattr(
             Trainer, "train_step", lambda self: taken.append(self.step) or train_step(self)
         )
-        run_stage(plan, plan.stages[stage_id], results, torch.device("cpu"), 1000.0)
+        run_stage(plan.stages[stage_id], results, torch.device("cpu"), 1000.0)
     return len(taken)
 
 
@@ -192,7 +196,7 @@ def test_checkpoints_change_nothing(whole, tmp_path):
     plan, results = whole
     stage_id = find(plan, "dmd")
     copy_parents(plan, stage_id, results, tmp_path)
-    run_stage(plan, plan.stages[stage_id], tmp_path, torch.device("cpu"), 0.0)
+    run_stage(plan.stages[stage_id], tmp_path, torch.device("cpu"), 0.0)
     assert_same_bytes(stage_id, results, tmp_path)
 
 

@@ -1,4 +1,6 @@
-"""The DAG: a mistake stops it before any job, a new arm adds only its own jobs, and one failed arm spoils no other."""
+"""The DAG: a mistake stops it before any job, a new arm adds only its own jobs, and one failed arm
+spoils no other.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,16 @@ from hdbench.core import files as core_files
 from hdbench.report.figures import FIGURES
 from hdbench.report.tables import tables_of
 from hdbench.stages import artifact
+from hdbench.suite.jobs import read_job
 from hdbench.suite.load import load_plan
 from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_suite
 
 
 @pytest.fixture
 def workspace(tmp_path) -> Path:
-    """A folder with the repository's workflow and nothing else, so that no test touches the repository's own results."""
+    """A folder with the repository's workflow and nothing else, so that no test touches the
+    repository's own results.
+    """
     for name in ("Snakefile", "workflow", "profiles"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     return tmp_path
@@ -50,26 +55,25 @@ def snakemake(workspace: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def pretend_done(workspace: Path) -> None:
-    """What the workflow engine sees of a finished run: its files, parents first, and its own records of them."""
+    """What the workflow engine sees of a finished run: its files, parents first, and its own
+    records of them.
+    """
     plan = load_plan("tiny.yaml")
-    rendered = workspace / "paper_tables" / plan.name
+    folder = workspace / "results" / plan.name
     files = [
         artifact.folder(workspace / "results", stage) / core_files.MANIFEST for stage in plan.stages
     ]
+    files += [folder / name for name in ("metrics.csv", "environment.csv")]
     files += [
-        workspace / "results" / plan.name / name for name in ("metrics.csv", "environment.csv")
-    ]
-    files += [
-        rendered / f"{table}.{kind}"
+        folder / "tables" / f"{table}.{kind}"
         for table in (*tables_of(plan), "claims")
         for kind in ("csv", "md", "tex", "html")
     ]
     files += [
-        rendered / "figures" / f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "pdf")
+        folder / "figures" / f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "pdf")
     ]
-    files += [workspace / "results/theory/metrics.csv"]
     files += [
-        workspace / "paper_tables/theory" / name
+        workspace / "results/theory" / name
         for name in ("metrics.csv", *(f"theory.{kind}" for kind in ("csv", "md", "pdf", "png")))
     ]
     for path in files:
@@ -92,7 +96,8 @@ def test_a_mistake_in_the_suite_stops_the_dag_with_code_2(workspace):
     result = snakemake(workspace)
     said = [line for line in result.stderr.splitlines() if line.startswith("hdbench:")]
     assert said == [
-        f'hdbench: {path.name}: arms.hd_patch.refine.objective.discriminator = "pach": unknown; did you mean '
+        f'hdbench: {path.name}: arms.hd_patch.refine.objective.discriminator = "pach": unknown; '
+        f"did you mean "
         "'patch'?"
     ]
     assert result.returncode == 2
@@ -123,7 +128,8 @@ def test_a_new_arm_plans_its_own_jobs_and_no_other(workspace, monkeypatch):
     }
     assert {rule: made for rule, made in jobs.items() if rule in own} == own
     assert jobs.keys() == own.keys() | rendering
-    assert jobs["collect"] == ["results/tiny/metrics.csv, results/tiny/environment.csv"]
+    folder = f"results/{plan.name}"
+    assert jobs["collect"] == [f"{folder}/metrics.csv, {folder}/environment.csv"]
 
 
 def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
@@ -145,16 +151,18 @@ def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
     assert result.returncode == 1
     assert "hdbench: diverged at step " in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
-    assert not artifact.exists(results, stage_of(plan, "refine", "broken"))
-    metrics = pd.read_csv(results / "tiny/metrics.csv")
+    broken = stage_of(plan, "refine", "broken")
+    assert not artifact.exists(results, broken)
+    assert "hdbench: diverged at step " in (results / "logs" / f"{broken}.log").read_text()
+    assert read_job(results, broken).stage == plan.stage(broken)
+    metrics = pd.read_csv(results / plan.name / "metrics.csv")
     assert set(metrics.arm) == {"real_test", "teacher"}
     assert {"fd_train_64", "accuracy_64"} <= set(metrics[metrics.arm == "teacher"].metric)
     table = pd.read_csv(
-        workspace / "paper_tables/tiny/main.csv", index_col="arm", keep_default_na=False
+        results / plan.name / "tables/main.csv", index_col="arm", keep_default_na=False
     )
     assert list(table.index) == list(arms)
     assert table.fd_test_64["broken"] == "" and table.note["broken"] == "not available"
     assert float(table.fd_test_64["teacher"]) > 0 and table.note["teacher"] == ""
-    assert {path.stem for path in (workspace / "paper_tables/tiny/figures").iterdir()} == set(
-        FIGURES
-    )
+    assert not (workspace / "paper_tables").exists()  # a run publishes nothing
+    assert {path.stem for path in (results / plan.name / "figures").iterdir()} == set(FIGURES)

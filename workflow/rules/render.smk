@@ -1,24 +1,51 @@
+rule collect:
+    input:
+        sorted({manifest(stage) for stage in PLAN.stages}),
+        PLAN.sources,  # a caption, a title or an arm's name is rendered again, and nothing else
+    output:
+        METRICS,
+        report(f"{FOLDER}/environment.csv", category="Environment", caption="../report/environment.rst"),
+    log:
+        f"{LOGS}/collect.log",
+    shell:
+        command("collect", *SUITE)
+
+
 rule tables:
     input:
         METRICS,
     output:
-        [report(f"{RENDERED}/{table}.html", category="Tables", labels={"table": table}, caption=caption(table))
-         for table in TABLES],
-        expand(f"{RENDERED}/{{table}}.{{kind}}", table=TABLES, kind=("csv", "md", "tex")),
+        [
+            report(
+                f"{FOLDER}/tables/{table}.html",
+                category="Tables",
+                labels={"table": table},
+                caption=caption(table),
+            )
+            for table in TABLES
+        ],
+        expand(f"{FOLDER}/tables/{{table}}.{{kind}}", table=TABLES, kind=("csv", "md", "tex")),
+    log:
+        f"{LOGS}/tables.log",
     shell:
-        command("tables", *OUT)
+        command("tables", *SUITE)
 
 
 rule theory:
     input:
         config["theory"],
     output:
-        f"{RESULTS}/theory/metrics.csv",
-        expand(f"{config['tables']}/theory/{{name}}", name=("metrics.csv", "theory.csv", "theory.md", "theory.pdf")),
-        report(f"{config['tables']}/theory/theory.png", category="Figures", labels={"figure": "theory"},
-               caption="../report/theory.rst"),
+        expand(f"{RESULTS}/theory/{{name}}", name=("metrics.csv", "theory.csv", "theory.md", "theory.pdf")),
+        report(
+            f"{RESULTS}/theory/theory.png",
+            category="Figures",
+            labels={"figure": "theory"},
+            caption="../report/theory.rst",
+        ),
+    log:
+        f"{RESULTS}/logs/theory.log",
     shell:
-        shlex.join([*HDBENCH, "theory", "--config", config["theory"], "--results", RESULTS, *OUT])
+        command("theory", "--config", config["theory"], "--results", RESULTS)
 
 
 rule probes:  # no part of all_ablations: `snakemake probes --config suite=local_flaws`
@@ -26,14 +53,23 @@ rule probes:  # no part of all_ablations: `snakemake probes --config suite=local
         config["probes"],
         probe_teachers,
     output:
-        f"{RESULTS}/probes/metrics.csv",
-        expand(f"{config['tables']}/probes/{{name}}", name=("metrics.csv", "probes.csv", "differences.csv", "probes.md",
-                                                            "crossover.pdf", "weights.pdf")),
-        [report(f"{config['tables']}/probes/{figure}.png", category="Figures", labels={"figure": f"probes, {figure}"},
-                caption="../report/probes.rst")
-         for figure in ("crossover", "weights")],
+        expand(
+            f"{RESULTS}/probes/{{name}}",
+            name=("metrics.csv", "probes.csv", "differences.csv", "probes.md", "crossover.pdf", "weights.pdf"),
+        ),
+        [
+            report(
+                f"{RESULTS}/probes/{figure}.png",
+                category="Figures",
+                labels={"figure": f"probes, {figure}"},
+                caption="../report/probes.rst",
+            )
+            for figure in ("crossover", "weights")
+        ],
+    log:
+        f"{RESULTS}/logs/probes.log",
     shell:
-        shlex.join([*HDBENCH, "probes", "--config", config["probes"], "--results", RESULTS, *OUT])
+        command("probes", "--config", config["probes"], "--results", RESULTS)
 
 
 rule claims:
@@ -42,19 +78,29 @@ rule claims:
         f"{RESULTS}/theory/metrics.csv",
         rules="workflow/claims.yaml",
     output:
-        report(f"{RENDERED}/claims.html", category="Claims", caption="../report/claims.rst"),
-        expand(f"{RENDERED}/claims.{{kind}}", kind=("csv", "md", "tex")),
+        report(f"{FOLDER}/tables/claims.html", category="Claims", caption="../report/claims.rst"),
+        expand(f"{FOLDER}/tables/claims.{{kind}}", kind=("csv", "md", "tex")),
+    log:
+        f"{LOGS}/claims.log",
     shell:
-        command("claims", *OUT)
+        command("claims", *SUITE)
 
 
 rule figures:
     input:
         METRICS,
     output:
-        [report(f"{RENDERED}/figures/{figure}.png", category="Figures", labels={"figure": figure},
-                caption=caption(figure))
-         for figure in FIGURES],
-        expand(f"{RENDERED}/figures/{{figure}}.pdf", figure=FIGURES),
+        [
+            report(
+                f"{FOLDER}/figures/{figure}.png",
+                category="Figures",
+                labels={"figure": figure},
+                caption=caption(figure),
+            )
+            for figure in FIGURES
+        ],
+        expand(f"{FOLDER}/figures/{{figure}}.pdf", figure=FIGURES),
+    log:
+        f"{LOGS}/figures.log",
     shell:
-        command("figures", *OUT)
+        command("figures", *SUITE)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,18 +24,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hdbench.core import distributed
-from hdbench.core.errors import UserError
+from hdbench.core.errors import UserError, reason
+from hdbench.core.files import write_atomic, write_together
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import sample_noise
-from hdbench.datasets.latents.source import (
-    FORMATS,
-    PROMPTS,
-    Configuration,
-    Item,
-    Listing,
-    find,
-    tolerate,
-)
+from hdbench.datasets.latents.config import ImageCollection
+from hdbench.datasets.latents.source import FORMATS, PROMPTS, Item, Listing, find, tolerate
 from hdbench.networks import autoencoders
 
 BATCH = 32  # images encoded at once
@@ -42,14 +39,15 @@ BATCH = 32  # images encoded at once
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Centre crop of an RGB image, (size, size, 3) uint8, exactly as ADM (guided-diffusion, `center_crop_arr`) has it.
+    """Centre crop of an RGB image, (size, size, 3) uint8, as ADM's `center_crop_arr` has it.
 
-    Both sides are halved by Pillow's box filter while the shorter is at least 2 size, then the shorter is brought to size by
-    its bicubic filter: a smaller image is enlarged.  Orientation in EXIF is ignored.
+    Both sides are halved by Pillow's box filter while the shorter is at least 2 size, then the
+    shorter is brought to size by its bicubic filter: a smaller image is enlarged.  Orientation in
+    EXIF is ignored.
     """
 
     def resize(width: int, height: int, kind: Image.Resampling) -> Image.Image:
-        """Along rows first, rounded, as Pillow always did before 13, which turns the order round for tall images."""
+        """Along rows first, rounded, as Pillow before 13; later ones turn the order round."""
         return image.resize((width, image.height), kind).resize((width, height), kind)
 
     while min(image.size) >= 2 * size:
@@ -63,16 +61,14 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def load(item: Item, size: int) -> np.ndarray | str:
-    """The crop of an image, (size, size, 3) uint8, or if it is broken how; UserError where its file cannot be read."""
-    from hdbench.core.errors import reason
-
+    """The crop of an image, (size, size, 3) uint8, or what is wrong with it; or UserError."""
     try:
         with open(item.file, "rb") as file:
             file.seek(item.offset)
             content = file.read(item.size)
     except OSError as error:
         raise UserError(
-            f"{item}: cannot be read ({error.strerror}); mend it or data.source"
+            f"{item}: cannot be read ({error.strerror}); fix it or data.source"
         ) from None
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -86,208 +82,224 @@ def load(item: Item, size: int) -> np.ndarray | str:
 # the cache
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes images of a listing, and writes them into shards of the cache in `folder`."""
+
+    collection: ImageCollection
+    listing: Listing
+    autoencoder: autoencoders.Autoencoder
+    device: torch.device
+    folder: Path
+
+    @cached_property
+    def shards(self) -> list[range]:
+        """The images of each shard."""
+        rows = range(len(self.listing.items))
+        size = self.collection.images_per_shard
+        return [rows[start : start + size] for start in rows[::size]]
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What every shard says of the cache that it belongs to."""
+        return {"digest": digest_of(self.collection, self.listing), "shards": len(self.shards)}
+
+    def make(self, number: int, before: int, advance: Callable[[int], None]) -> dict[str, Any]:
+        """Write a shard, unless it is there without a broken image; return what it says of itself.
+
+        There were some broken images `before`; `advance` takes images done.
+        """
+        path = self.folder / name_of(number)
+        with suppress(UserError):
+            about, _ = read_shard(path)
+            if about["digest"] == self.about["digest"] and not about["broken"]:
+                return about
+        tensors, broken = self.encode(self.shards[number], before, advance)
+        about = self.about | {"number": number, "images": len(tensors["labels"]), "broken": broken}
+        # one key, since safetensors orders several at random
+        write_together({path: save(tensors, {"about": json.dumps(about)})})
+        return about
+
+    @torch.no_grad()
+    def encode(
+        self, rows: range, before: int, advance: Callable[[int], None]
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """A shard's tensors, and a sentence for each broken image of these rows.
+
+        Image i has its own noise (of kl), and its mirror another, whatever the batch; batches never
+        cross shards.
+        """
+        dtype = getattr(torch, self.collection.dtype)
+        names = ("latents", "flipped")[: 1 + self.collection.flips]
+        sides = {side: [torch.empty(0, *self._shape, dtype=dtype)] for side in names}
+        labels: list[int] = []
+        broken: list[str] = []
+        for batch, crops in self._batches(rows):
+            sentences = [
+                f"{self.listing.items[i]}: broken image ({crops.pop(i)})"
+                for i in batch
+                if isinstance(crops[i], str)
+            ]
+            tolerate(sentences, before + len(broken), self.collection)
+            broken += sentences
+            labels += [self.listing.labels[i] for i in crops]
+            if crops:
+                for side, latents in sides.items():
+                    latents.append(self._latents(crops, side).to(dtype).cpu())
+            advance(batch.stop - rows.start)
+        tensors = {side: torch.cat(latents) for side, latents in sides.items()}
+        if not all(latents.isfinite().all() for latents in tensors.values()):
+            raise UserError(
+                f"{self.listing.items[rows[0]]} and those after it: a latent is not finite in "
+                f"{self.collection.dtype}; fix the autoencoder's weights or scale, or choose "
+                "another data.dtype"
+            )
+        return tensors | {"labels": torch.tensor(labels, dtype=torch.int64)}, broken
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        side = self.collection.image_size
+        return self.collection.channels, side, side
+
+    def _batches(self, rows: range) -> Iterator[tuple[range, dict[int, np.ndarray | str]]]:
+        """Batches of these rows with their crops; the next one is read while one is encoded."""
+        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        size = self.collection.resolution
+        with ThreadPoolExecutor() as pool:
+            loading = (
+                (batch, pool.map(lambda i: load(self.listing.items[i], size), batch))
+                for batch in batches
+            )
+            for (batch, crops), _ in pairwise(chain(loading, [None])):
+                yield batch, dict(zip(batch, crops, strict=True))
+
+    def _latents(self, crops: dict[int, np.ndarray], side: str) -> Tensor:
+        """The latents (B, C, h, w) of crops, or of their mirrors where the side is "flipped"."""
+        pixels = torch.from_numpy(np.stack(list(crops.values())))
+        x = to_float(pixels).permute(0, 3, 1, 2).contiguous().to(self.device)
+        noise = None
+        if self.collection.autoencoder.name == "kl":
+            axes = (self.collection.seed, "images", side)
+            noise = sample_noise(axes, list(crops), self._shape).to(self.device)
+        return self.autoencoder.encode(x if side == "latents" else x.flip(3), noise)
+
+
+def name_of(shard: int) -> str:
+    """The file's name of a shard."""
+    return f"latents-{shard:05}.safetensors"
+
+
 def encode(
-    configuration: Configuration,
+    collection: ImageCollection,
     folder: Path,
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> tuple[list[str], dict[str, Any]]:
-    """Write the cache into `folder`; the names of its files, and facts: images in it, broken ones, seconds of this run.
+    """Write the cache into `folder`; return the names of its files, and facts: images in it, broken
+    ones, seconds of this run.
 
-    `progress` takes images done and images in all, of this rank.  Shard k is rank k % world_size's; one that is there is kept,
-    unless it lacks a broken image, which may have been mended.  Neither a stop nor the number of ranks changes a bit.
-    Raises UserError, on all ranks, when each has ended the shard that it was at.
+    `progress` takes images done and images in all, of this rank.  Shard k is rank k % world_size's;
+    one that is there is kept, unless it lacks a broken image, which may have been repaired.
+    Neither a stop nor the number of ranks changes a bit.  Raises UserError, on all ranks, when each
+    has ended the shard that it was at.
     """
-    from hdbench.core.files import write_atomic, write_together
-
     autoencoder = distributed.together(
-        lambda: autoencoders.load(configuration.autoencoder, device, torch.float32)
+        lambda: autoencoders.load(collection.autoencoder, device, torch.float32)
     )
-    listing = distributed.from_rank_0(lambda: find(configuration))
-    every, size = range(len(listing.items)), configuration.images_per_shard
-    shards = [every[start : start + size] for start in every[::size]]
-    names = [f"latents-{number:05}.safetensors" for number in range(len(shards))]
+    listing = distributed.from_rank_0(lambda: find(collection))
+    encoder = Encoder(collection, listing, autoencoder, device, folder)
+    shards = encoder.shards
     mine = range(len(shards))[distributed.rank() :: distributed.world_size()]
-    about = {"digest": digest_of(configuration, listing), "shards": len(shards)}
-    images, broken, done, total = (
-        0,
-        list(listing.cut),
-        0,
-        sum(len(shards[number]) for number in mine),
-    )
-    begun, allowed = time.perf_counter(), configuration.corrupt_allowed
+    total = sum(len(shards[number]) for number in mine)
+    allowed = collection.corrupt_allowed
+    begun = time.perf_counter()
+    images = 0
+    done = 0
+    broken = list(listing.cut)
 
-    def make(number: int) -> dict[str, Any]:
-        path = folder / names[number]
-        with suppress(UserError):
-            found, _ = read_shard(path)
-            if found["digest"] == about["digest"] and not found["broken"]:
-                return found
-        tensors, new = encoded(
-            configuration,
-            autoencoder,
-            listing,
-            shards[number],
-            len(broken),
-            device,
-            lambda count: progress(done + count, total),
-        )
-        made = about | {"number": number, "images": len(tensors["labels"]), "broken": new}
-        write_together(
-            {path: save(tensors, {"about": json.dumps(made)})}
-        )  # one key: safetensors orders several at random
-        return made
+    def make(numbers: range) -> list[dict[str, Any]]:
+        advance = lambda count: progress(done + count, total)  # noqa: E731
+        return [encoder.make(number, len(broken), advance) for number in numbers]
 
-    for turn in range(len(range(len(shards))[:: distributed.world_size()])):
-        made = distributed.together(lambda: [make(number) for number in mine[turn : turn + 1]])
-        for part in chain(*distributed.gather(made)):
-            images, broken = images + part["images"], broken + part["broken"]
-        distributed.together(lambda: tolerate(broken[allowed:], allowed, configuration))
-        done += sum(len(shards[number]) for number in mine[turn : turn + 1])
+    def check() -> None:
+        tolerate(broken[allowed:], allowed, collection)
+
+    for turn in range(math.ceil(len(shards) / distributed.world_size())):
+        numbers = mine[turn : turn + 1]
+        made = distributed.together(partial(make, numbers))
+        for about in chain(*distributed.gather(made)):
+            images += about["images"]
+            broken += about["broken"]
+        distributed.together(check)
+        done += sum(len(shards[number]) for number in numbers)
         progress(done, total)
-    if configuration.text:
+    names = [name_of(number) for number in range(len(shards))]
+    if collection.text:
         names.append(PROMPTS)
-        distributed.from_rank_0(
-            lambda: write_atomic(folder / PROMPTS, json.dumps(listing.prompts, indent=1) + "\n")
-        )
-    return names, {
-        "images": images,
-        "corrupt": len(broken),
-        "seconds": round(time.perf_counter() - begun, 3),
-    }
+        text = json.dumps(listing.prompts, indent=1) + "\n"
+        distributed.from_rank_0(lambda: write_atomic(folder / PROMPTS, text))
+    seconds = round(time.perf_counter() - begun, 3)
+    return names, {"images": images, "corrupt": len(broken), "seconds": seconds}
 
 
-@torch.no_grad()
-def encoded(
-    configuration: Configuration,
-    autoencoder: autoencoders.Autoencoder,
-    listing: Listing,
-    rows: range,
-    before: int,
-    device: torch.device,
-    advance: Callable[[int], None],
-) -> tuple[dict[str, Tensor], list[str]]:
-    """A shard's tensors, and a sentence for each broken image of these rows, of which there were some `before`.
-
-    Image i has its own noise (of kl), and its mirror another, whatever the batch; batches never cross shards.
-    """
-    shape, dtype = (
-        (configuration.channels, *2 * (configuration.image_size,)),
-        getattr(torch, configuration.dtype),
-    )
-    sides = {
-        side: [torch.empty(0, *shape, dtype=dtype)]
-        for side in ("latents", "flipped")[: 1 + configuration.flips]
-    }
-    labels, broken = [], []
-    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    with ThreadPoolExecutor() as pool:
-        loaded = (
-            pool.map(lambda i: load(listing.items[i], configuration.resolution), batch)
-            for batch in batches
-        )
-        for (batch, results), _ in pairwise(
-            chain(zip(batches, loaded), [None])
-        ):  # the next batch is read meanwhile
-            crops = dict(zip(batch, results))
-            new = [
-                f"{listing.items[i]}: broken image ({crops.pop(i)})"
-                for i in batch
-                if isinstance(crops[i], str)
-            ]
-            tolerate(new, before + len(broken), configuration)
-            broken += new
-            labels += [listing.labels[i] for i in crops]
-            if crops:
-                x = (
-                    to_float(torch.from_numpy(np.stack(list(crops.values()))))
-                    .permute(0, 3, 1, 2)
-                    .contiguous()
-                    .to(device)
-                )
-                for side, parts in sides.items():
-                    noise = (
-                        sample_noise((configuration.seed, "images", side), list(crops), shape).to(
-                            device
-                        )
-                        if configuration.autoencoder.name == "kl"
-                        else None
-                    )
-                    latents = autoencoder.encode(x if side == "latents" else x.flip(3), noise)
-                    parts.append(latents.to(dtype).cpu())
-            advance(batch.stop - rows.start)
-    tensors = {side: torch.cat(parts) for side, parts in sides.items()}
-    if not all(latents.isfinite().all() for latents in tensors.values()):
-        raise UserError(
-            f"{listing.items[rows[0]]} and those after it: a latent is not finite in {configuration.dtype}; mend "
-            "the autoencoder's weights or scale, or choose another data.dtype"
-        )
-    return tensors | {"labels": torch.tensor(labels, dtype=torch.int64)}, broken
-
-
-def digest_of(configuration: Configuration, listing: Listing) -> str:
-    """Of all that the latents depend on but the pixels: shards with the same one belong together."""
-    found = hashlib.sha256(configuration.model_dump_json().encode())
-    for row in zip(listing.items, listing.labels):
-        found.update(repr(row).encode())
-    return found.hexdigest()
+def digest_of(collection: ImageCollection, listing: Listing) -> str:
+    """SHA-256 of all that the latents depend on but the pixels: that of the shards of one cache."""
+    digest = hashlib.sha256(collection.model_dump_json().encode())
+    for row in zip(listing.items, listing.labels, strict=True):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
 
 
 def read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a shard says of itself, and its tensors, mapped into memory: of the file only what is used is read."""
+    """What a shard says of itself, and its tensors, mapped into memory."""
     try:
         with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["about"]), {
-                name: file.get_tensor(name) for name in file.keys()
-            }
+            about = json.loads(file.metadata()["about"])
+            return about, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise UserError(
-            f"{path}: not a whole shard of latents ({error}); delete the folder {path.parent} and run "
-            "again"
+            f"{path}: not a whole shard of latents ({error}); delete the folder {path.parent} and "
+            "run again"
         ) from None
 
 
 class Latents:
-    """The latents of a cache as if they were one tensor (N, C, h, w) float32, on disk: what `Draws` needs of one.
+    """The latents of a cache as if they were one tensor (N, C, h, w) float32, on disk.
 
     With flips N = 2n, and row n + i is the mirror of row i.
     """
 
-    def __init__(self, parts: list[Tensor]):
-        self.parts, counts = parts, torch.tensor([len(part) for part in parts])
+    def __init__(self, shards: list[Tensor]):
+        self.shards = shards
+        counts = torch.tensor([len(shard) for shard in shards])
         self.ends = counts.cumsum(0)
-        self.starts, self.shape = (
-            self.ends - counts,
-            torch.Size((int(self.ends[-1]), *parts[0].shape[1:])),
-        )
+        self.starts = self.ends - counts
+        self.shape = torch.Size((int(self.ends[-1]), *shards[0].shape[1:]))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Rows index (B,) int64, each 0 to N - 1, B > 0: (B, C, h, w) float32."""
-        part = torch.bucketize(index, self.ends, right=True)
-        rows = zip(part.tolist(), (index - self.starts[part]).tolist())
-        return torch.stack([self.parts[number][row] for number, row in rows]).float()
+        shard = torch.bucketize(index, self.ends, right=True)
+        places = zip(shard.tolist(), (index - self.starts[shard]).tolist(), strict=True)
+        return torch.stack([self.shards[number][row] for number, row in places]).float()
 
 
 def open_latents(folder: Path) -> tuple[Latents, Tensor]:
-    """A cache's latents, not read yet, and its labels (N,) int64; UserError for a missing, broken or foreign shard."""
+    """A cache's latents and labels (N,) int64; UserError for a broken or foreign shard."""
     paths = sorted(folder.glob("latents-*.safetensors"))
     if not paths:
         raise UserError(
             f"{folder}: holds no latents-*.safetensors; delete the folder and run again"
         )
-    abouts, shards = zip(*map(read_shard, paths))
-    for number, (path, about) in enumerate(zip(paths, abouts)):
-        if (about["digest"], about["shards"], about["number"]) != (
-            abouts[0]["digest"],
-            len(paths),
-            number,
-        ):
+    abouts, shards = zip(*map(read_shard, paths), strict=True)
+    digest = abouts[0]["digest"]
+    for number, (path, about) in enumerate(zip(paths, abouts, strict=True)):
+        if (about["digest"], about["shards"], about["number"]) != (digest, len(paths), number):
             raise UserError(
-                f"{path}: does not belong to the other {len(paths) - 1} shards there, or one is missing; delete "
-                f"the folder {folder} and run again"
+                f"{path}: does not belong to the other {len(paths) - 1} shards there, or one is "
+                f"missing; delete the folder {folder} and run again"
             )
     sides = [side for side in ("latents", "flipped") if side in shards[0]]
     return (

@@ -11,62 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from pydantic import Field, model_validator
-
-from hdbench.core.config import Config
 from hdbench.core.errors import UserError
-from hdbench.networks import autoencoders
+from hdbench.core.files import list_files
+from hdbench.datasets.latents.config import ImageCollection
+from hdbench.datasets.prompts import read_prompts
 
-FORMATS, SUFFIXES = ("PNG", "JPEG", "WEBP"), (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PROMPTS = "prompts.json"
-
-
-class Configuration(Config):
-    name: Literal["images"] = "images"
-    source: str = Field(description="a folder, or a glob of .tar files")
-    resolution: int = Field(ge=1, description="side of the crop, see `center_crop`")
-    classes: int | None = Field(None, ge=1, description="class folders; without text alone")
-    flips: bool = True
-    autoencoder: autoencoders.AutoencoderConfig
-    corrupt_allowed: int = Field(
-        0,
-        ge=0,
-        exclude=True,  # of no digest: raising it goes on with what has been encoded
-        description="so many broken images are skipped; a cut tar counts as one",
-    )
-    images_per_shard: int = Field(4096, ge=1)
-    dtype: Literal["float16", "bfloat16", "float32"] = Field(
-        "float32", description="of the cache; it is made in float32"
-    )
-    text: bool = False
-    seed: int = Field(0, ge=0, description="of the autoencoder's noise")
-
-    @model_validator(mode="after")
-    def _latents_tile_the_crop(self):
-        if self.resolution % self.autoencoder.factor:
-            raise ValueError(
-                f"resolution = {self.resolution}: must be a multiple of the autoencoder's factor, "
-                f"{self.autoencoder.factor}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _classes_or_text(self):
-        if self.text == bool(self.classes):
-            raise ValueError("give classes, or text: true; its labels are prompts")
-        return self
-
-    @property
-    def image_size(self) -> int:
-        """Side of the latents."""
-        return self.resolution // self.autoencoder.factor
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latents."""
-        return self.autoencoder.channels
 
 
 class Item(NamedTuple):
@@ -82,7 +36,7 @@ class Item(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All images of a source in a fixed order, their labels, with `text` the distinct prompts; of each cut tar a sentence."""
+    """All images in a fixed order, labels, distinct prompts; of each cut tar a sentence."""
 
     items: list[Item]
     labels: list[int]
@@ -93,45 +47,46 @@ class Listing(NamedTuple):
 # what there is
 
 
-def find(configuration: Configuration) -> Listing:
-    """The images of the source and their labels, without decoding one; UserError for what is missing or wrong."""
-    source = configuration.source
-    wanted = (".txt", ".json") if configuration.text else (".cls",)
+def find(collection: ImageCollection) -> Listing:
+    """The images of the source and their labels, not decoded; UserError for what is wrong."""
+    source = collection.source
+    wanted = (".txt", ".json") if collection.text else (".cls",)
     if Path(source).is_dir():
-        from hdbench.core.files import list_files
-
         files = sorted(
             str(path) for path in list_files(Path(source)) if path.suffix.lower() in SUFFIXES
         )
-        items, beside, cut = [Item(file) for file in files], [{}] * len(files), []
+        items = [Item(file) for file in files]
+        beside = [{}] * len(files)
+        cut = []
     else:
         tars = sorted(glob.glob(source))
         if not tars:
             raise UserError(
-                f"{source}: neither a folder nor a glob of .tar files that are there; mend data.source"
+                f"{source}: neither a folder nor a glob of .tar files that are there; fix "
+                "data.source"
             )
         with ThreadPoolExecutor() as pool:
             items, beside, cut = (
                 list(chain(*parts))
-                for parts in zip(*pool.map(lambda tar: read_tar(tar, wanted), tars))
+                for parts in zip(*pool.map(lambda tar: read_tar(tar, wanted), tars), strict=True)
             )
-    tolerate(cut, 0, configuration)
+    tolerate(cut, 0, collection)
     if not items:
-        raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} image; mend data.source")
-    if not configuration.text:
-        return Listing(items, class_labels(configuration, items, beside), [], cut)
-    rows = captions(configuration, items, beside)
+        raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} image; fix data.source")
+    if not collection.text:
+        return Listing(items, class_labels(collection, items, beside), [], cut)
+    rows = captions(collection, items, beside)
     number = {row: label for label, row in enumerate(dict.fromkeys(rows))}
     return Listing(items, [number[row] for row in rows], [dict(row) for row in number], cut)
 
 
-def tolerate(broken: list[str], before: int, configuration: Configuration) -> None:
-    """Name broken things, after `before` others, on standard error; UserError for the first beyond what is allowed."""
+def tolerate(broken: list[str], before: int, collection: ImageCollection) -> None:
+    """Name broken things on standard error; UserError for the first beyond what is allowed."""
     for number, sentence in enumerate(broken, start=before + 1):
-        if number > configuration.corrupt_allowed:
+        if number > collection.corrupt_allowed:
             raise UserError(
-                f"{sentence}; mend it, or let it be skipped by a higher data.corrupt_allowed, now "
-                f"{configuration.corrupt_allowed}"
+                f"{sentence}; fix it, or let it be skipped by a higher data.corrupt_allowed, now "
+                f"{collection.corrupt_allowed}"
             )
         print(f"{sentence}; skipped", file=sys.stderr, flush=True)
 
@@ -139,26 +94,30 @@ def tolerate(broken: list[str], before: int, configuration: Configuration) -> No
 def read_tar(
     path: str, wanted: tuple[str, ...]
 ) -> tuple[list[Item], list[dict[str, bytes]], list[str]]:
-    """A tar's images, of each the contents of its neighbours with a `wanted` suffix, and a sentence if the tar is cut.
+    """A tar's images, their neighbours with a `wanted` suffix, and a sentence if it is cut.
 
-    A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since it may be incomplete.
+    A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since
+    it may be incomplete.
     """
-    found, beside, last = [], {}, ""
+    images = []
+    neighbours = {}
+    name = ""
     try:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
-                stem, suffix = posixpath.splitext(last := member.name)
-                if posixpath.basename(last).startswith("."):
+                stem, suffix = posixpath.splitext(name := member.name)
+                if posixpath.basename(name).startswith("."):
                     continue
                 if suffix.lower() in SUFFIXES and not member.isfile():
                     raise UserError(
-                        f"{path}: {last}: a link, not an image; make the tar with the images themselves"
+                        f"{path}: {name}: a link, not an image; make the tar with the images "
+                        "themselves"
                     )
                 if suffix.lower() in SUFFIXES:
-                    found.append((stem, Item(path, last, member.offset_data, member.size)))
+                    images.append((stem, Item(path, name, member.offset_data, member.size)))
                 elif suffix in wanted:
                     file.seek(member.offset_data)
-                    beside.setdefault(stem, {})[suffix] = file.read(member.size)
+                    neighbours.setdefault(stem, {})[suffix] = file.read(member.size)
             file.seek(tar.offset)
             cut = (
                 ""
@@ -169,78 +128,83 @@ def read_tar(
         cut = str(error)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); mend it or data.source"
+            f"{path}: cannot be read ({error.strerror}); fix it or data.source"
         ) from None
     sentences = []
     if cut:
-        found = [(stem, item) for stem, item in found if stem != posixpath.splitext(last)[0]]
-        where = f"at or after {last}" if last else "at its start"
+        images = [(stem, item) for stem, item in images if stem != posixpath.splitext(name)[0]]
+        where = f"at or after {name}" if name else "at its start"
         sentences = [f"{path}: not a whole uncompressed tar ({cut}), broken {where}"]
-    return [item for _, item in found], [beside.get(stem, {}) for stem, _ in found], sentences
+    return [item for _, item in images], [neighbours.get(stem, {}) for stem, _ in images], sentences
 
 
 def class_labels(
-    configuration: Configuration, items: list[Item], beside: list[dict[str, bytes]]
+    collection: ImageCollection, items: list[Item], beside: list[dict[str, bytes]]
 ) -> list[int]:
-    """Of each image its class: what stands in the `.cls` beside it, or if no image has one the number of its folder."""
+    """The class of each image: that of its `.cls`, or the number of its folder if none has one."""
     if any(beside):
         return [
-            label_in(item, found.get(".cls"), configuration.classes)
-            for item, found in zip(items, beside)
+            label_in(item, files.get(".cls"), collection.classes)
+            for item, files in zip(items, beside, strict=True)
         ]
     folders = [posixpath.dirname(item.member or item.file) for item in items]
-    nowhere = ("", ".", str(Path(configuration.source)))
-    if loose := next((item for item, folder in zip(items, folders) if folder in nowhere), None):
+    nowhere = ("", ".", str(Path(collection.source)))
+    if loose := next(
+        (item for item, folder in zip(items, folders, strict=True) if folder in nowhere), None
+    ):
         raise UserError(
-            f"{loose}: lies in no class folder{' and has no .cls beside it' if loose.member else ''}; put each "
-            "class into a folder of its own"
+            f"{loose}: lies in no class "
+            f"folder{' and has no .cls beside it' if loose.member else ''}; put each class into a "
+            "folder of its own"
         )
     holding = [posixpath.basename(folder) for folder in folders]
     number = {name: label for label, name in enumerate(sorted(set(holding)))}
-    if len(number) != configuration.classes:
+    if len(number) != collection.classes:
         raise UserError(
-            f"{configuration.source}: its images lie in {len(number)} class folders ({min(number)} to "
-            f"{max(number)}), but data.classes = {configuration.classes}; mend the one or the other"
+            f"{collection.source}: its images lie in {len(number)} class folders ({min(number)} to "
+            f"{max(number)}), but data.classes = {collection.classes}; fix the one or the other"
         )
     return [number[name] for name in holding]
 
 
 def label_in(item: Item, text: bytes | None, n: int) -> int:
+    """The class, 0 to n - 1, that an image's `.cls` says; UserError for another text or none."""
     if text is None:
         raise UserError(
             f"{item}: has no .cls beside it, though other images have; give one to each"
         )
     if not (text.strip().isdigit() and int(text) < n):
         raise UserError(
-            f"{item}: its .cls says {text.decode(errors='replace').strip()[:40]!r}, not a class from 0 to "
-            f"{n - 1}; mend it or data.classes"
+            f"{item}: its .cls says {text.decode(errors='replace').strip()[:40]!r}, not a class "
+            f"from 0 to {n - 1}; fix it or data.classes"
         )
     return int(text)
 
 
 def captions(
-    configuration: Configuration, items: list[Item], beside: list[dict[str, bytes]]
+    collection: ImageCollection, items: list[Item], beside: list[dict[str, bytes]]
 ) -> list[tuple]:
     """Of each image its prompt and, where there is one, its category, as the items of a dict."""
     if not items[0].member:
-        from hdbench.datasets.prompts import read_prompts
-
-        source = Path(configuration.source)
+        source = Path(collection.source)
         if not (source / PROMPTS).is_file():
             raise UserError(
-                f'{source / PROMPTS}: is missing, and data.text needs it; write {{name: {{"prompt": ...}}}} '
-                "there, with the names of the images without suffix"
+                f"{source / PROMPTS}: is missing, and data.text needs it; write "
+                '{name: {"prompt": ...}} there, with the names of the images without suffix'
             )
         ids = tuple(
             Path(item.file).relative_to(source).with_suffix("").as_posix() for item in items
         )
         return [
-            tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, configuration.source)
+            tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, collection.source)
         ]
-    return [tuple(caption_in(item, found).items()) for item, found in zip(items, beside)]
+    return [
+        tuple(caption_in(item, files).items()) for item, files in zip(items, beside, strict=True)
+    ]
 
 
 def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
+    """The prompt, and the category if any, of an image's `.txt` or `.json`; UserError without."""
     with suppress(ValueError):  # of JSON and of UTF-8
         if ".txt" in beside:
             return {"prompt": beside[".txt"].decode().strip()}
@@ -255,5 +219,6 @@ def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
                 {"category": str(row["category"])} if row.get("category") is not None else {}
             )
     raise UserError(
-        f'{item}: has no caption: give it a .txt, or a .json with a "prompt" or a "caption", in UTF-8'
+        f'{item}: has no caption: give it a .txt, or a .json with a "prompt" or a "caption", in '
+        "UTF-8"
     )

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
-from safetensors.torch import load_file
-from torch import nn
 
 from hdbench.core.config import Config, read_yaml, validate
 from hdbench.core.errors import UserError
+from hdbench.experiments.units import Unit, check_distinct
 from hdbench.methods.discriminators import HEADS
-from hdbench.networks.config import TransformerConfig
-from hdbench.stages import artifact
-from hdbench.stages.context import WEIGHTS, shape
 from hdbench.suite.checks import check_head
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
+from hdbench.suite.schema import Suite
 from hdbench.suite.stage import Stage
 
 VERSION = 3  # of a unit's meaning
@@ -36,15 +32,16 @@ class Flaw(Config):
     size: int | None = Field(ge=1, description="side of the patch in pixels; null: everywhere")
 
     @model_validator(mode="after")
-    def _can_be_found(self):
+    def _detectable(self):
         if self.change == "flip" and (self.size is None or self.size > DIGIT // 2):
             raise ValueError(
-                f"size = {self.size}: a flip of more than half a digit is as likely as the digit itself; take at "
-                f"most {DIGIT // 2}, or a fade"
+                f"size = {self.size}: a flip of more than half a digit is as likely as the digit "
+                f"itself; take at most {DIGIT // 2}, or a fade"
             )
         if (self.size or 0) >= 2 * DIGIT:
             raise ValueError(
-                f"size = {self.size}: a canvas has {2 * DIGIT} x {2 * DIGIT} pixels; for all of it write null"
+                f"size = {self.size}: a canvas has {2 * DIGIT} x {2 * DIGIT} pixels; for all of it "
+                "write null"
             )
         return self
 
@@ -67,8 +64,8 @@ class Probes(Config):
     seeds: tuple[int, ...] = Field(min_length=1, description="of teachers and heads, to report")
     validation_seed: int = Field(ge=0, description="on which learning rates are chosen")
     flaws: tuple[Flaw, ...] = Field(min_length=1)
-    heads: tuple[Literal[tuple(HEADS)], ...] = Field(min_length=1)
-    learning_rates: tuple[float, ...] = Field(
+    heads: tuple[Literal[tuple(HEADS.load())], ...] = Field(min_length=1)
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         min_length=1, description="the grid that all heads share"
     )
     t_max: float = Field(
@@ -81,23 +78,24 @@ class Probes(Config):
     shown: int = Field(2, ge=1, description="images of each flaw in the figure of token weights")
 
     @model_validator(mode="after")
-    def _lists(self):
-        for name in ("suites", "tokens", "seeds", "flaws", "heads", "learning_rates"):
-            values = [
-                value.name if isinstance(value, Flaw) else value for value in getattr(self, name)
-            ]
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name} = {values}: one stands twice; remove it")
-        if min(self.learning_rates) <= 0:
-            raise ValueError(f"learning_rates = {list(self.learning_rates)}: must be positive")
+    def _consistent(self):
+        check_distinct(self, "suites", "tokens", "seeds", "flaws", "heads", "learning_rates")
         if self.validation_seed in self.seeds:
             raise ValueError(
-                f"validation_seed = {self.validation_seed}: is one of seeds; what is chosen on a seed is not "
-                "reported on it"
+                f"validation_seed = {self.validation_seed}: is one of seeds; what is chosen on a "
+                "seed is not reported on it"
             )
         if self.shown > self.images:
             raise ValueError(f"shown = {self.shown}: must not be above images = {self.images}")
         return self
+
+    def cells(self) -> Iterator[tuple[int, Flaw, str]]:
+        """Every number of tokens, flaw and head."""
+        return itertools.product(self.tokens, self.flaws, self.heads)
+
+
+def arm_name(head: str, tokens: int, flaw: Flaw) -> str:
+    return f"{head}_n{tokens}_{flaw.name}"
 
 
 def read_probes(path: Path = CONFIG) -> Probes:
@@ -112,75 +110,82 @@ class Source(NamedTuple):
 
 
 def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
-    """By number of tokens and seed; UserError where no suite has one, or suites that differ in more than networks."""
-    plans, found = [load_plan(name) for name in probes.suites], {}
-    first, told = plans[0].suite, f"suites = {list(probes.suites)}"
-    if first.data.name != "canvas":
-        raise UserError(
-            f"{told}: {plans[0].name} has data {first.data.name}; flaws are planted in canvas alone"
-        )
-    gan = getattr(first.base.refine and first.base.refine.objective, "gan", None)
-    if gan is None or gan.feature_network != "teacher":
-        raise UserError(
-            f"{told}: stage 2 of {plans[0].name} does not read a frozen teacher's features; name another suite"
-        )
-    if probes.t_max < gan.t_min:
-        raise UserError(
-            f"t_max = {probes.t_max}: stage 2 of {plans[0].name} has times from t_min = {gan.t_min}; raise it"
-        )
-    if probes.images > first.data.test // 2:
-        raise UserError(
-            f"images = {probes.images}: test has only {first.data.test // 2} for validation and as many to "
-            "report; lower it"
-        )
+    """The teachers by number of tokens and seed.
+
+    UserError where no suite has one, or suites differ in more than patches and seeds.
+    """
+    plans = [load_plan(name) for name in probes.suites]
+    check_first_suite(probes, plans[0])
+    check_alike(probes, plans)
+    available: dict[tuple[int, int], Source] = {}
     for plan in plans:
-        alike = plan.suite.model_copy(
-            update={"network": plan.suite.network.model_copy(update={"patch": first.network.patch})}
-        )
-        for part in ("data", "base", "network", "teacher"):
-            if getattr(alike, part) != getattr(first, part):
-                raise UserError(
-                    f"{told}: {plan.name} has other {part} than {plans[0].name}; name suites that differ in "
-                    "network.patch and seeds"
-                )
-        tokens = (first.data.image_size // plan.suite.network.patch) ** 2
+        tokens = (plan.suite.data.image_size // plan.suite.network.patch) ** 2
         for row in plan.rows:
-            if "teacher" in row.stages:
-                found.setdefault(
-                    (tokens, row.seed), Source(plan, plan.stage(row.stages["teacher"]))
-                )
-    wanted = {
-        (tokens, seed): None
-        for tokens in probes.tokens
-        for seed in (probes.validation_seed, *probes.seeds)
-    }
+            if teacher := row.stages.get("teacher"):
+                available.setdefault((tokens, row.seed), Source(plan, plan.stage(teacher)))
+    seeds = (probes.validation_seed, *probes.seeds)
+    wanted = list(itertools.product(probes.tokens, seeds))
     for tokens, seed in wanted:
-        if (tokens, seed) not in found:
-            have = ", ".join(f"{n} tokens, seed {s}" for n, s in sorted(found))
+        if (tokens, seed) not in available:
+            names = ", ".join(f"{n} tokens, seed {s}" for n, s in sorted(available))
             raise UserError(
-                f"{told}: none has a teacher of {tokens} tokens and seed {seed}; they have {have}"
+                f"suites = {list(probes.suites)}: none has a teacher of {tokens} tokens and seed "
+                f"{seed}; they have {names}"
             )
     for plan, head in itertools.product(plans, probes.heads):
         objective = plan.suite.base.refine.objective.model_copy(update={"discriminator": head})
-        check_head("base.refine.objective", objective, plan.suite, f"heads: {head} of {plan.name}")
-    return {key: found[key] for key in wanted}
+        check_head("base.refine.objective", objective, plan.suite, f"heads: {head} of {plan.stem}")
+    return {key: available[key] for key in wanted}
 
 
-def load_teacher(source: Source, results: Path) -> nn.Module:
-    from hdbench.networks.transformer import Transformer
+def head_settings(suite: Suite) -> Any:
+    """The settings of the heads of a suite's stage 2, if it has any."""
+    head = suite.base.refine.objective.head() if suite.base.refine else None
+    return head[1] if head else None
 
-    path, _ = artifact.load(results, source.stage.id)
-    network = Transformer(
-        TransformerConfig(**source.stage.config["network"]),
-        **shape(source.plan.suite.data),
-        mean_velocity=False,
-    )
-    network.load_state_dict(load_file(path / WEIGHTS))
-    return network.requires_grad_(False)
+
+def check_first_suite(probes: Probes, plan: Plan) -> None:
+    """UserError where no flaw can be planted in the suite's data, or none of its features read."""
+    source = f"suites = {list(probes.suites)}"
+    data = plan.suite.data
+    if data.name != "canvas":
+        raise UserError(
+            f"{source}: {plan.stem} has data {data.name}; flaws are planted in canvas alone"
+        )
+    settings = head_settings(plan.suite)
+    if settings is None or settings.feature_network != "teacher":
+        raise UserError(
+            f"{source}: stage 2 of {plan.stem} does not read a frozen teacher's features; name "
+            "another suite"
+        )
+    if probes.t_max < settings.t_min:
+        raise UserError(
+            f"t_max = {probes.t_max}: stage 2 of {plan.stem} has times from t_min = "
+            f"{settings.t_min}; raise it"
+        )
+    if probes.images > data.test // 2:
+        raise UserError(
+            f"images = {probes.images}: test has only {data.test // 2} for validation and as many "
+            "to report; lower it"
+        )
+
+
+def check_alike(probes: Probes, plans: list[Plan]) -> None:
+    """UserError where suites differ in more than patches and seeds."""
+    first = plans[0].suite
+    for plan in plans:
+        network = plan.suite.network.model_copy(update={"patch": first.network.patch})
+        suite = plan.suite.model_copy(update={"network": network})
+        for key in ("data", "base", "network", "teacher"):
+            if getattr(suite, key) != getattr(first, key):
+                raise UserError(
+                    f"suites = {list(probes.suites)}: {plan.stem} has other {key} than "
+                    f"{plans[0].stem}; name suites that differ in network.patch and seeds"
+                )
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class ProbeUnit(Unit):
     """Heads at some learning rates against one flaw, on one teacher's features."""
 
     probes: Probes
@@ -189,6 +194,19 @@ class Unit:
     seed: int
     flaw: Flaw
     rates: Rates
+
+    experiment = "probes"
+    fields = (
+        "heads",
+        "rates",
+        "names",
+        "values",
+        "parameters",
+        "weights",
+        "flawed",
+        "where",
+        "core_seconds",
+    )
 
     @property
     def validates(self) -> bool:
@@ -199,9 +217,13 @@ class Unit:
         return f"n{self.tokens}-{self.flaw.name}-s{self.seed}"
 
     @property
-    def digest(self) -> str:
-        """Of all that decides the unit; the teacher's own digest covers data and network."""
-        said = {
+    def steps(self) -> int:
+        return self.probes.steps
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The teacher's own digest covers data and network."""
+        return {
             "version": VERSION,
             "teacher": self.source.stage.id,
             "seed": self.seed,
@@ -211,7 +233,3 @@ class Unit:
             "refine": self.source.plan.suite.base.refine.model_dump(mode="json"),
             **self.probes.model_dump(mode="json", include={"steps", "images", "shown", "t_max"}),
         }
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-    def path(self, results: Path) -> Path:
-        return results / "probes" / "units" / f"{self.name}-{self.digest}.npz"

@@ -1,30 +1,25 @@
-"""Training of the heads, choice of their learning rates, and collecting their metrics."""
+"""A unit: its heads are trained side by side, then measured on held-out images."""
 
 from __future__ import annotations
 
-import io
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hdbench.core import files
-from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
-from hdbench.core.progress import Progress
 from hdbench.core.seeds import generator, seeded
-from hdbench.experiments import units as experiments_units
-from hdbench.experiments.probes.config import Flaw, Probes, Rates, Unit, load_teacher, teachers
+from hdbench.experiments.probes.config import ProbeUnit, Source, head_settings
+from hdbench.experiments.probes.heads import is_adaptive
 from hdbench.experiments.probes.measures import (
-    FIELDS,
     MEASURES,
-    PART,
+    UNKNOWN,
     Measured,
     auc,
     canvases,
@@ -33,216 +28,204 @@ from hdbench.experiments.probes.measures import (
     plant,
     score,
 )
+from hdbench.experiments.units import Arrays
 from hdbench.flow.path import interpolate
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.methods.distribution.gan import critic_loss, generator_loss, image_gradient
-from hdbench.metrics.records import COLUMNS, check
+from hdbench.networks.transformer import Transformer
 from hdbench.stages import artifact
+from hdbench.stages.context import WEIGHTS, shape
+
+BATCH = 125  # images measured at once
+NAMES = (*MEASURES, "flaw_area", "flaw_share", "weight_in_flaw")
 
 
-def run_unit(
-    unit: Unit, network: nn.Module, progress: Callable[[int], None]
-) -> dict[str, np.ndarray]:
-    """Train the unit's heads and measure them: `FIELDS`, by run (a head at a rate); pictures of those shown."""
-    started, refine = time.process_time(), unit.source.plan.suite.base.refine
-    gan, data = refine.objective.gan, canvases(unit.source.plan.suite.data)
-    clean, turned, labels = data["train"]
-    runs = [(head, rate) for head, rates in unit.rates.items() for rate in rates]
-    heads, optimizers = [], []
-    for head, rate in runs:
-        with seeded(unit.seed, "probes", head):
-            heads.append(
-                build_head(
-                    head,
-                    layers=len(gan.blocks),
-                    width=network.config.width,
-                    grid=network.grid,
-                    parameters=gan.parameters,
-                )
-            )
-        optimizers.append(
-            torch.optim.AdamW(
-                heads[-1].parameters(),
-                lr=rate,
-                betas=refine.betas,
-                weight_decay=refine.weight_decay,
-                fused=True,
-            )
+def load_teacher(source: Source, results: Path) -> nn.Module:
+    """The teacher's network, frozen."""
+    path, _ = artifact.load(results, source.stage.id)
+    network = Transformer(
+        source.stage.config.network, **shape(source.plan.suite.data), mean_velocity=False
+    )
+    network.load_state_dict(load_file(path / WEIGHTS))
+    return network.requires_grad_(False)
+
+
+class Reader:
+    """What the heads of a unit read: features of noised images, and at which times."""
+
+    def __init__(self, unit: ProbeUnit, network: nn.Module):
+        self.settings = head_settings(unit.source.plan.suite)
+        self.network: Any = network
+        self.t_max = unit.probes.t_max
+
+    def times(self, n: int, random: torch.Generator) -> Tensor:
+        """(n,) in [t_min, t_max)."""
+        t_min = self.settings.t_min
+        return t_min + (self.t_max - t_min) * torch.rand(n, generator=random)
+
+    def tokens(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> list[Tensor]:
+        """By block (B, N, d), of images x (B, C, H, W) with noise eps at times t (B,)."""
+        return self.network.features(interpolate(x, eps, t), t, c, self.settings.blocks)
+
+    def build(self, head: str) -> nn.Module:
+        return build_head(
+            head,
+            layers=len(self.settings.blocks),
+            width=self.network.config.width,
+            grid=self.network.grid,
+            parameters=self.settings.parameters,
         )
 
-    def times(n: int, random: torch.Generator) -> Tensor:
-        return gan.t_min + (unit.probes.t_max - gan.t_min) * torch.rand(n, generator=random)
 
-    def features(x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> list[Tensor]:
-        return network.features(interpolate(x, eps, t), t, c, gan.blocks)
+def run_unit(unit: ProbeUnit, network: nn.Module, progress: Callable[[int], None]) -> Arrays:
+    """Train the unit's heads and measure them: the unit's `fields`, by run (a head at a rate)."""
+    started = time.process_time()
+    reader = Reader(unit, network)
+    runs = [(head, rate) for head, rates in unit.rates.items() for rate in rates]
+    heads = []
+    for name, _ in runs:
+        with seeded(unit.seed, "probes", name):
+            heads.append(reader.build(name))
+    train(unit, reader, heads, [rate for _, rate in runs], progress)
 
-    for step in range(unit.probes.steps):
+    images = held_out(unit, reader)
+    judgements = judge(reader, heads, images)
+    flaw, wrong = flaw_of(images, network.config.patch)
+    values = [
+        flaw | measures_of(judgement, images, wrong if is_adaptive(name) else None)
+        for (name, _), judgement in zip(runs, judgements, strict=True)
+    ]
+    shown = unit.probes.shown
+    return {
+        "heads": np.array([name for name, _ in runs]),
+        "rates": np.array([rate for _, rate in runs]),
+        "names": np.array(NAMES),
+        "values": np.array([[row.get(name, UNKNOWN) for name in NAMES] for row in values]),
+        "parameters": np.array([parameter_count(head) for head in heads]),
+        "weights": torch.stack([judgement.weights[:shown] for judgement in judgements]).numpy(),
+        "flawed": images.y[:shown].numpy(),
+        "where": images.where[:shown].numpy(),
+        "core_seconds": np.array(time.process_time() - started),
+    }
+
+
+def train(
+    unit: ProbeUnit,
+    reader: Reader,
+    heads: Sequence[nn.Module],
+    rates: Sequence[float],
+    progress: Callable[[int], None],
+) -> None:
+    """Train heads by the critic's loss on the same batches, half of them clean, half flawed."""
+    refine = unit.source.plan.suite.base.refine
+    clean, turned, labels = canvases(unit.source.plan.suite.data)["train"]
+    optimizers = [
+        torch.optim.AdamW(
+            head.parameters(),
+            lr=rate,
+            betas=refine.betas,
+            weight_decay=refine.weight_decay,
+            fused=True,
+        )
+        for head, rate in zip(heads, rates, strict=True)
+    ]
+    for step in range(unit.steps):
         random = generator(unit.seed, "probes", "train", step)
         rows = torch.randint(len(clean), (2, refine.batch), generator=random)
         flawed, _ = plant(clean[rows[1]], turned[rows[1]], unit.flaw, random)
-        x, c = torch.cat([to_float(clean[rows[0]]), flawed]), labels[rows.flatten()]
+        x = torch.cat([to_float(clean[rows[0]]), flawed])
+        eps = torch.randn(x.shape, generator=random)
+        t = reader.times(refine.batch, random).repeat(2)
         with torch.no_grad():
-            tokens = features(
-                x, torch.randn(x.shape, generator=random), times(refine.batch, random).repeat(2), c
-            )
-        real, fake = zip(*(h.chunk(2) for h in tokens))
-        for head, optimizer in zip(heads, optimizers):
-            critic_loss(head(list(real)), head(list(fake)), gan.loss).backward()
+            tokens = reader.tokens(x, eps, t, labels[rows.flatten()])
+        real, fake = zip(*(h.chunk(2) for h in tokens), strict=True)
+        for head, optimizer in zip(heads, optimizers, strict=True):
+            critic_loss(head(list(real)), head(list(fake)), reader.settings.loss).backward()
             nn.utils.clip_grad_norm_(head.parameters(), refine.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         progress(step + 1)
 
+
+class HeldOut(NamedTuple):
+    """Images on which heads are measured, clean and flawed, with noise, times and labels."""
+
+    x: Tensor  # (N, C, H, W) in [-1, 1], clean
+    y: Tensor  # (N, C, H, W) in [-1, 1], flawed
+    where: Tensor  # (N, 1, H, W) bool
+    eps: Tensor  # (2, N, C, H, W), of x and of y
+    t: Tensor  # (N,)
+    labels: Tensor  # (N,)
+
+
+def held_out(unit: ProbeUnit, reader: Reader) -> HeldOut:
+    """The first `images` of test validate, the next ones report."""
     first = 0 if unit.validates else unit.probes.images
-    clean, turned, labels = (part[first : first + unit.probes.images] for part in data["test"])
+    test = canvases(unit.source.plan.suite.data)["test"]
+    clean, turned, labels = (tensor[first : first + unit.probes.images] for tensor in test)
     random = generator(unit.seed, "probes", "held out")
     y, where = plant(clean, turned, unit.flaw, random)
-    x, eps, t = to_float(clean), torch.randn(2, *y.shape, generator=random), times(len(y), random)
-    scores, gradients, weights = ([[] for _ in runs] for _ in range(3))
-    for part in torch.arange(len(y)).split(PART):
-        with torch.no_grad():
-            tokens = [
-                features(z[part], noise[part], t[part], labels[part])
-                for z, noise in ((x, eps[0]), (y, eps[1]))
-            ]
-        for number, head in enumerate(heads):
+    eps = torch.randn(2, *y.shape, generator=random)
+    return HeldOut(to_float(clean), y, where, eps, reader.times(len(y), random), labels)
 
-            def loss(images: Tensor) -> Tensor:
-                return generator_loss(
-                    head(features(images, eps[1][part], t[part], labels[part])), gan.loss
-                )
+
+class Judgement(NamedTuple):
+    """What a head makes of the held-out images."""
+
+    clean: Tensor  # (N,), scores of x
+    flawed: Tensor  # (N,), scores of y
+    gradient: Tensor  # (N, C, H, W), of each image's generator loss in y
+    weights: Tensor  # (N, tokens), token weights of y
+
+
+def judge(reader: Reader, heads: Sequence[nn.Module], images: HeldOut) -> list[Judgement]:
+    """Every head on all images, batch by batch: features are computed once for all heads."""
+    batches = [[] for _ in heads]
+    for rows in torch.arange(len(images.y)).split(BATCH):
+        y = images.y[rows]
+        eps = images.eps[1][rows]
+        t = images.t[rows]
+        labels = images.labels[rows]
+        with torch.no_grad():
+            clean = reader.tokens(images.x[rows], images.eps[0][rows], t, labels)
+            flawed = reader.tokens(y, eps, t, labels)
+        for head, judged in zip(heads, batches, strict=True):
+
+            def loss(x: Tensor, head=head, eps=eps, t=t, labels=labels) -> Tensor:
+                return generator_loss(head(reader.tokens(x, eps, t, labels)), reader.settings.loss)
 
             with torch.no_grad():
-                verdicts = [head(h) for h in tokens]
-            scores[number].append(torch.stack([score(verdict) for verdict in verdicts]))
-            weights[number].append(verdicts[1].token_weights)
-            gradients[number].append(len(part) * image_gradient(loss, y[part]))
-    pixels = (y != x).any(1, keepdim=True).double()
-    wrong = F.max_pool2d(pixels, network.config.patch).flatten(1)  # (N, tokens)
-    rows, names = [], (*MEASURES, "flaw_area", "flaw_share", "weight_in_flaw")
-    flaw = {
+                of_clean = head(clean)
+                of_flawed = head(flawed)
+            gradient = len(rows) * image_gradient(loss, y)  # the loss is a mean
+            judged.append(
+                Judgement(score(of_clean), score(of_flawed), gradient, of_flawed.token_weights)
+            )
+    return [Judgement(*map(torch.cat, zip(*judged, strict=True))) for judged in batches]
+
+
+def flaw_of(images: HeldOut, patch: int) -> tuple[dict[str, Measured], Tensor]:
+    """Shares of pixels and tokens that are wrong, and which tokens are, (N, tokens)."""
+    pixels = (images.y != images.x).any(1, keepdim=True).double()
+    wrong = F.max_pool2d(pixels, patch).flatten(1)
+    shares = {
         "flaw_area": mean_of(pixels.flatten(1).mean(1).numpy()),
         "flaw_share": mean_of(wrong.mean(1).numpy()),
     }
-    for head, s, g, w in zip(heads, scores, gradients, weights):
-        s, g, w = torch.cat(s, 1).double().numpy(), torch.cat(g), torch.cat(w)
-        found = dict.fromkeys(names, Measured(math.nan, math.nan)) | flaw
-        if np.isfinite(s).all() and g.isfinite().all():  # else the head has diverged
-            found |= {"auc": auc(*s), **of_gradient(g, x - y)}
-            if hasattr(head, "token_weights"):
-                found["weight_in_flaw"] = mean_of((w * wrong).sum(1).numpy())
-        rows.append([found[name] for name in names])
-    k = unit.probes.shown
-    return {
-        "heads": np.array([head for head, _ in runs]),
-        "rates": np.array([rate for _, rate in runs]),
-        "names": np.array(names),
-        "values": np.array(rows),
-        "parameters": np.array([parameter_count(h) for h in heads]),
-        "weights": torch.stack([torch.cat(w)[:k] for w in weights]).numpy(),
-        "flawed": y[:k].numpy(),
-        "where": where[:k].numpy(),
-        "core_seconds": np.array(time.process_time() - started),
-    }
+    return shares, wrong
 
 
-def finish(units: list[Unit], results: Path) -> dict[Unit, dict[str, np.ndarray]]:
-    """What each unit found; those that are not in results are run first."""
-    todo = [unit for unit in units if not unit.path(results).exists()]
-    progress = Progress("probes", len(todo) * units[0].probes.steps)
-    for number, unit in enumerate(todo):
-        done, payload = number * unit.probes.steps, io.BytesIO()
-        found = run_unit(
-            unit, load_teacher(unit.source, results), lambda step: progress(done + step, unit.name)
-        )
-        np.savez(payload, **found)
-        files.write_together({unit.path(results): payload.getvalue()})
-    return {unit: experiments_units.load_unit(unit.path(results), FIELDS) for unit in units}
-
-
-def choose(found: Mapping[str, np.ndarray]) -> Rates:
-    """Of each head the learning rate with the largest cosine; one without a finite cosine is the last choice."""
-    cosine = np.nan_to_num(
-        found["values"][:, list(found["names"]).index("cosine"), 0], nan=-math.inf
-    )
-    best: dict[str, tuple[float, float]] = {}
-    for head, rate, value in zip(found["heads"].tolist(), found["rates"].tolist(), cosine.tolist()):
-        if head not in best or value > best[head][1]:
-            best[head] = rate, value
-    return {head: (rate,) for head, (rate, _) in best.items()}
-
-
-def collect(
-    probes: Probes, results: Path
-) -> tuple[pd.DataFrame, dict[Unit, dict[str, np.ndarray]]]:
-    """Metrics (columns of hdbench.metrics.records), suite `probes` and, of the tuning, `probes_validation`; and the reported units."""
-    sources = teachers(probes)
-    for (tokens, seed), source in sources.items():
-        if not artifact.exists(results, source.stage.id):
-            raise UserError(
-                f"{artifact.folder(results, source.stage.id)}: the teacher of {tokens} tokens and seed {seed} "
-                f"does not exist yet; make it with `snakemake teachers --config suite={source.plan.name}`"
-            )
-
-    def units(seed: int, rates: Callable[[int, Flaw], Rates]) -> list[Unit]:
-        return [
-            Unit(probes, sources[tokens, seed], tokens, seed, flaw, rates(tokens, flaw))
-            for tokens in probes.tokens
-            for flaw in probes.flaws
-        ]
-
-    tuned = finish(
-        units(
-            probes.validation_seed, lambda *cell: dict.fromkeys(probes.heads, probes.learning_rates)
-        ),
-        results,
-    )
-    chosen = {(unit.tokens, unit.flaw): choose(found) for unit, found in tuned.items()}
-    reported = finish(
-        [unit for seed in probes.seeds for unit in units(seed, lambda *cell: chosen[cell])], results
-    )
-    rows = []
-    for unit, found in (tuned | reported).items():
-        names, suite = list(found["names"]), "probes_validation" if unit.validates else "probes"
-        for head, rate, values, parameters in zip(
-            found["heads"], found["rates"], found["values"], found["parameters"]
-        ):
-            arm = f"{head}_n{unit.tokens}_{unit.flaw.name}" + (
-                f"_lr{rate:g}" if unit.validates else ""
-            )
-            common = {
-                "suite": suite,
-                "arm": arm,
-                "seed": unit.seed,
-                "nfe": 0,
-                "digest": unit.digest,
-            }
-            rows += [
-                common
-                | {
-                    "metric": name,
-                    "value": value,
-                    "se": se,
-                    "n": probes.images,
-                    "protocol": "probe",
-                }
-                for name, (value, se) in zip(names, values)
-                if head.startswith("awd") or name != "weight_in_flaw"
-            ]
-            rows += [
-                common | {"metric": name, "value": value, "protocol": "cost"}
-                for name, value in (("learning_rate", rate), ("head_parameters", parameters))
-            ]
-        rows.append(
-            {
-                "suite": suite,
-                "arm": f"n{unit.tokens}_{unit.flaw.name}",
-                "seed": unit.seed,
-                "nfe": 0,
-                "metric": "training_core_seconds",
-                "value": float(found["core_seconds"]),
-                "protocol": "cost",
-                "digest": unit.digest,
-            }
-        )
-    return check(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)), reported
+def measures_of(
+    judgement: Judgement, images: HeldOut, wrong: Tensor | None
+) -> Mapping[str, Measured]:
+    """The measures of a head, none if it diverged; its weight on `wrong` tokens if given."""
+    clean = judgement.clean.double().numpy()
+    flawed = judgement.flawed.double().numpy()
+    finite = np.isfinite(clean).all() and np.isfinite(flawed).all()
+    if not finite or not judgement.gradient.isfinite().all():
+        return {}
+    measures = {"auc": auc(clean, flawed)}
+    measures |= of_gradient(judgement.gradient, images.x - images.y)
+    if wrong is not None:
+        measures["weight_in_flaw"] = mean_of((judgement.weights * wrong).sum(1).numpy())
+    return measures

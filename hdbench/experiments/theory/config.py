@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from hdbench.core.config import Config, nearest, read_yaml, validate
+from hdbench.experiments.units import Unit, check_distinct, unit_digest
 from hdbench.suite.schema import Decay, Objective
 
 VERSION = 1  # of a unit's meaning
 CONFIG = Path("workflow/theory.yaml")
 SHAPE = (1, 1, 1)  # a point of the line as an image, (C, H, W)
-RADIUS = 1.5  # in sd: what is this near to a sub-mode is counted as of it
-NAMES = {
-    "knowledge": "Regression on true pairs",
-    "meanflow": "MeanFlow",
-    "improved_meanflow": "Improved MeanFlow",
-    "scm": "sCM",
-    "shortcut": "Shortcut",
-    "consistency": "Consistency",
-    "progressive": "Progressive",
-}
+RADIUS = 1.5  # in sd: points this near to a sub-mode count as of it
+FLOW_MAP = (  # objectives whose perfect student has the true mean velocity
+    "knowledge",
+    "meanflow",
+    "improved_meanflow",
+    "scm",
+    "shortcut",
+    "consistency",
+    "progressive",
+)
+Positive = Annotated[int, Field(ge=1)]
 
 
 class Data(Config):
-    """Evenly spaced clusters of evenly spaced sub-modes, N(mu_k, sd^2), and a background N(0, background_sd^2) around them."""
+    """Evenly spaced clusters of evenly spaced sub-modes N(mu_k, sd^2), and a broad background."""
 
     clusters: int = Field(ge=2)
     distance: float = Field(gt=0, description="of neighbouring clusters")
@@ -83,18 +84,33 @@ class Schedule(Config):
 
 class Method(Config):
     objective: Objective
+    title: str | None = Field(None, description="in table and figure; by default the objective's")
     every_width: bool = Field(
         False, description="train it in every width, not in the largest alone"
     )
 
     @model_validator(mode="after")
     def _has_a_mean_velocity(self):
-        if self.objective.name not in NAMES:
+        if self.objective.name not in FLOW_MAP:
             raise ValueError(
                 f"objective.name = {self.objective.name}: does not claim the true mean velocity"
-                + nearest(self.objective.name, NAMES)
+                + nearest(self.objective.name, FLOW_MAP)
             )
         return self
+
+    @property
+    def short_title(self) -> str:
+        return self.title or self.objective.title
+
+    @property
+    def full_title(self) -> str:
+        """`Consistency, 64 teacher steps`"""
+        steps = self.teacher_steps
+        return self.short_title + (f", {steps} teacher steps" if steps else "")
+
+    @property
+    def teacher_steps(self) -> int | None:
+        return self.objective.teacher_steps()
 
 
 class Theory(Config):
@@ -103,79 +119,81 @@ class Theory(Config):
     seeds: tuple[int, ...] = Field(min_length=1)
     data: Data
     network: Network
-    widths: tuple[int, ...] = Field(min_length=1)
+    widths: tuple[Positive, ...] = Field(min_length=1)
     training: Schedule
     noises: int = Field(ge=2, description="at which every student is measured")
-    euler_steps: tuple[int, ...] = Field(
+    euler_steps: tuple[Positive, ...] = Field(
         min_length=1, description="of the exact velocity, as references"
     )
     methods: dict[str, Method] = Field(min_length=1)
     shown: str = Field(description="the method whose samples are drawn, trained in every width")
 
     @model_validator(mode="after")
-    def _sizes(self):
-        for name in ("seeds", "widths", "euler_steps"):
-            if len(set(values := getattr(self, name))) < len(values) or (
-                name != "seeds" and min(values, default=1) < 1
-            ):
-                raise ValueError(
-                    f"{name} = {list(values)}: must be different"
-                    + " and positive" * (name != "seeds")
-                )
-        if self.shown not in self.methods or not self.methods[self.shown].every_width:
+    def _consistent(self):
+        check_distinct(self, "seeds", "widths", "euler_steps")
+        complete = [name for name, method in self.methods.items() if method.every_width]
+        if self.shown not in complete:
             raise ValueError(
                 f"shown = {self.shown}: must be a method with every_width"
-                + nearest(
-                    self.shown,
-                    (name for name, method in self.methods.items() if method.every_width),
-                )
+                + nearest(self.shown, complete)
             )
         return self
 
     @property
     def largest(self) -> int:
+        """The width in which every method is trained."""
         return max(self.widths)
 
+    def decisive(self, *keys: str, **more: Any) -> dict[str, Any]:
+        """What a digest covers: these keys of the configuration, and more."""
+        return self.model_dump(mode="json", include=set(keys)) | more | {"version": VERSION}
 
-def digest(theory: Theory, *parts: str, **more) -> str:
-    said = theory.model_dump(mode="json", include=set(parts)) | more | {"version": VERSION}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    def euler_digest(self) -> str:
+        """Of the samples of the exact velocity."""
+        return unit_digest(self.decisive("data", "noises"))
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
-    """One student: a method at a width, from a seed; keyed by a digest of all that decides it."""
+class StudentUnit(Unit):
+    """One student: a method at a width, from a seed."""
 
     theory: Theory
     method: str
     width: int
     seed: int
 
+    experiment = "theory"
+    fields = ("samples", "core_seconds", "parameters")
+
     @property
     def arm(self) -> str:
         return f"{self.method}_w{self.width}"
 
     @property
-    def digest(self) -> str:
-        objective = self.theory.methods[self.method].objective.model_dump(mode="json")
-        return digest(
-            self.theory,
+    def name(self) -> str:
+        return f"{self.arm}-s{self.seed}"
+
+    @property
+    def steps(self) -> int:
+        return self.theory.training.steps
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        return self.theory.decisive(
             "data",
             "network",
             "training",
             "noises",
-            objective=objective,
+            objective=self.theory.methods[self.method].objective.model_dump(mode="json"),
             width=self.width,
             seed=self.seed,
         )
 
-    def path(self, results: Path) -> Path:
-        return results / "theory" / "units" / f"{self.arm}-s{self.seed}-{self.digest}.npz"
 
-
-def units(theory: Theory) -> list[Unit]:
+def students_of(theory: Theory) -> list[StudentUnit]:
+    """Every method at its widths, from every seed."""
     return [
-        Unit(theory, name, width, seed)
+        StudentUnit(theory, name, width, seed)
         for name, method in theory.methods.items()
         for width in theory.widths
         if method.every_width or width == theory.largest
@@ -185,21 +203,3 @@ def units(theory: Theory) -> list[Unit]:
 
 def read_theory_config(path: Path = CONFIG) -> Theory:
     return validate(Theory, read_yaml(path), str(path))
-
-
-def label(method: str, objective: Objective) -> str:
-    """`Consistency, 64 teacher steps`"""
-    steps = teacher_steps(objective)
-    return NAMES[objective.name] + (f", {steps} teacher steps" if steps else "")
-
-
-def teacher_steps(objective: Objective) -> int | None:
-    """Euler steps of the teacher that the method's perfect student follows; None if it follows the exact flow."""
-    match objective.name:
-        case "consistency":
-            return objective.intervals
-        case "progressive":
-            return 2 * objective.start_steps
-        case "shortcut":
-            return objective.finest
-    return None

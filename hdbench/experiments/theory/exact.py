@@ -17,42 +17,67 @@ from hdbench.core.seeds import generator, sample_noise
 from hdbench.experiments.theory.config import RADIUS, SHAPE, Data, Theory
 
 
+class Mixture(NamedTuple):
+    """Weights p_k of Gaussians N(mu_k, s_k^2), all arrays (K,) float64, the background last."""
+
+    means: np.ndarray
+    sds: np.ndarray
+    weights: np.ndarray
+
+    def shares(self, targets: np.ndarray, radius: float) -> np.ndarray:
+        """Probabilities (k,) of the intervals `radius` around the targets (k,)."""
+        ends = targets[:, None] + np.array([[[radius]], [[-radius]]])
+        standard = (ends - self.means) / self.sds  # (2, k, K)
+        return np.subtract(*norm.cdf(standard)) @ self.weights
+
+
+class Scale(NamedTuple):
+    """Structure or detail: intervals around targets, and their probabilities, all arrays (k,)."""
+
+    targets: np.ndarray
+    radius: float
+    true: np.ndarray
+    blurred: np.ndarray
+
+
 class Exact:
-    """The mixture with everything known: shares p_k, N(mu_k, s_k^2), all arrays (K,) with the background last."""
+    """The distribution of the data with its velocity and flow map."""
 
     def __init__(self, data: Data):
         def row(count: int, step: float) -> np.ndarray:
             return step * (np.arange(count) - (count - 1) / 2)
 
-        self.data, self.centres = data, row(data.clusters, data.distance)
-        self.modes = (
-            self.centres[:, None] + row(data.submodes, data.gap)
-        ).ravel()  # cluster by cluster
-        self.means, self.sds, self.weights = self._law(self.modes, data.sd)
+        self.data = data
+        self.centres = row(data.clusters, data.distance)
+        self.modes = (self.centres[:, None] + row(data.submodes, data.gap)).ravel()
+        self.mixture = self._with_background(self.modes, data.sd)
+        self.means, self.sds, self.weights = self.mixture
         self.overall = math.hypot(data.within, self.centres.std())  # sd of all clusters
-        self.deviation = float(
+        self.deviation = float(  # sd with the background
             math.sqrt(self.weights @ (self.means**2 + self.sds**2))
-        )  # and with the background
+        )
 
-    def _law(self, means: np.ndarray, sd: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Means, sds and shares of equal components and the background."""
-        k, d = len(means), self.data
-        return (
+    def _with_background(self, means: np.ndarray, sd: float) -> Mixture:
+        """Equal components, and the background."""
+        count = len(means)
+        background = self.data.background
+        return Mixture(
             np.append(means, 0.0),
-            np.append(np.full(k, sd), d.background_sd),
-            np.append(np.full(k, (1 - d.background) / k), d.background),
+            np.append(np.full(count, sd), self.data.background_sd),
+            np.append(np.full(count, (1 - background) / count), background),
         )
 
     def velocity(self, z: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """v = sum_k P(k | z) [(t - (1 - t) s_k^2) / sigma_k^2 (z - (1 - t) mu_k) - mu_k],  sigma_k^2 = (1 - t)^2 s_k^2 + t^2.
+        """v = sum_k P(k | z) [(t - (1 - t) s_k^2) / sigma_k^2 (z - (1 - t) mu_k) - mu_k],
 
-        z (B, 1, 1, 1), t (B,).
+        sigma_k^2 = (1 - t)^2 s_k^2 + t^2.  z (B, 1, 1, 1) and t (B,) float -> like z; c is unused.
         """
-        means, squares, weights = (
-            torch.from_numpy(x).to(z) for x in (self.means, self.sds**2, self.weights)
-        )
+        means = torch.from_numpy(self.means).to(z)
+        squares = torch.from_numpy(self.sds**2).to(z)
+        weights = torch.from_numpy(self.weights).to(z)
         t = t[:, None]
-        offset, variance = z.flatten(1) - (1 - t) * means, (1 - t) ** 2 * squares + t**2
+        offset = z.flatten(1) - (1 - t) * means
+        variance = (1 - t) ** 2 * squares + t**2
         posterior = torch.softmax(
             weights.log() - 0.5 * variance.log() - 0.5 * offset**2 / variance, dim=1
         )
@@ -65,7 +90,7 @@ class Exact:
             z = torch.from_numpy(flat).view(-1, *SHAPE)
             return self.velocity(z, torch.full((len(z),), t, dtype=z.dtype)).flatten().numpy()
 
-        found = solve_ivp(
+        solution = solve_ivp(
             derivative,
             (1.0, 0.0),
             eps.double().flatten().numpy(),
@@ -73,7 +98,7 @@ class Exact:
             rtol=tolerance,
             atol=tolerance,
         )
-        return torch.from_numpy(found.y[:, -1].copy()).view(-1, *SHAPE)
+        return torch.from_numpy(solution.y[:, -1].copy()).view(-1, *SHAPE)
 
     def sample(self, n: int, random: torch.Generator) -> Tensor:
         """x (n, 1, 1, 1) float32."""
@@ -84,60 +109,47 @@ class Exact:
         return torch.from_numpy(self.means[k] + self.sds[k] * noise).float().view(-1, *SHAPE)
 
     @functools.cached_property
-    def scales(self) -> dict[str, tuple[np.ndarray, float, np.ndarray, np.ndarray]]:
-        """Of structure and detail: targets (k,), their radius, and the true and the blurred law's shares there (k,)."""
+    def scales(self) -> dict[str, Scale]:
+        """`structure` and `detail`, see the package's docstring."""
 
-        def shares(law, targets, radius) -> np.ndarray:
-            means, sds, weights = law
-            ends = (
-                targets[:, None] + np.array([[[radius]], [[-radius]]]) - means
-            ) / sds  # (2, k, K)
-            return np.subtract(*norm.cdf(ends)) @ weights
+        def scale(targets: np.ndarray, radius: float, blurred: Mixture) -> Scale:
+            return Scale(
+                targets,
+                radius,
+                self.mixture.shares(targets, radius),
+                blurred.shares(targets, radius),
+            )
 
-        found = {
-            "structure": (
-                self.centres,
-                self.data.cluster_radius,
-                self._law(np.zeros(1), self.overall),
-            ),
-            "detail": (
-                self.modes,
-                RADIUS * self.data.sd,
-                self._law(self.centres, self.data.within),
-            ),
-        }
-        true = self.means, self.sds, self.weights
+        without_structure = self._with_background(np.zeros(1), self.overall)
+        without_detail = self._with_background(self.centres, self.data.within)
         return {
-            name: (targets, radius, shares(true, targets, radius), shares(blurred, targets, radius))
-            for name, (targets, radius, blurred) in found.items()
+            "structure": scale(self.centres, self.data.cluster_radius, without_structure),
+            "detail": scale(self.modes, RADIUS * self.data.sd, without_detail),
         }
 
 
 class Material(NamedTuple):
-    """What all units share: the law, its training set, the noises (N, 1, 1, 1) and where the true flow takes them."""
+    """What all units share: the distribution, a training set and noises with their exact images."""
 
     exact: Exact
     images: Tensor
+    """The training set, (M, 1, 1, 1) float32."""
     noises: Tensor
+    """(N, 1, 1, 1) float32."""
     truth: Tensor
+    """Where the exact flow takes the noises, (N, 1, 1, 1) float64."""
 
 
-def material(theory: Theory) -> Material:
-    exact, noises = (
-        Exact(theory.data),
-        sample_noise(("theory", "evaluate"), range(theory.noises), SHAPE),
-    )
-    return Material(
-        exact,
-        exact.sample(theory.data.points, generator("theory", "data")),
-        noises,
-        exact.flow_map(noises),
-    )
+def make_material(theory: Theory) -> Material:
+    exact = Exact(theory.data)
+    noises = sample_noise(("theory", "evaluate"), range(theory.noises), SHAPE)
+    images = exact.sample(theory.data.points, generator("theory", "data"))
+    return Material(exact, images, noises, exact.flow_map(noises))
 
 
 @functools.lru_cache(maxsize=1)
 def exact_pairs(exact: Exact, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Noises and their places under the true flow, in the stead of a teacher's Euler steps."""
+    """Exact (noise, data) pairs of the ODE, in place of a teacher's: eps, G(eps) and labels 0."""
     eps = torch.randn(count, *SHAPE, generator=generator("theory", "pairs"))
     return eps, exact.flow_map(eps).float(), torch.zeros(count, dtype=torch.int64)
 
@@ -145,31 +157,28 @@ def exact_pairs(exact: Exact, count: int) -> tuple[Tensor, Tensor, Tensor]:
 def measure(
     exact: Exact, noises: Tensor, truth: Tensor, samples: np.ndarray
 ) -> Iterator[tuple[str, float, float]]:
-    """(metric, value, standard error over noises) of samples (N,) of one step from the noises (N, 1, 1, 1).
+    """(metric, value, standard error over noises) of samples (N,) of one step from the noises.
 
-    mean_velocity_error   sqrt(E |u_theta - u|^2 / E |u|^2) at (eps, 0, 1), its error by the delta method
-    structure, detail     as in the head of this file, their errors too
+    mean_velocity_error   sqrt(E |u_theta - u|^2 / E |u|^2) at (eps, 0, 1), by the delta method
+    structure, detail     see the package's docstring, by influence functions
     """
-    n, x = len(samples), samples.astype(np.float64)
-    wrong, whole = (
-        np.square(x - truth.flatten().numpy()),
-        np.square((noises.double() - truth).flatten().numpy()),
-    )
-    ratio = wrong.mean() / whole.mean()
-    root, spread = math.sqrt(ratio), float((wrong - ratio * whole).std(ddof=1) / whole.mean())
+    n = len(samples)
+    x = samples.astype(np.float64)
+    error = np.square(x - truth.flatten().numpy())
+    size = np.square((noises.double() - truth).flatten().numpy())
+    ratio = error.mean() / size.mean()
+    root = math.sqrt(ratio)
+    spread = float((error - ratio * size).std(ddof=1) / size.mean())
     yield "mean_velocity_error", root, spread / (2 * root * math.sqrt(n)) if root else 0.0
-    for name, (targets, radius, true, blurred) in exact.scales.items():
-        inside = np.abs(x[:, None] - targets) <= radius  # of the cells only the rest is left out
-        sign, error = np.sign(inside.mean(0) - true), inside.mean(0) - true
-        influence = 0.5 * inside @ (sign - np.sign(-error.sum()))
-        scale = total_variation(blurred - true)
-        yield (
-            name,
-            1 - total_variation(error) / scale,
-            float(influence.std(ddof=1)) / math.sqrt(n) / scale,
-        )
+    for name, scale in exact.scales.items():
+        inside = np.abs(x[:, None] - scale.targets) <= scale.radius  # without the cell of the rest
+        excess = inside.mean(0) - scale.true
+        influence = 0.5 * inside @ (np.sign(excess) - np.sign(-excess.sum()))
+        blur = total_variation(scale.blurred - scale.true)
+        value = 1 - total_variation(excess) / blur
+        yield name, value, float(influence.std(ddof=1)) / math.sqrt(n) / blur
 
 
 def total_variation(differences: np.ndarray) -> float:
-    """Between two laws whose shares of all cells but one differ by these (k,)."""
+    """Between two distributions whose probabilities of all cells but one differ by these (k,)."""
     return 0.5 * float(np.abs(differences).sum() + abs(differences.sum()))

@@ -7,12 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from hdbench.core.errors import UserError
+from hdbench.experiments.theory.config import CONFIG, read_theory_config, students_of
 from hdbench.metrics.records import read_metrics
 from hdbench.report.rules import Values
 
 
 def theory_values(frame: pd.DataFrame) -> Values:
-    """Those of `hdbench theory`, whose arms all sample in one step."""
+    """Values by seed from metrics of `hdbench theory`: arms of several steps as `euler@8`."""
     by_seed = {
         key: group.set_index("seed").value for key, group in frame.groupby(["arm", "nfe", "metric"])
     }
@@ -24,15 +25,11 @@ def theory_values(frame: pd.DataFrame) -> Values:
     return values
 
 
-def read_theory(
-    path: Path, config: Path = Path("workflow/theory.yaml"), missing_is_none: bool = False
-) -> Values | None:
-    """The values in a metrics file of `hdbench theory`; UserError for another one, or none where a missing file may be.
+def read_theory(path: Path, config: Path = CONFIG, missing_is_none: bool = False) -> Values | None:
+    """The values in a metrics file of `hdbench theory`, without students of another configuration.
 
-    Values of students of another configuration are left out.
+    UserError for a missing or another file; None for a missing one if `missing_is_none`.
     """
-    from hdbench.experiments.theory.config import read_theory_config, units
-
     if not path.exists():
         if missing_is_none:
             return None
@@ -42,8 +39,8 @@ def read_theory(
         raise UserError(
             f"{path}: has no metrics of the theory alone; make it with `hdbench theory`"
         )
-    known = {(unit.arm, unit.seed, unit.digest) for unit in units(read_theory_config(config))}
-    keys = zip(frame.arm, frame.seed, frame.digest)
+    known = {(unit.arm, unit.seed, unit.digest) for unit in students_of(read_theory_config(config))}
+    keys = zip(frame.arm, frame.seed, frame.digest, strict=True)
     return theory_values(
         frame[[arm == "euler" or (arm, seed, digest) in known for arm, seed, digest in keys]]
     )

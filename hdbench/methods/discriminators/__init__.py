@@ -1,6 +1,6 @@
 """Discriminator heads on tokens of a feature network: one file each, equal parameter counts by construction.
 
-A head maps a list of tokens h_l (B, N, d), one tensor a block l, to a `Verdict`; the GAN loss of a sample is
+A head maps a list of tokens h_l (B, N, d), one tensor a block l, to a `HeadOutput`; the GAN loss of a sample is
 sum_j weights_j loss(logits_j), so the heads differ in where the weighting happens and in nothing else.
 """
 
@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from torch import nn
 
+from hdbench.core.registry import Registry
 from hdbench.methods.discriminators.awd import AwdLogit, AwdLoss, AwdPool
+from hdbench.methods.discriminators.base import Head
 from hdbench.methods.discriminators.conv import Conv
 from hdbench.methods.discriminators.patch import Patch
 from hdbench.methods.discriminators.pooled import Pooled
 
-HEADS: dict[str, type[nn.Module]] = {
-    "pooled": Pooled,
-    "patch": Patch,
-    "conv": Conv,
-    "awd_loss": AwdLoss,
-    "awd_logit": AwdLogit,
-    "awd_pool": AwdPool,
-}  # name: class(layers, width, grid, hidden)
+HEADS: Registry[Head] = Registry(
+    "hdbench.heads", Head, (Pooled, Patch, Conv, AwdLoss, AwdLogit, AwdPool)
+)
 
 
 def parameter_count(module: nn.Module) -> int:

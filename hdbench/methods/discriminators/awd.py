@@ -8,10 +8,12 @@ its own; with a shared one, queries that start equal would get equal gradients a
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from hdbench.methods.discriminators.base import Verdict, mlp, uniform
+from hdbench.methods.discriminators.base import Head, HeadOutput, mlp, uniform
 
 QUERIES = 4
 
@@ -36,7 +38,14 @@ class TokenWeights(nn.Module):
         return torch.stack(weights).mean(0)
 
 
-class AwdLoss(nn.Module):
+class AwdLoss(Head):
+    """Token weights on the losses of token logits."""
+
+    name: ClassVar[str] = "awd_loss"
+    title: ClassVar[str] = "AWD-loss"
+    adaptive: ClassVar[bool] = True
+    reconstruction: ClassVar[bool] = True
+
     def __init__(self, layers: int, width: int, grid: int, hidden: int):
         super().__init__()
         self.token_weights = TokenWeights(layers, width)
@@ -48,26 +57,38 @@ class AwdLoss(nn.Module):
             [score(h).squeeze(-1) for score, h in zip(self.mlps, tokens, strict=True)], dim=1
         )
 
-    def forward(self, tokens: list[Tensor]) -> Verdict:
+    def forward(self, tokens: list[Tensor]) -> HeadOutput:
         w, s = self.token_weights(tokens), self.scores(tokens)
-        return Verdict(s.flatten(1), w.unsqueeze(1).expand_as(s).flatten(1) / s.shape[1], w)
+        return HeadOutput(s.flatten(1), w.unsqueeze(1).expand_as(s).flatten(1) / s.shape[1], w)
 
 
 class AwdLogit(AwdLoss):
-    def forward(self, tokens: list[Tensor]) -> Verdict:
+    """Token weights on token logits: one logit a block."""
+
+    name: ClassVar[str] = "awd_logit"
+    title: ClassVar[str] = "AWD-logit"
+
+    def forward(self, tokens: list[Tensor]) -> HeadOutput:
         w = self.token_weights(tokens)
         logits = (w.unsqueeze(1) * self.scores(tokens)).sum(-1)
-        return Verdict(logits, uniform(logits), w)
+        return HeadOutput(logits, uniform(logits), w)
 
 
-class AwdPool(nn.Module):
+class AwdPool(Head):
+    """Token weights on token values: one logit a block."""
+
+    name: ClassVar[str] = "awd_pool"
+    title: ClassVar[str] = "AWD-pool"
+    adaptive: ClassVar[bool] = True
+    reconstruction: ClassVar[bool] = True
+
     def __init__(self, layers: int, width: int, grid: int, hidden: int):
         super().__init__()
         self.token_weights = TokenWeights(layers, width)
         self.values = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
         self.mlps = nn.ModuleList(mlp(width, hidden) for _ in range(layers))
 
-    def forward(self, tokens: list[Tensor]) -> Verdict:
+    def forward(self, tokens: list[Tensor]) -> HeadOutput:
         w = self.token_weights(tokens)
         logits = torch.cat(
             [
@@ -76,4 +97,4 @@ class AwdPool(nn.Module):
             ],
             dim=1,
         )
-        return Verdict(logits, uniform(logits), w)
+        return HeadOutput(logits, uniform(logits), w)

@@ -1,18 +1,44 @@
-"""What all heads share: their `Verdict`, uniform weights and the MLP of a score."""
+"""The contract of a discriminator head, and what heads share."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 
-class Verdict(NamedTuple):
-    logits: Tensor  # (B, M)
-    weights: Tensor  # (B, M), each row sums to 1
-    token_weights: (
-        Tensor  # (B, N), each row sums to 1: how much each token counts, for logs and figures
-    )
+class HeadOutput(NamedTuple):
+    """What a head says of a batch; each row of weights sums to 1."""
+
+    logits: Tensor
+    """(B, M) float."""
+    weights: Tensor
+    """(B, M): the share of each logit's loss in the sample's loss."""
+    token_weights: Tensor
+    """(B, N): how much each token counts, for logs and figures."""
+
+
+class Head(nn.Module):
+    """Logits from tokens h_l (B, N, d) of several blocks l of a feature network.
+
+    A subclass has the constructor (layers, width, grid, hidden): blocks that it reads, token width
+    d, side of the token grid (N = grid^2) and the hidden width, which is solved for so that all
+    heads have one size.
+    """
+
+    name: ClassVar[str]
+    """As in suites."""
+    title: ClassVar[str]
+    """The name for people."""
+    adaptive: ClassVar[bool] = False
+    """Whether it learns token weights."""
+    reconstruction: ClassVar[bool] = False
+    """Whether its paper gives no formula, so that this one is ours."""
+    version: ClassVar[int] = 1
+    """Raise it when equal settings give other results; it enters the digest of stages."""
+
+    def forward(self, tokens: list[Tensor]) -> HeadOutput:
+        raise NotImplementedError
 
 
 def uniform(like: Tensor) -> Tensor:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from hdbench.methods.discriminators.base import Verdict, uniform
+from hdbench.methods.discriminators.base import Head, HeadOutput, uniform
 
 
-class Conv(nn.Module):
+class Conv(Head):
+    """One logit a block from a strided convolution."""
+
+    name: ClassVar[str] = "conv"
+    title: ClassVar[str] = "conv"
+
     def __init__(self, layers: int, width: int, grid: int, hidden: int):
         super().__init__()
         self.grid = grid
@@ -24,7 +31,7 @@ class Conv(nn.Module):
             for _ in range(layers)
         )
 
-    def forward(self, tokens: list[Tensor]) -> Verdict:
+    def forward(self, tokens: list[Tensor]) -> HeadOutput:
         maps = [h.mT.unflatten(2, (self.grid, self.grid)) for h in tokens]
         logits = torch.cat([tower(h) for tower, h in zip(self.towers, maps, strict=True)], dim=1)
-        return Verdict(logits, uniform(logits), uniform(tokens[0][..., 0]))
+        return HeadOutput(logits, uniform(logits), uniform(tokens[0][..., 0]))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from hdbench.methods.discriminators.base import Verdict, mlp, uniform
+from hdbench.methods.discriminators.base import Head, HeadOutput, mlp, uniform
 
 
-class Pooled(nn.Module):
+class Pooled(Head):
+    """One logit a block from the mean token."""
+
+    name: ClassVar[str] = "pooled"
+    title: ClassVar[str] = "pooled"
+
     def __init__(self, layers: int, width: int, grid: int, hidden: int):
         super().__init__()
         self.mlps = nn.ModuleList(mlp(width, hidden) for _ in range(layers))
 
-    def forward(self, tokens: list[Tensor]) -> Verdict:
+    def forward(self, tokens: list[Tensor]) -> HeadOutput:
         logits = torch.cat(
             [score(h.mean(1)) for score, h in zip(self.mlps, tokens, strict=True)], dim=1
         )
-        return Verdict(logits, uniform(logits), uniform(tokens[0][..., 0]))
+        return HeadOutput(logits, uniform(logits), uniform(tokens[0][..., 0]))

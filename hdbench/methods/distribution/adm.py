@@ -10,71 +10,80 @@ delta = 1/64 is the paper's; head, blocks and update ratio are ours.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from hdbench.flow.path import Velocity, interpolate
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.distribution import matching
-from hdbench.methods.distribution.adversarial import Adversarial, require_head
+from hdbench.methods.base import Passes
+from hdbench.methods.distribution.adversarial import require_head
 from hdbench.methods.distribution.gan import HingeOnTeacher
-
-SAMPLER, sampler = matching.SAMPLER, matching.sampler
+from hdbench.methods.distribution.matching import Matching
+from hdbench.methods.distribution.networks import Discriminator, Point
 
 
 class Gan(HingeOnTeacher):
-    t_max: float = Field(0.98, ge=0, le=1)
+    """Times up to those of the matching methods."""
+
+    t_max: float = Field(default=0.98, ge=0, le=1)
 
 
-class Configuration(matching.Configuration):
+class ADM(Matching):
+    """A head that tells the teacher's step from the fake score's."""
+
     name: Literal["adm"] = "adm"
-    discriminator: matching.Discriminator = "conv"
+    title: ClassVar[str] = "ADM"
+    directed: ClassVar[bool] = False
+
+    discriminator: Discriminator = "conv"
     gan: Gan = Gan()
     delta: float = Field(
-        1 / 64, gt=0, lt=1, description="t - s: length of the Euler step, in units of time"
+        default=1 / 64, gt=0, lt=1, description="t - s: length of the Euler step, in units of time"
     )
 
     @model_validator(mode="after")
     def _step_fits(self):
         if self.gan.feature_network != "teacher":
             raise ValueError(
-                "gan.feature_network = fake: the head of objective adm reads the frozen teacher; use teacher"
+                "gan.feature_network = fake: the head of objective adm reads the frozen teacher; "
+                "use teacher"
             )
         if self.delta > self.gan.t_min:
             raise ValueError(
-                f"delta = {self.delta}: must not exceed gan.t_min = {self.gan.t_min}, or the step would pass "
-                "the data"
+                f"delta = {self.delta}: must not exceed gan.t_min = {self.gan.t_min}, or the step "
+                "would pass the data"
             )
         return require_head(self)
 
+    def draw_direction(self, d):
+        return {}
 
-def euler_step(
-    v: Velocity, z: Tensor, t: Tensor, c: Tensor, delta: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(z_s, s, c) with s = t - delta and z_s = z - delta v(z, t, c); z (B, C, H, W), t (B,)."""
-    return z - delta * v(z, t, c), t - delta, c
+    def draw_discriminator(self, d):
+        return {"eps_r1": d.noise(), "t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 
-
-class ADM(Adversarial):
-    def noised(self, x, eps, t, c):
-        return euler_step(self.fake, interpolate(x, eps, t), t, c, self.configuration.delta)
+    def perturb(self, networks, x, b):
+        t = b["t_gan"]
+        return euler_step(networks.fake, interpolate(x, b["eps_gan"], t), t, b["c"], self.delta)
 
     @torch.no_grad()
-    def contrast(self, x, c_real, eps, eps_r1, t, x_hat, c, eps_fake):
-        k, z = self.configuration, interpolate(x_hat, eps_fake, t)
-        real, fake = (euler_step(v, z, t, c, k.delta) for v in (self.real, self.fake))
-        return [real, fake, (real[0] + k.gan.r1_sigma * eps_r1, *real[1:])]
+    def discriminator_inputs(self, networks, x_hat, b):
+        t, c = b["t_gan"], b["c"]
+        z = interpolate(x_hat, b["eps_fake"], t)
+        real = euler_step(networks.real, z, t, c, self.delta)
+        fake = euler_step(networks.fake, z, t, c, self.delta)
+        return real, fake, (real[0] + self.gan.r1_sigma * b["eps_r1"], *real[1:])
+
+    def extra_passes(self, depth, guided):
+        """Both steps in each critic update, and the fake's with its backward to the image in the generator's."""
+        n = self.critic_steps()
+        return {
+            "fake": Passes(forward=n + 1, backward=1),
+            "teacher": Passes(forward=n * (2 if guided else 1)),
+        }
 
 
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return ADM(configuration, setting).updates()
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Besides, both steps in each critic update, and the fake's with its backward to the image in the generator's."""
-    n = configuration.critic_steps
-    extra = {"fake forward": n + 1, "fake backward": 1, "teacher forward": n * (2 if guided else 1)}
-    return matching.forward_equivalents(configuration, depth, guided, ADM, extra)
+def euler_step(v: Velocity, z: Tensor, t: Tensor, c: Tensor, delta: float) -> Point:
+    """(z_s, s, c) with s = t - delta and z_s = z - delta v(z, t, c); z (B, C, H, W), t (B,)."""
+    return z - delta * v(z, t, c), t - delta, c

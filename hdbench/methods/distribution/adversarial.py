@@ -6,53 +6,43 @@ g = relative_weight * g_gan / RMS(g_gan), over the global batch: its size is rel
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.distribution import matching
 from hdbench.methods.distribution.gan import OnFake
-from hdbench.methods.distribution.matching import Matching
+from hdbench.methods.distribution.matching import GeneratorObjective, Matching
+from hdbench.methods.distribution.networks import Discriminator
 
-SAMPLER, sampler = matching.SAMPLER, matching.sampler
 
+class Adversarial(Matching):
+    """A head on the trained fake network, and no direction."""
 
-class Configuration(matching.Configuration):
     name: Literal["adversarial"] = "adversarial"
-    discriminator: matching.Discriminator = "conv"
+    title: ClassVar[str] = "GAN"
+    directed: ClassVar[bool] = False
+
+    discriminator: Discriminator = "conv"
     gan: OnFake = OnFake()
-    fake_steps_per_generator_step: int = Field(5, ge=1)
+    fake_steps_per_generator_step: int = Field(default=5, ge=1)
 
     @model_validator(mode="after")
     def _fake_is_read(self):
         if self.gan.feature_network != "fake":
             raise ValueError(
-                "gan.feature_network = teacher: then nothing would read the fake network; objective ladd is "
-                "this one with the teacher's features"
+                "gan.feature_network = teacher: then nothing would read the fake network; objective "
+                "ladd is this one with the teacher's features"
             )
         return require_head(self)
 
+    def draw_direction(self, d):
+        return {}
 
-def require_head(configuration: matching.Shared) -> matching.Shared:
-    if configuration.discriminator == "none":
+
+def require_head(objective: GeneratorObjective) -> GeneratorObjective:
+    """The objective itself; ValueError without a head."""
+    if objective.discriminator == "none":
         raise ValueError(
-            f"discriminator = none: objective {configuration.name} has no other loss than its head's"
+            f"discriminator = none: objective {objective.name} has no other loss than its head's"
         )
-    return configuration
-
-
-class Adversarial(Matching):
-    own = 0
-
-    def draw_own(self, d):
-        return ()
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return Adversarial(configuration, setting).updates()
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step; no network gives a direction."""
-    return matching.forward_equivalents(configuration, depth, guided, Adversarial)
+    return objective

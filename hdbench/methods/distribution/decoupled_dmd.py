@@ -10,42 +10,60 @@ augmentation is divided by the norm of the matching term is ours.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from hdbench.flow.path import Velocity, expand, interpolate, velocity
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.distribution import matching
+from hdbench.methods.base import Passes
 from hdbench.methods.distribution.matching import Matching, denoised, per_sample
 
-SAMPLER, sampler = matching.SAMPLER, matching.sampler
 
+class DecoupledDMD(Matching):
+    """Matching and guidance at independent times."""
 
-class Configuration(matching.Configuration):
     name: Literal["decoupled_dmd"] = "decoupled_dmd"
+    title: ClassVar[str] = "Decoupled DMD"
+
     ca_t_min: float = Field(
-        0.02,
+        default=0.02,
         ge=0,
         le=1,
         description="times of the guidance term are uniform in [ca_t_min, ca_t_max]",
     )
-    ca_t_max: float = Field(0.98, ge=0, le=1)
+    ca_t_max: float = Field(default=0.98, ge=0, le=1)
 
     @model_validator(mode="after")
     def _guidance_times_in_order(self):
         if self.generator_steps > 1:
             raise ValueError(
-                f"generator_steps = {self.generator_steps}: the guidance term's times would have to follow the "
-                "step; objective decoupled_dmd has one step"
+                f"generator_steps = {self.generator_steps}: the guidance term's times would have to "
+                "follow the step; objective decoupled_dmd has one step"
             )
         if self.ca_t_min >= self.ca_t_max:
             raise ValueError(
                 f"ca_t_min = {self.ca_t_min}: must be below ca_t_max = {self.ca_t_max}"
             )
         return self
+
+    def draw_direction(self, d):
+        b = super().draw_direction(d)
+        return b | {"eps_ca": d.noise(), "t_ca": d.uniform(self.ca_t_min, self.ca_t_max)}
+
+    def direction(self, networks, x_hat, b):
+        t, s = b["t_match"], b["t_ca"]
+        z, z_s = interpolate(x_hat, b["eps_match"], t), interpolate(x_hat, b["eps_ca"], s)
+        conditional = velocity(networks.teacher)
+        g = decoupled_gradient(
+            x_hat, z, t, z_s, s, b["c"], networks.real, conditional, networks.fake
+        )
+        return g, {}
+
+    def extra_passes(self, depth, guided):
+        """The teacher's conditional velocity at both times."""
+        return {"teacher": Passes(forward=2)}
 
 
 @torch.no_grad()
@@ -64,29 +82,3 @@ def decoupled_gradient(
     x_cond = denoised(conditional, z, t, c)
     augmentation = -expand(s) * (real(z_s, s, c) - conditional(z_s, s, c))
     return (denoised(fake, z, t, c) - x_cond - augmentation) / per_sample(x_hat - x_cond)
-
-
-class Decoupled(Matching):
-    own = 4
-
-    def draw_own(self, d):
-        return (
-            *super().draw_own(d),
-            d.noise(),
-            d.uniform(self.configuration.ca_t_min, self.configuration.ca_t_max),
-        )
-
-    def direction(self, x_hat, c, eps, t, eps_s, s):
-        z, z_s = interpolate(x_hat, eps, t), interpolate(x_hat, eps_s, s)
-        return decoupled_gradient(
-            x_hat, z, t, z_s, s, c, self.real, velocity(self.setting.teacher), self.fake
-        ), {}
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return Decoupled(configuration, setting).updates()
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Two more forwards of the teacher: its conditional velocity at both times."""
-    return matching.forward_equivalents(configuration, depth, guided, extra={"teacher forward": 2})

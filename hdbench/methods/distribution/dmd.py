@@ -8,25 +8,25 @@ Critic, generator loss, GAN term and regulariser: hdbench.methods.distribution.m
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from hdbench.flow.path import Velocity, interpolate
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.distribution import matching
 from hdbench.methods.distribution.matching import Matching, denoised, per_sample
 
-SAMPLER, sampler, forward_equivalents = (
-    matching.SAMPLER,
-    matching.sampler,
-    matching.forward_equivalents,
-)
 
+class DMD(Matching):
+    """The difference of the two scores, normalised per sample."""
 
-class Configuration(matching.Configuration):
     name: Literal["dmd"] = "dmd"
+    title: ClassVar[str] = "DMD"
+
+    def direction(self, networks, x_hat, b):
+        t = b["t_match"]
+        z = interpolate(x_hat, b["eps_match"], t)
+        return dmd_gradient(x_hat, z, t, b["c"], networks.real, networks.fake), {}
 
 
 @torch.no_grad()
@@ -36,12 +36,3 @@ def dmd_gradient(
     """g (B, C, H, W), to be *subtracted* from x_hat: (x_fake - x_real) / mean |x_hat - x_real|, the mean per sample."""
     x_real, x_fake = denoised(real, z, t, c), denoised(fake, z, t, c)
     return (x_fake - x_real) / per_sample(x_hat - x_real)
-
-
-class DMD(Matching):
-    def direction(self, x_hat, c, eps, t):
-        return dmd_gradient(x_hat, interpolate(x_hat, eps, t), t, c, self.real, self.fake), {}
-
-
-def updates(configuration: matching.Configuration, setting: Setting) -> list[Update]:
-    return DMD(configuration, setting).updates()

@@ -1,26 +1,28 @@
 """DMD2 (Yin et al., arXiv 2405.14867): DMD's direction with two time scales (Section 4.2: 5 fake updates a generator
 update), a GAN on the trained fake score's features (4.3) and, with generator_steps = 4, backward simulation (4.5).
 
-These are defaults of hdbench.methods.distribution.dmd, under the name of their paper.  There the GAN's weight is a constant, here
-relative to the RMS of the direction, by the rule of all heads.  Renoising times do not depend on the generator's step, as in
-its code.
+These are defaults of hdbench.methods.distribution.dmd, under the name of their paper.  There the GAN's weight is a constant,
+here relative to the RMS of the direction, by the rule of all heads.  Renoising times do not depend on the generator's step, as
+in its code.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from hdbench.methods.distribution import dmd, matching
+from hdbench.methods.distribution.dmd import DMD
 from hdbench.methods.distribution.gan import OnFake
-
-SAMPLER, sampler = matching.SAMPLER, matching.sampler
-updates, forward_equivalents = dmd.updates, dmd.forward_equivalents
+from hdbench.methods.distribution.networks import Discriminator
 
 
-class Configuration(matching.Configuration):
+class DMD2(DMD):
+    """DMD with DMD2's settings."""
+
     name: Literal["dmd2"] = "dmd2"
-    discriminator: matching.Discriminator = "conv"
+    title: ClassVar[str] = "DMD2"
+
+    discriminator: Discriminator = "conv"
     gan: OnFake = OnFake()
-    fake_steps_per_generator_step: int = Field(5, ge=1)
+    fake_steps_per_generator_step: int = Field(default=5, ge=1)

@@ -11,7 +11,7 @@ The other defaults are those of DMD2, on which the paper builds; the head is `po
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -19,28 +19,32 @@ from torch import Tensor
 
 from hdbench.core.distributed import global_mean
 from hdbench.flow.path import expand, interpolate
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.distribution import matching
+from hdbench.methods.base import Passes
 from hdbench.methods.distribution.dmd import dmd_gradient
 from hdbench.methods.distribution.gan import OnFake
 from hdbench.methods.distribution.matching import Matching
-
-SAMPLER, sampler = matching.SAMPLER, matching.sampler
+from hdbench.methods.distribution.networks import Discriminator
 
 
 class Gan(OnFake):
-    t_max: float = Field(0.98, ge=0, le=1)
+    """The head's times are those of the matching term."""
+
+    t_max: float = Field(default=0.98, ge=0, le=1)
 
 
-class Configuration(matching.Configuration):
+class FDistill(Matching):
+    """DMD's direction weighted by a function of the density ratio."""
+
     name: Literal["f_distill"] = "f_distill"
+    title: ClassVar[str] = "f-distill"
+
     divergence: Literal["rkl", "js", "fkl"] = "js"
     log_ratio_limit: float = Field(
-        3.0, gt=0, description="largest absolute log density ratio, in nats"
+        default=3.0, gt=0, description="largest absolute log density ratio, in nats"
     )
-    discriminator: matching.Discriminator = "pooled"
+    discriminator: Discriminator = "pooled"
     gan: Gan = Gan()
-    fake_steps_per_generator_step: int = Field(5, ge=1)
+    fake_steps_per_generator_step: int = Field(default=5, ge=1)
 
     @model_validator(mode="after")
     def _head_gives_the_ratio(self):
@@ -48,8 +52,8 @@ class Configuration(matching.Configuration):
             return self
         if self.discriminator == "none":
             raise ValueError(
-                f"discriminator = none: divergence {self.divergence} needs a head, whose logit is the log "
-                "density ratio"
+                f"discriminator = none: divergence {self.divergence} needs a head, whose logit is "
+                "the log density ratio"
             )
         if self.gan.loss != "non_saturating":
             raise ValueError(
@@ -58,47 +62,33 @@ class Configuration(matching.Configuration):
         for end in ("t_min", "t_max"):
             if getattr(self.gan, end) != getattr(self, end):
                 raise ValueError(
-                    f"gan.{end} = {getattr(self.gan, end)}: must be {end} = {getattr(self, end)}, since the "
-                    "head gives the density ratio at the times of the matching term"
+                    f"gan.{end} = {getattr(self.gan, end)}: must be {end} = {getattr(self, end)}, since "
+                    "the head gives the density ratio at the times of the matching term"
                 )
         return self
+
+    def direction(self, networks, x_hat, b):
+        t, c = b["t_match"], b["c"]
+        z = interpolate(x_hat, b["eps_match"], t)
+        g = dmd_gradient(x_hat, z, t, c, networks.real, networks.fake)
+        if self.divergence == "rkl":
+            return g, {}
+        with torch.no_grad():
+            output = networks.judge((z, t, c), self.gan.blocks)
+            log_ratio = (output.weights * output.logits).sum(1)
+            log_ratio = log_ratio.clamp(-self.log_ratio_limit, self.log_ratio_limit)
+            h = weight(log_ratio, self.divergence)
+            h = h / global_mean(h)
+        scalars = {"log_ratio": log_ratio.mean(), "ratio_weight_square": h.square().mean()}
+        return expand(h) * g, scalars
+
+    def extra_passes(self, depth, guided):
+        """The features of z_t for the ratio."""
+        if self.divergence == "rkl":
+            return {}
+        return {"feature": Passes(forward=max(self.gan.blocks) / depth)}
 
 
 def weight(log_ratio: Tensor, divergence: str) -> Tensor:
     """h(r) of log r = log p_real - log p_fake, any shape."""
     return {"rkl": torch.ones_like, "js": torch.sigmoid, "fkl": torch.exp}[divergence](log_ratio)
-
-
-class FDistill(Matching):
-    def direction(self, x_hat, c, eps, t):
-        k, z = self.configuration, interpolate(x_hat, eps, t)
-        g = dmd_gradient(x_hat, z, t, c, self.real, self.fake)
-        if k.divergence == "rkl":
-            return g, {}
-        with torch.no_grad():
-            verdict = self.judge(z, t, c)
-            log_ratio = (
-                (verdict.weights * verdict.logits)
-                .sum(1)
-                .clamp(-k.log_ratio_limit, k.log_ratio_limit)
-            )
-            h = weight(log_ratio, k.divergence)
-            h = h / global_mean(h)
-        return expand(h) * g, {
-            "log_ratio": log_ratio.mean(),
-            "ratio_weight_square": h.square().mean(),
-        }
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return FDistill(configuration, setting).updates()
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Besides, the features of z_t for the ratio."""
-    extra = (
-        {}
-        if configuration.divergence == "rkl"
-        else {"feature forward": max(configuration.gan.blocks) / depth}
-    )
-    return matching.forward_equivalents(configuration, depth, guided, extra=extra)

@@ -18,35 +18,34 @@ from torch import Tensor
 
 from hdbench.core.config import Config
 from hdbench.core.distributed import share_of_batch
-from hdbench.methods.discriminators.base import Verdict
+from hdbench.methods.discriminators.base import HeadOutput
 
 
-class GanConfiguration(Config):
+class GanSettings(Config):
     """Shared by all heads, so that arms differ in the head alone."""
 
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
     feature_network: Literal["teacher", "fake"] = Field(
-        "teacher",
+        default="teacher",
         description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score (DMD2, arXiv 2405.14867)",
     )
     blocks: tuple[int, ...] = Field(
-        (2, 3), min_length=1, description="blocks whose tokens are read, 1 = first"
+        default=(2, 3), min_length=1, description="blocks whose tokens are read, 1 = first"
     )
     parameters: int = Field(
-        20000, ge=1, description="size of every head, met within 10% by its hidden width"
+        default=20000, ge=1, description="size of every head, met within 10% by its hidden width"
     )
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     relative_weight: float = Field(
-        0.5,
+        default=0.5,
         gt=0,
-        description="RMS of the GAN's image gradient over that of the method's "
-        "direction, or that RMS itself for a method without one: the one "
-        "rule that sets every head's weight",
+        description="RMS of the GAN's image gradient over that of the method's direction, or that RMS "
+        "itself for a method without one: the one rule that sets every head's weight",
     )
-    t_min: float = Field(0.02, ge=0, le=1)
-    t_max: float = Field(0.7, ge=0, le=1)
-    r1_weight: float = Field(0.0, ge=0, description="weight of approximate R1")
-    r1_sigma: float = Field(0.1, gt=0)
+    t_min: float = Field(default=0.02, ge=0, le=1)
+    t_max: float = Field(default=0.7, ge=0, le=1)
+    r1_weight: float = Field(default=0.0, ge=0, description="weight of approximate R1")
+    r1_sigma: float = Field(default=0.1, gt=0)
 
     @model_validator(mode="after")
     def _times_in_order(self):
@@ -54,21 +53,26 @@ class GanConfiguration(Config):
             raise ValueError(f"t_min = {self.t_min}: must be below t_max = {self.t_max}")
         return self
 
+    @property
+    def judgements(self) -> int:
+        """Features that the head reads in one critic update: real, fake, and perturbed for R1."""
+        return 3 if self.r1_weight else 2
 
-class OnFake(GanConfiguration):
+
+class OnFake(GanSettings):
     """The head reads the trained fake score, as in DMD2."""
 
     feature_network: Literal["teacher", "fake"] = "fake"
 
 
-class HingeOnTeacher(GanConfiguration):
+class HingeOnTeacher(GanSettings):
     """Hinge loss on several blocks of the frozen teacher, as in LADD."""
 
     loss: Literal["non_saturating", "hinge"] = "hinge"
-    blocks: tuple[int, ...] = Field((1, 2, 3), min_length=1)
+    blocks: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
 
 
-def critic_loss(real: Verdict, fake: Verdict, kind: str) -> Tensor:
+def critic_loss(real: HeadOutput, fake: HeadOutput, kind: str) -> Tensor:
     """Mean over the batch of the weighted sum over logits; a scalar."""
     if kind == "hinge":
         on_real, on_fake = F.relu(1 - real.logits), F.relu(1 + fake.logits)
@@ -77,18 +81,20 @@ def critic_loss(real: Verdict, fake: Verdict, kind: str) -> Tensor:
     return (real.weights * on_real).sum(1).mean() + (fake.weights * on_fake).sum(1).mean()
 
 
-def generator_loss(fake: Verdict, kind: str) -> Tensor:
+def generator_loss(fake: HeadOutput, kind: str) -> Tensor:
     """Mean over the batch of the weighted sum over logits; a scalar."""
-    return (
-        (fake.weights * (-fake.logits if kind == "hinge" else F.softplus(-fake.logits)))
-        .sum(1)
-        .mean()
-    )
+    values = -fake.logits if kind == "hinge" else F.softplus(-fake.logits)
+    return (fake.weights * values).sum(1).mean()
 
 
-def approximate_r1(clean: Verdict, noisy: Verdict) -> Tensor:
+def approximate_r1(clean: HeadOutput, noisy: HeadOutput) -> Tensor:
     """Mean over the batch of the weighted squared difference of logits; a scalar."""
     return (clean.weights * (clean.logits - noisy.logits).square()).sum(1).mean()
+
+
+def accuracy(real: HeadOutput, fake: HeadOutput) -> Tensor:
+    """Share of logits with the right sign, real and fake alike; a scalar."""
+    return 0.5 * ((real.logits > 0).float().mean() + (fake.logits < 0).float().mean())
 
 
 def image_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -102,6 +108,5 @@ def image_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def normalised_entropy(token_weights: Tensor) -> Tensor:
     """Mean entropy of the rows (B, N) over log N: 1 where all tokens count alike, 0 where one has all the weight."""
-    return torch.special.entr(token_weights).sum(1).mean() / math.log(
-        max(token_weights.shape[1], 2)
-    )
+    entropy = torch.special.entr(token_weights).sum(1).mean()
+    return entropy / math.log(max(token_weights.shape[1], 2))

@@ -3,28 +3,31 @@ blocks of the frozen teacher.  There is no fake network; the critic update train
 
 g = relative_weight * g_gan / RMS(g_gan), over the global batch, as in hdbench.methods.distribution.adversarial.
 Real samples are the data's, where the paper takes the teacher's; times are uniform in [gan.t_min, gan.t_max], where it takes
-a logit-normal law; R1 may be added in its approximate form.  One head reads all blocks, of the size of all heads.
+a logit-normal distribution; R1 may be added in its approximate form.  One head reads all blocks, of the size of all heads.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.distribution import matching
-from hdbench.methods.distribution.adversarial import Adversarial, require_head
+from hdbench.methods.distribution.adversarial import require_head
 from hdbench.methods.distribution.gan import HingeOnTeacher
+from hdbench.methods.distribution.matching import GeneratorObjective
+from hdbench.methods.distribution.networks import Discriminator
 
-SAMPLER, sampler = matching.SAMPLER, matching.sampler
 
+class LADD(GeneratorObjective):
+    """A head on the frozen teacher, and nothing else."""
 
-class Configuration(matching.Shared):
     name: Literal["ladd"] = "ladd"
-    discriminator: matching.Discriminator = "conv"
+    title: ClassVar[str] = "LADD"
+    directed: ClassVar[bool] = False
+
+    discriminator: Discriminator = "conv"
     gan: HingeOnTeacher = HingeOnTeacher()
-    head_steps_per_generator_step: int = Field(1, ge=1)
+    head_steps_per_generator_step: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _head_on_the_teacher(self):
@@ -34,19 +37,5 @@ class Configuration(matching.Shared):
             )
         return require_head(self)
 
-    @property
-    def critic_steps(self) -> int:
+    def critic_steps(self):
         return self.head_steps_per_generator_step
-
-
-class LADD(Adversarial):
-    has_fake = False
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return LADD(configuration, setting).updates()
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step: the generator and the teacher's features."""
-    return matching.forward_equivalents(configuration, depth, guided, LADD)

@@ -1,4 +1,4 @@
-"""What the methods of stage 2 share: a critic update (fake velocity and head) and a generator update.
+"""What the methods of stage 2 share: a critic update (fake score and head) and a generator update.
 
 generator        x_hat = z_k - t_k u_theta(z_k, 0, t_k, c);  with one step G(eps, c) = eps - u_theta(eps, 0, 1, c)
 critic loss      mean || v_psi(z_t, t, c) - (eps' - x_hat) ||^2 + GAN loss of the head (hdbench.methods.distribution.gan)
@@ -7,65 +7,70 @@ A method gives the direction g, in units of x where it is normalised; RMS(g_gan)
 batch, and relative_weight itself where a method has no g.
 
 Backward simulation (DMD2, arXiv 2405.14867, Section 4.5): with S = generator_steps > 1 a row trains at the input z_k of its
-own random step k = 0 .. S - 1 (its code: one for the batch) of `hdbench.flow.samplers.sample_consistency`, t_k = 1 - k / S, simulated
-without gradient.
+own random step k = 0 .. S - 1 (its code: one for the batch) of consistency sampling, t_k = 1 - k / S, simulated without
+gradient.
 A regulariser is the loss of a trajectory objective, kept while the generator is refined: with `meanflow` regularised HD, with
 `knowledge` the regression on the teacher's ODE pairs of DMD (arXiv 2311.18828, Eq. 9; 0.25 LPIPS there, a mean square here).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from itertools import islice
-from typing import Annotated, Literal, Union
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from hdbench.core.config import Config
 from hdbench.core.distributed import global_mean
-from hdbench.flow.path import MeanVelocity, Velocity, expand, interpolate, velocity
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.discriminators import HEADS
-from hdbench.methods.discriminators.base import Verdict
+from hdbench.flow.path import MeanVelocity, Velocity, expand, interpolate
+from hdbench.methods.base import Batch, Loss, Objective, Passes, Problem, Update
 from hdbench.methods.distribution.gan import (
-    GanConfiguration,
+    GanSettings,
+    accuracy,
     approximate_r1,
     critic_loss,
     generator_loss,
     image_gradient,
     normalised_entropy,
 )
+from hdbench.methods.distribution.networks import Discriminator, Networks, Point
 from hdbench.methods.pretraining.flow_matching import flow_matching_loss
-from hdbench.methods.trajectory import consistency, knowledge, meanflow
+from hdbench.methods.trajectory.consistency import Consistency, consistency
+from hdbench.methods.trajectory.knowledge import Knowledge
+from hdbench.methods.trajectory.meanflow import MeanFlow
 
-SAMPLER = "flow_map"  # how a network of these objectives samples after one step, see `sampler`
-REGULARISERS = {"meanflow": meanflow, "consistency": consistency, "knowledge": knowledge}
-Discriminator = Literal[("none", *HEADS)]
-Regulariser = Annotated[
-    Union[tuple(m.Configuration for m in REGULARISERS.values())], Field(discriminator="name")
-]
+Regulariser = Annotated[MeanFlow | Consistency | Knowledge, Field(discriminator="name")]
+STATE_OPTIONS = ("frozen", "on_step", "ema_start")  # of a regulariser, taken over by the generator
 
 
-class Shared(Config):
-    """Fields of every method.  Those after `gan` are left out of a dump where they have their default."""
+class GeneratorObjective(Objective):
+    """A generator update and a critic update.
 
-    name: str
+    A method overrides `direction`, and `draw_direction`, `discriminator_inputs` or `perturb` where
+    it must.  Fields after `gan` are left out of a dump where they have their default.
+    """
+
+    has_fake: ClassVar[bool] = False
+    """Whether there is a fake score."""
+    directed: ClassVar[bool] = True
+    """Whether the method gives a direction beside the GAN's."""
+
+    if TYPE_CHECKING:  # fields of methods with a fake score
+        fake_learning_rate: float
+        t_min: float
+        t_max: float
+
     discriminator: Discriminator = "none"
-    gan: GanConfiguration = GanConfiguration()
+    gan: GanSettings = GanSettings()
     generator_steps: int = Field(
-        1,
+        default=1,
         ge=1,
         exclude_if=lambda steps: steps == 1,
         description="S: steps that the generator is trained to sample in",
     )
-    regulariser: Regulariser | None = Field(
-        None, exclude_if=lambda regulariser: regulariser is None
-    )
-    regulariser_weight: float = Field(1.0, gt=0, exclude_if=lambda weight: weight == 1.0)
+    regulariser: Regulariser | None = Field(default=None, exclude_if=lambda value: value is None)
+    regulariser_weight: float = Field(default=1.0, gt=0, exclude_if=lambda weight: weight == 1.0)
 
     @model_validator(mode="after")
     def _weight_of_something(self):
@@ -75,16 +80,235 @@ class Shared(Config):
             )
         return self
 
+    def critic_steps(self) -> int:
+        """Critic updates before each generator update."""
+        raise NotImplementedError
 
-class Configuration(Shared):
-    """Fields of the methods with a fake velocity."""
+    def sampler(self):
+        """With one step the two are the same."""
+        return "consistency" if self.generator_steps > 1 else "flow_map"
 
-    fake_steps_per_generator_step: int = Field(3, ge=1)
-    fake_learning_rate: float = Field(4e-4, gt=0)
+    def sampling_steps(self):
+        return self.generator_steps
+
+    def head(self):
+        return self.discriminator, self.gan
+
+    def pairs_needed(self):
+        return self.regulariser.pairs_needed() if self.regulariser else None
+
+    # what a method overrides
+
+    def draw_direction(self, d) -> Batch:
+        """What `direction` needs."""
+        return {}
+
+    def draw_discriminator(self, d) -> Batch:
+        """What `discriminator_inputs` needs beside the generator's samples."""
+        x, c_real = d.data()
+        b = {"x": x, "c_real": c_real, "eps_gan": d.noise(), "eps_r1": d.noise()}
+        return b | {"t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
+
+    def direction(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
+        """Per-sample gradient g (B, C, H, W), not averaged over B; subtracted from the detached x_hat.
+
+        Also returns scalars to log.
+        """
+        raise NotImplementedError
+
+    def perturb(self, networks: Networks, x: Tensor, b: Batch) -> Point:
+        """(z, t, c) at which the generator has its sample x judged, with gradient in x."""
+        return interpolate(x, b["eps_gan"], b["t_gan"]), b["t_gan"], b["c"]
+
+    def discriminator_inputs(
+        self, networks: Networks, x_hat: Tensor, b: Batch
+    ) -> tuple[Point, Point, Point]:
+        """(z, t, c) that the critic learns to tell apart: real, fake, and the real one perturbed for R1."""
+        t = b["t_gan"]
+        perturbed = b["x"] + self.gan.r1_sigma * b["eps_r1"]
+        return (
+            (interpolate(b["x"], b["eps_gan"], t), t, b["c_real"]),
+            (interpolate(x_hat, b["eps_fake"], t), t, b["c"]),
+            (interpolate(perturbed, b["eps_gan"], t), t, b["c_real"]),
+        )
+
+    # what they share
+
+    def draw_start(self, d) -> Batch:
+        steps = self.generator_steps
+        b = {"c": d.label(), "eps": d.noise()}
+        if steps > 1:
+            b["step"] = (steps * d.uniform()).floor().clamp(max=steps - 1)
+            b |= {f"eps_{number}": d.noise() for number in range(1, steps)}
+        return b
+
+    def start(self, student: MeanVelocity, b: Batch) -> Point:
+        """(z, t, c) at which the student is to jump to data."""
+        noises = [b[f"eps_{number}"] for number in range(1, self.generator_steps)]
+        return (*simulate(student, b["c"], b["eps"], b.get("step"), noises), b["c"])
+
+    def draw_critic(self, d) -> Batch:
+        b = self.draw_start(d) | {"eps_fake": d.noise()}
+        if self.has_fake:
+            b["t_fake"] = d.uniform(self.t_min, self.t_max)
+        return b | self.draw_discriminator(d) if self.discriminator != "none" else b
+
+    def critic(self, networks: Networks, b: Batch) -> Loss:
+        """Flow matching of the fake score on the generator's samples, and the head's loss."""
+        losses, scalars = [], {}
+        z, t, c = self.start(networks.student, b)
+        with torch.no_grad():
+            x_hat = consistency(networks.student, z, t, c)
+        if self.has_fake:
+            loss, _ = flow_matching_loss(networks.fake, x_hat, b["eps_fake"], b["t_fake"], c)
+            losses.append(loss)
+            scalars["fake_loss"] = loss
+        if networks.head is not None:
+            loss, of_head = self.head_loss(networks, x_hat, b)
+            losses.append(loss)
+            scalars |= of_head
+        return sum(losses[1:], start=losses[0]), scalars
+
+    def head_loss(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
+        """The GAN loss of the head, with approximate R1."""
+        blocks = self.gan.blocks
+        real_point, fake_point, perturbed_point = self.discriminator_inputs(networks, x_hat, b)
+        real = networks.judge_for_critic(real_point, blocks)
+        fake = networks.judge_for_critic(fake_point, blocks)
+        loss = critic_loss(real, fake, self.gan.loss)
+        scalars = {
+            "head_loss": loss,
+            "accuracy": accuracy(real, fake),
+            "token_entropy": normalised_entropy(fake.token_weights),
+        }
+        if networks.head.adaptive:
+            weights = enumerate(fake.token_weights.mean(0))
+            scalars |= {f"token_weight_{token:03}": weight for token, weight in weights}
+        if self.gan.r1_weight:
+            perturbed = networks.judge_for_critic(perturbed_point, blocks)
+            loss = loss + self.gan.r1_weight * approximate_r1(real, perturbed)
+        return loss, scalars
+
+    def draw_generator(self, d, regulariser: Update | None = None) -> Batch:
+        b = self.draw_start(d) | self.draw_direction(d)
+        if self.discriminator != "none":
+            b["eps_gan"] = d.noise()
+            b["t_gan"] = d.uniform(self.gan.t_min, self.gan.t_max)
+        if regulariser:
+            b |= {f"regulariser/{name}": tensor for name, tensor in regulariser.draw(d).items()}
+        return b
+
+    def generator(self, networks: Networks, b: Batch, regulariser: Update | None = None) -> Loss:
+        """The surrogate whose gradient is the direction and the GAN's, and the regulariser."""
+        x_hat = consistency(networks.student, *self.start(networks.student, b))
+        g, size, scalars = None, 1.0, {}
+        if self.directed:
+            g, of_direction = self.direction(networks, x_hat.detach(), b)
+            size = rms(g)
+            scalars = {f"{self.name}_gradient_rms": size} | of_direction
+        if networks.head is not None:
+            g_gan = self.gan_gradient(networks, x_hat, b)
+            scalars["gan_gradient_rms"] = size_gan = rms(g_gan)
+            scaled = self.gan.relative_weight * size / size_gan.clamp(min=1e-12) * g_gan
+            if g is not None:
+                cosine = F.cosine_similarity(g.flatten(1), g_gan.flatten(1))
+                scalars["gradient_cosine"] = cosine.mean()
+            g = scaled if g is None else g + scaled
+        loss = generator_surrogate(x_hat, g)
+        if regulariser:
+            prefix = "regulariser/"
+            drawn = {k.removeprefix(prefix): v for k, v in b.items() if k.startswith(prefix)}
+            scalars["regulariser_loss"], _ = regulariser.loss(drawn)
+            loss = loss + self.regulariser_weight * scalars["regulariser_loss"]
+        return loss, {"loss": loss} | scalars
+
+    def gan_gradient(self, networks: Networks, x_hat: Tensor, b: Batch) -> Tensor:
+        """Gradient (B, C, H, W) of the generator's GAN loss in x_hat."""
+
+        def score(x: Tensor) -> Tensor:
+            verdict = networks.judge(self.perturb(networks, x, b), self.gan.blocks)
+            return generator_loss(verdict, self.gan.loss)
+
+        return image_gradient(score, x_hat)
+
+    def networks(self, problem: Problem) -> Networks:
+        fake = problem.copy_teacher() if self.has_fake else None
+        with_head = self.discriminator != "none"
+        return Networks(
+            student=problem.student,
+            teacher=problem.teacher,
+            real=problem.teacher_velocity,
+            fake_network=fake,
+            head=problem.head(self.discriminator, self.gan) if with_head else None,
+            features=problem.teacher if self.gan.feature_network == "teacher" else fake,
+        )
+
+    def updates(self, problem):
+        networks = self.networks(problem)
+        modules, rates, options, regulariser = {}, {}, {}, None
+        if networks.fake_network is not None:
+            modules["fake"] = networks.fake_network
+            rates["fake"] = self.fake_learning_rate
+        if networks.head is not None:
+            modules["head"] = networks.head
+            rates["head"] = self.gan.learning_rate
+        if self.regulariser:
+            (regulariser,) = self.regulariser.updates(problem)
+            options = {name: getattr(regulariser, name) for name in STATE_OPTIONS}
+        critic = Update(
+            name="critic",
+            modules=modules,
+            learning_rates=rates,
+            draw=self.draw_critic,
+            loss=lambda b: self.critic(networks, b),
+            repeats=self.critic_steps(),
+        )
+        generator = Update(
+            name="generator",
+            modules={"student": problem.student},
+            learning_rates={"student": problem.learning_rate},
+            draw=lambda d: self.draw_generator(d, regulariser),
+            loss=lambda b: self.generator(networks, b, regulariser),
+            **options,
+        )
+        return [critic, generator]
+
+    def passes(self, depth, guided):
+        """Features count the share of blocks that they run through; heads are not networks and are not counted."""
+        n = self.critic_steps()
+        passes = {"generator": Passes(forward=(n + 1) * self.generator_steps, backward=2)}
+        if self.has_fake:
+            passes["fake"] = Passes(forward=n + self.directed, backward=2 * n)
+        if self.directed:
+            passes["teacher"] = Passes(forward=2 if guided else 1)
+        if self.discriminator != "none":
+            share = max(self.gan.blocks) / depth
+            judged = n * self.gan.judgements
+            backward = 1 + (2 * judged if self.gan.feature_network == "fake" else 0)
+            passes["feature"] = Passes(forward=share * (judged + 1), backward=share * backward)
+        for network, extra in self.extra_passes(depth, guided).items():
+            passes[network] = passes.get(network, Passes()).plus(extra)
+        if self.regulariser:
+            others = self.regulariser.passes(depth, guided)
+            passes |= {f"regulariser {network}": kinds for network, kinds in others.items()}
+        return passes
+
+    def extra_passes(self, depth: int, guided: bool) -> dict[str, Passes]:
+        """What the method adds to one real and one fake forward of the generator update, or to none without a direction."""
+        return {}
+
+
+class Matching(GeneratorObjective):
+    """A method with a fake score."""
+
+    has_fake: ClassVar[bool] = True
+
+    fake_steps_per_generator_step: int = Field(default=3, ge=1)
+    fake_learning_rate: float = Field(default=4e-4, gt=0)
     t_min: float = Field(
-        0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]"
+        default=0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]"
     )
-    t_max: float = Field(0.98, ge=0, le=1)
+    t_max: float = Field(default=0.98, ge=0, le=1)
 
     @model_validator(mode="after")
     def _times_in_order(self):
@@ -92,14 +316,11 @@ class Configuration(Shared):
             raise ValueError(f"t_min = {self.t_min}: must be below t_max = {self.t_max}")
         return self
 
-    @property
-    def critic_steps(self) -> int:
+    def critic_steps(self):
         return self.fake_steps_per_generator_step
 
-
-def sampler(configuration: Shared) -> str:
-    """How a network of this configuration samples, see hdbench.flow.samplers; with one step the two are the same."""
-    return "consistency" if configuration.generator_steps > 1 else SAMPLER
+    def draw_direction(self, d):
+        return {"eps_match": d.noise(), "t_match": d.uniform(self.t_min, self.t_max)}
 
 
 def denoised(v: Velocity, z: Tensor, t: Tensor, c: Tensor) -> Tensor:
@@ -124,244 +345,18 @@ def rms(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def simulate(
-    u: MeanVelocity, c: Tensor, eps: Tensor, step: Tensor, noises: list[Tensor]
+    u: MeanVelocity, c: Tensor, eps: Tensor, step: Tensor | None, noises: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """z_k (B, C, H, W) and t_k (B,) from which consistency sampling jumps to data in a row's step k (B,), counted from 0.
 
     The noises (B, C, H, W) are those of steps 1, 2, ...; all rows go through all steps, so that ranks call u equally often.
     """
     z, t = eps, torch.ones(len(eps), device=eps.device)
-    found, times = z, t
+    start, times = z, t
     for number, noise in enumerate(noises, start=1):
-        x, t = (
-            consistency.consistency(u, z, t, c),
-            torch.full_like(t, 1 - number / (len(noises) + 1)),
-        )
+        x = consistency(u, z, t, c)
+        t = torch.full_like(t, 1 - number / (len(noises) + 1))
         z = interpolate(x, noise, t)
-        found, times = (
-            torch.where(expand(step == number), z, found),
-            torch.where(step == number, t, times),
-        )
-    return found, times
-
-
-class Matching:
-    """The two updates.  A method overrides `direction`, and `draw_own`, `own`, `contrast` or `noised` where it must."""
-
-    has_fake = True  # whether there is a fake velocity
-    own = 2  # how many tensors `draw_own` draws; 0 for a method without a direction
-
-    def __init__(self, configuration: Shared, setting: Setting):
-        k = self.configuration = configuration
-        self.setting, self.student, self.real = setting, setting.student, setting.teacher_velocity
-        self.fake_network = setting.copy_teacher() if self.has_fake else None
-        self.fake = velocity(self.fake_network)
-        self.head = setting.head(k.discriminator, k.gan) if k.discriminator != "none" else None
-        self.feature_network = (
-            setting.teacher if k.gan.feature_network == "teacher" else self.fake_network
-        )
-        self.regulariser = (
-            k.regulariser and REGULARISERS[k.regulariser.name].updates(k.regulariser, setting)[0]
-        )
-
-    # what methods override
-
-    def draw_own(self, d) -> tuple[Tensor, ...]:
-        """What `direction` needs."""
-        return d.noise(), d.uniform(self.configuration.t_min, self.configuration.t_max)
-
-    def direction(
-        self, x_hat: Tensor, c: Tensor, eps: Tensor, t: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """g (B, C, H, W), a sample's own (not divided by B), to be subtracted from x_hat, which is detached; and scalars."""
-        raise NotImplementedError
-
-    def noised(self, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(z, t, c) at which the generator has its sample x judged, with gradient in x."""
-        return interpolate(x, eps, t), t, c
-
-    def contrast(
-        self, x, c_real, eps, eps_r1, t, x_hat, c, eps_fake
-    ) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(z, t, c) that the critic learns to tell apart: real, fake, and the real one perturbed for R1."""
-        perturbed = x + self.configuration.gan.r1_sigma * eps_r1
-        return [
-            (interpolate(x, eps, t), t, c_real),
-            (interpolate(x_hat, eps_fake, t), t, c),
-            (interpolate(perturbed, eps, t), t, c_real),
-        ]
-
-    # what they share
-
-    def draw_start(self, d) -> list[Tensor]:
-        drawn, steps = [d.label(), d.noise()], self.configuration.generator_steps
-        if steps > 1:
-            drawn += [
-                (steps * d.uniform()).floor().clamp(max=steps - 1),
-                *(d.noise() for _ in range(steps - 1)),
-            ]
-        return drawn
-
-    def start(self, drawn: Iterator[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """(z, t, c) at which the student is to jump to data."""
-        steps, (c, eps) = self.configuration.generator_steps, islice(drawn, 2)
-        z, t = simulate(
-            self.student, c, eps, next(drawn) if steps > 1 else None, list(islice(drawn, steps - 1))
-        )
-        return z, t, c
-
-    def judge(self, z: Tensor, t: Tensor, c: Tensor) -> Verdict:
-        return self.of_head(self.feature_network.features(z, t, c, self.configuration.gan.blocks))
-
-    def of_head(self, tokens: list[Tensor]) -> Verdict:
-        """The head's verdict, without autocast: its logits and weights stay float32."""
-        with torch.autocast("cuda" if tokens[0].is_cuda else "cpu", enabled=False):
-            return self.head([h.to(next(self.head.parameters()).dtype) for h in tokens])
-
-    def judge_for_critic(self, z: Tensor, t: Tensor, c: Tensor) -> Verdict:
-        with torch.no_grad() if self.feature_network is self.setting.teacher else nullcontext():
-            tokens = self.feature_network.features(z, t, c, self.configuration.gan.blocks)
-        return self.of_head(tokens)
-
-    def draw_critic(self, d) -> list[Tensor]:
-        k = self.configuration
-        drawn = [*self.draw_start(d), d.noise()]
-        if self.has_fake:
-            drawn.append(d.uniform(k.t_min, k.t_max))
-        if self.head is not None:
-            drawn += [*d.data(), d.noise(), d.noise(), d.uniform(k.gan.t_min, k.gan.t_max)]
-        return drawn
-
-    def critic(self, *drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        settings, drawn = self.configuration.gan, iter(drawn)
-        z, t, c = self.start(drawn)
-        with torch.no_grad():
-            x_hat = consistency.consistency(self.student, z, t, c)
-        eps_fake, losses, scalars = next(drawn), [], {}
-        if self.has_fake:
-            losses.append(flow_matching_loss(self.fake, x_hat, eps_fake, next(drawn), c)[0])
-            scalars["fake_loss"] = losses[0]
-        if self.head is not None:
-            real, fake, perturbed = self.contrast(*drawn, x_hat, c, eps_fake)
-            on_real, on_fake = self.judge_for_critic(*real), self.judge_for_critic(*fake)
-            head_loss = critic_loss(on_real, on_fake, settings.loss)
-            scalars |= {
-                "head_loss": head_loss,
-                "accuracy": 0.5
-                * ((on_real.logits > 0).float().mean() + (on_fake.logits < 0).float().mean()),
-                "token_entropy": normalised_entropy(on_fake.token_weights),
-            }
-            if hasattr(
-                self.head, "token_weights"
-            ):  # learned ones; those of other heads never change
-                scalars |= {
-                    f"token_weight_{token:03}": weight
-                    for token, weight in enumerate(on_fake.token_weights.mean(0))
-                }
-            if settings.r1_weight:
-                head_loss = head_loss + settings.r1_weight * approximate_r1(
-                    on_real, self.judge_for_critic(*perturbed)
-                )
-            losses.append(head_loss)
-        return sum(losses[1:], start=losses[0]), scalars
-
-    def draw_generator(self, d) -> list[Tensor]:
-        settings = self.configuration.gan
-        drawn = [*self.draw_start(d), *self.draw_own(d)]
-        if self.head is not None:
-            drawn += [d.noise(), d.uniform(settings.t_min, settings.t_max)]
-        return drawn + (list(self.regulariser.draw(d)) if self.regulariser else [])
-
-    def generator(self, *drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        k, drawn = self.configuration, iter(drawn)
-        z, t, c = self.start(drawn)
-        x_hat = consistency.consistency(self.student, z, t, c)
-        g, size, scalars = None, 1.0, {}
-        if self.own:
-            g, scalars = self.direction(x_hat.detach(), c, *islice(drawn, self.own))
-            size = rms(g)
-            scalars = {f"{k.name}_gradient_rms": size} | scalars
-        if self.head is not None:
-            eps_gan, t_gan = islice(drawn, 2)
-            g_gan = image_gradient(
-                lambda x: generator_loss(
-                    self.judge(*self.noised(x, eps_gan, t_gan, c)), k.gan.loss
-                ),
-                x_hat,
-            )
-            scalars["gan_gradient_rms"] = size_gan = rms(g_gan)
-            scaled = k.gan.relative_weight * size / size_gan.clamp(min=1e-12) * g_gan
-            if g is not None:
-                scalars["gradient_cosine"] = F.cosine_similarity(
-                    g.flatten(1), g_gan.flatten(1)
-                ).mean()
-            g = scaled if g is None else g + scaled
-        loss = generator_surrogate(x_hat, g)
-        if self.regulariser:
-            scalars["regulariser_loss"], _ = self.regulariser.loss(*drawn)
-            loss = loss + k.regulariser_weight * scalars["regulariser_loss"]
-        return loss, {"loss": loss} | scalars
-
-    def updates(self) -> list[Update]:
-        k, of_regulariser = self.configuration, {}
-        modules, rates = {}, {}
-        if self.has_fake:
-            modules["fake"], rates["fake"] = self.fake_network, k.fake_learning_rate
-        if self.head is not None:
-            modules["head"], rates["head"] = self.head, k.gan.learning_rate
-        if self.regulariser:
-            of_regulariser = {"frozen": self.regulariser.frozen, "begin": self.regulariser.begin}
-        return [
-            Update(
-                name="critic",
-                modules=modules,
-                learning_rates=rates,
-                draw=self.draw_critic,
-                loss=self.critic,
-                repeats=k.critic_steps,
-            ),
-            Update(
-                name="generator",
-                modules={"student": self.student},
-                draw=self.draw_generator,
-                loss=self.generator,
-                learning_rates={"student": self.setting.learning_rate},
-                **of_regulariser,
-            ),
-        ]
-
-
-def forward_equivalents(
-    configuration: Shared,
-    depth: int,
-    guided: bool,
-    method: type[Matching] = Matching,
-    extra: Mapping[str, float] = {},
-) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two, one to the input alone is one.
-
-    Features count the share of blocks that they run through; heads are not networks and are not counted.  `extra` is what
-    the method adds to one real and one fake forward of the generator update, or to none if it has no direction.
-    """
-    k, n, directed = configuration, configuration.critic_steps, bool(method.own)
-    cost = {"generator forward": (n + 1) * k.generator_steps, "generator backward": 2}
-    if method.has_fake:
-        cost |= {"fake forward": n + directed, "fake backward": 2 * n}
-    if directed:
-        cost["teacher forward"] = 2 if guided else 1
-    if k.discriminator != "none":
-        share = max(k.gan.blocks) / depth
-        judged = n * (3 if k.gan.r1_weight else 2)
-        cost |= {
-            "feature forward": share * (judged + 1),
-            "feature backward": share
-            * (1 + (2 * judged if k.gan.feature_network == "fake" else 0)),
-        }
-    for term, value in extra.items():
-        cost[term] = cost.get(term, 0) + value
-    if k.regulariser:
-        of_regulariser = REGULARISERS[k.regulariser.name].forward_equivalents(
-            k.regulariser, depth, guided
-        )
-        cost |= {f"regulariser {term}": value for term, value in of_regulariser.items()}
-    return cost
+        start = torch.where(expand(step == number), z, start)
+        times = torch.where(step == number, t, times)
+    return start, times

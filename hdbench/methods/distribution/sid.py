@@ -11,28 +11,37 @@ uniform times are ours.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hdbench.flow.path import Velocity, interpolate
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.distribution import matching
+from hdbench.methods.base import Passes
 from hdbench.methods.distribution.matching import Matching, denoised, per_sample
 
-SAMPLER, sampler = matching.SAMPLER, matching.sampler
 
+class SiD(Matching):
+    """The gradient of the score identity's loss."""
 
-class Configuration(matching.Configuration):
     name: Literal["sid"] = "sid"
+    title: ClassVar[str] = "SiD"
+
     alpha: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         description="share of ||x_real - x_fake||^2 that is taken off; the paper has 1.0 and 1.2",
     )
-    fake_steps_per_generator_step: int = Field(1, ge=1)
+    fake_steps_per_generator_step: int = Field(default=1, ge=1)
+
+    def direction(self, networks, x_hat, b):
+        eps, t, c = b["eps_match"], b["t_match"], b["c"]
+        return sid_gradient(x_hat, eps, t, c, networks.real, networks.fake, self.alpha), {}
+
+    def extra_passes(self, depth, guided):
+        """A backward to the input through fake and teacher, guided or not."""
+        return {"fake": Passes(backward=1), "teacher": Passes(backward=2 if guided else 1)}
 
 
 def sid_loss(
@@ -41,11 +50,8 @@ def sid_loss(
     """(B,): sums over C, H, W, divided by the sample's mean |x_hat - x_real|, which is held fixed."""
     x_real, x_fake = denoised(real, z, t, c), denoised(fake, z, t, c)
     d = x_real - x_fake
-    return (
-        (((1 - alpha) * d + x_fake - x_hat) * d / per_sample(x_hat - x_real).detach())
-        .flatten(1)
-        .sum(1)
-    )
+    loss = ((1 - alpha) * d + x_fake - x_hat) * d / per_sample(x_hat - x_real).detach()
+    return loss.flatten(1).sum(1)
 
 
 def sid_gradient(
@@ -56,18 +62,3 @@ def sid_gradient(
     with torch.enable_grad():
         loss = sid_loss(x_hat, interpolate(x_hat, eps, t), t, c, real, fake, alpha)
     return torch.autograd.grad(loss.sum(), x_hat)[0]
-
-
-class SiD(Matching):
-    def direction(self, x_hat, c, eps, t):
-        return sid_gradient(x_hat, eps, t, c, self.real, self.fake, self.configuration.alpha), {}
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return SiD(configuration, setting).updates()
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Besides, a backward to the input through fake and teacher, guided or not."""
-    extra = {"fake backward": 1, "teacher backward": 2 if guided else 1}
-    return matching.forward_equivalents(configuration, depth, guided, extra=extra)

@@ -8,39 +8,31 @@ full network as the fake, as in the other methods, where the papers train a LoRA
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hdbench.flow.path import Velocity, expand, interpolate
-from hdbench.methods.base import Setting, Update
-from hdbench.methods.distribution import matching
 from hdbench.methods.distribution.matching import Matching
 
-SAMPLER, sampler, forward_equivalents = (
-    matching.SAMPLER,
-    matching.sampler,
-    matching.forward_equivalents,
-)
 
+class VSD(Matching):
+    """The difference of the two noise predictions."""
 
-class Configuration(matching.Configuration):
     name: Literal["vsd"] = "vsd"
-    fake_steps_per_generator_step: int = Field(1, ge=1)
+    title: ClassVar[str] = "VSD"
+
+    fake_steps_per_generator_step: int = Field(default=1, ge=1)
+
+    def direction(self, networks, x_hat, b):
+        t = b["t_match"]
+        z = interpolate(x_hat, b["eps_match"], t)
+        return vsd_gradient(z, t, b["c"], networks.real, networks.fake), {}
 
 
 @torch.no_grad()
 def vsd_gradient(z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity) -> Tensor:
     """g (B, C, H, W), to be subtracted from x_hat: eps_real - eps_fake."""
     return expand(1 - t) * (real(z, t, c) - fake(z, t, c))
-
-
-class VSD(Matching):
-    def direction(self, x_hat, c, eps, t):
-        return vsd_gradient(interpolate(x_hat, eps, t), t, c, self.real, self.fake), {}
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return VSD(configuration, setting).updates()

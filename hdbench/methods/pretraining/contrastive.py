@@ -6,38 +6,35 @@ share a caption each counts the others as wrong, as in all public training of th
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from hdbench.core.config import Config
-from hdbench.methods.base import Setting, Update
+from hdbench.methods.base import Batch, Loss, Objective, Passes, student_update
 
 
-class Configuration(Config):
+class Contrastive(Objective):
+    """A CLIP's training on images and rows of captions."""
+
     name: Literal["contrastive"] = "contrastive"
+    title: ClassVar[str] = "CLIP"
+    role: ClassVar = "clip"
 
+    def updates(self, problem):
+        from open_clip import ClipLoss  # optional: suites with captions alone
 
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    from open_clip import ClipLoss
+        criterion = ClipLoss()
 
-    criterion = ClipLoss()
+        def draw(d) -> Batch:
+            x, rows = d.data()
+            return {"x": x, "rows": rows}
 
-    def loss(x, rows):
-        images, texts, scale = setting.student(x, rows)
-        value = criterion(images, texts, scale)
-        own = (images @ texts.T).argmax(1) == rows.new_tensor(range(len(rows)))
-        return value, {"loss": value, "accuracy": own.float().mean()}
+        def loss(b: Batch) -> Loss:
+            images, texts, scale = problem.student(b["x"], b["rows"])
+            value = criterion(images, texts, scale)
+            matched = (images @ texts.T).argmax(1) == b["rows"].new_tensor(range(len(b["rows"])))
+            return value, {"loss": value, "accuracy": matched.float().mean()}
 
-    return [
-        Update(
-            name="student",
-            modules={"student": setting.student},
-            draw=lambda d: d.data(),
-            loss=loss,
-            learning_rates={"student": setting.learning_rate},
-        )
-    ]
+        return [student_update(problem, draw, loss)]
 
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of both towers; a backward is two."""
-    return {"clip forward": 1, "clip backward": 2}
+    def passes(self, depth, guided):
+        """In forwards of both towers."""
+        return {"clip": Passes(forward=1, backward=2)}

@@ -5,38 +5,32 @@ It trains the network whose features the small suites' metrics use.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 
-from hdbench.core.config import Config
-from hdbench.methods.base import Setting, Update
+from hdbench.methods.base import Batch, Loss, Objective, Passes, student_update
 
 
-class Configuration(Config):
+class CrossEntropy(Objective):
+    """A classifier's training; labels (B,), or (B, A) where an image has A attributes."""
+
     name: Literal["cross_entropy"] = "cross_entropy"
+    title: ClassVar[str] = "Cross-entropy"
+    role: ClassVar = "classifier"
 
+    def updates(self, problem):
+        def draw(d) -> Batch:
+            x, labels = d.data()
+            return {"x": x, "labels": labels}
 
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    def loss(x, labels):
-        groups = setting.student(x).split(setting.student.attributes, dim=1)
-        value = sum(
-            F.cross_entropy(group, wanted)
-            for group, wanted in zip(groups, labels.view(len(x), -1).unbind(1))
-        )
-        return value, {"loss": value}
+        def loss(b: Batch) -> Loss:
+            logits = problem.student(b["x"]).split(problem.student.attributes, dim=1)
+            targets = b["labels"].view(len(b["x"]), -1).unbind(1)
+            value: Any = sum(map(F.cross_entropy, logits, targets))
+            return value, {"loss": value}
 
-    return [
-        Update(
-            name="student",
-            modules={"student": setting.student},
-            draw=lambda d: d.data(),
-            loss=loss,
-            learning_rates={"student": setting.learning_rate},
-        )
-    ]
+        return [student_update(problem, draw, loss)]
 
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the classifier; a backward is two."""
-    return {"classifier forward": 1, "classifier backward": 2}
+    def passes(self, depth, guided):
+        return {"classifier": Passes(forward=1, backward=2)}

@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.core.config import Config
 from hdbench.flow.path import Velocity, interpolate, velocity
-from hdbench.methods.base import Setting, Update
-
-SAMPLER = "ode"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Batch, Loss, Objective, Passes, student_update
 
 
-class Configuration(Config):
+class FlowMatching(Objective):
+    """The teacher's training."""
+
     name: Literal["flow_matching"] = "flow_matching"
+    title: ClassVar[str] = "Flow matching"
+    role: ClassVar = "teacher"
+
     label_dropout: float = Field(
-        0.1, ge=0, le=1, description="share of labels replaced by the null label, for guidance"
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of labels replaced by the null label, for guidance",
     )
 
+    def sampler(self):
+        return "ode"
 
-def flow_matching_loss(
-    v: Velocity, x: Tensor, eps: Tensor, t: Tensor, c: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+    def updates(self, problem):
+        def draw(d) -> Batch:
+            x, c = d.data()
+            null_label: Any = problem.student.null_label
+            c = torch.where(d.uniform() < self.label_dropout, null_label, c)
+            return {"x": x, "eps": d.noise(), "t": d.uniform(), "c": c}
+
+        v = velocity(problem.student)
+        return [student_update(problem, draw, lambda b: flow_matching_loss(v, **b))]
+
+    def passes(self, depth, guided):
+        return {"student": Passes(forward=1, backward=2)}
+
+
+def flow_matching_loss(v: Velocity, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> Loss:
     """mean || v(z_t, t, c) - (eps - x) ||^2 over batch and dimensions; x, eps (B, C, H, W), t (B,), c (B,)."""
     loss = (v(interpolate(x, eps, t), t, c) - (eps - x)).square().mean()
     return loss, {"loss": loss}
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    def draw(d):
-        x, c = d.data()
-        c = torch.where(d.uniform() < configuration.label_dropout, setting.student.null_label, c)
-        return x, d.noise(), d.uniform(), c
-
-    v = velocity(setting.student)
-    return [
-        Update(
-            name="student",
-            modules={"student": setting.student},
-            draw=draw,
-            learning_rates={"student": setting.learning_rate},
-            loss=lambda x, eps, t, c: flow_matching_loss(v, x, eps, t, c),
-        )
-    ]
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two."""
-    return {"student forward": 1, "student backward": 2}

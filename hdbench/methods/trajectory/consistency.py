@@ -9,28 +9,58 @@ paper finds a moving average better.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.core.config import Config
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Setting, Update, regression
-
-SAMPLER = "consistency"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Batch, Passes, Regression
 
 
-class Configuration(Config):
+class Consistency(Regression):
+    """Consistency distillation with K equal time steps."""
+
     name: Literal["consistency"] = "consistency"
+    title: ClassVar[str] = "Consistency"
+
     intervals: int = Field(
-        40, ge=1, description="K, the number of equal time steps that the teacher's ODE is cut into"
+        default=40,
+        ge=1,
+        description="K, the number of equal time steps that the teacher's ODE is cut into",
     )
     adaptive_power: float = Field(
-        1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+        default=1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
     )
-    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
+
+    def sampler(self):
+        return "consistency"
+
+    def teacher_steps(self):
+        return self.intervals
+
+    def updates(self, problem):
+        def draw(d) -> Batch:
+            x, c = d.data()
+            t = (torch.floor(d.uniform() * self.intervals) + 1) / self.intervals
+            s = (t - 1 / self.intervals).clamp(min=0)
+            return {"x": x, "c": c, "eps": d.noise(), "s": s, "t": t}
+
+        def residual(b: Batch) -> Tensor:
+            z = interpolate(b["x"], b["eps"], b["t"])
+            with torch.no_grad():
+                v = problem.teacher_velocity(z, b["t"], b["c"])
+            return consistency_residual(problem.student, v, z, b["s"], b["t"], b["c"])
+
+        return self.regression(problem, draw, residual)
+
+    def passes(self, depth, guided):
+        return {
+            "teacher": Passes(forward=2 if guided else 1),
+            "target": Passes(forward=1),
+            "student": Passes(forward=1, backward=2),
+        }
 
 
 def consistency(u: MeanVelocity, z: Tensor, t: Tensor, c: Tensor) -> Tensor:
@@ -45,30 +75,3 @@ def consistency_residual(
     with torch.no_grad():
         target = consistency(u, z - expand(t - s) * v, s, c)
     return consistency(u, z, t, c) - target
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    k = configuration.intervals
-
-    def draw(d):
-        x, c = d.data()
-        t = (torch.floor(d.uniform() * k) + 1) / k
-        return x, c, d.noise(), (t - 1 / k).clamp(min=0), t
-
-    def residual(x, c, eps, s, t):
-        z = interpolate(x, eps, t)
-        with torch.no_grad():
-            v = setting.teacher_velocity(z, t, c)
-        return consistency_residual(setting.student, v, z, s, t, c)
-
-    return regression(configuration, setting, draw, residual)
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two."""
-    return {
-        "teacher forward": 2 if guided else 1,
-        "target forward": 1,
-        "student forward": 1,
-        "student backward": 2,
-    }

@@ -9,40 +9,45 @@ and its guidance as a condition are left out.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from hdbench.core.seeds import Split
 from hdbench.flow.path import MeanVelocity
-from hdbench.methods.base import Setting, Update, on_rows
-from hdbench.methods.trajectory import meanflow
-
-SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Passes, after_split
+from hdbench.methods.trajectory.meanflow import ALL_MOVING, MeanFlow, meanflow_residual
 
 
-class Configuration(meanflow.Configuration):
+class ImprovedMeanFlow(MeanFlow):
+    """MeanFlow with the student's own velocity in the derivative."""
+
     name: Literal["improved_meanflow"] = "improved_meanflow"
+    title: ClassVar[str] = "Improved MeanFlow"
+
+    def residual(self, u, v, z, r, t, c, moving):
+        return velocity_residual(u, v, z, r, t, c, moving)
+
+    def passes(self, depth, guided):
+        """MeanFlow's, and the student's own velocity on the rows with r < t."""
+        target = Passes(forward=1 - self.prob_r_equals_t)
+        return super().passes(depth, guided) | {"target": target}
 
 
 def velocity_residual(
-    u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor
+    u: MeanVelocity,
+    v: Tensor,
+    z: Tensor,
+    r: Tensor,
+    t: Tensor,
+    c: Tensor,
+    moving: Split = ALL_MOVING,
 ) -> Tensor:
-    """V - v, rows with r = t first, then r < t; v and z (B, C, H, W), r <= t (B,), c (B,).
+    """V - v, (B, C, H, W); v and z (B, C, H, W), r <= t (B,), c (B,), r = t before `moving`.
 
     MeanFlow's residual with v_theta for v is V - v_theta.
     """
-    own, moving = v.clone(), r < t
-    own[moving] = on_rows(moving, u, z, t, t, c)
-    order = torch.argsort(moving.int(), stable=True)
-    return meanflow.meanflow_residual(u, own, z, r, t, c) + (own - v)[order]
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return meanflow.updates(configuration, setting, velocity_residual)
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """MeanFlow's, and the student's own velocity on the rows with r < t."""
-    cost = meanflow.forward_equivalents(configuration, depth, guided)
-    return cost | {"target forward": 1 - configuration.prob_r_equals_t}
+    student_velocity = after_split(moving, u, z, t, t, c)
+    along = torch.cat([v[: moving.at], student_velocity])
+    return meanflow_residual(u, along, z, r, t, c, moving) + (along - v)

@@ -7,35 +7,32 @@ The regression term of the original DMD is the same with LPIPS for the square.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from hdbench.core.config import Config
 from hdbench.flow.path import generate
-from hdbench.methods.base import Pairs, Setting, Update, regression
-
-SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Batch, Pairs, Passes, Regression
 
 
-class Configuration(Config):
+class Knowledge(Regression):
+    """One-step regression on the teacher's ODE pairs."""
+
     name: Literal["knowledge"] = "knowledge"
+    title: ClassVar[str] = "Knowledge distillation"
+
     pairs: Pairs = Pairs()
-    adaptive_power: float = Field(
-        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
-    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
+    def pairs_needed(self):
+        return self.pairs
 
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    return regression(
-        configuration,
-        setting,
-        lambda d: d.rows(*setting.pairs),
-        lambda eps, x, c: generate(setting.student, eps, c) - x,
-    )
+    def updates(self, problem):
+        def draw(d) -> Batch:
+            eps, x, c = d.rows(*problem.pairs)
+            return {"eps": eps, "x": x, "c": c}
 
+        return self.regression(
+            problem, draw, lambda b: generate(problem.student, b["eps"], b["c"]) - b["x"]
+        )
 
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two.  The pairs are a stage of their own."""
-    return {"student forward": 1, "student backward": 2}
+    def passes(self, depth, guided):
+        """The pairs are a stage of their own."""
+        return {"student": Passes(forward=1, backward=2)}

@@ -7,34 +7,36 @@ loss               || u_theta(z_t, r, t, c) - sg(v^w - (t - r) du_theta/dt) ||^2
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from hdbench.core.config import Config
-from hdbench.core.distributed import any_of
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.jvp import jvp
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Setting, Update, regression
-
-SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Batch, Passes, Regression
 
 
-class Configuration(Config):
+class MeanFlow(Regression):
+    """The mean velocity by the MeanFlow identity, with the teacher's velocity."""
+
     name: Literal["meanflow"] = "meanflow"
+    title: ClassVar[str] = "MeanFlow"
+
     prob_r_equals_t: float = Field(
-        0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression"
+        default=0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression"
     )
     prob_t_equals_1: float = Field(
-        0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start"
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of rows with t = 1, where one-step samples start",
     )
     adaptive_power: float = Field(
-        1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
+        default=1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
     )
-    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
     @model_validator(mode="after")
     def _shares_fit(self):
@@ -42,66 +44,75 @@ class Configuration(Config):
             raise ValueError("prob_r_equals_t and prob_t_equals_1 add up to more than 1")
         return self
 
+    def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
+        """r <= t (B,): the first rows get r = t, the last ones t = 1, in exact shares; and where r < t begins."""
+        a = d.uniform()
+        b = d.uniform()
+        r, t = torch.minimum(a, b), torch.maximum(a, b)
+        moving = d.split(round(self.prob_r_equals_t * d.batch))
+        ones = d.split(d.batch - round(self.prob_t_equals_1 * d.batch))
+        t[ones.at :] = 1.0
+        r[: moving.at] = t[: moving.at]
+        return r, t, moving
+
+    def residual(
+        self, u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor, moving: Split
+    ) -> Tensor:
+        """What is regressed to zero, (B, C, H, W)."""
+        return meanflow_residual(u, v, z, r, t, c, moving)
+
+    def updates(self, problem):
+        def draw(d) -> Batch:
+            x, c = d.data()
+            eps = d.noise()
+            r, t, moving = self.draw_times(d)
+            return {"x": x, "c": c, "eps": eps, "r": r, "t": t, "moving": moving}
+
+        def residual(b: Batch) -> Tensor:
+            z = interpolate(b["x"], b["eps"], b["t"])
+            with torch.no_grad():
+                v = problem.teacher_velocity(z, b["t"], b["c"])
+            return self.residual(problem.student, v, z, b["r"], b["t"], b["c"], b["moving"])
+
+        return self.regression(problem, draw, residual)
+
+    def passes(self, depth, guided):
+        return {
+            "teacher": Passes(forward=2 if guided else 1),
+            "student": Passes(forward=1, backward=2, tangent=1 - self.prob_r_equals_t),
+        }
+
+
+ALL_MOVING = Split(at=0, before=False, after=True)
+
 
 def meanflow_residual(
-    u: MeanVelocity, v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor
+    u: MeanVelocity,
+    v: Tensor,
+    z: Tensor,
+    r: Tensor,
+    t: Tensor,
+    c: Tensor,
+    moving: Split = ALL_MOVING,
 ) -> Tensor:
-    """u_theta - sg(v - (t - r) du_theta/dt), rows with r = t first, then r < t; v and z (B, C, H, W), r <= t (B,), c (B,).
+    """u_theta - sg(v - (t - r) du_theta/dt), (B, C, H, W); v and z (B, C, H, W), r <= t (B,), c (B,).
 
-    The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows with r < t alone: elsewhere t - r multiplies it by 0.
-    Ranks call u equally often, since its parameters may be spread over them: one without such rows takes any and keeps none.
+    The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows from `moving` on alone: before,
+    r = t and t - r multiplies it by 0.  Ranks call u equally often, since its parameters may be
+    sharded over them: one without such rows takes any and keeps none.
     """
-    still, moving, v = r >= t, r < t, v.detach()
-    any_still, any_moving = any_of(bool(still.any()), bool(moving.any()))
+    v = v.detach()
+    n = len(z) - moving.at
     residuals = []
-    if any_still:
-        rows = still if still.any() else slice(0, 1)
-        residuals.append((u(z[rows], r[rows], t[rows], c[rows]) - v[rows])[: still.sum()])
-    if any_moving:
-        rows = moving if moving.any() else slice(0, 1)
+    if moving.before:
+        still = slice(0, max(moving.at, 1))
+        regressed = u(z[still], r[still], t[still], c[still]) - v[still]
+        residuals.append(regressed[: moving.at])
+    if moving.after:
+        rows = slice(moving.at, None) if n else slice(0, 1)
         z, r, t, c, v = z[rows], r[rows], t[rows], c[rows], v[rows]
         value, du_dt = jvp(
             lambda z, r, t: u(z, r, t, c), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t))
         )
-        residuals.append((value - (v - expand(t - r) * du_dt))[: moving.sum()])
+        residuals.append((value - (v - expand(t - r) * du_dt))[:n])
     return torch.cat(residuals)
-
-
-def draw_times(s: Tensor, t: Tensor, configuration: Configuration) -> tuple[Tensor, Tensor]:
-    """Uniform pairs to (r, t), r <= t: the first rows get r = t, the last ones t = 1, in exact shares of the batch."""
-    r, t = torch.minimum(s, t), torch.maximum(s, t)
-    equal, ones = (
-        round(configuration.prob_r_equals_t * len(t)),
-        round(configuration.prob_t_equals_1 * len(t)),
-    )
-    t[len(t) - ones :] = 1.0
-    r[:equal] = t[:equal]
-    return r, t
-
-
-def updates(
-    configuration: Configuration,
-    setting: Setting,
-    residual: Callable[..., Tensor] = meanflow_residual,
-) -> list[Update]:
-    def draw(d):
-        x, c = d.data()
-        return x, c, d.noise(), *draw_times(d.uniform(), d.uniform(), configuration)
-
-    def of_batch(x, c, eps, r, t):
-        z = interpolate(x, eps, t)
-        with torch.no_grad():
-            v = setting.teacher_velocity(z, t, c)
-        return residual(setting.student, v, z, r, t, c)
-
-    return regression(configuration, setting, draw, of_batch)
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two, a tangent one."""
-    return {
-        "teacher forward": 2 if guided else 1,
-        "student forward": 1,
-        "student backward": 2,
-        "student tangent": 1 - configuration.prob_r_equals_t,
-    }

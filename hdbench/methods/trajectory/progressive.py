@@ -12,43 +12,98 @@ alike; in the paper it falls in each round, and squares of x weigh max(SNR, 1).
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from hdbench.core.config import Config
 from hdbench.core.errors import UserError
 from hdbench.core.sharding import own_part
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Setting, Update, regression
-
-SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Batch, Passes, Regression
 
 
-class Configuration(Config):
+class Progressive(Regression):
+    """Rounds from `start_steps` to `final_steps`, each with half the steps of the one before."""
+
     name: Literal["progressive"] = "progressive"
+    title: ClassVar[str] = "Progressive distillation"
+
     start_steps: int = Field(
-        16, ge=1, description="N of the first round; the teacher takes twice as many steps"
+        default=16, ge=1, description="N of the first round; the teacher takes twice as many steps"
     )
-    final_steps: int = Field(1, ge=1, description="N of the last round")
-    adaptive_power: float = Field(
-        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
-    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
+    final_steps: int = Field(default=1, ge=1, description="N of the last round")
 
     @model_validator(mode="after")
     def _halves_meet_the_end(self):
-        if self.final_steps << (self.rounds - 1) != self.start_steps:
+        if self.final_steps << (self.rounds() - 1) != self.start_steps:
             raise ValueError(
-                f"start_steps = {self.start_steps}: must be a power of two times final_steps, {self.final_steps}"
+                f"start_steps = {self.start_steps}: must be a power of two times final_steps, "
+                f"{self.final_steps}"
             )
         return self
 
-    @property
-    def rounds(self) -> int:
+    def rounds(self):
         return max(1, (self.start_steps // self.final_steps).bit_length())
+
+    def teacher_steps(self):
+        return 2 * self.start_steps
+
+    def round_at(self, step: int, steps: int) -> int:
+        """The round of a step, both counted from 0."""
+        return step * self.rounds() // steps
+
+    def updates(self, problem):
+        """The state beside the student is u' alone: its weights, not their average, teach the next round."""
+        number = 0
+        previous = copy.deepcopy(problem.student).requires_grad_(False)
+
+        def on_step(step: int, steps: int) -> None:
+            nonlocal number
+            if steps < self.rounds():
+                raise UserError(
+                    f"steps = {steps}: progressive distillation has {self.rounds()} rounds; "
+                    "give it at least a step each"
+                )
+            number = self.round_at(step, steps)
+            if step and number > self.round_at(step - 1, steps):
+                states = previous.state_dict().values(), problem.student.state_dict().values()
+                for old, new in zip(*states, strict=True):
+                    own_part(old).copy_(own_part(new))
+
+        def ema_start(step: int, steps: int) -> int:
+            return -(-self.round_at(step, steps) * steps // self.rounds())
+
+        def draw(d) -> Batch:
+            x, c = d.data()
+            n = self.start_steps >> number
+            i = torch.floor(d.uniform() * n).clamp(max=n - 1)
+            return {"x": x, "c": c, "eps": d.noise(), "r": i / n, "t": (i + 1) / n}
+
+        def residual(b: Batch) -> Tensor:
+            z = interpolate(b["x"], b["eps"], b["t"])
+            teach = previous if number else lambda z, r, t, c: problem.teacher_velocity(z, t, c)
+            target = two_halves(teach, z, b["r"], b["t"], b["c"])
+            return problem.student(z, b["r"], b["t"], b["c"]) - target
+
+        return self.regression(
+            problem,
+            draw,
+            residual,
+            frozen={"previous": previous},
+            on_step=on_step,
+            ema_start=ema_start,
+        )
+
+    def passes(self, depth, guided):
+        """The mean over the rounds, which differ in length by one step at most; that is not counted."""
+        rounds = self.rounds()
+        return {
+            "teacher": Passes(forward=(4 if guided else 2) / rounds),
+            "target": Passes(forward=2 - 2 / rounds),
+            "student": Passes(forward=1, backward=2),
+        }
 
 
 def two_halves(u: MeanVelocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
@@ -57,52 +112,3 @@ def two_halves(u: MeanVelocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> T
         m = (r + t) / 2
         first = u(z, m, t, c)
         return (first + u(z - expand(t - m) * first, r, m, c)) / 2
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    """The state beside the student is u' alone: its weights, not their average, teach the next round."""
-    rounds, number = configuration.rounds, 0
-    previous = copy.deepcopy(setting.student).requires_grad_(False)
-
-    def begin(step, steps):
-        nonlocal number
-        if steps < rounds:
-            raise UserError(
-                f"steps = {steps}: progressive distillation has {rounds} rounds; give it at least a step each"
-            )
-        number = step * rounds // steps
-        if step and number > (step - 1) * rounds // steps:
-            for old, new in zip(
-                previous.state_dict().values(), setting.student.state_dict().values(), strict=True
-            ):
-                own_part(old).copy_(own_part(new))
-        return -(-number * steps // rounds)
-
-    def draw(d):
-        x, c = d.data()
-        n = configuration.start_steps >> number
-        i = torch.floor(d.uniform() * n).clamp(max=n - 1)
-        return x, c, d.noise(), i / n, (i + 1) / n
-
-    def residual(x, c, eps, r, t):
-        z = interpolate(x, eps, t)
-        teach = previous if number else lambda z, r, t, c: setting.teacher_velocity(z, t, c)
-        return setting.student(z, r, t, c) - two_halves(teach, z, r, t, c)
-
-    return regression(
-        configuration, setting, draw, residual, frozen={"previous": previous}, begin=begin
-    )
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network, the mean over the rounds; a backward is two.
-
-    Rounds differ in length by one step at most, which is not counted.
-    """
-    rounds = configuration.rounds
-    return {
-        "teacher forward": (4 if guided else 2) / rounds,
-        "target forward": 2 - 2 / rounds,
-        "student forward": 1,
-        "student backward": 2,
-    }

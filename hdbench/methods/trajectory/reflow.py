@@ -9,47 +9,52 @@ one-step samples start, are knowledge distillation: u_theta(eps, 0, 1, c) - (eps
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.core.config import Config
+from hdbench.core.seeds import Draws
 from hdbench.flow.path import interpolate
-from hdbench.methods.base import Pairs, Setting, Update, regression
-
-SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Batch, Pairs, Passes, Regression
 
 
-class Configuration(Config):
+class Reflow(Regression):
+    """Velocity regression on the teacher's ODE pairs."""
+
     name: Literal["reflow"] = "reflow"
+    title: ClassVar[str] = "Reflow"
+
     pairs: Pairs = Pairs()
     prob_t_equals_1: float = Field(
-        0.25, ge=0, le=1, description="share of rows with r = 0 and t = 1"
+        default=0.25, ge=0, le=1, description="share of rows with r = 0 and t = 1"
     )
-    adaptive_power: float = Field(
-        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
-    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
+    def pairs_needed(self):
+        return self.pairs
 
-def draw_times(share: Tensor, t: Tensor, configuration: Configuration) -> tuple[Tensor, Tensor]:
-    """Uniform numbers (B,) to t and r = share t; the last rows get r = 0 and t = 1, in an exact share of the batch."""
-    r, first = share * t, len(t) - round(configuration.prob_t_equals_1 * len(t))
-    r[first:], t[first:] = 0.0, 1.0
-    return r, t
+    def draw_times(self, d: Draws) -> tuple[Tensor, Tensor]:
+        """(r, t) (B,) uniform with r <= t; the last rows get r = 0 and t = 1, in an exact share."""
+        first = d.split(d.batch - round(self.prob_t_equals_1 * d.batch)).at
+        share = d.uniform()
+        t = d.uniform()
+        r = share * t
+        r[first:] = 0.0
+        t[first:] = 1.0
+        return r, t
 
+    def updates(self, problem):
+        def draw(d) -> Batch:
+            eps, x, c = d.rows(*problem.pairs)
+            r, t = self.draw_times(d)
+            return {"eps": eps, "x": x, "c": c, "r": r, "t": t}
 
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    def draw(d):
-        return *d.rows(*setting.pairs), *draw_times(d.uniform(), d.uniform(), configuration)
+        def residual(b: Batch) -> Tensor:
+            z = interpolate(b["x"], b["eps"], b["t"])
+            return problem.student(z, b["r"], b["t"], b["c"]) - (b["eps"] - b["x"])
 
-    def residual(eps, x, c, r, t):
-        return setting.student(interpolate(x, eps, t), r, t, c) - (eps - x)
+        return self.regression(problem, draw, residual)
 
-    return regression(configuration, setting, draw, residual)
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two.  The pairs are a stage of their own."""
-    return {"student forward": 1, "student backward": 2}
+    def passes(self, depth, guided):
+        """The pairs are a stage of their own."""
+        return {"student": Passes(forward=1, backward=2)}

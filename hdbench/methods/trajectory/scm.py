@@ -13,29 +13,69 @@ learned weight of times; and its log-normal proposal of noise levels, for which 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.core.config import Config
 from hdbench.flow.jvp import jvp
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Setting, Update
-
-SAMPLER = "consistency"  # how a network of this objective samples, see hdbench.flow.samplers
+from hdbench.methods.base import Batch, Loss, Objective, Passes, student_update
 
 
-class Configuration(Config):
+class SCM(Objective):
+    """Continuous-time consistency with a normalised tangent."""
+
     name: Literal["scm"] = "scm"
+    title: ClassVar[str] = "sCM"
+
     prob_t_equals_1: float = Field(
-        0.25, ge=0, le=1, description="share of rows with t = 1, where one-step samples start"
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of rows with t = 1, where one-step samples start",
     )
-    normalisation_offset: float = Field(0.1, gt=0, description="c of the normalised tangent")
+    normalisation_offset: float = Field(
+        default=0.1, gt=0, description="c of the normalised tangent"
+    )
     warmup_share: float = Field(
-        0.2, ge=0, le=1, description="share of the steps over which w rises from 0 to 1"
+        default=0.2, ge=0, le=1, description="share of the steps over which w rises from 0 to 1"
     )
+
+    def sampler(self):
+        return "consistency"
+
+    def updates(self, problem):
+        w = 1.0
+
+        def on_step(step: int, steps: int) -> None:
+            nonlocal w
+            w = warmup(step, steps, self.warmup_share)
+
+        def draw(d) -> Batch:
+            x, c = d.data()
+            t = d.uniform()
+            ones = d.split(d.batch - round(self.prob_t_equals_1 * d.batch))
+            t[ones.at :] = 1.0
+            return {"x": x, "c": c, "eps": d.noise(), "t": t}
+
+        def loss(b: Batch) -> Loss:
+            z = interpolate(b["x"], b["eps"], b["t"])
+            with torch.no_grad():
+                v = problem.teacher_velocity(z, b["t"], b["c"])
+            u, g = tangent(problem.student, v, z, b["t"], b["c"], w)
+            target = u.detach() + normalised(g, self.normalisation_offset)
+            value = (u - target).square().mean()
+            return value, {"loss": value, "mean_square": g.square().mean()}
+
+        return [student_update(problem, draw, loss, on_step=on_step)]
+
+    def passes(self, depth, guided):
+        return {
+            "teacher": Passes(forward=2 if guided else 1),
+            "student": Passes(forward=1, backward=2, tangent=1),
+        }
 
 
 def tangent(
@@ -56,49 +96,3 @@ def normalised(g: Tensor, offset: float) -> Tensor:
 def warmup(step: int, steps: int, share: float) -> float:
     """w at `step` of `steps`: min(1, step / (share steps))."""
     return min(1.0, step / (share * steps)) if share else 1.0
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    w = 1.0
-
-    def begin(step, steps):
-        nonlocal w
-        w = warmup(step, steps, configuration.warmup_share)
-        return 0
-
-    def draw(d):
-        x, c = d.data()
-        t = d.uniform()
-        t[len(t) - round(configuration.prob_t_equals_1 * len(t)) :] = 1.0
-        return x, c, d.noise(), t
-
-    def loss(x, c, eps, t):
-        z = interpolate(x, eps, t)
-        with torch.no_grad():
-            v = setting.teacher_velocity(z, t, c)
-        u, g = tangent(setting.student, v, z, t, c, w)
-        value = (
-            (u - (u.detach() + normalised(g, configuration.normalisation_offset))).square().mean()
-        )
-        return value, {"loss": value, "mean_square": g.square().mean()}
-
-    return [
-        Update(
-            name="student",
-            modules={"student": setting.student},
-            draw=draw,
-            loss=loss,
-            begin=begin,
-            learning_rates={"student": setting.learning_rate},
-        )
-    ]
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two, a tangent one."""
-    return {
-        "teacher forward": 2 if guided else 1,
-        "student forward": 1,
-        "student backward": 2,
-        "student tangent": 1,
-    }

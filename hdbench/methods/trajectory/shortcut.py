@@ -11,34 +11,32 @@ targets by the student itself instead of its moving average.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from hdbench.core.config import Config
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.path import MeanVelocity, Velocity, interpolate
-from hdbench.methods.base import Setting, Update, on_rows, regression
+from hdbench.methods.base import Batch, Passes, Regression, after_split, before_split
 from hdbench.methods.trajectory.progressive import two_halves
 
-SAMPLER = "flow_map"  # how a network of this objective samples, see hdbench.flow.samplers
 
+class Shortcut(Regression):
+    """Self-consistency of step sizes, anchored at the teacher's velocity."""
 
-class Configuration(Config):
     name: Literal["shortcut"] = "shortcut"
+    title: ClassVar[str] = "Shortcut"
+
     finest: int = Field(
-        128,
+        default=128,
         ge=2,
         description="F, a power of two: how many of the smallest steps go from noise to data",
     )
     consistency_share: float = Field(
-        0.25, ge=0, le=1, description="share of rows with a self-consistency target"
+        default=0.25, ge=0, le=1, description="share of rows with a self-consistency target"
     )
-    adaptive_power: float = Field(
-        0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
-    adaptive_offset: float = Field(1e-3, gt=0, description="c of the adaptive weight")
 
     @model_validator(mode="after")
     def _halves_meet_the_finest(self):
@@ -46,53 +44,61 @@ class Configuration(Config):
             raise ValueError(f"finest = {self.finest}: must be a power of two")
         return self
 
+    def teacher_steps(self):
+        return self.finest
 
-def draw_times(level: Tensor, place: Tensor, configuration: Configuration) -> tuple[Tensor, Tensor]:
-    """Uniform numbers (B,) to (r, t): the first rows get r = t = place, the last ones a step, in exact shares of the batch."""
-    levels, first = (
-        configuration.finest.bit_length() - 1,
-        len(place) - round(configuration.consistency_share * len(place)),
-    )
-    n = 2.0 ** torch.floor(level[first:] * levels).clamp(max=levels - 1)
-    i = torch.floor(place[first:] * n).clamp(max=n - 1)
-    return torch.cat([place[:first], i / n]), torch.cat([place[:first], (i + 1) / n])
+    def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
+        """(r, t) (B,): the first rows get r = t uniform, the last ones a step; and where these begin."""
+        moving = d.split(d.batch - round(self.consistency_share * d.batch))
+        levels = self.finest.bit_length() - 1
+        level = d.uniform()[moving.at :]
+        place = d.uniform()
+        n = 2.0 ** torch.floor(level * levels).clamp(max=levels - 1)
+        i = torch.floor(place[moving.at :] * n).clamp(max=n - 1)
+        still = place[: moving.at]
+        return torch.cat([still, i / n]), torch.cat([still, (i + 1) / n]), moving
+
+    def updates(self, problem):
+        def draw(d) -> Batch:
+            x, c = d.data()
+            eps = d.noise()
+            r, t, moving = self.draw_times(d)
+            return {"x": x, "c": c, "eps": eps, "r": r, "t": t, "moving": moving}
+
+        def residual(b: Batch) -> Tensor:
+            z = interpolate(b["x"], b["eps"], b["t"])
+            r, t, c = b["r"], b["t"], b["c"]
+            target = shortcut_target(
+                problem.student, problem.teacher_velocity, z, r, t, c, self.finest, b["moving"]
+            )
+            return problem.student(z, r, t, c) - target
+
+        return self.regression(problem, draw, residual)
+
+    def passes(self, depth, guided):
+        share = self.consistency_share
+        return {
+            "teacher": Passes(forward=(2 if guided else 1) * (1 - share)),
+            "target": Passes(forward=2 * share),
+            "student": Passes(forward=1, backward=2),
+        }
 
 
 def shortcut_target(
-    u: MeanVelocity, v: Velocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor, finest: int
+    u: MeanVelocity,
+    v: Velocity,
+    z: Tensor,
+    r: Tensor,
+    t: Tensor,
+    c: Tensor,
+    finest: int,
+    moving: Split,
 ) -> Tensor:
-    """The velocity where r = t, the mean slope of two steps of u where r < t; z (B, C, H, W), r and t (B,)."""
+    """The velocity before `moving`, the mean slope of two steps of u from it on; z (B, C, H, W), r and t (B,)."""
 
     def half(z, r, t, c):
         return u(z, torch.where(t - r > 1.5 / finest, r, t), t, c)
 
-    target, still, moving = torch.empty_like(z), r >= t, r < t
-    target[still] = on_rows(still, v, z, t, c)
-    target[moving] = on_rows(moving, lambda *a: two_halves(half, *a), z, r, t, c)
-    return target
-
-
-def updates(configuration: Configuration, setting: Setting) -> list[Update]:
-    def draw(d):
-        x, c = d.data()
-        return x, c, d.noise(), *draw_times(d.uniform(), d.uniform(), configuration)
-
-    def residual(x, c, eps, r, t):
-        z = interpolate(x, eps, t)
-        target = shortcut_target(
-            setting.student, setting.teacher_velocity, z, r, t, c, configuration.finest
-        )
-        return setting.student(z, r, t, c) - target
-
-    return regression(configuration, setting, draw, residual)
-
-
-def forward_equivalents(configuration: Configuration, depth: int, guided: bool) -> dict[str, float]:
-    """Per sample and training step, in forwards of the network; a backward is two."""
-    share = configuration.consistency_share
-    return {
-        "teacher forward": (2 if guided else 1) * (1 - share),
-        "target forward": 2 * share,
-        "student forward": 1,
-        "student backward": 2,
-    }
+    velocity = before_split(moving, v, z, t, c)
+    slope = after_split(moving, lambda *a: two_halves(half, *a), z, r, t, c)
+    return torch.cat([velocity, slope])

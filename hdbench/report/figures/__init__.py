@@ -27,7 +27,7 @@ from hdbench.report.figures.sources import Sources
 from hdbench.report.figures.spectrum import Spectrum
 from hdbench.report.figures.style import NOTHING, STYLE, pictures_of
 from hdbench.report.figures.weights import Weights
-from hdbench.report.numbers import Numbers
+from hdbench.report.numbers import Numbers, figures_folder
 from hdbench.suite.plan import Plan
 
 FIGURES: Registry[Figure] = Registry(
@@ -38,14 +38,18 @@ FIGURES: Registry[Figure] = Registry(
 
 
 def draw(
-    plan: Plan, results: Path, out: Path, frame: pd.DataFrame | None = None, anybody: bool = False
+    plan: Plan,
+    results: Path,
+    out: Path | None,
+    frame: pd.DataFrame | None = None,
+    anybody: bool = False,
 ) -> list[Path]:
     """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`:
     as Numbers); the paths.
 
     From anybody's metrics, a figure for which there is nothing does not replace one that is there.
     """
-    folder = out / plan.name / "figures"
+    folder = figures_folder(plan, results, out)
     pictures: dict[Path, bytes] = {}
     known: dict[tuple[str, ...], tuple[Plan, Numbers | None]] = {}
     for name, kind in FIGURES.load().items():

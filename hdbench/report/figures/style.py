@@ -47,7 +47,7 @@ matplotlib.use("Agg")
     "#D55E00",
     "#CC79A7",
 )
-ALL_HEADS = ("none", *HEADS)
+ALL_HEADS = ("none", *HEADS.load())
 HEAD_COLOURS = dict(
     zip(ALL_HEADS, cycle((BLACK, ORANGE, GREEN, SKY, VERMILION, BLUE, PURPLE, YELLOW)))
 )

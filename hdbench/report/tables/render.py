@@ -18,7 +18,7 @@ from hdbench.metrics.records import MISSING, Interval, read_metrics
 from hdbench.report import document
 from hdbench.report.columns import QUALITY, Column, Value
 from hdbench.report.document import Cell, Document, for_people
-from hdbench.report.numbers import Entry, Numbers, metrics_file
+from hdbench.report.numbers import Entry, Numbers, figures_folder, metrics_file, tables_folder
 from hdbench.report.tables.base import Table
 from hdbench.report.tables.kinds import TABLES, tables_of
 from hdbench.suite.arms import base_arm, describe, head_of, is_reconstruction, is_teacher
@@ -242,17 +242,17 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
 
 
 def write_tables(
-    plan: Plan, frame: pd.DataFrame, results: Path, out: Path, anybody: bool = False
+    plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, anybody: bool = False
 ) -> list[Path]:
-    """All tables into out/<suite>/, each as csv, md, tex and html, beside the metrics they were
-    rendered from; the paths.
+    """All tables into out/<suite>/ or results/<suite>/tables/, each as csv, md, tex and html, beside
+    the metrics they were rendered from; the paths.
 
     `anybody`: the metrics need not be of the present version of the suite; what cannot be used is
     left out and said.
     """
     tables = tables_of(plan)
     numbers = Numbers(plan, frame, results, anybody)
-    folder = out / plan.name
+    folder = tables_folder(plan, results, out)
     written = [folder / "metrics.csv"]
     write_atomic(written[0], frame.to_csv(index=False, lineterminator="\n"))
     if (run := metrics_file(plan, results).with_name("run.json")).is_file():
@@ -264,7 +264,7 @@ def write_tables(
 
 
 def print_main(
-    plan: Plan, results: Path = Path("results"), out: Path = Path("paper_tables"), width: int = 118
+    plan: Plan, results: Path = Path("results"), out: Path | None = None, width: int = 118
 ) -> None:
     """The main table in at most `width` columns, then where tables, figures and report lie."""
     numbers = Numbers(plan, read_metrics(metrics_file(plan, results)), results)
@@ -286,11 +286,11 @@ def print_main(
     )
     for note in [shown.caption, *shown.notes]:
         print(textwrap.fill(note, width))
-    tables = out / plan.name
-    report = results / plan.name / "report.html"
+    tables, report = tables_folder(plan, results, out), results / plan.name / "report.html"
+    figures = figures_folder(plan, results, out)
     missing = (
         ""
         if report.is_file()
-        else f" (missing; make it with: snakemake --report {report} --config suite={plan.name})"
+        else f" (missing; make it with: snakemake --report {report} --config suite={plan.given})"
     )
-    print(f"tables:  {tables}\nfigures: {tables / 'figures'}\nreport:  {report}{missing}")
+    print(f"tables:  {tables}\nfigures: {figures}\nreport:  {report}{missing}")

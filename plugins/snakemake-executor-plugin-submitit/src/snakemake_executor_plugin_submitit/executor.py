@@ -1,4 +1,5 @@
-"""The executor: a submission a job, each in a folder of its own that tells by itself what became of it.
+"""The executor: a submission a job, each in a folder of its own that tells by itself what became of
+it.
 
     <folder>/<rule>/<digest of the outputs>/<number of the submission>/
         record.json       written before the submission, completed with the job's id after it
@@ -7,8 +8,8 @@
         seen              this outcome has been reported to a workflow
         <job id>_<rank>_log.out, and submitit's own files
 
-So a main process that is started again knows the jobs that an earlier one left behind: it adopts what waits, runs or has
-succeeded, and submits the rest.
+So a main process that is started again knows the jobs that an earlier one left behind: it adopts
+what waits, runs or has succeeded, and submits the rest.
 """
 
 import contextlib
@@ -40,37 +41,70 @@ from submitit.slurm.slurm import SlurmExecutor
 from snakemake_executor_plugin_submitit import slurm
 from snakemake_executor_plugin_submitit.job import Command, write
 
-common_settings = CommonSettings(non_local_exec=True, implies_no_shared_fs=False, job_deploy_sources=False,
-                                 pass_default_storage_provider_args=True, pass_default_resources_args=True,
-                                 pass_envvar_declarations_to_cmd=True, auto_deploy_default_storage_provider=False,
-                                 init_seconds_before_status_checks=1)
+common_settings = CommonSettings(
+    non_local_exec=True,
+    implies_no_shared_fs=False,
+    job_deploy_sources=False,
+    pass_default_storage_provider_args=True,
+    pass_default_resources_args=True,
+    pass_envvar_declarations_to_cmd=True,
+    auto_deploy_default_storage_provider=False,
+    init_seconds_before_status_checks=1,
+)
 
 CLUSTERS = ("slurm", "local", "debug")
-RETRIED = {"OUT_OF_MEMORY": "out of memory", "NODE_FAIL": "its node failed", "BOOT_FAIL": "its node did not boot",
-           "PREEMPTED": "preempted, and not requeued", "FAILED": "it ended before its command did",
-           "LOST": "it left the queue without a trace"}
-NOT_RETRIED = {"TIMEOUT": "time-out", "DEADLINE": "its deadline passed", "CANCELLED": "cancelled",
-               "KILLED": "cancelled or killed"}
-OUT_OF_MEMORY = (-9, 137)  # how the kernel's out-of-memory killer ends a process, seen directly and through a shell
-ORDINARY = ("None", "Priority", "Resources", "BeginTime", "Dependency", "Prolog")  # reasons to wait that need no word
-KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # how SLURM is reached; the rest describes one job
-DAY = 24 * 60  # minutes; the time of a job whose rule states no runtime, unless its partition gives less
-AWAY = "[Uu]nable to contact|timed out|[Cc]onnection refused|Zero Bytes|Transport endpoint|authentication error"
-PATIENCE = 20  # submissions are tried while SLURM does not answer, each takes it some ten seconds to say so
+RETRIED = {
+    "OUT_OF_MEMORY": "out of memory",
+    "NODE_FAIL": "its node failed",
+    "BOOT_FAIL": "its node did not boot",
+    "PREEMPTED": "preempted, and not requeued",
+    "FAILED": "it ended before its command did",
+    "LOST": "it left the queue without a trace",
+}
+NOT_RETRIED = {
+    "TIMEOUT": "time-out",
+    "DEADLINE": "its deadline passed",
+    "CANCELLED": "cancelled",
+    "KILLED": "cancelled or killed",
+}
+# how the kernel's out-of-memory killer ends a process, seen directly and through a shell
+OUT_OF_MEMORY = (-9, 137)
+# reasons to wait that need no word
+ORDINARY = ("None", "Priority", "Resources", "BeginTime", "Dependency", "Prolog")
+# how SLURM is reached; the rest describes one job
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+# minutes; the time of a job whose rule states no runtime, unless its partition gives less
+DAY = 24 * 60
+AWAY = (
+    "[Uu]nable to contact|timed out|[Cc]onnection refused|Zero Bytes|Transport "
+    "endpoint|authentication error"
+)
+# submissions are tried while SLURM does not answer, each takes it some ten seconds to say so
+PATIENCE = 20
 TAIL = 15  # lines of a failed job's log
 
 
 def setting(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text, "env_var": False, "required": False})
+    return dataclasses.field(
+        default=default, metadata={"help": text, "env_var": False, "required": False}
+    )
 
 
 @dataclasses.dataclass
 class ExecutorSettings(ExecutorSettingsBase):
-    cluster: str = setting("slurm", "Where jobs run: slurm; local, as processes here; debug, one by one in place.")
-    folder: str = setting(".snakemake/submitit", "Folder of submissions and logs, shared by all nodes.")
+    cluster: str = setting(
+        "slurm", "Where jobs run: slurm; local, as processes here; debug, one by one in place."
+    )
+    folder: str = setting(
+        ".snakemake/submitit", "Folder of submissions and logs, shared by all nodes."
+    )
     requeues: int = setting(100, "How often a job may reach its time limit and be requeued.")
-    stop_seconds: int = setting(90, "Seconds before the time limit at which a job is told to save its state.")
-    queue_seconds: int = setting(5, "Seconds between two looks at the queue; the ends of jobs are seen sooner.")
+    stop_seconds: int = setting(
+        90, "Seconds before the time limit at which a job is told to save its state."
+    )
+    queue_seconds: int = setting(
+        5, "Seconds between two looks at the queue; the ends of jobs are seen sooner."
+    )
 
 
 @dataclasses.dataclass
@@ -83,9 +117,11 @@ class Submission:
     command: str
     job_id: str | None = None
     born: float | None = None  # creation time of a local job's process
-    dying: bool = False  # adopted while it was being cancelled or requeued: which of them is not known yet
+    # adopted while it was being cancelled or requeued: which of them is not known yet
+    dying: bool = False
     missing_since: float | None = None
-    since: float = dataclasses.field(default_factory=time.time)  # when this process first knew of it
+    # when this process first knew of it
+    since: float = dataclasses.field(default_factory=time.time)
     told: str = ""  # the reason for its waiting that was last told
 
     def save(self) -> None:
@@ -100,14 +136,21 @@ class Submission:
             return None
 
     def outcome(self) -> dict[str, Any] | None:
-        """How the command ended: of several tasks the first failure, or success when all have succeeded."""
+        """How the command ended: of several tasks the first failure, or success when all have
+        succeeded.
+        """
         found = []
         for path in self.folder.glob("outcome-*.json"):
             with contextlib.suppress(OSError, ValueError):  # a run that is requeued removes it
                 found.append(json.loads(path.read_text()))
         failed = [one for one in found if one["returncode"]]
-        failed = [one for one in failed if one["returncode"] != os.EX_TEMPFAIL] or failed  # those have lost another task
-        return min(failed, key=lambda one: one["ended"]) if failed else (found[0] if len(found) >= self.tasks() else None)
+        # those have lost another task
+        failed = [one for one in failed if one["returncode"] != os.EX_TEMPFAIL] or failed
+        return (
+            min(failed, key=lambda one: one["ended"])
+            if failed
+            else (found[0] if len(found) >= self.tasks() else None)
+        )
 
     def tasks(self) -> int:
         """How many tasks have to succeed."""
@@ -138,24 +181,34 @@ class Executor(RemoteExecutor):
     def __post_init__(self) -> None:
         self.settings: ExecutorSettings = self.executor_settings
         for name in [name for name in os.environ if name.startswith("SLURM_") and name not in KEPT]:
-            del os.environ[name]  # started inside an allocation, whose shape is not that of our jobs
+            # started inside an allocation, whose shape is not that of our jobs
+            del os.environ[name]
         if self.settings.cluster not in CLUSTERS:
-            refuse(f"--submitit-cluster = {self.settings.cluster}: unknown; use {', '.join(CLUSTERS)}")
+            refuse(
+                f"--submitit-cluster = {self.settings.cluster}: unknown; use {', '.join(CLUSTERS)}"
+            )
         self.root = Path(self.settings.folder).absolute()
         self._lock_folder()
         self._queue: dict[str, slurm.Job] = {}
         self._looked = 0.0
         self._limits: dict[str, dict[str, float]] = {}
-        self._live: dict[Path, Submission] = {}  # `active_jobs` is empty while they are checked, and Ctrl-C may come then
+        # `active_jobs` is empty while they are checked, and Ctrl-C may come then
+        self._live: dict[Path, Submission] = {}
         self._waiting_for_slurm = False
         jobs = {job.rule.name: job for job in self.workflow.dag.needrun_jobs() if not job.is_local}
         rules = {rule: self._resources(job) for rule, job in jobs.items()}
         for rule, resources in rules.items():
             nodes = int(resources.get("nodes") or 1)
             if (tasks := slurm.tasks_per_node(resources) * nodes) > 1 and not plain(jobs[rule]):
-                refuse(f"rule {rule}: asks for {tasks} tasks, which only a plain shell rule can have; set tasks_per_node: 1")
+                refuse(
+                    f"rule {rule}: asks for {tasks} tasks, which only a plain shell rule can have; "
+                    f"set tasks_per_node: 1"
+                )
             if nodes > 1 and self.settings.cluster != "slurm":
-                refuse(f"rule {rule}: asks for {nodes} nodes, but --submitit-cluster {self.settings.cluster} has one")
+                refuse(
+                    f"rule {rule}: asks for {nodes} nodes, but --submitit-cluster "
+                    f"{self.settings.cluster} has one"
+                )
         if self.settings.cluster == "slurm":
             try:
                 self._limits = slurm.check(rules)
@@ -171,19 +224,30 @@ class Executor(RemoteExecutor):
             self.root.mkdir(parents=True, exist_ok=True)
             self._lock = (self.root / "lock").open("a")
         except OSError as error:
-            refuse(f"{self.root}: cannot be written ({error.strerror}); choose another --submitit-folder")
+            refuse(
+                f"{self.root}: cannot be written ({error.strerror}); choose another "
+                f"--submitit-folder"
+            )
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            refuse(f"{self.root}: another Snakemake manages the jobs of this folder; wait for it, or stop it")
+            refuse(
+                f"{self.root}: another Snakemake manages the jobs of this folder; wait for it, or "
+                f"stop it"
+            )
         except OSError as error:
-            refuse(f"{self.root}: cannot be locked ({error.strerror}); choose a --submitit-folder on another file system")
+            refuse(
+                f"{self.root}: cannot be locked ({error.strerror}); choose a --submitit-folder on "
+                f"another file system"
+            )
 
     # -- submission
 
     def run_job(self, job) -> None:
         command, direct = self._command(job)
-        key = hashlib.sha256("\0".join(sorted(map(os.path.abspath, job.products(include_logfiles=False)))).encode())
+        key = hashlib.sha256(
+            "\0".join(sorted(map(os.path.abspath, job.products(include_logfiles=False)))).encode()
+        )
         home = self.root / job.name / key.hexdigest()[:16]
         what = identity(job, command, direct)
         earlier = self._earlier(home, job)
@@ -200,36 +264,54 @@ class Executor(RemoteExecutor):
     def _report_submission(self, job, submission: Submission) -> None:
         self._live[submission.folder] = submission
         aux = {"submission": submission}
-        self.report_job_submission(SubmittedJobInfo(job=job, external_jobid=submission.job_id, aux=aux))
+        self.report_job_submission(
+            SubmittedJobInfo(job=job, external_jobid=submission.job_id, aux=aux)
+        )
 
     def _command(self, job) -> tuple[str, bool]:
         """The command of a job, and whether it is the rule's own.
 
-        A plain shell rule runs as it is, on every task; anything else goes through a Snakemake of its own in the job.
+        A plain shell rule runs as it is, on every task; anything else goes through a Snakemake of
+        its own in the job.
         """
         return (job.shellcmd, True) if plain(job) else (self.format_job_exec(job), False)
 
     def _submit(self, job, home: Path, command: str, direct: bool, what: str) -> None:
         """Submit a job and report it, or report in one sentence why it cannot be submitted."""
-        numbers = [int(path.name) for path in home.iterdir() if path.name.isdigit()] if home.exists() else []
+        numbers = (
+            [int(path.name) for path in home.iterdir() if path.name.isdigit()]
+            if home.exists()
+            else []
+        )
         folder = home / str(max(numbers, default=0) + 1)
         folder.mkdir(parents=True)
         resources = self._resources(job)
         nodes, tasks = int(resources.get("nodes") or 1), slurm.tasks_per_node(resources)
         (folder / "tasks").write_text(str(nodes * tasks if direct else 1))
-        submission = Submission(folder=folder, cluster=self.settings.cluster, name=f"{job.name}.{uuid.uuid4().hex[:12]}",
-                                command=what)
+        submission = Submission(
+            folder=folder,
+            cluster=self.settings.cluster,
+            name=f"{job.name}.{uuid.uuid4().hex[:12]}",
+            command=what,
+        )
         submission.save()
         self._live[folder] = submission  # from here on, Ctrl-C cancels it
         environment = {}
         if direct:  # told to stop, the shell waits for its command, which saves its state
             command = f"set -euo pipefail; trap : TERM; {command}"
             threads = str(job.threads)
-            environment = {f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL")}
+            environment = {
+                f"{library}_NUM_THREADS": threads for library in ("OMP", "OPENBLAS", "MKL")
+            }
             if isinstance(job.resources.get("tmpdir"), str):
                 environment["TMPDIR"] = job.resources["tmpdir"]
-        function = Command(command=command, folder=folder, directory=Path.cwd(), environment=environment,
-                           gpus=int(resources.get("gpus") or 0) * nodes)
+        function = Command(
+            command=command,
+            folder=folder,
+            directory=Path.cwd(),
+            environment=environment,
+            gpus=int(resources.get("gpus") or 0) * nodes,
+        )
         if self.settings.cluster == "debug":
             submission.job_id = "debug"
             try:
@@ -238,16 +320,28 @@ class Executor(RemoteExecutor):
                 pass  # told by its outcome
         else:
             try:
-                executor = submitit.AutoExecutor(folder=folder, cluster=self.settings.cluster,
-                                                 slurm_max_num_timeout=self.settings.requeues)
+                executor = submitit.AutoExecutor(
+                    folder=folder,
+                    cluster=self.settings.cluster,
+                    slurm_max_num_timeout=self.settings.requeues,
+                )
                 executor.update_parameters(**self._parameters(job.name, resources, submission.name))
                 submission.job_id = self._hand_over(executor, function, submission.name)
                 submission.since = time.time()
-            except (FailedJobError, FailedSubmissionError, slurm.SlurmError, OSError, ValueError) as error:
+            except (
+                FailedJobError,
+                FailedSubmissionError,
+                slurm.SlurmError,
+                OSError,
+                ValueError,
+            ) as error:
                 self._close(submission)
                 job.attempt = job.restart_times + 1
-                self.report_job_error(SubmittedJobInfo(job=job, aux={}), msg=f"{describe(job)} was not submitted: "
-                                                                             f"{str(error).strip().splitlines()[-1]}\n")
+                self.report_job_error(
+                    SubmittedJobInfo(job=job, aux={}),
+                    msg=f"{describe(job)} was not submitted: "
+                    f"{str(error).strip().splitlines()[-1]}\n",
+                )
                 return
             if self.settings.cluster == "local":
                 submission.born = psutil.Process(int(submission.job_id)).create_time()
@@ -255,7 +349,9 @@ class Executor(RemoteExecutor):
         self._report_submission(job, submission)
 
     def _hand_over(self, executor: submitit.AutoExecutor, function: Command, name: str) -> str:
-        """The id of the job; waits for a SLURM that does not answer, and then makes sure that it was not submitted twice."""
+        """The id of the job; waits for a SLURM that does not answer, and then makes sure that it
+        was not submitted twice.
+        """
         for remaining in reversed(range(PATIENCE)):
             try:
                 return executor.submit(function).job_id
@@ -265,64 +361,110 @@ class Executor(RemoteExecutor):
                 self.logger.warning(f"SLURM does not answer; trying again to submit {name}")
                 time.sleep(5)
                 self._look_if_possible()
-                slurm.cancel(job.id for job in self._queue.values() if job.name == name and job.state in slurm.WAITING)
+                slurm.cancel(
+                    job.id
+                    for job in self._queue.values()
+                    if job.name == name and job.state in slurm.WAITING
+                )
         raise AssertionError
 
     def _resources(self, job) -> dict[str, Any]:
-        return {**{name: value for name, value in job.resources.items() if isinstance(value, (int, str))},
-                "threads": job.threads}
+        return {
+            **{
+                name: value
+                for name, value in job.resources.items()
+                if isinstance(value, (int, str))
+            },
+            "threads": job.threads,
+        }
 
     def _parameters(self, rule: str, resources: dict[str, Any], name: str) -> dict[str, Any]:
-        """Snakemake's resources as submitit's parameters; SlurmError for one that submitit does not know."""
-        given = {key: value for key, value in resources.items() if key.startswith("slurm_") and value not in ("", None)}
+        """Snakemake's resources as submitit's parameters; SlurmError for one that submitit does not
+        know.
+        """
+        given = {
+            key: value
+            for key, value in resources.items()
+            if key.startswith("slurm_") and value not in ("", None)
+        }
         extra = given.pop("slurm_extra", None)
         known = {f"slurm_{key}" for key in SlurmExecutor._valid_parameters()}
         for key in given.keys() - known:
-            raise slurm.SlurmError(f"rule {rule}: unknown resource {key}{slurm.nearest(key, known)}")
+            raise slurm.SlurmError(
+                f"rule {rule}: unknown resource {key}{slurm.nearest(key, known)}"
+            )
         for key in {"slurm_setup", "slurm_teardown"} & given.keys():
             given[key] = [str(given[key])]
         given["slurm_srun_args"] = shlex.split(str(given.get("slurm_srun_args", "")))
         given["slurm_additional_parameters"] = {"requeue": True}
         if extra:
             words = (word.lstrip("-").partition("=") for word in shlex.split(str(extra)))
-            given["slurm_additional_parameters"] |= {key: value if equals else True for key, equals, value in words}
+            given["slurm_additional_parameters"] |= {
+                key: value if equals else True for key, equals, value in words
+            }
         nodes, tasks = int(resources.get("nodes") or 1), slurm.tasks_per_node(resources)
         if tasks * nodes > 1:  # one task's end by an error ends the others
             given["slurm_srun_args"] += ["--kill-on-bad-exit=1"]
         limit = self._limits.get(rule, {"minutes": DAY, "MB of memory": math.inf})
         time_limit = resources.get("runtime") or int(min(DAY, limit["minutes"]))
-        memory = resources.get("mem_mb") and min(resources["mem_mb"], limit["MB of memory"])  # it may grow with each attempt
-        return {"name": name, "nodes": nodes, "tasks_per_node": tasks, "cpus_per_task": int(resources["threads"]),
-                "timeout_min": time_limit, "stderr_to_stdout": True, "mem_gb": memory / 1024 if memory else None,
-                "gpus_per_node": resources.get("gpus") or None,
-                "slurm_signal_delay_s": min(self.settings.stop_seconds, 30 * time_limit), **given}
+        # it may grow with each attempt
+        memory = resources.get("mem_mb") and min(resources["mem_mb"], limit["MB of memory"])
+        return {
+            "name": name,
+            "nodes": nodes,
+            "tasks_per_node": tasks,
+            "cpus_per_task": int(resources["threads"]),
+            "timeout_min": time_limit,
+            "stderr_to_stdout": True,
+            "mem_gb": memory / 1024 if memory else None,
+            "gpus_per_node": resources.get("gpus") or None,
+            "slurm_signal_delay_s": min(self.settings.stop_seconds, 30 * time_limit),
+            **given,
+        }
 
     # -- adoption
 
     def _earlier(self, home: Path, job) -> Submission | None:
-        """The last submission of these outputs, unless its end was reported and Snakemake has taken note of it."""
-        folders = sorted((path for path in home.iterdir() if path.name.isdigit()), key=lambda path: int(path.name)) \
-            if home.exists() else []
+        """The last submission of these outputs, unless its end was reported and Snakemake has taken
+        note of it.
+        """
+        folders = (
+            sorted(
+                (path for path in home.iterdir() if path.name.isdigit()),
+                key=lambda path: int(path.name),
+            )
+            if home.exists()
+            else []
+        )
         last = Submission.load(folders[-1]) if folders else None
-        noted = last and (last.folder / "seen").exists() and \
-            last.job_id not in self.workflow.persistence.external_jobids(job)
+        noted = (
+            last
+            and (last.folder / "seen").exists()
+            and last.job_id not in self.workflow.persistence.external_jobids(job)
+        )
         return None if noted else last
 
     def _can_be_adopted(self, earlier: Submission, job) -> bool:
         if earlier.cluster != self.settings.cluster or earlier.cluster == "debug":
             return False
         if outcome := earlier.outcome():
-            newest = max((os.path.getmtime(path) for path in job.input if os.path.exists(path)), default=0.0)
+            newest = max(
+                (os.path.getmtime(path) for path in job.input if os.path.exists(path)), default=0.0
+            )
             return not outcome["returncode"] and all(
-                os.path.exists(path) and os.path.getmtime(path) >= newest for path in job.output)
+                os.path.exists(path) and os.path.getmtime(path) >= newest for path in job.output
+            )
         if earlier.cluster == "local":
             return earlier.process() is not None
         self._look_if_possible()
         if earlier.job_id is None:  # its submitter died between the submission and the record of it
-            earlier.job_id = next((one.id for one in self._queue.values() if one.name == earlier.name), None)
+            earlier.job_id = next(
+                (one.id for one in self._queue.values() if one.name == earlier.name), None
+            )
             if earlier.job_id is None:
                 return False
-            for pickle in earlier.folder.glob("*.pkl"):  # submitit had no time to name it after the job, which waits for it
+            # submitit had no time to name it after the job, which waits for it
+            for pickle in earlier.folder.glob("*.pkl"):
                 if re.fullmatch("[0-9a-f]{32}", pickle.stem):
                     pickle.rename(earlier.folder / f"{earlier.job_id}_submitted.pkl")
             earlier.save()
@@ -332,9 +474,15 @@ class Executor(RemoteExecutor):
 
     # -- watching
 
-    async def check_active_jobs(self, active_jobs: list[SubmittedJobInfo]) -> AsyncGenerator[SubmittedJobInfo, None]:
+    async def check_active_jobs(
+        self, active_jobs: list[SubmittedJobInfo]
+    ) -> AsyncGenerator[SubmittedJobInfo, None]:
         self.next_seconds_between_status_checks = max(0.5, 0.005 * len(active_jobs))
-        if active_jobs and self.settings.cluster == "slurm" and time.time() - self._looked >= self.settings.queue_seconds:
+        if (
+            active_jobs
+            and self.settings.cluster == "slurm"
+            and time.time() - self._looked >= self.settings.queue_seconds
+        ):
             self._look_if_possible()
         for info in active_jobs:
             submission: Submission = info.aux["submission"]
@@ -349,12 +497,18 @@ class Executor(RemoteExecutor):
                 if submission.dying:  # whoever ended it did so before this run began
                     await self._resubmit(info.job, submission.folder.parent)
                 else:
-                    self._fail(info, RETRIED.get(reason) or NOT_RETRIED.get(reason, reason.lower()), reason in RETRIED)
+                    self._fail(
+                        info,
+                        RETRIED.get(reason) or NOT_RETRIED.get(reason, reason.lower()),
+                        reason in RETRIED,
+                    )
             else:
                 yield info
 
     def _gone(self, submission: Submission) -> str | None:
-        """Why a submission without an outcome will never have one, or None while it may; files may be seen late."""
+        """Why a submission without an outcome will never have one, or None while it may; files may
+        be seen late.
+        """
         if submission.cluster == "local":
             state = None if submission.process() else "KILLED"
         elif self._looked < submission.since:
@@ -372,8 +526,11 @@ class Executor(RemoteExecutor):
             submission.missing_since = None
             return None
         submission.missing_since = submission.missing_since or time.time()
-        soon = state not in ("LOST", "COMPLETED", "FAILED", "KILLED")  # of the others the outcome may be on its way
-        if time.time() - submission.missing_since < (1 if soon else max(1, self.workflow.execution_settings.latency_wait)):
+        # of the others the outcome may be on its way
+        soon = state not in ("LOST", "COMPLETED", "FAILED", "KILLED")
+        if time.time() - submission.missing_since < (
+            1 if soon else max(1, self.workflow.execution_settings.latency_wait)
+        ):
             return None
         if state == "LOST" and (job := slurm.ended(submission.job_id)):
             state = job.state
@@ -384,7 +541,9 @@ class Executor(RemoteExecutor):
         return "LOST" if state == "COMPLETED" else state
 
     def _in_queue(self, submission: Submission) -> slurm.Job | None:
-        """What the queue says of a submission; an id alone may have gone to another job when SLURM lost its state."""
+        """What the queue says of a submission; an id alone may have gone to another job when SLURM
+        lost its state.
+        """
         job = self._queue.get(submission.job_id)
         return job if job and job.name == submission.name else None
 
@@ -416,7 +575,9 @@ class Executor(RemoteExecutor):
         self._live.pop(submission.folder, None)
 
     def _fail(self, info: SubmittedJobInfo, reason: str, retried: bool) -> None:
-        """Report an error with what a user needs to see; only a reason that another try can mend keeps its retries."""
+        """Report an error with what a user needs to see; only a reason that another try can mend
+        keeps its retries.
+        """
         submission: Submission = info.aux["submission"]
         if submission.tasks() > 1:
             self._cancel([submission])  # the tasks that still live
@@ -432,11 +593,20 @@ class Executor(RemoteExecutor):
             left = info.job.restart_times - info.job.attempt + 1
             reason += f" (tries left: {left})"
         tail = "".join(f"\n    | {line}" for line in said[-TAIL:])
-        where = f"\n    log {os.path.relpath(log)} ends with{tail or ' nothing'}" if log.exists() else ""
-        self.report_job_error(info, msg=f"{describe(info.job)}, job {submission.job_id}: {reason}{where}")
+        where = (
+            f"\n    log {os.path.relpath(log)} ends with{tail or ' nothing'}"
+            if log.exists()
+            else ""
+        )
+        self.report_job_error(
+            info, msg=f"{describe(info.job)}, job {submission.job_id}: {reason}{where}"
+        )
 
-    def print_job_error(self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any) -> None:
-        job_info.job.log_error(msg, **kwargs)  # not the parent's, which only points to "the cluster log"
+    def print_job_error(
+        self, job_info: SubmittedJobInfo, msg: str | None = None, **kwargs: Any
+    ) -> None:
+        # not the parent's, which only points to "the cluster log"
+        job_info.job.log_error(msg, **kwargs)
 
     def cancel_jobs(self, active_jobs: list[SubmittedJobInfo]) -> None:
         self._cancel(list(self._live.values()))
@@ -446,8 +616,12 @@ class Executor(RemoteExecutor):
             try:
                 self._look()
                 names = {one.name for one in submissions}
-                slurm.cancel(job.id for job in self._queue.values()
-                             if job.name in names and (job.state in slurm.WAITING or job.state == slurm.ENDING))
+                slurm.cancel(
+                    job.id
+                    for job in self._queue.values()
+                    if job.name in names
+                    and (job.state in slurm.WAITING or job.state == slurm.ENDING)
+                )
             except slurm.SlurmError as error:
                 self.logger.warning(f"could not cancel the jobs: {error}")
         for one in submissions:
@@ -473,23 +647,44 @@ def how_ended(code: int) -> tuple[str, bool]:
 
 
 def plain(job) -> bool:
-    """Whether a job is a shell command and nothing else, so that it needs no Snakemake of its own."""
-    customised = getattr(shell, "_process_prefix", None) is not None or getattr(shell, "_process_suffix", "")
-    return not job.is_group() and job.is_shell and not (customised or job.resources.get("shell_exec")) and not (
-        job.benchmark or job.is_shadow or job.conda_env or job.container_img_url or job.env_modules
-        or any(file.is_storage for file in (*job.input, *job.output)))
+    """Whether a job is a shell command and nothing else, so that it needs no Snakemake of its
+    own.
+    """
+    customised = getattr(shell, "_process_prefix", None) is not None or getattr(
+        shell, "_process_suffix", ""
+    )
+    return (
+        not job.is_group()
+        and job.is_shell
+        and not (customised or job.resources.get("shell_exec"))
+        and not (
+            job.benchmark
+            or job.is_shadow
+            or job.conda_env
+            or job.container_img_url
+            or job.env_modules
+            or any(file.is_storage for file in (*job.input, *job.output))
+        )
+    )
 
 
 def identity(job, command: str, direct: bool) -> str:
-    """Digest of what a job runs; a Snakemake of its own has temporary paths in its command, so its rule stands for it."""
-    return hashlib.sha256((command if direct else f"{job.name} {getattr(job, 'shellcmd', '')}").encode()).hexdigest()
+    """Digest of what a job runs; a Snakemake of its own has temporary paths in its command, so its
+    rule stands for it.
+    """
+    return hashlib.sha256(
+        (command if direct else f"{job.name} {getattr(job, 'shellcmd', '')}").encode()
+    ).hexdigest()
 
 
 def describe(job) -> str:
     """Rule, wildcards and the textual parameters of a job."""
     if job.is_group():
         return f"group {job.groupid}"
-    values = {**job.wildcards_dict, **{key: value for key, value in job.params.items() if isinstance(value, str)}}
+    values = {
+        **job.wildcards_dict,
+        **{key: value for key, value in job.params.items() if isinstance(value, str)},
+    }
     return f"rule {job.rule.name} ({', '.join(f'{key}={value}' for key, value in values.items())})"
 
 

@@ -25,11 +25,13 @@ STOPPED = 143  # as after SIGTERM; no outcome is written, the scheduler knows wh
 
 @dataclass
 class Command:
-    """A shell command as a checkpointable submitit callable; it survives preemption, time limits and requeues.
+    """A shell command as a checkpointable submitit callable; it survives preemption, time limits
+    and requeues.
 
-    Task `rank` writes `outcome-<rank>.json` into `folder` when the command ends by itself.  When the job is stopped from
-    outside (cancelled, requeued, preempted) the command gets SIGTERM and time to save its state, and no outcome is written.
-    Several tasks get the variables of torch.distributed; every command gets SUBMITIT_QUEUE_SECONDS and SUBMITIT_GPUS.
+    Task `rank` writes `outcome-<rank>.json` into `folder` when the command ends by itself.  When
+    the job is stopped from outside (cancelled, requeued, preempted) the command gets SIGTERM and
+    time to save its state, and no outcome is written. Several tasks get the variables of
+    torch.distributed; every command gets SUBMITIT_QUEUE_SECONDS and SUBMITIT_GPUS.
     """
 
     command: str
@@ -51,17 +53,29 @@ class Command:
         started = time.time()
         waiting_since = max(self.submitted, alive.stat().st_mtime if alive.exists() else 0.0)
         queue_seconds = round(max(0.0, started - waiting_since), 3)
-        environment = os.environ | self.environment | {"SUBMITIT_QUEUE_SECONDS": str(queue_seconds),
-                                                       "SUBMITIT_GPUS": str(self.gpus)}
+        environment = (
+            os.environ
+            | self.environment
+            | {"SUBMITIT_QUEUE_SECONDS": str(queue_seconds), "SUBMITIT_GPUS": str(self.gpus)}
+        )
         if tasks > 1:
             environment |= rendezvous(job)
         self._stopping, self._child = False, None
-        # Rank 0 leaves SIGUSR2 to submitit, which calls `checkpoint`; run in place, the main process keeps its signals.
-        for number in (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR2,) if rank else ())) if job else ():
+        # Rank 0 leaves SIGUSR2 to submitit, which calls `checkpoint`; run in place, the main
+        # process keeps its signals.
+        for number in (
+            (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR2,) if rank else ())) if job else ()
+        ):
             signal.signal(number, self._stop)
-        # The command ignores SIGUSR2, which some schedulers send to every process; it is told by SIGTERM.
-        self._child = subprocess.Popen([*self.shell, self.command], cwd=self.directory, env=environment,
-                                       start_new_session=True, preexec_fn=_ignore_usr2)
+        # The command ignores SIGUSR2, which some schedulers send to every process; it is told by
+        # SIGTERM.
+        self._child = subprocess.Popen(
+            [*self.shell, self.command],
+            cwd=self.directory,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_ignore_usr2,
+        )
         if self._stopping:
             self._stop()
         code = self._wait(alive)
@@ -71,17 +85,30 @@ class Command:
             self._leave(job, rank, tasks)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         ended = time.time()
-        if code == os.EX_TEMPFAIL and tasks > 1:  # it has lost a rank, which can say more and may just be ending
+        # it has lost a rank, which can say more and may just be ending
+        if code == os.EX_TEMPFAIL and tasks > 1:
             self._await(self._ends, 10)
-        write(outcome, {
-            "returncode": code, "rank": rank, "host": os.uname().nodename, "started": started, "ended": ended,
-            "queue_seconds": queue_seconds, "wall_seconds": round(ended - started, 3),
-            "cpu_seconds": round(used.ru_utime + used.ru_stime, 3), "peak_memory_bytes": used.ru_maxrss * 1024})
+        write(
+            outcome,
+            {
+                "returncode": code,
+                "rank": rank,
+                "host": os.uname().nodename,
+                "started": started,
+                "ended": ended,
+                "queue_seconds": queue_seconds,
+                "wall_seconds": round(ended - started, 3),
+                "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
+                "peak_memory_bytes": used.ru_maxrss * 1024,
+            },
+        )
         if code:
             sys.exit(code if code > 0 else 128 - code)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit calls on its preemption and time-limit signal: stop the command, then run again from its state."""
+        """What submitit calls on its preemption and time-limit signal: stop the command, then run
+        again from its state.
+        """
         self._stop()
         try:  # not Popen.wait, whose lock the interrupted frame may hold
             if self._child:
@@ -103,13 +130,18 @@ class Command:
                 pass
 
     def _finished(self, tasks: int) -> bool:
-        """Whether the job was requeued after its end: all tasks had succeeded, or how they ended has been reported."""
+        """Whether the job was requeued after its end: all tasks had succeeded, or how they ended
+        has been reported.
+        """
         ends = self._ends()
         return (self.folder / "seen").exists() or len(ends) == tasks and not any(ends)
 
     def _ends(self) -> list[int]:
         """Return codes of the tasks that have ended by themselves."""
-        return [json.loads(path.read_text())["returncode"] for path in self.folder.glob("outcome-*.json")]
+        return [
+            json.loads(path.read_text())["returncode"]
+            for path in self.folder.glob("outcome-*.json")
+        ]
 
     @staticmethod
     def _await(condition: Callable[[], Any], seconds: float) -> bool:
@@ -120,8 +152,14 @@ class Command:
         return bool(holds)
 
     def _superseded(self) -> bool:
-        """Whether a later submission of the same outputs exists: this one was lost to its submitter, and must not run."""
-        return any(int(other.name) > int(self.folder.name) for other in self.folder.parent.iterdir() if other.name.isdigit())
+        """Whether a later submission of the same outputs exists: this one was lost to its
+        submitter, and must not run.
+        """
+        return any(
+            int(other.name) > int(self.folder.name)
+            for other in self.folder.parent.iterdir()
+            if other.name.isdigit()
+        )
 
     def _stop(self, *_signal) -> None:
         self._stopping = True
@@ -134,14 +172,24 @@ class Command:
     def _leave(self, job: submitit.JobEnvironment, rank: int, tasks: int) -> None:
         """End without an outcome.
 
-        SLURM's warning before a preemption leaves the job running: then it is requeued here, if all tasks were stopped so.
-        One that died by itself, for which SLURM ends the others, makes the job fail.
+        SLURM's warning before a preemption leaves the job running: then it is requeued here, if all
+        tasks were stopped so. One that died by itself, for which SLURM ends the others, makes the
+        job fail.
         """
         (self.folder / f"stopped-{rank}").touch()
-        all_told = lambda: len(self._ends()) + len(list(self.folder.glob("stopped-*"))) >= tasks  # noqa: E731
-        if job.cluster == "slurm" and rank == 0 and self._await(all_told, 10) and not any(self._ends()):
-            asked = subprocess.run(["squeue", "-h", "-j", job.job_id, "-o", "%T"], capture_output=True, text=True,
-                                   timeout=60)
+        all_told = lambda: len(self._ends()) + len(list(self.folder.glob("stopped-*"))) >= tasks
+        if (
+            job.cluster == "slurm"
+            and rank == 0
+            and self._await(all_told, 10)
+            and not any(self._ends())
+        ):
+            asked = subprocess.run(
+                ["squeue", "-h", "-j", job.job_id, "-o", "%T"],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
             if asked.stdout.strip() == "RUNNING":
                 subprocess.run(["scontrol", "requeue", job.job_id], timeout=60)
         sys.stdout.flush()
@@ -154,9 +202,14 @@ def _ignore_usr2() -> None:
 
 def rendezvous(job: submitit.JobEnvironment) -> dict[str, str]:
     """The variables by which torch.distributed's `env://` finds the other tasks of this job."""
-    return {"RANK": str(job.global_rank), "WORLD_SIZE": str(job.num_tasks), "LOCAL_RANK": str(job.local_rank),
-            "LOCAL_WORLD_SIZE": str(job.num_tasks // job.num_nodes), "MASTER_ADDR": job.hostnames[0],
-            "MASTER_PORT": str(15000 + int(job.raw_job_id) % 15000)}  # below the ephemeral ports
+    return {
+        "RANK": str(job.global_rank),
+        "WORLD_SIZE": str(job.num_tasks),
+        "LOCAL_RANK": str(job.local_rank),
+        "LOCAL_WORLD_SIZE": str(job.num_tasks // job.num_nodes),
+        "MASTER_ADDR": job.hostnames[0],
+        "MASTER_PORT": str(15000 + int(job.raw_job_id) % 15000),
+    }  # below the ephemeral ports
 
 
 def write(path: Path, values: dict) -> None:

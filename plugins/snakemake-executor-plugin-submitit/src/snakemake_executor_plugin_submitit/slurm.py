@@ -1,4 +1,6 @@
-"""What SLURM's own commands say, without its accounting database: which jobs live, and what the cluster can give."""
+"""What SLURM's own commands say, without its accounting database: which jobs live, and what the
+cluster can give.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,21 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 TOOLS = ("sbatch", "squeue", "scontrol", "scancel", "sinfo", "srun")
-WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "SUSPENDED",
-           "RUNNING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+WAITING = {
+    "PENDING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "SPECIAL_EXIT",
+    "RESV_DEL_HOLD",
+    "SUSPENDED",
+    "RUNNING",
+    "RESIZING",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+}
 ENDING = "COMPLETING"  # ended, being cancelled or being requeued: SLURM does not say which yet
 
 
@@ -30,7 +45,9 @@ class Job(NamedTuple):
 def ask(*command: str, timeout: float = 60) -> str:
     """Standard output of one of SLURM's commands; SlurmError with its complaint."""
     try:
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout)
+        result = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=timeout
+        )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on this machine") from None
     except subprocess.TimeoutExpired:
@@ -43,14 +60,18 @@ def ask(*command: str, timeout: float = 60) -> str:
 
 def jobs() -> list[Job]:
     """This user's jobs, those that ended a while ago (MinJobAge) included."""
-    lines = ask("squeue", "-u", str(os.getuid()), "--states=all", "-h", "-o", "%i|%j|%T|%r").splitlines()
+    lines = ask(
+        "squeue", "-u", str(os.getuid()), "--states=all", "-h", "-o", "%i|%j|%T|%r"
+    ).splitlines()
     return [Job(*line.split("|", 3)) for line in lines]
 
 
 def ended(job_id: str) -> Job | None:
     """A job that squeue has forgotten, from the accounting database where there is one."""
     try:
-        lines = ask("sacct", "-X", "-n", "-P", "-j", job_id, "-o", "JobID,JobName,State,Reason").splitlines()
+        lines = ask(
+            "sacct", "-X", "-n", "-P", "-j", job_id, "-o", "JobID,JobName,State,Reason"
+        ).splitlines()
     except SlurmError:
         return None
     job = Job(*lines[-1].split("|", 3)) if lines else None
@@ -68,48 +89,75 @@ def tasks_per_node(resources: dict) -> int:
 
 
 def check(rules: dict[str, dict]) -> dict[str, dict[str, float]]:
-    """The longest run in minutes and the most memory (MB) of a node that each rule can have; submits nothing.
+    """The longest run in minutes and the most memory (MB) of a node that each rule can have;
+    submits nothing.
 
     SlurmError if this machine has no SLURM, or if no node can ever give what a rule asks for.
 
-    `rules` holds each rule's resources: gpus, nodes, tasks_per_node, threads, mem_mb, runtime (minutes), slurm_partition.
+    `rules` holds each rule's resources: gpus, nodes, tasks_per_node, threads, mem_mb, runtime
+    (minutes), slurm_partition.
     """
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
-        raise SlurmError(f"SLURM is not on this machine ({', '.join(missing)} not found); run on a login node of the "
-                         "cluster, or use --submitit-cluster local")
+        raise SlurmError(
+            f"SLURM is not on this machine ({', '.join(missing)} not found); run on a login node "
+            f"of the "
+            "cluster, or use --submitit-cluster local"
+        )
     partitions: dict[str, list[dict]] = {}
     default = None
     for line in ask("sinfo", "-a", "-N", "-h", "-o", "%P|%G|%c|%m|%l").splitlines():
         name, gres, cpus, memory, limit = line.split("|")
         default = name.rstrip("*") if name.endswith("*") else default
         partitions.setdefault(name.rstrip("*"), []).append(
-            {"GPUs": sum(map(int, re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", gres))), "CPUs": int(cpus.rstrip("+")),
-             "MB of memory": int(memory.rstrip("+")), "minutes": minutes(limit)})
+            {
+                "GPUs": sum(map(int, re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", gres))),
+                "CPUs": int(cpus.rstrip("+")),
+                "MB of memory": int(memory.rstrip("+")),
+                "minutes": minutes(limit),
+            }
+        )
     limits = {}
     for rule, resources in rules.items():
         partition = resources.get("slurm_partition") or default
         if partition is None:
-            raise SlurmError(f"rule {rule}: the cluster has no default partition; set slurm_partition, one of "
-                             f"{', '.join(sorted(partitions))}")
+            raise SlurmError(
+                f"rule {rule}: the cluster has no default partition; set slurm_partition, one of "
+                f"{', '.join(sorted(partitions))}"
+            )
         for name in str(partition).split(","):
             if name not in partitions:
-                raise SlurmError(f"rule {rule}: unknown partition {name!r}{nearest(name, partitions)}")
+                raise SlurmError(
+                    f"rule {rule}: unknown partition {name!r}{nearest(name, partitions)}"
+                )
         nodes = [node for name in str(partition).split(",") for node in partitions[name]]
         tasks = tasks_per_node(resources)
-        for what, wanted, key in (("GPUs", resources.get("gpus"), "gpus"),
-                                  ("CPUs", tasks * int(resources.get("threads") or 1), "threads"),
-                                  ("MB of memory", resources.get("mem_mb"), "mem_mb"),
-                                  ("minutes", resources.get("runtime"), "runtime")):
+        for what, wanted, key in (
+            ("GPUs", resources.get("gpus"), "gpus"),
+            ("CPUs", tasks * int(resources.get("threads") or 1), "threads"),
+            ("MB of memory", resources.get("mem_mb"), "mem_mb"),
+            ("minutes", resources.get("runtime"), "runtime"),
+        ):
             most = max(node[what] for node in nodes)
             if isinstance(wanted, int) and wanted > most:
-                where = "the partition's time limit is" if what == "minutes" else "no node has more than"
-                raise SlurmError(f"rule {rule}: asks for {wanted} {what}, but in partition {partition} {where} {most:g}; "
-                                 f"lower its {key}")
+                where = (
+                    "the partition's time limit is"
+                    if what == "minutes"
+                    else "no node has more than"
+                )
+                raise SlurmError(
+                    f"rule {rule}: asks for {wanted} {what}, but in partition {partition} {where} "
+                    f"{most:g}; "
+                    f"lower its {key}"
+                )
         if int(resources.get("nodes") or 1) > len(nodes):
-            raise SlurmError(f"rule {rule}: asks for {resources['nodes']} nodes, but partition {partition} has "
-                             f"{len(nodes)}; lower its nodes")
-        limits[rule] = {what: max(node[what] for node in nodes) for what in ("minutes", "MB of memory")}
+            raise SlurmError(
+                f"rule {rule}: asks for {resources['nodes']} nodes, but partition {partition} has "
+                f"{len(nodes)}; lower its nodes"
+            )
+        limits[rule] = {
+            what: max(node[what] for node in nodes) for what in ("minutes", "MB of memory")
+        }
     return limits
 
 

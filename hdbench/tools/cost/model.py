@@ -26,6 +26,12 @@ class Utilisation(Config):
     tfloat32: float = Field(gt=0, le=1)
     float32: float = Field(gt=0, le=1)
 
+    def of(self, precision: Precision) -> float:
+        """Share of the peak that is reached."""
+        return {"bfloat16": self.bfloat16, "tfloat32": self.tfloat32, "float32": self.float32}[
+            precision
+        ]
+
 
 class Cpu(Config):
     gflops: float = Field(gt=0, description="GFLOP/s of a core")
@@ -78,11 +84,11 @@ class CostModel(Config):
         return self
 
     def seconds(self, flops: Mapping[str, float]) -> float:
-        """Of one GPU."""
+        """Of one GPU, from FLOPs by precision."""
         peak = self.gpus[self.gpu].peak
         return sum(
-            count / (1e12 * peak[kind] * getattr(self.utilisation, kind))
-            for kind, count in flops.items()
+            count / (1e12 * peak[precision] * self.utilisation.of(precision))
+            for precision, count in flops.items()
         )
 
 

@@ -1,0 +1,103 @@
+"""What a data set is: its sizes, what its labels mean, how it is made and how it is read."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor
+
+from hdbench.core.config import Config
+from hdbench.core.pixels import load_images, save_images, to_float
+
+if TYPE_CHECKING:
+    from hdbench.networks.autoencoders import AutoencoderConfig
+
+SPLITS = ("train", "test", "score")
+# images (N, C, H, W) uint8 and labels (N,) int64 by split
+Splits = dict[str, tuple[Tensor, Tensor]]
+
+
+class Dataset(Config, ABC):
+    """One data set: the class says what it is, its fields are the settings of a suite's `data`.
+
+    A subclass has a field `name: Literal["..."]`, the sizes `image_size`, `channels` and `classes`
+    as fields or properties (of what networks see: of latents for a data set that is stored as
+    latents), and one of two ways to be made:
+
+    - in memory: `build`, at least of `train` and `test`, and fields of these names or `counts`;
+    - as latents: `stored = "latents"`, `encode` and `open`, and a field `autoencoder`.
+    """
+
+    title: ClassVar[str]  # a line for people
+    version: ClassVar[int] = 1  # raise it when the images of equal settings change: new stage ids
+    stored: ClassVar[Literal["memory", "latents"]] = "memory"
+
+    if TYPE_CHECKING:  # fields in one data set, properties in another
+        name: str
+        image_size: int
+        channels: int
+        classes: int | None
+        autoencoder: AutoencoderConfig  # of a data set that is stored as latents
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of images by split: of the fields `train`, `test` and `score`, if any."""
+        sized = [split for split in SPLITS if split in type(self).model_fields]
+        return {split: getattr(self, split) for split in sized}
+
+    @property
+    def largest_sample(self) -> int:
+        """The most real images for each side of a comparison: two parts of train, and test."""
+        return min(self.counts["train"] // 2, self.counts["test"])
+
+    @property
+    def attributes(self) -> tuple[int, ...]:
+        """Numbers of classes of what a classifier tells apart; by default the label alone."""
+        return (self.classes or 0,)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """What a classifier should find for labels (N,): (N,) or (N, A) of A attributes, int64."""
+        return labels
+
+    def prompts(self) -> list[dict[str, Any]] | None:
+        """For each label its "prompt", "category" and "held_out"; None where labels are classes."""
+        return None
+
+    @property
+    def label_kind(self) -> Literal["class", "caption", "prompt"]:
+        """What a label is: a class, a row of `prompts`, or of the prompts that `encode` found."""
+        return "class" if self.prompts() is None else "caption"
+
+    @property
+    def stride(self) -> int:
+        """Distance between labels of successive samples, coprime with their number."""
+        return 1
+
+    def build(self) -> Splits:
+        """Every split, drawn from the data set's own seed; equal settings give equal bits."""
+        raise NotImplementedError(f"{self.name} is not built in memory")
+
+    def encode(
+        self, folder: Path, device: Any, progress: Callable[[int, int], None]
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Make the data set in `folder`; return the names of its files, and facts for its manifest.
+
+        By default an npz for each split of `build`.  `progress` takes images done and images in
+        all, of this rank.
+        """
+        names = []
+        for split, (images, labels) in self.build().items():
+            save_images(folder / f"{split}.npz", images, labels)
+            names.append(f"{split}.npz")
+        return names, {}
+
+    def open(self, folder: Path, split: str) -> tuple[Any, Tensor]:
+        """A split that `encode` made: images (N, C, H, W) float32 in [-1, 1] or latents, labels.
+
+        Raises UserError for missing or broken files.
+        """
+        images, labels = load_images(folder / f"{split}.npz")
+        return to_float(images), labels

@@ -1,0 +1,69 @@
+"""The networks of stage 2 while it trains, and the names of their heads."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
+from torch import Tensor, nn
+
+from hdbench.flow.path import Velocity, velocity
+from hdbench.methods.discriminators import HEADS
+from hdbench.methods.discriminators.base import HeadOutput
+from hdbench.networks.base import TokenNetwork
+
+Point = tuple[Tensor, Tensor, Tensor]  # (z, t, c) at which a network is asked
+
+
+def known_head(name: str) -> str:
+    """The name itself; a validation error unless it is "none" or a head's, installed ones included."""
+    known = ("none", *HEADS.load())
+    if name not in known:
+        expected = ", ".join(f"'{choice}'" for choice in known)
+        raise PydanticCustomError(
+            "literal_error", "Input should be {expected}", {"expected": expected}
+        )
+    return name
+
+
+Discriminator = Annotated[str, AfterValidator(known_head)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """The networks of stage 2 while it trains."""
+
+    student: nn.Module
+    teacher: nn.Module
+    real: Velocity
+    """The teacher's guided velocity."""
+    fake_network: nn.Module | None
+    """The fake score; None for a method without one."""
+    head: nn.Module | None
+    """The discriminator head; None without one."""
+    features: TokenNetwork | None
+    """Whose tokens the head reads."""
+
+    @property
+    def fake(self) -> Velocity:
+        return velocity(self.fake_network)
+
+    def judge(self, point: Point, blocks: tuple[int, ...]) -> HeadOutput:
+        """The head's output at (z, t, c)."""
+        return self.apply_head(self.features.features(*point, blocks))
+
+    def judge_for_critic(self, point: Point, blocks: tuple[int, ...]) -> HeadOutput:
+        """As `judge`; a frozen feature network keeps no graph."""
+        with torch.no_grad() if self.features is self.teacher else nullcontext():
+            tokens = self.features.features(*point, blocks)
+        return self.apply_head(tokens)
+
+    def apply_head(self, tokens: list[Tensor]) -> HeadOutput:
+        """Without autocast: logits and weights stay float32."""
+        with torch.autocast("cuda" if tokens[0].is_cuda else "cpu", enabled=False):
+            dtype = next(self.head.parameters()).dtype
+            return self.head([h.to(dtype) for h in tokens])

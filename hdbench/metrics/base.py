@@ -1,0 +1,175 @@
+"""What a metric is: an estimate with the influence of each sample, and the class that makes it."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Estimate(NamedTuple):
+    """A value, and how each of the N samples, which are random, moves it.
+
+    `influence` holds IF_i: its standard deviation over sqrt(N) is the standard error of the value,
+    and the difference of two models on the same noises has the standard error of the paired
+    differences of their influences.
+    """
+
+    value: float
+    influence: np.ndarray  # (N,) float64, mean about 0; NaN where unknown
+    both: float | None = None  # standard error with samples *and* reference random, where known
+    rows: np.ndarray | None = None  # (N,) int64: which samples it is of; None: all of them
+
+    @property
+    def standard_error(self) -> float:
+        return float(self.influence.std(ddof=1) / len(self.influence) ** 0.5)
+
+    def with_standard_error(self, error: float) -> Estimate:
+        """The same influences scaled to this standard error; left alone where they do not vary."""
+        unscaled = self.standard_error
+        if unscaled == 0:
+            return self
+        return self._replace(influence=self.influence * (error / unscaled))
+
+
+def mean(values: np.ndarray) -> Estimate:
+    """The mean of values (N,), each its own influence."""
+    values = np.asarray(values, dtype=np.float64)
+    return Estimate(float(values.mean()), values - values.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the metrics, as a protocol or a suite has them."""
+
+    neighbours: int = 3  # k of precision and recall
+    kid_subsets: int = 100
+    kid_subset_size: int = 1000
+    score_splits: Literal["shuffled_10", "consecutive_5000"] = "shuffled_10"
+    intervals: bool = True  # standard errors of Frechet distances, which take a little longer
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInput:
+    """N samples and what they are compared with; None or empty is what a protocol does not have.
+
+    `features` are those of the protocol's network: of the suite's own classifier, or Inception's
+    last layer.  `reference` are those that they are compared with: of M = N images of train, or of
+    the images that the protocol names.  `real` has for each of "train", "held_out" and "test" the
+    arrays `<set>_features` (N, d), `<set>_bands` (N, bands) and `<set>_rings` (H/2,), see
+    `hdbench.evaluation.classifier.reference_arrays`.
+    """
+
+    features: np.ndarray | None = None  # (N, d), any float; distances are taken in this dtype
+    reference: np.ndarray | None = None  # (M, d)
+    settings: Settings = Settings()
+
+    captions: Sequence[Mapping[str, Any]] = ()  # N: "category" and "held_out" of each sample
+    real_captions: Sequence[Mapping[str, Any]] = ()  # M: those of the reference, or of test
+    clip: tuple[np.ndarray, np.ndarray] | None = None  # (N, d) of images and of their prompts
+
+    # of the protocol `classifier`
+    images: Tensor | None = None  # (N, C, H, W) uint8
+    wanted: np.ndarray | None = None  # (N,) or (N, A) int64: classes that each image should show
+    probabilities: np.ndarray | None = None  # (N, classes) float32; attributes side by side
+    attributes: tuple[int, ...] = ()  # numbers of classes of these attributes
+    real: Mapping[str, np.ndarray] = field(default_factory=dict)  # of reference.npz, see below
+    real_split: str | None = None  # the samples are themselves this part of `real`
+
+    # of Inception's protocols
+    spatial: np.ndarray | None = None  # (N, 2023) float32, the features of sFID
+    statistics: Mapping[str, Any] = field(default_factory=dict)  # layer -> GaussianReference
+    logits: np.ndarray | None = None  # (N, 1008)
+
+    _results: dict[Callable, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def size(self) -> int:
+        """N."""
+        given = (self.features, self.images, None if self.clip is None else self.clip[0])
+        return next(len(array) for array in given if array is not None)
+
+    def once(self, function: Callable[[MetricInput], T]) -> T:
+        """function(self), computed once for all the metrics that need it."""
+        if function not in self._results:
+            self._results[function] = function(self)
+        return self._results[function]
+
+    def rows_of(self, key: str, value: Any) -> tuple[np.ndarray, ...]:
+        """Rows of the samples and of the reference whose captions have this value; int64."""
+        return tuple(
+            np.flatnonzero([caption.get(key) == value for caption in captions])
+            for captions in (self.captions, self.real_captions)
+        )
+
+    def categories(self) -> list[str]:
+        """The samples' categories, sorted."""
+        return sorted({row["category"] for row in self.captions if row.get("category")})
+
+
+class Metric(ABC):
+    """One metric, or a family of metrics whose names differ in one place; it holds no state.
+
+    A subclass sets `name` (a family: with a placeholder, as `power_band{n}`) and `title`, and
+    defines `measure`.  Numbers appear in results as `<name>_<N>`, so a name says nothing about N.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]  # for tables: "FD train"
+    better: ClassVar[Literal["lower", "higher"] | None] = None
+    low: ClassVar[float] = -math.inf  # smallest and largest possible values
+    high: ClassVar[float] = math.inf
+    version: ClassVar[int] = 1  # raise it when the value or its error changes for the same samples
+    group: ClassVar[str]  # metrics of one group share an artifact; by default a group of its own
+    layer: ClassVar[Literal["2048", "spatial"] | None] = None  # of Inception, that it needs
+    needs: ClassVar[Literal["statistics", "features"] | None] = None  # of the reference
+
+    def __init_subclass__(cls, group: str = "", **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.group = group or cls.__dict__.get("group") or cls.__dict__.get("name", "")
+
+    @classmethod
+    def is_family(cls) -> bool:
+        """Whether the name stands for several metrics."""
+        return "{" in cls.name
+
+    @abstractmethod
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        """The metric by its name, or a family's members by theirs; {} where it has no meaning.
+
+        Influences are of the N samples in their order.
+        """
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        """The fewest samples that the metric can be computed for, and what for: "an interval"."""
+        return 2, "an interval"
+
+    @classmethod
+    def matches(cls, name: str) -> bool:
+        """Whether a name, with or without its count, is this metric's or one of its family."""
+        pattern = re.sub(r"\\\{[^}]*\\\}", ".+", re.escape(cls.name))
+        return re.fullmatch(rf"{pattern}(_\d+k?)?", name) is not None
+
+    @classmethod
+    def is_possible(cls, value: float) -> bool:
+        """Whether the metric can have this value."""
+        return cls.low <= value <= cls.high
+
+
+class Share(Metric):
+    """A metric that is a share of something good."""
+
+    better = "higher"
+    low = 0.0
+    high = 1.0

@@ -1,0 +1,32 @@
+"""Copies of what is rendered, into the folder of committed tables: a step of its own, that no run
+takes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hdbench.core.errors import UserError
+from hdbench.core.files import write_together
+
+SUFFIXES = (".csv", ".md", ".tex", ".png", ".pdf")
+
+
+def publish(name: str, results: Path, out: Path) -> list[Path]:
+    """results/<name>/{*.csv, *.md, tables/*, figures/*} to out/<name>/ and its figures, all or
+    none; the paths written.
+
+    UserError where nothing is rendered.
+    """
+    source, target = results / name, out / name
+    tables = source / "tables" if (source / "tables").is_dir() else source
+    contents = {
+        target / inside / path.name: path.read_bytes()
+        for folder, inside in ((tables, ""), (source / "figures", "figures"))
+        for path in sorted(folder.glob("*"))
+        if path.suffix in SUFFIXES or path.name == "run.json"
+    }
+    if not contents:
+        raise UserError(f"{source}: nothing is rendered there; render tables and figures first")
+    write_together(contents)
+    return list(contents)

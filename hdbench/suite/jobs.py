@@ -1,0 +1,75 @@
+"""Job files: a stage in a small file beside its artifact, so that a job need not plan its suite to
+find itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from hdbench.core.config import Config
+from hdbench.core.errors import UserError
+from hdbench.core.files import write_atomic
+from hdbench.suite.plan import Plan
+from hdbench.suite.stage import Stage, config_of
+
+
+class Job(NamedTuple):
+    """A stage, and the arms that it was planned for."""
+
+    stage: Stage
+    arms: Sequence[str]
+
+
+def job_file(results: Path, stage_id: str) -> Path:
+    """results/stages/<kind>/<label>-<digest>.json."""
+    return results / "stages" / f"{stage_id}.json"
+
+
+def plain(value: Any) -> Any:
+    """A configuration with all its fields, those too that no digest covers."""
+    if isinstance(value, Config):
+        return {field: plain(getattr(value, field)) for field in type(value).model_fields}
+    return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def write_jobs(plan: Plan, results: Path) -> None:
+    """A file for every stage of the plan; one that is there and the same is left alone."""
+    for stage in plan.stages.values():
+        content = {
+            "kind": stage.kind,
+            "label": stage.label,
+            "digest": stage.digest,
+            "parents": stage.parents,
+            "config": plain(stage.config),
+            "arms": plan.arms_of(stage.id),
+        }
+        path, text = job_file(results, stage.id), json.dumps(content, indent=1) + "\n"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
+
+
+def read_job(results: Path, stage_id: str) -> Job | None:
+    """The job of a stage, or None where no plan has written it; UserError for a broken file."""
+    path = job_file(results, stage_id)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stage = Stage(
+            kind=content["kind"],
+            label=content["label"],
+            digest=content["digest"],
+            parents=content["parents"],
+            config=config_of(content["kind"], content["config"]),
+        )
+        arms = content["arms"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path}: not a job file ({type(error).__name__}); delete it") from None
+    if stage.id != stage_id:
+        raise UserError(f"{path}: is of {stage.id}; delete it")
+    return Job(stage, arms)

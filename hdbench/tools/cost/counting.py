@@ -1,0 +1,218 @@
+"""FLOPs and bytes of a plan's stages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hdbench.core.errors import UserError
+from hdbench.evaluation.protocols import protocol_named
+from hdbench.methods.base import Passes, total
+from hdbench.methods.discriminators import parameter_count
+from hdbench.networks.flops import forward_flops
+from hdbench.suite.plan import Plan
+from hdbench.suite.stage import ReferenceStage, Stage
+from hdbench.tools.cost.model import CostModel
+from hdbench.tools.memory.held import Memory
+
+ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}  # bytes
+SPATIAL = 7 * 17 * 17  # sFID's features of an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of a stage."""
+
+    flops: Mapping[str, float] = field(default_factory=dict)
+    """By precision."""
+    waiting: float = 0.0
+    """Seconds in which the GPU waits for the CPU."""
+    disk: float = 0.0
+    """Bytes that stay."""
+    checkpoint: float = 0.0
+    """Bytes of its checkpoint while it runs."""
+
+
+def by_precision(
+    passes: Mapping[str, Passes], precision: str, checkpointing: bool
+) -> dict[str, float]:
+    """Forwards of a sample and step by precision; `passes` are an objective's own."""
+    tangents = sum(kinds.tangent for kinds in passes.values())
+    backwards = sum(kinds.backward for kinds in passes.values())
+    again = (backwards - 2 * tangents) / 2 if checkpointing else 0
+    forwards = Counter({"float32": 4 * tangents})
+    forwards[precision] += total(passes) - 4 * tangents + again
+    return dict(forwards)
+
+
+class Costs:
+    """The cost of a plan's stages; a method for each kind."""
+
+    def __init__(self, plan: Plan, model: CostModel):
+        self.plan = plan
+        self.model = model
+        self.memory = Memory(plan)
+        self.data = plan.suite.data
+        self.latents = self.data.stored == "latents"
+        self.nfe = {row.stages["sample"]: row.nfe for row in plan.rows}
+        self.kinds: dict[str, Callable[[Stage], Cost]] = {
+            "data": self.of_data,
+            "classifier": self.of_training,
+            "clip": self.of_training,
+            "text": self.of_text,
+            "reference": self.of_reference,
+            "teacher": self.of_teacher,
+            "pairs": self.of_pairs,
+            "trajectory": self.of_training,
+            "refine": self.of_training,
+            "sample": self.of_samples,
+            "evaluate": self.of_evaluation,
+        }
+
+    def of(self, stage: Stage) -> Cost:
+        return self.kinds[stage.kind](stage)
+
+    def forward(self, stage: Stage) -> int:
+        """FLOPs of one forward of a generator; every student counts with its embedding of t - r."""
+        text = self.plan.suite.text
+        return forward_flops(
+            stage.config.network,
+            self.data.image_size,
+            self.data.channels,
+            self.data.classes,
+            stage.kind != "teacher",
+            text.tokens if text else 0,
+        )
+
+    def small_forward(self, stage: Stage) -> int:
+        """FLOPs of one forward of a classifier or a CLIP trained in the DAG."""
+        side = self.data.image_size
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+            inputs = [torch.empty(1, self.data.channels, side, side)]
+            if stage.kind == "clip":
+                inputs.append(torch.empty(1, self.plan.suite.text.tokens, dtype=torch.int64))
+            self.memory.student(stage)(*inputs)
+        return counter.get_total_flops()
+
+    def latent(self, images: int, item: int = 4) -> int:
+        """Bytes of so many x."""
+        return images * self.data.channels * self.data.image_size**2 * item
+
+    def images(self) -> int:
+        """In the training data; UserError where the model does not say."""
+        if not self.latents:
+            return self.data.counts["train"]
+        for pattern, count in self.model.images.items():
+            if fnmatch(self.data.source, pattern):
+                return count
+        raise UserError(
+            f"images: nothing in the cost model fits data.source = {self.data.source!r}, only "
+            f"{', '.join(self.model.images)}; add how many images it has"
+        )
+
+    def autoencoded(self, images: float) -> tuple[float, float]:
+        """FLOPs of encoding and of decoding so many images."""
+        cost = self.model.autoencoders[self.data.autoencoder.name]
+        area = (self.data.resolution / cost.resolution) ** 2
+        return images * cost.encode * area, images * cost.decode * area
+
+    def of_data(self, stage: Stage) -> Cost:
+        if not self.latents:
+            n = sum(self.data.counts.values())
+            return Cost(disk=self.latent(n, item=1) + 8 * n)
+        n = self.images()
+        views = n * (1 + self.data.flips)
+        encoding, _ = self.autoencoded(views)
+        disk = self.latent(views, ITEM[self.data.dtype]) + 8 * n
+        return Cost(flops={"tfloat32": encoding}, disk=disk)
+
+    def of_training(self, stage: Stage) -> Cost:
+        training = stage.training
+        held = self.memory.held(stage, training)
+        small = stage.kind in ("classifier", "clip")
+        flops = self.small_forward(stage) if small else self.forward(stage)
+        guided_teacher = self.plan.suite.teacher.guidance.active
+        passes = training.objective.passes(self.plan.suite.network.depth, guided_teacher)
+        forwards = by_precision(passes, training.precision, training.gradient_checkpointing)
+        samples = training.steps * training.batch
+        return Cost(
+            flops={precision: flops * samples * count for precision, count in forwards.items()},
+            disk=4 * held.student,
+            checkpoint=held.checkpoint,
+        )
+
+    def of_teacher(self, stage: Stage) -> Cost:
+        """Trained, or converted."""
+        if stage.training:
+            return self.of_training(stage)
+        return Cost(disk=4 * parameter_count(self.memory.network(stage.config.network, False)))
+
+    def of_text(self, stage: Stage) -> Cost:
+        if not self.latents:
+            return Cost()
+        suite = self.plan.suite
+        encoder = self.model.text_encoder
+        prompts = self.images() + suite.evaluation.samples
+        token = suite.network.caption_width * ITEM[suite.text.dtype]
+        return Cost(
+            flops={"bfloat16": prompts * encoder.tokens * encoder.flops_per_token},
+            disk=prompts * encoder.tokens_kept * token,
+        )
+
+    def of_pairs(self, stage: Stage) -> Cost:
+        config = stage.config
+        n = config.count
+        evaluations = n * config.steps * config.guidance.evaluations
+        disk = 2 * self.latent(n) + 8 * n
+        return Cost(flops={"float32": evaluations * self.forward(stage)}, disk=disk)
+
+    def of_samples(self, stage: Stage) -> Cost:
+        """Of a network, or of real images, which are copied."""
+        n = stage.config.samples
+        nfe = self.nfe[stage.id]
+        flops = {"float32": n * nfe * self.forward(stage)} if nfe else {}
+        if not self.latents:
+            return Cost(flops=flops, disk=self.latent(n, item=1) + 8 * n)
+        _, decoding = self.autoencoded(n)
+        pixels = n * self.data.resolution**2
+        png = self.model.png
+        return Cost(
+            flops=flops | {"tfloat32": decoding},
+            disk=pixels * png.bytes_per_pixel,
+            waiting=1e-9 * pixels * png.write_nanoseconds_per_pixel,
+        )
+
+    def of_reference(self, stage: Stage) -> Cost:
+        """Two parts of train and test; of a named protocol as many images as there are samples."""
+        own = isinstance(stage.config, ReferenceStage)
+        n = 3 * stage.config.samples if own else self.plan.suite.evaluation.samples
+        return self.measured(stage, n)
+
+    def of_evaluation(self, stage: Stage) -> Cost:
+        return self.measured(stage, self.plan.suite.evaluation.samples)
+
+    def measured(self, stage: Stage, n: int) -> Cost:
+        """n images through the extractors."""
+        if self.plan.suite.classifier:
+            stages = self.plan.stages.values()
+            network = next(other for other in stages if other.kind == "classifier")
+            return Cost(flops={"float32": n * self.small_forward(network)})
+        model = self.model
+        protocol = protocol_named(self.plan.suite.evaluation.protocol)
+        clip = protocol.prompts and stage.kind == "evaluate"
+        distances = len(protocol.layers) + 10 * protocol.categories
+        numbers = 2048 + SPATIAL * ("spatial" in protocol.layers) + 2 * 768 * clip
+        reading = 1e-9 * n * self.data.resolution**2 * model.png.read_nanoseconds_per_pixel
+        return Cost(
+            flops={
+                "tfloat32": n * model.extractors.inception,
+                "float32": n * model.extractors.clip * clip,
+            },
+            waiting=reading + model.frechet_seconds * distances,
+            disk=4 * n * numbers,
+        )

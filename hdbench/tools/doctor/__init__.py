@@ -1,0 +1,1 @@
+"""Whether the files and packages that a suite needs from outside are there."""

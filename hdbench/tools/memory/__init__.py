@@ -1,0 +1,1 @@
+"""Memory of a training stage on each GPU, before it is run."""

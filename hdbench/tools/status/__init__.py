@@ -1,0 +1,1 @@
+"""How far a suite is, from the results folder alone."""
