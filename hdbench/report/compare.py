@@ -105,8 +105,8 @@ def compare(
             )
     if not compared:
         raise UserError(
-            f"no row is in both A ({described(a)}) and B ({described(b)}); rows are matched by suite, "
-            "arm, nfe and metric"
+            f"no row is in both A ({described(a)}) and B ({described(b)}); "
+            "rows are matched by suite, arm, nfe and metric"
         )
     rows = decided(compared)
     lost = lone_chains(a, b)

@@ -24,7 +24,7 @@ rule tables:
                 f"{FOLDER}/tables/{table}.html",
                 category="Tables",
                 labels={"table": table},
-                caption=f"../report/{table}.rst",
+                caption=caption(table),
             )
             for table in TABLES
         ],
@@ -109,7 +109,7 @@ rule figures:
                 f"{FOLDER}/figures/{figure}.png",
                 category="Figures",
                 labels={"figure": figure},
-                caption=f"../report/{figure}.rst",
+                caption=caption(figure),
             )
             for figure in FIGURES
         ],
