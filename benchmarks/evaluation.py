@@ -17,19 +17,22 @@ own; `named` grants both of them that).
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import scipy.linalg
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from hdbench.evaluation.evaluate import evaluate
@@ -39,7 +42,7 @@ from hdbench.evaluation.request import Request
 from tests.support.material import clip_weights, inception_weights, pictures, prompts, write_folder
 
 
-def clean_fid_features(folder: Path, network, batch: int) -> np.ndarray:
+def clean_fid_features(folder: Path, network: Callable, batch: int) -> np.ndarray:
     from cleanfid import fid
 
     return fid.get_folder_features(
@@ -55,31 +58,33 @@ def clean_fid_features(folder: Path, network, batch: int) -> np.ndarray:
 TORCH_FIDELITY_BATCH, CLEAN_FID_BATCH = 64, 32  # defaults of calculate_metrics and of compute_fid
 
 
-def libraries(
-    samples: Path, real: Path, table: Path, size: int, names: Path | None
-) -> dict[str, float]:
-    """The libraries' own functions; with `names`, a folder where both find the reference again by
-    name.
-    """
-    import json
+class Images(NamedTuple):
+    """What both sides measure: folders of images, a table of prompts, and KID's subset size."""
 
-    import open_clip
-    from cleanfid import fid
+    samples: Path
+    real: Path
+    table: Path
+    size: int
+
+
+def libraries(images: Images, names: Path | None) -> dict[str, float]:
+    """The libraries' functions; with `names`, a folder where both have the reference by name."""
+    return {
+        **torch_fidelity_metrics(images, names),
+        "clean fid": clean_fid(images, names),
+        "clip": clip_score(images),
+    }
+
+
+def torch_fidelity_metrics(images: Images, names: Path | None) -> dict[str, float]:
     from torch_fidelity import calculate_metrics
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    named = (
-        {}
-        if names is None
-        else {
-            "cache": True,
-            "cache_root": str(names / "torch_fidelity"),
-            "input2_cache_name": "real",
-        }
-    )
-    found = calculate_metrics(
-        input1=str(samples),
-        input2=str(real),
+    cache = {"cache": False}
+    if names:
+        cache = cache_by_name(names)
+    metrics = calculate_metrics(
+        input1=str(images.samples),
+        input2=str(images.real),
         cuda=False,
         isc=True,
         fid=True,
@@ -87,77 +92,92 @@ def libraries(
         prc=True,
         feature_extractor="inception-v3-compat",
         batch_size=TORCH_FIDELITY_BATCH,
-        kid_subset_size=size,
+        kid_subset_size=images.size,
         verbose=False,
         feature_extractor_weights_path=str(inception_weights()),
         save_cpu_ram=True,
-        **{"cache": False} | named,
+        **cache,
     )
-    values = {
-        "fid": found["frechet_inception_distance"],
-        "kid": found["kernel_inception_distance_mean"],
+    return {
+        "fid": metrics["frechet_inception_distance"],
+        "kid": metrics["kernel_inception_distance_mean"],
     }
+
+
+def cache_by_name(names: Path) -> dict:
+    """torch-fidelity's options."""
+    folder = names / "torch_fidelity"
+    return {"cache": True, "cache_root": str(folder), "input2_cache_name": "real"}
+
+
+def clean_fid(images: Images, names: Path | None) -> float:
+    from cleanfid import fid
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
     inner = FeatureExtractorInceptionV3(
         "x", ["2048"], feature_extractor_weights_path=str(inception_weights())
     )
     body = torch.nn.Sequential(*[module for name, module in inner.named_children() if name != "fc"])
-    network = lambda x: body((x - 128) / 128).flatten(1)
-    if names is None:
-        values["clean fid"] = fid.compute_fid(
-            str(samples),
-            str(real),
-            mode="clean",
-            num_workers=0,
-            batch_size=CLEAN_FID_BATCH,
-            device=torch.device("cpu"),
-            verbose=False,
-            custom_feat_extractor=network,
-        )
-    else:
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        """clean-fid's network, from the same weights."""
+        return body((x - 128) / 128).flatten(1)
+
+    if names:
         statistics = np.load(names / "clean_fid.npz")
-        x = clean_fid_features(samples, network, CLEAN_FID_BATCH)
-        values["clean fid"] = fid.frechet_distance(
+        x = clean_fid_features(images.samples, network, CLEAN_FID_BATCH)
+        return fid.frechet_distance(
             x.mean(0), np.cov(x, rowvar=False), statistics["mu"], statistics["sigma"]
         )
+    return fid.compute_fid(
+        str(images.samples),
+        str(images.real),
+        mode="clean",
+        num_workers=0,
+        batch_size=CLEAN_FID_BATCH,
+        device=torch.device("cpu"),
+        verbose=False,
+        custom_feat_extractor=network,
+    )
+
+
+def clip_score(images: Images) -> float:
+    import open_clip
+
     clip, _, transform = open_clip.create_model_and_transforms(f"local-dir:{clip_weights()}")
     clip.eval()
-    rows, scores = json.loads(table.read_text()), []
-    files = sorted(samples.glob("*.png"))
+    rows = json.loads(images.table.read_text())
+    files = sorted(images.samples.glob("*.png"))
+    scores = []
     for start in range(0, len(files), CLEAN_FID_BATCH):
-        part = files[start : start + CLEAN_FID_BATCH]
+        batch = files[start : start + CLEAN_FID_BATCH]
+        pixels = torch.stack([transform(Image.open(file)) for file in batch])
+        tokens = open_clip.tokenize([rows[file.stem]["prompt"] for file in batch])
         with torch.no_grad():
-            images = clip.encode_image(
-                torch.stack([transform(Image.open(file)) for file in part]), normalize=True
-            )
-            texts = clip.encode_text(
-                open_clip.tokenize([rows[file.stem]["prompt"] for file in part]), normalize=True
-            )
-        scores.append(100 * (images * texts).sum(1))
-    return values | {"clip": torch.cat(scores).mean().item()}
+            of_images = clip.encode_image(pixels, normalize=True)
+            of_texts = clip.encode_text(tokens, normalize=True)
+        scores.append(100 * (of_images * of_texts).sum(1))
+    return torch.cat(scores).mean().item()
 
 
-def ours(
-    samples: Path, real: Path, table: Path, size: int, threads: int, cache: Path, layout: Layout
-) -> dict[str, float]:
-    changed = {"torch_fidelity": {"kid_subset_size": size}}
+def ours(images: Images, threads: int, cache: Path, layout: Layout) -> dict[str, float]:
+    changed = {"torch_fidelity": {"kid_subset_size": images.size}}
     protocols = tuple(
         PROTOCOLS[name].model_copy(update=changed.get(name, {}))
         for name in ("torch_fidelity", "clean_fid", "clip_score")
     )
-    found = evaluate(
-        Request(
-            samples=samples,
-            protocols=protocols,
-            references={"torch_fidelity": real, "clean_fid": real},
-            prompts=table,
-            weights={"inception": str(inception_weights()), "clip": str(clip_weights())},
-            device=torch.device("cpu"),
-            allow=frozenset({"other-weights"}),
-            settings=Settings(cache=cache, threads=threads),
-            layout=layout,
-        )
+    request = Request(
+        samples=images.samples,
+        protocols=protocols,
+        references={"torch_fidelity": images.real, "clean_fid": images.real},
+        prompts=images.table,
+        weights={"inception": str(inception_weights()), "clip": str(clip_weights())},
+        device=torch.device("cpu"),
+        allow=frozenset({"other-weights"}),
+        settings=Settings(cache=cache, threads=threads),
+        layout=layout,
     )
-    first, clean, clip = (evaluation.results for evaluation in found)
+    first, clean, clip = (evaluation.results for evaluation in evaluate(request))
     return {
         "fid": first["fid"].estimate.value,
         "kid": first["kid"].estimate.value,
@@ -166,13 +186,74 @@ def ours(
     }
 
 
-def timed(function, *arguments) -> tuple[float, dict[str, float], float]:
-    """Wall seconds, values, and CPU seconds of this process, which other processes on the machine
-    change less.
-    """
-    begun = time.perf_counter(), time.process_time()
+class Timed(NamedTuple):
+    """Wall seconds, CPU seconds of this process (which other processes change less), and values."""
+
+    wall: float
+    cpu: float
+    values: dict[str, float]
+
+
+def timed(function: Callable[..., dict[str, float]], *arguments) -> Timed:
+    wall = time.perf_counter()
+    cpu = time.process_time()
     values = function(*arguments)
-    return time.perf_counter() - begun[0], values, time.process_time() - begun[1]
+    return Timed(time.perf_counter() - wall, time.process_time() - cpu, values)
+
+
+def keep_old_sqrtm() -> None:
+    """scipy 1.18 dropped the argument that clean-fid gives."""
+    sqrtm = scipy.linalg.sqrtm
+    try:
+        sqrtm(np.eye(2), disp=False)
+    except TypeError:
+        scipy.linalg.sqrtm = lambda a, disp=True: sqrtm(a) if disp else (sqrtm(a), None)
+
+
+def write_images(folder: Path, count: int, side: int) -> Images:
+    samples = write_folder(folder / "samples", pictures(count, 1, side))
+    real = write_folder(folder / "real", pictures(count, 2, side))
+    table = prompts(folder / "prompts.json", [f"{row:04}" for row in range(count)])
+    return Images(samples, real, table, min(count, 1000))
+
+
+def name_reference(names: Path, cache: Path, warm_up: Images, images: Images) -> None:
+    """Put the reference where both libraries have it by name."""
+    from torch_fidelity import calculate_metrics
+
+    names.mkdir()
+    folders = (cache / "references").iterdir()
+    (clean,) = (path for path in folders if '"clean"' in (path / "manifest.json").read_text())
+    statistics = load_file(clean / "statistics.safetensors")
+    np.savez(names / "clean_fid.npz", mu=statistics["2048.mu"], sigma=statistics["2048.sigma"])
+    calculate_metrics(
+        input1=str(warm_up.samples),
+        input2=str(images.real),
+        cuda=False,
+        fid=True,
+        isc=True,
+        verbose=False,
+        batch_size=TORCH_FIDELITY_BATCH,
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(inception_weights()),
+        save_cpu_ram=True,
+        **cache_by_name(names),
+    )
+
+
+def show(title: str, library: Timed, by_layout: dict[str, Timed]) -> None:
+    for layout, ours_timed in by_layout.items():
+        differences = [
+            abs(value - library.values[name]) / max(abs(library.values[name]), 1)
+            for name, value in ours_timed.values.items()
+        ]
+        for clock in ("wall", "cpu"):
+            theirs = getattr(library, clock)
+            mine = getattr(ours_timed, clock)
+            print(
+                f"{title:26}{layout:14}{clock:>5} seconds: libraries {theirs:7.1f}  ours "
+                f"{mine:7.1f}  ratio {theirs / mine:5.2f}   values within {max(differences):.0e}"
+            )
 
 
 def main() -> None:
@@ -182,82 +263,33 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--size", type=int, default=64, help="side of the images")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    own = scipy.linalg.sqrtm
-    try:
-        own(np.eye(2), disp=False)
-    except TypeError:  # scipy 1.18 dropped the argument that clean-fid gives
-        scipy.linalg.sqrtm = lambda a, disp=True: own(a) if disp else (own(a), None)
-    n, threads = arguments.images, arguments.threads
+    keep_old_sqrtm()
+    cold: dict[str, Timed] = {}
+    warm: dict[str, Timed] = {}
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        samples, real = (
-            write_folder(folder / name, pictures(n, seed, arguments.size))
-            for name, seed in (("samples", 1), ("real", 2))
-        )
-        table = prompts(folder / "prompts.json", [f"{row:04}" for row in range(n)])
-        inception_weights(), clip_weights()
-        warm_up = write_folder(
-            folder / "warm", pictures(10, 3, arguments.size)
-        )  # imports and threads count for nobody
-        ours(warm_up, warm_up, table, 5, threads, folder / "warm-cache", "library")
-        size, cold, warm = min(n, 1000), {}, {}
+        images = write_images(folder, options.images, options.size)
+        samples = write_folder(folder / "warm", pictures(10, 3, options.size))
+        warm_up = Images(samples, samples, images.table, 5)  # imports and threads count for nobody
+        ours(warm_up, options.threads, folder / "warm-cache", "library")
         for layout in get_args(Layout):
             cache = folder / layout
-            cold[layout] = timed(ours, samples, real, table, size, threads, cache, layout)
+            cold[layout] = timed(ours, images, options.threads, cache, layout)
             shutil.rmtree(cache / "features")
-            warm[layout] = timed(ours, samples, real, table, size, threads, cache, layout)
-        library = timed(libraries, samples, real, table, size, None)
-        names = folder / "names"
-        names.mkdir()
-        from safetensors.numpy import load_file
-
-        built = [
-            load_file(path / "statistics.safetensors")
-            for path in (cache / "references").iterdir()
-            if '"clean"' in (path / "manifest.json").read_text()
-        ][0]
-        np.savez(names / "clean_fid.npz", mu=built["2048.mu"], sigma=built["2048.sigma"])
-        from torch_fidelity import calculate_metrics
-
-        calculate_metrics(
-            input1=str(warm_up),
-            input2=str(real),
-            cuda=False,
-            fid=True,
-            isc=True,
-            verbose=False,
-            batch_size=TORCH_FIDELITY_BATCH,
-            feature_extractor="inception-v3-compat",
-            feature_extractor_weights_path=str(inception_weights()),
-            cache=True,
-            save_cpu_ram=True,
-            cache_root=str(names / "torch_fidelity"),
-            input2_cache_name="real",
-        )
-        named = timed(libraries, samples, real, table, size, names)
+            warm[layout] = timed(ours, images, options.threads, cache, layout)
+        library = timed(libraries, images, None)
+        name_reference(folder / "names", cache, warm_up, images)
+        named = timed(libraries, images, folder / "names")
     print(
-        f"{n} samples and {n} real images of side {arguments.size}, {threads} threads, load "
-        f"{os.getloadavg()[0]:.1f}"
+        f"{options.images} samples and as many real images of side {options.size}, "
+        f"{options.threads} threads, load {os.getloadavg()[0]:.1f}"
     )
-    for what, theirs, ours_ in (
-        ("cold", library, cold),
-        ("warm reference", library, warm),
-        ("warm, libraries' by name", named, warm),
-    ):
-        for layout, mine in ours_.items():
-            worst = {
-                name: abs(mine[1][name] - theirs[1][name]) / max(abs(theirs[1][name]), 1)
-                for name in mine[1]
-            }
-            for kind, which in (("wall", 0), ("CPU", 2)):
-                print(
-                    f"{what:26}{layout:14}{kind:>5} seconds: libraries {theirs[which]:7.1f}  ours "
-                    f"{mine[which]:7.1f}  ratio "
-                    f"{theirs[which] / mine[which]:5.2f}   values within {max(worst.values()):.0e}"
-                )
+    show("cold", library, cold)
+    show("warm reference", library, warm)
+    show("warm, libraries' by name", named, warm)
 
 
 if __name__ == "__main__":

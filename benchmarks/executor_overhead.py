@@ -96,9 +96,9 @@ def main(jobs: int, rounds: int, planned: tuple[int, ...]) -> None:
         f"seconds a job: median of {rounds} rounds of {jobs} jobs (lowest to highest), and above "
         f"plain Snakemake"
     )
-    for name, found in costs.items():
-        median = statistics.median(found)
-        print(f"{name:36}{median:6.2f} ({min(found):.2f}-{max(found):.2f}){median - plain:+7.2f}")
+    for name, times in costs.items():
+        median = statistics.median(times)
+        print(f"{name:36}{median:6.2f} ({min(times):.2f}-{max(times):.2f}){median - plain:+7.2f}")
     if "submitit, slurm" not in ways:
         print("submitit, slurm: not measured, SLURM is not on this machine")
     for count in planned:

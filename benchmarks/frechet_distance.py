@@ -67,11 +67,11 @@ def main() -> None:
     if not arguments.no_clean_fid:
         from cleanfid.fid import frechet_distance
 
-        own = scipy.linalg.sqrtm
+        sqrtm = scipy.linalg.sqrtm
         try:
-            own(np.eye(2), disp=False)
+            sqrtm(np.eye(2), disp=False)
         except TypeError:  # scipy 1.18 dropped the argument that clean-fid gives
-            scipy.linalg.sqrtm = lambda a, disp=True: own(a) if disp else (own(a), None)
+            scipy.linalg.sqrtm = lambda a, disp=True: sqrtm(a) if disp else (sqrtm(a), None)
         functions["clean-fid"] = lambda: frechet_distance(mu, sigma, mu_r, sigma_r)
     warnings.simplefilter("ignore")
     functions["hdbench"]()  # the first call starts the threads of the linear algebra
@@ -89,8 +89,9 @@ def main() -> None:
     for name in functions:
         seconds = np.median([run[name][0] for run in runs])
         ratio = np.median([run[name][0] / run["hdbench"][0] for run in runs])
-        found = runs[0][name][1]
-        print(f"{name:15}{seconds:9.2f}{ratio:9.1f}{found:22.14g}{(found - value) / value:12.1e}")
+        distance = runs[0][name][1]
+        error = (distance - value) / value
+        print(f"{name:15}{seconds:9.2f}{ratio:9.1f}{distance:22.14g}{error:12.1e}")
 
 
 if __name__ == "__main__":

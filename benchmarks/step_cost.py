@@ -15,6 +15,18 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+
+import torch
+
+from hdbench.core.runtime import set_up
+from hdbench.flow.path import guided
+from hdbench.methods.base import Problem, total
+from hdbench.methods.discriminators import build_head
+from hdbench.networks.config import TransformerConfig
+from hdbench.networks.transformer import Transformer
+from hdbench.stages.trainer import Trainer
+from hdbench.suite.schema import Training
 
 OBJECTIVES = {
     "flow_matching": ({"name": "flow_matching"}, 1.0),
@@ -61,46 +73,35 @@ OBJECTIVES = {
 }
 
 
-def measure(
-    name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str
-) -> dict[str, float]:
-    """Median of the paired ratios step / forward, their quartiles, milliseconds, evaluations and
-    peak memory in MB."""
-    import torch
+def training_of(objective: dict, batch: int) -> Training:
+    settings = {"objective": objective, "steps": 10**6, "batch": batch}
+    settings |= {"learning_rate": 1e-4, "ema": 0.99}
+    return Training.model_validate_json(json.dumps(settings))
 
-    from hdbench.core.runtime import set_up
-    from hdbench.flow.path import guided
-    from hdbench.methods.base import Problem, total
-    from hdbench.methods.discriminators import build_head
-    from hdbench.networks.config import TransformerConfig
-    from hdbench.networks.transformer import Transformer
-    from hdbench.stages.trainer import Trainer
-    from hdbench.suite.schema import Training
 
-    place = set_up(threads, device)
-    torch.manual_seed(0)
-    objective, guidance = OBJECTIVES[name]
-    training = Training.model_validate_json(
-        json.dumps(
-            {
-                "objective": objective,
-                "steps": 10**6,
-                "batch": batch,
-                "learning_rate": 1e-4,
-                "ema": 0.99,
-            }
-        )
+def new_network(width: int, depth: int, device: torch.device, mean_velocity: bool) -> Transformer:
+    """For latents of 4x16x16 in ten classes."""
+    config = TransformerConfig(width=width, depth=depth, heads=4, patch=2)
+    network = Transformer(
+        config, image_size=16, channels=4, classes=10, mean_velocity=mean_velocity
     )
+    for parameter in network.parameters():  # as after training: no layer at zero
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    return network.to(device)
+
+
+def new_trainer(
+    training: Training, guidance: float | None, width: int, depth: int, device: torch.device
+) -> Trainer:
+    """Of random networks and images; guidance None: the velocity is given."""
 
     def network(mean_velocity: bool) -> Transformer:
-        config = TransformerConfig(width=width, depth=depth, heads=4, patch=2)
-        net = Transformer(
-            config, image_size=16, channels=4, classes=10, mean_velocity=mean_velocity
-        )
-        for parameter in net.parameters():  # as after training: no layer at zero
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.02)
-        return net.to(place)
+        return new_network(width, depth, device, mean_velocity)
+
+    def head(name: str, gan) -> torch.nn.Module:
+        layers = len(gan.blocks)
+        return build_head(name, layers=layers, width=width, grid=8, parameters=60000).to(device)
 
     teacher = network(False).requires_grad_(False)
     student = network(training.objective.role == "student")
@@ -111,38 +112,47 @@ def measure(
         teacher_velocity=guided(teacher, guidance) if guidance else lambda z, t, c: z,
         copy_teacher=lambda: network(False),
         pairs=(*torch.randn(2, 512, 4, 16, 16), torch.randint(10, (512,))),
-        head=lambda head, gan: build_head(
-            head, layers=len(gan.blocks), width=width, grid=8, parameters=60000
-        ).to(place),
+        head=head,
     )
-    images, labels = torch.randn(512, 4, 16, 16), torch.randint(10, (512,))
-    trainer = Trainer(
-        training.objective.updates(problem), training, student, ("bench",), images, labels
-    )
-    z, t, c = (
-        torch.randn(batch, 4, 16, 16).to(place),
-        torch.rand(batch).to(place),
-        labels[:batch].to(place),
-    )
+    images = torch.randn(512, 4, 16, 16)
+    labels = torch.randint(10, (512,))
+    updates = training.objective.updates(problem)
+    return Trainer(updates, training, student, ("bench",), images, labels)
 
-    def seconds(function) -> float:
+
+def measure(
+    name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str
+) -> dict[str, float]:
+    """Median of the paired ratios step / forward, their quartiles, milliseconds of a forward,
+    evaluations and peak memory in MB.
+    """
+    place = set_up(threads, device)
+    torch.manual_seed(0)
+    objective, guidance = OBJECTIVES[name]
+    training = training_of(objective, batch)
+    trainer = new_trainer(training, guidance, width, depth, place)
+    z = torch.randn(batch, 4, 16, 16).to(place)
+    t = torch.rand(batch).to(place)
+    c = torch.randint(10, (batch,)).to(place)
+
+    def forward() -> None:
+        with torch.no_grad():
+            trainer.student(z, t, t, c)
+
+    def seconds(function: Callable[[], object]) -> float:
         begun = time.perf_counter()
         function()
         if place.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - begun
 
-    def forward() -> None:
-        with torch.no_grad():
-            student(z, t, t, c)
-
-    base = _memory(place)
+    base = peak_memory(place)
     for function in (forward, trainer.train_step) * 2:
         function()
-    pairs = [
+    times = [
         (seconds(forward), seconds(trainer.train_step), seconds(forward)) for _ in range(repeats)
     ]
-    ratios = sorted(2 * step / (before + after) for before, step, after in pairs)
+    ratios = sorted(2 * step / (before + after) for before, step, after in times)
     quartiles = statistics.quantiles(ratios, n=4)
     passes = training.objective.passes(depth, guidance not in (None, 1.0))
     if guidance is None:
@@ -152,16 +162,14 @@ def measure(
         "low": quartiles[0],
         "high": quartiles[2],
         "counted": total(passes),
-        "forward_ms": 1000 * statistics.median(before for before, _, _ in pairs),
-        "peak_mb": _memory(place) - base,
+        "forward_ms": 1000 * statistics.median(before for before, _, _ in times),
+        "peak_mb": peak_memory(place) - base,
     }
 
 
-def _memory(place) -> float:
-    """Peak memory in MB: of the process on a CPU, of the allocator on a GPU."""
-    if place.type == "cuda":
-        import torch
-
+def peak_memory(device: torch.device) -> float:
+    """In MB: of the process on a CPU, of the allocator on a GPU."""
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -197,12 +205,11 @@ def main() -> None:
             name,
             *(str(x) for k, v in options.items() for x in (f"--{k}", v)),
         ]
-        found = json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        )
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+        cost = json.loads(process.stdout)
         print(
-            f"{name:24} {found['ratio']:15.2f} {found['low']:6.2f} -{found['high']:6.2f} "
-            f"{found['counted']:8.2f} {found['forward_ms']:11.1f} {found['peak_mb']:8.0f}",
+            f"{name:24} {cost['ratio']:15.2f} {cost['low']:6.2f} -{cost['high']:6.2f} "
+            f"{cost['counted']:8.2f} {cost['forward_ms']:11.1f} {cost['peak_mb']:8.0f}",
             flush=True,
         )
 

@@ -24,12 +24,13 @@ from hdbench.cli.group import clean_errors, main, rendered_option, results_optio
 @rendered_option
 @clean_errors
 def theory_command(config, threads, results, out):
-    """Train students where the true mean velocity is known: their errors, and what small ones lose;
-    what is done is kept.
+    """Train students where the true mean velocity is known: errors, and what small ones lose.
+
+    Finished students are kept, and the same command goes on behind them.
     """
-    from hdbench.core.runtime import set_up  # start-up: of this command alone
-    from hdbench.experiments.theory.config import read_theory_config
-    from hdbench.experiments.theory.report import run_theory
+    from hdbench.core.runtime import set_up  # start-up: torch
+    from hdbench.experiments.theory.config import read_theory_config  # start-up: torch
+    from hdbench.experiments.theory.report import run_theory  # start-up: torch and matplotlib
 
     theory = read_theory_config(config)
     set_up(threads, "cpu")
@@ -52,12 +53,13 @@ def theory_command(config, threads, results, out):
 @rendered_option
 @clean_errors
 def probes_command(config, threads, results, out):
-    """Train heads to find planted flaws on frozen features: where each sees them and mends them;
-    what is done is kept.
+    """Train heads to find planted flaws on frozen features: what they see and where they correct.
+
+    Finished units are kept, and the same command goes on behind them.
     """
-    from hdbench.core.runtime import set_up  # start-up: of this command alone
-    from hdbench.experiments.probes.config import read_probes
-    from hdbench.experiments.probes.report import run_probes
+    from hdbench.core.runtime import set_up  # start-up: torch
+    from hdbench.experiments.probes.config import read_probes  # start-up: torch
+    from hdbench.experiments.probes.report import run_probes  # start-up: torch and matplotlib
 
     probes = read_probes(config)
     set_up(threads, "cpu")
@@ -70,7 +72,7 @@ def probes_command(config, threads, results, out):
     "--suite",
     default="local_flaws_tuning",
     show_default=True,
-    help="One chain with every head over a grid.",
+    help="One seed with every head over a grid.",
 )
 @click.option(
     "--metrics",
@@ -80,13 +82,11 @@ def probes_command(config, threads, results, out):
 @results_option
 @clean_errors
 def tuned_command(suite, metrics, results):
-    """Print each head's tuned values: those of its arm with the smallest fd_train on the validation
-    chain.
-    """
-    from hdbench.experiments.tuning import chosen, settings  # start-up: of this command alone
-    from hdbench.metrics.records import read_metrics
-    from hdbench.report.numbers import metrics_file
-    from hdbench.suite.load import load_plan
+    """Print each head's tuned values, of its arm with the smallest fd_train."""
+    from hdbench.experiments.tuning import chosen, settings  # start-up: pandas and torch
+    from hdbench.metrics.records import read_metrics  # start-up: pandas
+    from hdbench.report.numbers import metrics_file  # start-up: pandas
+    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
 
     plan = load_plan(suite)
     for head, arm in chosen(plan, read_metrics(metrics or metrics_file(plan, results))).items():

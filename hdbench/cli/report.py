@@ -58,7 +58,7 @@ def collect_command(suite, results, partial, keep):
 @rendered_option
 @clean_errors
 def tables_command(suite, results, metrics, out):
-    """Render the suite's tables as csv, Markdown, LaTeX; what is missing is '-' with a footnote."""
+    """Render the suite's tables as csv, Markdown, LaTeX and HTML; a missing value is '-'."""
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.numbers import metrics_file
     from hdbench.report.tables import write_tables
@@ -189,10 +189,8 @@ def published_command(names, files, numbers, without_remembered, out):
     """Render the main table of a benchmark: published numbers with their sources, and ours below
     them.
     """
-    from hdbench.report.published import (
-        BENCHMARKS,
-        write_published,
-    )  # start-up: of this command alone
+    # start-up: of this command alone
+    from hdbench.report.published import BENCHMARKS, write_published
 
     for path in write_published(
         names or tuple(BENCHMARKS), numbers, files, not without_remembered, out

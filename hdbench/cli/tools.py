@@ -12,7 +12,7 @@ from hdbench.cli.group import clean_errors, main, out_option, results_option, su
 
 @main.command("export")
 @click.option("--arm", required=True, help="A student that samples in one step.")
-@click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
+@click.option("--seed", type=int, default=None, help="Seed; by default the suite's first.")
 @suite_option
 @results_option
 @click.option(
@@ -23,11 +23,9 @@ from hdbench.cli.group import clean_errors, main, out_option, results_option, su
 )
 @clean_errors
 def export_command(suite, results, arm, seed, out):
-    """Write a one-step student as a folder of diffusers, with a model card; it samples without
-    hdbench.
-    """
-    from hdbench.suite.load import load_plan  # start-up: of this command alone
-    from hdbench.tools.export import export
+    """Write a one-step student as a folder of diffusers with a model card; needs no hdbench."""
+    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
+    from hdbench.tools.export import export  # start-up: diffusers and torch
 
     for path in export(load_plan(suite), results, arm, seed, out):
         click.echo(path)
@@ -48,18 +46,21 @@ def export_command(suite, results, arm, seed, out):
 @out_option
 @clean_errors
 def cost_command(suite, results, out, config, gpu, memory):
-    """Say what the stages that are not done will cost: GPU hours, or core-hours of a small suite,
-    and disk; runs nothing.
-    """
-    from hdbench.suite.load import load_plan  # start-up: of this command alone
-    from hdbench.tools.cost.model import read_model
-    from hdbench.tools.cost.report import report, to_do
-    from hdbench.tools.memory.report import memory_report
+    """Say what the stages that are not done will cost; runs nothing.
 
-    plan, model = load_plan(suite), read_model(config, gpu)
-    click.echo(
-        memory_report(plan, model) if memory else report(plan, to_do(plan, results), model, out)
-    )
+    GPU hours, or core-hours of a small suite, and disk.
+    """
+    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
+    from hdbench.tools.cost.model import read_model  # start-up: pydantic
+    from hdbench.tools.cost.report import report, to_do  # start-up: torch
+    from hdbench.tools.memory.report import memory_report  # start-up: torch
+
+    plan = load_plan(suite)
+    model = read_model(config, gpu)
+    if memory:
+        click.echo(memory_report(plan, model))
+    else:
+        click.echo(report(plan, to_do(plan, results), model, out))
 
 
 @main.command("doctor")
@@ -76,12 +77,13 @@ def cost_command(suite, results, out, config, gpu, memory):
 @results_option
 @clean_errors
 def doctor_command(suite, results, config, device, verify):
-    """Say which weights and data of a suite are missing, where to get and put them; exit code 1 if
-    any is missing or broken.
+    """Say which weights and data of a suite are missing, and where to get and put them.
+
+    The exit code is 1 if any is missing or broken.
     """
-    from hdbench.suite.load import load_plan  # start-up: of this command alone
-    from hdbench.tools.doctor.report import look, report
-    from hdbench.tools.doctor.sources import read_sources
+    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
+    from hdbench.tools.doctor.report import look, report  # start-up: torch
+    from hdbench.tools.doctor.sources import read_sources  # start-up: pydantic
 
     plan = load_plan(suite)
     findings = list(look(plan, results, read_sources(config), verify, device))

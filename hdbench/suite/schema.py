@@ -16,6 +16,7 @@ from hdbench.methods import OBJECTIVES
 from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
+from hdbench.suite.tables import Tables
 
 Objective = OBJECTIVES.union()
 Dataset = DATASETS.union()
@@ -318,27 +319,6 @@ class Recipe(Config):
                 f"add {'a line' if len(lacking) == 1 else 'a line for each'}"
             )
         return self
-
-
-class TableOptions(Config):
-    """What a suite says of a table that differs from the table's defaults."""
-
-    caption: str | None = None
-    rows: tuple[str, ...] | None = Field(
-        None, min_length=1, description="these arms, in this order, in place of the default ones"
-    )
-    also: tuple[str, ...] = Field((), description="arms beside the default ones")
-    without: tuple[str, ...] = Field((), description="arms of the default ones that are left out")
-    against: tuple[str, ...] | None = Field(
-        None, description="arms to which paired differences are shown"
-    )
-
-
-Tables = Annotated[
-    Annotated[tuple[str, ...], Tag("list")]
-    | Annotated[dict[str, TableOptions | None], Tag("mapping")],
-    Discriminator(lambda value: "mapping" if isinstance(value, dict) else "list"),
-]
 
 
 class Suite(Config):

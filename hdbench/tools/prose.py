@@ -1,13 +1,15 @@
-"""Numbers in documents: what stands between `<!-- hdbench KEY -->` and `<!-- / -->` is a rendering of a suite's metrics.
+"""Numbers in documents: what stands between `<!-- hdbench KEY -->` and `<!-- / -->` is a rendering
+of a suite's metrics.
 
-<!-- hdbench textured_digits fd_test hd_conv -->36.4 ± 3.9<!-- / -->      mean and 95% interval over chains
-<!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with these sampling steps
-<!-- hdbench textured_digits fd_test hd_conv - hd -->...                  paired difference
-<!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired ratio
-<!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm with it (no arms: all in one step)
-<!-- hdbench textured_digits verdict C1 -->... , finding C1, chains, core_hours, claims (the table of verdicts),
-methods (every recipe with its source and its distance by sampling steps)
-<!-- hdbench probes cosine awd_logit_n64_flip4 -->... , with  - pooled_n64_flip4  behind it the difference within seeds
+<!-- hdbench textured_digits fd_test hd_conv -->36.4 ± 3.9<!-- / -->      mean and 95% interval over
+chains <!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with
+these sampling steps <!-- hdbench textured_digits fd_test hd_conv - hd -->...
+paired difference <!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired
+ratio <!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm with it (no
+arms: all in one step) <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains,
+core_hours, claims (the table of verdicts), methods (every recipe with its source and its distance
+by sampling steps) <!-- hdbench probes cosine awd_logit_n64_flip4 -->... , with  - pooled_n64_flip4
+behind it the difference within seeds
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -24,6 +25,8 @@ import pandas as pd
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
+from hdbench.experiments.probes.report import reported
+from hdbench.experiments.report import Intervals
 from hdbench.experiments.theory.values import read_theory
 from hdbench.metrics.records import Interval, read_metrics
 from hdbench.report.claims import find_entry, judge, values_of, verdicts
@@ -40,7 +43,9 @@ SPAN = re.compile(r"<!-- hdbench (?P<key>[^>]*?) -->(?P<text>.*?)<!-- / -->", re
 
 
 def fill(text: str, tables: Path, source: str) -> str:
-    """The document with every span rendered from tables/<suite>/metrics.csv; UserError for a key that names nothing."""
+    """The document with every span rendered from tables/<suite>/metrics.csv; UserError for a key
+    that names nothing.
+    """
     if text.count("<!-- hdbench ") != len(SPAN.findall(text)):
         raise UserError(f"{source}: a span of numbers is not closed; end it with <!-- / -->")
 
@@ -107,7 +112,9 @@ def _block(frame: pd.DataFrame) -> str:
 
 
 def _lowest(numbers: Numbers, metric: str, entries: list[Entry]) -> str:
-    """The one of these entries with the lowest value, and the value; without any, of all models in one step."""
+    """The one of these entries with the lowest value, and the value; without any, of all models in
+    one step.
+    """
     models = (name for name, arm in numbers.plan.arms.items() if not arm.real)
     entries = entries or [e for arm in models for e in numbers.entries(arm) if e.steps == 1]
     values = {entry: numbers(entry, numbers.counted(metric)) for entry in entries}
@@ -128,7 +135,7 @@ def _ratio(numbers: Numbers, metric: str, arm: str, other: str) -> str:
 
 
 def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
-    found, known = _probes(tables)
+    intervals, known = _probes(tables)
     match words:
         case [metric, arm] | [metric, arm, "-", _]:
             for name in words[1::2]:
@@ -137,7 +144,9 @@ def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
                         f"{source}: {key}: no {metric} of {name!r}"
                         + nearest(name, {arm for arm, _ in known})
                     )
-            return _shown(found(arm, metric, *words[3:]), signed=len(words) > 2)
+            if words[3:]:
+                return _shown(intervals.difference(arm, words[3], metric), signed=True)
+            return _shown(intervals(arm, metric))
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/tools/prose.py")
 
 
@@ -205,12 +214,11 @@ def _numbers(suite: str, tables: Path) -> Numbers:
 
 
 @functools.cache
-def _probes(tables: Path) -> tuple[Callable[..., Interval], set[tuple[str, str]]]:
-    from hdbench.experiments.probes.report import intervals
-
+def _probes(tables: Path) -> tuple[Intervals, set[tuple[str, str]]]:
+    """Intervals of the reported numbers, and which arms have which metrics."""
     frame = read_metrics(tables / "probes" / "metrics.csv")
-    own = frame[frame.suite == "probes"]
-    return intervals(frame), set(zip(own.arm, own.metric))
+    known = frame.loc[frame.suite == "probes", ["arm", "metric"]]
+    return reported(frame), set(known.itertuples(index=False, name=None))
 
 
 @functools.cache

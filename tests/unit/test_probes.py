@@ -244,9 +244,7 @@ def easy(tmp_path):
 
 @pytest.mark.slow
 def test_heads_learn_to_find_a_flaw_that_their_tokens_show(easy):
-    """The gradient of a trained head points to the true correction, that of a fresh one does
-    not.
-    """
+    """A trained head's gradient points to the true correction, that of a fresh one does not."""
     unit = easy({"change": "fade", "size": None}, ("patch", "awd_logit"))
     found = run_unit(unit, Patches(), lambda step: None)
     values = dict(zip(found["names"], found["values"][..., 0].T, strict=True))
@@ -610,7 +608,7 @@ def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(mo
     every = probes.model_copy(update={"suites": suites, "tokens": (16, 64, 256)})
     assert probes.heads == tuple(HEADS) and len(probes_config.teachers(every)) == 3 * 4
     refine = load_plan("local_flaws").suite.base.refine
-    assert probes.steps == refine.steps * refine.objective.critic_steps
+    assert probes.steps == refine.steps * refine.objective.critic_steps()
     assert {source.plan.name for source in probes_config.teachers(probes).values()} == {
         "local_flaws_tuning",
         "local_flaws",

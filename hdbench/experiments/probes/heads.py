@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hdbench.methods.discriminators import HEADS
-from hdbench.report.figures.sources import dagger
+from hdbench.report.columns import dagger
 
 
 def is_adaptive(head: str) -> bool:

@@ -105,8 +105,8 @@ def explanation(probes: Probes) -> str:
         "fade: its amplitude is halved. Inside: share of the energy of the generator's gradient "
         "where the image is wrong. Cosine: of minus the gradient with the true correction. Damage: "
         "squared change elsewhere for each unit of squared error repaired, at the step that "
-        "cancels the flaw along the true correction. Learning rates by the largest cosine on a seed "
-        f"that is not shown. 95% intervals, {over}."
+        "cancels the flaw along the true correction. Learning rates by the largest cosine on a "
+        f"seed that is not shown. 95% intervals, {over}."
     )
 
 

@@ -182,7 +182,10 @@ def judge(reader: Reader, heads: Sequence[nn.Module], images: HeldOut) -> list[J
     """Every head on all images, batch by batch: features are computed once for all heads."""
     batches = [[] for _ in heads]
     for rows in torch.arange(len(images.y)).split(BATCH):
-        y, eps, t, labels = images.y[rows], images.eps[1][rows], images.t[rows], images.labels[rows]
+        y = images.y[rows]
+        eps = images.eps[1][rows]
+        t = images.t[rows]
+        labels = images.labels[rows]
         with torch.no_grad():
             clean = reader.tokens(images.x[rows], images.eps[0][rows], t, labels)
             flawed = reader.tokens(y, eps, t, labels)

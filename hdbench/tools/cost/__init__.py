@@ -2,7 +2,7 @@
 
 A stage's FLOPs are forward-equivalents, each objective's own count, times those of one forward
 (hdbench.networks.flops):
-    GPU seconds = sum over precisions of FLOPs / (peak * utilisation) + seconds in which the GPU waits
+    GPU seconds = sum over precisions of FLOPs / (peak * utilisation) + seconds of waiting
 What a forward-mode pass goes through is float32 in any precision: with k tangents a sample also k
 forwards and their 2k backwards.  Gradient checkpointing computes half of all other backwards again,
 as forwards.  Heads, data loading and queues are not counted.

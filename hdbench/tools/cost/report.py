@@ -134,7 +134,8 @@ def assumptions(plan: Plan, model: CostModel, estimated: Estimate) -> str:
     )
     return (
         f"Assumed: {model.gpu} ({used}), no loss with several a job; "
-        f"{Costs(plan, model).images():,} images of data; PNG of {model.png.bytes_per_pixel:g} bytes "
-        "a pixel. A checkpoint goes when its job is done; there are two while it is saved. Start "
-        f"with --config device=cuda; `hdbench doctor --suite {plan.given}` says what must be there."
+        f"{Costs(plan, model).images():,} images of data; PNG of {model.png.bytes_per_pixel:g} "
+        "bytes a pixel. A checkpoint goes when its job is done; there are two while it is saved. "
+        "Start with --config device=cuda; "
+        f"`hdbench doctor --suite {plan.given}` says what must be there."
     )

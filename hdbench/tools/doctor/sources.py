@@ -17,7 +17,7 @@ MARK = "*"  # after what is not checked
 
 
 class Source(Config):
-    """A public thing; its address and SHA-256 are here, or in hdbench.evaluation.weights (`public`)."""
+    """A public thing; its address and SHA-256 are here or in hdbench.evaluation.weights."""
 
     name: str
     serves: tuple[str, ...] = Field(min_length=1)

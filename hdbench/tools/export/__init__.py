@@ -67,8 +67,8 @@ def student_stage(plan: Plan, name: str, seed: int | None) -> Stage:
     arm = plan.arms.get(name)
     if arm and (fault := fault_of(plan, name)):
         raise UserError(
-            f"--arm = {name!r}: {fault}; export takes a student that was trained for one step, of a "
-            "network that diffusers has"
+            f"--arm = {name!r}: {fault}; export takes a student that was trained for one step, of "
+            "a network that diffusers has"
         )
     return find_stage(plan, "refine" if arm and arm.refine else "trajectory", name, seed, None)
 

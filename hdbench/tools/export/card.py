@@ -89,8 +89,8 @@ def origin(plan: Plan, name: str) -> str:
     public = suite.teacher.checkpoint
     if public:
         teacher = (
-            f"the public {public.format} checkpoint `{Path(public.path).name}`, whose license holds "
-            "for this model too"
+            f"the public {public.format} checkpoint `{Path(public.path).name}`, whose license "
+            "holds for this model too"
         )
     else:
         teacher = f"trained from scratch by {suite.teacher.training.objective.name}"

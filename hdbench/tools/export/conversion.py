@@ -67,7 +67,8 @@ def empty_model(network: Transformer) -> DiTTransformer2DModel:
 
 def copy_ends(network: Transformer, model: DiTTransformer2DModel, factor: float) -> None:
     """First and last layers, the last one times a factor."""
-    channels, p = network.channels, network.config.patch
+    channels = network.channels
+    p = network.config.patch
 
     def reordered(tensor: Tensor) -> Tensor:
         """(c, p, p) -> (p, p, c) of the outputs."""

@@ -16,9 +16,9 @@ One block; T = rows x tokens, width d, heads h, MLP ratio m, and s bytes a numbe
 - in bfloat16 autocast's copies of the weights too, 2 bytes each; with checkpointing those of one
   block.
 
-Around the blocks T d (8 + s) + T C p^2 s + 9 rows d s: the last norm, the inputs of the last and the
-first layer, the condition.  Not counted: heads' activations, what a pass makes and drops at once,
-passes without gradient, CUDA's own and fragmentation; leave a fifth for them.
+Around the blocks T d (8 + s) + T C p^2 s + 9 rows d s: the last norm, the inputs of the last and
+the first layer, the condition.  Not counted: heads' activations, what a pass makes and drops at
+once, passes without gradient, CUDA's own and fragmentation; leave a fifth for them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def activations(
     trained: bool = True,
     depth: int | None = None,
 ) -> float:
-    """Bytes that a pass through the first `depth` blocks keeps; `size` is s, `rows` those of the batch."""
+    """Bytes that a pass of `rows` images through the first `depth` blocks keeps; `size` is s."""
     if not rows:
         return 0
     options = {"tokens": tokens, "rows": rows, "size": size}

@@ -1,4 +1,4 @@
-"""What a training stage holds on each GPU: what belongs to parameters exactly, activations by formula."""
+"""What a training stage holds on each GPU: exactly by parameters, and activations by formula."""
 
 from __future__ import annotations
 

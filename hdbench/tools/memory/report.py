@@ -32,8 +32,8 @@ def memory_report(plan: Plan, model: CostModel) -> str:
     text = (
         f"On each GPU, in replicas (an {model.gpu} has {model.gpus[model.gpu].memory:g} GB); with "
         "sharding=fsdp2 over R ranks all but teacher and activations is divided by R. Rows: of a "
-        "micro-batch. Activations by formula, without torch.compile, heads, passes without gradient "
-        "and fragmentation: leave a fifth for them; '-': not counted for this network."
+        "micro-batch. Activations by formula, without torch.compile, heads, passes without "
+        "gradient and fragmentation: leave a fifth for them; '-': not counted for this network."
     )
     return "\n".join([table, *textwrap.wrap(text, WIDTH)])
 

@@ -66,7 +66,7 @@ def look(plan: Plan, results: Path) -> pd.DataFrame:
 
 
 def work_of(plan: Plan, stage: Stage) -> float:
-    """What a stage's seconds are taken to be proportional to: forward-equivalents, or sampling steps."""
+    """What a stage's seconds are proportional to: forward-equivalents, or sampling steps."""
     if training := stage.training:
         return training.steps * cost_per_step(plan, training)
     config = stage.config.model_dump()

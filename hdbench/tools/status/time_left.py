@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def with_time_left(frame: pd.DataFrame, start_up: float = 0.0) -> pd.DataFrame:
-    """The frame of `look` with `left`, seconds: the median pace of stages alike, times the work left.
+    """The frame of `look` with `left`, seconds: the median pace of stages alike times the work.
 
     The pace is that of finished ones; where there are none, of those that run, up to their
     checkpoints; NaN where there are neither.  A running stage goes on at its own pace.
