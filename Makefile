@@ -41,7 +41,7 @@ lint: $(VENV)/.dev  ## format, lint, workflow, types; nothing is changed
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/snakefmt --check Snakefile workflow
 	$(VENV)/bin/python -m tests.support.lint_workflow
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 test-fast: $(INSTALLED)  ## what is quick of the units and the science
 	$(VENV)/bin/pytest --numprocesses logical --dist loadfile -m "(unit or science) and not slow" tests/unit tests/science

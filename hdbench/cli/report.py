@@ -26,14 +26,15 @@ from hdbench.cli.group import (
 @click.option(
     "--keep",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="metrics.csv of another run of the suite: its numbers stand where there are no results here.",
+    help="metrics.csv of another run of the suite: its numbers stand where there are no results "
+    "here.",
 )
 @suite_option
 @results_option
 @clean_errors
 def collect_command(suite, results, partial, keep):
     """Gather every metric and cost of a suite into results/<suite>/metrics.csv."""
-    from hdbench.report.collect import collect
+    from hdbench.report.collect import collect  # start-up: of this command alone
     from hdbench.report.numbers import metrics_file
     from hdbench.suite.load import load_plan
 
@@ -41,7 +42,8 @@ def collect_command(suite, results, partial, keep):
     frame = collect(plan, results, partial, keep)
     rows = frame[["arm", "seed", "nfe"]].drop_duplicates()
     click.echo(
-        f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in {metrics_file(plan, results)}"
+        f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in "
+        f"{metrics_file(plan, results)}"
     )
 
 
@@ -56,8 +58,8 @@ def collect_command(suite, results, partial, keep):
 @rendered_option
 @clean_errors
 def tables_command(suite, results, metrics, out):
-    """Render the suite's tables as csv, Markdown and LaTeX; what is missing is '-' with a footnote."""
-    from hdbench.metrics.records import read_metrics
+    """Render the suite's tables as csv, Markdown, LaTeX and HTML; a missing value is '-'."""
+    from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.numbers import metrics_file
     from hdbench.report.tables import write_tables
     from hdbench.suite.load import load_plan
@@ -92,7 +94,7 @@ def tables_command(suite, results, metrics, out):
 @clean_errors
 def claims_command(suite, results, metrics, rules, theory, out):
     """Judge the paper's claims by declared rules: verdict, effect, interval, corrected p."""
-    from hdbench.experiments.theory.values import read_theory
+    from hdbench.experiments.theory.values import read_theory  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.claims import write_claims
     from hdbench.report.numbers import Numbers, metrics_file
@@ -119,7 +121,7 @@ def claims_command(suite, results, metrics, rules, theory, out):
 @clean_errors
 def prose_command(documents, out):
     """Write the numbers of Markdown DOCUMENTS anew from the collected metrics beside the tables."""
-    from hdbench.tools.prose import write
+    from hdbench.tools.prose import write  # start-up: of this command alone
 
     for path in documents:
         click.echo(f"{path}: {'changed' if write(path, out) else 'unchanged'}")
@@ -136,8 +138,10 @@ def prose_command(documents, out):
 @rendered_option
 @clean_errors
 def figures_command(suite, results, metrics, out):
-    """Draw quality, differences, samples, curves, spectra and token weights; what is missing is left out with a note."""
-    from hdbench.metrics.records import read_metrics
+    """Draw quality, differences, samples, curves, spectra and token weights; what is missing is
+    left out with a note.
+    """
+    from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.figures import FIGURES, draw
     from hdbench.report.numbers import metrics_file
     from hdbench.suite.load import load_plan
@@ -182,7 +186,10 @@ def figures_command(suite, results, metrics, out):
 @out_option
 @clean_errors
 def published_command(names, files, numbers, without_remembered, out):
-    """Render the main table of a benchmark: published numbers with their sources, and ours below them."""
+    """Render the main table of a benchmark: published numbers with their sources, and ours below
+    them.
+    """
+    # start-up: of this command alone
     from hdbench.report.published import BENCHMARKS, write_published
 
     for path in write_published(
@@ -219,8 +226,10 @@ def published_command(names, files, numbers, without_remembered, out):
 )
 @clean_errors
 def compare_command(a, b, metrics, everything, out, fail_if_moved):
-    """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""
-    from hdbench.core.files import write_atomic
+    """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond
+    noise.
+    """
+    from hdbench.core.files import write_atomic  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.compare import compare, described, failed
     from hdbench.report.comparison import report
@@ -229,7 +238,7 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
     found = compare(*frames, metrics, everything)
     if out is not None:
         write_atomic(out, found.rows.to_csv(index=False, lineterminator="\n"))
-    for name, path, frame in zip("AB", (a, b), frames):
+    for name, path, frame in zip("AB", (a, b), frames, strict=True):
         click.echo(f"{name}: {path} ({described(frame)})")
     click.echo("\n" + report(found, everything))
     sys.exit(int(fail_if_moved and failed(found)))
@@ -246,8 +255,10 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
 @out_option
 @clean_errors
 def publish_command(experiment, suite, results, out):
-    """Copy what a suite's tables, claims and figures have rendered in results/ into the folder of committed tables."""
-    from hdbench.report.publish import publish
+    """Copy what a suite's tables, claims and figures have rendered in results/ into the folder of
+    committed tables.
+    """
+    from hdbench.report.publish import publish  # start-up: of this command alone
     from hdbench.suite.load import load_plan
 
     for path in publish(experiment or load_plan(suite).name, results, out):

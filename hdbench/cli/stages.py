@@ -69,7 +69,7 @@ def _run_options(command):
 
 def _compute(jobs, results, remove, threads, device, checkpoint_seconds, sharding) -> None:
     """Run these jobs in order, without the artifacts and checkpoints of the stages `remove`."""
-    from hdbench.core.distributed import from_rank_0, ranks
+    from hdbench.core.distributed import from_rank_0, ranks  # start-up: of this command alone
     from hdbench.core.runtime import set_up
     from hdbench.stages.artifact import remove_artifacts
     from hdbench.stages.run import run_stage
@@ -97,12 +97,12 @@ def _stage_command(kind: str) -> click.Command:
     @_run_options
     @clean_errors
     def command(suite, results, stage_id, arm, seed, steps, again, **how):
-        from hdbench.suite.jobs import Job, read_job
+        from hdbench.suite.jobs import Job, read_job  # start-up: of this command alone
 
         job = read_job(results, stage_id) if stage_id and not again else None
         remove = ()
         if job is None:
-            from hdbench.suite.load import load_plan
+            from hdbench.suite.load import load_plan  # start-up: of this command alone
             from hdbench.suite.plan import find_stage
 
             plan = load_plan(suite)
@@ -129,7 +129,7 @@ def _stage_command(kind: str) -> click.Command:
 @clean_errors
 def arm_command(name, suite, results, seed, again, **how):
     """Compute all stages of the arm NAME in order, in one process; what is done is left alone."""
-    from hdbench.suite.jobs import Job
+    from hdbench.suite.jobs import Job  # start-up: of this command alone
     from hdbench.suite.load import load_plan
     from hdbench.suite.plan import rows_of
 
@@ -147,7 +147,7 @@ def arm_command(name, suite, results, seed, again, **how):
 @clean_errors
 def show_command(suite, results, out):
     """Print the main table, and where tables, figures and report lie."""
-    from hdbench.report.tables import print_main
+    from hdbench.report.tables import print_main  # start-up: of this command alone
     from hdbench.suite.load import load_plan
 
     print_main(load_plan(suite), results, out)
@@ -165,7 +165,7 @@ def plan_command(suite, results):
     """List the suite's stages (id, number of parents, done or not) and the training cost of each
     arm.
     """
-    from hdbench.report.tables import tables_of
+    from hdbench.report.tables import tables_of  # start-up: of this command alone
     from hdbench.stages import artifact
     from hdbench.stages.sources import changed_sources
     from hdbench.suite.budget import total_cost
@@ -215,7 +215,7 @@ def status_command(suite, results, cores, every):
     """Say what of a suite is done, running, failed and waiting, and how long is left; changes
     nothing.
     """
-    from hdbench.suite.load import load_plan
+    from hdbench.suite.load import load_plan  # start-up: of this command alone
     from hdbench.tools.status.report import watch
 
     def show(text: str) -> None:

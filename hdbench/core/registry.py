@@ -18,8 +18,9 @@ class Registry(Mapping[str, type[T]]):
     """The classes derived from `base`, by name: built-in ones first, then entry points by name.
 
     A class's name is its attribute `name`; for a configuration, the default of its field `name`.
-    `load` adds the installed entry points of `group`, whose values are classes.  Making a registry
-    loads none of them, so an extension can import the module of its base class.
+    `load` adds the installed entry points of `group`, whose values are classes; so does asking for
+    a name that is not built in.  Making a registry loads none of them, so an extension can import
+    the module of its base class.  Iteration sees what is loaded.
     """
 
     def __init__(self, group: str, base: type[T], builtin: Iterable[type[T]] = ()) -> None:
@@ -32,6 +33,8 @@ class Registry(Mapping[str, type[T]]):
             self.add(cls)
 
     def __getitem__(self, name: str) -> type[T]:
+        if name not in self._classes:
+            self.load()
         return self._classes[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -64,7 +67,7 @@ class Registry(Mapping[str, type[T]]):
         return self
 
     def union(self) -> Any:
-        """The type of a field that holds any of the classes, installed ones too, by their `name`."""
+        """The type of a field that holds any of the classes, installed ones too, by `name`."""
         from pydantic import Field  # start-up: an extension's base classes need no more than this
 
         classes = tuple(self.load().values())

@@ -1,4 +1,6 @@
-"""Verdicts on the paper's claims, computed from collected metrics by the rules of workflow/claims.yaml, never typed."""
+"""Verdicts on the paper's claims, computed from collected metrics by the rules of
+workflow/claims.yaml, never typed.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,18 @@ from hdbench.suite.plan import Plan
 
 
 def find_entry(numbers: Numbers, name: str) -> Entry | None:
-    """The row of `arm` (its first number of steps) or `arm@steps`; None if the suite has no such row."""
+    """The row of `arm` (its first number of steps) or `arm@steps`; None if the suite has no such
+    row.
+    """
     arm, _, steps = name.partition("@")
     entries = numbers.entries(arm) if arm in numbers.plan.arms else []
     return next((entry for entry in entries if not steps or entry.steps == int(steps)), None)
 
 
 def values_of(numbers: Numbers) -> Values:
-    """Those of a suite, the metric with its sample count or without; fd_test is the distance of the suite's protocol."""
+    """Those of a suite, the metric with its sample count or without; fd_test is the distance of the
+    suite's protocol.
+    """
 
     def values(name: str, metric: str) -> pd.Series | None:
         entry = find_entry(numbers, name)
@@ -71,10 +77,10 @@ RESULT = {
 def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.DataFrame:
     """One row a test (a claim without tests has one), with the columns `RESULT`.
 
-    These are claim, verdict and its sentence, rule, effect, interval, p, finding.  `theory` is where
-    claims with this source take their values from; without it they are not testable.  Each source's
-    tests are corrected for themselves, so a finding on the theory is the same beside any suite.
-    UserError for a claim of the suite that the rules lack.
+    These are claim, verdict and its sentence, rule, effect, interval, p, finding.  `theory` is
+    where claims with this source take their values from; without it they are not testable.  Each
+    source's tests are corrected for themselves, so a finding on the theory is the same beside any
+    suite. UserError for a claim of the suite that the rules lack.
     """
     sources: dict[str, Values] = {
         "suite": values_of(numbers),
@@ -128,15 +134,15 @@ def rows_of(
     name: str, claim: Claim, tests: Sequence[tuple[Outcome, float]], judged: bool, level: float
 ) -> list[dict[str, Any]]:
     """A claim's rows from its tests and their corrected p."""
-    found = [(o, p, finding(o, p, level) if judged else "not judged") for o, p in tests]
-    verdict = verdict_of(claim, [word for *_, word in found])
+    judgements = [(o, p, finding(o, p, level) if judged else "not judged") for o, p in tests]
+    verdict = verdict_of(claim, [word for *_, word in judgements])
     common = {
         "claim": name,
         "verdict": verdict,
         "says": claim.says,
-        "sentence": sentence(claim, found, judged, verdict),
+        "sentence": sentence(claim, judgements, judged, verdict),
     }
-    if not found:
+    if not judgements:
         return [common | {"rule": "-", "found": "-", "finding": "not made"}]
     return [
         common
@@ -151,7 +157,7 @@ def rows_of(
             "found": number(o),
             "finding": word,
         }
-        for o, p, word in found
+        for o, p, word in judgements
     ]
 
 
@@ -186,8 +192,10 @@ def claims_document(numbers: Numbers, rules: Rules, frame: pd.DataFrame) -> Docu
     tests = tests.assign(**shown)[["claim", "rule", "found", "p", "p_holm", "chains", "finding"]]
     return Document(
         label=f"{plan.name}-claims",
-        caption=f"Claims of Hierarchical Distillation (arXiv 2511.08930). {plan.suite.title}, {numbers.over}. The rules "
-        "of workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by Holm over all tests "
+        caption=f"Claims of Hierarchical Distillation (arXiv 2511.08930). {plan.suite.title}, "
+        f"{numbers.over}. The rules "
+        "of workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by "
+        "Holm over all tests "
         f"of its source (suite or theory), is below {rules.level:g}. AWD is a reconstruction.",
         columns=list(people),
         rows=people.to_numpy().tolist(),

@@ -1,7 +1,8 @@
-"""One file of numbers a suite: every metric and every cost of every row of the plan, and the manifest of the run.
+"""One file of numbers a suite: every metric and every cost of every row of the plan, and the
+manifest of the run.
 
-`collect` writes it; `Numbers` reads it with 95% intervals.  Several chains: mean and t-interval over chains.  One chain:
-the value and 1.96 standard errors of sampling.
+`collect` writes it; `Numbers` reads it with 95% intervals.  Several chains: mean and t-interval
+over chains.  One chain: the value and 1.96 standard errors of sampling.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ def collect(
 
     Beside it the run's manifest, run.json, and what it ran on, environment.csv.
 
-    Raises UserError for a missing or broken artifact; with `partial`, stages that are missing are skipped.  With `keep`, a
-    file of another run of the suite (its run.json beside it), rows that are not in `results` come from there, if their
-    digests are the plan's.
+    Raises UserError for a missing or broken artifact; with `partial`, stages that are missing are
+    skipped.  With `keep`, a file of another run of the suite (its run.json beside it), rows that
+    are not in `results` come from there, if their digests are the plan's.
     """
     digests = [plan.stage(row.stages["evaluate"]).digest for row in plan.rows]
     kept = kept_rows(plan, results, digests, read_metrics(keep)) if keep else {}
@@ -51,15 +52,15 @@ def collect(
     ]
     manifests = {stage: artifact.load(results, stage)[1] for stage in stages}
     parts = [pd.DataFrame(columns=list(COLUMNS))]
-    for number, (row, digest) in enumerate(zip(plan.rows, digests)):
+    for number, (row, digest) in enumerate(zip(plan.rows, digests, strict=True)):
         if number in kept:
             parts.append(kept[number])
         elif set(row.stages.values()) <= manifests.keys():
-            found = pd.DataFrame(
+            numbers = pd.DataFrame(
                 [*metrics(plan, results, row), *costs(plan, manifests, row)], columns=list(COLUMNS)
             )
             parts.append(
-                found.assign(
+                numbers.assign(
                     suite=plan.name, arm=row.arm, seed=row.seed, nfe=row.nfe, digest=digest
                 )
             )
@@ -83,10 +84,13 @@ def collect(
 def kept_rows(
     plan: Plan, results: Path, digests: list[str], frame: pd.DataFrame
 ) -> dict[int, pd.DataFrame]:
-    """Of another run's numbers those of the plan's rows, by position, that have no results here; UserError if none are."""
+    """Of another run's numbers those of the plan's rows, by position, that have no results here;
+    UserError if none are.
+    """
     if not (set(frame.digest[frame.suite == plan.name]) & set(digests)):
         raise UserError(
-            f"no number to keep is of the present suite {plan.name}: suite or digests differ; leave out --keep, or "
+            f"no number to keep is of the present suite {plan.name}: suite or digests differ; "
+            "leave out --keep, or "
             "name the metrics of a run of this suite"
         )
     frame = frame[frame.suite == plan.name]
@@ -98,7 +102,7 @@ def kept_rows(
     }
     return {
         number: groups[key]
-        for number, (row, digest) in enumerate(zip(plan.rows, digests))
+        for number, (row, digest) in enumerate(zip(plan.rows, digests, strict=True))
         if (key := (row.arm, row.seed, row.nfe, digest)) in groups
         and not all(artifact.exists(results, stage) for stage in row.stages.values())
     }
@@ -123,52 +127,54 @@ def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
 
 
 def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:
-    """What the row's own stages cost, without the teacher that all share; nothing for real images."""
+    """What the row's own stages cost, without the shared teacher; nothing for real images."""
     if "teacher" not in row.stages:
         return
-    own = {
+    stages = {
         kind: manifests[row.stages[kind]] for kind in ("trajectory", "refine") if kind in row.stages
     }
     pairs = {
         stage: manifests[stage] for kind, stage in row.stages.items() if kind.endswith("pairs")
     }  # each paid once
-    trained = [*own.values(), *pairs.values()]
-    found = {
+    trained = [*stages.values(), *pairs.values()]
+    totals = {
         f"training_{cost}": sum(manifest[cost] for manifest in trained)
         for cost in ("forward_equivalents", "core_seconds")
     }
-    if not own:
-        found["teacher_forward_equivalents"] = manifests[row.stages["teacher"]][
+    if not stages:
+        totals["teacher_forward_equivalents"] = manifests[row.stages["teacher"]][
             "forward_equivalents"
         ]
     for name, total in {"gpu_seconds": sum, "queue_seconds": sum, "peak_memory_bytes": max}.items():
-        if own and all(name in manifest for manifest in trained):  # older manifests have none
-            found[f"training_{name}"] = total(manifest[name] for manifest in trained)
-    found |= {f"{kind}_core_seconds": manifest["core_seconds"] for kind, manifest in own.items()}
+        if stages and all(name in manifest for manifest in trained):  # older manifests have none
+            totals[f"training_{name}"] = total(manifest[name] for manifest in trained)
+    totals |= {
+        f"{kind}_core_seconds": manifest["core_seconds"] for kind, manifest in stages.items()
+    }
     if pairs:
-        found["pairs_core_seconds"] = sum(manifest["core_seconds"] for manifest in pairs.values())
-    student = [manifests[row.stages["teacher"]], *own.values()][-1]
-    found |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
-    found["sampling_flops"] = row.nfe * flops_of(plan, row.arm)
-    found |= {
+        totals["pairs_core_seconds"] = sum(manifest["core_seconds"] for manifest in pairs.values())
+    student = [manifests[row.stages["teacher"]], *stages.values()][-1]
+    totals |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
+    totals["sampling_flops"] = row.nfe * flops_of(plan, row.arm)
+    totals |= {
         key: value
         for key, value in manifests[row.stages["sample"]].items()
         if key == "milliseconds_per_sample"
     }
-    for metric, value in found.items():
+    for metric, value in totals.items():
         yield {"metric": metric, "value": value, "protocol": "cost"}
 
 
 def flops_of(plan: Plan, arm: str) -> int:
     """FLOPs of one forward of the network that an arm samples with."""
-    suite, own = plan.suite, plan.arms[arm]
-    network = own.baseline.network if own.baseline else suite.network
+    suite, config = plan.suite, plan.arms[arm]
+    network = config.baseline.network if config.baseline else suite.network
     return forward_flops(
         network,
         suite.data.image_size,
         suite.data.channels,
         suite.data.classes,
-        bool(own.trajectory or own.refine),
+        bool(config.trajectory or config.refine),
         suite.text.tokens if suite.text else 0,
     )
 
@@ -213,7 +219,8 @@ def with_stages_of(run: dict[str, Any], plan: Plan, path: Path) -> dict[str, Any
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not the manifest of the run whose metrics are kept ({error!r}); it belongs beside "
+            f"{path}: not the manifest of the run whose metrics are kept ({error!r}); it belongs "
+            "beside "
             "them"
         ) from None
     stages = [*run["stages"], *other.values()]
@@ -226,11 +233,12 @@ def with_stages_of(run: dict[str, Any], plan: Plan, path: Path) -> dict[str, Any
 
 def environments(run: dict[str, Any]) -> pd.DataFrame:
     """What the stages of a run manifest ran on: item, value, number of stages with that value."""
-    found = Counter(
+    counts = Counter(
         (item, str(value))
         for stage in run["stages"]
         for item, value in stage["environment"].items()
     )
     return pd.DataFrame(
-        [(*key, count) for key, count in sorted(found.items())], columns=["item", "value", "stages"]
+        [(*key, count) for key, count in sorted(counts.items())],
+        columns=["item", "value", "stages"],
     )

@@ -1,11 +1,14 @@
 """Two runs compared row by row: which numbers moved beyond noise, and which cannot be compared.
 
-A row is an arm, its nfe and a metric, with a value of every chain (seed).  Difference: B minus A.  Its interval and p by
+A row is an arm, its nfe and a metric, with a value of every chain (seed).  Difference: B minus A.
+Its interval and p by
   paired     chains that both have, at least two: t of the differences, chain by chain
   separate   chains of other seeds, several each: Welch's t
   one alone  one chain against several others: t, with the scatter of the several for both
-  sampling   one chain each, or differences without any scatter: the standard errors of sampling combined, normal
-Benjamini and Hochberg's procedure controls the share of false discoveries over all compared rows of quality that differ.
+  sampling   one chain each, or differences without any scatter: the standard errors of sampling
+    combined, normal
+Benjamini and Hochberg's procedure controls the share of false discoveries over all compared rows of
+quality that differ.
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ UNCOMPARED = VERDICTS[3:-1]
 
 
 class Comparison(NamedTuple):
-    """`rows` with the columns `RESULT`, what moved first; rows of one file alone by name; sentences on the matching; `lost`,
+    """`rows` with the columns `RESULT`, what moved first; rows of one file alone by name; sentences
+    on the matching; `lost`,
     chains (arm and seed) that only A has, of arms that share others with B.
     """
 
@@ -67,16 +71,21 @@ class Comparison(NamedTuple):
 def compare(
     a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str] = (), costs: bool = False
 ) -> Comparison:
-    """Compare two frames of `hdbench.report.collect`; `metrics` keeps those alone, by their names with or without sample count.
+    """Compare two frames of `hdbench.report.collect`; `metrics` keeps those alone, by their names
+    with or without sample count.
 
-    Raises UserError for an unknown metric, and where no row stands in both.
+    Raises UserError for an unknown metric, and where no row is in both.
     """
     a, b, notes = align(*(keep(frame, a, b, metrics, costs) for frame in (a, b)))
     one, two = (
         {key: group.set_index("seed") for key, group in frame.groupby(KEY, sort=False)}
         for frame in (a, b)
     )
-    found = [dict(zip(KEY, key)) | compare_row(one[key], two[key]) for key in one if key in two]
+    compared = [
+        dict(zip(KEY, key, strict=True)) | compare_row(one[key], two[key])
+        for key in one
+        if key in two
+    ]
     only_a, only_b = (
         [key for key in mine if key not in others] for mine, others in ((one, two), (two, one))
     )
@@ -84,37 +93,27 @@ def compare(
     for key in list(only_a):
         other = bases.pop((*key[:3], base(one[key])), None)
         if other is not None:
-            only_a.remove(key), only_b.remove(other)
-            found.append(
-                dict(zip(KEY, key))
+            only_a.remove(key)
+            only_b.remove(other)
+            compared.append(
+                dict(zip(KEY, key, strict=True))
                 | {
                     "verdict": "not comparable: other N",
                     "note": f"{key[3]} and {other[3]}",
                     "protocol": one[key].protocol.iloc[0],
                 }
             )
-    if not found:
+    if not compared:
         raise UserError(
-            f"no row stands in both A ({described(a)}) and B ({described(b)}); rows are matched by suite, arm, "
-            "nfe and metric"
+            f"no row is in both A ({described(a)}) and B ({described(b)}); rows are matched by suite, "
+            "arm, nfe and metric"
         )
-    rows = pd.DataFrame(found, columns=list(RESULT)).astype(RESULT)
-    tested = rows.p.notna() & (
-        rows.verdict != "identical"
-    )  # what is the same to the bit is no test of anything
-    rows.loc[rows.p.notna(), "p_adjusted"] = rows.p
-    if tested.any():
-        rows.loc[tested, "p_adjusted"] = stats.false_discovery_control(rows.p[tested])
-    rows.loc[rows.p_adjusted <= RATE, "verdict"] = "moved"
-    rows = rows.sort_values(
-        ["verdict", "p"],
-        kind="stable",
-        ignore_index=True,
-        key=lambda column: column.map(VERDICTS.index) if column.name == "verdict" else column,
-    )
-    lost, new = lone_chains(a, b), lone_chains(b, a)
+    rows = decided(compared)
+    lost = lone_chains(a, b)
+    new = lone_chains(b, a)
     notes += [
-        f"Chains of which only {name} has all numbers: {', '.join(chains[:10])}{', ...' * (len(chains) > 10)}."
+        f"Chains of which only {name} has all numbers: "
+        f"{', '.join(chains[:10])}{', ...' * (len(chains) > 10)}."
         for name, chains in (("A", lost), ("B", new))
         if chains
     ]
@@ -123,8 +122,27 @@ def compare(
     )
 
 
+def decided(compared: list[dict[str, Any]]) -> pd.DataFrame:
+    """Compared rows with adjusted p and verdicts, what moved first."""
+    rows = pd.DataFrame(compared, columns=list(RESULT)).astype(RESULT)
+    # what is the same to the bit is no test of anything
+    tested = rows.p.notna() & (rows.verdict != "identical")
+    rows.loc[rows.p.notna(), "p_adjusted"] = rows.p
+    if tested.any():
+        rows.loc[tested, "p_adjusted"] = stats.false_discovery_control(rows.p[tested])
+    rows.loc[rows.p_adjusted <= RATE, "verdict"] = "moved"
+    return rows.sort_values(
+        ["verdict", "p"],
+        kind="stable",
+        ignore_index=True,
+        key=lambda column: column.map(VERDICTS.index) if column.name == "verdict" else column,
+    )
+
+
 def lone_chains(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
-    """`hd 1`: chains of which `a` has a number that `b` lacks, of rows of which both have other chains in common."""
+    """`hd 1`: chains of which `a` has a number that `b` lacks, of rows of which both have other
+    chains in common.
+    """
     seeds = [frame.groupby(KEY, sort=False).seed.agg(set) for frame in (a, b)]
     return list(
         dict.fromkeys(
@@ -145,7 +163,12 @@ def keep(
     frame: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str], costs: bool
 ) -> pd.DataFrame:
     """The rows that are wanted; chains and nfe that do not apply are -1."""
-    known = {name for part in (a, b) for pair in zip(part.metric, bare(part)) for name in pair}
+    known = {
+        name
+        for part in (a, b)
+        for pair in zip(part.metric, bare(part), strict=True)
+        for name in pair
+    }
     if unknown := [metric for metric in metrics if metric not in known]:
         raise UserError(f"--metric = {unknown[0]!r}: in neither file" + nearest(unknown[0], known))
     wanted = (
@@ -160,7 +183,7 @@ def bare(frame: pd.DataFrame) -> pd.Series:
     """Names of metrics without their sample counts."""
     names = [
         metric if pd.isna(n) else metric.removesuffix(with_count("", n))
-        for metric, n in zip(frame.metric, frame.n)
+        for metric, n in zip(frame.metric, frame.n, strict=True)
     ]
     return pd.Series(names, frame.index, dtype="str")
 
@@ -170,7 +193,9 @@ def base(rows: pd.DataFrame) -> str:
 
 
 def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Both with equal names where a file has a single suite, or a single arm, and the other another; and what was renamed."""
+    """Both with equal names where a file has a single suite, or a single arm, and the other
+    another; and what was renamed.
+    """
     notes = []
     for column, note in (
         ("suite", "The suite is {} in A and {} in B; rows are matched without it."),
@@ -185,7 +210,9 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame,
 
 
 def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
-    """What `RESULT` says of one row, from its values and standard errors by seed, before p is adjusted."""
+    """What `RESULT` says of one row, from its values and standard errors by seed, before p is
+    adjusted.
+    """
     result: dict[str, Any] = {
         "a": a.value.mean(skipna=False),
         "b": b.value.mean(skipna=False),
@@ -197,7 +224,7 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
         if here != there:
             return result | {
                 "verdict": f"not comparable: other {what}",
-                "note": " and ".join("/".join(map(str, found)) for found in (here, there)),
+                "note": " and ".join("/".join(map(str, side)) for side in (here, there)),
             }
     if not np.isfinite([*a.value, *b.value]).all():
         return result | {"verdict": "not a number"}
@@ -213,7 +240,8 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
     method, error, freedom = noise(a, b, shared)
     if not error > 0:
         return result | {"difference": result["b"] - result["a"], "verdict": "no error known"}
-    difference, half = result["b"] - result["a"], stats.t.ppf(0.975, freedom) * error
+    difference = result["b"] - result["a"]
+    half = stats.t.ppf(0.975, freedom) * error
     return result | {
         "difference": difference,
         "low": difference - half,
@@ -225,23 +253,29 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def noise(a: pd.DataFrame, b: pd.DataFrame, shared: pd.Index) -> tuple[str, float, float]:
-    """Method, standard error of the difference of the two means, and degrees of freedom; see the head of this file."""
-    n, m = len(a), len(b)
-    method, error, freedom = "sampling", 0.0, np.inf
+    """Method, standard error of the difference of the two means, and degrees of freedom; see the
+    head of this file.
+    """
+    n = len(a)
+    m = len(b)
+    method = "sampling"
+    error = 0.0
+    freedom = np.inf
     if len(shared) == n == m and n > 1:
-        method, error, freedom = "paired", float(stats.sem(b.value - a.value)), n - 1
+        method = "paired"
+        error = float(stats.sem(b.value - a.value))
+        freedom = n - 1
     elif n > 1 and m > 1:
         parts = np.array([a.value.var() / n, b.value.var() / m])
         if parts.sum() > 0:
-            method, error = "separate", float(parts.sum() ** 0.5)
+            method = "separate"
+            error = float(parts.sum() ** 0.5)
             freedom = float(parts.sum() ** 2 / (parts**2 / [n - 1, m - 1]).sum())
     elif n > 1 or m > 1:
         several = a if n > 1 else b
-        method, error, freedom = (
-            "one alone",
-            float(several.value.std() * (1 + 1 / len(several)) ** 0.5),
-            len(several) - 1,
-        )
+        method = "one alone"
+        error = float(several.value.std() * (1 + 1 / len(several)) ** 0.5)
+        freedom = len(several) - 1
     if error <= 1e-9 * max(a.value.abs().max(), b.value.abs().max()):  # of rounding
         return (
             "sampling",
@@ -280,11 +314,13 @@ def count(rows: pd.DataFrame) -> int:
     return int(rows.p.notna().sum())
 
 
-def failed(found: Comparison) -> bool:
-    """Whether a row moved, is not a number or stands in A alone, a chain of A is lost, or nothing could be compared."""
+def failed(comparison: Comparison) -> bool:
+    """Whether a row moved, is not a number or stands in A alone, a chain of A is lost, or nothing
+    could be compared.
+    """
     return bool(
-        found.rows.verdict.isin(["moved", "not a number"]).any()
-        or found.only_a
-        or found.lost
-        or not count(found.rows)
+        comparison.rows.verdict.isin(["moved", "not a number"]).any()
+        or comparison.only_a
+        or comparison.lost
+        or not count(comparison.rows)
     )

@@ -16,13 +16,16 @@ EXPLAINED = {
     "paired": "n: of the same n seeds, differences taken chain by chain.",
     "separate": "n and m: of other seeds, the two means compared (Welch).",
     "one alone": "1 and m: one chain against others, taken to scatter as they do.",
-    "sampling": "*: one chain each, or no scatter between chains: sampling errors alone, blind to what another training seed "
+    "sampling": "*: one chain each, or no scatter between chains: sampling errors alone, blind to "
+    "what another training seed "
     "would change.",
 }
 
 
 def report(found: Comparison, everything: bool) -> str:
-    """For people, in at most 118 columns: what moved, the rows nearest to it (or all), what is left out and why."""
+    """For people, in at most 118 columns: what moved, the rows nearest to it (or all), what is left
+    out and why.
+    """
     rows = found.rows
     of = {verdict: rows[rows.verdict == verdict] for verdict in VERDICTS}
     quality, costs = rows[rows.protocol != "cost"], rows[rows.protocol == "cost"]
@@ -31,12 +34,15 @@ def report(found: Comparison, everything: bool) -> str:
     text = [*found.notes, *([quality_table(listed)] if len(listed) else [])]
     if len(tested) > len(listed):
         text.append(
-            f"... and {len(tested) - len(listed)} more rows within noise; --all shows them, and costs."
+            f"... and {len(tested) - len(listed)} more rows within noise; --all shows them, and "
+            "costs."
         )
     if len(tested):
         text.append(
-            "B - A is with its own 95% interval. p is adjusted (Benjamini-Hochberg) for the number of quality rows "
-            f"that differ, {len(tested)}; a row has moved where it is {RATE} or less, so an interval without 0 is not "
+            "B - A is with its own 95% interval. p is adjusted (Benjamini-Hochberg) for the "
+            "number of quality rows "
+            f"that differ, {len(tested)}; a row has moved where it is {RATE} or less, so an "
+            "interval without 0 is not "
             "enough."
         )
         text.append(
@@ -55,7 +61,8 @@ def report(found: Comparison, everything: bool) -> str:
             )
     if "classifier:" in "".join(of["not comparable: other protocol"].note):
         text.append(
-            'The digest behind "classifier:" is of the data, the classifier and the real images that all is '
+            'The digest behind "classifier:" is of the data, the classifier and the real images '
+            "that all is "
             "measured with: where these differ, so do the units."
         )
     for name, keys in (("A", found.only_a), ("B", found.only_b)):
@@ -70,7 +77,9 @@ def report(found: Comparison, everything: bool) -> str:
 
 
 def quality_table(rows: pd.DataFrame) -> str:
-    """Values to the digits of the difference's interval; arms and verdicts on several lines where they are long."""
+    """Values to the digits of the difference's interval; arms and verdicts on several lines where
+    they are long.
+    """
     titles, cells = ["arm", "nfe", "metric", "A", "B", "B - A", "chains", "p", "verdict"], []
     for row in rows.fillna({"method": "", "chains": "-"}).itertuples():
         change, decimals = with_half_width(row.difference, row.high - row.difference, signed=True)
@@ -137,7 +146,9 @@ def cost_table(rows: pd.DataFrame) -> str:
 
 
 def with_half_width(value: float, half: float, signed: bool = False) -> tuple[str, int | None]:
-    """`+0.52 ± 0.11`, to two digits of the half-width, and how many decimals that is; None without a half-width."""
+    """`+0.52 ± 0.11`, to two digits of the half-width, and how many decimals that is; None without
+    a half-width.
+    """
     if not half > 1e-9 * abs(value):
         return shown(value, None, signed), None
     decimals = max(0, 1 - math.floor(math.log10(float(f"{half:.1e}"))))
@@ -161,6 +172,6 @@ def sentence(rows: pd.DataFrame) -> str:
     return (
         f"{moved} of {count(rows)} quality rows moved beyond noise"
         + (" (of such findings at most 5% are expected to be false)" if moved else "")
-        + f", {n.get('within noise', 0)} are within noise, {n.get('identical', 0)} identical to the bit"
-        + (f"; {left} could not be compared." if left else ".")
+        + f", {n.get('within noise', 0)} are within noise, {n.get('identical', 0)} identical to "
+        "the bit" + (f"; {left} could not be compared." if left else ".")
     )

@@ -61,10 +61,11 @@ class Document:
     """A table with caption and notes.
 
     `rows` hold texts or `Cell`s, one a column; a row that is a text is a heading of those below.
-    `align` is "l", "r" or LaTeX's "p{...}" of each column; by default the first is left, others right.
-    `records` is what csv has, by default the texts.  `sources` are numbered, below the notes.
-    `layout` is LaTeX's: "fit" shrinks the table to the line, "text" wraps columns, "pages" goes on
-    over several floats.  `then` holds further tables of the same file, captions for LaTeX alone.
+    `align` is "l", "r" or LaTeX's "p{...}" of each column; by default the first is left, others
+    right. `records` is what csv has, by default the texts.  `sources` are numbered, below the
+    notes. `layout` is LaTeX's: "fit" shrinks the table to the line, "text" wraps columns, "pages"
+    goes on over several floats.  `then` holds further tables of the same file, captions for LaTeX
+    alone.
     """
 
     label: str
@@ -134,11 +135,13 @@ def markdown_table(document: Document) -> str:
     return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
-STYLE_SHEET = """body{font:14px/1.45 system-ui,sans-serif;margin:1rem;color:#222}div{overflow-x:auto}
+STYLE_SHEET = """body{font:14px/1.45 system-ui,sans-serif;margin:1rem;color:#222}
+div{overflow-x:auto}
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #ddd}
 th:first-child,td:first-child{text-align:left;white-space:normal;min-width:9rem;position:sticky;left:0;
-background:#fff}.text td,.text th,.text td:first-child{white-space:normal;text-align:left;min-width:0}
+background:#fff}
+.text td,.text th,.text td:first-child{white-space:normal;text-align:left;min-width:0}
 p{max-width:60rem}"""
 
 
@@ -222,7 +225,9 @@ def _tabular(align: str, head: str, lines: Sequence[str], shrink: bool = True) -
 
 
 def _fitted(document: Document) -> list[str]:
-    """A wide table goes on below itself, its first three columns repeated; a tall one on a page of its own."""
+    """A wide table goes on below itself, its first three columns repeated; a tall one on a page of
+    its own.
+    """
     width = len(document.columns)
     last = width if width <= 12 else 8
     panels = [range(last), *([[0, 1, 2, *range(last, width)]] if last < width else [])]
@@ -315,8 +320,10 @@ def for_people(
     """`9.63 ± 0.42`, to two digits of the half-width; "-" where there is no value."""
     if not isinstance(cell, Interval):
         return f"{cell:,}" if isinstance(cell, int) else cell
-    scale, signed = scale or (column.scale if column else 1.0), bool(column and column.signed)
-    value, half = scale * cell.value, scale * cell.half_width
+    scale = scale or (column.scale if column else 1.0)
+    signed = bool(column and column.signed)
+    value = scale * cell.value
+    half = scale * cell.half_width
     if not math.isfinite(value):
         return "-"
     if not math.isfinite(half) or half == 0:

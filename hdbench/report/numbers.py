@@ -34,10 +34,11 @@ def figures_folder(plan: Plan, results: Path, out: Path | None) -> Path:
 def paired_difference(
     results: Path, plan: Plan, row_a: Row, row_b: Row, metric: str
 ) -> tuple[float, float]:
-    """Value of a minus value of b and its standard error, sd(IF_a - IF_b) / sqrt(N): sample i of both had the same noise.
+    """Value of a minus value of b and its standard error, sd(IF_a - IF_b) / sqrt(N): sample i of
+    both had the same noise.
 
-    `metric` is a name of the evaluate stage, without a sample count (`fd_test`).  Raises UserError for a missing artifact
-    or metric.
+    `metric` is a name of the evaluate stage, without a sample count (`fd_test`).  Raises UserError
+    for a missing artifact or metric.
     """
     values, influences = [], []
     for row in (row_a, row_b):
@@ -68,7 +69,8 @@ class Entry(NamedTuple):
 class Numbers:
     """The suite's numbers by entry, over chains.
 
-    UserError where the frame is not of this plan; unless `anybody`: then what cannot be used is left out and said in `notes`.
+    UserError where the frame is not of this plan; unless `anybody`: then what cannot be used is
+    left out and said in `notes`.
     """
 
     def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, anybody: bool = False):
@@ -95,7 +97,9 @@ class Numbers:
 
     @property
     def over(self) -> str:
-        """`3 complete chains`, `2 of 3 chains`, `one chain`, `one chain of 3`: what the file has, and the suite."""
+        """`3 complete chains`, `2 of 3 chains`, `one chain`, `one chain of 3`: what the file has,
+        and the suite.
+        """
         have, declared = self.frame.seed.nunique(), len(self.plan.suite.seeds)
         if self.alone:
             return "one chain" + f" of {declared}" * (declared > 1)
@@ -118,7 +122,9 @@ class Numbers:
         return self.frame[:0].set_index("seed") if group is None else group
 
     def __call__(self, entry: Entry, metric: str) -> Interval:
-        """Mean over chains with its 95% interval; of one chain the value with its sampling interval."""
+        """Mean over chains with its 95% interval; of one chain the value with its sampling
+        interval.
+        """
         chains = self._distinct(entry, metric)
         return interval(chains.value.to_numpy(), chains.se.iloc[0] if len(chains) else math.nan)
 
@@ -128,12 +134,14 @@ class Numbers:
         return chains[~chains[["digest", "value"]].duplicated()]
 
     def part(self, entry: Entry, metric: str) -> Interval:
-        """Of a part of the samples, such as a category, whose own count is behind the name: `fd_test_seven_400`."""
+        """Of a part of the samples, such as a category, whose own count is behind the name:
+        `fd_test_seven_400`.
+        """
         names = [key for key in set(self.of(entry).metric) if key.rpartition("_")[0] == metric]
         return self(entry, names[0]) if len(names) == 1 else MISSING
 
     def components(self, entry: Entry, metric: str) -> dict[str, float]:
-        """Scatter of single chains (all NaN if there are fewer than two, or a value is not finite)."""
+        """Scatter of single chains (all NaN with fewer than two, or a value that is not finite)."""
         chains = self._distinct(entry, metric)
         values = chains.value.to_numpy()
         if len(values) < 2 or not np.isfinite(values).all():
@@ -155,7 +163,9 @@ class Numbers:
         )
 
     def difference(self, entry: Entry, other: Entry, metric: str) -> Interval:
-        """Entry minus other, chain by chain; for a single chain by the paired influences of its samples."""
+        """Entry minus other, chain by chain; for a single chain by the paired influences of its
+        samples.
+        """
         a, b = (self.of(e, self.counted(metric)) for e in (entry, other))
         shared = [seed for seed in a.index if seed in b.index]
         distinct = {  # two public networks differ once

@@ -41,7 +41,8 @@ class Hypothesis(Config):
             raise ValueError("give either below or above")
         if self.effect == "ratio" and self.bound <= 0:
             raise ValueError(
-                f"{'below' if self.above is None else 'above'} = {self.bound}: a ratio's bound is positive"
+                f"{'below' if self.above is None else 'above'} = {self.bound}: a ratio's bound is "
+                "positive"
             )
         if self.effect == "value" and list(self.arms.values()) != [1]:
             raise ValueError("arms of a value is one arm with the coefficient 1")
@@ -78,7 +79,9 @@ class Rules(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A test's effect with its 95% interval and two-sided p against the bound; NaN where it could not be made."""
+    """A test's effect with its 95% interval and two-sided p against the bound; NaN where it could
+    not be made.
+    """
 
     test: Hypothesis
     effect: float
@@ -102,7 +105,9 @@ def read_rules(path: Path = RULES) -> Rules:
 
 
 def outcome(source: Values, test: Hypothesis) -> Outcome:
-    """The test on the chains that all of its arms have; with fewer than two there is an effect at most."""
+    """The test on the chains that all of its arms have; with fewer than two there is an effect at
+    most.
+    """
     columns = {name: source(name, test.metric) for name in test.arms}
     lacking = [name for name, series in columns.items() if series is None]
     values = pd.DataFrame() if lacking else pd.concat(columns, axis=1, join="inner")
@@ -117,7 +122,8 @@ def outcome(source: Values, test: Hypothesis) -> Outcome:
     )
     if values.empty or not np.isfinite(values.to_numpy()).all():
         return nothing
-    coefficients, n = np.array(list(test.arms.values())), len(values)
+    coefficients = np.array(list(test.arms.values()))
+    n = len(values)
     if test.effect == "spread":
         return nothing if n < 2 else _spread(test, values)
     x = values.to_numpy()
@@ -125,9 +131,11 @@ def outcome(source: Values, test: Hypothesis) -> Outcome:
         if (x <= 0).any():
             return nothing
         x = np.log(x) if test.effect == "ratio" else np.abs(np.log(x))
-    x, back, bound = x @ coefficients, (np.exp if test.effect == "ratio" else float), test.bound
-    bound = math.log(bound) if test.effect == "ratio" else bound
-    mean, error = x.mean(), (x.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan)
+    x = x @ coefficients
+    back = np.exp if test.effect == "ratio" else float
+    bound = math.log(test.bound) if test.effect == "ratio" else test.bound
+    mean = x.mean()
+    error = x.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     if (
         n < 2 or error == 0
     ):  # one chain, or a count that is the same in all: an effect without an error
@@ -148,7 +156,9 @@ def outcome(source: Values, test: Hypothesis) -> Outcome:
 
 
 def _spread(test: Hypothesis, values: pd.DataFrame) -> Outcome:
-    """Ratio of standard deviations over chains, interval and p by F; the two arms are taken as independent."""
+    """Ratio of standard deviations over chains, interval and p by F; the two arms are taken as
+    independent.
+    """
     first, second = (
         values[name] for name, _ in sorted(test.arms.items(), key=lambda item: -item[1])
     )
@@ -169,9 +179,13 @@ def _spread(test: Hypothesis, values: pd.DataFrame) -> Outcome:
 
 
 def holm(p: list[float]) -> list[float]:
-    """Holm's step-down corrected p-values (Scand. J. Statist. 6, 1979); NaN stays NaN and counts for nothing."""
+    """Holm's step-down corrected p-values (Scand. J.
+
+    Statist. 6, 1979); NaN stays NaN and counts for nothing.
+    """
     order = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
-    corrected, largest = [math.nan] * len(p), 0.0
+    corrected = [math.nan] * len(p)
+    largest = 0.0
     for rank, (value, i) in enumerate(order):
         largest = max(largest, min(1.0, (len(order) - rank) * value))
         corrected[i] = largest
@@ -187,10 +201,10 @@ def finding(o: Outcome, p: float, level: float) -> str:
 
 def verdict_of(claim: Claim, findings: list[str]) -> str:
     """One of VERDICTS from what the claim's tests found."""
-    made = [found for found in findings if found not in ("not made", "not judged")]
+    made = [word for word in findings if word not in ("not made", "not judged")]
     if not made or (claim.combine == "all" and len(made) < len(findings)):
         return "not testable here"
-    if (all if claim.combine == "all" else any)(found == "holds" for found in made):
+    if (all if claim.combine == "all" else any)(word == "holds" for word in made):
         return "reproduced"
     return "reversed" if "reversed" in made and "holds" not in made else "not reproduced"
 
@@ -232,7 +246,7 @@ def sentence(
     lacking = dict.fromkeys(name.partition("@")[0] for o, *_ in tests for name in o.lacking)
     if lacking and verdict == "not testable here":
         return f"No numbers of {', '.join(lacking)}."
-    counts = Counter(found for *_, found in tests)
+    counts = Counter(word for *_, word in tests)
     if counts["not made"] == len(tests):
         return "A number is missing or not finite, or there are fewer than two chains."
     said = ", ".join(
@@ -240,7 +254,10 @@ def sentence(
         for word in ("holds", "reversed", "undecided", "not made")
         if (count := counts[word])
     )
-    return f"{said}; {'one test' if len(tests) == 1 else f'{claim.combine} of {len(tests)} tests'} must hold."
+    return (
+        f"{said}; "
+        f"{'one test' if len(tests) == 1 else f'{claim.combine} of {len(tests)} tests'} must hold."
+    )
 
 
 def number(o: Outcome) -> str:

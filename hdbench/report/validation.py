@@ -1,4 +1,6 @@
-"""Which numbers of a file belong to a suite: all of them, or, of a foreign file, those that can be used."""
+"""Which numbers of a file belong to a suite: all of them, or, of a foreign file, those that can be
+used.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def usable(plan: Plan, frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
             f"the metrics are of the suite {', '.join(sorted(set(frame.suite)))}, not of "
             f"{plan.name}; name it by --suite"
         )
-    frame = of_suite(plan, frame, notes).drop_duplicates()
+    frame = of_suite(plan, frame, notes).drop_duplicates().reset_index(drop=True)
     frame = frame.assign(value=frame.value.replace([-math.inf, math.inf], math.nan))
     expected = expected_digests(plan, frame)
     own = expected == frame.digest
@@ -112,7 +114,8 @@ def _impossible(frame: pd.DataFrame) -> pd.Series:
 
 
 def _repeated(frame: pd.DataFrame) -> pd.Series:
-    """Rows of a chain whose quality is, number by number, that of a chain before: a copy, no draw of its own.
+    """Rows of a chain whose quality is, number by number, that of a chain before: a copy, no draw
+    of its own.
 
     Chains that share a digest (a public teacher's) are one on purpose.
     """

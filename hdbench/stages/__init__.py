@@ -1,4 +1,6 @@
-"""What each kind of stage does: its configuration and its parents' artifacts in, the files of its payload out."""
+"""What each kind of stage does: its configuration and its parents' artifacts in, the files of its
+payload out.
+"""
 
 from __future__ import annotations
 

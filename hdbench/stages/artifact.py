@@ -35,7 +35,7 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     path = folder(results, stage_id)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        found, payload = manifest["id"], manifest["payload"].items()
+        made_as, payload = manifest["id"], manifest["payload"].items()
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
         raise UserError(
@@ -49,8 +49,10 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
         raise UserError(
             f"{path / MANIFEST}: not a manifest; delete the folder {path} and run again"
         ) from None
-    if found != stage_id:
-        raise UserError(f"{path / MANIFEST}: is of {found}; delete the folder {path} and run again")
+    if made_as != stage_id:
+        raise UserError(
+            f"{path / MANIFEST}: is of {made_as}; delete the folder {path} and run again"
+        )
     for name, digest in payload:
         if not (path / name).is_file():
             raise UserError(

@@ -47,8 +47,8 @@ def reference(context: Context) -> Payload:
     path, network = context.parent("data")[0], load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
     sets = {
-        name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][part]
-        for name, part in rows.items()
+        name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][chosen]
+        for name, chosen in rows.items()
     }
     arrays = classifier_protocol.reference_arrays(
         {

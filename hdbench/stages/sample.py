@@ -49,7 +49,7 @@ def generated(
     shape, n = context.config.shape.dimensions, len(labels)
     world_size, size = distributed.world_size(), context.config.batch
     whole = math.ceil(n / size)
-    bounds = [min(size * math.ceil(whole * part / world_size), n) for part in range(world_size + 1)]
+    bounds = [min(size * math.ceil(whole * rank / world_size), n) for rank in range(world_size + 1)]
     batches, seconds, made, finite = [keep(torch.empty(0, *shape), range(0))], 0.0, 0, True
     first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
     progress = Progress(context.label, last - first)

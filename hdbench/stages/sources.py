@@ -37,7 +37,7 @@ def modules_of(kind: type) -> Iterator[str]:
 @functools.cache
 def digest_of_module(name: str) -> str | None:
     """SHA-256 of a module's file; None for one that has none."""
-    file = getattr(sys.modules.get(name), "__file__", None)
+    file = vars(sys.modules[name]).get("__file__") if name in sys.modules else None
     return sha256(Path(file)) if file and Path(file).is_file() else None
 
 

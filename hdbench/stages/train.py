@@ -96,8 +96,8 @@ def distill(context: Context) -> Payload:
     facts: dict[str, Any] = {}
     ode_pairs = None
     if "pairs" in context.stage.parents:
-        found = load_file(context.parent("pairs")[0] / PAIRS)
-        ode_pairs = found["eps"], found["x"], found["labels"]
+        arrays = load_file(context.parent("pairs").folder / PAIRS)
+        ode_pairs = arrays["eps"], arrays["x"], arrays["labels"]
     student = load_network(context, "student", mean_velocity=True)
     student.gradient_checkpointing = training.gradient_checkpointing
     problem = Problem(
@@ -148,7 +148,9 @@ def train(
 
 
 def network_evaluations(passes: dict[str, Passes], samples: int) -> dict[str, float]:
-    """Evaluations of all samples by network and kind, such as `teacher forward`; zeros are left out."""
+    """Evaluations of all samples by network and kind, such as `teacher forward`; zeros are left
+    out.
+    """
     return {
         f"{network} {kind}": count * samples
         for network, kinds in passes.items()

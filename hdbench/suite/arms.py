@@ -1,4 +1,6 @@
-"""What an arm is, and which arm it is compared with: read from its configuration, never from its name."""
+"""What an arm is, and which arm it is compared with: read from its configuration, never from its
+name.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def is_teacher(arm: Arm) -> bool:
 
 
 def describe(plan: Plan, name: str) -> str:
-    """The arm for people: its title, or `MeanFlow → DMD + patch` and whatever else its entry changes."""
+    """The arm for people: its title, or `MeanFlow → DMD + patch` and whatever else its entry
+    changes.
+    """
     arm = plan.arms[name]
     if arm.title:
         return arm.title
@@ -77,7 +81,9 @@ def describe(plan: Plan, name: str) -> str:
 
 
 def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
-    """What an arm's entry changes (under these keys) beside its stages, head and rule for its steps: `relative weight 4.0`."""
+    """What an arm's entry changes (under these keys) beside its stages, head and rule for its
+    steps: `relative weight 4.0`.
+    """
     recipe = plan.recipes.get(name)
     said = (
         {("recipe",), ("steps",)}
@@ -116,7 +122,7 @@ def is_base_trajectory(plan: Plan, name: str) -> bool:
 
 
 def same_refine(arm: Arm, other: Arm) -> bool:
-    """Whether two arms with stage 2 have the same one, head included, for whatever number of steps."""
+    """Whether two arms with stage 2 have the same one, head included, whatever its steps."""
     return _stage_two(arm) == _stage_two(other)
 
 
@@ -137,7 +143,7 @@ def _without_head(arm: Arm) -> dict:
 
 
 def alike_but_head(plan: Plan, name: str) -> list[str]:
-    """The arms with the same initialisation, stage 2 and rule for its steps as an arm with stage 2."""
+    """The arms with this arm's start, stage 2 but for the head, and rule for its steps."""
 
     def key(other: str) -> tuple:
         arm = plan.arms[other]
@@ -155,7 +161,9 @@ def same_without_head(plan: Plan, name: str) -> str | None:
 
 
 def same_from_trajectory(plan: Plan, name: str) -> str | None:
-    """The arm with the same stage 2 and head from a trajectory stage, of several the suite's base one."""
+    """The arm with the same stage 2 and head from a trajectory stage, of several the suite's base
+    one.
+    """
     arm = plan.arms[name]
     if not arm.refine:
         return None

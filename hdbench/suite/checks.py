@@ -53,50 +53,16 @@ def _check(plan: Plan, source: str) -> None:
 def _check_scale(plan: Plan, source: str) -> None:
     """Data, network, text, public files and protocol go together."""
     suite, data, evaluation = plan.suite, plan.suite.data, plan.suite.evaluation
-    sana, latents = isinstance(suite.network, SanaConfig), data.stored == "latents"
+    sana = isinstance(suite.network, SanaConfig)
+    latents = data.stored == "latents"
     if sana != bool(suite.text):
         raise UserError(
             f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or "
             "remove it"
         )
-    fitting = {type(None): "class", TextConfig: "prompt", ClipText: "caption"}
-    if data.label_kind != fitting[type(suite.text)]:
-        raise UserError(
-            f"{source}: text: not for the data {data.name}; a pipeline encodes images with "
-            "text: true, a clip the "
-            "data set captions, and classes have none"
-        )
-    if isinstance(suite.text, ClipText):
-        sizes = {
-            "vision_cfg.image_size": data.image_size,
-            "text_cfg.width": suite.network.caption_width,
-        }
-        for key, value in sizes.items():
-            part, _, size = key.partition(".")
-            if suite.text.model[part][size] != value:
-                raise UserError(
-                    f"{source}: text.model.{key} = {suite.text.model[part][size]}: data and "
-                    f"network need {value}"
-                )
-    publics = {"teacher.checkpoint": (suite.network, suite.teacher.checkpoint)}
-    publics |= {
-        f"arms.{name}.baseline.checkpoint": (arm.baseline.network, arm.baseline.checkpoint)
-        for name, arm in plan.arms.items()
-        if arm.baseline
-    }
-    for key, (network, public) in publics.items():
-        if public and not (public.format == "sana") == isinstance(network, SanaConfig) == sana:
-            raise UserError(
-                f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana "
-                "goes with "
-                "network.name = 'sana', sit and dit go without a name"
-            )
-        if data.image_size % network.patch:
-            raise UserError(
-                f"{source}: {key}: its network.patch = {network.patch} does not divide the side "
-                f"{data.image_size}"
-            )
-    if getattr(suite.network, "guidance_input", None):
+    _check_text(suite, source)
+    _check_publics(plan, source)
+    if sana and suite.network.guidance_input is not None:
         raise UserError(
             f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network "
             "has no velocity to "
@@ -129,6 +95,54 @@ def _check_scale(plan: Plan, source: str) -> None:
         raise UserError(
             f"{source}: classifier: belongs to evaluation.protocol = 'classifier'; set it to null"
         )
+
+
+def _check_text(suite: Suite, source: str) -> None:
+    """Labels of the data and encoder of the prompts go together."""
+    data = suite.data
+    fitting = {type(None): "class", TextConfig: "prompt", ClipText: "caption"}
+    if data.label_kind != fitting[type(suite.text)]:
+        raise UserError(
+            f"{source}: text: not for the data {data.name}; a pipeline encodes images with "
+            "text: true, a clip the "
+            "data set captions, and classes have none"
+        )
+    if isinstance(suite.text, ClipText):
+        sizes = {
+            "vision_cfg.image_size": data.image_size,
+            "text_cfg.width": suite.network.caption_width,
+        }
+        for key, value in sizes.items():
+            tower, _, size = key.partition(".")
+            if suite.text.model[tower][size] != value:
+                raise UserError(
+                    f"{source}: text.model.{key} = {suite.text.model[tower][size]}: data and "
+                    f"network need {value}"
+                )
+
+
+def _check_publics(plan: Plan, source: str) -> None:
+    """Public networks are of the suite's kind and fit its data."""
+    suite, data = plan.suite, plan.suite.data
+    sana = isinstance(suite.network, SanaConfig)
+    publics = {"teacher.checkpoint": (suite.network, suite.teacher.checkpoint)}
+    publics |= {
+        f"arms.{name}.baseline.checkpoint": (arm.baseline.network, arm.baseline.checkpoint)
+        for name, arm in plan.arms.items()
+        if arm.baseline
+    }
+    for key, (network, public) in publics.items():
+        if public and not (public.format == "sana") == isinstance(network, SanaConfig) == sana:
+            raise UserError(
+                f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana "
+                "goes with "
+                "network.name = 'sana', sit and dit go without a name"
+            )
+        if data.image_size % network.patch:
+            raise UserError(
+                f"{source}: {key}: its network.patch = {network.patch} does not divide the side "
+                f"{data.image_size}"
+            )
 
 
 def _check_classifier(suite: Suite, source: str) -> None:
@@ -177,11 +191,14 @@ def _check_training(key: str, training: Training, role: str, source: str) -> Non
             + nearest(name, objectives)
         )
     if key in ("classifier.training", "text.training"):
-        for option in ("compile", "gradient_checkpointing"):
-            if getattr(training, option):
-                raise UserError(
-                    f"{source}: {key}.{option} = true: only transformers have it; remove it"
-                )
+        options = {
+            "compile": training.compile,
+            "gradient_checkpointing": training.gradient_checkpointing,
+        }
+        for option in [option for option, is_set in options.items() if is_set]:
+            raise UserError(
+                f"{source}: {key}.{option} = true: only transformers have it; remove it"
+            )
     if not isinstance(training.steps, int) and not key.startswith("arms."):
         raise UserError(
             f"{source}: {key}.steps = {training.steps.model_dump()}: must be an integer; "

@@ -40,8 +40,8 @@ def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
         if path.stem in TAKEN:
             raise UserError(f"{path}: results/{path.stem} is for other things; rename the file")
         return path.stem
-    content = [suite, *arms.values()]
-    return f"{path.stem}-{digest_of([part.model_dump(mode='json') for part in content])[:6]}"
+    content = [config.model_dump(mode="json") for config in (suite, *arms.values())]
+    return f"{path.stem}-{digest_of(content)[:6]}"
 
 
 def load_plan(name: str) -> Plan:

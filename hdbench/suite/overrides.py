@@ -8,7 +8,8 @@ from hdbench.core.config import Config
 
 
 def merge(base: Any, override: Any, unnamed: bool = False) -> Any:
-    """Override wins; mappings merge key by key, but one that names another `name` replaces the base's as a whole.
+    """Override wins; mappings merge key by key, but one that names another `name` replaces the
+    base's as a whole.
 
     With `unnamed`, a base without a name holds values for every name, and is merged.
     """
@@ -28,7 +29,9 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
 
 
 def differs(base: Config, arm: Config, keys: tuple[str, ...]) -> bool:
-    """Whether an arm has another value there than the base, or stands in a mapping that another `name` replaced."""
+    """Whether an arm has another value there than the base, or stands in a mapping that another
+    `name` replaced.
+    """
 
     def at(config: Config, keys: tuple[str, ...]) -> Any:
         value = config.model_dump(mode="json")

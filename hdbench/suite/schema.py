@@ -1,4 +1,6 @@
-"""Suites are data: a validated YAML file becomes arms, and arms become a plan of stages keyed by digest."""
+"""Suites are data: a validated YAML file becomes arms, and arms become a plan of stages keyed by
+digest.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from hdbench.methods import OBJECTIVES
 from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
+from hdbench.suite.tables import Tables
 
 Objective = OBJECTIVES.union()
 Dataset = DATASETS.union()
@@ -26,7 +29,9 @@ def _absent(value: Any) -> bool:
 
 
 class EqualTotal(Config):
-    """As many steps as make the arm's total training compute equal to that of another arm, in forward-equivalents."""
+    """As many steps as make the arm's total training compute equal to that of another arm, in
+    forward-equivalents.
+    """
 
     equal_total: str = Field(
         description="the arm whose trajectory and refine stages together set the budget"
@@ -34,7 +39,9 @@ class EqualTotal(Config):
 
 
 class Training(Config):
-    """One training stage: an objective and how it is optimised (AdamW, gradients clipped, EMA of the student)."""
+    """One training stage: an objective and how it is optimised (AdamW, gradients clipped, EMA of
+    the student).
+    """
 
     objective: Objective
     steps: int | EqualTotal
@@ -50,7 +57,8 @@ class Training(Config):
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         exclude_if=lambda precision: precision == "float32",
-        description="of matrix products; weights, forward-mode derivatives, losses and averages stay float32",
+        description="of matrix products; weights, forward-mode derivatives, losses and averages "
+        "stay float32",
     )
     micro_batch: int | None = Field(
         None, ge=1, exclude_if=_absent, description="rows of a rank at once; gradients add up"
@@ -81,7 +89,9 @@ class Checkpoint(Config):
 
 
 class Teacher(Config):
-    """The teacher's training, or where it comes from, and the guidance with which every stage uses it."""
+    """The teacher's training, or where it comes from, and the guidance with which every stage uses
+    it.
+    """
 
     training: Training | None = Field(None, exclude_if=_absent)
     checkpoint: Checkpoint | None = Field(None, exclude_if=_absent)
@@ -95,7 +105,9 @@ class Teacher(Config):
 
 
 class ClassifierTraining(Config):
-    """The network whose features the metrics use, and its training; one for all chains, so that they can be compared."""
+    """The network whose features the metrics use, and its training; one for all chains, so that
+    they can be compared.
+    """
 
     network: ClassifierConfig = ClassifierConfig()
     training: Training
@@ -103,7 +115,9 @@ class ClassifierTraining(Config):
 
 
 class ClipText(Config):
-    """A CLIP trained in the DAG whose text tower encodes the prompts; one of the data's split `score` gives the CLIP score."""
+    """A CLIP trained in the DAG whose text tower encodes the prompts; one of the data's split
+    `score` gives the CLIP score.
+    """
 
     name: Literal["clip"] = "clip"
     model: dict[str, Any] = Field(
@@ -139,7 +153,9 @@ class ClipText(Config):
 
 
 def _named(default: str) -> Discriminator:
-    """Which alternative is meant: by `name`, and without one the default, whose older files and digests have none."""
+    """Which alternative is meant: by `name`, and without one the default, whose older files and
+    digests have none.
+    """
 
     def tag(value: Any) -> str:
         return (
@@ -189,7 +205,8 @@ class Evaluation(Config):
     def _reference_of_protocol(self):
         if (self.protocol == "classifier") == bool(self.reference):
             raise ValueError(
-                "reference belongs to every protocol but `classifier`, whose real images are the data's own"
+                "reference belongs to every protocol but `classifier`, whose real images are the "
+                "data's own"
             )
         return self
 
@@ -211,10 +228,11 @@ class Baseline(Config):
 
     @model_validator(mode="after")
     def _a_time_for_each_further_step(self):
-        for steps, found in self.times.items():
-            if len(found) != steps - 1:
+        for steps, times in self.times.items():
+            if len(times) != steps - 1:
                 raise ValueError(
-                    f"times = {{{steps}: {list(found)}}}: give {steps - 1} times, one for each step after the first"
+                    f"times = {{{steps}: {list(times)}}}: give {steps - 1} times, one for each "
+                    "step after the first"
                 )
         return self
 
@@ -241,7 +259,8 @@ class Arm(Config):
             )
         if self.real and (self.trajectory or self.refine):
             raise ValueError(
-                f"real = {self.real!r}: real images take no model; set trajectory and refine to null"
+                f"real = {self.real!r}: real images take no model; set trajectory and refine to "
+                "null"
             )
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
@@ -251,17 +270,21 @@ class Arm(Config):
             trained = 1 if self.refine else 0
         if trained == 1 and max(self.steps) > 1:
             raise ValueError(
-                f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set steps to [1]"
+                f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set "
+                "steps to [1]"
             )
         if trained and any(trained % steps for steps in self.steps):
             raise ValueError(
-                f"steps = {list(self.steps)}: stage 2 trains {trained} steps, and can take a divisor of them"
+                f"steps = {list(self.steps)}: stage 2 trains {trained} steps, and can take a "
+                "divisor of them"
             )
         return self
 
 
 class Recipe(Config):
-    """A published method as an arm: every hyper-parameter with where it is from, and what differs from the paper."""
+    """A published method as an arm: every hyper-parameter with where it is from, and what differs
+    from the paper.
+    """
 
     title: str
     source: str
@@ -296,27 +319,6 @@ class Recipe(Config):
                 f"add {'a line' if len(lacking) == 1 else 'a line for each'}"
             )
         return self
-
-
-class TableOptions(Config):
-    """What a suite says of a table that differs from the table's defaults."""
-
-    caption: str | None = None
-    rows: tuple[str, ...] | None = Field(
-        None, min_length=1, description="these arms, in this order, in place of the default ones"
-    )
-    also: tuple[str, ...] = Field((), description="arms beside the default ones")
-    without: tuple[str, ...] = Field((), description="arms of the default ones that are left out")
-    against: tuple[str, ...] | None = Field(
-        None, description="arms to which paired differences are shown"
-    )
-
-
-Tables = Annotated[
-    Annotated[tuple[str, ...], Tag("list")]
-    | Annotated[dict[str, TableOptions | None], Tag("mapping")],
-    Discriminator(lambda value: "mapping" if isinstance(value, dict) else "list"),
-]
 
 
 class Suite(Config):

@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from hdbench.core.config import Config
 from hdbench.core.files import digest_of
+from hdbench.datasets.base import Dataset as BaseDataset
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.flow.guidance import Guidance
 from hdbench.methods.base import Objective
@@ -234,10 +235,11 @@ def classes_of(config: StageConfig) -> dict[str, type]:
     """Classes whose code decides what a stage computes, by name: data set, objectives, heads,
     metrics.
     """
-    named = [part for part in configs_in(config) if "name" in type(part).model_fields]
-    heads = [part.head() for part in named if isinstance(part, Objective)]
+    configs = list(configs_in(config))
+    versioned = [inner for inner in configs if isinstance(inner, Objective | BaseDataset)]
+    heads = [inner.head() for inner in configs if isinstance(inner, Objective)]
     return (
-        {part.name: type(part) for part in named}
+        {inner.name: type(inner) for inner in versioned}
         | {f"head {head[0]}": HEADS[head[0]] for head in heads if head and head[0] != "none"}
         | {f"metric {name}": METRICS[name] for name in metrics_of(config)}
     )
@@ -245,7 +247,7 @@ def classes_of(config: StageConfig) -> dict[str, type]:
 
 def versions_of(kind: str, config: StageConfig) -> dict[str, int]:
     """The stage's version, and those of what it uses as far as they have left 1."""
-    versions = {name: getattr(cls, "version", 1) for name, cls in classes_of(config).items()}
+    versions = {name: cls.version for name, cls in classes_of(config).items()}
     raised = {name: version for name, version in versions.items() if version != 1}
     return {"stage": VERSIONS[kind]} | raised
 

@@ -327,7 +327,7 @@ def test_chains_that_one_file_lacks_are_named_and_fail_where_asked(files):
         ("arm,value\nhd,1\n", "columns are"),
         (None, "does not exist"),
         (pd.concat([frame({"fd": {0: 1.0}})] * 2), "appear more than once"),
-        (frame({"other": {0: 1.0}}, arm="x", suite="y"), "no row stands in both"),
+        (frame({"other": {0: 1.0}}, arm="x", suite="y"), "no row is in both"),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence_and_code_2(content, said, files, tmp_path):

@@ -216,7 +216,7 @@ def test_a_changed_source_is_one_line_and_again_makes_the_stage_anew(done, monke
     run_until(plan, results, child)
     file = "hdbench/methods/pretraining/flow_matching.py"
     digest_of_module = sources.digest_of_module
-    edited = lambda name: "edited" if name.endswith("flow_matching") else digest_of_module(name)  # noqa: E731
+    edited = lambda name: "edited" if name.endswith("flow_matching") else digest_of_module(name)
     monkeypatch.setattr(sources, "digest_of_module", edited)
     said = stage_command(suite, results).output.splitlines()
     assert said[1:] == [f"{file} has changed since {stage} was made; --again makes it anew"]

@@ -1,5 +1,6 @@
 """What the figures show is what the numbers say; what they leave out, they name."""
 
+import io
 import math
 import re
 from pathlib import Path
@@ -320,6 +321,8 @@ def test_weights_are_those_of_the_history_as_multiples_of_equal_ones(tmp_path):
 def test_curves_are_drawn_from_what_is_there(tmp_path):
     plan, results = tiny_plan(tmp_path, CHANGES), tmp_path / "r"
     text, _ = history(np.random.default_rng(0), 16)
+    columns = {"generator/gan_gradient_rms": 3.0, "generator/my_method_gradient_rms": 2.0}
+    text = pd.read_csv(io.StringIO(text)).assign(**columns).to_csv(index=False)
     for row in plan.rows:
         if row.arm == "hd_awd_logit":
             publish(results, plan, row.stages["refine"], {"history.csv": text})
@@ -327,9 +330,11 @@ def test_curves_are_drawn_from_what_is_there(tmp_path):
     shown = [axis for axis in figure.axes if axis.lines]
     assert [axis.get_ylabel() for axis in shown] == [
         "fake velocity loss",
+        "matching gradient,\nroot mean square",
         "entropy of token\nweights† / log N",
     ]
     assert set(shown[0].lines[0].get_ydata()) == {0.5}
+    assert set(shown[1].lines[0].get_ydata()) == {2.0}
     assert "Not available: MeanFlow, chain 0" in note or "MeanFlow → DMD, chain 0" in note
 
 

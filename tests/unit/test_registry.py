@@ -101,6 +101,14 @@ def test_entry_points_come_after_the_built_in_classes_by_name_and_once(install):
     assert shapes.load()["circle"] is circle and len(shapes) == 3
 
 
+def test_a_name_that_is_not_built_in_is_looked_for_among_packages(install):
+    install({"circle": "shapes_extension:Circle"})
+    shapes = registry()
+    assert "square" in shapes and list(shapes) == ["square"]
+    assert "circle" in shapes and shapes["circle"].name == "circle"
+    assert "blob" not in shapes and list(shapes) == ["square", "circle"]
+
+
 def test_another_group_is_not_loaded(install):
     install({"circle": "shapes_extension:Circle"})
     assert list(Registry("hdbench_test.others", Shape, [Square]).load()) == ["square"]

@@ -1,6 +1,4 @@
-"""Tables and figures of suites: which there are, which rows they have, and mistakes in naming
-them.
-"""
+"""Tables and figures of suites: which there are, their rows, and mistakes in naming them."""
 
 import json
 

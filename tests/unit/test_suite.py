@@ -17,6 +17,7 @@ from hdbench.report.numbers import Numbers
 from hdbench.report.tables import TABLES
 from hdbench.suite import budget, reading
 from hdbench.suite import stage as suite_stage
+from hdbench.suite.arms import base_arm, describe
 from hdbench.suite.budget import pairs_cost, total_cost
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import merge
@@ -340,8 +341,8 @@ def test_no_such_file_or_suite(tmp_path):
     refuse(
         tmp_path / "no.yaml",
         results,
-        f"{tmp_path}/no.yaml: cannot be read (No such file or directory); give the path of a suite "
-        f"file",
+        f"{tmp_path}/no.yaml: cannot be read (No such file or directory); give the path of a "
+        "suite file",
     )
     (tmp_path / "folder.yaml").mkdir()
     refuse(
@@ -640,8 +641,8 @@ def test_every_method_has_a_recipe():
         ({"recipe": "knowledge"}, "arms.kd: the compute of 'hd' leaves no step for trajectory"),
         (
             {"recipe": "progressive", "trajectory": {"steps": 4}},
-            "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step for "
-            "each",
+            "arms.kd.trajectory.steps = 4: its objective has 5 rounds; give it at least a step "
+            "for each",
         ),
     ],
 )
@@ -655,7 +656,7 @@ def test_a_mistake_with_a_recipe_is_one_sentence(tmp_path, change, sentence):
     [
         (
             {"hyper_parameters": {"refine": "ours"}},
-            "hyper_parameters: nothing says where arm.real is from; add a line",
+            "hyper_parameters: nothing says where arm.real, arm.steps, arm.trajectory.",
         ),
         (
             {
@@ -730,3 +731,120 @@ def test_committed_numbers_are_of_the_present_suite_or_said_to_be_of_an_earlier_
     earlier = int((~frame.digest.isin(present)).sum())
     note = f"{earlier} of {len(frame)} numbers were made by another version of this suite."
     assert (note in numbers.notes) == bool(earlier)
+
+
+# grids, titles, and what is missing
+
+
+def test_a_grid_is_an_arm_for_each_combination(tmp_path):
+    """Names from the choices, values in their places, texts filled in, and in the grid's place."""
+    grid = {
+        "refine": {
+            "objective": {
+                "discriminator": ["patch", "conv"],
+                "gan": {"weak": {"relative_weight": 0.1}, "strong": {"relative_weight": 2.0}},
+            }
+        }
+    }
+    control = {
+        "trajectory": None,
+        "refine": {
+            "objective": {"discriminator": ["patch", "conv"]},
+            "steps": {"equal_total": "hd_{discriminator}_weak"},
+        },
+    }
+    arms = {
+        "hd": {},
+        "hd_{discriminator}_{gan}": grid,
+        "dmd_{discriminator}": control,
+        "td": {"refine": None},
+    }
+    plan = tiny_plan(tmp_path, {"arms": arms, "tables": {}})
+    assert list(plan.arms) == [
+        "hd",
+        "hd_patch_weak",
+        "hd_patch_strong",
+        "hd_conv_weak",
+        "hd_conv_strong",
+        "dmd_patch",
+        "dmd_conv",
+        "td",
+    ]
+    for head in ("patch", "conv"):
+        for name, weight in {"weak": 0.1, "strong": 2.0}.items():
+            objective = plan.arms[f"hd_{head}_{name}"].refine.objective
+            assert (objective.discriminator, objective.gan.relative_weight) == (head, weight)
+        assert plan.declared[f"dmd_{head}"].refine.steps.equal_total == f"hd_{head}_weak"
+    only = tiny_plan(
+        tmp_path, {"arms": arms, "tables": {}, "only": ["hd", "hd_{discriminator}_{gan}"]}
+    )
+    assert list(only.arms) == list(plan.arms)[:5]
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        ({"hd_{head}": {}}, "arms.hd_{head}: no key of its override is 'head'"),
+        (
+            {"a_{steps}": {"refine": {"steps": 9}}},
+            "arms.a_{steps}: steps = 9: must be a list of choices, or a mapping of names to values",
+        ),
+        (
+            {"a_1": {}, "a_{batch}": {"refine": {"batch": [1, 2]}}},
+            "arms.a_{batch}: the arm 'a_1' appears twice; remove one",
+        ),
+    ],
+)
+def test_a_mistake_in_a_grid_is_one_sentence(tmp_path, arms, sentence):
+    path = write_suite(tmp_path, {"arms": arms})
+    result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
+    assert result.exit_code == 2 and result.output.startswith(f"hdbench: {path}: {sentence}")
+
+
+def test_a_title_names_an_arm_and_changes_no_stage(tmp_path):
+    changes = {"arms.mine": {"refine": {"learning_rate": 1.0e-3}}}
+    before = tiny_plan(tmp_path, changes)
+    changes["arms.mine"]["title"] = "Mine"
+    after = tiny_plan(tmp_path, changes | {"arms.hd": {"title": "The base"}})
+    assert ids(after) == ids(before)
+    assert (describe(before, "mine"), describe(after, "mine")) == (
+        "MeanFlow → DMD, learning rate 0.001",
+        "Mine",
+    )
+    assert base_arm(after) == base_arm(before) == "hd" and describe(after, "hd") == "The base"
+
+
+def test_all_missing_keys_are_listed_at_once(tmp_path):
+    changes = dict.fromkeys(("title", "base.refine.steps", "base.refine.ema"), REMOVED)
+    path = write_suite(tmp_path, changes)
+    keys = "title, base.refine.steps, base.refine.ema"
+    refuse(path, tmp_path / "results", f"{path}: {keys}: these are missing; add them")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "extends: _trajectry",
+            "extends = '_trajectry': no such file beside it; did you mean '_trajectory'?",
+        ),
+        (
+            "extends: _trajectory\ntitle: Mine\nsource: x\ndifferences: x\n"
+            "arm: {trajectory: {objective: {name: knowledge}}}",
+            "hyper_parameters: nothing says where arm.trajectory.batch, arm.trajectory.betas, ",
+        ),
+    ],
+)
+def test_a_recipe_extends_shared_values_with_their_sources(tmp_path, monkeypatch, text, sentence):
+    """What neither gives is an error; the first names no file, of the second no line says where
+    training is from.
+    """
+    shared = (REPOSITORY / RECIPES / "_trajectory.yaml").read_text(encoding="utf-8").splitlines()
+    kept = [line for line in shared if not line.startswith('  trajectory: "')]
+    (tmp_path / "_trajectory.yaml").write_text("\n".join(kept))
+    (tmp_path / "mine.yaml").write_text(text)
+    monkeypatch.setattr("hdbench.suite.load.RECIPES", tmp_path)
+    path = write_suite(tmp_path, {"arms.kd": {"recipe": "mine"}})
+    result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
+    assert result.exit_code == 2 and result.output.count("\n") == 1
+    assert sentence in result.output

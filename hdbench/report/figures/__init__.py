@@ -1,8 +1,10 @@
-"""The suite's figures: quality from the collected numbers; samples, training curves, spectra and token weights from artifacts.
+"""The suite's figures: quality from the collected numbers; samples, training curves, spectra and
+token weights from artifacts.
 
-Colour is the discriminator head; the marker is what stage 2 starts from, open for controls of equal total compute.  What has
-no numbers or no artifact is left out, and a note below the figure says so.  A new figure is its file and a line in `FIGURES`,
-or an installed package's entry point `hdbench.figures`.
+Colour is the discriminator head; the marker is what stage 2 starts from, open for controls of equal
+total compute.  What has no numbers or no artifact is left out, and a note below the figure says so.
+A new figure is its file and a line in `FIGURES`, or an installed package's entry point
+`hdbench.figures`.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ def draw(
     frame: pd.DataFrame | None = None,
     anybody: bool = False,
 ) -> list[Path]:
-    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`: as Numbers); the paths.
+    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`:
+    as Numbers); the paths.
 
     From anybody's metrics, a figure for which there is nothing does not replace one that is there.
     """

@@ -32,12 +32,15 @@ STAGE_TWO = {  # labels by the scalar's name, a pattern
 
 
 class Curves(Figure):
-    """A column for each start: the residual of its trajectory stage, and below what stage 2 does, head by head."""
+    """A column for each start: the residual of its trajectory stage, and below what stage 2 does,
+    head by head.
+    """
 
     name = "curves"
 
     def draw(self, sources: Sources) -> plt.Figure:
-        plan, groups = sources.plan, columns_of(sources)
+        plan = sources.plan
+        groups = columns_of(sources)
         refined = [arm for arms in by_kind(plan).values() for arm in arms]
         figure, axes = plt.subplots(
             1 + len(STAGE_TWO),
@@ -75,7 +78,9 @@ class Curves(Figure):
 
 
 def columns_of(sources: Sources) -> dict[str, list[str]]:
-    """Arms by heading: stage 2 by what it starts from, then trajectory stages that none starts from."""
+    """Arms by heading: stage 2 by what it starts from, then trajectory stages that none starts
+    from.
+    """
     plan = sources.plan
     groups = by_kind(plan)
     used = [plan.arms[arm].trajectory for arms in groups.values() for arm in arms]

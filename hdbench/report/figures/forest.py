@@ -39,7 +39,9 @@ BETWEEN = 1.3  # lines from a group to the next heading
 
 
 class Forest(Figure):
-    """Paired differences of FD test: each head against none, and each start of stage 2 against the suite's own."""
+    """Paired differences of FD test: each head against none, and each start of stage 2 against the
+    suite's own.
+    """
 
     name = "forest"
     tables = ("main", "initialisation")
@@ -124,7 +126,8 @@ def say_sides(axis: Axes) -> None:
 
 def differences(sources: Sources, reference: Callable[[Plan, str], str | None]) -> Groups:
     """FD test minus that of the arm that `reference` names."""
-    plan, numbers = sources.plan, sources.numbers
+    plan = sources.plan
+    numbers = sources.numbers
     groups: Groups = {}
     for arm in stage_two(plan):
         other = reference(plan, arm)

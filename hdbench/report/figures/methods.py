@@ -39,13 +39,16 @@ COLOURS = (BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)
 
 
 class Methods(Figure):
-    """FD test of every method by its sampling steps, and against what its training took; equal letters, equal method."""
+    """FD test of every method by its sampling steps, and against what its training took; equal
+    letters, equal method.
+    """
 
     name = "methods"
     tables = ()
 
     def draw(self, sources: Sources) -> plt.Figure:
-        plan, numbers = sources.plan, sources.numbers
+        plan = sources.plan
+        numbers = sources.numbers
         rows = [arm for arm in TABLES["methods"]().rows(plan) if not plan.arms[arm].real]
         entries = (entry for arm in rows for entry in numbers.entries(arm))
         known = sources.numbers_of(entries, numbers.counted(numbers.distance))

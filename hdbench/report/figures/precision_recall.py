@@ -30,12 +30,15 @@ Points = dict[Entry, list[Interval]]  # recall and precision
 
 
 class PrecisionRecall(Figure):
-    """Precision against recall; on the right the part around the one-step arms, larger and without intervals."""
+    """Precision against recall; on the right the part around the one-step arms, larger and without
+    intervals.
+    """
 
     name = "precision_recall"
 
     def draw(self, sources: Sources) -> plt.Figure:
-        plan, numbers = sources.plan, sources.numbers
+        plan = sources.plan
+        numbers = sources.numbers
         shown = [name for name, arm in plan.arms.items() if arm.real != "train"]
         entries = (entry for arm in shown for entry in numbers.entries(arm))
         points = sources.numbers_of(entries, *map(numbers.counted, ("recall", "precision")))

@@ -43,7 +43,8 @@ class Quality(Figure):
     name = "quality"
 
     def draw(self, sources: Sources) -> plt.Figure:
-        plan, numbers = sources.plan, sources.numbers
+        plan = sources.plan
+        numbers = sources.numbers
         models = [name for name, arm in plan.arms.items() if not arm.real]
         entries = sorted(
             (entry for arm in models for entry in numbers.entries(arm)),

@@ -19,7 +19,9 @@ MARGIN = 2.6  # inches, of labels
 
 
 class Samples(Figure):
-    """The same noises (columns) through every method (rows), first chain; on top real test images of those classes."""
+    """The same noises (columns) through every method (rows), first chain; on top real test images
+    of those classes.
+    """
 
     name = "samples"
 

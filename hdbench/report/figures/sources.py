@@ -50,10 +50,13 @@ class Sources:
         return self.label(entry.arm) + ("" if one_step else steps_text(entry.steps))
 
     def numbers_of(self, entries: Iterable[Entry], *metrics: str) -> dict[Entry, list[Interval]]:
-        """Of each entry these metrics; one that lacks any is left out and, as is one with fewer chains, noted."""
+        """Of each entry these metrics; one that lacks any is left out and, as is one with fewer
+        chains, noted.
+        """
         shown = {}
         for entry in entries:
-            name, values = self.name(entry), self.numbers.of(entry)
+            name = self.name(entry)
+            values = self.numbers.of(entry)
             have, all_chains = self.numbers.chains(entry)
             intervals = [self.numbers(entry, metric) for metric in metrics]
             if not all(math.isfinite(interval.value) for interval in intervals):
@@ -94,7 +97,9 @@ def steps_text(steps: int) -> str:
 
 
 def histories(sources: Sources, arm: str, kind: str) -> dict[int, pd.DataFrame]:
-    """By chain what that stage of an arm has recorded, by step; without chains that have no such stage."""
+    """By chain what that stage of an arm has recorded, by step; without chains that have no such
+    stage.
+    """
     recorded = {}
     for row in {row.stages[kind]: row for row in sources.rows(arm) if kind in row.stages}.values():
         if folder := sources.folder(row.stages[kind], f"{sources.label(arm)}, chain {row.seed}"):

@@ -33,12 +33,15 @@ LINES = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (1, 1)))  # of their numbers of sa
 
 
 class Spectrum(Figure):
-    """Relative power against radial frequency: by sampling steps before stage 2, and by head after it."""
+    """Relative power against radial frequency: by sampling steps before stage 2, and by head after
+    it.
+    """
 
     name = "spectrum"
 
     def draw(self, sources: Sources) -> plt.Figure:
-        plan, groups = sources.plan, by_kind(sources.plan)
+        plan = sources.plan
+        groups = by_kind(plan)
         panels = 1 + len(groups)
         lines = -(-panels // 2)
         figure, axes = plt.subplots(

@@ -143,7 +143,9 @@ def before_stage_two(plan: Plan) -> list[str]:
 
 
 def markers(plan: Plan) -> dict[str, str]:
-    """Of each arm: round or pointed from a trajectory student, square from the teacher, others before stage 2."""
+    """Of each arm: round or pointed from a trajectory student, square from the teacher, others
+    before stage 2.
+    """
     shapes = {True: cycle("o^Dv<>"), False: cycle("sph8")}
     kinds = dict.fromkeys(
         (kind_of(plan, arm), bool(plan.arms[arm].trajectory)) for arm in stage_two(plan)
@@ -155,7 +157,9 @@ def markers(plan: Plan) -> dict[str, str]:
 
 
 def point_style(plan: Plan, arm: str) -> dict:
-    """Colour is the head, and what was not trained by stage 2 grey; open where the total compute is made equal."""
+    """Colour is the head, and what was not trained by stage 2 grey; open where the total compute is
+    made equal.
+    """
     colour = HEAD_COLOURS.get(head_of(plan.arms[arm]), REFERENCE)
     return {
         "marker": markers(plan)[arm],
@@ -168,7 +172,9 @@ def point_style(plan: Plan, arm: str) -> dict:
 
 
 def head_handles(plan: Plan, arms: Iterable[str], **line) -> list[Line2D]:
-    """Of a legend: each head's colour, on its own line style or on what is given (of all heads, or by head)."""
+    """Of a legend: each head's colour, on its own line style or on what is given (of all heads, or
+    by head).
+    """
     heads = {
         head: head_name(plan.arms[arm]) + dagger(head)
         for arm in arms
@@ -191,7 +197,8 @@ def head_handles(plan: Plan, arms: Iterable[str], **line) -> list[Line2D]:
 
 def marker_handles(sources: Sources, arms: Iterable[str]) -> list[Line2D]:
     """Of a legend: the marker of each kind of arm, in grey."""
-    plan, named = sources.plan, {}
+    plan = sources.plan
+    named = {}
     for arm in arms:
         text = sources.label(arm)
         if plan.arms[arm].refine:
@@ -205,10 +212,12 @@ def marker_handles(sources: Sources, arms: Iterable[str]) -> list[Line2D]:
 
 
 def legends(figure: Figure, columns: dict[str, list[Line2D]], wide: Sequence[str] = ()) -> None:
-    """Up to three legends side by side below the axes, each with its title; those named `wide` in two columns."""
+    """Up to three legends side by side below the axes, each with its title; those named `wide` in
+    two columns.
+    """
     columns = {title: handles for title, handles in columns.items() if handles}
     places = {0: (), 1: (0.5,), 2: (0, 1), 3: (0, 0.5, 1)}[len(columns)]
-    for place, (title, handles) in zip(places, columns.items()):
+    for place, (title, handles) in zip(places, columns.items(), strict=True):
         side = {0: "left", 0.5: "center", 1: "right"}[place]
         figure.legend(
             handles=handles,
@@ -245,7 +254,7 @@ def logarithmic(axes: Axes, along: str = "y") -> None:
 
 def join(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
     """A thin line through one model at several numbers of sampling steps."""
-    axis.plot(*zip(*points), color=REFERENCE, linewidth=0.7, zorder=1)
+    axis.plot(*zip(*points, strict=True), color=REFERENCE, linewidth=0.7, zorder=1)
 
 
 def title_of(numbers: Numbers, metric: str) -> str:
@@ -280,7 +289,9 @@ def floor(sources: Sources, axis: Axes, metric: str) -> None:
 
 
 def plot_chains(axis: Axes, history: pd.DataFrame, **line) -> None:
-    """Rolling median over steps: the mean over chains, and a light band from the lowest to the highest chain."""
+    """Rolling median over steps: the mean over chains, and a light band from the lowest to the
+    highest chain.
+    """
     if not history.empty:
         smooth = history.rolling(max(1, len(history) // 10), center=True, min_periods=1).median()
         plot_band(axis, smooth.index, smooth.to_numpy().T, **line)
@@ -296,7 +307,9 @@ def plot_band(axis: Axes, x: Sequence[float], chains: np.ndarray, **line) -> Non
 
 
 def by_kind(plan: Plan) -> dict[str, list[str]]:
-    """Stage-2 arms of the plain budget by what they start from; those of equal total compute run for many more steps."""
+    """Stage-2 arms of the plain budget by what they start from; those of equal total compute run
+    for many more steps.
+    """
     groups = {}
     for arm in stage_two(plan):
         if not equal_total(plan, arm):

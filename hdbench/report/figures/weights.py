@@ -21,12 +21,15 @@ TITLES = ("start", *(f"{fraction:.0%}" for fraction in FRACTIONS[1:-1]), "end")
 
 
 class Weights(Figure):
-    """Where adaptive heads look in fake samples: mean weight of each token at some steps, and entropy over all steps."""
+    """Where adaptive heads look in fake samples: mean weight of each token at some steps, and
+    entropy over all steps.
+    """
 
     name = "weights"
 
     def draw(self, sources: Sources) -> plt.Figure:
-        plan, shown = sources.plan, weights_of(sources)
+        plan = sources.plan
+        shown = weights_of(sources)
         if not shown:
             return nothing(sources, "results has no trained adaptive head")
         largest = 2 ** max(0.25, *(np.log2(first.to_numpy().max()) for first, _ in shown.values()))
@@ -59,7 +62,8 @@ class Weights(Figure):
             extend="min",
             format="{x:.2g}",
             ticks=np.geomspace(1 / largest, largest, 5),
-            label=f"mean weight × N of each of N tokens, chain {plan.suite.seeds[0]}; 1: all tokens alike",
+            label=f"mean weight × N of each of N tokens, chain {plan.suite.seeds[0]}; 1: all "
+            "tokens alike",
         )
         bar.minorticks_off()
         means = "Weights and entropy are means over the fake samples of a step"
@@ -67,8 +71,11 @@ class Weights(Figure):
 
 
 def weights_of(sources: Sources) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
-    """By arm: weights times N of the first chain, by step and token, and entropies, one column a chain."""
-    plan, shown = sources.plan, {}
+    """By arm: weights times N of the first chain, by step and token, and entropies, one column a
+    chain.
+    """
+    plan = sources.plan
+    shown = {}
     for arm in (arm for arm in stage_two(plan) if is_adaptive(head_of(plan.arms[arm]))):
         if recorded := histories(sources, arm, "refine"):
             first = recorded[min(recorded)].filter(regex=r"^critic/token_weight_\d+$")

@@ -1,6 +1,8 @@
-"""The published numbers of a benchmark, and below them ours: its main table as csv, Markdown and LaTeX.
+"""The published numbers of a benchmark, and below them ours: its main table as csv, Markdown and
+LaTeX.
 
-Published values are shown as the file has them, digit by digit; ours come from files of metrics.  Missing is "-", never 0.
+Published values are shown as the file has them, digit by digit; ours come from files of metrics.
+Missing is "-", never 0.
 """
 
 from __future__ import annotations
@@ -71,8 +73,10 @@ def render(
 def _caption(benchmark: Benchmark) -> str:
     protocol = PROTOCOLS[benchmark.protocol]
     return (
-        f"{benchmark.name}: published numbers, sorted by FID, and below them ours. Published numbers are as "
-        f"their sources print them, by evaluators of their own; ours are under {protocol.name} (N = {protocol.n:,})."
+        f"{benchmark.name}: published numbers, sorted by FID, and below them ours. Published "
+        "numbers are as "
+        f"their sources print them, by evaluators of their own; ours are under {protocol.name} (N "
+        f"= {protocol.n:,})."
     )
 
 
@@ -115,7 +119,8 @@ def _notes(name: str, lines: Sequence[Line], remembered: int, measured: bool) ->
         )
     return [
         *notes,
-        'NFE: as the source counts; x2: two evaluations a step, for guidance. "-": not given, or not measured.',
+        'NFE: as the source counts; x2: two evaluations a step, for guidance. "-": not given, or '
+        "not measured.",
     ]
 
 

@@ -55,7 +55,7 @@ CLIP_WEIGHTS = " --weights clip=PATH --prompts meta_data.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Its name among the published, its protocol here, and columns: title, and `evaluate`'s metric."""
+    """Its published name, its protocol here, and columns: title, and `evaluate`'s metric."""
 
     name: str
     protocol: str
@@ -66,7 +66,8 @@ class Benchmark:
     @property
     def command(self) -> str:
         return (
-            f"hdbench evaluate --protocol {self.protocol} --samples FOLDER --reference {self.reference} "
+            f"hdbench evaluate --protocol {self.protocol} --samples FOLDER --reference "
+            f"{self.reference} "
             f"--weights inception=PATH{self.options} --name HD --out hd.csv"
         )
 
@@ -95,7 +96,9 @@ BENCHMARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row of the table: texts as the sources have them, or intervals of ours; `terms` says what ‡ stands for."""
+    """A row of the table: texts as the sources have them, or intervals of ours; `terms` says what ‡
+    stands for.
+    """
 
     group: str
     method: str

@@ -17,7 +17,9 @@ from hdbench.report.published.benchmarks import OURS, Benchmark, Line
 
 
 def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], list[str]]:
-    """Our rows under the benchmark's protocol, one for each suite, arm and NFE, and a footnote on what was left out."""
+    """Our rows under the benchmark's protocol, one for each suite, arm and NFE, and a footnote on
+    what was left out.
+    """
     if not files:
         return [], []
     frame = pd.concat([read_metrics(path) for path in files], ignore_index=True)
@@ -38,18 +40,20 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
     ours = frame[named == benchmark.protocol]
     if ours.n.isna().any():
         raise UserError(
-            f"{ours.arm[ours.n.isna().idxmax()]}: a number of {benchmark.protocol} without its n; make the file "
+            f"{ours.arm[ours.n.isna().idxmax()]}: a number of {benchmark.protocol} without its n; "
+            "make the file "
             f"again with `hdbench evaluate` or `hdbench collect`"
         )
     if len(twice := ours[ours.duplicated(["suite", "arm", "seed", "nfe", "metric", "protocol"])]):
         raise UserError(
-            f"{twice.metric.iloc[0]} of {twice.arm.iloc[0]} is in several files of --metrics; give each once, "
+            f"{twice.metric.iloc[0]} of {twice.arm.iloc[0]} is in several files of --metrics; "
+            "give each once, "
             "or evaluate under different names (--name)"
         )
     metrics = [metric for _, metric in benchmark.columns.values()]
     wanted = [
         metric in {with_count(name, n) for name in metrics}
-        for metric, n in zip(ours.metric, ours.n)
+        for metric, n in zip(ours.metric, ours.n, strict=True)
     ]
     ours = ours[pd.Series(wanted, index=ours.index, dtype=bool)]
     parameters = (
@@ -62,7 +66,7 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
         {text.rpartition(":")[2] for text in ours.protocol},
     )
     return [
-        _line(benchmark, rows, dict(zip(keys, key)), parameters, len(references) > 1)
+        _line(benchmark, rows, dict(zip(keys, key, strict=True)), parameters, len(references) > 1)
         for key, rows in ours.groupby(keys, dropna=False, sort=False)
     ], notes
 
@@ -74,10 +78,12 @@ def _line(
     parameters: pd.Series,
     mixed: bool,
 ) -> Line:
-    """One of ours; its terms are what differs from the protocol or lacks in a chain, and, of mixed references, its own."""
+    """One of ours; its terms are what differs from the protocol or lacks in a chain, and, of mixed
+    references, its own.
+    """
     method = key["arm"] if key["suite"] == "evaluate" else f"{key['suite']}: {key['arm']}"
     chains, wanted = rows.seed.nunique(dropna=False), PROTOCOLS[benchmark.protocol].n
-    found = {
+    shown = {
         column: rows[rows.metric == with_count(metric, key["n"])]
         for column, (_, metric) in benchmark.columns.items()
     }
@@ -86,7 +92,7 @@ def _line(
     terms += [f"reference {key['protocol'].rpartition(':')[2]}"] if mixed else []
     terms += [
         f"{benchmark.columns[column][0][:-2]} of {len(values)} of {chains} chains"
-        for column, values in found.items()
+        for column, values in shown.items()
         if 0 < len(values) < chains
     ]
     size = parameters.get((key["suite"], key["arm"]))
@@ -98,7 +104,7 @@ def _line(
         params="" if size is None else number(size / 1e6),
         cells={
             column: interval(values.value.to_numpy(), values.se.iloc[0]) if len(values) else ""
-            for column, values in found.items()
+            for column, values in shown.items()
         },
         facts={"n": str(key["n"]), "chains": str(chains), "protocol": key["protocol"]},
         marks=("‡" if terms else "") + ("¶" if broken else ""),

@@ -37,7 +37,9 @@ SECOND_HAND = re.compile(r"secondary|\bnotes?\b|wiki|transcription")  # in a sou
 
 
 def read_published(path: Path) -> pd.DataFrame:
-    """The published numbers as text; UserError where columns lack, a value is none, or a row appears twice."""
+    """The published numbers as text; UserError where columns lack, a value is none, or a row
+    appears twice.
+    """
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError:
@@ -54,15 +56,16 @@ def read_published(path: Path) -> pd.DataFrame:
         )
 
     def where(rows: pd.Series) -> str:
-        found = rows[rows].index
-        return f"{path}: row {found[0] + 2} ({frame.method[found[0]]})"
+        numbers = rows[rows].index
+        return f"{path}: row {numbers[0] + 2} ({frame.method[numbers[0]]})"
 
     values = frame[VALUES]
     wrong = (values != "") & ~np.isfinite(values.apply(pd.to_numeric, errors="coerce"))
     if wrong.any(axis=None):
         column = wrong.any().idxmax()
         raise UserError(
-            f"{where(wrong[column])}: {column} = {frame[column][wrong[column].idxmax()]!r} is not a number; leave "
+            f"{where(wrong[column])}: {column} = {frame[column][wrong[column].idxmax()]!r} is not "
+            "a number; leave "
             "it empty where there is none"
         )
     if (wrong := ~frame.confidence.isin(["seen", "remembered"]) | frame.isna().any(axis=1)).any():

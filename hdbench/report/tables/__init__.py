@@ -1,6 +1,8 @@
-"""The suite's tables, as csv for machines, and as Markdown, LaTeX and HTML for people: one file a kind.
+"""The suite's tables, as csv for machines, and as Markdown, LaTeX and HTML for people: one file a
+kind.
 
-A new kind is its file and a line in `kinds`, or an installed package's entry point `hdbench.tables`.
+A new kind is its file and a line in `kinds`, or an installed package's entry point
+`hdbench.tables`.
 """
 
 from __future__ import annotations

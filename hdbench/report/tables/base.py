@@ -9,7 +9,7 @@ from hdbench.report.columns import Column
 from hdbench.report.numbers import Numbers
 from hdbench.suite.arms import base_arm
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import TableOptions
+from hdbench.suite.tables import TableOptions
 
 
 class Table(ABC):

@@ -28,7 +28,8 @@ class Components(Table):
 
     def order(self, plan: Plan, arm: str) -> int | None:
         """Place of the part that an arm is; None for another arm."""
-        config, base = plan.declared[arm], plan.suite.base
+        config = plan.declared[arm]
+        base = plan.suite.base
         if is_teacher(config):
             return 0
         if not config.refine:

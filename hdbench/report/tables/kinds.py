@@ -38,7 +38,8 @@ def tables_of(plan: Plan) -> dict[str, Table]:
     All that it can have, or those that it lists; it leaves one out by null.  UserError for a name
     that no table has, and for a table that the suite names and cannot have.
     """
-    kinds, named = TABLES.load(), plan.suite.tables
+    kinds = TABLES.load()
+    named = plan.suite.tables
     for name in named:
         where = f"{plan.sources[0]}: tables.{name}"
         if name not in kinds:

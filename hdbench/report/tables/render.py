@@ -27,16 +27,21 @@ from hdbench.suite.plan import Plan
 FOOTNOTES = {
     "†": "Reconstruction: the paper gives no formula for its adaptive weighted discriminator.",
     "‡": "Not available: the metrics lack a number of this row, as before its stages have run.",
-    "§": "Fewer chains than the suite has, in all columns or some; a single one has its sampling interval.",
+    "§": "Fewer chains than the suite has, in all columns or some; a single one has its sampling "
+    "interval.",
     "¶": "Not a number in at least one chain.",
 }
 IN_CSV = {"†": "reconstruction", "‡": "not available", "§": "fewer chains", "¶": "not a number"}
-RANKS = "Bold: better than every other model here by a 95% interval of paired differences; italic: than all but that one."
+RANKS = (
+    "Bold: better than every other model here by a 95% interval of paired differences; "
+    "italic: than all but that one."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A table with all its cells: caption, footnotes, columns, and by entry the cells and footnote marks.
+    """A table with all its cells: caption, footnotes, columns, and by entry the cells and footnote
+    marks.
 
     `ranks`: "best" or "second" by (row, column), where intervals support it.
     """
@@ -80,7 +85,7 @@ class Rendered:
         )
 
     def records(self) -> pd.DataFrame:
-        """Full precision; a column of half-widths beside each column of values; missing is empty."""
+        """Full precision; a column of half-widths beside one of values; missing is empty."""
         records = []
         for entry, cells, mark in self.rows:
             record = {"arm": entry.arm}
@@ -96,7 +101,8 @@ class Rendered:
 
 def render(numbers: Numbers, name: str, keys: list[str] | None = None) -> Rendered:
     """The suite's table of this name, or some of its columns."""
-    plan, table = numbers.plan, TABLES[name]()
+    plan = numbers.plan
+    table = TABLES[name]()
     columns = [column for column in table.columns(numbers) if keys is None or column.key in keys]
     entries = [entry for arm in shown_arms(plan, table) for entry in numbers.entries(arm)]
     rows = []
@@ -154,7 +160,9 @@ def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Val
 
 
 def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry, str]:
-    """The best of the models and the second best, each only if it beats all that come after it by a paired 95% interval."""
+    """The best of the models and the second best, each only if it beats all that come after it by a
+    paired 95% interval.
+    """
     sign = {"↓": 1, "↑": -1}.get(column.title[-1:])
     if sign is None or numbers.alone:  # one chain says nothing of another training run
         return {}
@@ -176,7 +184,8 @@ def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry
 
 def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
     """The table's caption, then what the numbers are."""
-    plan, over = numbers.plan, numbers.over
+    plan = numbers.plan
+    over = numbers.over
     kind = (
         f"{over}, with its 95% sampling interval"
         if numbers.alone
@@ -184,12 +193,16 @@ def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
     )
     if not numbers.alone and any(plan.arms[entry.arm].real for entry in entries):
         kind += "; real images with 95% sampling intervals"
-    return f"{text.strip().rstrip('.')}. {plan.suite.title}. N = {plan.suite.evaluation.samples:,} images a set; {kind}."
+    return (
+        f"{text.strip().rstrip('.')}. {plan.suite.title}. N = "
+        f"{plan.suite.evaluation.samples:,} images a set; {kind}."
+    )
 
 
 def explanations(numbers: Numbers, titles: str) -> list[str]:
     """What the columns mean that do not explain themselves."""
-    arms, base = numbers.plan.arms, base_arm(numbers.plan)
+    arms = numbers.plan.arms
+    base = base_arm(numbers.plan)
     protocol = ", ".join(sorted(set(numbers.frame.protocol) - {"cost"})) or "-"
     teachers = [e for name, arm in arms.items() if is_teacher(arm) for e in numbers.entries(name)]
     spent = (
@@ -200,19 +213,28 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
     return [
         text
         for word, text in {
-            "Method": "A → B + C: stage 2 with objective B and discriminator head C, started from A; from a trajectory student "
+            "Method": "A → B + C: stage 2 with objective B and discriminator head C, started from "
+            "A; from a trajectory student "
             "(TD), this is HD.",
-            "FD": f"FD: Frechet distance in features of {protocol}, to real images of either split.",
-            "Band": "Band: power in that band of radial frequency, low to high, over that of real training images; 1 is right.",
-            "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence of each sample; of training, "
+            "FD": f"FD: Frechet distance in features of {protocol}, to real images of either "
+            "split.",
+            "Band": "Band: power in that band of radial frequency, low to high, over that of real "
+            "training images; 1 is right.",
+            "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence "
+            "of each sample; of training, "
             "what is left of the variance over chains, 0 where sampling alone explains it.",
-            "ms/image": "ms/image: wall time of sampling as it was; other work on the machine shows in its interval.",
-            "FLOPs": "FLOPs: counted by PyTorch for the network's evaluations of one image, 2 a multiplication and addition.",
+            "ms/image": "ms/image: wall time of sampling as it was; other work on the machine "
+            "shows in its interval.",
+            "FLOPs": "FLOPs: counted by PyTorch for the network's evaluations of one image, 2 a "
+            "multiplication and addition.",
             "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
-            "kFE": f"kFE: thousand forward-equivalents of the network in training, without the teacher's ({spent} kFE), which "
+            "kFE": "kFE: thousand forward-equivalents of the network in training, without the "
+            f"teacher's ({spent} kFE), which "
             "all arms share; heads are not counted.",
-            "core-s": "Core-s, GPU s, queue s: seconds of CPU cores, of allocated GPUs, and in a scheduler's queue; of TD and "
-            "stage 2 together where the column does not say. Peak MB: the most main memory that a stage had, over all "
+            "core-s": "Core-s, GPU s, queue s: seconds of CPU cores, of allocated GPUs, and in a "
+            "scheduler's queue; of TD and "
+            "stage 2 together where the column does not say. Peak MB: the most main memory that a "
+            "stage had, over all "
             'its processes. "-" where a stage was run before these were recorded.',
         }.items()
         if word in titles

@@ -14,7 +14,8 @@ class Reproducibility(Table):
 
     name = "reproducibility"
     caption = (
-        "What differs between chains that differ in their seeds alone, and how much of it is finite "
+        "What differs between chains that differ in their seeds alone, and how much of it is "
+        "finite "
         "sampling."
     )
 

@@ -42,7 +42,7 @@ def card(
 
 # {describe(plan, name)}{mark}, one step
 
-Chain {stage.config.seed} of the arm `{name}` of hdbench's suite `{plan.name}` ({plan.suite.title}):
+Chain {stage.config.seed} of the arm `{name}` of hdbench's suite `{plan.stem}` ({plan.suite.title}):
 `{stage.id}`, made with {made_with}.
 Time is folded into the weights, so that this is diffusers' own `{type(model).__name__}`.
 

@@ -8,9 +8,14 @@ from hdbench.report import columns
 from hdbench.report.columns import Column
 from hdbench.report.figures.base import Figure
 from hdbench.report.figures.sources import Sources
+from hdbench.report.figures.style import nothing
 from hdbench.report.numbers import Numbers
 from hdbench.report.tables.base import Table
 from hdbench.suite.plan import Plan
+
+
+def measures_brightness(plan: Plan) -> bool:
+    return "brightness" in plan.suite.evaluation.metrics
 
 
 class BrightnessTable(Table):
@@ -18,6 +23,9 @@ class BrightnessTable(Table):
 
     name = "brightness"
     caption = "Brightness of samples."
+
+    def lacks(self, plan: Plan) -> str:
+        return "" if measures_brightness(plan) else "the suite does not measure brightness"
 
     def shows(self, plan: Plan, arm: str) -> bool:
         return True
@@ -37,6 +45,8 @@ class BrightnessFigure(Figure):
     tables = ("brightness",)  # whose arms it shows
 
     def draw(self, sources: Sources) -> plt.Figure:
+        if not measures_brightness(sources.plan):
+            return nothing(sources, "the suite does not measure brightness")
         numbers = sources.numbers
         key = numbers.counted("brightness")
         rows = numbers.frame[numbers.frame.metric == key].groupby("arm").value.mean()
