@@ -244,8 +244,8 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
 def write_tables(
     plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, anybody: bool = False
 ) -> list[Path]:
-    """All tables into out/<suite>/ or results/<suite>/tables/, each as csv, md, tex and html, beside
-    the metrics they were rendered from; the paths.
+    """All tables into out/<suite>/ or results/<suite>/tables/, each as csv, md, tex and html,
+    beside the metrics they were rendered from; the paths.
 
     `anybody`: the metrics need not be of the present version of the suite; what cannot be used is
     left out and said.
