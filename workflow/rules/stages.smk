@@ -17,6 +17,7 @@ for KIND in KINDS:
         resources:
             gpus=GPUS,
         params:
+            kind=KIND,
             arm=arms(KIND),
         shell:
             stage_command()
