@@ -221,11 +221,6 @@ WRONG = [
     ),
     ("imagenet256", {"teacher": {"checkpoint": None}}, "give either training or checkpoint"),
     (
-        "imagenet256",
-        {"tables": {"categories": {"caption": "c", "rows": ["td"]}}},
-        "tables.categories: only samples of prompts",
-    ),
-    (
         "mjhq_1024",
         {"arms": {"sprint": {"baseline": {"times": {"2": [0.5, 0.2]}}}}},
         "give 1 times, one for each step after the first",
