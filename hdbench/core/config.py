@@ -1,4 +1,6 @@
-"""Validated, frozen configuration: an unknown key is an error that names file, key, value and the nearest valid key."""
+"""Validated, frozen configuration: an unknown key is an error that names file, key, value and the
+nearest valid key.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from hdbench.core.errors import UserError
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, keyword-only, no unknown keys, no silent conversion of types."""
+    """Base of every configuration: frozen, keyword-only, no unknown keys, no silent conversion of
+    types.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     directives: ClassVar[
@@ -55,7 +59,8 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, str):
                 line = node.value[number][0].start_mark.line + 1
                 raise UserError(
-                    f"{self.name}: line {line}: key {key} is not a text; put it in quotes or mend it"
+                    f"{self.name}: line {line}: key {key} is not a text; put it in quotes or "
+                    "mend it"
                 )
             if key in keys[:number]:
                 line = node.value[number][0].start_mark.line + 1
@@ -85,7 +90,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()) -> C:
-    """`model` from plain data, or a UserError of one sentence that names source, key, value and the nearest choice.
+    """`model` from plain data, or a UserError of one sentence that names source, key, value and the
+    nearest choice.
 
     `under` is where in the source the data stands, the first part of every key in the sentence.
     """
@@ -105,7 +111,9 @@ def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()
 
 
 def _deepest(error: ValidationError) -> Any:
-    """Of the alternatives of a union, the error that got furthest says most; an unknown key says it plainest."""
+    """Of the alternatives of a union, the error that got furthest says most; an unknown key says it
+    plainest.
+    """
     return max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
 
 
@@ -122,7 +130,10 @@ def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]
         choices = (*owner.model_fields, *owner.directives) if owner else ()
         return f"{where} = {value}: unknown key" + nearest(keys[-1], choices)
     if error["type"] == "missing":
-        return f"{where}: this {'key' if isinstance(error['loc'][-1], str) else 'item'} is missing; add it"
+        return (
+            f"{where}: this {'key' if isinstance(error['loc'][-1], str) else 'item'} is "
+            "missing; add it"
+        )
     if error["type"] == "union_tag_not_found":
         return f"{where}.name: this key is missing; add it"
     if error["type"] in ("literal_error", "union_tag_invalid"):
@@ -147,7 +158,9 @@ def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]
 
 
 def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config] | None]:
-    """The location as keys of the file, without pydantic's names of union members, and the model that owns the last."""
+    """The location as keys of the file, without pydantic's names of union members, and the model
+    that owns the last.
+    """
     keys, owner, current = [], None, model
     for part in location:
         models = list(_models(current))
@@ -169,7 +182,9 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
 
 
 def _tagged(annotation: Any) -> Iterable[tuple[str, type[Any]]]:
-    """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of the field `name`."""
+    """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of
+    the field `name`.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get("name")
         yield from (

@@ -1,8 +1,9 @@
-"""Several processes (ranks) on one stage: started by torchrun or SLURM, they meet here and combine their tensors.
+"""Several processes (ranks) on one stage: started by torchrun or SLURM, they meet here and combine
+their tensors.
 
-The launcher sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.  Decisions and CPU tensors travel by gloo,
-whose connections break at once when a rank dies; CUDA tensors by NCCL.  With one process there is no group, and every
-function here is the identity.
+The launcher sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.  Decisions and CPU
+tensors travel by gloo, whose connections break at once when a rank dies; CUDA tensors by NCCL.
+With one process there is no group, and every function here is the identity.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Place(NamedTuple):
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Where the launcher put this process; (0, 1, 0) without one.  UserError where it says half or nonsense."""
+    """Where the launcher put this process; (0, 1, 0) without one.  UserError where it says half or
+    nonsense.
+    """
     if not environment.keys() & {"RANK", "WORLD_SIZE"}:
         return Place(0, 1, 0)
 
@@ -54,8 +57,10 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
         text = environment.get(name, "" if default is None else str(default))
         if not text:
             raise _wrong(
-                f"{name} is not set, though {'RANK' if environment.get('RANK') else 'WORLD_SIZE'} is: several "
-                "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process none of them"
+                f"{name} is not set, though "
+                f"{'RANK' if environment.get('RANK') else 'WORLD_SIZE'} is: several "
+                "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process "
+                "none of them"
             )
         if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
             limit = f"at least {low}" if high == float("inf") else f"{low} to {high}"
@@ -72,7 +77,8 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
         integer("MASTER_PORT", 1, 65535)
         if not environment.get("MASTER_ADDR"):
             raise _wrong(
-                f"MASTER_ADDR is not set, though WORLD_SIZE = {world_size}: it is the host of rank 0"
+                f"MASTER_ADDR is not set, though WORLD_SIZE = {world_size}: it is the host "
+                "of rank 0"
             )
     return found
 
@@ -98,7 +104,9 @@ def world_size() -> int:
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[None]:
-    """Inside, the ranks are connected.  LostRank if they do not meet, and on the others if one ends too early."""
+    """Inside, the ranks are connected.  LostRank if they do not meet, and on the others if one ends
+    too early.
+    """
     global _nccl
     here = place()
     if here.world_size == 1:
@@ -117,8 +125,10 @@ def ranks(device: torch.device) -> Iterator[None]:
         )
     except (RuntimeError, OSError) as error:
         text = (
-            f"{here.world_size} ranks did not meet at {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
-            f"{seconds:g} seconds ({reason(error)}); start them all with one WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+            f"{here.world_size} ranks did not meet at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+            f"{seconds:g} seconds ({reason(error)}); start them all with one WORLD_SIZE, "
+            "MASTER_ADDR and MASTER_PORT"
         )
         raise _alone(LostRank(text)) from None  # a late node is worth another try
     try:
@@ -133,7 +143,8 @@ def ranks(device: torch.device) -> Iterator[None]:
             raise
         raise _alone(
             LostRank(
-                f"the connection to another rank broke ({reason(error)}); the same command goes on from the "
+                f"the connection to another rank broke ({reason(error)}); the same command "
+                "goes on from the "
                 "last checkpoint"
             )
         ) from None
@@ -143,7 +154,9 @@ def ranks(device: torch.device) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The first sentence of its text, without a place in PyTorch's source; its name if there is no text."""
+    """The first sentence of its text, without a place in PyTorch's source; its name if there is no
+    text.
+    """
     return re.sub(r"^\[\S+\] ", "", (str(error) or type(error).__name__).splitlines()[0]).split(
         ". "
     )[0]
@@ -163,7 +176,8 @@ def group_of(device: torch.device) -> dist.ProcessGroup | None:
 
 
 def average_(tensors: Sequence[Tensor], share: float) -> None:
-    """Replace each tensor by its sum over ranks weighted by this rank's `share` of the global batch, in flat buckets.
+    """Replace each tensor by its sum over ranks weighted by this rank's `share` of the global
+    batch, in flat buckets.
 
     Tensors have one dtype and device, and on every rank the same shapes; shares add up to 1.
     """
@@ -175,12 +189,16 @@ def average_(tensors: Sequence[Tensor], share: float) -> None:
         bucket, start = tensors[start:stop], stop
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket]).mul_(share)
         dist.all_reduce(flat, group=group_of(flat.device))
-        for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket])):
+        for tensor, part in zip(
+            bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True
+        ):
             tensor.copy_(part.view_as(tensor))
 
 
 def global_mean(x: Tensor) -> Tensor:
-    """Mean over the elements of x on all ranks, a scalar without gradient for x of a batch's rows; x.mean() for one rank."""
+    """Mean over the elements of x on all ranks, a scalar without gradient for x of a batch's rows;
+    x.mean() for one rank.
+    """
     mean = x.mean()
     if world_size() == 1:
         return mean
@@ -192,7 +210,9 @@ def global_mean(x: Tensor) -> Tensor:
 
 
 def share_of_batch(rows: int) -> float:
-    """This rank's part of all ranks' rows, 1 for one rank: from the gradient of a mean over its rows to that over all."""
+    """This rank's part of all ranks' rows, 1 for one rank: from the gradient of a mean over its
+    rows to that over all.
+    """
     if world_size() == 1:
         return 1.0
     total = torch.tensor([rows], dtype=torch.float64)
@@ -219,7 +239,9 @@ def same(number: int) -> bool:
 
 
 def together(function: Callable[[], T]) -> T:
-    """What the function, called on every rank, returns on this one; an `Ended` that it raises on any is raised on all."""
+    """What the function, called on every rank, returns on this one; an `Ended` that it raises on
+    any is raised on all.
+    """
     if world_size() == 1:
         return function()
     value: Any = None
@@ -237,7 +259,9 @@ def together(function: Callable[[], T]) -> T:
 
 
 def from_rank_0(function: Callable[[], T]) -> T:
-    """What the function returns on rank 0, which alone calls it; an `Ended` that it raises is raised on every rank."""
+    """What the function returns on rank 0, which alone calls it; an `Ended` that it raises is
+    raised on every rank.
+    """
     box: list[Any] = [together(lambda: function() if rank() == 0 else None)]
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
@@ -254,7 +278,9 @@ def gather(value: T) -> list[T]:
 
 
 def concatenate(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """On rank 0 all ranks' rows (counts[rank], ...) on the CPU in the order of ranks; on the others their own."""
+    """On rank 0 all ranks' rows (counts[rank], ...) on the CPU in the order of ranks; on the others
+    their own.
+    """
     if world_size() == 1 or rank():
         if rank() and len(rows):
             dist.send(rows, 0)

@@ -26,19 +26,25 @@ class Divergence(Ended):
 
 
 class Interrupted(Ended):
-    """SIGINT or SIGTERM came; the checkpoint is written and the same command goes on; exit code 130."""
+    """SIGINT or SIGTERM came; the checkpoint is written and the same command goes on; exit code
+    130.
+    """
 
     code, agreed = 130, True
 
 
 class OutOfMemory(Ended):
-    """Memory ran out; exit code 137, that of a kill by the kernel for want of memory, so a scheduler treats both alike."""
+    """Memory ran out; exit code 137, that of a kill by the kernel for want of memory, so a
+    scheduler treats both alike.
+    """
 
     code = 137
 
 
 class LostRank(Ended):
-    """Another rank of the stage ended or never came; exit code 75 (EX_TEMPFAIL): the same command goes on from there."""
+    """Another rank of the stage ended or never came; exit code 75 (EX_TEMPFAIL): the same command
+    goes on from there.
+    """
 
     code = 75
 

@@ -17,7 +17,9 @@ from hdbench.core import distributed
 
 @dataclass
 class Progress:
-    """Says on standard error, every few seconds, which stage, how many steps, how long is left; on rank 0 alone."""
+    """Says on standard error, every few seconds, which stage, how many steps, how long is left; on
+    rank 0 alone.
+    """
 
     label: str
     total: int
@@ -48,7 +50,9 @@ class Progress:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """A function that says whether SIGINT or SIGTERM has come; the old handlers return at the end."""
+    """A function that says whether SIGINT or SIGTERM has come;
+    the old handlers return at the end.
+    """
     seen = []
     old = {
         number: signal.signal(number, lambda n, frame: seen.append(n))

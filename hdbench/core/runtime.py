@@ -1,4 +1,6 @@
-"""Set-up of a process that computes: threads, deterministic kernels, and memory that is kept instead of given back."""
+"""Set-up of a process that computes: threads, deterministic kernels, and memory that is kept
+instead of given back.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 def set_up(threads: int, device: str) -> torch.device:
     """The device to compute on, see `choose`; UserError where it cannot be had.
 
-    glibc gives every large block back to the kernel and faults it in again; keeping them halves a small network's step.
+    glibc gives every large block back to the kernel and faults it in again; keeping them halves a
+    small network's step.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -40,7 +43,9 @@ def set_up(threads: int, device: str) -> torch.device:
 
 
 def choose(device: str) -> torch.device:
-    """`auto` is cuda if visible, else cpu; of several ranks each takes its own cuda device.  UserError if there is none."""
+    """`auto` is cuda if visible, else cpu; of several ranks each takes its own cuda device.
+    UserError if there is none.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -57,15 +62,19 @@ def choose(device: str) -> torch.device:
 
 
 def cuda_of_rank(device: torch.device) -> torch.device:
-    """The device of this process among several on its machine; UserError if there are too few, or one is asked for."""
+    """The device of this process among several on its machine; UserError if there are too few, or
+    one is asked for.
+    """
     local_rank, count = distributed.place().local_rank, torch.cuda.device_count()
     if device.index is not None:
         raise UserError(
-            f"--device = {device}: several ranks cannot share a device; use cuda, and each takes its own"
+            f"--device = {device}: several ranks cannot share a device; use cuda, and each "
+            "takes its own"
         )
     if count > 1 and local_rank >= count:
         raise UserError(
-            f"LOCAL_RANK = {local_rank}: only {count} CUDA devices are visible; start one process for each"
+            f"LOCAL_RANK = {local_rank}: only {count} CUDA devices are visible; start one "
+            "process for each"
         )
     return torch.device(
         "cuda", local_rank if count > 1 else 0

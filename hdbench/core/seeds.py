@@ -1,4 +1,6 @@
-"""Seeds from axes: every random tensor is a function of named axes, so arms share noise and a resumed run repeats it."""
+"""Seeds from axes: every random tensor is a function of named axes, so arms share noise and a
+resumed run repeats it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from torch import Tensor
 
 
 class Rows(Protocol):
-    """Images (N, C, H, W): all in memory as a tensor or, as `hdbench.datasets.latents.cache.Latents`, on disk."""
+    """Images (N, C, H, W): all in memory as a tensor or, as
+    `hdbench.datasets.latents.cache.Latents`, on disk.
+    """
 
     shape: torch.Size
 
@@ -24,19 +28,24 @@ class Rows(Protocol):
 
 
 def seed_of(*axes: str | int) -> int:
-    """A 63-bit seed from axes such as (chain seed, "refine", step, "critic"); independent of process and platform."""
+    """A 63-bit seed from axes such as (chain seed, "refine", step, "critic"); independent of
+    process and platform.
+    """
     return (
         int.from_bytes(hashlib.sha256("/".join(map(str, axes)).encode()).digest()[:8], "big") >> 1
     )
 
 
 def generator(*axes: str | int) -> torch.Generator:
-    """CPU generator of these axes (PyTorch's keeps 32 bits of a seed); drawn on the CPU, so a device changes nothing."""
+    """CPU generator of these axes (PyTorch's keeps 32 bits of a seed); drawn on the CPU, so a
+    device changes nothing.
+    """
     return torch.Generator().manual_seed(seed_of(*axes))
 
 
 def sample_noise(axes: tuple[str | int, ...], indices: range, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal (len(indices), *shape) float32; row i depends on axes and indices[i] alone, not on the batch.
+    """Standard normal (len(indices), *shape) float32; row i depends on axes and indices[i] alone,
+    not on the batch.
 
     Philox keeps the whole seed, so that no two of many samples start from the same noise.
     """
@@ -47,7 +56,9 @@ def sample_noise(axes: tuple[str | int, ...], indices: range, shape: tuple[int, 
 
 
 class Split(NamedTuple):
-    """Where a batch is cut in two: its rows before a row of the global batch, and those from it on."""
+    """Where a batch is cut in two: its rows before a row of the global batch,
+    and those from it on.
+    """
 
     at: int
     """Number of rows here before the cut."""
@@ -61,9 +72,9 @@ class Draws:
     """What one update draws for its rows of the global batch: rows of the data set and noise.
 
     Row i of a draw is a function of (axes, number of the draw, i) alone, by counter-based random
-    numbers (Philox, Salmon et al. 2011), so a rank draws its own rows, at their cost, and neither the
-    number of ranks nor the size of a micro-batch changes a number.
-    `images` (M, C, H, W) is in memory or, as `hdbench.datasets.latents.cache.Latents`, on disk.
+    numbers (Philox, Salmon et al. 2011), so a rank draws its own rows, at their cost, and neither
+    the number of ranks nor the size of a micro-batch changes a number. `images` (M, C, H, W) is in
+    memory or, as `hdbench.datasets.latents.cache.Latents`, on disk.
     """
 
     def __init__(
@@ -75,7 +86,9 @@ class Draws:
         parts: Sequence[range] = (),
         rank: int = 0,
     ):
-        """`parts` are the rows of the global `batch` that each rank draws; by default one draws all."""
+        """`parts` are the rows of the global `batch` that each rank draws; by default one draws
+        all.
+        """
         self.seed = seed_of(*axes)
         self.images = images
         self.labels = labels
@@ -85,7 +98,9 @@ class Draws:
         self.draws = 0
 
     def split(self, cut: int) -> Split:
-        """Where the rows from row `cut` of the global batch on begin; the same on all ranks but `at`."""
+        """Where the rows from row `cut` of the global batch on begin; the same on all ranks but
+        `at`.
+        """
         return Split(
             len([row for row in self.indices if row < cut]),
             any(row < cut for part in self.parts for row in part[:1]),
@@ -93,7 +108,9 @@ class Draws:
         )
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64, drawn uniformly with replacement."""
+        """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64, drawn
+        uniformly with replacement.
+        """
         x, labels = self.rows(self.images, self.labels)
         return x, labels
 
@@ -107,7 +124,8 @@ class Draws:
         return self.labels[self._index(len(self.labels))]
 
     def noise(self) -> Tensor:
-        """Standard normal of the images' shape, (B, C, H, W), by Box and Muller's method in float32.
+        """Standard normal of the images' shape, (B, C, H, W), by Box and Muller's method in
+        float32.
 
         As `uniform`, of PyTorch's default dtype.
         """
@@ -132,7 +150,9 @@ class Draws:
         return torch.from_numpy((words * count).astype(np.int64))
 
     def _words(self, size: int) -> np.ndarray:
-        """Random words (B, size) uint64 of the next draw; a counter of Philox gives four of them."""
+        """Random words (B, size) uint64 of the next draw;
+        a counter of Philox gives four of them.
+        """
         counters = -(-size // 4)
         key = np.array([self.seed, self.draws], dtype=np.uint64)
         self.draws += 1
@@ -152,7 +172,9 @@ class Draws:
 
 @contextmanager
 def seeded(*axes: str | int):
-    """Global random numbers of these axes inside, for the initialisation of networks; as before outside."""
+    """Global random numbers of these axes inside, for the initialisation of networks; as before
+    outside.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(*axes))
         yield

@@ -15,7 +15,9 @@ from hdbench.core.distributed import group_of, rank
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
-    """Spread the parameters over all ranks, in place: a transformer's blocks one by one, then the rest."""
+    """Spread the parameters over all ranks, in place: a transformer's blocks one by one, then the
+    rest.
+    """
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -28,7 +30,9 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
 
 def _carry_tangents(module: nn.Module) -> None:
-    """Take forward-mode tangents past FSDP2's own hook, through whose autograd function they do not go."""
+    """Take forward-mode tangents past FSDP2's own hook, through whose autograd function they do not
+    go.
+    """
     held: list[list[Tensor | None]] = []
 
     def strip(module: nn.Module, arguments: tuple) -> tuple:
@@ -59,14 +63,18 @@ def whole(tensor: Any) -> Tensor:
 
 
 def on_rank_0(tensor: Any) -> Tensor:
-    """All ranks' shards put together, in the memory of rank 0 alone and empty elsewhere; else the tensor itself."""
+    """All ranks' shards put together, in the memory of rank 0 alone and empty elsewhere; else the
+    tensor itself.
+    """
     if not hasattr(tensor, "full_tensor"):
         return tensor
     return tensor.full_tensor().cpu() if rank() == 0 else tensor.full_tensor().new_empty(0)
 
 
 def spread_like(tensor: Tensor, other: Any) -> Tensor:
-    """A whole tensor, the same on every rank, spread over them as `other` of the same shape is, if it is."""
+    """A whole tensor, the same on every rank, spread over them as `other` of the same shape is, if
+    it is.
+    """
     if not hasattr(other, "full_tensor"):
         return tensor
     from torch.distributed.tensor import distribute_tensor

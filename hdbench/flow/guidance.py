@@ -1,4 +1,6 @@
-"""Classifier-free guidance (Ho & Salimans, arXiv 2207.12598), in an interval of times (arXiv 2404.07724)."""
+"""Classifier-free guidance (Ho & Salimans, arXiv 2207.12598), in an interval of times (arXiv
+2404.07724).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""One forward-mode pass that returns a network's value, with its autograd graph, and its directional derivative.
+"""One forward-mode pass that returns a network's value, with its autograd graph, and its
+directional derivative.
 
-PyTorch's own forward mode multiplies every linear layer's input by a materialised zero tangent of the weight and records
-a graph for tangents that nobody walks.  Here the five operations that carry the cost have their rule written out: the
-value is computed once, as ever, and the tangent beside it without a graph.  All other operations keep PyTorch's rules.
+PyTorch's own forward mode multiplies every linear layer's input by a materialised zero tangent of
+the weight and records a graph for tangents that nobody walks.  Here the five operations that carry
+the cost have their rule written out: the value is computed once, as ever, and the tangent beside it
+without a graph.  All other operations keep PyTorch's rules.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def _gelu(x: Dual, approximate: str = "none") -> Dual:
 
 
 def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Dual:
-    """y = (x - mean) s with s = 1 / sd over the last axis; dy = s (dx - mean(dx) - y mean(y dx)), times the weight."""
+    """y = (x - mean) s with s = 1 / sd over the last axis; dy = s (dx - mean(dx) - y mean(y dx)),
+    times the weight.
+    """
     if len(shape) != 1:
         raise NotImplementedError("jvp of layer_norm over more than the last axis")
     y, _, s = torch.native_layer_norm(x[0], shape, None, None, eps)
@@ -56,10 +60,13 @@ def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Du
 def _attention(
     q: Dual, k: Dual, v: Dual, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_
 ) -> Dual:
-    """y = P v, P = softmax(S), S = q k' scale + mask; dP = P (dS - sum_j P dS), dy = dP v + P dv."""
+    """y = P v, P = softmax(S), S = q k' scale + mask;
+    dP = P (dS - sum_j P dS), dy = dP v + P dv.
+    """
     if is_causal or dropout_p or (attn_mask is not None and attn_mask.dtype == torch.bool):
         raise NotImplementedError(
-            "jvp of attention that is causal, drops out, or has a boolean mask: give an additive mask"
+            "jvp of attention that is causal, drops out, or has a boolean mask: give an "
+            "additive mask"
         )
     scale = q[0].shape[-1] ** -0.5 if scale is None else scale
     scores = (q[0] * scale) @ k[0].mT
@@ -95,10 +102,12 @@ class _LeanRules(TorchFunctionMode):
 def jvp(
     function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """(f(primals), J_f(primals) tangents): the value keeps its autograd graph, the derivative is detached.
+    """(f(primals), J_f(primals) tangents): the value keeps its autograd graph, the derivative is
+    detached.
 
-    Both come from one pass, without autocast; the derivative adds about one forward to the value's one.  Shapes are those
-    that `function` takes and returns; a tangent has the shape and dtype of its primal.
+    Both come from one pass, without autocast; the derivative adds about one forward to the value's
+    one.  Shapes are those that `function` takes and returns; a tangent has the shape and dtype of
+    its primal.
     """
     with (
         torch.autocast(primals[0].device.type, enabled=False),

@@ -1,4 +1,5 @@
-"""The probability path and its samplers, in the one convention of the suite: t = 0 is data, t = 1 is noise.
+"""The probability path and its samplers, in the one convention of the suite: t = 0 is data, t = 1
+is noise.
 
 z_t = (1 - t) x + t eps, conditional velocity v = eps - x, x-prediction x = z_t - t v(z_t, t).
 """
@@ -34,7 +35,8 @@ def velocity(network: nn.Module) -> Velocity:
 def guided(
     network: nn.Module, guidance: float, interval: tuple[float, float] = (0.0, 1.0)
 ) -> Velocity:
-    """v^w = v(z, t, null) + w [v(z, t, c) - v(z, t, null)] for t in the interval, v(z, t, c) elsewhere (METHOD).
+    """v^w = v(z, t, null) + w [v(z, t, c) - v(z, t, null)] for t in the interval, v(z, t, c)
+    elsewhere (METHOD).
 
     Both halves run as one batch of 2B: two network evaluations a sample, one where guidance = 1.
     """

@@ -17,10 +17,12 @@ def sample_ode(v: Velocity, eps: Tensor, c: Tensor, steps: int) -> Tensor:
 
 
 def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tensor:
-    """z_r = z_t - (t - r) u(z_t, r, t, c) on a uniform grid from t = 1 to 0; one step is `generate`."""
+    """z_r = z_t - (t - r) u(z_t, r, t, c) on a uniform grid from t = 1 to 0; one step is
+    `generate`.
+    """
     grid = torch.linspace(1, 0, steps + 1).tolist()
     z, full = eps, partial(torch.full, (len(eps),), device=eps.device)
-    for t, r in zip(grid[:-1], grid[1:]):
+    for t, r in zip(grid[:-1], grid[1:], strict=True):
         z = z - (t - r) * u(z, full(r), full(t), c)
     return z
 
@@ -28,10 +30,11 @@ def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tens
 def sample_consistency(
     u: MeanVelocity, noises: Tensor, c: Tensor, times: Sequence[float] | None = None
 ) -> Tensor:
-    """Multi-step consistency sampling (Song et al., arXiv 2303.01469, Algorithm 1): jump to data, noise again, jump.
+    """Multi-step consistency sampling (Song et al., arXiv 2303.01469, Algorithm 1): jump to data,
+    noise again, jump.
 
-    noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, at `times` (steps - 1 of
-    them) or t uniform in (0, 1].
+    noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, at
+    `times` (steps - 1 of them) or t uniform in (0, 1].
     """
     steps, full = len(noises), partial(torch.full, (noises.shape[1],), device=noises.device)
     x = generate(u, noises[0], c)

@@ -1,6 +1,8 @@
-"""Methods, by the field's taxonomy: objectives of pretraining, trajectory distillation and distribution matching.
+"""Methods, by the field's taxonomy: objectives of pretraining, trajectory distillation and
+distribution matching.
 
-Each is one class in one file, with its equation, configuration, updates and cost; see hdbench.methods.base.Objective.
+Each is one class in one file, with its equation, configuration, updates and cost; see
+hdbench.methods.base.Objective.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The contract of an objective, and what objectives share: updates, the adaptive weight, regressions.
+"""The contract of an objective, and what objectives share: updates, the adaptive weight,
+regressions.
 
-An objective is its configuration and its mathematics in one class.  The training loop knows updates, the DAG knows
-samplers, pairs and passes; neither knows an objective by name.
+An objective is its configuration and its mathematics in one class.  The training loop knows
+updates, the DAG knows samplers, pairs and passes; neither knows an objective by name.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ class Objective(Config):
 
     @abstractmethod
     def passes(self, depth: int, guided: bool) -> dict[str, Passes]:
-        """Passes by network for a network of `depth` blocks and a teacher with guidance or without."""
+        """Passes by network for a network of `depth` blocks and a teacher with guidance or
+        without.
+        """
         raise NotImplementedError
 
     def sampler(self) -> SamplerName | None:
@@ -128,7 +131,9 @@ class Objective(Config):
         return None
 
     def head(self) -> tuple[str, Any] | None:
-        """The name of its discriminator head ("none" without one) and its settings; None if it cannot have one."""
+        """The name of its discriminator head ("none" without one) and its settings; None if it
+        cannot have one.
+        """
         return None
 
     def rounds(self) -> int:
@@ -140,7 +145,9 @@ class Objective(Config):
         return None
 
     def teacher_steps(self) -> int | None:
-        """Euler steps of the teacher that a perfect student follows; None if it follows the exact flow."""
+        """Euler steps of the teacher that a perfect student follows; None if it follows the exact
+        flow.
+        """
         return None
 
 
@@ -162,7 +169,9 @@ class Regression(Objective):
         residual: Callable[[Batch], Tensor],
         **options,
     ) -> list[Update]:
-        """The one update of the student; `residual` gives (B, C, H, W), `options` go to the Update."""
+        """The one update of the student; `residual` gives (B, C, H, W),
+        `options` go to the Update.
+        """
 
         def loss(b: Batch) -> Loss:
             delta = residual(b)

@@ -23,7 +23,8 @@ CHECKPOINT = "checkpoint.safetensors"
 def save_checkpoint(
     path: Path, trainer: Trainer, spent: dict[str, float], sources: Mapping[str, str]
 ) -> None:
-    """One safetensors file, replaced atomically: tensors, and step, cost and digests of sources in its header.
+    """One safetensors file, replaced atomically: tensors, and step, cost and digests of sources in
+    its header.
 
     All ranks call it, rank 0 writes.
     """
@@ -38,7 +39,8 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, trainer: Trainer) -> tuple[dict[str, float], dict[str, str]]:
-    """Restore the trainer; what the runs so far have spent, and the digests of the sources that made it.
+    """Restore the trainer; what the runs so far have spent, and the digests of the sources that
+    made it.
 
     UserError for a file that is not a checkpoint.
     """
@@ -76,7 +78,8 @@ def run(
 ) -> None:
     """Train to the end, from the checkpoint in `work` if there is one.
 
-    `sources` are SHA-256 by file of the code that decides the result.  Raises Divergence, Interrupted.
+    `sources` are SHA-256 by file of the code that decides the result.  Raises Divergence,
+    Interrupted.
     """
     checkpoint = work.path / CHECKPOINT
     if distributed.from_rank_0(checkpoint.exists):

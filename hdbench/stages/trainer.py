@@ -1,11 +1,12 @@
 """The training loop of every stage: it knows updates, not methods.
 
-A step runs each update `repeats` times.  Every random tensor is a function of (seed axes, step, update, repeat), so the
-step number *is* the state of the random numbers, and a run that was killed and resumed ends with the same bits.
+A step runs each update `repeats` times.  Every random tensor is a function of (seed axes, step,
+update, repeat), so the step number *is* the state of the random numbers, and a run that was killed
+and resumed ends with the same bits.
 
-With several ranks each draws and computes its rows [rank::world] of the global batch.  Gradients are averaged after backward,
-not by wrapping in DistributedDataParallel: an update calls networks several times, partly frozen and in forward mode, and
-its forward hooks do not follow that.
+With several ranks each draws and computes its rows [rank::world] of the global batch.  Gradients
+are averaged after backward, not by wrapping in DistributedDataParallel: an update calls networks
+several times, partly frozen and in forward mode, and its forward hooks do not follow that.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ WINDOW = 50  # steps whose scalars are read from the device at once
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
-    """Factor on the learning rate at `step` of `steps`, counted from 0: 1, or half a cosine from 1 to 0."""
+    """Factor on the learning rate at `step` of `steps`, counted from 0: 1, or half a cosine from 1
+    to 0.
+    """
     return 0.5 * (1 + math.cos(math.pi * step / steps)) if schedule == "cosine" else 1.0
 
 
 class Trainer:
     """Networks, optimisers, EMA and history of a stage; `state` and `load_state` are exact.
 
-    With `sharded` "fsdp2" what is trained is spread over the ranks, if there are several; else each has a replica.
+    With `sharded` "fsdp2" what is trained is spread over the ranks, if there are several; else each
+    has a replica.
     """
 
     def __init__(
@@ -124,7 +128,9 @@ class Trainer:
         get_ema_multi_avg_fn(decay)(averages, weights, None)
 
     def rows(self, number: int, count: int) -> list[range]:
-        """Rows of the global batch in part `number` of `count`, by rank: interleaved, so that all parts are alike."""
+        """Rows of the global batch in part `number` of `count`, by rank: interleaved, so that all
+        parts are alike.
+        """
         world = distributed.world_size()
         return [
             range(rank + world * number, self.training.batch, world * count)
@@ -135,7 +141,8 @@ class Trainer:
         """Gradients of the mean over the global batch, and the scalars' means over it.
 
         A rank's rows go through in parts of at most `micro_batch` rows, equally many on every rank;
-        a loss that looks at its batch as a whole (the size of a GAN's gradient) then looks at a part.
+        a loss that looks at its batch as a whole (the size of a GAN's gradient) then looks at a
+        part.
         """
         world = distributed.world_size()
         batch = self.training.batch
@@ -163,7 +170,9 @@ class Trainer:
         return values if world == 1 else self._over_ranks(update, values, share)
 
     def _draw(self, update: Update, repeat: int, number: int, count: int) -> tuple[Batch, int]:
-        """Part `number` of `count` of this rank's batch, on its device, and how many rows it has."""
+        """Part `number` of `count` of this rank's batch, on its device,
+        and how many rows it has.
+        """
         axes = (*self.axes, self.step, update.name, repeat)
         parts = self.rows(number, count)
         rank = distributed.rank()
@@ -220,7 +229,9 @@ class Trainer:
             )
 
     def check_weights(self) -> None:
-        """Divergence if a weight is not finite: the losses of the step that spoilt it came before its update."""
+        """Divergence if a weight is not finite: the losses of the step that spoilt it came before
+        its update.
+        """
         states = {name: module.state_dict() for name, module in self.modules().items()} | {
             "average": self.ema
         }
@@ -228,15 +239,20 @@ class Trainer:
             all(bool(sharding.own_part(value).isfinite().all()) for value in state.values())
             for state in states.values()
         ]
-        for name, broken in zip(states, distributed.any_of(*(not each for each in finite))):
+        for name, broken in zip(
+            states, distributed.any_of(*(not each for each in finite)), strict=True
+        ):
             if broken:
                 raise Divergence(
-                    f"diverged at step {self.step} of {self.training.steps}: the weights of {name} are not "
+                    f"diverged at step {self.step} of {self.training.steps}: the weights of "
+                    f"{name} are not "
                     "finite"
                 )
 
     def check_replicas(self) -> None:
-        """Divergence if two ranks hold different weights: they would average gradients of different networks."""
+        """Divergence if two ranks hold different weights: they would average gradients of different
+        networks.
+        """
         if self.sharded or distributed.world_size() == 1:
             return
         states = [*(module.state_dict() for module in self.modules().values()), self.ema]
@@ -247,12 +263,15 @@ class Trainer:
         ]
         if not distributed.same(int(sum(bits))):
             raise Divergence(
-                f"at step {self.step} of {self.training.steps} the ranks hold different weights: their "
+                f"at step {self.step} of {self.training.steps} the ranks hold different "
+                "weights: their "
                 "machines, devices or versions of PyTorch do not compute the same"
             )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, as flat tensors, whole on rank 0; all ranks call it."""
+        """Everything that the next step depends on, as flat tensors, whole on rank 0; all ranks
+        call it.
+        """
         self.read_scalars()
         tensors = {f"ema/{name}": value for name, value in self.ema.items()}
         for update in self.updates:

@@ -4,7 +4,11 @@ rule collect:
         PLAN.sources,  # a caption, a title or an arm's name is rendered again, and nothing else
     output:
         METRICS,
-        report(f"{FOLDER}/environment.csv", category="Environment", caption="../report/environment.rst"),
+        report(
+            f"{FOLDER}/environment.csv",
+            category="Environment",
+            caption="../report/environment.rst",
+        ),
     log:
         f"{LOGS}/collect.log",
     shell:
@@ -35,7 +39,10 @@ rule theory:
     input:
         config["theory"],
     output:
-        expand(f"{RESULTS}/theory/{{name}}", name=("metrics.csv", "theory.csv", "theory.md", "theory.pdf")),
+        expand(
+            f"{RESULTS}/theory/{{name}}",
+            name=("metrics.csv", "theory.csv", "theory.md", "theory.pdf"),
+        ),
         report(
             f"{RESULTS}/theory/theory.png",
             category="Figures",
@@ -55,7 +62,14 @@ rule probes:  # no part of all_ablations: `snakemake probes --config suite=local
     output:
         expand(
             f"{RESULTS}/probes/{{name}}",
-            name=("metrics.csv", "probes.csv", "differences.csv", "probes.md", "crossover.pdf", "weights.pdf"),
+            name=(
+                "metrics.csv",
+                "probes.csv",
+                "differences.csv",
+                "probes.md",
+                "crossover.pdf",
+                "weights.pdf",
+            ),
         ),
         [
             report(

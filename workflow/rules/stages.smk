@@ -14,9 +14,9 @@ for KIND in KINDS:
         log:
             f"{RESULTS}/logs/{KIND}/{{stage}}.log",
         priority: PRIORITIES.get(KIND, 0)
-        params:
-            arm=arms(KIND),
         resources:
             gpus=GPUS,
+        params:
+            arm=arms(KIND),
         shell:
             stage_command()

@@ -1,4 +1,6 @@
-"""`patch`: a logit a token, s_li = MLP_l(h_li), the loss averaged over tokens (PatchGAN, arXiv 1611.07004)."""
+"""`patch`: a logit a token, s_li = MLP_l(h_li), the loss averaged over tokens (PatchGAN, arXiv
+1611.07004).
+"""
 
 from __future__ import annotations
 

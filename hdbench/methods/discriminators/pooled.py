@@ -1,4 +1,6 @@
-"""`pooled`: one logit a block from the mean token, s_l = MLP_l(mean_i h_li), the standard uniform pooling."""
+"""`pooled`: one logit a block from the mean token, s_l = MLP_l(mean_i h_li), the standard uniform
+pooling.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Distribution matching distillation (Yin et al., arXiv 2311.18828; DMD2, arXiv 2405.14867), stage 2 of HD.
+"""Distribution matching distillation (Yin et al., arXiv 2311.18828; DMD2, arXiv 2405.14867), stage
+2 of HD.
 
 z_t = (1 - t) x_hat + t eps';  v_psi the fake velocity
 x_real = z_t - t v^w_phi(z_t, t, c),  x_fake = z_t - t v_psi(z_t, t, c)
-g = (x_fake - x_real) / mean |x_hat - x_real|   per sample          (DMD's pseudocode; its Eqs. 7 and 8 have 1 - t times this)
+g = (x_fake - x_real) / mean |x_hat - x_real|   per sample
+    (DMD's pseudocode; its Eqs. 7 and 8 have 1 - t times this)
 Critic, generator loss, GAN term and regulariser: hdbench.methods.distribution.matching.
 """
 
@@ -33,6 +35,8 @@ class DMD(Matching):
 def dmd_gradient(
     x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity
 ) -> Tensor:
-    """g (B, C, H, W), to be *subtracted* from x_hat: (x_fake - x_real) / mean |x_hat - x_real|, the mean per sample."""
+    """g (B, C, H, W), to be *subtracted* from x_hat: (x_fake - x_real) / mean |x_hat - x_real|, the
+    mean per sample.
+    """
     x_real, x_fake = denoised(real, z, t, c), denoised(fake, z, t, c)
     return (x_fake - x_real) / per_sample(x_hat - x_real)

@@ -1,9 +1,10 @@
-"""DMD2 (Yin et al., arXiv 2405.14867): DMD's direction with two time scales (Section 4.2: 5 fake updates a generator
-update), a GAN on the trained fake score's features (4.3) and, with generator_steps = 4, backward simulation (4.5).
+"""DMD2 (Yin et al., arXiv 2405.14867): DMD's direction with two time scales (Section 4.2: 5 fake
+updates a generator update), a GAN on the trained fake score's features (4.3) and, with
+generator_steps = 4, backward simulation (4.5).
 
-These are defaults of hdbench.methods.distribution.dmd, under the name of their paper.  There the GAN's weight is a constant,
-here relative to the RMS of the direction, by the rule of all heads.  Renoising times do not depend on the generator's step, as
-in its code.
+These are defaults of hdbench.methods.distribution.dmd, under the name of their paper.  There the
+GAN's weight is a constant, here relative to the RMS of the direction, by the rule of all heads.
+Renoising times do not depend on the generator's step, as in its code.
 """
 
 from __future__ import annotations

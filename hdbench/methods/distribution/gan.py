@@ -1,6 +1,8 @@
-"""The adversarial term of stage 2, the same for every head: a sample's loss is sum_j weights_j loss(logits_j).
+"""The adversarial term of stage 2, the same for every head: a sample's loss is sum_j weights_j
+loss(logits_j).
 
-Non-saturating (arXiv 1406.2661, in logits): critic softplus(-s_real) + softplus(s_fake), generator softplus(-s_fake).
+Non-saturating (arXiv 1406.2661, in logits): critic softplus(-s_real) + softplus(s_fake), generator
+softplus(-s_fake).
 Hinge (arXiv 1705.02894): critic relu(1 - s_real) + relu(1 + s_fake), generator -s_fake.
 Approximate R1 (arXiv 2501.08316, Section 3.3): || D(x) - D(x + sigma n) ||^2, no second derivative.
 """
@@ -27,7 +29,8 @@ class GanSettings(Config):
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
     feature_network: Literal["teacher", "fake"] = Field(
         default="teacher",
-        description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score (DMD2, arXiv 2405.14867)",
+        description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score "
+        "(DMD2, arXiv 2405.14867)",
     )
     blocks: tuple[int, ...] = Field(
         default=(2, 3), min_length=1, description="blocks whose tokens are read, 1 = first"
@@ -39,7 +42,8 @@ class GanSettings(Config):
     relative_weight: float = Field(
         default=0.5,
         gt=0,
-        description="RMS of the GAN's image gradient over that of the method's direction, or that RMS "
+        description="RMS of the GAN's image gradient over that of the method's direction, or "
+        "that RMS "
         "itself for a method without one: the one rule that sets every head's weight",
     )
     t_min: float = Field(default=0.02, ge=0, le=1)
@@ -100,13 +104,16 @@ def accuracy(real: HeadOutput, fake: HeadOutput) -> Tensor:
 def image_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """d score / d x at x (B, C, H, W), detached; networks inside get no gradient.
 
-    The score is a mean over the batch; if that is spread over ranks, a rank's rows have their part in the mean over all.
+    The score is a mean over the batch; if that is spread over ranks, a rank's rows have their part
+    in the mean over all.
     """
     x = x.detach().requires_grad_()
     return share_of_batch(len(x)) * torch.autograd.grad(score(x), x)[0]
 
 
 def normalised_entropy(token_weights: Tensor) -> Tensor:
-    """Mean entropy of the rows (B, N) over log N: 1 where all tokens count alike, 0 where one has all the weight."""
+    """Mean entropy of the rows (B, N) over log N: 1 where all tokens count alike, 0 where one has
+    all the weight.
+    """
     entropy = torch.special.entr(token_weights).sum(1).mean()
     return entropy / math.log(max(token_weights.shape[1], 2))

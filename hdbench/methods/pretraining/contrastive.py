@@ -1,7 +1,8 @@
 """Contrastive training of a CLIP (Radford et al., arXiv 2103.00020) with open_clip's loss.
 
-Cross-entropy of each image's own caption among the batch's and of each caption's own image, averaged.  Of rows that
-share a caption each counts the others as wrong, as in all public training of this kind.
+Cross-entropy of each image's own caption among the batch's and of each caption's own image,
+averaged.  Of rows that share a caption each counts the others as wrong, as in all public training
+of this kind.
 """
 
 from __future__ import annotations

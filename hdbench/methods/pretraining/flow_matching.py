@@ -1,4 +1,6 @@
-"""Flow matching: v_theta(z_t, t, c) against eps - x (Lipman et al., arXiv 2210.02747; SiT, arXiv 2401.08740, Eq. 6)."""
+"""Flow matching: v_theta(z_t, t, c) against eps - x (Lipman et al., arXiv 2210.02747; SiT, arXiv
+2401.08740, Eq. 6).
+"""
 
 from __future__ import annotations
 
@@ -44,6 +46,8 @@ class FlowMatching(Objective):
 
 
 def flow_matching_loss(v: Velocity, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> Loss:
-    """mean || v(z_t, t, c) - (eps - x) ||^2 over batch and dimensions; x, eps (B, C, H, W), t (B,), c (B,)."""
+    """mean || v(z_t, t, c) - (eps - x) ||^2 over batch and dimensions; x, eps (B, C, H, W), t (B,),
+    c (B,).
+    """
     loss = (v(interpolate(x, eps, t), t, c) - (eps - x)).square().mean()
     return loss, {"loss": loss}

@@ -1,12 +1,16 @@
-"""Shortcut models (Frans et al., arXiv 2410.12557), distilled from a teacher: a step equals two own steps of half its size.
+"""Shortcut models (Frans et al., arXiv 2410.12557), distilled from a teacher: a step equals two own
+steps of half its size.
 
 Sizes d in {2/F, 4/F, ..., 1}, equally likely, t in {d, 2d, ..., 1}, r = t - d, m = t - d/2
-self-consistency  || u_theta(z_t, r, t, c) - sg[u_theta(z_t, m, t, c) + u_theta(z'_m, r, m, c)] / 2 ||^2
-                  z'_m = z_t - d/2 u_theta(z_t, m, t, c)                                            (Eqs. 4 and 5)
+self-consistency  || u_theta(z_t, r, t, c)
+                  - sg[u_theta(z_t, m, t, c) + u_theta(z'_m, r, m, c)] / 2 ||^2
+                  z'_m = z_t - d/2 u_theta(z_t, m, t, c)
+    (Eqs. 4 and 5)
 other rows        || u_theta(z_t, t, t, c) - v^w(z_t, t, c) ||^2
-The halves of the smallest step, of size 1/F, are Euler's: as in the paper, u_theta is asked at r = t there.
-Not the paper's: the teacher's v^w in place of eps - x, t uniform in [0, 1) on those rows and not on the grid of 1/F, and
-targets by the student itself instead of its moving average.
+The halves of the smallest step, of size 1/F, are Euler's: as in the paper, u_theta is asked at r =
+t there.
+Not the paper's: the teacher's v^w in place of eps - x, t uniform in [0, 1) on those rows and not on
+the grid of 1/F, and targets by the student itself instead of its moving average.
 """
 
 from __future__ import annotations
@@ -48,7 +52,9 @@ class Shortcut(Regression):
         return self.finest
 
     def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
-        """(r, t) (B,): the first rows get r = t uniform, the last ones a step; and where these begin."""
+        """(r, t) (B,): the first rows get r = t uniform, the last ones a step; and where these
+        begin.
+        """
         moving = d.split(d.batch - round(self.consistency_share * d.batch))
         levels = self.finest.bit_length() - 1
         level = d.uniform()[moving.at :]
@@ -94,7 +100,9 @@ def shortcut_target(
     finest: int,
     moving: Split,
 ) -> Tensor:
-    """The velocity before `moving`, the mean slope of two steps of u from it on; z (B, C, H, W), r and t (B,)."""
+    """The velocity before `moving`, the mean slope of two steps of u from it on; z (B, C, H, W), r
+    and t (B,).
+    """
 
     def half(z, r, t, c):
         return u(z, torch.where(t - r > 1.5 / finest, r, t), t, c)
