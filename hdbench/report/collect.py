@@ -90,8 +90,7 @@ def kept_rows(
     if not (set(frame.digest[frame.suite == plan.name]) & set(digests)):
         raise UserError(
             f"no number to keep is of the present suite {plan.name}: suite or digests differ; "
-            "leave out --keep, or "
-            "name the metrics of a run of this suite"
+            "leave out --keep, or name the metrics of a run of this suite"
         )
     frame = frame[frame.suite == plan.name]
     groups = {
@@ -220,8 +219,7 @@ def with_stages_of(run: dict[str, Any], plan: Plan, path: Path) -> dict[str, Any
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not the manifest of the run whose metrics are kept ({error!r}); it belongs "
-            "beside "
-            "them"
+            "beside them"
         ) from None
     stages = [*run["stages"], *other.values()]
     return run | {

@@ -17,8 +17,7 @@ EXPLAINED = {
     "separate": "n and m: of other seeds, the two means compared (Welch).",
     "one alone": "1 and m: one chain against others, taken to scatter as they do.",
     "sampling": "*: one chain each, or no scatter between chains: sampling errors alone, blind to "
-    "what another training seed "
-    "would change.",
+    "what another training seed would change.",
 }
 
 
@@ -42,8 +41,7 @@ def report(found: Comparison, everything: bool) -> str:
             "B - A is with its own 95% interval. p is adjusted (Benjamini-Hochberg) for the "
             "number of quality rows "
             f"that differ, {len(tested)}; a row has moved where it is {RATE} or less, so an "
-            "interval without 0 is not "
-            "enough."
+            "interval without 0 is not enough."
         )
         text.append(
             "chains: "
@@ -62,8 +60,7 @@ def report(found: Comparison, everything: bool) -> str:
     if "classifier:" in "".join(of["not comparable: other protocol"].note):
         text.append(
             'The digest behind "classifier:" is of the data, the classifier and the real images '
-            "that all is "
-            "measured with: where these differ, so do the units."
+            "that all is measured with: where these differ, so do the units."
         )
     for name, keys in (("A", found.only_a), ("B", found.only_b)):
         if keys:

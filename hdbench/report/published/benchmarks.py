@@ -67,8 +67,7 @@ class Benchmark:
     def command(self) -> str:
         return (
             f"hdbench evaluate --protocol {self.protocol} --samples FOLDER --reference "
-            f"{self.reference} "
-            f"--weights inception=PATH{self.options} --name HD --out hd.csv"
+            f"{self.reference} --weights inception=PATH{self.options} --name HD --out hd.csv"
         )
 
 

@@ -41,14 +41,12 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
     if ours.n.isna().any():
         raise UserError(
             f"{ours.arm[ours.n.isna().idxmax()]}: a number of {benchmark.protocol} without its n; "
-            "make the file "
-            f"again with `hdbench evaluate` or `hdbench collect`"
+            f"make the file again with `hdbench evaluate` or `hdbench collect`"
         )
     if len(twice := ours[ours.duplicated(["suite", "arm", "seed", "nfe", "metric", "protocol"])]):
         raise UserError(
             f"{twice.metric.iloc[0]} of {twice.arm.iloc[0]} is in several files of --metrics; "
-            "give each once, "
-            "or evaluate under different names (--name)"
+            "give each once, or evaluate under different names (--name)"
         )
     metrics = [metric for _, metric in benchmark.columns.values()]
     wanted = [

@@ -65,8 +65,7 @@ def read_published(path: Path) -> pd.DataFrame:
         column = wrong.any().idxmax()
         raise UserError(
             f"{where(wrong[column])}: {column} = {frame[column][wrong[column].idxmax()]!r} is not "
-            "a number; leave "
-            "it empty where there is none"
+            "a number; leave it empty where there is none"
         )
     if (wrong := ~frame.confidence.isin(["seen", "remembered"]) | frame.isna().any(axis=1)).any():
         raise UserError(

@@ -214,8 +214,7 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
         text
         for word, text in {
             "Method": "A → B + C: stage 2 with objective B and discriminator head C, started from "
-            "A; from a trajectory student "
-            "(TD), this is HD.",
+            "A; from a trajectory student (TD), this is HD.",
             "FD": f"FD: Frechet distance in features of {protocol}, to real images of either "
             "split.",
             "Band": "Band: power in that band of radial frequency, low to high, over that of real "
@@ -229,13 +228,11 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
             "multiplication and addition.",
             "to base": f"Base: {describe(numbers.plan, base) if base else '-'}.",
             "kFE": "kFE: thousand forward-equivalents of the network in training, without the "
-            f"teacher's ({spent} kFE), which "
-            "all arms share; heads are not counted.",
+            f"teacher's ({spent} kFE), which all arms share; heads are not counted.",
             "core-s": "Core-s, GPU s, queue s: seconds of CPU cores, of allocated GPUs, and in a "
-            "scheduler's queue; of TD and "
-            "stage 2 together where the column does not say. Peak MB: the most main memory that a "
-            "stage had, over all "
-            'its processes. "-" where a stage was run before these were recorded.',
+            "scheduler's queue; of TD and stage 2 together where the column does not say. Peak MB: "
+            "the most main memory that a stage had, over all its processes. "
+            '"-" where a stage was run before these were recorded.',
         }.items()
         if word in titles
     ]
@@ -244,8 +241,9 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
 def write_tables(
     plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, anybody: bool = False
 ) -> list[Path]:
-    """All tables into out/<suite>/ or results/<suite>/tables/, each as csv, md, tex and html,
-    beside the metrics they were rendered from; the paths.
+    """All tables into out/<suite>/ or results/<suite>/tables/; the paths.
+
+    Each is csv, md, tex and html, beside the metrics that they were rendered from.
 
     `anybody`: the metrics need not be of the present version of the suite; what cannot be used is
     left out and said.

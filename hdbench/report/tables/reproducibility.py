@@ -15,8 +15,7 @@ class Reproducibility(Table):
     name = "reproducibility"
     caption = (
         "What differs between chains that differ in their seeds alone, and how much of it is "
-        "finite "
-        "sampling."
+        "finite sampling."
     )
 
     def shows(self, plan: Plan, arm: str) -> bool:
