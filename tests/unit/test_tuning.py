@@ -7,7 +7,6 @@ import pytest
 from click.testing import CliRunner
 
 from hdbench.cli import main
-from hdbench.core.files import digest_of
 from hdbench.experiments.tuning import TUNED, chosen, grid, settings
 from hdbench.methods.discriminators import HEADS
 from hdbench.metrics.records import COLUMNS, read_metrics
@@ -17,7 +16,6 @@ from hdbench.report.rules import RULES, read_rules
 from hdbench.suite.arms import head_of
 from hdbench.suite.load import load_plan
 from tests.support.tiny import REPOSITORY
-from tests.unit.test_suite import ids
 from tests.unit.test_tables import synthetic
 
 COMMITTED = REPOSITORY / "paper_tables/local_flaws_tuning/metrics.csv"
@@ -154,9 +152,3 @@ def test_c5_is_judged_in_this_suite_and_claims_about_other_starts_are_not(
     assert {frame.verdict.loc[[claim]].iloc[0] for claim in ("C1", "C2", "C3", "C4", "C6")} == {
         "not testable here"
     }
-
-
-def test_the_reference_runs_stages_are_what_they_were(plans):
-    assert digest_of(sorted(ids(plans["textured_digits"]))) == "8dd557376238a164"
-    assert digest_of(sorted(ids(load_plan("demo")))) == "cd2d851172217d52"
-    assert digest_of(sorted(ids(load_plan("digits")))) == "6472d4c836850ad3"

@@ -79,7 +79,7 @@ def report(plan: Plan, findings: list[Finding]) -> str:
     """A line for each thing; those that are not there last."""
     if not findings:
         return (
-            f"{plan.name} needs nothing from outside: its data are made and its networks trained "
+            f"{plan.stem} needs nothing from outside: its data are made and its networks trained "
             "in the DAG."
         )
     what = max(len(finding.need.what) for finding in findings)
@@ -94,7 +94,7 @@ def report(plan: Plan, findings: list[Finding]) -> str:
     absent = sum(finding.state != "ok" for finding in findings)
     present = len(findings) - absent
     summary = (
-        f"{plan.name}: {present} of {len(findings)} things that it needs from outside are there"
+        f"{plan.stem}: {present} of {len(findings)} things that it needs from outside are there"
     )
     if absent:
         summary += f"; put the other {absent} at the paths of their lines"
