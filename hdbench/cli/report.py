@@ -235,7 +235,7 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
     from hdbench.report.comparison import report
 
     frames = [read_metrics(path) for path in (a, b)]
-    found = compare(*frames, metrics, everything)
+    found = compare(*frames, metrics=metrics, costs=everything)
     if out is not None:
         write_atomic(out, found.rows.to_csv(index=False, lineterminator="\n"))
     for name, path, frame in zip("AB", (a, b), frames, strict=True):

@@ -118,7 +118,7 @@ def compare(
         if chains
     ]
     return Comparison(
-        rows, *([named(key) for key in keys] for keys in (only_a, only_b)), notes, lost
+        rows, [named(key) for key in only_a], [named(key) for key in only_b], notes, lost
     )
 
 

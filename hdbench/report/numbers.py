@@ -177,7 +177,7 @@ class Numbers:
         if len(seeds) == 1:
             try:
                 pair: list[Row] = [self.rows[e.arm, seeds[0], e.nfe] for e in (entry, other)]
-                _, standard_error = paired_difference(self.results, self.plan, *pair, metric)
+                _, standard_error = paired_difference(self.results, self.plan, *pair, metric=metric)
             except (UserError, KeyError):
                 pass  # without its artifacts a difference is known, its interval is not
         return interval([a.value[seed] - b.value[seed] for seed in seeds], standard_error)

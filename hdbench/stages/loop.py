@@ -85,7 +85,7 @@ def run(
     if distributed.from_rank_0(checkpoint.exists):
         work.spent.update(resume(trainer, checkpoint, label, sources))
     trainer.check_replicas()
-    steps = trainer.training.steps
+    steps = trainer.training.planned_steps
     progress = Progress(label, steps)
     saved = time.perf_counter()
     with interruptible() as interrupted:

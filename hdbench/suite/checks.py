@@ -62,7 +62,7 @@ def _check_scale(plan: Plan, source: str) -> None:
         )
     _check_text(suite, source)
     _check_publics(plan, source)
-    if sana and suite.network.guidance_input is not None:
+    if isinstance(suite.network, SanaConfig) and suite.network.guidance_input is not None:
         raise UserError(
             f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network "
             "has no velocity to "
@@ -107,7 +107,7 @@ def _check_text(suite: Suite, source: str) -> None:
             "text: true, a clip the "
             "data set captions, and classes have none"
         )
-    if isinstance(suite.text, ClipText):
+    if isinstance(suite.text, ClipText) and isinstance(suite.network, SanaConfig):
         sizes = {
             "vision_cfg.image_size": data.image_size,
             "text_cfg.width": suite.network.caption_width,

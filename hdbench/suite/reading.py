@@ -94,7 +94,8 @@ def read_recipe(
     for file in recipe_files(path):
         data = merge(read_yaml(file), data, unnamed=True)
     data.pop("extends", None)
-    return path, data.get("arm"), validate(Recipe, data, str(path))
+    recipe = validate(Recipe, data, str(path))
+    return path, data["arm"], recipe
 
 
 def recipe_files(path: Path) -> tuple[Path, ...]:

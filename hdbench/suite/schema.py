@@ -80,6 +80,13 @@ class Training(Config):
             raise ValueError(f"steps = {self.steps}: a training stage takes at least 1 step")
         return self
 
+    @property
+    def planned_steps(self) -> int:
+        """The steps, which are a number once the suite is planned."""
+        if isinstance(self.steps, EqualTotal):
+            raise ValueError(f"steps of an equal total ({self.steps.equal_total}): not planned yet")
+        return self.steps
+
 
 class Checkpoint(Config):
     """A public network, converted once by a `teacher` stage that trains nothing."""

@@ -204,8 +204,10 @@ CONFIGS = {
 _ADAPTERS: dict[str, TypeAdapter] = {}
 
 
-def config_of(kind: str, data: dict[str, Any]) -> StageConfig:
-    """The typed configuration of a stage from the plain one of its manifest or job file."""
+def config_of(kind: str, data: dict[str, Any]) -> Any:
+    """The typed configuration of a stage, of its kind's class in CONFIGS, from the plain one of its
+    manifest or job file.
+    """
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = TypeAdapter(CONFIGS[kind])
     return _ADAPTERS[kind].validate_json(json.dumps(data))
@@ -260,7 +262,7 @@ class Stage:
 
     kind: str
     label: str
-    config: StageConfig
+    config: Any  # of its kind's class in CONFIGS
     parents: dict[str, str]  # role: stage id
     digest: str
 

@@ -98,7 +98,7 @@ def value(key: str, tables: Path, source: str = "document") -> str:
             return _shown(numbers(entry, name) if name else numbers.part(entry, metric))
         case [metric, arm, "-", other]:
             entries = [_entry(numbers, name, key, source) for name in (arm, other)]
-            return _shown(numbers.difference(*entries, metric), signed=True)
+            return _shown(numbers.difference(*entries, metric=metric), signed=True)
         case ["ratio", metric, arm, "/", other]:
             for name in (arm, other):
                 _entry(numbers, name, key, source)

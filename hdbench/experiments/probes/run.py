@@ -40,7 +40,7 @@ BATCH = 125  # images measured at once
 NAMES = (*MEASURES, "flaw_area", "flaw_share", "weight_in_flaw")
 
 
-def load_teacher(source: Source, results: Path) -> nn.Module:
+def load_teacher(source: Source, results: Path) -> Transformer:
     """The teacher's network, frozen."""
     path, _ = artifact.load(results, source.stage.id)
     network = Transformer(
@@ -77,7 +77,7 @@ class Reader:
         )
 
 
-def run_unit(unit: ProbeUnit, network: nn.Module, progress: Callable[[int], None]) -> Arrays:
+def run_unit(unit: ProbeUnit, network: Transformer, progress: Callable[[int], None]) -> Arrays:
     """Train the unit's heads and measure them: the unit's `fields`, by run (a head at a rate)."""
     started = time.process_time()
     reader = Reader(unit, network)
@@ -217,7 +217,7 @@ def flaw_of(images: HeldOut, patch: int) -> tuple[dict[str, Measured], Tensor]:
 
 def measures_of(
     judgement: Judgement, images: HeldOut, wrong: Tensor | None
-) -> Mapping[str, Measured]:
+) -> dict[str, Measured]:
     """The measures of a head, none if it diverged; its weight on `wrong` tokens if given."""
     clean = judgement.clean.double().numpy()
     flawed = judgement.flawed.double().numpy()

@@ -103,8 +103,9 @@ class Panels:
 
     def draw_followers(self, axis: Axes, names: Sequence[str], shift: float) -> None:
         """Methods of one objective by the number of the teacher's steps."""
-        names = sorted(names, key=lambda name: self.theory.methods[name].teacher_steps)
-        x = [shift * self.theory.methods[name].teacher_steps for name in names]
+        steps = {name: self.theory.methods[name].teacher_steps or 0 for name in names}
+        names = sorted(names, key=lambda name: steps[name])
+        x = [shift * steps[name] for name in names]
         values = [self.intervals(f"{name}_w{self.theory.largest}", ERROR) for name in names]
         point = self.point(names[0])
         for place, value in zip(x, values, strict=True):

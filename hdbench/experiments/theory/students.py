@@ -31,6 +31,8 @@ class Student(nn.Module):
     c is unused.
     """
 
+    frequencies: Tensor
+
     def __init__(self, width: int, network: Network, sd: float):
         super().__init__()
         self.sd = sd

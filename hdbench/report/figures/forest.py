@@ -134,7 +134,7 @@ def differences(sources: Sources, reference: Callable[[Plan, str], str | None]) 
         if other is None or other == arm:
             continue
         pair = [numbers.entries(name)[0] for name in (arm, other)]
-        difference = numbers.difference(*pair, numbers.distance)
+        difference = numbers.difference(*pair, metric=numbers.distance)
         known = sources.numbers_of(pair, numbers.counted(numbers.distance))
         if len(known) == 2 and math.isfinite(difference.value):
             rule = ", equal total" if equal_total(plan, arm) else ""

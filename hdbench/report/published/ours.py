@@ -72,7 +72,7 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
 def _line(
     benchmark: Benchmark,
     rows: pd.DataFrame,
-    key: dict[str, object],
+    key: dict[str, Any],
     parameters: pd.Series,
     mixed: bool,
 ) -> Line:

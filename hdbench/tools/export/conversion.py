@@ -27,7 +27,8 @@ def to_diffusers(network: Transformer) -> tuple[DiTTransformer2DModel, float]:
     a, b = velocity_factors(network)
     model: Any = empty_model(network)
     copy_ends(network, model, b)
-    times = sum(network.embed_times(torch.zeros(1), torch.ones(1)))[0]
+    own_time, *interval = network.embed_times(torch.zeros(1), torch.ones(1))
+    times = sum(interval, own_time)[0]
     for target, block in zip(model.transformer_blocks, network.blocks, strict=True):
         copy_block(block, target)
         embedder = target.norm1.emb
