@@ -109,6 +109,8 @@ class Objective(Config):
     """Raise it when equal configurations give other results; it enters the digest of stages."""
     role: ClassVar[Literal["classifier", "clip", "teacher", "student"]] = "student"
     """Which training stages may use it."""
+    learns_mean_velocity: ClassVar[bool] = False
+    """Whether a perfect student has the true mean velocity u(z, r, t)."""
 
     @abstractmethod
     def updates(self, problem: Problem) -> list[Update]:

@@ -58,18 +58,17 @@ def read_job(results: Path, stage_id: str) -> Job | None:
     path = job_file(results, stage_id)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        stage = Stage(
-            kind=content["kind"],
-            label=content["label"],
-            digest=content["digest"],
-            parents=content["parents"],
-            config=config_of(content["kind"], content["config"]),
-        )
+        kind = content["kind"]
+        config = config_of(kind, content["config"])
+        stage = Stage.from_ids(kind, content["label"], config, content["parents"])
         arms = content["arms"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise UserError(f"{path}: not a job file ({type(error).__name__}); delete it") from None
     if stage.id != stage_id:
-        raise UserError(f"{path}: is of {stage.id}; delete it")
+        raise UserError(
+            f"{path}: it or the version of a class has changed: it is now of {stage.id}; "
+            "plan the suite anew, or delete the file"
+        )
     return Job(stage, arms)

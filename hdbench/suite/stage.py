@@ -269,16 +269,15 @@ class Stage:
     @classmethod
     def of(cls, kind: str, label: str, config: StageConfig, parents: dict[str, Stage]) -> Stage:
         """The stage of this configuration and these parents, by role."""
-        key = cls.own_key(kind, config) | {
-            "parents": {role: parent.digest for role, parent in parents.items()}
-        }
-        return cls(
-            kind=kind,
-            label=label,
-            config=config,
-            parents={role: parent.id for role, parent in parents.items()},
-            digest=digest_of(key),
-        )
+        ids = {role: parent.id for role, parent in parents.items()}
+        return cls.from_ids(kind, label, config, ids)
+
+    @classmethod
+    def from_ids(cls, kind: str, label: str, config: StageConfig, parents: dict[str, str]) -> Stage:
+        """The stage of this configuration and the parents of these ids, by role."""
+        digests = {role: parent.rpartition("-")[2] for role, parent in parents.items()}
+        key = cls.own_key(kind, config) | {"parents": digests}
+        return cls(kind=kind, label=label, config=config, parents=parents, digest=digest_of(key))
 
     @staticmethod
     def own_key(kind: str, config: StageConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from hdbench.cli import main
 from hdbench.core import runtime
 from hdbench.core.files import MANIFEST
+from hdbench.methods.discriminators import HEADS
 from hdbench.metrics import METRICS, Metric, mean
 from hdbench.report.publish import publish
 from hdbench.stages import artifact, sources
@@ -173,6 +174,20 @@ def test_a_broken_job_file_is_one_sentence(tmp_path):
     assert (result.exit_code, result.output) == (
         2,
         f"hdbench: {file}: not a job file (JSONDecodeError); delete it\n",
+    )
+
+
+def test_a_job_of_an_earlier_version_is_not_run_under_its_old_id(tmp_path, monkeypatch):
+    plan = tiny_plan(tmp_path)
+    jobs.write_jobs(plan, tmp_path)
+    refine = stage_of(plan, "refine", "hd_patch")
+    monkeypatch.setattr(HEADS["patch"], "version", 7)
+    new = stage_of(tiny_plan(tmp_path), "refine", "hd_patch")
+    result = invoke("stage", "refine", "--results", tmp_path, "--id", refine)
+    assert (result.exit_code, result.output) == (
+        2,
+        f"hdbench: {jobs.job_file(tmp_path, refine)}: it or the version of a class has changed: "
+        f"it is now of {new}; plan the suite anew, or delete the file\n",
     )
 
 

@@ -11,21 +11,13 @@ from pydantic import Field, model_validator
 
 from hdbench.core.config import Config, nearest, read_yaml, validate
 from hdbench.experiments.units import Unit, check_distinct, unit_digest
+from hdbench.methods import OBJECTIVES
 from hdbench.suite.schema import Decay, Objective
 
 VERSION = 1  # of a unit's meaning
 CONFIG = Path("workflow/theory.yaml")
 SHAPE = (1, 1, 1)  # a point of the line as an image, (C, H, W)
 RADIUS = 1.5  # in sd: points this near to a sub-mode count as of it
-FLOW_MAP = (  # objectives whose perfect student has the true mean velocity
-    "knowledge",
-    "meanflow",
-    "improved_meanflow",
-    "scm",
-    "shortcut",
-    "consistency",
-    "progressive",
-)
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -91,10 +83,11 @@ class Method(Config):
 
     @model_validator(mode="after")
     def _has_a_mean_velocity(self):
-        if self.objective.name not in FLOW_MAP:
+        if not self.objective.learns_mean_velocity:
+            learning = [name for name, cls in OBJECTIVES.items() if cls.learns_mean_velocity]
             raise ValueError(
                 f"objective.name = {self.objective.name}: does not claim the true mean velocity"
-                + nearest(self.objective.name, FLOW_MAP)
+                + nearest(self.objective.name, learning)
             )
         return self
 

@@ -26,6 +26,7 @@ class Consistency(Regression):
 
     name: Literal["consistency"] = "consistency"
     title: ClassVar[str] = "Consistency"
+    learns_mean_velocity: ClassVar[bool] = True
 
     intervals: int = Field(
         default=40,

@@ -20,6 +20,7 @@ class Knowledge(Regression):
 
     name: Literal["knowledge"] = "knowledge"
     title: ClassVar[str] = "Knowledge distillation"
+    learns_mean_velocity: ClassVar[bool] = True
 
     pairs: Pairs = Pairs()
 

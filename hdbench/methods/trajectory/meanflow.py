@@ -25,6 +25,7 @@ class MeanFlow(Regression):
 
     name: Literal["meanflow"] = "meanflow"
     title: ClassVar[str] = "MeanFlow"
+    learns_mean_velocity: ClassVar[bool] = True
 
     prob_r_equals_t: float = Field(
         default=0.25, ge=0, le=1, description="share of rows with r = t: plain velocity regression"

@@ -33,6 +33,7 @@ class Progressive(Regression):
 
     name: Literal["progressive"] = "progressive"
     title: ClassVar[str] = "Progressive distillation"
+    learns_mean_velocity: ClassVar[bool] = True
 
     start_steps: int = Field(
         default=16, ge=1, description="N of the first round; the teacher takes twice as many steps"

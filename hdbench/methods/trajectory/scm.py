@@ -34,6 +34,7 @@ class SCM(Objective):
 
     name: Literal["scm"] = "scm"
     title: ClassVar[str] = "sCM"
+    learns_mean_velocity: ClassVar[bool] = True
 
     prob_t_equals_1: float = Field(
         default=0.25,

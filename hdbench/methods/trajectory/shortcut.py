@@ -32,6 +32,7 @@ class Shortcut(Regression):
 
     name: Literal["shortcut"] = "shortcut"
     title: ClassVar[str] = "Shortcut"
+    learns_mean_velocity: ClassVar[bool] = True
 
     finest: int = Field(
         default=128,
