@@ -59,7 +59,7 @@ def resume(
     trainer: Trainer, checkpoint: Path, label: str, sources: Mapping[str, str]
 ) -> dict[str, float]:
     """Go on from the checkpoint, and say so; what the runs so far have spent."""
-    spent, made_by = distributed.together(lambda: load_checkpoint(checkpoint, trainer))
+    spent, made_by = distributed.call_on_all_ranks(lambda: load_checkpoint(checkpoint, trainer))
     changed = sorted(name for name in sources if made_by.get(name, sources[name]) != sources[name])
     if distributed.rank() == 0:
         said = f"{label}: goes on from step {trainer.step} of {trainer.training.steps}"

@@ -105,8 +105,8 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
             scalars |= {f"{update.name}/{key}": value for key, value in values.items()}
         self._average(min(self.training.ema, (1 + self.step - since) / (10 + self.step - since)))
-        whole = [sharding.whole(value.detach()) for value in scalars.values()]
-        self.pending.append(torch.stack([value.float() for value in whole]))
+        full = [sharding.full_tensor(value.detach()) for value in scalars.values()]
+        self.pending.append(torch.stack([value.float() for value in full]))
         self.scalars = tuple(scalars)
         self.step += 1
         if len(self.pending) >= WINDOW:
@@ -123,8 +123,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self, decay: float) -> None:
         """Move the average of weights towards the student's."""
-        averages = [sharding.own_part(value) for value in self.ema.values()]
-        weights = [sharding.own_part(value) for value in self.student.state_dict().values()]
+        averages = [sharding.to_local(value) for value in self.ema.values()]
+        weights = [sharding.to_local(value) for value in self.student.state_dict().values()]
         get_ema_multi_avg_fn(decay)(averages, weights, None)
 
     def rows(self, number: int, count: int) -> list[range]:
@@ -236,11 +236,11 @@ class Trainer:
             "average": self.ema
         }
         finite = [
-            all(bool(sharding.own_part(value).isfinite().all()) for value in state.values())
+            all(bool(sharding.to_local(value).isfinite().all()) for value in state.values())
             for state in states.values()
         ]
         for name, broken in zip(
-            states, distributed.any_of(*(not each for each in finite)), strict=True
+            states, distributed.any_of(*(not is_finite for is_finite in finite)), strict=True
         ):
             if broken:
                 raise Divergence(
@@ -261,7 +261,7 @@ class Trainer:
             for state in states
             for value in state.values()
         ]
-        if not distributed.same(int(sum(bits))):
+        if not distributed.all_equal(int(sum(bits))):
             raise Divergence(
                 f"at step {self.step} of {self.training.steps} the ranks hold different "
                 "weights: their "
@@ -297,7 +297,7 @@ class Trainer:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.ema = {
-            name: sharding.spread_like(tensors[f"ema/{name}"].to(self.device), value)
+            name: sharding.distribute_like(tensors[f"ema/{name}"].to(self.device), value)
             for name, value in self.ema.items()
         }
         self.history = {
@@ -306,21 +306,22 @@ class Trainer:
         }
         for update in self.updates:
             for name, module in (update.modules | update.frozen).items():
-                own = module.state_dict()
+                current = module.state_dict()
                 module.load_state_dict(
                     {
-                        key: sharding.spread_like(value, own[key])
+                        key: sharding.distribute_like(value, current[key])
                         for key, value in under(f"module/{name}/").items()
                     }
                 )
-            optimizer, state = self.optimizers[update.name], {}
+            optimizer = self.optimizers[update.name]
+            state: dict[int, dict[str, Tensor]] = {}
             parameters = [
                 parameter for group in optimizer.param_groups for parameter in group["params"]
             ]
             for key, value in under(f"optimizer/{update.name}/").items():
                 index, name = key.split("/")
                 if name != "step":
-                    value = sharding.spread_like(value, parameters[int(index)])
+                    value = sharding.distribute_like(value, parameters[int(index)])
                 state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict(
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
