@@ -189,8 +189,10 @@ def published_command(names, files, numbers, without_remembered, out):
     """Render the main table of a benchmark: published numbers with their sources, and ours below
     them.
     """
-    # start-up: of this command alone
-    from hdbench.report.published import BENCHMARKS, write_published
+    from hdbench.report.published import (  # start-up: of this command alone
+        BENCHMARKS,
+        write_published,
+    )
 
     for path in write_published(
         names or tuple(BENCHMARKS), numbers, files, not without_remembered, out
@@ -235,13 +237,13 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
     from hdbench.report.comparison import report
 
     frames = [read_metrics(path) for path in (a, b)]
-    found = compare(*frames, metrics, everything)
+    comparison = compare(*frames, metrics, everything)
     if out is not None:
-        write_atomic(out, found.rows.to_csv(index=False, lineterminator="\n"))
+        write_atomic(out, comparison.rows.to_csv(index=False, lineterminator="\n"))
     for name, path, frame in zip("AB", (a, b), frames, strict=True):
         click.echo(f"{name}: {path} ({described(frame)})")
-    click.echo("\n" + report(found, everything))
-    sys.exit(int(fail_if_moved and failed(found)))
+    click.echo("\n" + report(comparison, everything))
+    sys.exit(int(fail_if_moved and failed(comparison)))
 
 
 @main.command("publish")

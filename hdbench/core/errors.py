@@ -30,7 +30,8 @@ class Interrupted(Ended):
     130.
     """
 
-    code, agreed = 130, True
+    code = 130
+    agreed = True
 
 
 class OutOfMemory(Ended):

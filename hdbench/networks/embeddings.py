@@ -31,7 +31,7 @@ def sincos_positions(width: int, grid: int, side: int) -> Tensor:
     quarter = width // 4
     omega = 1.0 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / (width / 4.0))
     angles = [torch.outer(place.flatten(), omega) for place in (column, row)]
-    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
 
 
 class TimestepEmbedding(nn.Module):

@@ -64,7 +64,7 @@ def collect(
                     suite=plan.name, arm=row.arm, seed=row.seed, nfe=row.nfe, digest=digest
                 )
             )
-    frame = pd.concat([part.astype(COLUMNS) for part in parts], ignore_index=True)
+    frame = pd.concat([numbers.astype(COLUMNS) for numbers in parts], ignore_index=True)
     run = run_manifest(plan, manifests)
     if kept:
         run = with_stages_of(run, plan, keep.with_name("run.json"))

@@ -55,11 +55,11 @@ def draw(
     for name, kind in FIGURES.load().items():
         figure = kind()
         if figure.tables not in known:
-            part = figure.part(plan)
-            known[figure.tables] = part, _numbers(plan, part, results, frame, anybody)
-        part, numbers = known[figure.tables]
+            shown = figure.part(plan)
+            known[figure.tables] = shown, _numbers(plan, shown, results, frame, anybody)
+        shown, numbers = known[figure.tables]
         with plt.rc_context(STYLE):
-            drawing = figure.draw(Sources(part, results, numbers))
+            drawing = figure.draw(Sources(shown, results, numbers))
             if anybody and drawing.get_label() == NOTHING and (folder / f"{name}.png").exists():
                 plt.close(drawing)
             else:
@@ -69,9 +69,9 @@ def draw(
 
 
 def _numbers(
-    plan: Plan, part: Plan, results: Path, frame: pd.DataFrame | None, anybody: bool
+    plan: Plan, shown: Plan, results: Path, frame: pd.DataFrame | None, anybody: bool
 ) -> Numbers | None:
-    """The numbers of a part of the plan."""
+    """The numbers of the part of the plan that is shown."""
     if frame is None:
         return None
-    return Numbers(part, frame[~frame.arm.isin(plan.arms.keys() - part.arms)], results, anybody)
+    return Numbers(shown, frame[~frame.arm.isin(plan.arms.keys() - shown.arms)], results, anybody)
