@@ -101,11 +101,10 @@ def claims_command(suite, results, metrics, rules, theory, out):
     from hdbench.report.rules import read_rules
     from hdbench.suite.load import load_plan
 
-    plan, declared = load_plan(suite), read_rules(rules)
-    frame, given = (
-        read_metrics(metrics or metrics_file(plan, results), strict=metrics is None),
-        metrics is not None,
-    )
+    plan = load_plan(suite)
+    declared = read_rules(rules)
+    frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
+    given = metrics is not None
     values = read_theory(
         theory or results / "theory" / "metrics.csv", missing_is_none=theory is None
     )

@@ -31,7 +31,8 @@ class Progress:
     def __call__(self, done: int, note: str = "") -> None:
         now = time.perf_counter()
         if self.first is None:
-            self.first, self.started = done, now
+            self.first = done
+            self.started = now
         if distributed.rank() == 0 and (
             now - self.last >= self.every_seconds or done == self.total
         ):

@@ -12,7 +12,10 @@ import torch
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt
+# options of glibc's mallopt
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
+_M_MMAP_MAX = -4
 
 
 def set_up(threads: int, device: str) -> torch.device:

@@ -53,7 +53,8 @@ def variance_components(values: Sequence[float], standard_errors: Sequence[float
     sampling error, which makes `training` too small; draw them from different noises.  Raises
     UserError for unequal lengths or no value.
     """
-    x, se = np.asarray(values, dtype=np.float64), np.asarray(standard_errors, dtype=np.float64)
+    x = np.asarray(values, dtype=np.float64)
+    se = np.asarray(standard_errors, dtype=np.float64)
     if len(x) != len(se) or len(x) == 0:
         raise UserError(
             f"{len(x)} values and {len(se)} standard errors: give one of each for each seed, at "

@@ -83,8 +83,10 @@ def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
     The standard error is over the samples given the reference; `both` counts the reference as a
     draw too.
     """
-    n, m = len(features), len(reference)
-    xx, yy = _within(features, block), _within(reference, block)
+    n = len(features)
+    m = len(reference)
+    xx = _within(features, block)
+    yy = _within(reference, block)
     rows, columns, interaction = _between(features, reference, block)
     value = xx.rows.sum() / (n * (n - 1)) + yy.rows.sum() / (m * (m - 1)) - 2 * rows.sum() / (n * m)
     influence, variance = _jackknife(xx, rows, m)

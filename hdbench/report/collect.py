@@ -166,7 +166,8 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
 
 def flops_of(plan: Plan, arm: str) -> int:
     """FLOPs of one forward of the network that an arm samples with."""
-    suite, config = plan.suite, plan.arms[arm]
+    suite = plan.suite
+    config = plan.arms[arm]
     network = config.baseline.network if config.baseline else suite.network
     return forward_flops(
         network,

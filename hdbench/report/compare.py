@@ -227,7 +227,8 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
         return result | {"verdict": "not a number"}
     shared = a.index.intersection(b.index)
     if len(shared) > 1 or (len(shared) == 1 and 1 in (len(a), len(b))):
-        a, b = a.loc[shared], b.loc[shared]
+        a = a.loc[shared]
+        b = b.loc[shared]
         result |= {"a": a.value.mean(), "b": b.value.mean(), "chains": str(len(shared))}
     same = a.index.isin(shared).all() and (a.value == b.value.reindex(a.index)).all()
     if result["protocol"] == "cost":

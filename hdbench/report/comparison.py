@@ -78,7 +78,8 @@ def quality_table(rows: pd.DataFrame) -> str:
     """Values to the digits of the difference's interval; arms and verdicts on several lines where
     they are long.
     """
-    titles, cells = ["arm", "nfe", "metric", "A", "B", "B - A", "chains", "p", "verdict"], []
+    titles = ["arm", "nfe", "metric", "A", "B", "B - A", "chains", "p", "verdict"]
+    cells = []
     for row in rows.fillna({"method": "", "chains": "-"}).itertuples():
         change, decimals = with_half_width(row.difference, row.high - row.difference, signed=True)
         p = (
@@ -163,7 +164,8 @@ def plural(n: int) -> str:
 
 def sentence(rows: pd.DataFrame) -> str:
     """The end of a report: how many rows moved, did not, and could not be compared."""
-    n, left = rows[rows.p.notna()].verdict.value_counts(), int(rows.verdict.isin(UNCOMPARED).sum())
+    n = rows[rows.p.notna()].verdict.value_counts()
+    left = int(rows.verdict.isin(UNCOMPARED).sum())
     if not count(rows):
         return f"Of {left} quality rows none could be compared."
     moved = n.get("moved", 0)

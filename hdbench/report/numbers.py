@@ -40,7 +40,8 @@ def paired_difference(
     `metric` is a name of the evaluate stage, without a sample count (`fd_test`).  Raises UserError
     for a missing artifact or metric.
     """
-    values, influences = [], []
+    values = []
+    influences = []
     for row in (row_a, row_b):
         for stage in plan.evaluations(row):
             path, _ = artifact.load(results, stage)
@@ -100,7 +101,8 @@ class Numbers:
         """`3 complete chains`, `2 of 3 chains`, `one chain`, `one chain of 3`: what the file has,
         and the suite.
         """
-        have, declared = self.frame.seed.nunique(), len(self.plan.suite.seeds)
+        have = self.frame.seed.nunique()
+        declared = len(self.plan.suite.seeds)
         if self.alone:
             return "one chain" + f" of {declared}" * (declared > 1)
         return f"{have} of {declared} chains" if have < declared else f"{have} complete chains"

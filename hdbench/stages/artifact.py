@@ -35,7 +35,8 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     path = folder(results, stage_id)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        made_as, payload = manifest["id"], manifest["payload"].items()
+        made_as = manifest["id"]
+        payload = manifest["payload"].items()
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
         raise UserError(
@@ -208,7 +209,8 @@ class Work:
         cost = self.cost()
         if distributed.rank():
             return
-        stage, config = self.stage, self.stage.config.model_dump(mode="json")
+        stage = self.stage
+        config = stage.config.model_dump(mode="json")
         manifest = {
             "id": stage.id,
             "kind": stage.kind,

@@ -14,7 +14,8 @@ from hdbench.core.progress import Progress
 from hdbench.stages import artifact
 from hdbench.suite.stage import Stage, config_of
 
-WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
+WEIGHTS = "weights.safetensors"
+PAIRS = "pairs.safetensors"
 PROMPTS = (
     "sampled.json"  # of a `text` stage: the prompts of the samples, by the names of their images
 )

@@ -44,7 +44,8 @@ def reference(context: Context) -> Payload:
         )
         return ["reference.json"], {}
     n = config.samples
-    path, network = context.parent("data")[0], load_classifier(context)
+    path = context.parent("data")[0]
+    network = load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
     sets = {
         name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][chosen]
@@ -103,7 +104,8 @@ def metric_input(context: Context) -> MetricInput:
         real = dict(file)
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
-    sampled, captioned = context.parent("sample").config, {}
+    sampled = context.parent("sample").config
+    captioned = {}
     if "clip" in context.stage.parents:
         from hdbench.networks.clip import features as towers  # optional: open_clip
 
@@ -133,7 +135,8 @@ def metric_input(context: Context) -> MetricInput:
 
 def evaluate_pictures(context: Context) -> Payload:
     """The suite's named protocol on the samples, against the reference that its stage has built."""
-    config, folder = context.config, context.parent("sample").folder
+    config = context.config
+    folder = context.parent("sample").folder
     check_pictures(folder)
     built = json.loads(
         (context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8")

@@ -37,7 +37,8 @@ from hdbench.suite.stage import CheckpointStage
 
 
 def classifier(context: Context) -> Payload:
-    config, training = context.config, context.config.training
+    config = context.config
+    training = config.training
     with seeded(config.seed, "classifier"):
         network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
     names, facts = train(context, Problem(student=network, learning_rate=training.learning_rate))
@@ -75,7 +76,8 @@ def teacher(context: Context) -> Payload:
 
 def distill(context: Context) -> Payload:
     """Trajectory and refine: a student from its parent's weights, under the stage's objective."""
-    config, training = context.config, context.config.training
+    config = context.config
+    training = config.training
     frozen = made_for(
         training, load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
     )
@@ -183,7 +185,8 @@ def read_checkpoint(config: CheckpointStage) -> dict[str, Tensor]:
     """A public network's weights in the names of ours; UserError where they are not of this family
     and size.
     """
-    path, sizes = Path(config.checkpoint.path), shape(config.shape)
+    path = Path(config.checkpoint.path)
+    sizes = shape(config.shape)
     if config.checkpoint.format == "sana":
         from hdbench.networks.sana import read  # optional: diffusers
 

@@ -52,8 +52,13 @@ class Trainer:
         labels: Tensor,
         sharded: str = "none",
     ):
-        self.updates, self.training, self.student, self.axes = updates, training, student, axes
-        self.images, self.labels, self.step = images, labels, 0
+        self.updates = updates
+        self.training = training
+        self.student = student
+        self.axes = axes
+        self.images = images
+        self.labels = labels
+        self.step = 0
         self.device = next(student.parameters()).device
         self.sharded = sharded == "fsdp2" and distributed.world_size() > 1
         if self.sharded:

@@ -128,7 +128,8 @@ class ClipText(Config):
 
     @model_validator(mode="after")
     def _says_its_sizes(self):
-        text, vision = self.model.get("text_cfg") or {}, self.model.get("vision_cfg") or {}
+        text = self.model.get("text_cfg") or {}
+        vision = self.model.get("vision_cfg") or {}
         if not all(
             isinstance(n, int)
             for n in (text.get("context_length"), text.get("width"), vision.get("image_size"))

@@ -56,7 +56,8 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
     image = resize(
         round(image.width * scale), round(image.height * scale), Image.Resampling.BICUBIC
     )
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    left = (image.width - size) // 2
+    top = (image.height - size) // 2
     return np.array(image)[top : top + size, left : left + size]
 
 

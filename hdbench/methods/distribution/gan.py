@@ -79,9 +79,11 @@ class HingeOnTeacher(GanSettings):
 def critic_loss(real: HeadOutput, fake: HeadOutput, kind: str) -> Tensor:
     """Mean over the batch of the weighted sum over logits; a scalar."""
     if kind == "hinge":
-        on_real, on_fake = F.relu(1 - real.logits), F.relu(1 + fake.logits)
+        on_real = F.relu(1 - real.logits)
+        on_fake = F.relu(1 + fake.logits)
     else:
-        on_real, on_fake = F.softplus(-real.logits), F.softplus(fake.logits)
+        on_real = F.softplus(-real.logits)
+        on_fake = F.softplus(fake.logits)
     return (real.weights * on_real).sum(1).mean() + (fake.weights * on_fake).sum(1).mean()
 
 

@@ -136,7 +136,8 @@ def shown_arms(plan: Plan, table: Table) -> list[str]:
 
 def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Value]) -> str:
     """Footnote marks of a row: reconstruction, missing, fewer chains, not a number."""
-    arm, (have, all_chains) = numbers.plan.arms[entry.arm], numbers.chains(entry)
+    arm = numbers.plan.arms[entry.arm]
+    have, all_chains = numbers.chains(entry)
     rows = numbers.of(entry)
     fewer = 0 < have < all_chains or any(  # a column alone may lack a chain that the row has
         0 < len(numbers.of(entry, column.key)) < have for column in columns if column.expected
@@ -284,7 +285,8 @@ def print_main(
     )
     for note in [shown.caption, *shown.notes]:
         print(textwrap.fill(note, width))
-    tables, report = tables_folder(plan, results, out), results / plan.name / "report.html"
+    tables = tables_folder(plan, results, out)
+    report = results / plan.name / "report.html"
     figures = figures_folder(plan, results, out)
     missing = (
         ""
