@@ -26,8 +26,8 @@ from hdbench.cli.group import (
 @click.option(
     "--keep",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="metrics.csv of another run of the suite: its numbers stand where there are no results "
-    "here.",
+    help="metrics.csv of another run of the suite: its numbers are taken where there are no "
+    "results here.",
 )
 @suite_option
 @results_option
@@ -66,7 +66,7 @@ def tables_command(suite, results, metrics, out):
 
     plan = load_plan(suite)
     frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
-    for path in write_tables(plan, frame, results, out, anybody=metrics is not None):
+    for path in write_tables(plan, frame, results, out, lenient=metrics is not None):
         click.echo(path)
 
 
@@ -108,7 +108,7 @@ def claims_command(suite, results, metrics, rules, theory, out):
     values = read_theory(
         theory or results / "theory" / "metrics.csv", missing_is_none=theory is None
     )
-    for path in write_claims(Numbers(plan, frame, results, anybody=given), declared, out, values):
+    for path in write_claims(Numbers(plan, frame, results, lenient=given), declared, out, values):
         click.echo(path)
 
 
@@ -148,7 +148,7 @@ def figures_command(suite, results, metrics, out):
     plan = load_plan(suite)
     path = metrics or metrics_file(plan, results)
     frame = read_metrics(path, strict=metrics is None) if metrics or path.exists() else None
-    written = draw(plan, results, out, frame, anybody=metrics is not None)
+    written = draw(plan, results, out, frame, lenient=metrics is not None)
     for path in written:
         click.echo(path)
     for name in [name for name in FIGURES if name not in {path.stem for path in written}]:

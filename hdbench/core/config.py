@@ -25,9 +25,8 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    directives: ClassVar[
-        tuple[str, ...]
-    ] = ()  # keys of a file that are spent before it is validated
+    # keys of a file that are consumed before it is validated
+    directives: ClassVar[tuple[str, ...]] = ()
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -17,9 +17,7 @@ from hdbench.core import distributed
 
 @dataclass
 class Progress:
-    """Says on standard error, every few seconds, which stage, how many steps, how long is left; on
-    rank 0 alone.
-    """
+    """A line on standard error every few seconds: stage, steps, time left; on rank 0 alone."""
 
     label: str
     total: int

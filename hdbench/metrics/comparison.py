@@ -16,13 +16,13 @@ def paired_difference(
 ) -> Estimate:
     """a - b where sample i of both had the same noise, label and prompt; influences in a's order.
 
-    Samples are matched by id, in whatever order they stand.  Raises UserError where the two do not
+    Samples are matched by id, in whatever order they are.  Raises UserError where the two do not
     have the same ids.
     """
     if sorted(ids_a) != sorted(ids_b):
         alone = sorted(set(ids_a) ^ set(ids_b))
         what = (
-            f"{len(alone)} ids stand in one alone, such as {alone[0]!r}"
+            f"{len(alone)} ids are in one alone, such as {alone[0]!r}"
             if alone
             else "an id appears twice"
         )

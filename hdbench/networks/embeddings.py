@@ -64,7 +64,7 @@ class FeedForward(nn.Module):
         super().__init__()
         hidden = int(width * mlp_ratio)
         layers = [_Projected(width, hidden), nn.Identity(), nn.Linear(hidden, width)]
-        self.net = nn.ModuleList(layers)  # the second stands where diffusers has dropout
+        self.net = nn.ModuleList(layers)  # the second is in the place of diffusers' dropout
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.net:

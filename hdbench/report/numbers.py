@@ -70,11 +70,11 @@ class Entry(NamedTuple):
 class Numbers:
     """The suite's numbers by entry, over chains.
 
-    UserError where the frame is not of this plan; unless `anybody`: then what cannot be used is
-    left out and said in `notes`.
+    UserError where the frame is not of this plan; if `lenient`, what cannot be used is left out and
+    reported in `notes`.
     """
 
-    def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, anybody: bool = False):
+    def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, lenient: bool = False):
         self.plan = plan
         self.results = results
         self.distance = plan.suite.evaluation.distance
@@ -82,7 +82,7 @@ class Numbers:
         self.rows = {(row.arm, row.seed, row.nfe): row for row in plan.rows}
         self.frame = (
             usable(plan, frame, self.notes)
-            if anybody
+            if lenient
             else of_this_plan(plan, of_suite(plan, frame, self.notes))
         )
         self.groups = {

@@ -68,8 +68,8 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
 
 
 def allocation() -> tuple[float, float | None]:
-    """What the scheduler's side knows of this run: seconds in the queue, and GPUs on all machines
-    (None: not said).
+    """Seconds in the queue and GPUs on all machines, as the scheduler reports them (None:
+    unknown).
     """
     gpus = distributed.number("SUBMITIT_GPUS", 0) if os.environ.get("SUBMITIT_GPUS") else None
     return distributed.number("SUBMITIT_QUEUE_SECONDS", 0), gpus

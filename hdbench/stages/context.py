@@ -107,14 +107,14 @@ def of_classifier(dataset) -> dict[str, Any]:
 
 
 def progress_of(context: Context) -> Callable[[int, int], None]:
-    """Progress for work that says itself how much it is."""
+    """Progress of work whose amount is known only once it runs."""
     progress = Progress(context.label, 0)
 
-    def said(done: int, total: int) -> None:
+    def advance(done: int, total: int) -> None:
         progress.total = total
         progress(done)
 
-    return said
+    return advance
 
 
 def shape(dataset) -> dict[str, int | None]:

@@ -88,8 +88,8 @@ def evaluate(context: Context) -> Payload:
         return evaluate_pictures(context)
     sample = metric_input(context)
     if isinstance(config, MetricsStage):
-        return written(context, measure_metrics(config.metrics, sample)), {}
-    names = written(context, classifier_protocol.estimates(sample))
+        return write_metrics(context, measure_metrics(config.metrics, sample)), {}
+    names = write_metrics(context, classifier_protocol.estimates(sample))
     rings = sample.once(powers).mean(0)
     np.savez(context.work.path / "rings.npz", rings=rings, real=sample.real["train_rings"])
     return [*names, "rings.npz"], {}
@@ -154,14 +154,14 @@ def evaluate_pictures(context: Context) -> Payload:
     )
     estimates = {metric: estimate for metric, (estimate, _) in measured.results.items()}
     counts = {metric: len(ids) for metric, (_, ids) in measured.results.items()}
-    return written(context, estimates, counts), {"protocol": measured.protocol}
+    return write_metrics(context, estimates, counts), {"protocol": measured.protocol}
 
 
-def written(
+def write_metrics(
     context: Context, estimates: dict[str, Estimate], counts: Mapping[str, int] | None = None
 ) -> list[str]:
-    """The files of metrics, each with its number of samples (by default of influences), and of
-    influences.
+    """Write metrics.csv, each metric with its number of samples (by default of influences), and
+    influence.npz; return their names.
     """
     if counts is None:
         counts = {name: len(estimate.influence) for name, estimate in estimates.items()}

@@ -25,7 +25,7 @@ from hdbench.stages.pictures import Pictures
 from hdbench.stages.train import training_data
 from hdbench.suite.stage import RealStage
 
-DECODED = 8  # latents that the autoencoder takes at once
+DECODE_BATCH = 8  # latents that the autoencoder takes at once
 
 
 def generated(
@@ -50,8 +50,8 @@ def generated(
     n = len(labels)
     world_size = distributed.world_size()
     size = context.config.batch
-    whole = math.ceil(n / size)
-    bounds = [min(size * math.ceil(whole * rank / world_size), n) for rank in range(world_size + 1)]
+    count = math.ceil(n / size)  # of batches
+    bounds = [min(size * math.ceil(count * rank / world_size), n) for rank in range(world_size + 1)]
     batches = [keep(torch.empty(0, *shape), range(0))]
     seconds = 0.0
     made = 0
@@ -148,7 +148,7 @@ def sample(context: Context) -> Payload:
 
         def decoded(eps: Tensor, c: Tensor) -> Tensor:
             latents = sampler(eps, c)
-            return torch.cat([autoencoder.decode(z) for z in latents.split(DECODED)])
+            return torch.cat([autoencoder.decode(z) for z in latents.split(DECODE_BATCH)])
 
         _, seconds = generated(
             context, decoded, axes, noises, labels, pictures.write, pictures.written

@@ -38,8 +38,8 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
 class Trainer:
     """Networks, optimisers, EMA and history of a stage; `state` and `load_state` are exact.
 
-    With `sharded` "fsdp2" what is trained is spread over the ranks, if there are several; else each
-    has a replica.
+    With `sharded` "fsdp2" the trained networks are sharded over the ranks, if there are several;
+    else each rank has a replica.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _absent(value: Any) -> bool:
-    """A field that is not given is not hashed, so that older digests stay."""
+    """Whether a field is unset: then a dump leaves it out, so that existing digests stay."""
     return not value
 
 

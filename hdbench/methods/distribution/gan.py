@@ -42,9 +42,8 @@ class GanSettings(Config):
     relative_weight: float = Field(
         default=0.5,
         gt=0,
-        description="RMS of the GAN's image gradient over that of the method's direction, or "
-        "that RMS "
-        "itself for a method without one: the one rule that sets every head's weight",
+        description="RMS of the GAN's image gradient over that of the method's direction, or that "
+        "RMS itself for a method without one; the same for every head",
     )
     t_min: float = Field(default=0.02, ge=0, le=1)
     t_max: float = Field(default=0.7, ge=0, le=1)

@@ -235,8 +235,8 @@ class GeneratorObjective(Objective):
         """Gradient (B, C, H, W) of the generator's GAN loss in x_hat."""
 
         def score(x: Tensor) -> Tensor:
-            verdict = networks.judge(self.perturb(networks, x, b), self.gan.blocks)
-            return generator_loss(verdict, self.gan.loss)
+            output = networks.judge(self.perturb(networks, x, b), self.gan.blocks)
+            return generator_loss(output, self.gan.loss)
 
         return image_gradient(score, x_hat)
 

@@ -42,12 +42,12 @@ def draw(
     results: Path,
     out: Path | None,
     frame: pd.DataFrame | None = None,
-    anybody: bool = False,
+    lenient: bool = False,
 ) -> list[Path]:
-    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`:
+    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`lenient`:
     as Numbers); the paths.
 
-    From anybody's metrics, a figure for which there is nothing does not replace one that is there.
+    From foreign metrics, a figure for which there is nothing does not replace one that is there.
     """
     folder = figures_folder(plan, results, out)
     pictures: dict[Path, bytes] = {}
@@ -56,11 +56,11 @@ def draw(
         figure = kind()
         if figure.tables not in known:
             shown = figure.part(plan)
-            known[figure.tables] = shown, _numbers(plan, shown, results, frame, anybody)
+            known[figure.tables] = shown, _numbers(plan, shown, results, frame, lenient)
         shown, numbers = known[figure.tables]
         with plt.rc_context(STYLE):
             drawing = figure.draw(Sources(shown, results, numbers))
-            if anybody and drawing.get_label() == NOTHING and (folder / f"{name}.png").exists():
+            if lenient and drawing.get_label() == NOTHING and (folder / f"{name}.png").exists():
                 plt.close(drawing)
             else:
                 pictures |= pictures_of(drawing, folder / name)
@@ -69,9 +69,9 @@ def draw(
 
 
 def _numbers(
-    plan: Plan, shown: Plan, results: Path, frame: pd.DataFrame | None, anybody: bool
+    plan: Plan, shown: Plan, results: Path, frame: pd.DataFrame | None, lenient: bool
 ) -> Numbers | None:
     """The numbers of the part of the plan that is shown."""
     if frame is None:
         return None
-    return Numbers(shown, frame[~frame.arm.isin(plan.arms.keys() - shown.arms)], results, anybody)
+    return Numbers(shown, frame[~frame.arm.isin(plan.arms.keys() - shown.arms)], results, lenient)

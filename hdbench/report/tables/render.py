@@ -240,17 +240,17 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
 
 
 def write_tables(
-    plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, anybody: bool = False
+    plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, lenient: bool = False
 ) -> list[Path]:
     """All tables into out/<suite>/ or results/<suite>/tables/; the paths.
 
     Each is csv, md, tex and html, beside the metrics that they were rendered from.
 
-    `anybody`: the metrics need not be of the present version of the suite; what cannot be used is
-    left out and said.
+    `lenient`: the metrics need not be of the present version of the suite; what cannot be used is
+    left out and reported.
     """
     tables = tables_of(plan)
-    numbers = Numbers(plan, frame, results, anybody)
+    numbers = Numbers(plan, frame, results, lenient)
     folder = tables_folder(plan, results, out)
     written = [folder / "metrics.csv"]
     write_atomic(written[0], frame.to_csv(index=False, lineterminator="\n"))
