@@ -140,8 +140,7 @@ def ranks(device: torch.device) -> Iterator[None]:
         raise _alone(
             LostRank(
                 f"the connection to another rank broke ({reason(error)}); the same command "
-                "goes on from the "
-                "last checkpoint"
+                "goes on from the last checkpoint"
             )
         ) from None
     finally:

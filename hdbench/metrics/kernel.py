@@ -126,7 +126,9 @@ def kid_of_subsets(
     full = error or kid(features, reference)
     scatter = library["kernel_inception_distance_std"] ** 2 / subsets
     drawn = Estimate(
-        library["kernel_inception_distance_mean"], full.influence, (full.both**2 + scatter) ** 0.5
+        library["kernel_inception_distance_mean"],
+        full.influence,
+        (full.joint_standard_error**2 + scatter) ** 0.5,
     )
     return drawn.with_standard_error(float(np.hypot(full.standard_error, scatter**0.5)))
 

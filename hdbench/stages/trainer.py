@@ -240,18 +240,15 @@ class Trainer:
         states = {name: module.state_dict() for name, module in self.modules().items()} | {
             "average": self.ema
         }
-        finite = [
-            all(bool(sharding.to_local(value).isfinite().all()) for value in state.values())
+        broken = [
+            not all(bool(sharding.to_local(value).isfinite().all()) for value in state.values())
             for state in states.values()
         ]
-        for name, broken in zip(
-            states, distributed.any_of(*(not is_finite for is_finite in finite)), strict=True
-        ):
-            if broken:
+        for name, is_broken in zip(states, distributed.any_of(*broken), strict=True):
+            if is_broken:
                 raise Divergence(
                     f"diverged at step {self.step} of {self.training.steps}: the weights of "
-                    f"{name} are not "
-                    "finite"
+                    f"{name} are not finite"
                 )
 
     def check_replicas(self) -> None:
@@ -269,8 +266,7 @@ class Trainer:
         if not distributed.all_equal(int(sum(bits))):
             raise Divergence(
                 f"at step {self.step} of {self.training.steps} the ranks hold different "
-                "weights: their "
-                "machines, devices or versions of PyTorch do not compute the same"
+                "weights: their machines, devices or versions of PyTorch do not compute the same"
             )
 
     def state(self) -> dict[str, Tensor]:
