@@ -147,9 +147,7 @@ protocol_option = click.option(
     help="JSON of {image: {prompt, category}}, for CLIP scores and MJHQ.",
 )
 @click.option(
-    "--n",
-    type=int,
-    help="Evaluate this many of the images; the count stands in every metric's name.",
+    "--n", type=int, help="Evaluate this many of the images; the count is in every metric's name."
 )
 @click.option(
     "--kid-subset-size", type=click.IntRange(min=2), help="Of torch_fidelity, in place of 1000."

@@ -23,13 +23,13 @@ def clean_errors(command):
         try:
             return command(*args, **kwargs)
         except Ended as error:
-            code, text, alone = error.code, str(error), error.alone
+            code = error.code
+            text = str(error)
+            alone = error.alone
         except KeyboardInterrupt:
-            code, text, alone = (
-                130,
-                "stopped; nothing is lost, the same command goes on from the last checkpoint",
-                False,
-            )
+            code = 130
+            text = "stopped; nothing is lost, the same command goes on from the last checkpoint"
+            alone = False
         rank = os.environ.get("RANK") or "0"
         if alone and os.environ.get("WORLD_SIZE") != "1":
             text = f"rank {rank}: {text}"
@@ -60,7 +60,8 @@ class Tee:
 
     def __init__(self, stream: TextIO, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.stream, self.file = stream, path.open("w", encoding="utf-8", buffering=1)
+        self.stream = stream
+        self.file = path.open("w", encoding="utf-8", buffering=1)
 
     def write(self, text: str) -> int:
         self.file.write(text)

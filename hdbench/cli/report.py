@@ -26,8 +26,8 @@ from hdbench.cli.group import (
 @click.option(
     "--keep",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="metrics.csv of another run of the suite: its numbers stand where there are no results "
-    "here.",
+    help="metrics.csv of another run of the suite: its numbers are taken where there are no "
+    "results here.",
 )
 @suite_option
 @results_option
@@ -66,7 +66,7 @@ def tables_command(suite, results, metrics, out):
 
     plan = load_plan(suite)
     frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
-    for path in write_tables(plan, frame, results, out, anybody=metrics is not None):
+    for path in write_tables(plan, frame, results, out, lenient=metrics is not None):
         click.echo(path)
 
 
@@ -101,15 +101,14 @@ def claims_command(suite, results, metrics, rules, theory, out):
     from hdbench.report.rules import read_rules
     from hdbench.suite.load import load_plan
 
-    plan, declared = load_plan(suite), read_rules(rules)
-    frame, given = (
-        read_metrics(metrics or metrics_file(plan, results), strict=metrics is None),
-        metrics is not None,
-    )
+    plan = load_plan(suite)
+    declared = read_rules(rules)
+    frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
+    given = metrics is not None
     values = read_theory(
         theory or results / "theory" / "metrics.csv", missing_is_none=theory is None
     )
-    for path in write_claims(Numbers(plan, frame, results, anybody=given), declared, out, values):
+    for path in write_claims(Numbers(plan, frame, results, lenient=given), declared, out, values):
         click.echo(path)
 
 
@@ -149,7 +148,7 @@ def figures_command(suite, results, metrics, out):
     plan = load_plan(suite)
     path = metrics or metrics_file(plan, results)
     frame = read_metrics(path, strict=metrics is None) if metrics or path.exists() else None
-    written = draw(plan, results, out, frame, anybody=metrics is not None)
+    written = draw(plan, results, out, frame, lenient=metrics is not None)
     for path in written:
         click.echo(path)
     for name in [name for name in FIGURES if name not in {path.stem for path in written}]:
@@ -189,8 +188,10 @@ def published_command(names, files, numbers, without_remembered, out):
     """Render the main table of a benchmark: published numbers with their sources, and ours below
     them.
     """
-    # start-up: of this command alone
-    from hdbench.report.published import BENCHMARKS, write_published
+    from hdbench.report.published import (  # start-up: of this command alone
+        BENCHMARKS,
+        write_published,
+    )
 
     for path in write_published(
         names or tuple(BENCHMARKS), numbers, files, not without_remembered, out
@@ -235,13 +236,13 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
     from hdbench.report.comparison import report
 
     frames = [read_metrics(path) for path in (a, b)]
-    found = compare(*frames, metrics=metrics, costs=everything)
+    comparison = compare(*frames, metrics=metrics, costs=everything)
     if out is not None:
-        write_atomic(out, found.rows.to_csv(index=False, lineterminator="\n"))
+        write_atomic(out, comparison.rows.to_csv(index=False, lineterminator="\n"))
     for name, path, frame in zip("AB", (a, b), frames, strict=True):
         click.echo(f"{name}: {path} ({described(frame)})")
-    click.echo("\n" + report(found, everything))
-    sys.exit(int(fail_if_moved and failed(found)))
+    click.echo("\n" + report(comparison, everything))
+    sys.exit(int(fail_if_moved and failed(comparison)))
 
 
 @main.command("publish")

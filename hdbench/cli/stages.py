@@ -135,9 +135,10 @@ def arm_command(name, suite, results, seed, again, **how):
 
     plan = load_plan(suite)
     last = [stage_id for row in rows_of(plan, name, seed) for stage_id in row.stages.values()]
-    own = [s for s in last if plan.stage(s).kind in ("trajectory", "refine", "sample", "evaluate")]
+    kinds = ("trajectory", "refine", "sample", "evaluate")  # of this arm alone
+    remade = [stage_id for stage_id in last if plan.stage(stage_id).kind in kinds]
     jobs = [Job(plan.stage(s), plan.arms_of(s)) for s in plan.needed_for(last)]
-    _compute(jobs, results, plan.made_from(own) if again else (), **how)
+    _compute(jobs, results, plan.made_from(remade) if again else (), **how)
 
 
 @main.command("show")

@@ -25,9 +25,8 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    directives: ClassVar[
-        tuple[str, ...]
-    ] = ()  # keys of a file that are spent before it is validated
+    # keys of a file that are consumed before it is validated
+    directives: ClassVar[tuple[str, ...]] = ()
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -59,12 +58,11 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, str):
                 line = node.value[number][0].start_mark.line + 1
                 raise UserError(
-                    f"{self.name}: line {line}: key {key} is not a text; put it in quotes or "
-                    "mend it"
+                    f"{self.name}: line {line}: key {key} is not a text; put it in quotes or fix it"
                 )
             if key in keys[:number]:
                 line = node.value[number][0].start_mark.line + 1
-                raise UserError(f"{self.name}: line {line}: key {key!r} stands twice; remove one")
+                raise UserError(f"{self.name}: line {line}: key {key!r} appears twice; remove one")
         return super().construct_mapping(node, deep)
 
 
@@ -81,11 +79,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise UserError(
-            f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; mend it"
+            f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; fix it"
         ) from None
     if not isinstance(data, dict):
-        found = "nothing" if data is None else type(data).__name__
-        raise UserError(f"{path}: must hold a mapping of keys to values, not {found}")
+        kind = "nothing" if data is None else type(data).__name__
+        raise UserError(f"{path}: must hold a mapping of keys to values, not {kind}")
     return data
 
 
@@ -93,7 +91,7 @@ def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()
     """`model` from plain data, or a UserError of one sentence that names source, key, value and the
     nearest choice.
 
-    `under` is where in the source the data stands, the first part of every key in the sentence.
+    `under` is where in the source the data is, the first part of every key in the sentence.
     """
     try:
         text = json.dumps(data, default=str)
@@ -119,11 +117,9 @@ def _deepest(error: ValidationError) -> Any:
 
 def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]) -> str:
     keys, owner = _walk(model, error["loc"])
-    where, value, text = (
-        ".".join((*under, *keys)),
-        json.dumps(error["input"], default=str),
-        error["msg"],
-    )
+    where = ".".join((*under, *keys))
+    value = json.dumps(error["input"], default=str)
+    text = error["msg"]
     if len(value) > 80:
         value = value[:77] + "..."
     if error["type"] == "extra_forbidden":
@@ -161,23 +157,25 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
     """The location as keys of the file, without pydantic's names of union members, and the model
     that owns the last.
     """
-    keys, owner, current = [], None, model
-    for part in location:
+    keys = []
+    owner = None
+    current: Any = model
+    for step in location:
         models = list(_models(current))
-        owner = next((m for m in models if part in m.model_fields), models[0] if models else None)
-        if owner and part in owner.model_fields:
-            current = owner.model_fields[part].annotation
-        elif part in (tagged := dict(_tagged(current))):  # of a discriminated union
-            current = tagged[part]
+        owner = next((m for m in models if step in m.model_fields), models[0] if models else None)
+        if owner and step in owner.model_fields:
+            current = owner.model_fields[step].annotation
+        elif step in (tagged := dict(_tagged(current))):  # of a discriminated union
+            current = tagged[step]
             continue
-        elif part in [m.__name__ for m in models] or (
-            isinstance(part, str) and part in ("int", "float", "str")
+        elif step in [m.__name__ for m in models] or (
+            isinstance(step, str) and step in ("int", "float", "str")
         ):
             continue
         elif not isinstance(current, type) and typing.get_origin(current) in (dict, tuple):
             current = typing.get_args(current)[typing.get_origin(current) is dict]
             owner = None
-        keys.append(str(part))
+        keys.append(str(step))
     return keys, owner
 
 
@@ -192,15 +190,15 @@ def _tagged(annotation: Any) -> Iterable[tuple[str, type[Any]]]:
             for tag in (typing.get_args(field.annotation) if field is not None else ())
         )
     else:
-        parts = typing.get_args(annotation)
-        yield from ((part.tag, parts[0]) for part in parts if isinstance(part, Tag))
-        for part in parts:
-            yield from _tagged(part)
+        arguments = typing.get_args(annotation)
+        yield from ((tag.tag, arguments[0]) for tag in arguments if isinstance(tag, Tag))
+        for argument in arguments:
+            yield from _tagged(argument)
 
 
 def _models(annotation: Any) -> Iterable[type[Any]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        for part in typing.get_args(annotation):
-            yield from _models(part)
+        for member in typing.get_args(annotation):
+            yield from _models(member)

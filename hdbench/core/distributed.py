@@ -23,18 +23,14 @@ from torch import Tensor
 from hdbench.core.errors import Ended, LostRank, UserError
 
 T = TypeVar("T")
-PATIENCE = timedelta(
-    days=2
-)  # of gloo: rank 0 may check parents, wait for a lock or write a checkpoint alone for long
-NCCL_PATIENCE = timedelta(
-    minutes=30
-)  # of NCCL, which does not always notice a dead rank: longer than a checkpoint takes
-MEETING_SECONDS = (
-    "HDBENCH_MEETING_SECONDS"  # how long ranks wait for one another at the start, by default 300
-)
-BUCKET = (
-    2**26
-)  # elements of one flat all-reduce, so that it needs little memory beside the gradients
+# rank 0 may check parents, wait for a lock or write a checkpoint alone for long
+GLOO_TIMEOUT = timedelta(days=2)
+# NCCL does not always notice a dead rank; longer than a checkpoint takes
+NCCL_TIMEOUT = timedelta(minutes=30)
+# how long ranks wait for one another at the start, by default 300
+RENDEZVOUS_SECONDS = "HDBENCH_MEETING_SECONDS"
+# elements of one flat all-reduce, so that it needs little memory beside the gradients
+BUCKET = 2**26
 _nccl: Any = None  # the group of CUDA tensors; that of CPU tensors is PyTorch's default
 
 
@@ -68,7 +64,7 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
         return int(text)
 
     world_size = integer("WORLD_SIZE", 1, float("inf"))
-    found = Place(
+    here = Place(
         integer("RANK", 0, world_size - 1),
         world_size,
         integer("LOCAL_RANK", 0, float("inf"), default=0),
@@ -80,7 +76,7 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
                 f"MASTER_ADDR is not set, though WORLD_SIZE = {world_size}: it is the host "
                 "of rank 0"
             )
-    return found
+    return here
 
 
 def number(name: str, default: float) -> float:
@@ -112,7 +108,7 @@ def ranks(device: torch.device) -> Iterator[None]:
     if here.world_size == 1:
         yield
         return
-    seconds = number(MEETING_SECONDS, 300)
+    seconds = number(RENDEZVOUS_SECONDS, 300)
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=seconds)))
         store.set(f"hdbench/here/{here.rank}", "")
@@ -121,7 +117,7 @@ def ranks(device: torch.device) -> Iterator[None]:
             timedelta(seconds=seconds),
         )
         dist.init_process_group(
-            "gloo", store=store, rank=here.rank, world_size=here.world_size, timeout=PATIENCE
+            "gloo", store=store, rank=here.rank, world_size=here.world_size, timeout=GLOO_TIMEOUT
         )
     except (RuntimeError, OSError) as error:
         text = (
@@ -133,7 +129,7 @@ def ranks(device: torch.device) -> Iterator[None]:
         raise _alone(LostRank(text)) from None  # a late node is worth another try
     try:
         if device.type == "cuda":
-            _nccl = dist.new_group(backend="nccl", timeout=NCCL_PATIENCE)
+            _nccl = dist.new_group(backend="nccl", timeout=NCCL_TIMEOUT)
         yield
     except Ended as error:
         error.alone = not error.agreed
@@ -144,8 +140,7 @@ def ranks(device: torch.device) -> Iterator[None]:
         raise _alone(
             LostRank(
                 f"the connection to another rank broke ({reason(error)}); the same command "
-                "goes on from the "
-                "last checkpoint"
+                "goes on from the last checkpoint"
             )
         ) from None
     finally:
@@ -183,16 +178,18 @@ def average_(tensors: Sequence[Tensor], share: float) -> None:
     """
     start = 0
     while start < len(tensors):
-        stop, size = start + 1, tensors[start].numel()
+        stop = start + 1
+        size = tensors[start].numel()
         while stop < len(tensors) and size + tensors[stop].numel() <= BUCKET:
-            size, stop = size + tensors[stop].numel(), stop + 1
-        bucket, start = tensors[start:stop], stop
+            size += tensors[stop].numel()
+            stop += 1
+        bucket = tensors[start:stop]
+        start = stop
         flat = torch.cat([tensor.reshape(-1) for tensor in bucket]).mul_(share)
         dist.all_reduce(flat, group=group_of(flat.device))
-        for tensor, part in zip(
-            bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True
-        ):
-            tensor.copy_(part.view_as(tensor))
+        means = flat.split([tensor.numel() for tensor in bucket])
+        for tensor, mean in zip(bucket, means, strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
 
 def global_mean(x: Tensor) -> Tensor:
@@ -210,7 +207,7 @@ def global_mean(x: Tensor) -> Tensor:
 
 
 def share_of_batch(rows: int) -> float:
-    """This rank's part of all ranks' rows, 1 for one rank: from the gradient of a mean over its
+    """This rank's share of all ranks' rows, 1 for one rank: from the gradient of a mean over its
     rows to that over all.
     """
     if world_size() == 1:
@@ -229,7 +226,7 @@ def any_of(*flags: bool) -> list[bool]:
     return total.bool().tolist()
 
 
-def same(number: int) -> bool:
+def all_equal(number: int) -> bool:
     """Whether all ranks have this number (of 63 bits)."""
     if world_size() == 1:
         return True
@@ -238,9 +235,9 @@ def same(number: int) -> bool:
     return ends[0].item() == -ends[1].item()
 
 
-def together(function: Callable[[], T]) -> T:
-    """What the function, called on every rank, returns on this one; an `Ended` that it raises on
-    any is raised on all.
+def call_on_all_ranks(function: Callable[[], T]) -> T:
+    """Call the function on every rank and return this rank's value; an `Ended` that it raises on
+    any rank is raised on all.
     """
     if world_size() == 1:
         return function()
@@ -250,9 +247,9 @@ def together(function: Callable[[], T]) -> T:
         value = function()
     except Ended as ended:
         error = type(ended), str(ended)
-    for found in gather(error):
-        if found is not None:
-            ended = found[0](found[1])
+    for failure in gather(error):
+        if failure is not None:
+            ended = failure[0](failure[1])
             ended.agreed = True
             raise ended
     return value
@@ -262,7 +259,7 @@ def from_rank_0(function: Callable[[], T]) -> T:
     """What the function returns on rank 0, which alone calls it; an `Ended` that it raises is
     raised on every rank.
     """
-    box: list[Any] = [together(lambda: function() if rank() == 0 else None)]
+    box: list[Any] = [call_on_all_ranks(lambda: function() if rank() == 0 else None)]
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
@@ -285,10 +282,10 @@ def concatenate(rows: Tensor, counts: Sequence[int]) -> Tensor:
         if rank() and len(rows):
             dist.send(rows, 0)
         return rows
-    whole = rows.new_empty(sum(counts), *rows.shape[1:])
-    parts = whole.split(list(counts))
-    parts[0].copy_(rows)
-    for source, part in enumerate(parts):
-        if source and len(part):
-            dist.recv(part, source)
-    return whole
+    gathered = rows.new_empty(sum(counts), *rows.shape[1:])
+    blocks = gathered.split(list(counts))
+    blocks[0].copy_(rows)
+    for source, block in enumerate(blocks):
+        if source and len(block):
+            dist.recv(block, source)
+    return gathered

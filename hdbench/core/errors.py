@@ -6,7 +6,7 @@ import textwrap
 
 
 class Ended(Exception):
-    """The first of several ranks says what all raise; any says what it is alone with."""
+    """Base of expected failures; rank 0 reports one that all ranks raise, else the rank itself."""
 
     code = 1  # exit code
     agreed = False  # all ranks raise the same
@@ -30,7 +30,8 @@ class Interrupted(Ended):
     130.
     """
 
-    code, agreed = 130, True
+    code = 130
+    agreed = True
 
 
 class OutOfMemory(Ended):

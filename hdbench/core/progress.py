@@ -17,9 +17,7 @@ from hdbench.core import distributed
 
 @dataclass
 class Progress:
-    """Says on standard error, every few seconds, which stage, how many steps, how long is left; on
-    rank 0 alone.
-    """
+    """A line on standard error every few seconds: stage, steps, time left; on rank 0 alone."""
 
     label: str
     total: int
@@ -31,7 +29,8 @@ class Progress:
     def __call__(self, done: int, note: str = "") -> None:
         now = time.perf_counter()
         if self.first is None:
-            self.first, self.started = done, now
+            self.first = done
+            self.started = now
         if distributed.rank() == 0 and (
             now - self.last >= self.every_seconds or done == self.total
         ):

@@ -12,7 +12,10 @@ import torch
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt
+# options of glibc's mallopt
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
+_M_MMAP_MAX = -4
 
 
 def set_up(threads: int, device: str) -> torch.device:
@@ -36,10 +39,10 @@ def set_up(threads: int, device: str) -> torch.device:
     torch.set_deterministic_debug_mode(
         "error"
     )  # use_deterministic_algorithms, without importing a compiler
-    found = choose(device)
-    if found.type == "cuda" and found.index is not None:
-        torch.cuda.set_device(found)
-    return found
+    chosen = choose(device)
+    if chosen.type == "cuda" and chosen.index is not None:
+        torch.cuda.set_device(chosen)
+    return chosen
 
 
 def choose(device: str) -> torch.device:
@@ -51,21 +54,19 @@ def choose(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device = {device}: no CUDA device is visible; use --device cpu")
     try:
-        found = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
         raise UserError(f"--device = {device}: unknown device; use cpu, cuda or auto") from None
-    return (
-        cuda_of_rank(found)
-        if found.type == "cuda" and distributed.place().world_size > 1
-        else found
-    )
+    several = distributed.place().world_size > 1
+    return cuda_of_rank(chosen) if chosen.type == "cuda" and several else chosen
 
 
 def cuda_of_rank(device: torch.device) -> torch.device:
     """The device of this process among several on its machine; UserError if there are too few, or
     one is asked for.
     """
-    local_rank, count = distributed.place().local_rank, torch.cuda.device_count()
+    local_rank = distributed.place().local_rank
+    count = torch.cuda.device_count()
     if device.index is not None:
         raise UserError(
             f"--device = {device}: several ranks cannot share a device; use cuda, and each "

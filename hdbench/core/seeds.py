@@ -103,8 +103,8 @@ class Draws:
         """
         return Split(
             len([row for row in self.indices if row < cut]),
-            any(row < cut for part in self.parts for row in part[:1]),
-            any(row >= cut for part in self.parts for row in part[-1:]),
+            any(row < cut for rows in self.parts for row in rows[:1]),
+            any(row >= cut for rows in self.parts for row in rows[-1:]),
         )
 
     def data(self) -> tuple[Tensor, Tensor]:

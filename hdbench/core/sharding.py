@@ -11,20 +11,18 @@ from torch import Tensor, nn
 
 from hdbench.core.distributed import group_of, rank
 
-# FSDP2: parameters spread over the ranks
-
 
 def shard(module: nn.Module, device: torch.device) -> None:
-    """Spread the parameters over all ranks, in place: a transformer's blocks one by one, then the
+    """Shard the parameters over all ranks, in place: a transformer's blocks one by one, then the
     rest.
     """
-    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.device_mesh import DeviceMesh  # start-up: of sharded training alone
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = DeviceMesh.from_group(group_of(device) or dist.group.WORLD, device.type)
-    for part in (*getattr(module, "blocks", ()), module):
-        fully_shard(part, mesh=mesh, reshard_after_forward=True)
-        _carry_tangents(part)
+    for unit in (*getattr(module, "blocks", ()), module):
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+        _carry_tangents(unit)
     if hasattr(module, "features"):
         register_fsdp_forward_method(module, "features")
 
@@ -52,13 +50,13 @@ def _carry_tangents(module: nn.Module) -> None:
     module.register_forward_pre_hook(restore)
 
 
-def own_part(tensor: Any) -> Tensor:
-    """This rank's shard, sharing memory; a tensor that is not spread is its own."""
+def to_local(tensor: Any) -> Tensor:
+    """This rank's shard, sharing memory; a tensor that is not sharded as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def whole(tensor: Any) -> Tensor:
-    """All ranks' shards put together, on every rank; a tensor that is not spread is its own."""
+def full_tensor(tensor: Any) -> Tensor:
+    """All ranks' shards put together, on every rank; a tensor that is not sharded as it is."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
@@ -71,13 +69,13 @@ def on_rank_0(tensor: Any) -> Tensor:
     return tensor.full_tensor().cpu() if rank() == 0 else tensor.full_tensor().new_empty(0)
 
 
-def spread_like(tensor: Tensor, other: Any) -> Tensor:
-    """A whole tensor, the same on every rank, spread over them as `other` of the same shape is, if
+def distribute_like(tensor: Tensor, other: Any) -> Tensor:
+    """A full tensor, the same on every rank, sharded over them as `other` of the same shape is, if
     it is.
     """
     if not hasattr(other, "full_tensor"):
         return tensor
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import distribute_tensor  # start-up: of sharded training alone
 
     return distribute_tensor(
         tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None

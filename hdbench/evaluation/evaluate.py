@@ -114,7 +114,7 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
         if request.n is None and protocol.n not in (None, count):
             raise UserError(
                 f"{request.samples}: holds {count} images, {protocol.name} wants {protocol.n}; "
-                f"give --n {count} to evaluate them under that count, which then stands in every "
+                f"give --n {count} to evaluate them under that count, which is then in every "
                 "metric's name"
             )
     if request.n is not None:

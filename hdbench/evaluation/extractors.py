@@ -1,7 +1,7 @@
 """Feature extractors: one preprocessing, one forward, every layer that the metrics need.
 
 Images come as uint8 (H, W, 3); features leave as float32 (B, d) on the CPU.  Inception is
-torch-fidelity's; its modules stand in the order in which its own forward runs them, so they serve
+torch-fidelity's; its modules are in the order in which its own forward runs them, so they serve
 clean-fid's and pytorch-fid's preprocessing as well.
 """
 

@@ -109,7 +109,9 @@ def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = 
             _open_folder(pictures, path, allow) if pictures else _open_npz(archives, path, allow)
         )
     if len(images.sizes) > 1 and not mixed_sizes and "mixed-sizes" not in allow:
-        (a, count), (b, _) = images.sizes.most_common()[0], images.sizes.most_common()[-1]
+        sizes = images.sizes.most_common()
+        a, count = sizes[0]
+        b, _ = sizes[-1]
         raise UserError(
             f"{path}: images of {len(images.sizes)} sizes ({count} of {a[1]}x{a[0]}, but also "
             f"{b[1]}x{b[0]}); make them alike, or give --allow mixed-sizes to resize each by itself"

@@ -102,7 +102,7 @@ class Evaluation:
                 "metric": with_count(metric, len(ids)),
                 "value": estimate.value,
                 "se": _number(estimate.standard_error),
-                "se_with_random_reference": _number(estimate.both),
+                "se_with_random_reference": _number(estimate.joint_standard_error),
                 "n": len(ids),
             }
             for metric, (estimate, ids) in self.results.items()

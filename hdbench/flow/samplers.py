@@ -21,7 +21,8 @@ def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tens
     `generate`.
     """
     grid = torch.linspace(1, 0, steps + 1).tolist()
-    z, full = eps, partial(torch.full, (len(eps),), device=eps.device)
+    z = eps
+    full = partial(torch.full, (len(eps),), device=eps.device)
     for t, r in zip(grid[:-1], grid[1:], strict=True):
         z = z - (t - r) * u(z, full(r), full(t), c)
     return z
@@ -36,7 +37,8 @@ def sample_consistency(
     noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, at
     `times` (steps - 1 of them) or t uniform in (0, 1].
     """
-    steps, full = len(noises), partial(torch.full, (noises.shape[1],), device=noises.device)
+    steps = len(noises)
+    full = partial(torch.full, (noises.shape[1],), device=noises.device)
     x = generate(u, noises[0], c)
     for number in range(1, steps):
         t = full(times[number - 1] if times else 1 - number / steps)

@@ -26,7 +26,8 @@ class Estimate(NamedTuple):
 
     value: float
     influence: np.ndarray  # (N,) float64, mean about 0; NaN where unknown
-    both: float | None = None  # standard error with samples *and* reference random, where known
+    # standard error with samples *and* reference random, where known
+    joint_standard_error: float | None = None
     rows: np.ndarray | None = None  # (N,) int64: which samples it is of; None: all of them
 
     @property

@@ -16,13 +16,13 @@ def paired_difference(
 ) -> Estimate:
     """a - b where sample i of both had the same noise, label and prompt; influences in a's order.
 
-    Samples are matched by id, in whatever order they stand.  Raises UserError where the two do not
+    Samples are matched by id, in whatever order they are.  Raises UserError where the two do not
     have the same ids.
     """
     if sorted(ids_a) != sorted(ids_b):
         alone = sorted(set(ids_a) ^ set(ids_b))
         what = (
-            f"{len(alone)} ids stand in one alone, such as {alone[0]!r}"
+            f"{len(alone)} ids are in one alone, such as {alone[0]!r}"
             if alone
             else "an id appears twice"
         )
@@ -53,7 +53,8 @@ def variance_components(values: Sequence[float], standard_errors: Sequence[float
     sampling error, which makes `training` too small; draw them from different noises.  Raises
     UserError for unequal lengths or no value.
     """
-    x, se = np.asarray(values, dtype=np.float64), np.asarray(standard_errors, dtype=np.float64)
+    x = np.asarray(values, dtype=np.float64)
+    se = np.asarray(standard_errors, dtype=np.float64)
     if len(x) != len(se) or len(x) == 0:
         raise UserError(
             f"{len(x)} values and {len(se)} standard errors: give one of each for each seed, at "

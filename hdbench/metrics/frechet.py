@@ -31,7 +31,8 @@ class GaussianReference:
     @classmethod
     def of_statistics(cls, mu: np.ndarray, sigma: np.ndarray) -> GaussianReference:
         """From a mean (d,) and a covariance (d, d), any float, as `moments` gives them."""
-        mu, sigma = mu.astype(np.float64), sigma.astype(np.float64)
+        mu = mu.astype(np.float64)
+        sigma = sigma.astype(np.float64)
         try:
             cholesky = np.linalg.cholesky(sigma)
         except np.linalg.LinAlgError:

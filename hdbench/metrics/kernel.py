@@ -83,8 +83,10 @@ def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
     The standard error is over the samples given the reference; `both` counts the reference as a
     draw too.
     """
-    n, m = len(features), len(reference)
-    xx, yy = _within(features, block), _within(reference, block)
+    n = len(features)
+    m = len(reference)
+    xx = _within(features, block)
+    yy = _within(reference, block)
     rows, columns, interaction = _between(features, reference, block)
     value = xx.rows.sum() / (n * (n - 1)) + yy.rows.sum() / (m * (m - 1)) - 2 * rows.sum() / (n * m)
     influence, variance = _jackknife(xx, rows, m)
@@ -124,7 +126,9 @@ def kid_of_subsets(
     full = error or kid(features, reference)
     scatter = library["kernel_inception_distance_std"] ** 2 / subsets
     drawn = Estimate(
-        library["kernel_inception_distance_mean"], full.influence, (full.both**2 + scatter) ** 0.5
+        library["kernel_inception_distance_mean"],
+        full.influence,
+        (full.joint_standard_error**2 + scatter) ** 0.5,
     )
     return drawn.with_standard_error(float(np.hypot(full.standard_error, scatter**0.5)))
 

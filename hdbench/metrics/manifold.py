@@ -60,7 +60,9 @@ def precision_recall(
     _, reference_between = _variance(in_reference_subsets)
     influence = ((alone - alone.mean()) * n / m).cpu().numpy()
     return (
-        precision._replace(both=(precision.standard_error**2 + reference_between) ** 0.5),
+        precision._replace(
+            joint_standard_error=(precision.standard_error**2 + reference_between) ** 0.5
+        ),
         Estimate(
             recall.value, influence, (recall.standard_error**2 + between) ** 0.5
         ).with_standard_error((within + between) ** 0.5),
@@ -131,8 +133,8 @@ def _variance(inside: Tensor) -> tuple[float, float]:
     return max(2 * within[0] - within[1], 0.0), max(*between, 0.0)
 
 
-def both(sample: MetricInput) -> tuple[Estimate, Estimate]:
-    """`precision_recall` of a sample."""
+def precision_recall_of(sample: MetricInput) -> tuple[Estimate, Estimate]:
+    """`precision_recall` of a sample and its reference."""
     x, y = (
         torch.from_numpy(features).to(sample.settings.device)
         for features in (sample.features, sample.reference)
@@ -149,7 +151,7 @@ class Precision(Share, group="protocol"):
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: sample.once(both)[0]}
+        return {self.name: sample.once(precision_recall_of)[0]}
 
     @classmethod
     def least(cls, settings: Settings) -> tuple[int, str]:
@@ -166,7 +168,7 @@ class Recall(Share, group="protocol"):
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: sample.once(both)[1]}
+        return {self.name: sample.once(precision_recall_of)[1]}
 
     @classmethod
     def least(cls, settings: Settings) -> tuple[int, str]:

@@ -197,16 +197,16 @@ def names(depth: int) -> dict[str, str]:
         for ours, theirs in BLOCK.items()
     }
     return {"label_embed.weight": "y_embedder.embedding_table.weight"} | {
-        f"{ours}.{part}": f"{theirs}.{part}"
+        f"{ours}.{tensor}": f"{theirs}.{tensor}"
         for ours, theirs in layers.items()
-        for part in ("weight", "bias")
+        for tensor in ("weight", "bias")
     }
 
 
 def check_keys(tensors: dict[str, Tensor], name: str, source: str) -> int:
     """The number of blocks; UserError unless these are exactly the tensors of a `name`."""
     if family := next(
-        (what for part, what in FAMILIES.items() if any(part in key for key in tensors)), None
+        (what for mark, what in FAMILIES.items() if any(mark in key for key in tensors)), None
     ):
         raise UserError(f"{source}: looks like {family}; give a {name}")
     depth = len({match[1] for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))})

@@ -31,7 +31,7 @@ def sincos_positions(width: int, grid: int, side: int) -> Tensor:
     quarter = width // 4
     omega = 1.0 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / (width / 4.0))
     angles = [torch.outer(place.flatten(), omega) for place in (column, row)]
-    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
 
 
 class TimestepEmbedding(nn.Module):
@@ -64,7 +64,7 @@ class FeedForward(nn.Module):
         super().__init__()
         hidden = int(width * mlp_ratio)
         layers = [_Projected(width, hidden), nn.Identity(), nn.Linear(hidden, width)]
-        self.net = nn.ModuleList(layers)  # the second stands where diffusers has dropout
+        self.net = nn.ModuleList(layers)  # the second is in the place of diffusers' dropout
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.net:

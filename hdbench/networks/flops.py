@@ -44,11 +44,9 @@ def forward_flops(
             mean_velocity=mean_velocity,
             conditions=conditions,
         )
-        z, t, c = (
-            torch.empty(1, channels, image_size, image_size),
-            torch.empty(1),
-            torch.empty(1, dtype=torch.int64),
-        )
+        z = torch.empty(1, channels, image_size, image_size)
+        t = torch.empty(1)
+        c = torch.empty(1, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
             network(z, t, t, c)
     return counter.get_total_flops()

@@ -47,9 +47,12 @@ class LinearAttention:
         encoder_hidden_states=None,
         attention_mask=None,
     ) -> Tensor:
-        q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        q = attn.to_q(hidden_states)
+        k = attn.to_k(hidden_states)
+        v = attn.to_v(hidden_states)
         if attn.norm_q is not None:
-            q, k = attn.norm_q(q), attn.norm_k(k)
+            q = attn.norm_q(q)
+            k = attn.norm_k(k)
         # counting runs on the meta device, which has none
         with torch.autocast("cuda" if q.is_cuda else "cpu", enabled=False):
             q, k, v = (

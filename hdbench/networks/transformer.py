@@ -203,14 +203,14 @@ class Transformer(TokenNetwork):
         super().__init__()
         if image_size % config.patch:
             raise ValueError(f"patch {config.patch} does not divide the image side {image_size}")
-        self.config, self.channels, self.classes, self.mean_velocity = (
-            config,
-            channels,
-            classes,
-            mean_velocity,
-        )
-        self.grid, self.gradient_checkpointing = image_size // config.patch, gradient_checkpointing
-        width, time_features = config.width, config.time_features or min(config.width, 256)
+        self.config = config
+        self.channels = channels
+        self.classes = classes
+        self.mean_velocity = mean_velocity
+        self.grid = image_size // config.patch
+        self.gradient_checkpointing = gradient_checkpointing
+        width = config.width
+        time_features = config.time_features or min(width, 256)
         self.patch_embed = nn.Linear(channels * config.patch**2, width)
         self.register_buffer("position", positions(config, self.grid), persistent=False)
         self.noise_to_velocity = NoiseToVelocity() if config.prediction == "epsilon" else None
@@ -254,7 +254,8 @@ class Transformer(TokenNetwork):
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
         """Inverse of `patchify`."""
-        p, g = self.config.patch, self.grid
+        p = self.config.patch
+        g = self.grid
         tokens = tokens.unflatten(-1, (self.channels, p, p)).unflatten(1, (g, g))
         return tokens.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), self.channels, g * p, g * p)
 
@@ -265,22 +266,19 @@ class Transformer(TokenNetwork):
         """What the condition has of t, in the network's own time, and of t - r, if at all: each (B,
         d).
         """
-        own = (
-            self.noise_to_velocity.step(t)
-            if self.noise_to_velocity
-            else 1 - t
-            if self.config.reversed_time
-            else t
-        )
-        return [
-            self._embed_time(own, self.time_embed),
-            *([self._embed_time(t - r, self.interval_embed)] if self.mean_velocity else []),
-        ]
+        if self.noise_to_velocity:
+            time = self.noise_to_velocity.step(t)
+        else:
+            time = 1 - t if self.config.reversed_time else t
+        times = [self._embed_time(time, self.time_embed)]
+        if self.mean_velocity:
+            times.append(self._embed_time(t - r, self.interval_embed))
+        return times
 
     def start(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> tuple[Tensor, tuple, Tensor]:
         """Tokens (B, N, d) and, for the blocks and for the output, the condition (B, d)."""
-        own_time, *interval = self.embed_times(r, t)
-        condition = F.silu(sum(interval, own_time + self.label_embed(c)))
+        time, *interval = self.embed_times(r, t)
+        condition = F.silu(sum(interval, time + self.label_embed(c)))
         z = z / expand(norm(t)) if self.noise_to_velocity else z
         return self.patch_embed(self.patchify(z)) + self.position, (condition,), condition
 

@@ -64,7 +64,7 @@ def collect(
                     suite=plan.name, arm=row.arm, seed=row.seed, nfe=row.nfe, digest=digest
                 )
             )
-    frame = pd.concat([part.astype(COLUMNS) for part in parts], ignore_index=True)
+    frame = pd.concat([numbers.astype(COLUMNS) for numbers in parts], ignore_index=True)
     run = run_manifest(plan, manifests)
     if kept:
         run = with_stages_of(run, plan, keep.with_name("run.json"))
@@ -166,7 +166,8 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
 
 def flops_of(plan: Plan, arm: str) -> int:
     """FLOPs of one forward of the network that an arm samples with."""
-    suite, config = plan.suite, plan.arms[arm]
+    suite = plan.suite
+    config = plan.arms[arm]
     network = config.baseline.network if config.baseline else suite.network
     return forward_flops(
         network,

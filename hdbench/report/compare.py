@@ -147,16 +147,16 @@ def lone_chains(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
     return list(
         dict.fromkeys(
             f"{key[1]} {seed}"
-            for key, own in seeds[0].items()
-            if own & seeds[1].get(key, set())
-            for seed in sorted(own - seeds[1][key])
+            for key, in_a in seeds[0].items()
+            if in_a & seeds[1].get(key, set())
+            for seed in sorted(in_a - seeds[1][key])
         )
     )
 
 
 def named(key: Sequence[Any]) -> str:
     """`hd 1 fd_test_4k`: arm, nfe and metric of a key."""
-    return " ".join("-" if part == -1 else str(part) for part in key[-3:])
+    return " ".join("-" if name == -1 else str(name) for name in key[-3:])
 
 
 def keep(
@@ -164,10 +164,7 @@ def keep(
 ) -> pd.DataFrame:
     """The rows that are wanted; chains and nfe that do not apply are -1."""
     known = {
-        name
-        for part in (a, b)
-        for pair in zip(part.metric, bare(part), strict=True)
-        for name in pair
+        name for run in (a, b) for pair in zip(run.metric, bare(run), strict=True) for name in pair
     }
     if unknown := [metric for metric in metrics if metric not in known]:
         raise UserError(f"--metric = {unknown[0]!r}: in neither file" + nearest(unknown[0], known))
@@ -230,7 +227,8 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
         return result | {"verdict": "not a number"}
     shared = a.index.intersection(b.index)
     if len(shared) > 1 or (len(shared) == 1 and 1 in (len(a), len(b))):
-        a, b = a.loc[shared], b.loc[shared]
+        a = a.loc[shared]
+        b = b.loc[shared]
         result |= {"a": a.value.mean(), "b": b.value.mean(), "chains": str(len(shared))}
     same = a.index.isin(shared).all() and (a.value == b.value.reindex(a.index)).all()
     if result["protocol"] == "cost":
@@ -315,7 +313,7 @@ def count(rows: pd.DataFrame) -> int:
 
 
 def failed(comparison: Comparison) -> bool:
-    """Whether a row moved, is not a number or stands in A alone, a chain of A is lost, or nothing
+    """Whether a row moved, is not a number or is in A alone, a chain of A is lost, or nothing
     could be compared.
     """
     return bool(

@@ -21,16 +21,17 @@ EXPLAINED = {
 }
 
 
-def report(found: Comparison, everything: bool) -> str:
+def report(comparison: Comparison, everything: bool) -> str:
     """For people, in at most 118 columns: what moved, the rows nearest to it (or all), what is left
     out and why.
     """
-    rows = found.rows
+    rows = comparison.rows
     of = {verdict: rows[rows.verdict == verdict] for verdict in VERDICTS}
-    quality, costs = rows[rows.protocol != "cost"], rows[rows.protocol == "cost"]
+    quality = rows[rows.protocol != "cost"]
+    costs = rows[rows.protocol == "cost"]
     tested = pd.concat([of["moved"], of["within noise"]])
     listed = quality if everything else tested.head(max(10, len(of["moved"])))
-    text = [*found.notes, *([quality_table(listed)] if len(listed) else [])]
+    text = [*comparison.notes, *([quality_table(listed)] if len(listed) else [])]
     if len(tested) > len(listed):
         text.append(
             f"... and {len(tested) - len(listed)} more rows within noise; --all shows them, and "
@@ -62,7 +63,7 @@ def report(found: Comparison, everything: bool) -> str:
             'The digest behind "classifier:" is of the data, the classifier and the real images '
             "that all is measured with: where these differ, so do the units."
         )
-    for name, keys in (("A", found.only_a), ("B", found.only_b)):
+    for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):
         if keys:
             text.append(
                 f"{plural(len(keys))} only in {name}: {', '.join(keys[:10])}"
@@ -77,7 +78,8 @@ def quality_table(rows: pd.DataFrame) -> str:
     """Values to the digits of the difference's interval; arms and verdicts on several lines where
     they are long.
     """
-    titles, cells = ["arm", "nfe", "metric", "A", "B", "B - A", "chains", "p", "verdict"], []
+    titles = ["arm", "nfe", "metric", "A", "B", "B - A", "chains", "p", "verdict"]
+    cells = []
     for row in rows.fillna({"method": "", "chains": "-"}).itertuples():
         change, decimals = with_half_width(row.difference, row.high - row.difference, signed=True)
         p = (
@@ -162,7 +164,8 @@ def plural(n: int) -> str:
 
 def sentence(rows: pd.DataFrame) -> str:
     """The end of a report: how many rows moved, did not, and could not be compared."""
-    n, left = rows[rows.p.notna()].verdict.value_counts(), int(rows.verdict.isin(UNCOMPARED).sum())
+    n = rows[rows.p.notna()].verdict.value_counts()
+    left = int(rows.verdict.isin(UNCOMPARED).sum())
     if not count(rows):
         return f"Of {left} quality rows none could be compared."
     moved = n.get("moved", 0)

@@ -177,9 +177,9 @@ RENDERERS = {"csv": to_csv, "md": to_markdown, "tex": to_tex, "html": to_html}
 
 def tex(text: str) -> str:
     """Text for LaTeX; `code` in a typewriter's font."""
-    parts = [part.translate(TEX) for part in text.split("`")]
-    parts[1::2] = [rf"\texttt{{{part}}}" for part in parts[1::2]]
-    return "".join(parts)
+    pieces = [piece.translate(TEX) for piece in text.split("`")]
+    pieces[1::2] = [rf"\texttt{{{code}}}" for code in pieces[1::2]]
+    return "".join(pieces)
 
 
 def tex_cell(cell: str | Cell) -> str:

@@ -40,7 +40,8 @@ def paired_difference(
     `metric` is a name of the evaluate stage, without a sample count (`fd_test`).  Raises UserError
     for a missing artifact or metric.
     """
-    values, influences = [], []
+    values = []
+    influences = []
     for row in (row_a, row_b):
         for stage in plan.evaluations(row):
             path, _ = artifact.load(results, stage)
@@ -69,11 +70,11 @@ class Entry(NamedTuple):
 class Numbers:
     """The suite's numbers by entry, over chains.
 
-    UserError where the frame is not of this plan; unless `anybody`: then what cannot be used is
-    left out and said in `notes`.
+    UserError where the frame is not of this plan; if `lenient`, what cannot be used is left out and
+    reported in `notes`.
     """
 
-    def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, anybody: bool = False):
+    def __init__(self, plan: Plan, frame: pd.DataFrame, results: Path, lenient: bool = False):
         self.plan = plan
         self.results = results
         self.distance = plan.suite.evaluation.distance
@@ -81,7 +82,7 @@ class Numbers:
         self.rows = {(row.arm, row.seed, row.nfe): row for row in plan.rows}
         self.frame = (
             usable(plan, frame, self.notes)
-            if anybody
+            if lenient
             else of_this_plan(plan, of_suite(plan, frame, self.notes))
         )
         self.groups = {
@@ -100,7 +101,8 @@ class Numbers:
         """`3 complete chains`, `2 of 3 chains`, `one chain`, `one chain of 3`: what the file has,
         and the suite.
         """
-        have, declared = self.frame.seed.nunique(), len(self.plan.suite.seeds)
+        have = self.frame.seed.nunique()
+        declared = len(self.plan.suite.seeds)
         if self.alone:
             return "one chain" + f" of {declared}" * (declared > 1)
         return f"{have} of {declared} chains" if have < declared else f"{have} complete chains"

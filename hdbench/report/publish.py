@@ -18,7 +18,8 @@ def publish(name: str, results: Path, out: Path) -> list[Path]:
 
     UserError where nothing is rendered.
     """
-    source, target = results / name, out / name
+    source = results / name
+    target = out / name
     tables = source / "tables" if (source / "tables").is_dir() else source
     contents = {
         target / inside / path.name: path.read_bytes()

@@ -162,10 +162,8 @@ def _spread(test: Hypothesis, values: pd.DataFrame) -> Outcome:
     first, second = (
         values[name] for name, _ in sorted(test.arms.items(), key=lambda item: -item[1])
     )
-    n, ratio = (
-        len(values),
-        float(first.std(ddof=1) / second.std(ddof=1)) if second.std(ddof=1) else math.nan,
-    )
+    n = len(values)
+    ratio = float(first.std(ddof=1) / second.std(ddof=1)) if second.std(ddof=1) else math.nan
     f = stats.f(n - 1, n - 1)
     tail = f.cdf((ratio / test.bound) ** 2)
     return Outcome(

@@ -51,7 +51,7 @@ def usable(plan: Plan, frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     frame = of_suite(plan, frame, notes).drop_duplicates().reset_index(drop=True)
     frame = frame.assign(value=frame.value.replace([-math.inf, math.inf], math.nan))
     expected = expected_digests(plan, frame)
-    own = expected == frame.digest
+    matches = expected == frame.digest
     known = {(row.arm, row.nfe) for row in plan.rows}
     unknown = [key not in known for key in zip(frame.arm, frame.nfe, strict=True)]
     reasons = {
@@ -61,7 +61,7 @@ def usable(plan: Plan, frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         "that cannot be: a negative distance, cost or error, a share outside 0 to 1, or a size "
         "beyond 1e9": _impossible,
         "whose digest is that of another arm or seed": lambda rows: (
-            ~own & frame.digest.isin(expected[rows.index].dropna())
+            ~matches & frame.digest.isin(expected[rows.index].dropna())
         ),
         "of chains that repeat another chain of their arm to the bit": _repeated,
     }
@@ -73,7 +73,7 @@ def usable(plan: Plan, frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
             many = "s" if left_out.sum() > 1 else ""
             notes.append(f"Left out: {left_out.sum()} number{many} {reason} (arms: {arms}).")
         kept = kept[~left_out]
-    if others := int((~own[kept.index]).sum()):
+    if others := int((~matches[kept.index]).sum()):
         notes.append(f"{others} of {len(kept)} numbers were made by another version of this suite.")
     return check(kept)
 

@@ -35,7 +35,8 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     path = folder(results, stage_id)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        made_as, payload = manifest["id"], manifest["payload"].items()
+        made_as = manifest["id"]
+        payload = manifest["payload"].items()
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
         raise UserError(
@@ -67,8 +68,8 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
 
 
 def allocation() -> tuple[float, float | None]:
-    """What the scheduler's side knows of this run: seconds in the queue, and GPUs on all machines
-    (None: not said).
+    """Seconds in the queue and GPUs on all machines, as the scheduler reports them (None:
+    unknown).
     """
     gpus = distributed.number("SUBMITIT_GPUS", 0) if os.environ.get("SUBMITIT_GPUS") else None
     return distributed.number("SUBMITIT_QUEUE_SECONDS", 0), gpus
@@ -208,7 +209,8 @@ class Work:
         cost = self.cost()
         if distributed.rank():
             return
-        stage, config = self.stage, self.stage.config.model_dump(mode="json")
+        stage = self.stage
+        config = stage.config.model_dump(mode="json")
         manifest = {
             "id": stage.id,
             "kind": stage.kind,

@@ -14,7 +14,8 @@ from hdbench.core.progress import Progress
 from hdbench.stages import artifact
 from hdbench.suite.stage import Stage, config_of
 
-WEIGHTS, PAIRS = "weights.safetensors", "pairs.safetensors"
+WEIGHTS = "weights.safetensors"
+PAIRS = "pairs.safetensors"
 PROMPTS = (
     "sampled.json"  # of a `text` stage: the prompts of the samples, by the names of their images
 )
@@ -106,14 +107,14 @@ def of_classifier(dataset) -> dict[str, Any]:
 
 
 def progress_of(context: Context) -> Callable[[int, int], None]:
-    """Progress for work that says itself how much it is."""
+    """Progress of work whose amount is known only once it runs."""
     progress = Progress(context.label, 0)
 
-    def said(done: int, total: int) -> None:
+    def advance(done: int, total: int) -> None:
         progress.total = total
         progress(done)
 
-    return said
+    return advance
 
 
 def shape(dataset) -> dict[str, int | None]:

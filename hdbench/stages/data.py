@@ -24,7 +24,8 @@ def data(context: Context) -> Payload:
 
 def clip(context: Context) -> Payload:
     """A CLIP on the images and captions of one split of the data."""
-    config, training = context.config, context.config.training
+    config = context.config
+    training = config.training
     with seeded(config.seed, "clip", config.split):
         network = new_clip(context, config.model)
     return train(
@@ -38,7 +39,8 @@ def text(context: Context) -> Payload:
     """Prompts encoded once: those of the data, then those of the samples if they are others, then
     the empty one.
     """
-    folder, (path, _) = context.work.path, context.parent("data")
+    folder = context.work.path
+    path, _ = context.parent("data")
     if "clip" in context.stage.parents:
         from hdbench.networks.clip import write_table  # optional: open_clip
 
@@ -62,7 +64,8 @@ def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
     """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such
     a file.
     """
-    path, names = Path(context.config.prompts), ()
+    path = Path(context.config.prompts)
+    names = ()
     with suppress(OSError, ValueError):  # `read_prompts` says what is wrong
         names = tuple(json.loads(path.read_text(encoding="utf-8-sig")))
     rows = read_prompts(path, names, "evaluation.prompts")

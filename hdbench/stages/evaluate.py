@@ -44,7 +44,8 @@ def reference(context: Context) -> Payload:
         )
         return ["reference.json"], {}
     n = config.samples
-    path, network = context.parent("data")[0], load_classifier(context)
+    path = context.parent("data")[0]
+    network = load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
     sets = {
         name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][chosen]
@@ -87,8 +88,8 @@ def evaluate(context: Context) -> Payload:
         return evaluate_pictures(context)
     sample = metric_input(context)
     if isinstance(config, MetricsStage):
-        return written(context, measure_metrics(config.metrics, sample)), {}
-    names = written(context, classifier_protocol.estimates(sample))
+        return write_metrics(context, measure_metrics(config.metrics, sample)), {}
+    names = write_metrics(context, classifier_protocol.estimates(sample))
     rings = sample.once(powers).mean(0)
     np.savez(context.work.path / "rings.npz", rings=rings, real=sample.real["train_rings"])
     return [*names, "rings.npz"], {}
@@ -103,7 +104,8 @@ def metric_input(context: Context) -> MetricInput:
         real = dict(file)
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
-    sampled, captioned = context.parent("sample").config, {}
+    sampled = context.parent("sample").config
+    captioned = {}
     if "clip" in context.stage.parents:
         from hdbench.networks.clip import features as towers  # optional: open_clip
 
@@ -133,7 +135,8 @@ def metric_input(context: Context) -> MetricInput:
 
 def evaluate_pictures(context: Context) -> Payload:
     """The suite's named protocol on the samples, against the reference that its stage has built."""
-    config, folder = context.config, context.parent("sample").folder
+    config = context.config
+    folder = context.parent("sample").folder
     check_pictures(folder)
     built = json.loads(
         (context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8")
@@ -151,14 +154,14 @@ def evaluate_pictures(context: Context) -> Payload:
     )
     estimates = {metric: estimate for metric, (estimate, _) in measured.results.items()}
     counts = {metric: len(ids) for metric, (_, ids) in measured.results.items()}
-    return written(context, estimates, counts), {"protocol": measured.protocol}
+    return write_metrics(context, estimates, counts), {"protocol": measured.protocol}
 
 
-def written(
+def write_metrics(
     context: Context, estimates: dict[str, Estimate], counts: Mapping[str, int] | None = None
 ) -> list[str]:
-    """The files of metrics, each with its number of samples (by default of influences), and of
-    influences.
+    """Write metrics.csv, each metric with its number of samples (by default of influences), and
+    influence.npz; return their names.
     """
     if counts is None:
         counts = {name: len(estimate.influence) for name, estimate in estimates.items()}

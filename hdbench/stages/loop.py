@@ -58,14 +58,14 @@ def load_checkpoint(path: Path, trainer: Trainer) -> tuple[dict[str, float], dic
 def resume(
     trainer: Trainer, checkpoint: Path, label: str, sources: Mapping[str, str]
 ) -> dict[str, float]:
-    """Go on from the checkpoint, and say so; what the runs so far have spent."""
-    spent, made_by = distributed.together(lambda: load_checkpoint(checkpoint, trainer))
+    """Continue from the checkpoint, with a line about it; what the runs so far have spent."""
+    spent, made_by = distributed.call_on_all_ranks(lambda: load_checkpoint(checkpoint, trainer))
     changed = sorted(name for name in sources if made_by.get(name, sources[name]) != sources[name])
     if distributed.rank() == 0:
-        said = f"{label}: goes on from step {trainer.step} of {trainer.training.steps}"
+        message = f"{label}: goes on from step {trainer.step} of {trainer.training.steps}"
         if changed:
-            said += f", trained by an earlier {', '.join(changed)}; --again starts it anew"
-        print(said, file=sys.stderr, flush=True)
+            message += f", trained by an earlier {', '.join(changed)}; --again starts it anew"
+        print(message, file=sys.stderr, flush=True)
     return spent
 
 

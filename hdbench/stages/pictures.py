@@ -35,7 +35,8 @@ class Pictures:
     """
 
     def __init__(self, work: Path, names: Sequence[str]):
-        self.work, self.files = work, [work / PICTURES / f"{name}.png" for name in names]
+        self.work = work
+        self.files = [work / PICTURES / f"{name}.png" for name in names]
 
     def written(self, indices: range) -> bool:
         return all(self.files[index].exists() for index in indices)

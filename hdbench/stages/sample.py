@@ -25,7 +25,7 @@ from hdbench.stages.pictures import Pictures
 from hdbench.stages.train import training_data
 from hdbench.suite.stage import RealStage
 
-DECODED = 8  # latents that the autoencoder takes at once
+DECODE_BATCH = 8  # latents that the autoencoder takes at once
 
 
 def generated(
@@ -46,12 +46,18 @@ def generated(
     Ranks share the batches, whole ones in contiguous runs: kernels may round otherwise for another
     number of rows.
     """
-    shape, n = context.config.shape.dimensions, len(labels)
-    world_size, size = distributed.world_size(), context.config.batch
-    whole = math.ceil(n / size)
-    bounds = [min(size * math.ceil(whole * rank / world_size), n) for rank in range(world_size + 1)]
-    batches, seconds, made, finite = [keep(torch.empty(0, *shape), range(0))], 0.0, 0, True
-    first, last = bounds[distributed.rank()], bounds[distributed.rank() + 1]
+    shape = context.config.shape.dimensions
+    n = len(labels)
+    world_size = distributed.world_size()
+    size = context.config.batch
+    count = math.ceil(n / size)  # of batches
+    bounds = [min(size * math.ceil(count * rank / world_size), n) for rank in range(world_size + 1)]
+    batches = [keep(torch.empty(0, *shape), range(0))]
+    seconds = 0.0
+    made = 0
+    finite = True
+    first = bounds[distributed.rank()]
+    last = bounds[distributed.rank() + 1]
     progress = Progress(context.label, last - first)
     for start in range(first, last, size):
         progress(start - first)
@@ -65,7 +71,8 @@ def generated(
             x = sampler(eps.transpose(0, 1), c)
         if not (finite := bool(x.isfinite().all())):
             break
-        seconds, made = seconds + time.perf_counter() - begun, made + len(indices)
+        seconds += time.perf_counter() - begun
+        made += len(indices)
         batches.append(keep(x, indices).cpu())
     if any(distributed.any_of(not finite)):
         raise Divergence(f"{context.label}: an image is not finite; its network has diverged")
@@ -81,7 +88,9 @@ def pairs(context: Context) -> Payload:
     """The guided teacher's ODE as pairs: standard normal eps, the x (N, C, H, W) float32 that it
     leads to, and labels (N,).
     """
-    config, n, steps = context.config, context.config.count, context.config.steps
+    config = context.config
+    n = config.count
+    steps = config.steps
     network = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
     v = config.guidance.of(network)
     axes = (config.seed, "pairs")
@@ -122,7 +131,8 @@ def sample(context: Context) -> Payload:
     """
     if isinstance(context.config, RealStage):
         return real_images(context)
-    n, labels = context.config.samples, labels_of(context, range(context.config.samples))
+    n = context.config.samples
+    labels = labels_of(context, range(context.config.samples))
     noises, sampler = sampler_of(context)
     axes = (context.config.seed, "sample")
     if context.config.autoencoder is None:
@@ -138,7 +148,7 @@ def sample(context: Context) -> Payload:
 
         def decoded(eps: Tensor, c: Tensor) -> Tensor:
             latents = sampler(eps, c)
-            return torch.cat([autoencoder.decode(z) for z in latents.split(DECODED)])
+            return torch.cat([autoencoder.decode(z) for z in latents.split(DECODE_BATCH)])
 
         _, seconds = generated(
             context, decoded, axes, noises, labels, pictures.write, pictures.written
@@ -149,7 +159,8 @@ def sample(context: Context) -> Payload:
 
 def real_images(context: Context) -> Payload:
     """Images of a split that no reference holds, or of test, as if they were samples."""
-    config, n = context.config, context.config.samples
+    config = context.config
+    n = config.samples
     rows = slice(n, 2 * n) if config.split == "train" else slice(0, n)
     images, labels = load_images(context.parent("source").folder / f"{config.split}.npz")
     if distributed.rank() == 0:
@@ -161,7 +172,8 @@ def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor
     """How many noises a sample takes, and (noises (noises, B, C, H, W), labels (B,)) -> x (B, C,
     H, W) by the parent's network.
     """
-    config, source = context.config, context.parent("source")
+    config = context.config
+    source = context.parent("source")
     is_student = source.manifest["kind"] != "teacher"
     network = load_network(context, "source", mean_velocity=is_student).requires_grad_(False)
     if config.sampler == "consistency" and config.steps > 1:

@@ -64,7 +64,8 @@ def differences(results: Path, stage: Stage, manifest: dict[str, Any]) -> list[s
     """A sentence for every source and every parent that is not what a finished stage was made
     with.
     """
-    present, parents = sources_of(stage), manifests_of(results, stage)
+    present = sources_of(stage)
+    parents = manifests_of(results, stage)
     made_with = manifest.get("sources", {})
     changed = [
         f"{file} has changed since {stage.id} was made; --again makes it anew"

@@ -37,7 +37,8 @@ from hdbench.suite.stage import CheckpointStage
 
 
 def classifier(context: Context) -> Payload:
-    config, training = context.config, context.config.training
+    config = context.config
+    training = config.training
     with seeded(config.seed, "classifier"):
         network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
     names, facts = train(context, Problem(student=network, learning_rate=training.learning_rate))
@@ -69,14 +70,16 @@ def teacher(context: Context) -> Payload:
     network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
     training = config.training
     return train(
-        context, Problem(student=made_for(training, network), learning_rate=training.learning_rate)
+        context,
+        Problem(student=enable_options(training, network), learning_rate=training.learning_rate),
     )
 
 
 def distill(context: Context) -> Payload:
     """Trajectory and refine: a student from its parent's weights, under the stage's objective."""
-    config, training = context.config, context.config.training
-    frozen = made_for(
+    config = context.config
+    training = config.training
+    frozen = enable_options(
         training, load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
     )
     axes = (config.seed, context.stage.kind)
@@ -105,7 +108,7 @@ def distill(context: Context) -> Payload:
         learning_rate=training.learning_rate,
         teacher=frozen,
         teacher_velocity=config.guidance.of(frozen),
-        copy_teacher=lambda: made_for(
+        copy_teacher=lambda: enable_options(
             training, load_network(context, "teacher", mean_velocity=False)
         ),
         head=head,
@@ -169,8 +172,10 @@ def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
     return images, targets_of(context, labels) if context.stage.kind == "classifier" else labels
 
 
-def made_for(training: Training, network: nn.Module) -> nn.Module:
-    """A network that no forward-mode pass goes through, with the training's options."""
+def enable_options(training: Training, network: nn.Module) -> nn.Module:
+    """The network with gradient checkpointing and torch.compile as the training has them; not for
+    networks under forward-mode AD.
+    """
     network.gradient_checkpointing = training.gradient_checkpointing
     if training.compile:
         torch.use_deterministic_algorithms(True)  # the compiler too, whose import others are spared
@@ -183,7 +188,8 @@ def read_checkpoint(config: CheckpointStage) -> dict[str, Tensor]:
     """A public network's weights in the names of ours; UserError where they are not of this family
     and size.
     """
-    path, sizes = Path(config.checkpoint.path), shape(config.shape)
+    path = Path(config.checkpoint.path)
+    sizes = shape(config.shape)
     if config.checkpoint.format == "sana":
         from hdbench.networks.sana import read  # optional: diffusers
 

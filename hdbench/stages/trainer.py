@@ -38,8 +38,8 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
 class Trainer:
     """Networks, optimisers, EMA and history of a stage; `state` and `load_state` are exact.
 
-    With `sharded` "fsdp2" what is trained is spread over the ranks, if there are several; else each
-    has a replica.
+    With `sharded` "fsdp2" the trained networks are sharded over the ranks, if there are several;
+    else each rank has a replica.
     """
 
     def __init__(
@@ -52,8 +52,13 @@ class Trainer:
         labels: Tensor,
         sharded: str = "none",
     ):
-        self.updates, self.training, self.student, self.axes = updates, training, student, axes
-        self.images, self.labels, self.step = images, labels, 0
+        self.updates = updates
+        self.training = training
+        self.student = student
+        self.axes = axes
+        self.images = images
+        self.labels = labels
+        self.step = 0
         self.device = next(student.parameters()).device
         self.sharded = sharded == "fsdp2" and distributed.world_size() > 1
         if self.sharded:
@@ -105,8 +110,8 @@ class Trainer:
                 optimizer.zero_grad(set_to_none=True)
             scalars |= {f"{update.name}/{key}": value for key, value in values.items()}
         self._average(min(self.training.ema, (1 + self.step - since) / (10 + self.step - since)))
-        whole = [sharding.whole(value.detach()) for value in scalars.values()]
-        self.pending.append(torch.stack([value.float() for value in whole]))
+        full = [sharding.full_tensor(value.detach()) for value in scalars.values()]
+        self.pending.append(torch.stack([value.float() for value in full]))
         self.scalars = tuple(scalars)
         self.step += 1
         if len(self.pending) >= WINDOW:
@@ -123,8 +128,8 @@ class Trainer:
     @torch.no_grad()
     def _average(self, decay: float) -> None:
         """Move the average of weights towards the student's."""
-        averages = [sharding.own_part(value) for value in self.ema.values()]
-        weights = [sharding.own_part(value) for value in self.student.state_dict().values()]
+        averages = [sharding.to_local(value) for value in self.ema.values()]
+        weights = [sharding.to_local(value) for value in self.student.state_dict().values()]
         get_ema_multi_avg_fn(decay)(averages, weights, None)
 
     def rows(self, number: int, count: int) -> list[range]:
@@ -235,18 +240,15 @@ class Trainer:
         states = {name: module.state_dict() for name, module in self.modules().items()} | {
             "average": self.ema
         }
-        finite = [
-            all(bool(sharding.own_part(value).isfinite().all()) for value in state.values())
+        broken = [
+            not all(bool(sharding.to_local(value).isfinite().all()) for value in state.values())
             for state in states.values()
         ]
-        for name, broken in zip(
-            states, distributed.any_of(*(not each for each in finite)), strict=True
-        ):
-            if broken:
+        for name, is_broken in zip(states, distributed.any_of(*broken), strict=True):
+            if is_broken:
                 raise Divergence(
                     f"diverged at step {self.step} of {self.training.steps}: the weights of "
-                    f"{name} are not "
-                    "finite"
+                    f"{name} are not finite"
                 )
 
     def check_replicas(self) -> None:
@@ -261,11 +263,10 @@ class Trainer:
             for state in states
             for value in state.values()
         ]
-        if not distributed.same(int(sum(bits))):
+        if not distributed.all_equal(int(sum(bits))):
             raise Divergence(
                 f"at step {self.step} of {self.training.steps} the ranks hold different "
-                "weights: their "
-                "machines, devices or versions of PyTorch do not compute the same"
+                "weights: their machines, devices or versions of PyTorch do not compute the same"
             )
 
     def state(self) -> dict[str, Tensor]:
@@ -297,7 +298,7 @@ class Trainer:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.ema = {
-            name: sharding.spread_like(tensors[f"ema/{name}"].to(self.device), value)
+            name: sharding.distribute_like(tensors[f"ema/{name}"].to(self.device), value)
             for name, value in self.ema.items()
         }
         self.history = {
@@ -306,21 +307,22 @@ class Trainer:
         }
         for update in self.updates:
             for name, module in (update.modules | update.frozen).items():
-                own = module.state_dict()
+                current = module.state_dict()
                 module.load_state_dict(
                     {
-                        key: sharding.spread_like(value, own[key])
+                        key: sharding.distribute_like(value, current[key])
                         for key, value in under(f"module/{name}/").items()
                     }
                 )
-            optimizer, state = self.optimizers[update.name], {}
+            optimizer = self.optimizers[update.name]
+            state: dict[int, dict[str, Tensor]] = {}
             parameters = [
                 parameter for group in optimizer.param_groups for parameter in group["params"]
             ]
             for key, value in under(f"optimizer/{update.name}/").items():
                 index, name = key.split("/")
                 if name != "step":
-                    value = sharding.spread_like(value, parameters[int(index)])
+                    value = sharding.distribute_like(value, parameters[int(index)])
                 state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict(
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

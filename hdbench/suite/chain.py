@@ -80,7 +80,8 @@ class _Chain:
 
     def measurement(self) -> tuple[StageConfig, dict[str, Stage]]:
         """Configuration of `evaluate`, and its parents beside the samples."""
-        suite, wanted = self.plan.suite, self.plan.suite.evaluation
+        suite = self.plan.suite
+        wanted = suite.evaluation
         if not (c := suite.classifier):
             named = {"protocol": wanted.protocol, "weights": wanted.weights}
             config = ProtocolReferenceStage(**named, reference=wanted.reference)
@@ -163,16 +164,16 @@ class _Chain:
 
     def model(self, name: str, arm: Arm) -> None:
         """Training stages of an arm, and the rows of its numbers of sampling steps."""
-        origin, suite = self.origin(arm), self.plan.suite
-        student, label, sampled, stages = (
-            origin.stage,
-            origin.label,
-            origin.sampler,
-            {"teacher": origin.stage.id},
-        )
+        origin = self.origin(arm)
+        suite = self.plan.suite
+        student = origin.stage
+        label = origin.label
+        sampled = origin.sampler
+        stages = {"teacher": origin.stage.id}
         for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
             if training is not None:
-                sampled, objective = training.objective.sampler(), training.objective
+                sampled = training.objective.sampler()
+                objective = training.objective
                 start = (
                     student.label
                     if kind == "refine" and student is not origin.stage
@@ -197,7 +198,8 @@ class _Chain:
         self, arm: Arm, sampled: str, steps: int, network: Network, guidance: Guidance | None
     ) -> SampleStage:
         """How an arm's images are made with so many steps."""
-        evaluation, data = self.plan.suite.evaluation, self.plan.suite.data
+        evaluation = self.plan.suite.evaluation
+        data = self.plan.suite.data
         return SampleStage(
             network=network,
             shape=self.shape,

@@ -21,7 +21,8 @@ from hdbench.suite.schema import ClipText, Suite, Training
 
 def _check(plan: Plan, source: str) -> None:
     """Combinations that no single key can see."""
-    suite, data = plan.suite, plan.suite.data
+    suite = plan.suite
+    data = suite.data
     if data.image_size % suite.network.patch:
         raise UserError(
             f"{source}: network.patch = {suite.network.patch} does not divide the image side "
@@ -52,7 +53,9 @@ def _check(plan: Plan, source: str) -> None:
 
 def _check_scale(plan: Plan, source: str) -> None:
     """Data, network, text, public files and protocol go together."""
-    suite, data, evaluation = plan.suite, plan.suite.data, plan.suite.evaluation
+    suite = plan.suite
+    data = suite.data
+    evaluation = suite.evaluation
     sana = isinstance(suite.network, SanaConfig)
     latents = data.stored == "latents"
     if sana != bool(suite.text):
@@ -123,7 +126,8 @@ def _check_text(suite: Suite, source: str) -> None:
 
 def _check_publics(plan: Plan, source: str) -> None:
     """Public networks are of the suite's kind and fit its data."""
-    suite, data = plan.suite, plan.suite.data
+    suite = plan.suite
+    data = suite.data
     sana = isinstance(suite.network, SanaConfig)
     publics = {"teacher.checkpoint": (suite.network, suite.teacher.checkpoint)}
     publics |= {

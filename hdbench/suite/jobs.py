@@ -48,7 +48,8 @@ def write_jobs(plan: Plan, results: Path) -> None:
             "config": plain(stage.config),
             "arms": plan.arms_of(stage.id),
         }
-        path, text = job_file(results, stage.id), json.dumps(content, indent=1) + "\n"
+        path = job_file(results, stage.id)
+        text = json.dumps(content, indent=1) + "\n"
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_atomic(path, text)
 

@@ -49,10 +49,13 @@ def load_plan(name: str) -> Plan:
     path = find_suite(name)
     data = read_suite(path)
     suite = validate(Suite, data, str(path))
-    arms, recipes, sources = {}, {}, suite_files(path)
+    arms = {}
+    recipes = {}
+    sources = suite_files(path)
     for arm, override in suite.arms.items():
         override = {} if override is None else override
-        base, whose = data["base"], "the base"
+        base = data["base"]
+        whose = "the base"
         if isinstance(override, dict) and "recipe" in override:
             beside = (
                 path.parent.parent / RECIPES.name

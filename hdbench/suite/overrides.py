@@ -29,7 +29,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
 
 
 def differs(base: Config, arm: Config, keys: tuple[str, ...]) -> bool:
-    """Whether an arm has another value there than the base, or stands in a mapping that another
+    """Whether an arm has another value there than the base, or is in a mapping that another
     `name` replaced.
     """
 

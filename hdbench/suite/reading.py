@@ -42,7 +42,8 @@ def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     entries = expand(data["arms"], str(path)) if isinstance(data.get("arms"), dict) else {}
     if entries:
         data["arms"] = {name: arm for arms in entries.values() for name, arm in arms.items()}
-    parent, only = data.pop("extends", None), data.pop("only", None)
+    parent = data.pop("extends", None)
+    only = data.pop("only", None)
     if parent is not None:
         try:
             file = find_suite(str(parent))

@@ -24,7 +24,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _absent(value: Any) -> bool:
-    """A field that is not given is not hashed, so that older digests stay."""
+    """Whether a field is unset: then a dump leaves it out, so that existing digests stay."""
     return not value
 
 
@@ -135,7 +135,8 @@ class ClipText(Config):
 
     @model_validator(mode="after")
     def _says_its_sizes(self):
-        text, vision = self.model.get("text_cfg") or {}, self.model.get("vision_cfg") or {}
+        text = self.model.get("text_cfg") or {}
+        vision = self.model.get("vision_cfg") or {}
         if not all(
             isinstance(n, int)
             for n in (text.get("context_length"), text.get("width"), vision.get("image_size"))

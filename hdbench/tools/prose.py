@@ -1,4 +1,4 @@
-"""Numbers in documents: what stands between `<!-- hdbench KEY -->` and `<!-- / -->` is a rendering
+"""Numbers in documents: what is between `<!-- hdbench KEY -->` and `<!-- / -->` is a rendering
 of a suite's metrics.
 
 <!-- hdbench textured_digits fd_test hd_conv -->36.4 ± 3.9<!-- / -->      mean and 95% interval over
@@ -93,7 +93,8 @@ def value(key: str, tables: Path, source: str = "document") -> str:
         case ["lowest", metric, *arms]:
             return _lowest(numbers, metric, [_entry(numbers, arm, key, source) for arm in arms])
         case [metric, arm]:
-            entry, known = _entry(numbers, arm, key, source), set(numbers.frame.metric)
+            entry = _entry(numbers, arm, key, source)
+            known = set(numbers.frame.metric)
             name = next((name for name in (metric, numbers.counted(metric)) if name in known), None)
             return _shown(numbers(entry, name) if name else numbers.part(entry, metric))
         case [metric, arm, "-", other]:
@@ -151,22 +152,23 @@ def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
 
 
 def _methods(numbers: Numbers) -> pd.DataFrame:
-    plan, fd = numbers.plan, numbers.counted(numbers.distance)
+    plan = numbers.plan
+    fd = numbers.counted(numbers.distance)
     arms = [arm for arm in TABLES["methods"]().rows(plan) if not plan.arms[arm].real]
     steps = sorted(
         {entry.steps for arm in arms if arm in plan.recipes for entry in numbers.entries(arm)}
     )
     rows = []
     for arm in arms:
-        recipe, own = plan.recipes.get(arm), {entry.steps: entry for entry in numbers.entries(arm)}
+        recipe = plan.recipes.get(arm)
+        entries = {entry.steps: entry for entry in numbers.entries(arm)}
         name = describe(plan, arm) + dagger(head_of(plan.arms[arm]))
-        if not own.keys() & set(steps):
-            name += f", {max(own)} steps: {_shown(numbers(own[max(own)], fd))}"
+        if not entries.keys() & set(steps):
+            most = max(entries)
+            name += f", {most} steps: {_shown(numbers(entries[most], fd))}"
         if recipe:
-            name, source = (
-                f"[{name}]({RECIPES}/{plan.suite.arms[arm]['recipe']}.yaml)",
-                recipe.source.replace("arXiv ", ""),
-            )
+            name = f"[{name}]({RECIPES}/{plan.suite.arms[arm]['recipe']}.yaml)"
+            source = recipe.source.replace("arXiv ", "")
             source = (
                 f"[{source}](https://arxiv.org/abs/{source})"
                 if recipe.source.startswith("arXiv")
@@ -178,7 +180,7 @@ def _methods(numbers: Numbers) -> pd.DataFrame:
                 f"`{arm}`",
                 source if recipe else "this suite",
                 numbers.chains(numbers.entries(arm)[0])[0],
-                *(_shown(numbers(own[n], fd)) if n in own else "" for n in steps),
+                *(_shown(numbers(entries[n], fd)) if n in entries else "" for n in steps),
             ]
         )
     return pd.DataFrame(
@@ -209,7 +211,7 @@ def _numbers(suite: str, tables: Path) -> Numbers:
         load_plan(suite),
         read_metrics(tables / suite / "metrics.csv"),
         Path("results"),
-        anybody=True,
+        lenient=True,
     )
 
 

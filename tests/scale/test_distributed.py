@@ -366,7 +366,7 @@ def test_collectives_by_hand(tmp_path):
         assert distributed.global_mean(mine).item() == 2.5
         assert distributed.share_of_batch(rank + 1) == (rank + 1) / 6
         assert distributed.any_of(rank == 2, False, rank < 5) == [True, False, True]
-        assert distributed.same(5) and not distributed.same(rank)
+        assert distributed.all_equal(5) and not distributed.all_equal(rank)
         assert distributed.gather(rank) == [0, 1, 2]
         whole = distributed.concatenate(
             torch.full((rank * 2, 3), rank, dtype=torch.uint8), [0, 2, 4]
@@ -381,7 +381,7 @@ def test_collectives_by_hand(tmp_path):
             raise UserError(f"of rank {rank}") if rank else LostRank("not this")
 
         with pytest.raises(UserError, match="of rank 1") as error:
-            distributed.together(lambda: fails() if rank else None)
+            distributed.call_on_all_ranks(lambda: fails() if rank else None)
         assert error.value.agreed
         assert distributed.from_rank_0(lambda: {"rank": rank}) == {"rank": 0}
 
@@ -406,7 +406,7 @@ def test_one_process_needs_no_group(monkeypatch):
         assert (
             distributed.concatenate(x, [5]) is x
             and distributed.from_rank_0(lambda: 7) == 7
-            and distributed.same(3)
+            and distributed.all_equal(3)
         )
 
 

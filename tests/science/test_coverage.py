@@ -93,7 +93,7 @@ def kid_trials(scale: float, shift: float, trials: int) -> tuple[list[Estimate],
 def test_kid_given_the_reference_and_with_it(scale, shift):
     given, both = kid_trials(scale, shift, 1000)
     assert_covers(coverage(given))
-    assert_covers(coverage(both, [e.both for e in both]))
+    assert_covers(coverage(both, [e.joint_standard_error for e in both]))
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_kid_of_samples_like_the_reference():
     given, both = kid_trials(1.0, 0.0, 600)
     for estimates, errors in (
         (given, [e.standard_error for e in given]),
-        (both, [e.both for e in both]),
+        (both, [e.joint_standard_error for e in both]),
     ):
         assert np.sqrt(np.mean(np.square(errors))) / np.std(
             [e.value for e in estimates]
@@ -159,7 +159,11 @@ def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, sca
             both.append(manifold.precision_recall(x, torch.from_numpy(draw(m, d, 10**7 + seed)), 3))
     for which in (0, 1):
         assert_covers(coverage([pair[which] for pair in given]))
-        assert_covers(coverage([pair[which] for pair in both], [pair[which].both for pair in both]))
+        assert_covers(
+            coverage(
+                [pair[which] for pair in both], [pair[which].joint_standard_error for pair in both]
+            )
+        )
     binomial = np.sqrt(np.mean([e.value * (1 - e.value) / m for _, e in given]))
     assert np.std([e.value for _, e in both]) > 1.1 * binomial
 

@@ -58,7 +58,7 @@ def measured(given, samples) -> dict[str, float]:
 
 
 def quantile(exact, p: np.ndarray) -> np.ndarray:
-    """Of the law, by root finding."""
+    """Of the distribution, by root finding."""
 
     def beyond(x, p):
         return float(exact.weights @ stats.norm.cdf((x - exact.means) / exact.sds)) - p
@@ -159,13 +159,15 @@ def test_a_student_starts_near_the_mean_velocity_of_a_gaussian():
     student = students.Student(8, theory_config.Network(layers=1, frequencies=2), sd=1.7).double()
     torch.nn.init.zeros_(student.layers[-1].weight)
     torch.nn.init.zeros_(student.layers[-1].bias)
-    law = Mixture(torch.zeros(1, 1, 1, 1), torch.tensor([1.7]), torch.ones(1))
+    mixture = Mixture(torch.zeros(1, 1, 1, 1), torch.tensor([1.7]), torch.ones(1))
     z, r, t = (
         torch.randn(30, 1, 1, 1).double(),
         torch.linspace(0, 0.5, 30).double(),
         torch.linspace(0.5, 1, 30).double(),
     )
-    torch.testing.assert_close(student(z, r, t), law.u(z, r, t, steps=200), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        student(z, r, t), mixture.u(z, r, t, steps=200), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.slow

@@ -783,7 +783,7 @@ def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path
     frame = synthetic(plan)
 
     def notes(changed) -> tuple[report_numbers.Numbers, str]:
-        numbers = report_numbers.Numbers(plan, changed, Path("nowhere"), anybody=True)
+        numbers = report_numbers.Numbers(plan, changed, Path("nowhere"), lenient=True)
         return numbers, " ".join(tables.render(numbers, "main").footnotes)
 
     other = frame.assign(digest="0" * 16, seed=frame.seed + 70)
@@ -850,20 +850,20 @@ def test_a_chain_that_repeats_another_is_no_chain(tmp_path):
     first = frame[(frame.arm == "hd") & (frame.seed == 0)].set_index("metric").value
     copy = (frame.arm == "hd") & (frame.seed == 2)
     copied = frame.assign(value=frame.value.where(~copy, frame.metric.map(first)))
-    numbers = report_numbers.Numbers(plan, copied, Path("nowhere"), anybody=True)
+    numbers = report_numbers.Numbers(plan, copied, Path("nowhere"), lenient=True)
     assert (
         f"{copy.sum()} numbers of chains that repeat another chain of their arm to the bit (arms: "
         f"hd)" in numbers.notes[0]
     )
     assert numbers.chains(numbers.entries("hd")[0]) == (2, 3)
     assert "repeat" not in " ".join(
-        report_numbers.Numbers(plan, frame, Path("nowhere"), anybody=True).notes
+        report_numbers.Numbers(plan, frame, Path("nowhere"), lenient=True).notes
     )
     one = copied.assign(
         value=copied.value.where(~copy | (copied.metric != "recall_64"), 0.3)
     )  # equal but for one number
     assert "repeat" not in " ".join(
-        report_numbers.Numbers(plan, one, Path("nowhere"), anybody=True).notes
+        report_numbers.Numbers(plan, one, Path("nowhere"), lenient=True).notes
     )
 
 

@@ -56,7 +56,8 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
     image = resize(
         round(image.width * scale), round(image.height * scale), Image.Resampling.BICUBIC
     )
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    left = (image.width - size) // 2
+    top = (image.height - size) // 2
     return np.array(image)[top : top + size, left : left + size]
 
 
@@ -203,7 +204,7 @@ def encode(
     Neither a stop nor the number of ranks changes a bit.  Raises UserError, on all ranks, when each
     has ended the shard that it was at.
     """
-    autoencoder = distributed.together(
+    autoencoder = distributed.call_on_all_ranks(
         lambda: autoencoders.load(collection.autoencoder, device, torch.float32)
     )
     listing = distributed.from_rank_0(lambda: find(collection))
@@ -226,11 +227,11 @@ def encode(
 
     for turn in range(math.ceil(len(shards) / distributed.world_size())):
         numbers = mine[turn : turn + 1]
-        made = distributed.together(partial(make, numbers))
+        made = distributed.call_on_all_ranks(partial(make, numbers))
         for about in chain(*distributed.gather(made)):
             images += about["images"]
             broken += about["broken"]
-        distributed.together(check)
+        distributed.call_on_all_ranks(check)
         done += sum(len(shards[number]) for number in numbers)
         progress(done, total)
     names = [name_of(number) for number in range(len(shards))]

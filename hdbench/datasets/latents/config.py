@@ -25,7 +25,7 @@ class ImageCollection(Dataset):
     corrupt_allowed: int = Field(
         default=0,
         ge=0,
-        exclude=True,  # of no digest: raising it goes on with what has been encoded
+        exclude=True,  # not in the digest: raising it resumes from the existing cache
         description="so many broken images are skipped; a cut tar counts as one",
     )
     images_per_shard: int = Field(default=4096, ge=1)

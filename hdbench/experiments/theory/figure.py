@@ -54,7 +54,8 @@ def draw(theory: Theory, results: Results) -> Figure:
         f"Students of {theory.network.layers} hidden layers, {theory.training.steps:,} steps of "
         f"{theory.training.batch} points from fresh weights, with the exact velocity for their "
         f"teacher. Error: root mean square over {theory.noises:,} noises, relative to that of u. "
-        "Structure and detail: 1 is the true law, 0 a law without any. "
+        "Structure and detail: 1 is the true distribution, "
+        "0 a distribution without any. "
         f"Intervals: 95%, t over {len(theory.seeds)} seeds. Samples are of seed {theory.seeds[0]}.",
     )
 
@@ -206,7 +207,7 @@ class Panels:
         axis.set(
             xscale="log",
             xlabel="width of the student",
-            ylabel="kept of the true law",
+            ylabel="kept of the true distribution",
             title="(e) Structure and detail",
         )
         label_ticks(axis, widths)

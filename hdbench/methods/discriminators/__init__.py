@@ -35,9 +35,11 @@ def build_head(name: str, *, layers: int, width: int, grid: int, parameters: int
     def size(hidden: int) -> int:
         return parameter_count(build(layers, width, grid, hidden))
 
-    low, high = 1, 1
+    low = 1
+    high = 1
     while size(high) < parameters:
-        low, high = high, 2 * high
+        low = high
+        high = 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if size(middle) >= parameters else (middle, high)

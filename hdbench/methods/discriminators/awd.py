@@ -61,7 +61,8 @@ class AwdLoss(Head):
         )
 
     def forward(self, tokens: list[Tensor]) -> HeadOutput:
-        w, s = self.token_weights(tokens), self.scores(tokens)
+        w = self.token_weights(tokens)
+        s = self.scores(tokens)
         return HeadOutput(s.flatten(1), w.unsqueeze(1).expand_as(s).flatten(1) / s.shape[1], w)
 
 

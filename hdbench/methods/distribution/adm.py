@@ -71,7 +71,8 @@ class ADM(Matching):
 
     @torch.no_grad()
     def discriminator_inputs(self, networks, x_hat, b):
-        t, c = b["t_gan"], b["c"]
+        t = b["t_gan"]
+        c = b["c"]
         z = interpolate(x_hat, b["eps_fake"], t)
         real = euler_step(networks.real, z, t, c, self.delta)
         fake = euler_step(networks.fake, z, t, c, self.delta)

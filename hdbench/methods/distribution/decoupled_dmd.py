@@ -59,8 +59,10 @@ class DecoupledDMD(Matching):
         return b | {"eps_ca": d.noise(), "t_ca": d.uniform(self.ca_t_min, self.ca_t_max)}
 
     def direction(self, networks, x_hat, b):
-        t, s = b["t_match"], b["t_ca"]
-        z, z_s = interpolate(x_hat, b["eps_match"], t), interpolate(x_hat, b["eps_ca"], s)
+        t = b["t_match"]
+        s = b["t_ca"]
+        z = interpolate(x_hat, b["eps_match"], t)
+        z_s = interpolate(x_hat, b["eps_ca"], s)
         conditional = velocity(networks.teacher)
         g = decoupled_gradient(
             x_hat, z, t, z_s, s, b["c"], networks.real, conditional, networks.fake

@@ -38,5 +38,6 @@ def dmd_gradient(
     """g (B, C, H, W), to be *subtracted* from x_hat: (x_fake - x_real) / mean |x_hat - x_real|, the
     mean per sample.
     """
-    x_real, x_fake = denoised(real, z, t, c), denoised(fake, z, t, c)
+    x_real = denoised(real, z, t, c)
+    x_fake = denoised(fake, z, t, c)
     return (x_fake - x_real) / per_sample(x_hat - x_real)

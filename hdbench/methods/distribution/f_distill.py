@@ -74,7 +74,8 @@ class FDistill(Matching):
         return self
 
     def direction(self, networks, x_hat, b):
-        t, c = b["t_match"], b["c"]
+        t = b["t_match"]
+        c = b["c"]
         z = interpolate(x_hat, b["eps_match"], t)
         g = dmd_gradient(x_hat, z, t, c, networks.real, networks.fake)
         if self.divergence == "rkl":

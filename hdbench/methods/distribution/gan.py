@@ -42,9 +42,8 @@ class GanSettings(Config):
     relative_weight: float = Field(
         default=0.5,
         gt=0,
-        description="RMS of the GAN's image gradient over that of the method's direction, or "
-        "that RMS "
-        "itself for a method without one: the one rule that sets every head's weight",
+        description="RMS of the GAN's image gradient over that of the method's direction, or that "
+        "RMS itself for a method without one; the same for every head",
     )
     t_min: float = Field(default=0.02, ge=0, le=1)
     t_max: float = Field(default=0.7, ge=0, le=1)
@@ -79,9 +78,11 @@ class HingeOnTeacher(GanSettings):
 def critic_loss(real: HeadOutput, fake: HeadOutput, kind: str) -> Tensor:
     """Mean over the batch of the weighted sum over logits; a scalar."""
     if kind == "hinge":
-        on_real, on_fake = F.relu(1 - real.logits), F.relu(1 + fake.logits)
+        on_real = F.relu(1 - real.logits)
+        on_fake = F.relu(1 + fake.logits)
     else:
-        on_real, on_fake = F.softplus(-real.logits), F.softplus(fake.logits)
+        on_real = F.softplus(-real.logits)
+        on_fake = F.softplus(fake.logits)
     return (real.weights * on_real).sum(1).mean() + (fake.weights * on_fake).sum(1).mean()
 
 

@@ -161,7 +161,8 @@ class GeneratorObjective(Objective):
 
     def critic(self, networks: Networks, b: Batch) -> Loss:
         """Flow matching of the fake score on the generator's samples, and the head's loss."""
-        losses, scalars = [], {}
+        losses = []
+        scalars = {}
         z, t, c = self.start(networks.student, b)
         with torch.no_grad():
             x_hat = consistency(networks.student, z, t, c)
@@ -207,7 +208,9 @@ class GeneratorObjective(Objective):
     def generator(self, networks: Networks, b: Batch, regulariser: Update | None = None) -> Loss:
         """The surrogate whose gradient is the direction and the GAN's, and the regulariser."""
         x_hat = consistency(networks.student, *self.start(networks.student, b))
-        g, size, scalars = None, 1.0, {}
+        g = None
+        size = 1.0
+        scalars = {}
         if self.directed:
             g, of_direction = self.direction(networks, x_hat.detach(), b)
             size = rms(g)
@@ -232,8 +235,8 @@ class GeneratorObjective(Objective):
         """Gradient (B, C, H, W) of the generator's GAN loss in x_hat."""
 
         def score(x: Tensor) -> Tensor:
-            verdict = networks.judge(self.perturb(networks, x, b), self.gan.blocks)
-            return generator_loss(verdict, self.gan.loss)
+            output = networks.judge(self.perturb(networks, x, b), self.gan.blocks)
+            return generator_loss(output, self.gan.loss)
 
         return image_gradient(score, x_hat)
 
@@ -251,7 +254,10 @@ class GeneratorObjective(Objective):
 
     def updates(self, problem):
         networks = self.networks(problem)
-        modules, rates, options, regulariser = {}, {}, {}, None
+        modules = {}
+        rates = {}
+        options = {}
+        regulariser = None
         if networks.fake_network is not None:
             modules["fake"] = networks.fake_network
             rates["fake"] = self.fake_learning_rate
@@ -363,8 +369,10 @@ def simulate(
     The noises (B, C, H, W) are those of steps 1, 2, ...; all rows go through all steps, so that
     ranks call u equally often.
     """
-    z, t = eps, torch.ones(len(eps), device=eps.device)
-    start, times = z, t
+    z = eps
+    t = torch.ones(len(eps), device=eps.device)
+    start = z
+    times = t
     for number, noise in enumerate(noises, start=1):
         x = consistency(u, z, t, c)
         t = torch.full_like(t, 1 - number / (len(noises) + 1))

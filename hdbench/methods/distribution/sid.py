@@ -40,7 +40,9 @@ class SiD(Matching):
     fake_steps_per_generator_step: int = Field(default=1, ge=1)
 
     def direction(self, networks, x_hat, b):
-        eps, t, c = b["eps_match"], b["t_match"], b["c"]
+        eps = b["eps_match"]
+        t = b["t_match"]
+        c = b["c"]
         return sid_gradient(x_hat, eps, t, c, networks.real, networks.fake, self.alpha), {}
 
     def extra_passes(self, depth, guided):
@@ -54,7 +56,8 @@ def sid_loss(
     """(B,): sums over C, H, W, divided by the sample's mean |x_hat - x_real|,
     which is held fixed.
     """
-    x_real, x_fake = denoised(real, z, t, c), denoised(fake, z, t, c)
+    x_real = denoised(real, z, t, c)
+    x_fake = denoised(fake, z, t, c)
     d = x_real - x_fake
     loss = ((1 - alpha) * d + x_fake - x_hat) * d / per_sample(x_hat - x_real).detach()
     return loss.flatten(1).sum(1)

@@ -52,7 +52,8 @@ class MeanFlow(Regression):
         """
         a = d.uniform()
         b = d.uniform()
-        r, t = torch.minimum(a, b), torch.maximum(a, b)
+        r = torch.minimum(a, b)
+        t = torch.maximum(a, b)
         moving = d.split(round(self.prob_r_equals_t * d.batch))
         ones = d.split(d.batch - round(self.prob_t_equals_1 * d.batch))
         t[ones.at :] = 1.0
@@ -115,7 +116,11 @@ def meanflow_residual(
         residuals.append(regressed[: moving.at])
     if moving.after:
         rows = slice(moving.at, None) if n else slice(0, 1)
-        z, r, t, c, v = z[rows], r[rows], t[rows], c[rows], v[rows]
+        z = z[rows]
+        r = r[rows]
+        t = t[rows]
+        c = c[rows]
+        v = v[rows]
         value, du_dt = jvp(
             lambda z, r, t: u(z, r, t, c), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t))
         )

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from hdbench.core.errors import UserError
-from hdbench.core.sharding import own_part
+from hdbench.core.sharding import to_local
 from hdbench.flow.path import MeanVelocity, expand, interpolate
 from hdbench.methods.base import Batch, Passes, Regression
 
@@ -77,7 +77,7 @@ class Progressive(Regression):
             if step and number > self.round_at(step - 1, steps):
                 states = previous.state_dict().values(), problem.student.state_dict().values()
                 for old, new in zip(*states, strict=True):
-                    own_part(old).copy_(own_part(new))
+                    to_local(old).copy_(to_local(new))
 
         def ema_start(step: int, steps: int) -> int:
             return -(-self.round_at(step, steps) * steps // self.rounds())

@@ -74,7 +74,9 @@ class Shortcut(Regression):
 
         def residual(b: Batch) -> Tensor:
             z = interpolate(b["x"], b["eps"], b["t"])
-            r, t, c = b["r"], b["t"], b["c"]
+            r = b["r"]
+            t = b["t"]
+            c = b["c"]
             target = shortcut_target(
                 problem.student, problem.teacher_velocity, z, r, t, c, self.finest, b["moving"]
             )

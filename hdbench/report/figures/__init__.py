@@ -42,12 +42,12 @@ def draw(
     results: Path,
     out: Path | None,
     frame: pd.DataFrame | None = None,
-    anybody: bool = False,
+    lenient: bool = False,
 ) -> list[Path]:
-    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`anybody`:
+    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`lenient`:
     as Numbers); the paths.
 
-    From anybody's metrics, a figure for which there is nothing does not replace one that is there.
+    From foreign metrics, a figure for which there is nothing does not replace one that is there.
     """
     folder = figures_folder(plan, results, out)
     pictures: dict[Path, bytes] = {}
@@ -55,12 +55,12 @@ def draw(
     for name, kind in FIGURES.load().items():
         figure = kind()
         if figure.tables not in known:
-            part = figure.part(plan)
-            known[figure.tables] = part, _numbers(plan, part, results, frame, anybody)
-        part, numbers = known[figure.tables]
+            shown = figure.part(plan)
+            known[figure.tables] = shown, _numbers(plan, shown, results, frame, lenient)
+        shown, numbers = known[figure.tables]
         with plt.rc_context(STYLE):
-            drawing = figure.draw(Sources(part, results, numbers))
-            if anybody and drawing.get_label() == NOTHING and (folder / f"{name}.png").exists():
+            drawing = figure.draw(Sources(shown, results, numbers))
+            if lenient and drawing.get_label() == NOTHING and (folder / f"{name}.png").exists():
                 plt.close(drawing)
             else:
                 pictures |= pictures_of(drawing, folder / name)
@@ -69,9 +69,9 @@ def draw(
 
 
 def _numbers(
-    plan: Plan, part: Plan, results: Path, frame: pd.DataFrame | None, anybody: bool
+    plan: Plan, shown: Plan, results: Path, frame: pd.DataFrame | None, lenient: bool
 ) -> Numbers | None:
-    """The numbers of a part of the plan."""
+    """The numbers of the part of the plan that is shown."""
     if frame is None:
         return None
-    return Numbers(part, frame[~frame.arm.isin(plan.arms.keys() - part.arms)], results, anybody)
+    return Numbers(shown, frame[~frame.arm.isin(plan.arms.keys() - shown.arms)], results, lenient)

@@ -44,15 +44,15 @@ class PrecisionRecall(Figure):
         points = sources.numbers_of(entries, *map(numbers.counted, ("recall", "precision")))
         if not points:
             return nothing(sources, "the metrics have none of its arms")
-        figure, (whole, part) = plt.subplots(1, 2, figsize=(7.2, 4.4), layout="constrained")
-        for axis in (whole, part):
-            draw_points(axis, sources, points, enlarged=axis is part)
+        figure, (full, inset) = plt.subplots(1, 2, figsize=(7.2, 4.4), layout="constrained")
+        for axis in (full, inset):
+            draw_points(axis, sources, points, enlarged=axis is inset)
             axis.set(xlabel="recall: share of real images near samples")
-        whole.set(
+        full.set(
             ylabel="precision: share of samples near real images",
             title="All, with 95% intervals both ways",
         )
-        frame_stage_two(whole, part, sources, points)
+        frame_stage_two(full, inset, sources, points)
         arms = [entry.arm for entry in points if plan.arms[entry.arm].refine]
         models = dict.fromkeys(entry.arm for entry in points if not plan.arms[entry.arm].real)
         letters = {head: rf"$\mathrm{{{letter}}}$" for head, letter in HEAD_LETTERS.items()}
@@ -117,21 +117,22 @@ def name_point(axis: Axes, sources: Sources, entry: Entry, place: tuple[float, f
     )
 
 
-def frame_stage_two(whole: Axes, part: Axes, sources: Sources, points: Points) -> None:
-    """The part around stage 2: the limits of its axis, and a frame in the whole."""
+def frame_stage_two(full: Axes, inset: Axes, sources: Sources, points: Points) -> None:
+    """The surroundings of stage 2: limits of the inset, and a frame in the full plot."""
     arms = sources.plan.arms
     near = [[r.value, p.value] for entry, (r, p) in points.items() if arms[entry.arm].refine]
     if not near:
-        part.set_axis_off()
+        inset.set_axis_off()
         return
-    low, high = np.min(near, 0), np.max(near, 0)
+    low = np.min(near, 0)
+    high = np.max(near, 0)
     margin = 0.12 * (high - low) + 0.004
     left, bottom = low - margin
     right, top = high + margin
-    part.set(
+    inset.set(
         xlim=(left, right), ylim=(bottom, top), title="Part in the frame, larger, without intervals"
     )
     frame = Rectangle(
         (left, bottom), right - left, top - bottom, fill=False, edgecolor="0.2", linewidth=0.7
     )
-    whole.add_patch(frame)
+    full.add_patch(frame)

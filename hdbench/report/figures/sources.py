@@ -70,7 +70,7 @@ class Sources:
         return shown
 
     def notes(self, arms: Iterable[str], *said: str) -> str:
-        """What stands under a figure."""
+        """The note under a figure."""
         parts = [self.plan.suite.title, *said]
         if any("†" in self.label(arm) for arm in arms):
             parts.append("†\u00a0Reconstruction: the paper gives no formula")

@@ -28,25 +28,15 @@ from hdbench.suite.arms import describe, equal_total, head_name, head_of
 from hdbench.suite.plan import Plan
 
 matplotlib.use("Agg")
-(
-    BLACK,
-    ORANGE,
-    SKY,
-    GREEN,
-    YELLOW,
-    BLUE,
-    VERMILION,
-    PURPLE,
-) = (  # Okabe and Ito's colours, for every kind of sight
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-)
+# Okabe-Ito palette (colour-blind safe)
+BLACK = "#000000"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+YELLOW = "#F0E442"
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+PURPLE = "#CC79A7"
 ALL_HEADS = ("none", *HEADS.load())
 HEAD_COLOURS = dict(
     zip(ALL_HEADS, cycle((BLACK, ORANGE, GREEN, SKY, VERMILION, BLUE, PURPLE, YELLOW)))

@@ -59,10 +59,8 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
         .groupby(["suite", "arm"])
         .value.first()
     )
-    keys, references = (
-        ["suite", "arm", "nfe", "protocol", "n"],
-        {text.rpartition(":")[2] for text in ours.protocol},
-    )
+    keys = ["suite", "arm", "nfe", "protocol", "n"]
+    references = {text.rpartition(":")[2] for text in ours.protocol}
     return [
         _line(benchmark, rows, dict(zip(keys, key, strict=True)), parameters, len(references) > 1)
         for key, rows in ours.groupby(keys, dropna=False, sort=False)
@@ -80,7 +78,8 @@ def _line(
     references, its own.
     """
     method = key["arm"] if key["suite"] == "evaluate" else f"{key['suite']}: {key['arm']}"
-    chains, wanted = rows.seed.nunique(dropna=False), PROTOCOLS[benchmark.protocol].n
+    chains = rows.seed.nunique(dropna=False)
+    wanted = PROTOCOLS[benchmark.protocol].n
     shown = {
         column: rows[rows.metric == with_count(metric, key["n"])]
         for column, (_, metric) in benchmark.columns.items()

@@ -136,7 +136,8 @@ def shown_arms(plan: Plan, table: Table) -> list[str]:
 
 def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Value]) -> str:
     """Footnote marks of a row: reconstruction, missing, fewer chains, not a number."""
-    arm, (have, all_chains) = numbers.plan.arms[entry.arm], numbers.chains(entry)
+    arm = numbers.plan.arms[entry.arm]
+    have, all_chains = numbers.chains(entry)
     rows = numbers.of(entry)
     fewer = 0 < have < all_chains or any(  # a column alone may lack a chain that the row has
         0 < len(numbers.of(entry, column.key)) < have for column in columns if column.expected
@@ -239,17 +240,17 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
 
 
 def write_tables(
-    plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, anybody: bool = False
+    plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, lenient: bool = False
 ) -> list[Path]:
     """All tables into out/<suite>/ or results/<suite>/tables/; the paths.
 
     Each is csv, md, tex and html, beside the metrics that they were rendered from.
 
-    `anybody`: the metrics need not be of the present version of the suite; what cannot be used is
-    left out and said.
+    `lenient`: the metrics need not be of the present version of the suite; what cannot be used is
+    left out and reported.
     """
     tables = tables_of(plan)
-    numbers = Numbers(plan, frame, results, anybody)
+    numbers = Numbers(plan, frame, results, lenient)
     folder = tables_folder(plan, results, out)
     written = [folder / "metrics.csv"]
     write_atomic(written[0], frame.to_csv(index=False, lineterminator="\n"))
@@ -284,7 +285,8 @@ def print_main(
     )
     for note in [shown.caption, *shown.notes]:
         print(textwrap.fill(note, width))
-    tables, report = tables_folder(plan, results, out), results / plan.name / "report.html"
+    tables = tables_folder(plan, results, out)
+    report = results / plan.name / "report.html"
     figures = figures_folder(plan, results, out)
     missing = (
         ""

@@ -189,8 +189,8 @@ class Costs:
 
     def of_reference(self, stage: Stage) -> Cost:
         """Two parts of train and test; of a named protocol as many images as there are samples."""
-        own = isinstance(stage.config, ReferenceStage)
-        n = 3 * stage.config.samples if own else self.plan.suite.evaluation.samples
+        of_suite = isinstance(stage.config, ReferenceStage)
+        n = 3 * stage.config.samples if of_suite else self.plan.suite.evaluation.samples
         return self.measured(stage, n)
 
     def of_evaluation(self, stage: Stage) -> Cost:

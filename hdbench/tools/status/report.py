@@ -49,13 +49,13 @@ def kinds_table(frame: pd.DataFrame) -> str:
     """By kind the number of stages in each state, the time of one, and what is left."""
     counts = frame.groupby(["kind", "state"]).size().unstack(fill_value=0)
     counts = counts.reindex(columns=STATES, fill_value=0)
-    each = frame.groupby("kind").seconds.median()
+    median = frame.groupby("kind").seconds.median()
     left = frame.groupby("kind").left.sum(skipna=False)
     cells = []
     for kind in KINDS:
         if kind in counts.index:
             time_left = duration(left[kind]) if math.isfinite(left[kind]) else "unknown"
-            cells.append([kind, *counts.loc[kind], duration(each[kind]), time_left])
+            cells.append([kind, *counts.loc[kind], duration(median[kind]), time_left])
     return tabulate(
         cells,
         ["stages", *STATES, "time each", "left"],
