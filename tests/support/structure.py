@@ -51,7 +51,7 @@ class Import:
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """A function or method with its length in lines, decorators included."""
+    """A function or method with its length in lines from `def`; decorators declare."""
 
     module: str
     name: str
@@ -223,8 +223,7 @@ def _blocks(tree: ast.Module) -> Iterator[tuple[list[ast.stmt], bool]]:
 
 
 def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    return (node.end_lineno or node.lineno) - first + 1
+    return (node.end_lineno or node.lineno) - node.lineno + 1
 
 
 def _asks_for_attribute(node: ast.AST) -> bool:

@@ -13,7 +13,7 @@ from tests.support.structure import LAYERS, Source, folders_of
 
 # 2026-11-29: what does not hold yet, counted by folder; an entry goes when its folder is in order.
 OPEN_IMPORTS: dict[str, int] = {}  # in functions, without a reason
-OPEN_FUNCTIONS = {"cli": 1}  # over 60 lines
+OPEN_FUNCTIONS: dict[str, int] = {}  # over 60 lines
 OPEN_ATTRIBUTES: dict[str, int] = {}  # hasattr, getattr(x, "literal")
 OPEN_FILLERS: dict[str, int] = {}  # variables named found, own, each or part
 
