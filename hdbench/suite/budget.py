@@ -29,9 +29,9 @@ def total_cost(plan: Plan, arm: Arm) -> float:
     """
     trained = [training for training in (arm.trajectory, arm.refine) if training]
     pairs = {pairs for training in trained if (pairs := training.objective.pairs_needed())}
-    return sum(training.planned_steps * cost_per_step(plan, training) for training in trained) + sum(
-        pairs_cost(needed, plan.suite.teacher.guidance.active) for needed in pairs
-    )
+    return sum(
+        training.planned_steps * cost_per_step(plan, training) for training in trained
+    ) + sum(pairs_cost(needed, plan.suite.teacher.guidance.active) for needed in pairs)
 
 
 def resolve_steps(plan: Plan, name: str, source: str) -> Arm:

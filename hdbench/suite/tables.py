@@ -14,10 +14,14 @@ class TableOptions(Config):
 
     caption: str | None = None
     rows: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="these arms, in this order, in place of the default ones"
+        default=None,
+        min_length=1,
+        description="these arms, in this order, in place of the default ones",
     )
     also: tuple[str, ...] = Field(default=(), description="arms beside the default ones")
-    without: tuple[str, ...] = Field(default=(), description="arms of the default ones that are left out")
+    without: tuple[str, ...] = Field(
+        default=(), description="arms of the default ones that are left out"
+    )
     against: tuple[str, ...] | None = Field(
         default=None, description="arms to which paired differences are shown"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,9 +215,7 @@ def flaw_of(images: HeldOut, patch: int) -> tuple[dict[str, Measured], Tensor]:
     return shares, wrong
 
 
-def measures_of(
-    judgement: Judgement, images: HeldOut, wrong: Tensor | None
-) -> dict[str, Measured]:
+def measures_of(judgement: Judgement, images: HeldOut, wrong: Tensor | None) -> dict[str, Measured]:
     """The measures of a head, none if it diverged; its weight on `wrong` tokens if given."""
     clean = judgement.clean.double().numpy()
     flawed = judgement.flawed.double().numpy()
