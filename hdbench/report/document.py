@@ -230,7 +230,10 @@ def _fitted(document: Document) -> list[str]:
     """
     width = len(document.columns)
     last = width if width <= 12 else 8
-    panels = [range(last), *([[0, 1, 2, *range(last, width)]] if last < width else [])]
+    panels: list[Sequence[int]] = [
+        range(last),
+        *([[0, 1, 2, *range(last, width)]] if last < width else []),
+    ]
     tabulars = [
         _tabular(
             "".join(document.alignment[index] for index in kept),

@@ -43,6 +43,7 @@ def paired_difference(
     values = []
     influences = []
     for row in (row_a, row_b):
+        path = results  # until an evaluation's, of which every row has one
         for stage in plan.evaluations(row):
             path, _ = artifact.load(results, stage)
             table = pd.read_csv(path / "metrics.csv", index_col="metric")

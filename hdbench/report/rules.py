@@ -57,7 +57,7 @@ class Hypothesis(Config):
 
     @property
     def bound(self) -> float:
-        return self.below if self.above is None else self.above
+        return next(bound for bound in (self.above, self.below) if bound is not None)
 
 
 class Claim(Config):

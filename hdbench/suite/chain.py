@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hdbench.core.config import C, Config
 from hdbench.core.errors import UserError
 from hdbench.flow.guidance import Guidance
-from hdbench.methods.base import Pairs
+from hdbench.methods.base import Objective, Pairs
 from hdbench.methods.distribution.gan import GanSettings
 from hdbench.metrics import METRICS
 from hdbench.suite.budget import resolve_steps
@@ -304,7 +304,11 @@ def without_unread(config: C) -> C:
     changes = {}
     for field in type(config).model_fields:
         value = getattr(config, field)
-        if isinstance(value, GanSettings) and config.head()[0] == "none":
+        if (
+            isinstance(value, GanSettings)
+            and isinstance(config, Objective)
+            and config.head()[0] == "none"
+        ):
             changes[field] = GanSettings()
         elif isinstance(value, Pairs):
             changes[field] = Pairs()

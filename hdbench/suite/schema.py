@@ -221,7 +221,7 @@ class Evaluation(Config):
     @property
     def distance(self) -> str:
         """The metric by which arms are compared."""
-        return PROTOCOLS[self.protocol].distance
+        return PROTOCOLS[self.protocol].distance or ""  # every protocol of suites has one
 
 
 class Baseline(Config):

@@ -69,7 +69,8 @@ class Forest(Figure):
             axis.spines["left"].set_visible(False)
             axis.tick_params(axis="y", length=0)
             say_sides(axis)
-        figure.get_layout_engine().set(wspace=0.08)
+        # the stub knows the base class alone, whose `set` has no options
+        figure.get_layout_engine().set(wspace=0.08)  # pyright: ignore[reportCallIssue]
         intervals = {
             arm: i for groups in grouped for group in groups.values() for arm, i in group.items()
         }

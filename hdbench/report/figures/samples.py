@@ -81,7 +81,9 @@ def sampled(sources: Sources, count: int) -> list[Line]:
     return lines
 
 
-def draw_line(figure: plt.Figure, place: tuple[float, ...], images: torch.Tensor) -> None:
+def draw_line(
+    figure: plt.Figure, place: tuple[float, float, float, float], images: torch.Tensor
+) -> None:
     """Images side by side in one axis, white lines between."""
     pixels = np.pad(
         images.permute(2, 0, 3, 1).numpy(), ((0, 1), (0, 0), (0, 1), (0, 0)), constant_values=255

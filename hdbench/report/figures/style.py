@@ -150,7 +150,7 @@ def point_style(plan: Plan, arm: str) -> dict:
     """Colour is the head, and what was not trained by stage 2 grey; open where the total compute is
     made equal.
     """
-    colour = HEAD_COLOURS.get(head_of(plan.arms[arm]), REFERENCE)
+    colour = HEAD_COLOURS.get(head_of(plan.arms[arm]) or "", REFERENCE)
     return {
         "marker": markers(plan)[arm],
         "color": colour,
@@ -209,7 +209,7 @@ def legends(figure: Figure, columns: dict[str, list[Line2D]], wide: Sequence[str
     places = {0: (), 1: (0.5,), 2: (0, 1), 3: (0, 0.5, 1)}[len(columns)]
     for place, (title, handles) in zip(places, columns.items(), strict=True):
         side = {0: "left", 0.5: "center", 1: "right"}[place]
-        figure.legend(
+        figure.legend(  # pyright: ignore[reportCallIssue]  # the stub's `loc` is literal texts
             handles=handles,
             title=title,
             loc=f"upper {side}",
@@ -308,5 +308,5 @@ def by_kind(plan: Plan) -> dict[str, list[str]]:
 
 
 def head_style(plan: Plan, arm: str) -> dict:
-    head = head_of(plan.arms[arm])
+    head = head_of(plan.arms[arm]) or ""
     return {"color": HEAD_COLOURS.get(head, REFERENCE), "linestyle": HEAD_LINES.get(head, "-")}

@@ -14,8 +14,10 @@ from hdbench.core.errors import UserError
 from hdbench.evaluation.protocols import protocol_named
 from hdbench.methods.base import Passes, total
 from hdbench.methods.discriminators import parameter_count
+from hdbench.networks.config import SanaConfig
 from hdbench.networks.flops import forward_flops
 from hdbench.suite.plan import Plan
+from hdbench.suite.schema import ClipText
 from hdbench.suite.stage import ReferenceStage, Stage
 from hdbench.tools.cost.model import CostModel
 from hdbench.tools.memory.held import Memory
@@ -153,12 +155,13 @@ class Costs:
         return Cost(disk=4 * parameter_count(self.memory.network(stage.config.network, False)))
 
     def of_text(self, stage: Stage) -> Cost:
-        if not self.latents:
-            return Cost()
         suite = self.plan.suite
+        network, text = suite.network, suite.text
+        if not self.latents or not isinstance(network, SanaConfig) or isinstance(text, ClipText):
+            return Cost()
         encoder = self.model.text_encoder
         prompts = self.images() + suite.evaluation.samples
-        token = suite.network.caption_width * ITEM[suite.text.dtype]
+        token = network.caption_width * ITEM[text.dtype]
         return Cost(
             flops={"bfloat16": prompts * encoder.tokens * encoder.flops_per_token},
             disk=prompts * encoder.tokens_kept * token,

@@ -70,7 +70,9 @@ class Memory:
                     channels=data.channels,
                     classes=data.classes,
                     mean_velocity=mean_velocity,
-                    conditions=text and Unencoded(text.tokens, config.caption_width),
+                    conditions=Unencoded(text.tokens, config.caption_width)
+                    if text and isinstance(config, SanaConfig)
+                    else None,
                 )
         return self._networks[key]
 
