@@ -25,12 +25,12 @@ from hdbench.suite import load
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
-from hdbench.suite.reading import SUITES, read_recipe, read_suite
+from hdbench.suite.reading import read_recipe, read_suite
 from hdbench.suite.stage import Stage
 from tests.support import paper_scale
+from tests.support.shipped import SUITES as SHIPPED
 from tests.support.tiny import REPOSITORY, tiny_plan
 
-SHIPPED = sorted(path.stem for path in (REPOSITORY / SUITES).glob("*.yaml"))
 PERMISSIONS = {"dataset.corrupt_allowed"}  # read, and in no digest: see the field
 Path_ = tuple[str, ...]
 

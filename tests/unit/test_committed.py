@@ -11,6 +11,7 @@ from hdbench.report.rules import read_rules
 from hdbench.report.tables import write_tables
 from hdbench.report.validation import expected_digests, of_suite
 from hdbench.suite.load import load_plan
+from tests.support import shipped
 from tests.support.tiny import REPOSITORY
 
 COMMITTED = REPOSITORY / "paper_tables"
@@ -20,7 +21,7 @@ COMMITTED = REPOSITORY / "paper_tables"
 def test_committed_tables_are_renderings_of_the_committed_metrics(suite, tmp_path, monkeypatch):
     """Suites of several chains; with one, intervals are of artifacts that are not committed."""
     monkeypatch.chdir(REPOSITORY)
-    plan = load_plan(suite)
+    plan = shipped.as_shipped(load_plan(suite))
     frame = of_suite(plan, read_metrics(COMMITTED / suite / "metrics.csv"), [])
     frame = frame.assign(digest=expected_digests(plan, frame))  # whatever its stages' ids were
     write_tables(plan, frame, tmp_path, tmp_path)

@@ -34,6 +34,7 @@ from hdbench.tools.cost.model import read_model
 from hdbench.tools.cost.report import estimate, report, to_do
 from hdbench.tools.memory.activations import activations
 from hdbench.tools.memory.held import Memory
+from tests.support import shipped
 from tests.support.material import inception_weights
 from tests.support.tiny import REPOSITORY, TINY, run_until, stage_of, tiny_plan, write_suite
 from tests.workflow.test_workflow import (
@@ -42,7 +43,6 @@ from tests.workflow.test_workflow import (
 )
 
 MODEL = REPOSITORY / "workflow/cost.yaml"
-SUITES = sorted(path.stem for path in (REPOSITORY / "workflow/suites").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True)
@@ -473,7 +473,7 @@ def test_an_updates_activations_are_what_autograd_keeps(tmp_path, kind, changes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", shipped.SUITES)
 def test_every_suite_has_a_cost(suite, model, tmp_path):
     plan = load_plan(suite)
     text = report(plan, to_do(plan, tmp_path), model, REPOSITORY / "paper_tables")

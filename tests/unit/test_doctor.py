@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from hdbench.cli import main
 from hdbench.networks.checkpoints import names
 from hdbench.suite.load import load_plan
-from hdbench.suite.reading import SUITES
 from hdbench.tools.doctor import sources as public_sources
+from tests.support import shipped
 from tests.support.material import inception_weights, pictures, write_folder
 from tests.support.pipelines import CHANNELS, FACTOR, kl_autoencoder, sana_pipeline
 from tests.support.tiny import REPOSITORY, write_suite
@@ -64,9 +64,7 @@ def sit(path: Path, extra: str | None = None) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "suite", sorted(path.stem for path in (REPOSITORY / SUITES).glob("*.yaml"))
-)
+@pytest.mark.parametrize("suite", shipped.SUITES)
 def test_every_suite_says_what_it_needs_or_that_it_needs_nothing(suite, tmp_path):
     code, lines = run("--suite", suite, "--results", tmp_path)
     if load_plan(suite).suite.data.name != "images":

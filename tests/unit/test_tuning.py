@@ -8,13 +8,13 @@ from click.testing import CliRunner
 
 from hdbench.cli import main
 from hdbench.experiments.tuning import TUNED, chosen, grid, settings
-from hdbench.methods.discriminators import HEADS
 from hdbench.metrics.records import COLUMNS, read_metrics
 from hdbench.report.claims import judge
 from hdbench.report.numbers import Numbers
 from hdbench.report.rules import RULES, read_rules
 from hdbench.suite.arms import head_of
 from hdbench.suite.load import load_plan
+from tests.support import shipped
 from tests.support.tiny import REPOSITORY
 from tests.unit.test_tables import synthetic
 
@@ -31,7 +31,7 @@ def plans():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
         return {
-            name: load_plan(name)
+            name: shipped.as_shipped(load_plan(name))
             for name in ("local_flaws", "local_flaws_tuning", "textured_digits")
         }
 
@@ -58,7 +58,7 @@ def metrics(plan, best: dict[str, str], metric: str = "fd_train_4k") -> pd.DataF
 
 def test_every_head_has_the_same_grid_and_size(plans):
     tuning = plans["local_flaws_tuning"]
-    assert grid(tuning).keys() == HEADS.keys()
+    assert set(grid(tuning)) == set(shipped.HEADS)
     for arms in grid(tuning).values():
         assert [settings(tuning, arm) for arm in arms] == [
             {"learning_rate": rate, "relative_weight": weight}
@@ -89,7 +89,7 @@ def test_the_suites_differ_in_chains_and_in_the_heads_tuned_values_alone(plans):
         "teacher",
         "td",
         "hd",
-        *(f"hd_{head}" for head in HEADS),
+        *(f"hd_{head}" for head in shipped.HEADS),
     ]
     for head, arms in grid(tuning).items():
         own = suite.arms[f"hd_{head}"]
