@@ -12,7 +12,6 @@ import pandas as pd
 from scipy import stats
 
 from hdbench.core.errors import UserError
-from hdbench.metrics import METRICS
 
 COLUMNS = {
     "suite": "str",
@@ -27,7 +26,6 @@ COLUMNS = {
     "digest": "str",
 }
 KEY = ["arm", "seed", "nfe", "metric"]
-SHARES = tuple(name for name, metric in METRICS.items() if (metric.low, metric.high) == (0, 1))
 
 
 def with_count(metric: str, n: int) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from hdbench.core.errors import UserError
-from hdbench.metrics.records import KEY, SHARES, check, with_count
+from hdbench.metrics import metric_of
+from hdbench.metrics.records import KEY, check, with_count
 from hdbench.suite.plan import Plan
 
 
@@ -101,12 +102,15 @@ def _miscounted(frame: pd.DataFrame) -> pd.Series:
 
 
 def _impossible(frame: pd.DataFrame) -> pd.Series:
-    shares = frame.metric.str.startswith(SHARES)
     cost = frame.protocol == "cost"
-    positive = shares | cost | frame.metric.str.startswith(("fd_", "power_"))
+    kinds = {name: metric_of(name) for name in set(frame.metric)}
+    out_of_range = [
+        not math.isnan(value) and (kind := kinds[name]) is not None and not kind.is_possible(value)
+        for name, value in zip(frame.metric, frame.value, strict=True)
+    ]
     return (
-        (frame.value < 0) & positive
-        | (frame.value > 1) & shares
+        _series(out_of_range, frame) & ~cost
+        | (frame.value < 0) & cost
         | (frame.value.abs() > 1e9) & ~cost
         | (frame.se < 0)
         | np.isinf(frame.se)

@@ -115,9 +115,12 @@ def resumption(stage: Stage, work: Path) -> list[str]:
     try:
         with safe_open(work / CHECKPOINT, "pt") as file:
             step = int(file.metadata()["step"])
-        made_with = json.loads((work / SOURCES).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return []  # a broken checkpoint is refused when it is loaded
+    try:
+        made_with = json.loads((work / SOURCES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        made_with = {}
     present = sources_of(stage)
     return [f"{stage.id} goes on from step {step} of {stage.training.steps}"] + [
         f"{file} has changed since that checkpoint was made; --again starts afresh"

@@ -34,6 +34,8 @@ def plain(value: Any) -> Any:
     """A configuration with all its fields, those too that no digest covers."""
     if isinstance(value, Config):
         return {field: plain(getattr(value, field)) for field in type(value).model_fields}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 

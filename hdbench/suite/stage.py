@@ -219,8 +219,8 @@ def configs_in(value: Any) -> Iterator[Config]:
         yield value
         for field in type(value).model_fields:
             yield from configs_in(getattr(value, field))
-    elif isinstance(value, tuple | list):
-        for item in value:
+    elif isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from configs_in(item)
 
 

@@ -29,6 +29,7 @@ from hdbench.networks.config import TransformerConfig
 from hdbench.networks.transformer import Transformer
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
+from tests.support import shipped
 from tests.support.counting import flattened
 from tests.support.oracles import (
     Gaussian,
@@ -582,7 +583,7 @@ def test_awd_queries_of_a_layer_learn_different_weights():
     assert torch.stack(by_query).std(dim=-1).max() > 1e-5
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", shipped.HEADS)
 def test_weights_of_every_head_sum_to_one(name):
     module = head(HEADS[name], queries=2.0)
     verdict = module(tokens())
@@ -596,7 +597,7 @@ def test_weights_of_every_head_sum_to_one(name):
     assert (verdict.weights >= 0).all() and (verdict.token_weights >= 0).all()
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", shipped.HEADS)
 def test_heads_judge_samples_one_by_one_and_read_every_layer_and_token(name):
     module = head(HEADS[name], queries=1.0)
     real = tokens()
@@ -693,7 +694,7 @@ def test_normalised_entropy():
 # parameter budgets of the heads
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", shipped.HEADS)
 @pytest.mark.parametrize(
     ("layers", "width", "grid", "budget"),
     [
@@ -835,7 +836,7 @@ def test_cost_of_trajectory_objectives(objective, guidance):
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @pytest.mark.parametrize(
     ("discriminator", "feature_network", "r1_weight"),
-    [("none", "teacher", 0.0), *product(HEADS, ["teacher", "fake"], [0.0, 0.5])],
+    [("none", "teacher", 0.0), *product(shipped.HEADS, ["teacher", "fake"], [0.0, 0.5])],
 )
 def test_cost_of_distribution_matching(discriminator, feature_network, r1_weight, guidance):
     """Features run through 3 of 4 blocks; the frozen teacher's see a backward to the image, the

@@ -810,6 +810,7 @@ def test_anybodys_metrics_are_rendered_and_what_is_wrong_with_them_said(tmp_path
         ("fd_test_64", 1e300),
         ("fd_test_64", -3.0),
         ("power_band1_64", -0.1),
+        ("classifier_score_64", -1.0),
     ):
         impossible = frame.assign(
             value=frame.value.where((frame.arm != "hd") | (frame.metric != metric), value)
