@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -23,8 +23,16 @@ class Registry(Mapping[str, type[T]]):
     the module of its base class.  Iteration sees what is loaded.
     """
 
-    def __init__(self, group: str, base: type[T], builtin: Iterable[type[T]] = ()) -> None:
+    def __init__(
+        self,
+        group: str,
+        base: type[T],
+        builtin: Iterable[type[T]] = (),
+        check: Callable[[type[T]], str] = lambda cls: "",
+    ) -> None:
+        """`check` says what else is wrong with a class of this kind, as the rest of a sentence."""
         self.group = group
+        self.check = check
         self.base = base
         self.origins: dict[str, str] = {}  # the distribution that a class comes from, by name
         self._classes: dict[str, type[T]] = {}
@@ -110,11 +118,23 @@ class Registry(Mapping[str, type[T]]):
             return f"is not a class derived from {self.base.__module__}.{self.base.__name__}"
         if inspect.isabstract(cls):
             return f"lacks {', '.join(sorted(cls.__abstractmethods__))}"
-        return "" if _name(cls) else "has no name; give it `name`"
+        if not _name(cls):
+            return "has no name; give it `name`"
+        lacking = [name for name in _declared(self.base) if name not in dir(cls)]
+        return f"lacks {', '.join(lacking)}" if lacking else self.check(cls)
 
 
 def _distribution(point: metadata.EntryPoint) -> str:
     return point.dist.name if point.dist else "an unnamed distribution"
+
+
+def _declared(base: type) -> list[str]:
+    """The class attributes that a base declares without a value; `_name` reads `name`."""
+    return [
+        name
+        for name, annotation in inspect.get_annotations(base).items()
+        if str(annotation).startswith("ClassVar") and name != "name" and name not in dir(base)
+    ]
 
 
 def _name(cls: type) -> str:

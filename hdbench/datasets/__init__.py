@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hdbench.core.registry import Registry
-from hdbench.datasets.base import Dataset
+from hdbench.datasets.base import Dataset, completeness_problem
 from hdbench.datasets.canvas import Canvas
 from hdbench.datasets.captions import Captions
 from hdbench.datasets.digits import Digits
@@ -11,5 +11,8 @@ from hdbench.datasets.latents import Images
 from hdbench.datasets.textured_digits import TexturedDigits
 
 DATASETS = Registry(
-    "hdbench.datasets", base=Dataset, builtin=[Digits, TexturedDigits, Canvas, Captions, Images]
+    "hdbench.datasets",
+    base=Dataset,
+    builtin=[Digits, TexturedDigits, Canvas, Captions, Images],
+    check=completeness_problem,
 )

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from hdbench.core.config import Config
+from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images, save_images, to_float
 
 if TYPE_CHECKING:
@@ -90,9 +92,24 @@ class Dataset(Config, ABC):
         """
         names = []
         for split, (images, labels) in self.build().items():
+            self.check(split, images, labels)
             save_images(folder / f"{split}.npz", images, labels)
             names.append(f"{split}.npz")
         return names, {}
+
+    def check(self, split: str, images: Tensor, labels: Tensor) -> None:
+        """Raise UserError where what `build` gives is not what the sizes say."""
+        n = self.counts[split]
+        wanted = (n, self.channels, self.image_size, self.image_size)
+        if images.dtype != torch.uint8 or tuple(images.shape) != wanted:
+            problem = f"images {tuple(images.shape)} {images.dtype}, not {wanted} torch.uint8"
+        elif labels.dtype != torch.int64 or tuple(labels.shape) != (n,):
+            problem = f"labels {tuple(labels.shape)} {labels.dtype}, not ({n},) torch.int64"
+        elif self.classes and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+            problem = f"labels outside of 0 to {self.classes - 1}"
+        else:
+            return
+        raise UserError(f"data set {self.name}: its build gives {split} {problem}; fix it")
 
     def open(self, folder: Path, split: str) -> tuple[Any, Tensor]:
         """A split that `encode` made: images (N, C, H, W) float32 in [-1, 1] or latents, labels.
@@ -101,3 +118,12 @@ class Dataset(Config, ABC):
         """
         images, labels = load_images(folder / f"{split}.npz")
         return to_float(images), labels
+
+
+def completeness_problem(dataset: type[Dataset]) -> str:
+    """What a class lacks of a data set, as the rest of a sentence; empty if it is whole."""
+    there = {*dir(dataset), *dataset.model_fields}
+    lacking = [name for name in ("image_size", "channels", "classes") if name not in there]
+    if dataset.build is Dataset.build and dataset.encode is Dataset.encode:
+        lacking.append("build")
+    return f"lacks {', '.join(lacking)}" if lacking else ""

@@ -96,6 +96,8 @@ def _check(metric: type[Metric], name: str, estimate: Estimate, sample: MetricIn
         raise UserError(
             f"{where}: its measure gives {name!r}, which is not its name; fix the metric"
         )
+    if not isinstance(estimate, Estimate):
+        raise UserError(f"{where}: its measure gives {estimate!r}, not an Estimate; fix the metric")
     rows = sample.size if estimate.rows is None else len(estimate.rows)
     if estimate.influence.shape != (rows,):
         raise UserError(

@@ -27,6 +27,12 @@ def publish(name: str, results: Path, out: Path) -> list[Path]:
         for path in sorted(folder.glob("*"))
         if path.suffix in SUFFIXES or path.name == "run.json"
     }
+    numbers = [folder / "metrics.csv" for folder in (source, tables)]
+    if all(path.is_file() for path in numbers) and len({path.read_bytes() for path in numbers}) > 1:
+        raise UserError(
+            f"{tables}: rendered from other numbers than {numbers[0]}; render tables and figures "
+            "again"
+        )
     if not contents:
         raise UserError(f"{source}: nothing is rendered there; render tables and figures first")
     write_together(contents)

@@ -56,6 +56,7 @@ from hdbench.networks.config import ClassifierConfig, TransformerConfig
 from hdbench.stages import artifact
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.stages.trainer import Trainer
+from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Training
 from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
@@ -535,18 +536,19 @@ def test_when_a_rank_is_killed_the_others_end_and_the_stage_resumes(whole, tmp_p
 
 def test_samples_are_the_same_bytes_for_any_number_of_ranks(whole, tmp_path):
     """64 images in batches of 10: 7 batches over 2 and 3 ranks, and one batch for both."""
-    plan, folder = whole
-    rows = {
-        arm: next(row for row in plan.rows if row.arm == arm and row.steps == 2)
-        for arm in ("td", "cd")
-    }
+    _, folder = whole
     payloads = {}
     for world_size, batch in ((1, 10), (2, 10), (3, 10), (2, 256)):
         suite = write_suite(tmp_path, LENGTH | {"evaluation.batch": batch})
+        plan = load_plan(str(suite))
+        rows = {
+            arm: next(row for row in plan.rows if row.arm == arm and row.steps == 2)
+            for arm in ("td", "cd")
+        }
         results = tmp_path / f"{world_size}-{batch}"
         shutil.copytree(folder / "stages", results / "stages")
 
-        def job(suite=suite, results=results):
+        def job(suite=suite, results=results, rows=rows):
             for row in rows.values():
                 try:
                     command("sample", suite, results, "--id", row.stages["sample"])()

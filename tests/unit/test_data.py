@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from hdbench.core.errors import UserError
 from hdbench.datasets import DATASETS, canvas, digits, textured_digits
-from hdbench.datasets.base import Dataset
+from hdbench.datasets.base import Dataset, completeness_problem
 from hdbench.datasets.canvas import Canvas
 from hdbench.datasets.textured_digits import TexturedDigits
 
@@ -293,6 +295,34 @@ def test_a_data_set_needs_its_sizes_counts_and_build_alone(tmp_path):
         "channels": 1,
         "classes": 2,
     }  # facts of the class are not settings, so they enter no digest
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "problem"),
+    [
+        (torch.zeros(7, 1, 4, 4), None, r"images (7, 1, 4, 4) torch.float32, not (7, 1, 4, 4) tor"),
+        (torch.zeros(7, 3, 4, 4, dtype=torch.uint8), None, "images (7, 3, 4, 4) torch.uint8, not "),
+        (torch.zeros(6, 1, 4, 4, dtype=torch.uint8), None, "images (6, 1, 4, 4) torch.uint8, not "),
+        (None, torch.zeros(7), "labels (7,) torch.float32, not (7,) torch.int64"),
+        (None, torch.full((7,), 2), "labels outside of 0 to 1"),
+    ],
+)
+def test_a_wrong_build_is_one_sentence(tmp_path, monkeypatch, images, labels, problem):
+    right = Squares().build()["train"]
+    wrong = (right[0] if images is None else images, right[1] if labels is None else labels)
+    monkeypatch.setattr(Squares, "build", lambda self: {"train": wrong})
+    with pytest.raises(UserError, match=re.escape(f"squares: its build gives train {problem}")):
+        Squares().encode(tmp_path, torch.device("cpu"), lambda done, total: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_that_is_no_whole_data_set_says_what_it_lacks():
+    class Sizeless(Dataset):
+        name: Literal["sizeless"] = "sizeless"
+        channels: int = 1
+
+    assert completeness_problem(Squares) == ""
+    assert completeness_problem(Sizeless) == "lacks image_size, classes, build"
 
 
 def test_every_data_set_states_the_contract():

@@ -353,6 +353,10 @@ def test_rendering_leaves_committed_tables_and_publishing_copies_all_or_none(tmp
     assert invoke("publish", "--suite", suite).exit_code == 0
     assert committed.read_text() == rendered
     assert committed.with_name("metrics.csv").is_file()
+    with Path("results", plan.name, "metrics.csv").open("a") as file:
+        file.write("collected since\n")
+    stale = invoke("publish", "--suite", suite)
+    assert stale.exit_code == 2 and "rendered from other numbers" in stale.output
     missing = invoke("publish", "--experiment", "probes")
     assert (missing.exit_code, missing.output) == (
         2,

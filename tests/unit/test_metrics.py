@@ -451,6 +451,9 @@ def test_a_wrong_metric_is_one_sentence(registered, monkeypatch):
     monkeypatch.setattr(TotalVariation, "measure", lambda *_: {"other": mean(np.zeros(6))})
     with pytest.raises(UserError, match="gives 'other', which is not its name; fix the metric"):
         measure_metrics(["total_variation"], a_sample())
+    monkeypatch.setattr(TotalVariation, "measure", lambda *_: {"total_variation": 1.0})
+    with pytest.raises(UserError, match=r"gives 1.0, not an Estimate; fix the metric"):
+        measure_metrics(["total_variation"], a_sample())
     monkeypatch.setattr(
         TotalVariation, "measure", lambda *_: {"total_variation": mean(np.zeros(5))}
     )

@@ -12,6 +12,8 @@ import pytest
 from hdbench.core.config import Config
 from hdbench.core.errors import UserError
 from hdbench.core.registry import Registry
+from hdbench.methods.discriminators.base import Head, constructor_problem
+from hdbench.methods.discriminators.pooled import Pooled
 
 
 class Shape(ABC):
@@ -114,6 +116,38 @@ def test_another_group_is_not_loaded(install):
     assert list(Registry("hdbench_test.others", Shape, [Square]).load()) == ["square"]
 
 
+class Titled(ABC):
+    name: ClassVar[str]
+    title: ClassVar[str]
+    size: ClassVar[int] = 1
+
+
+TITLED = """
+from tests.unit.test_registry import Titled
+class Untitled(Titled):
+    name = "untitled"
+class Long(Titled):
+    name = "long"
+    title = "a long title"
+"""
+
+
+@pytest.mark.parametrize(
+    "value, sentence",
+    [
+        ("shapes_extension:Untitled", "shapes_extension:Untitled lacks title; fix that package"),
+        ("shapes_extension:Long", "shapes_extension:Long has too long a title; fix that package"),
+    ],
+)
+def test_a_class_has_what_its_base_declares_and_passes_its_kinds_check(install, value, sentence):
+    install({"bad": value}, module=TITLED)
+    titles = Registry(
+        GROUP, Titled, check=lambda cls: "has too long a title" if len(cls.title) > 9 else ""
+    )
+    with pytest.raises(UserError, match=sentence):
+        titles.load()
+
+
 @pytest.mark.parametrize(
     "value, sentence",
     [
@@ -163,3 +197,16 @@ def test_add_takes_the_same_class_twice_and_no_other_of_its_name():
 def test_importing_the_registry_loads_no_framework():
     code = "import sys, hdbench.core.registry; assert not {'torch', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_head_has_a_forward_and_the_constructor_of_heads():
+    class Mute(Head):
+        name = "mute"
+
+    class Wide(Pooled):
+        def __init__(self, layers, width, grid, hidden, extra): ...
+
+    assert constructor_problem(Pooled) == ""
+    assert "where a head takes (layers, width, grid, hidden)" in constructor_problem(Wide)
+    with pytest.raises(TypeError, match="abstract method '?forward"):
+        Mute()

@@ -89,7 +89,7 @@ rule probes:  # no part of all_ablations: `snakemake probes --config suite=local
 rule claims:
     input:
         METRICS,
-        f"{RESULTS}/theory/metrics.csv",
+        THEORY,
         rules="workflow/claims.yaml",
     output:
         report(f"{FOLDER}/tables/claims.html", category="Claims", caption="../report/claims.rst"),

@@ -12,13 +12,16 @@ from torch import nn
 
 from hdbench.core.registry import Registry
 from hdbench.methods.discriminators.awd import AwdLogit, AwdLoss, AwdPool
-from hdbench.methods.discriminators.base import Head
+from hdbench.methods.discriminators.base import Head, constructor_problem
 from hdbench.methods.discriminators.conv import Conv
 from hdbench.methods.discriminators.patch import Patch
 from hdbench.methods.discriminators.pooled import Pooled
 
 HEADS: Registry[Head] = Registry(
-    "hdbench.heads", Head, (Pooled, Patch, Conv, AwdLoss, AwdLogit, AwdPool)
+    "hdbench.heads",
+    Head,
+    (Pooled, Patch, Conv, AwdLoss, AwdLogit, AwdPool),
+    check=constructor_problem,
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ class HeadOutput(NamedTuple):
     """(B, N): how much each token counts, for logs and figures."""
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Logits from tokens h_l (B, N, d) of several blocks l of a feature network.
 
     A subclass has the constructor (layers, width, grid, hidden): blocks that it reads, token width
@@ -37,8 +39,19 @@ class Head(nn.Module):
     version: ClassVar[int] = 1
     """Raise it when equal settings give other results; it enters the digest of stages."""
 
+    @abstractmethod
     def forward(self, tokens: list[Tensor]) -> HeadOutput:
-        raise NotImplementedError
+        """What the head says of tokens h_l (B, N, d), one tensor a block that it reads."""
+
+
+def constructor_problem(head: type[Head]) -> str:
+    """What is wrong with a head's constructor, as the rest of a sentence; empty if it fits."""
+    signature = inspect.signature(head)
+    try:
+        signature.bind(1, 1, 1, 1)
+    except TypeError:
+        return f"takes {signature}, where a head takes (layers, width, grid, hidden)"
+    return ""
 
 
 def uniform(like: Tensor) -> Tensor:
