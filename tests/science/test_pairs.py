@@ -65,7 +65,6 @@ def test_pairs_are_the_guided_teachers_ode(run):
         and len({row.numpy().tobytes() for row in eps}) == 300
     )
     context = stages.Context(
-        plan=plan,
         results=results,
         work=None,
         stage=stage,
