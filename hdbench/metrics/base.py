@@ -128,6 +128,7 @@ class Metric(ABC):
     name: ClassVar[str]
     title: ClassVar[str]  # for tables: "FD train"
     better: ClassVar[Literal["lower", "higher"] | None] = None
+    counted: ClassVar[bool] = False  # whether tables have N in its title
     low: ClassVar[float] = -math.inf  # smallest and largest possible values
     high: ClassVar[float] = math.inf
     version: ClassVar[int] = 1  # raise it when the value or its error changes for the same samples

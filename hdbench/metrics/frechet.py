@@ -154,6 +154,7 @@ class FdTrain(Metric, group="protocol"):
     name = "fd_train"
     title = "FD train"
     better = "lower"
+    counted = True
     low = 0.0
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
@@ -166,6 +167,7 @@ class FdTest(Metric, group="protocol"):
     name = "fd_test"
     title = "FD test"
     better = "lower"
+    counted = True
     low = 0.0
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
@@ -194,6 +196,7 @@ class Fid(Metric, group="protocol"):
     name = "fid"
     title = "FID"
     better = "lower"
+    counted = True
     layer = "2048"
     needs = "statistics"
 

@@ -6,29 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hdbench.evaluation.protocols import PROTOCOLS
+from hdbench.metrics import METRICS
 from hdbench.metrics.records import MISSING, Interval
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.suite.arms import describe, head_name, initialisation, is_reconstruction, settings
 from hdbench.suite.plan import Plan
 
-_INCEPTION = {"fid": "FID N ↓", "precision": "Precision ↑", "recall": "Recall ↑"}
-QUALITY = {  # columns by the suite's protocol
-    "classifier": {
-        "fd_train": "FD train N ↓",
-        "fd_test": "FD test N ↓",
-        "precision": "Precision ↑",
-        "recall": "Recall ↑",
-    },
-    "adm_imagenet256_50k": {
-        "fid": "FID N ↓",
-        "sfid": "sFID ↓",
-        "inception_score": "IS ↑",
-        **_INCEPTION,
-    },
-    "torch_fidelity": {"fid": "FID N ↓", "kid": "KID ↓", "inception_score": "IS ↑", **_INCEPTION},
-    "clean_fid": {"fid": "FID N ↓"},
-    "mjhq30k": {"fid": "FID N ↓", "clip_score": "CLIP score ↑"},
-}
+ARROWS = {"lower": " ↓", "higher": " ↑", None: ""}
 Value = Interval | str | int
 
 
@@ -122,18 +107,22 @@ def stage_two_steps(numbers: Numbers) -> Column:
     )
 
 
+def measured(numbers: Numbers, name: str) -> Column:
+    """A metric, titled by its class."""
+    kind = METRICS[name]
+    count = " N" if kind.counted else ""
+    return metric(numbers, name, f"{kind.title}{count}{ARROWS[kind.better]}")
+
+
 def quality(numbers: Numbers) -> list[Column]:
     """The metrics of the suite's protocol."""
-    return [metric(numbers, name, title) for name, title in _quality(numbers).items()]
+    protocol = PROTOCOLS[numbers.plan.suite.evaluation.protocol]
+    return [measured(numbers, name) for name in protocol.quality]
 
 
 def distance(numbers: Numbers) -> Column:
     """The metric by which arms are compared."""
-    return metric(numbers, numbers.distance, _quality(numbers)[numbers.distance])
-
-
-def _quality(numbers: Numbers) -> dict[str, str]:
-    return QUALITY[numbers.plan.suite.evaluation.protocol]
+    return measured(numbers, numbers.distance)
 
 
 def power(numbers: Numbers) -> list[Column]:
@@ -177,7 +166,7 @@ def against(
     Titled `Δ FD test to <to>`; in csv alone a second column, that arm's name.
     """
     plan = numbers.plan
-    title = _quality(numbers)[numbers.distance].removesuffix(" N ↓")
+    title = METRICS[numbers.distance].title
 
     def cell(e: Entry) -> Value:
         other = reference(plan, e.arm)

@@ -15,10 +15,10 @@ import torch
 import yaml
 
 from hdbench.core.errors import UserError
+from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics.records import COLUMNS
 from hdbench.report.claims import write_claims
 from hdbench.report.collect import collect
-from hdbench.report.columns import QUALITY
 from hdbench.report.figures import FIGURES, draw
 from hdbench.report.numbers import Numbers
 from hdbench.report.rules import read_rules
@@ -61,7 +61,7 @@ def test_a_suite_of_the_papers_scale_runs_through_every_stage(suites, results, t
     )
     for entry in plan.rows:
         own = set(measured.metric[(measured.arm == entry.arm) & (measured.nfe == entry.nfe)])
-        assert {f"{metric}_{SAMPLES}" for metric in QUALITY[protocol]} <= own
+        assert {f"{metric}_{SAMPLES}" for metric in PROTOCOLS[protocol].quality} <= own
     numbers = Numbers(plan, frame, results)
     written = {path.name for path in write_tables(plan, frame, results, tmp_path)}
     assert "main.md" in written and "FID 12" in (tmp_path / plan.name / "main.md").read_text()

@@ -14,9 +14,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from hdbench.core.files import write_atomic
+from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics.records import MISSING, Interval, read_metrics
 from hdbench.report import document
-from hdbench.report.columns import QUALITY, Column, Value
+from hdbench.report.columns import Column, Value
 from hdbench.report.document import Cell, Document, for_people
 from hdbench.report.numbers import Entry, Numbers, figures_folder, metrics_file, tables_folder
 from hdbench.report.tables.base import Table
@@ -267,7 +268,7 @@ def print_main(
 ) -> None:
     """The main table in at most `width` columns, then where tables, figures and report lie."""
     numbers = Numbers(plan, read_metrics(metrics_file(plan, results)), results)
-    quality = map(numbers.counted, QUALITY[plan.suite.evaluation.protocol])
+    quality = map(numbers.counted, PROTOCOLS[plan.suite.evaluation.protocol].quality)
     keys = ["method", "nfe", *quality, "training_forward_equivalents"]
     shown = render(numbers, "main", keys).document
     texts = shown.frame()
