@@ -636,7 +636,7 @@ def refuse(sentence: str) -> NoReturn:
 
 
 def how_ended(code: int) -> tuple[str, bool]:
-    """What a return code says, and whether another try can mend it."""
+    """What a return code says, and whether another try can help."""
     if code in OUT_OF_MEMORY:
         return RETRIED["OUT_OF_MEMORY"], True
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
