@@ -262,5 +262,9 @@ def publish_command(experiment, suite, results, out):
     from hdbench.report.publish import publish  # start-up: of this command alone
     from hdbench.suite.load import load_plan
 
+    if experiment == "theory":
+        from hdbench.experiments.theory.collect import check_is_of  # start-up: torch
+
+        check_is_of(Path("workflow/theory.yaml"), results)
     for path in publish(experiment or load_plan(suite).name, results, out):
         click.echo(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hdbench.core.errors import UserError
@@ -21,8 +22,6 @@ def first_images(folder: Path, count: int) -> Tensor:
     """The first samples of a `sample` stage, (count, C, H, W) uint8."""
     if (folder / "samples.npz").is_file():
         return load_images(folder / "samples.npz")[0][:count]
-    from PIL import Image  # optional: PIL
-
     files = sorted((folder / PICTURES).glob("*.png"))[:count]
     return torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(
         0, 3, 1, 2
@@ -45,8 +44,6 @@ class Pictures:
         """The images of these indices, (B, 3, H, W) float in [-1, 1]; nothing is left to keep in
         memory.
         """
-        from PIL import Image  # optional: PIL
-
         images = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
         for index, image in zip(indices, images, strict=True):
             self.files[index].parent.mkdir(exist_ok=True)

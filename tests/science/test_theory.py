@@ -247,6 +247,10 @@ def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path
         path: path.stat().st_mtime_ns for path in (tmp_path / "results/theory/units").iterdir()
     }
     assert before == {path: path.read_bytes() for path in (tmp_path / "out/theory").iterdir()}
+    options = ["--results", str(tmp_path / "results"), "--out", str(tmp_path / "published")]
+    trial = CliRunner().invoke(main, ["publish", "--experiment", "theory", *options])
+    assert trial.exit_code == 2 and "of another configuration than workflow/" in trial.output
+    assert not (tmp_path / "published").exists()
     broken = next(iter(done))
     broken.write_bytes(b"half")
     code, output = invoke(tmp_path, TINY)

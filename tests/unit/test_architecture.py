@@ -25,7 +25,7 @@ ATTRIBUTES = {
     "hdbench.core.sharding": "a tensor is distributed or not, and torch has no common class",
     "hdbench.suite.schema": "a value before it is validated",
 }
-MOST_NESTED_IMPORTS = 101
+MOST_NESTED_IMPORTS = 100
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from hdbench.core.errors import UserError
 from hdbench.experiments.report import metrics_frame
-from hdbench.experiments.theory.config import Theory, students_of
+from hdbench.experiments.theory.config import Theory, read_theory_config, students_of
 from hdbench.experiments.theory.exact import Material, make_material, measure
 from hdbench.experiments.theory.students import train
 from hdbench.experiments.units import finish
 from hdbench.flow.samplers import sample_ode
+from hdbench.metrics.records import read_metrics
 
 QUALITY = ("mean_velocity_error", "structure", "detail")
 
@@ -48,6 +50,18 @@ def collect(theory: Theory, results: Path) -> Results:
     frame = metrics_frame([{"suite": "theory"} | row for row in rows])
     samples = {(unit.arm, unit.seed): arrays["samples"] for unit, arrays in students.items()}
     return Results(frame, samples, material)
+
+
+def check_is_of(config: Path, results: Path) -> None:
+    """UserError where the metrics in `results` lack students of this configuration file."""
+    path = results / "theory" / "metrics.csv"
+    if not path.is_file():
+        return  # nothing is rendered, and whoever publishes it says so
+    wanted = {unit.digest for unit in students_of(read_theory_config(config))}
+    if not wanted <= set(read_metrics(path).digest):
+        raise UserError(
+            f"{path}: of another configuration than {config}; make it again with `hdbench theory`"
+        )
 
 
 def euler_rows(theory: Theory, material: Material) -> Iterator[dict[str, Any]]:
