@@ -57,8 +57,9 @@ def choose(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError:
         raise UserError(f"--device = {device}: unknown device; use cpu, cuda or auto") from None
-    several = distributed.place().world_size > 1
-    return cuda_of_rank(chosen) if chosen.type == "cuda" and several else chosen
+    if chosen.type == "cuda" and distributed.place().world_size > 1:
+        return cuda_of_rank(chosen)
+    return chosen
 
 
 def cuda_of_rank(device: torch.device) -> torch.device:
