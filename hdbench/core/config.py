@@ -1,6 +1,4 @@
-"""Validated, frozen configuration: an unknown key is an error that names file, key, value and the
-nearest valid key.
-"""
+"""Validated, frozen configuration, whose errors name file, key, value and the nearest valid key."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ from hdbench.core.errors import UserError
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, keyword-only, no unknown keys, no silent conversion of
-    types.
-    """
+    """Base of every configuration: frozen, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     # keys of a file that are consumed before it is validated
@@ -88,8 +84,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()) -> C:
-    """`model` from plain data, or a UserError of one sentence that names source, key, value and the
-    nearest choice.
+    """`model` from plain data, or a UserError that names source, key, value and nearest choice.
 
     `under` is where in the source the data is, the first part of every key in the sentence.
     """
@@ -109,9 +104,7 @@ def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()
 
 
 def _deepest(error: ValidationError) -> Any:
-    """Of the alternatives of a union, the error that got furthest says most; an unknown key says it
-    plainest.
-    """
+    """Of a union's alternatives, an unknown key says most, then the error that got furthest."""
     return max(error.errors(), key=lambda e: (e["type"] == "extra_forbidden", len(e["loc"])))
 
 
@@ -126,26 +119,26 @@ def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]
         choices = (*owner.model_fields, *owner.directives) if owner else ()
         return f"{where} = {value}: unknown key" + nearest(keys[-1], choices)
     if error["type"] == "missing":
-        return (
-            f"{where}: this {'key' if isinstance(error['loc'][-1], str) else 'item'} is "
-            "missing; add it"
-        )
+        kind = "key" if isinstance(error["loc"][-1], str) else "item"
+        return f"{where}: this {kind} is missing; add it"
     if error["type"] == "union_tag_not_found":
         return f"{where}.name: this key is missing; add it"
     if error["type"] in ("literal_error", "union_tag_invalid"):
-        expected = error["ctx"].get("expected") or error["ctx"]["expected_tags"]
-        choices = [word for word in expected.split("'") if word.strip(" ,") not in ("", "or")]
-        key = where if error["type"] == "literal_error" else f"{where}.name"
-        tag = error["input"] if error["type"] == "literal_error" else error["ctx"]["tag"]
-        return f"{key} = {json.dumps(tag, default=str)}: unknown" + nearest(tag, choices)
-    if (
-        error["type"] == "value_error"
-    ):  # of a model's own validator; its sentence may start with the key at fault
+        context = error["ctx"]
+        if error["type"] == "literal_error":
+            key, word, expected = where, error["input"], context["expected"]
+        else:
+            key, word, expected = f"{where}.name", context["tag"], context["expected_tags"]
+        choices = [part for part in expected.split("'") if part.strip(" ,") not in ("", "or")]
+        return f"{key} = {json.dumps(word, default=str)}: unknown" + nearest(word, choices)
+    if error["type"] == "value_error":
+        # of a model's own validator; its sentence may start with the key at fault
         text = text.removeprefix("Value error, ")
         if re.match(r"[a-z_.]+ = ", text):
             return f"{where}.{text}" if where else text
     if error["type"] == "too_short":
-        text = f"must have at least {error['ctx']['min_length']} entry"
+        least = error["ctx"]["min_length"]
+        text = f"must have at least {least} {'entry' if least == 1 else 'entries'}"
     if error["type"] == "float_type" and re.fullmatch(r"[-+]?\d+e[-+]?\d+", str(error["input"])):
         text += "; YAML takes this for a text, write the number with a point, as in 1.0e-3"
     for theirs, ours in _WORDS.items():
@@ -154,9 +147,7 @@ def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]
 
 
 def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config] | None]:
-    """The location as keys of the file, without pydantic's names of union members, and the model
-    that owns the last.
-    """
+    """The keys of the file, without pydantic's names of union members; the model of the last."""
     keys = []
     owner = None
     current: Any = model
@@ -180,9 +171,7 @@ def _walk(model: type[Config], location: tuple) -> tuple[list[str], type[Config]
 
 
 def _tagged(annotation: Any) -> Iterable[tuple[str, type[Any]]]:
-    """The alternatives of a discriminated union by their tags: given by a `Tag`, or the values of
-    the field `name`.
-    """
+    """A discriminated union's alternatives by tag: a `Tag`, or the values of the field `name`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get("name")
         yield from (

@@ -1,16 +1,14 @@
-"""Several processes (ranks) on one stage: started by torchrun or SLURM, they meet here and combine
-their tensors.
+"""Several processes (ranks) on one stage: how they meet and combine their tensors.
 
-The launcher sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.  Decisions and CPU
-tensors travel by gloo, whose connections break at once when a rank dies; CUDA tensors by NCCL.
-With one process there is no group, and every function here is the identity.
+The launcher (torchrun, SLURM) sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+Decisions and CPU tensors travel by gloo, whose connections break at once when a rank dies; CUDA
+tensors by NCCL.  With one process there is no group, and every function here is the identity.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hdbench.core.errors import Ended, LostRank, UserError
+from hdbench.core.errors import Ended, LostRank, UserError, first_sentence
 
 T = TypeVar("T")
 # rank 0 may check parents, wait for a lock or write a checkpoint alone for long
@@ -43,20 +41,17 @@ class Place(NamedTuple):
 
 
 def place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Where the launcher put this process; (0, 1, 0) without one.  UserError where it says half or
-    nonsense.
-    """
+    """Where the launcher put this process; (0, 1, 0) without one; UserError for half of one."""
     if not environment.keys() & {"RANK", "WORLD_SIZE"}:
         return Place(0, 1, 0)
 
     def integer(name: str, low: int, high: float, default: int | None = None) -> int:
         text = environment.get(name, "" if default is None else str(default))
         if not text:
+            known = "RANK" if environment.get("RANK") else "WORLD_SIZE"
             raise _wrong(
-                f"{name} is not set, though "
-                f"{'RANK' if environment.get('RANK') else 'WORLD_SIZE'} is: several "
-                "processes need RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, one process "
-                "none of them"
+                f"{name} is not set, though {known} is: several processes need RANK, WORLD_SIZE, "
+                "MASTER_ADDR and MASTER_PORT, one process none of them"
             )
         if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
             limit = f"at least {low}" if high == float("inf") else f"{low} to {high}"
@@ -73,8 +68,8 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
         integer("MASTER_PORT", 1, 65535)
         if not environment.get("MASTER_ADDR"):
             raise _wrong(
-                f"MASTER_ADDR is not set, though WORLD_SIZE = {world_size}: it is the host "
-                "of rank 0"
+                f"MASTER_ADDR is not set, though WORLD_SIZE = {world_size}: "
+                "it is the host of rank 0"
             )
     return here
 
@@ -100,9 +95,7 @@ def world_size() -> int:
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[None]:
-    """Inside, the ranks are connected.  LostRank if they do not meet, and on the others if one ends
-    too early.
-    """
+    """Inside, the ranks are connected.  LostRank if they do not meet, or if another ends early."""
     global _nccl
     here = place()
     if here.world_size == 1:
@@ -120,11 +113,11 @@ def ranks(device: torch.device) -> Iterator[None]:
             "gloo", store=store, rank=here.rank, world_size=here.world_size, timeout=GLOO_TIMEOUT
         )
     except (RuntimeError, OSError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         text = (
-            f"{here.world_size} ranks did not meet at "
-            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
-            f"{seconds:g} seconds ({reason(error)}); start them all with one WORLD_SIZE, "
-            "MASTER_ADDR and MASTER_PORT"
+            f"{here.world_size} ranks did not meet at {address} within {seconds:g} seconds "
+            f"({first_sentence(error)}); start them all with one WORLD_SIZE, MASTER_ADDR and "
+            "MASTER_PORT"
         )
         raise _alone(LostRank(text)) from None  # a late node is worth another try
     try:
@@ -137,24 +130,14 @@ def ranks(device: torch.device) -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)):
             raise
-        raise _alone(
-            LostRank(
-                f"the connection to another rank broke ({reason(error)}); the same command "
-                "goes on from the last checkpoint"
-            )
-        ) from None
+        text = (
+            f"the connection to another rank broke ({first_sentence(error)}); the same command "
+            "goes on from the last checkpoint"
+        )
+        raise _alone(LostRank(text)) from None
     finally:
         _nccl = None
         dist.destroy_process_group()
-
-
-def reason(error: Exception) -> str:
-    """The first sentence of its text, without a place in PyTorch's source; its name if there is no
-    text.
-    """
-    return re.sub(r"^\[\S+\] ", "", (str(error) or type(error).__name__).splitlines()[0]).split(
-        ". "
-    )[0]
 
 
 def _wrong(text: str) -> Ended:
@@ -171,10 +154,10 @@ def group_of(device: torch.device) -> dist.ProcessGroup | None:
 
 
 def average_(tensors: Sequence[Tensor], share: float) -> None:
-    """Replace each tensor by its sum over ranks weighted by this rank's `share` of the global
-    batch, in flat buckets.
+    """Replace each tensor by the sum over ranks of `share` times it, in flat buckets.
 
-    Tensors have one dtype and device, and on every rank the same shapes; shares add up to 1.
+    `share` is this rank's part of the global batch; all add up to 1.  Tensors have one dtype and
+    device, and on every rank the same shapes.
     """
     start = 0
     while start < len(tensors):
@@ -193,9 +176,7 @@ def average_(tensors: Sequence[Tensor], share: float) -> None:
 
 
 def global_mean(x: Tensor) -> Tensor:
-    """Mean over the elements of x on all ranks, a scalar without gradient for x of a batch's rows;
-    x.mean() for one rank.
-    """
+    """Mean over x's elements on all ranks, a scalar without gradient; x.mean() for one rank."""
     mean = x.mean()
     if world_size() == 1:
         return mean
@@ -207,9 +188,7 @@ def global_mean(x: Tensor) -> Tensor:
 
 
 def share_of_batch(rows: int) -> float:
-    """This rank's share of all ranks' rows, 1 for one rank: from the gradient of a mean over its
-    rows to that over all.
-    """
+    """This rank's part of all ranks' rows, in [0, 1]: the weight of its mean in that over all."""
     if world_size() == 1:
         return 1.0
     total = torch.tensor([rows], dtype=torch.float64)
@@ -236,9 +215,7 @@ def all_equal(number: int) -> bool:
 
 
 def call_on_all_ranks(function: Callable[[], T]) -> T:
-    """Call the function on every rank and return this rank's value; an `Ended` that it raises on
-    any rank is raised on all.
-    """
+    """This rank's value of the function; an `Ended` that it raises on any rank is raised on all."""
     if world_size() == 1:
         return function()
     value: Any = None
@@ -256,9 +233,7 @@ def call_on_all_ranks(function: Callable[[], T]) -> T:
 
 
 def from_rank_0(function: Callable[[], T]) -> T:
-    """What the function returns on rank 0, which alone calls it; an `Ended` that it raises is
-    raised on every rank.
-    """
+    """The function's value on rank 0, which alone calls it; its `Ended` is raised on every rank."""
     box: list[Any] = [call_on_all_ranks(lambda: function() if rank() == 0 else None)]
     if world_size() > 1:
         dist.broadcast_object_list(box, src=0)
@@ -275,9 +250,7 @@ def gather(value: T) -> list[T]:
 
 
 def concatenate(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """On rank 0 all ranks' rows (counts[rank], ...) on the CPU in the order of ranks; on the others
-    their own.
-    """
+    """On rank 0 all ranks' CPU rows (counts[rank], ...) in order; on the others their own."""
     if world_size() == 1 or rank():
         if rank() and len(rows):
             dist.send(rows, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 
@@ -26,31 +27,31 @@ class Divergence(Ended):
 
 
 class Interrupted(Ended):
-    """SIGINT or SIGTERM came; the checkpoint is written and the same command goes on; exit code
-    130.
-    """
+    """SIGINT or SIGTERM came; the checkpoint is written and the same command goes on from it."""
 
-    code = 130
+    code = 130  # of a shell, for SIGINT
     agreed = True
 
 
 class OutOfMemory(Ended):
-    """Memory ran out; exit code 137, that of a kill by the kernel for want of memory, so a
-    scheduler treats both alike.
-    """
+    """Memory ran out."""
 
-    code = 137
+    code = 137  # of a kill by the kernel for want of memory, so a scheduler treats both alike
 
 
 class LostRank(Ended):
-    """Another rank of the stage ended or never came; exit code 75 (EX_TEMPFAIL): the same command
-    goes on from there.
-    """
+    """Another rank of the stage ended or never came; the same command goes on from there."""
 
-    code = 75
+    code = 75  # EX_TEMPFAIL
 
 
 def reason(error: Exception) -> str:
     """What a library's error says, in part of a line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return textwrap.shorten(text, 100, placeholder=" ...")
+
+
+def first_sentence(error: Exception) -> str:
+    """The first sentence of PyTorch's error, without the place in its source."""
+    line = (str(error) or type(error).__name__).splitlines()[0]
+    return re.sub(r"^\[\S+\] ", "", line).split(". ")[0]

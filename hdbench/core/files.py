@@ -26,9 +26,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_together(contents: dict[Path, bytes]) -> None:
-    """Files of which none is ever half written; either all or, as far as a file system can promise
-    it, none.
-    """
+    """Files of which none is ever half written: all of them or, if the file system can, none."""
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
         for path, content in contents.items():
@@ -46,23 +44,19 @@ def write_together(contents: dict[Path, bytes]) -> None:
 
 
 def list_files(folder: Path) -> Iterator[Path]:
-    """The files under a folder but hidden ones; UserError for what would be left out without a
-    word.
-    """
+    """The files under a folder but hidden ones; UserError for what would be left out silently."""
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if link := next(
-            (Path(place, name) for name in folders if Path(place, name).is_symlink()), None
-        ):
-            raise UserError(
-                f"{link}: a link to a folder, which is not followed; put the folder itself "
-                "there, or links to "
-                "files"
-            )
+        for name in folders:
+            if (link := Path(place, name)).is_symlink():
+                raise UserError(
+                    f"{link}: a link to a folder, which is not followed; put the folder itself "
+                    "there, or links to files"
+                )
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 

@@ -11,9 +11,7 @@ from hdbench.core.errors import UserError, reason
 
 
 def read_array(file: Path, name: str) -> np.ndarray | None:
-    """An array of an npz file without pickles, or None; memory-mapped where it can be.  UserError
-    for a broken file.
-    """
+    """An array of an npz file, mapped if possible; None without it, UserError for a broken file."""
     try:
         with zipfile.ZipFile(file) as archive:
             if f"{name}.npy" not in archive.namelist():
@@ -33,15 +31,11 @@ def read_array(file: Path, name: str) -> np.ndarray | None:
                 while stored and stream.read(1 << 20):
                     pass
             if stored:
-                # the local header's lengths may differ from the central directory's
+                # of name and extra field; the central directory's may differ
                 with file.open("rb") as raw:
                     raw.seek(entry.header_offset + 26)
-                    start = (
-                        entry.header_offset
-                        + 30
-                        + sum(np.frombuffer(raw.read(4), "<u2").tolist())
-                        + header
-                    )
+                    lengths = np.frombuffer(raw.read(4), "<u2").tolist()
+                start = entry.header_offset + 30 + sum(lengths) + header
                 return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
         with np.load(file, allow_pickle=False) as arrays:
             return arrays[name]

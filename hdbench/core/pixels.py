@@ -12,9 +12,7 @@ from hdbench.core.errors import UserError
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """Float in [-1, 1] -> uint8 in [0, 255], *rounded* to the nearest level (flooring would darken
-    by half a level).
-    """
+    """Float in [-1, 1] -> uint8 in [0, 255], *rounded*: flooring would darken by half a level."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -24,21 +22,16 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def save_images(path: Path, images: Tensor, labels: Tensor) -> None:
-    """images (N, C, H, W) uint8 and labels (N,) int64 into an npz with `arr_0` (N, H, W, C) uint8
-    and `labels`.
-    """
+    """Images (N, C, H, W) uint8 as `arr_0` (N, H, W, C), labels (N,) int64 as `labels`: an npz."""
     np.savez(path, arr_0=images.permute(0, 2, 3, 1).contiguous().numpy(), labels=labels.numpy())
 
 
 def load_images(path: Path) -> tuple[Tensor, Tensor]:
-    """Inverse of `save_images`: (N, C, H, W) uint8 and (N,) int64; UserError if the file is not
-    such an npz.
-    """
+    """Inverse of `save_images`: (N, C, H, W) uint8 and (N,) int64; UserError for another file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return torch.from_numpy(file["arr_0"]).permute(
-                0, 3, 1, 2
-            ).contiguous(), torch.from_numpy(file["labels"])
+            images = torch.from_numpy(file["arr_0"]).permute(0, 3, 1, 2).contiguous()
+            return images, torch.from_numpy(file["labels"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: not an npz of images with arr_0 and labels ({error}); make it again"

@@ -49,9 +49,7 @@ class Progress:
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """A function that says whether SIGINT or SIGTERM has come;
-    the old handlers return at the end.
-    """
+    """Whether SIGINT or SIGTERM has come, as a function; the old handlers return at the end."""
     seen = []
     old = {
         number: signal.signal(number, lambda n, frame: seen.append(n))

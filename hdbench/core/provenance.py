@@ -29,9 +29,7 @@ def environment(device: str) -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's name: another kind may round otherwise, so that equal versions and seeds
-    need not give equal bits.
-    """
+    """Its name: another processor may round otherwise, so equal seeds need not give equal bits."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux

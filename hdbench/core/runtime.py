@@ -1,6 +1,4 @@
-"""Set-up of a process that computes: threads, deterministic kernels, and memory that is kept
-instead of given back.
-"""
+"""Set-up of a process that computes: device, threads, deterministic kernels, kept memory."""
 
 from __future__ import annotations
 
@@ -26,19 +24,15 @@ def set_up(threads: int, device: str) -> torch.device:
     """
     try:
         libc = ctypes.CDLL(None)
-        for option, value in (
-            (_M_MMAP_MAX, 0),
-            (_M_TRIM_THRESHOLD, 2**31 - 1),
-            (_M_TOP_PAD, 2**26),
-        ):
-            libc.mallopt(option, value)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 2**26)
     except (OSError, AttributeError):
         pass  # another libc: slower, same results
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_deterministic_debug_mode(
-        "error"
-    )  # use_deterministic_algorithms, without importing a compiler
+    # use_deterministic_algorithms, without importing a compiler
+    torch.set_deterministic_debug_mode("error")
     chosen = choose(device)
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
@@ -46,9 +40,7 @@ def set_up(threads: int, device: str) -> torch.device:
 
 
 def choose(device: str) -> torch.device:
-    """`auto` is cuda if visible, else cpu; of several ranks each takes its own cuda device.
-    UserError if there is none.
-    """
+    """`auto` is cuda if visible, else cpu; each rank has its own cuda device, or UserError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -63,21 +55,18 @@ def choose(device: str) -> torch.device:
 
 
 def cuda_of_rank(device: torch.device) -> torch.device:
-    """The device of this process among several on its machine; UserError if there are too few, or
-    one is asked for.
-    """
+    """This rank's own device on its machine; UserError if there are too few, or one is named."""
     local_rank = distributed.place().local_rank
     count = torch.cuda.device_count()
     if device.index is not None:
         raise UserError(
-            f"--device = {device}: several ranks cannot share a device; use cuda, and each "
-            "takes its own"
+            f"--device = {device}: several ranks cannot share a device; use cuda, and each takes "
+            "its own"
         )
     if count > 1 and local_rank >= count:
         raise UserError(
-            f"LOCAL_RANK = {local_rank}: only {count} CUDA devices are visible; start one "
-            "process for each"
+            f"LOCAL_RANK = {local_rank}: only {count} CUDA devices are visible; start one process "
+            "for each"
         )
-    return torch.device(
-        "cuda", local_rank if count > 1 else 0
-    )  # SLURM may show each process its own device alone
+    # SLURM may show each process its own device alone
+    return torch.device("cuda", local_rank if count > 1 else 0)

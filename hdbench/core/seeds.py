@@ -1,6 +1,4 @@
-"""Seeds from axes: every random tensor is a function of named axes, so arms share noise and a
-resumed run repeats it.
-"""
+"""Every random tensor is a function of named axes: arms share noise, a resumed run repeats it."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ from torch import Tensor
 
 
 class Rows(Protocol):
-    """Images (N, C, H, W): all in memory as a tensor or, as
-    `hdbench.datasets.latents.cache.Latents`, on disk.
-    """
+    """Images (N, C, H, W) that need not be in memory: `hdbench.datasets.latents.cache.Latents`."""
 
     shape: torch.Size
 
@@ -28,37 +24,30 @@ class Rows(Protocol):
 
 
 def seed_of(*axes: str | int) -> int:
-    """A 63-bit seed from axes such as (chain seed, "refine", step, "critic"); independent of
-    process and platform.
-    """
-    return (
-        int.from_bytes(hashlib.sha256("/".join(map(str, axes)).encode()).digest()[:8], "big") >> 1
-    )
+    """A 63-bit seed from axes such as (chain seed, "refine", step, "critic"), on any platform."""
+    digest = hashlib.sha256("/".join(map(str, axes)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(*axes: str | int) -> torch.Generator:
-    """CPU generator of these axes (PyTorch's keeps 32 bits of a seed); drawn on the CPU, so a
-    device changes nothing.
-    """
+    """CPU generator of these axes, so a device changes nothing (PyTorch's keeps 32 bits)."""
     return torch.Generator().manual_seed(seed_of(*axes))
 
 
-def sample_noise(axes: tuple[str | int, ...], indices: range, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal (len(indices), *shape) float32; row i depends on axes and indices[i] alone,
-    not on the batch.
+def sample_noise(
+    axes: tuple[str | int, ...], indices: Sequence[int], shape: tuple[int, ...]
+) -> Tensor:
+    """Standard normal (len(indices), *shape) float32; row i depends on axes and indices[i] alone.
 
     Philox keeps the whole seed, so that no two of many samples start from the same noise.
     """
     rows = (np.random.Generator(np.random.Philox(seed_of(*axes, index))) for index in indices)
-    return torch.from_numpy(
-        np.stack([row.standard_normal(shape, dtype=np.float32) for row in rows])
-    )
+    noise = np.stack([row.standard_normal(shape, dtype=np.float32) for row in rows])
+    return torch.from_numpy(noise)
 
 
 class Split(NamedTuple):
-    """Where a batch is cut in two: its rows before a row of the global batch,
-    and those from it on.
-    """
+    """Where a batch is cut in two: its rows before a row of the global batch, and the others."""
 
     at: int
     """Number of rows here before the cut."""
@@ -73,8 +62,7 @@ class Draws:
 
     Row i of a draw is a function of (axes, number of the draw, i) alone, by counter-based random
     numbers (Philox, Salmon et al. 2011), so a rank draws its own rows, at their cost, and neither
-    the number of ranks nor the size of a micro-batch changes a number. `images` (M, C, H, W) is in
-    memory or, as `hdbench.datasets.latents.cache.Latents`, on disk.
+    the number of ranks nor the size of a micro-batch changes a number.
     """
 
     def __init__(
@@ -86,9 +74,7 @@ class Draws:
         parts: Sequence[range] = (),
         rank: int = 0,
     ):
-        """`parts` are the rows of the global `batch` that each rank draws; by default one draws
-        all.
-        """
+        """`parts`: the rows of the global `batch` that each rank draws; by default one has all."""
         self.seed = seed_of(*axes)
         self.images = images
         self.labels = labels
@@ -98,9 +84,7 @@ class Draws:
         self.draws = 0
 
     def split(self, cut: int) -> Split:
-        """Where the rows from row `cut` of the global batch on begin; the same on all ranks but
-        `at`.
-        """
+        """The batch cut at row `cut` of the global batch; the same on all ranks but `at`."""
         return Split(
             len([row for row in self.indices if row < cut]),
             any(row < cut for rows in self.parts for row in rows[:1]),
@@ -108,9 +92,7 @@ class Draws:
         )
 
     def data(self) -> tuple[Tensor, Tensor]:
-        """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64, drawn
-        uniformly with replacement.
-        """
+        """x (B, C, H, W) float32, images in [-1, 1] or latents, and labels (B,) int64: `rows`."""
         x, labels = self.rows(self.images, self.labels)
         return x, labels
 
@@ -121,14 +103,10 @@ class Draws:
 
     def label(self) -> Tensor:
         """Labels (B,) int64 with the data's own frequencies."""
-        return self.labels[self._index(len(self.labels))]
+        return self.rows(self.labels)[0]
 
     def noise(self) -> Tensor:
-        """Standard normal of the images' shape, (B, C, H, W), by Box and Muller's method in
-        float32.
-
-        As `uniform`, of PyTorch's default dtype.
-        """
+        """Standard normal (B, C, H, W) in PyTorch's default dtype, by Box and Muller in float32."""
         shape = self.images.shape[1:]
         size = math.prod(shape)
         pairs = self._words(-(-size // 2)).view(np.uint32).reshape(len(self.indices), -1, 2)
@@ -139,7 +117,7 @@ class Draws:
         return normal[:, :size].reshape(-1, *shape).to(torch.get_default_dtype())
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(B,), uniform in [low, high)."""
+        """(B,) in PyTorch's default dtype, uniform in [low, high)."""
         words = (self._words(1)[:, 0] >> np.uint64(40)).astype(np.float32)
         uniform = torch.from_numpy(words).mul_(2.0**-24).to(torch.get_default_dtype())
         return low + (high - low) * uniform
@@ -150,9 +128,7 @@ class Draws:
         return torch.from_numpy((words * count).astype(np.int64))
 
     def _words(self, size: int) -> np.ndarray:
-        """Random words (B, size) uint64 of the next draw;
-        a counter of Philox gives four of them.
-        """
+        """Random words (B, size) uint64 of the next draw; a Philox counter gives four of them."""
         counters = -(-size // 4)
         key = np.array([self.seed, self.draws], dtype=np.uint64)
         self.draws += 1
@@ -172,9 +148,7 @@ class Draws:
 
 @contextmanager
 def seeded(*axes: str | int):
-    """Global random numbers of these axes inside, for the initialisation of networks; as before
-    outside.
-    """
+    """Inside, PyTorch's global generator is of these axes: to initialise networks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(*axes))
         yield

@@ -13,9 +13,7 @@ from hdbench.core.distributed import group_of, rank
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
-    """Shard the parameters over all ranks, in place: a transformer's blocks one by one, then the
-    rest.
-    """
+    """Shard the parameters over all ranks, in place: each block of a transformer, then the rest."""
     from torch.distributed.device_mesh import DeviceMesh  # start-up: of sharded training alone
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -28,9 +26,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
 
 def _carry_tangents(module: nn.Module) -> None:
-    """Take forward-mode tangents past FSDP2's own hook, through whose autograd function they do not
-    go.
-    """
+    """Take forward-mode tangents past FSDP2's hook, whose autograd function loses them."""
     held: list[list[Tensor | None]] = []
 
     def strip(module: nn.Module, arguments: tuple) -> tuple:
@@ -61,18 +57,14 @@ def full_tensor(tensor: Any) -> Tensor:
 
 
 def on_rank_0(tensor: Any) -> Tensor:
-    """All ranks' shards put together, in the memory of rank 0 alone and empty elsewhere; else the
-    tensor itself.
-    """
+    """As `full_tensor`, in the CPU memory of rank 0 alone and empty elsewhere."""
     if not hasattr(tensor, "full_tensor"):
         return tensor
     return tensor.full_tensor().cpu() if rank() == 0 else tensor.full_tensor().new_empty(0)
 
 
 def distribute_like(tensor: Tensor, other: Any) -> Tensor:
-    """A full tensor, the same on every rank, sharded over them as `other` of the same shape is, if
-    it is.
-    """
+    """A full tensor, the same on every rank, sharded as `other` of the same shape is, if it is."""
     if not hasattr(other, "full_tensor"):
         return tensor
     from torch.distributed.tensor import distribute_tensor  # start-up: of sharded training alone

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from hdbench.core import distributed
-from hdbench.core.errors import OutOfMemory, UserError
+from hdbench.core.errors import OutOfMemory, UserError, first_sentence
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.context import Context
 from hdbench.stages.sources import differences, manifests_of, note_sources, resumption, sources_of
@@ -116,9 +116,8 @@ def run_stage(
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(
-                f"out of memory at {label} ({distributed.reason(error)}); ask for more memory "
-                "or lower the "
-                "batch size"
+                f"out of memory at {label} ({first_sentence(error)}); ask for more memory or lower "
+                "the batch size"
             ) from None
         work.publish(
             names, **facts, sources=sources_of(stage), parent_manifests=manifests_of(results, stage)
