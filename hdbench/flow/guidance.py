@@ -1,6 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans, arXiv 2207.12598), in an interval of times (arXiv
-2404.07724).
-"""
+"""Classifier-free guidance (arXiv 2207.12598) in an interval of times (arXiv 2404.07724)."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from hdbench.core.config import Config, Fraction
-from hdbench.flow.path import Velocity, guided, velocity
+from hdbench.flow.path import Velocity, guided
 
 
 class Guidance(Config):
@@ -53,4 +51,4 @@ class Guidance(Config):
 
     def of(self, network: nn.Module) -> Velocity:
         """The guided velocity (z, t, c) -> v^w of a network u(z, r, t, c)."""
-        return guided(network, self.scale, self.interval) if self.active else velocity(network)
+        return guided(network, self.scale, self.interval)

@@ -1,5 +1,4 @@
-"""One forward-mode pass that returns a network's value, with its autograd graph, and its
-directional derivative.
+"""One forward-mode pass for a network's value, with its graph, and its directional derivative.
 
 PyTorch's own forward mode multiplies every linear layer's input by a materialised zero tangent of
 the weight and records a graph for tangents that nobody walks.  Here the five operations that carry
@@ -42,8 +41,9 @@ def _gelu(x: Dual, approximate: str = "none") -> Dual:
 
 
 def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Dual:
-    """y = (x - mean) s with s = 1 / sd over the last axis; dy = s (dx - mean(dx) - y mean(y dx)),
-    times the weight.
+    """y = (x - mean x) s, s = 1 / sd over the last axis; dy = s (dx - mean dx - y mean(y dx)).
+
+    Both times the weight, y plus the bias.
     """
     if len(shape) != 1:
         raise NotImplementedError("jvp of layer_norm over more than the last axis")
@@ -52,9 +52,9 @@ def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Du
         dx = x[1]
         dy = s * (dx - dx.mean(-1, keepdim=True) - y * (y * dx).mean(-1, keepdim=True))
         dy = dy if weight is None else dy * weight
-    return (
-        y if weight is None else y * weight if bias is None else torch.addcmul(bias, y, weight)
-    ), dy
+    if weight is not None:
+        y = y * weight if bias is None else torch.addcmul(bias, y, weight)
+    return y, dy
 
 
 def _attention(
@@ -65,8 +65,8 @@ def _attention(
     """
     if is_causal or dropout_p or (attn_mask is not None and attn_mask.dtype == torch.bool):
         raise NotImplementedError(
-            "jvp of attention that is causal, drops out, or has a boolean mask: give an "
-            "additive mask"
+            "jvp of attention that is causal, drops out, or has a boolean mask: give an additive "
+            "mask"
         )
     scale = q[0].shape[-1] ** -0.5 if scale is None else scale
     scores = (q[0] * scale) @ k[0].mT
@@ -78,13 +78,14 @@ def _attention(
         return y, (pds - p * pds.sum(-1, keepdim=True)) @ v[0] + p @ v[1]
 
 
+# function: (rule, how many leading arguments are dual)
 _RULES = {
     F.linear: (_linear, 1),
     F.conv2d: (_conv2d, 1),
     F.gelu: (_gelu, 1),
     F.layer_norm: (_layer_norm, 1),
     F.scaled_dot_product_attention: (_attention, 3),
-}  # function: (rule, how many leading arguments are dual)
+}
 
 
 class _LeanRules(TorchFunctionMode):
@@ -102,8 +103,7 @@ class _LeanRules(TorchFunctionMode):
 def jvp(
     function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor]:
-    """(f(primals), J_f(primals) tangents): the value keeps its autograd graph, the derivative is
-    detached.
+    """(f(primals), J_f(primals) tangents): the value with its autograd graph, the other without.
 
     Both come from one pass, without autocast; the derivative adds about one forward to the value's
     one.  Shapes are those that `function` takes and returns; a tangent has the shape and dtype of

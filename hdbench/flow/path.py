@@ -1,5 +1,4 @@
-"""The probability path and its samplers, in the one convention of the suite: t = 0 is data, t = 1
-is noise.
+"""The probability path in the one convention of the suite: t = 0 is data, t = 1 is noise.
 
 z_t = (1 - t) x + t eps, conditional velocity v = eps - x, x-prediction x = z_t - t v(z_t, t).
 """
@@ -11,9 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-Velocity = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # (z, t, c) -> v, shapes (B, C, H, W), (B,), (B,)
+# z, v and u (B, C, H, W); r, t and c (B,)
+Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]  # (z, t, c) -> v
 MeanVelocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (z, r, t, c) -> u
 
 
@@ -35,8 +33,7 @@ def velocity(network: nn.Module) -> Velocity:
 def guided(
     network: nn.Module, guidance: float, interval: tuple[float, float] = (0.0, 1.0)
 ) -> Velocity:
-    """v^w = v(z, t, null) + w [v(z, t, c) - v(z, t, null)] for t in the interval, v(z, t, c)
-    elsewhere (METHOD).
+    """v^w = v(z, t, null) + w [v(z, t, c) - v(z, t, null)] in the interval; v(z, t, c) elsewhere.
 
     Both halves run as one batch of 2B: two network evaluations a sample, one where guidance = 1.
     """
@@ -46,9 +43,8 @@ def guided(
     def v_w(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
         null = torch.full_like(c, network.null_label)
         tt = torch.cat([t, t])
-        conditional, unconditional = network(torch.cat([z, z]), tt, tt, torch.cat([c, null])).chunk(
-            2
-        )
+        both = network(torch.cat([z, z]), tt, tt, torch.cat([c, null]))
+        conditional, unconditional = both.chunk(2)
         w = torch.where((t >= interval[0]) & (t <= interval[1]), guidance, 1.0).to(z.dtype)
         return torch.lerp(unconditional, conditional, expand(w))
 
@@ -56,6 +52,6 @@ def guided(
 
 
 def generate(u: MeanVelocity, eps: Tensor, c: Tensor) -> Tensor:
-    """One step: G(eps, c) = eps - u(eps, 0, 1, c)."""
+    """One step: G(eps, c) = eps - u(eps, 0, 1, c); eps (B, C, H, W), c (B,)."""
     one = torch.ones(len(eps), device=eps.device)
     return eps - u(eps, torch.zeros_like(one), one, c)

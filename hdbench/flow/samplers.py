@@ -1,4 +1,7 @@
-"""Samplers: Euler steps of the ODE, steps of a flow map, multi-step consistency sampling."""
+"""Samplers: Euler steps of the ODE, steps of a flow map, multi-step consistency sampling.
+
+From noise eps (B, C, H, W) and labels c (B,) to x (B, C, H, W).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,7 @@ def sample_ode(v: Velocity, eps: Tensor, c: Tensor, steps: int) -> Tensor:
 
 
 def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tensor:
-    """z_r = z_t - (t - r) u(z_t, r, t, c) on a uniform grid from t = 1 to 0; one step is
-    `generate`.
-    """
+    """z_r = z_t - (t - r) u(z_t, r, t, c) on a uniform grid from t = 1 to 0."""
     grid = torch.linspace(1, 0, steps + 1).tolist()
     z = eps
     full = partial(torch.full, (len(eps),), device=eps.device)
@@ -31,17 +32,17 @@ def sample_flow_map(u: MeanVelocity, eps: Tensor, c: Tensor, steps: int) -> Tens
 def sample_consistency(
     u: MeanVelocity, noises: Tensor, c: Tensor, times: Sequence[float] | None = None
 ) -> Tensor:
-    """Multi-step consistency sampling (Song et al., arXiv 2303.01469, Algorithm 1): jump to data,
-    noise again, jump.
+    """Multi-step consistency sampling (arXiv 2303.01469, Algorithm 1): jump, noise again, jump.
 
     noises (steps, B, C, H, W): the first is the start, each further one renoises the prediction, at
-    `times` (steps - 1 of them) or t uniform in (0, 1].
+    `times` (steps - 1 of them), by default on a uniform grid in (0, 1).
     """
     steps = len(noises)
+    if times is None:
+        times = [1 - number / steps for number in range(1, steps)]
     full = partial(torch.full, (noises.shape[1],), device=noises.device)
     x = generate(u, noises[0], c)
-    for number in range(1, steps):
-        t = full(times[number - 1] if times else 1 - number / steps)
-        z = interpolate(x, noises[number], t)
+    for eps, t in zip(noises[1:], map(full, times), strict=True):
+        z = interpolate(x, eps, t)
         x = z - expand(t) * u(z, torch.zeros_like(t), t, c)
     return x

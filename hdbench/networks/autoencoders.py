@@ -134,8 +134,8 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
         )
     except Exception as error:  # diffusers' errors have no common base but this
         raise UserError(
-            f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); get them "
-            "again"
+            f"{folder}: its weights cannot be read as .safetensors ({reason(error)}); "
+            "get them again"
         ) from None
     check_keys(folder, missing=about["missing_keys"], unexpected=about["unexpected_keys"])
     return model
@@ -147,13 +147,13 @@ def check_keys(folder: Path, **problems: Iterable[str]) -> None:
         if keys := sorted(keys):
             named = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
             raise UserError(
-                f"{folder}: its weights have {len(keys)} {problem} keys ({named}); get the folder "
-                "again"
+                f"{folder}: its weights have {len(keys)} {problem} keys ({named}); "
+                "get the folder again"
             )
 
 
 def variant(folder: Path) -> str | None:
-    """ "bf16" where a folder has only files such as model.bf16.safetensors; or None."""
+    """The variant of a folder's files, bf16 of model.bf16.safetensors; None if some have none."""
     variants = {
         re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2]
         for path in folder.glob("*.safetensors")

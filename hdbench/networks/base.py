@@ -1,6 +1,4 @@
-"""What the networks of every tier share: tokens that go through blocks, and how those meet
-autograd.
-"""
+"""What the networks of every tier share: tokens that go through blocks."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ class TokenNetwork(nn.Module):
         raise NotImplementedError
 
     def after(self, x: Tensor, others: tuple, blocks: Sequence[int]) -> list[Tensor]:
-        """Tokens (B, N, d) after the named blocks (1 = first), in their order; the pass stops at
-        the last of them.
-        """
+        """Tokens (B, N, d) after each of `blocks` (1 = first); the pass stops at the last one."""
         again = self.gradient_checkpointing and torch.is_grad_enabled() and not dual(x, *others)
         tokens = {}
         for number, block in enumerate(self.blocks[: max(blocks)], start=1):

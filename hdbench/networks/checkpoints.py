@@ -68,8 +68,8 @@ def read(
     """`convert` of a .pt or .safetensors file, wrapped or not; UserError without the file."""
     if not path.is_file():
         raise UserError(
-            f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, or give its "
-            "path"
+            f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, "
+            "or give its path"
         )
     tensors = unwrapped(read_tensors(path, WRAPPERS))
     return convert(
@@ -181,11 +181,11 @@ def check_settings(
         )
     stored = tensors["pos_embed"].float().flatten(0, -2)
     expected = positions(config, grid)
-    fits = stored.shape == expected.shape and torch.allclose(stored, expected, atol=1e-2)  # bf16
-    if not fits:
+    # a file may be in bfloat16
+    if stored.shape != expected.shape or not torch.allclose(stored, expected, atol=1e-2):
         raise UserError(
-            f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; give one "
-            "that has it"
+            f"{source}: its pos_embed is not that of a {grid} x {grid} grid of integers; "
+            "give one that has it"
         )
 
 

@@ -13,8 +13,7 @@ from hdbench.networks.config import ClassifierConfig
 class Classifier(nn.Module):
     """(B, C, H, W) float in [-1, 1] -> logits (B, sum of `attributes`).
 
-    `attributes` are the numbers of classes of what it tells apart, each with its own logits; mostly
-    one.
+    `attributes` are the numbers of classes of what it tells apart, each with its own logits.
     """
 
     def __init__(
@@ -60,6 +59,5 @@ def classify(
         [network.penultimate(to_float(batch).to(device)) for batch in images.split(500)]
     )
     groups = network.out(features).split(network.attributes, dim=1)
-    return features.cpu().numpy(), torch.cat(
-        [torch.softmax(group, dim=1) for group in groups], dim=1
-    ).cpu().numpy()
+    probabilities = torch.cat([torch.softmax(group, dim=1) for group in groups], dim=1)
+    return features.cpu().numpy(), probabilities.cpu().numpy()

@@ -27,25 +27,24 @@ def build(model: dict[str, Any]) -> CLIP:
 
 
 def tokenize(network: CLIP, prompts: Sequence[str]) -> Tensor:
-    """Token numbers (N, L) int64, 0 behind the last; UserError for a prompt longer than L."""
-    tokens = SimpleTokenizer(context_length=network.context_length)
-    numbers = tokens(list(prompts))
-    if (full := (numbers != 0).all(1).nonzero()).numel():
+    """Token ids (N, L) int64, 0 after the last; UserError for a prompt longer than L."""
+    tokenizer = SimpleTokenizer(context_length=network.context_length)
+    ids = tokenizer(list(prompts))
+    if (full := (ids != 0).all(1).nonzero()).numel():
         longest = prompts[int(full[0])]
-        if len(tokens.encode(longest)) + 2 > network.context_length:
+        if len(tokenizer.encode(longest)) + 2 > network.context_length:
             raise UserError(
                 f"text.model.text_cfg.context_length = {network.context_length}: {len(full)} of "
                 f"{len(prompts)} prompts are longer, such as {longest!r}; raise it"
             )
-    return numbers
+    return ids
 
 
 @torch.no_grad()
 def embed(network: CLIP, prompts: Sequence[str]) -> list[Tensor]:
     """Each prompt's tokens (n, d) after the text tower, float32 on the CPU."""
-    numbers = tokenize(network, prompts)
     rows = []
-    for batch in numbers.split(256):
+    for batch in tokenize(network, prompts).split(256):
         tokens = network.forward_intermediates(
             text=batch.to(network.logit_scale.device),
             text_indices=1,
@@ -74,7 +73,7 @@ def write_table(network: CLIP, prompts: Sequence[str], folder: Path) -> list[str
 
 
 class Captioned(nn.Module):
-    """The network with its captions as token numbers (M, L): what `contrastive` trains."""
+    """The network with its captions as token ids (M, L): what `contrastive` trains."""
 
     captions: Tensor
 

@@ -43,7 +43,7 @@ class SanaConfig(SanaSizes):
 def _kind(value: Any) -> str:
     """The tag of a generator's configuration: its `name`; the transformer's has none."""
     name = value.get("name") if isinstance(value, dict) else None
-    return "sana" if name == "sana" or isinstance(value, SanaConfig) else name or "transformer"
+    return "sana" if isinstance(value, SanaConfig) else name or "transformer"
 
 
 NetworkConfig = Annotated[

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.networks.config import SanaConfig, TransformerConfig
 
 
-class Unencoded(NamedTuple):
+@dataclass(frozen=True)
+class Unencoded:
     """Prompts without content: what counting needs of `networks.text.Conditions`."""
 
     length: int
     width: int
 
-    def __getitem__(self, c):
-        return torch.empty(len(c), self.length, self.width), torch.ones(
-            len(c), self.length, dtype=torch.bool
-        )
+    def __getitem__(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        mask = torch.ones(len(c), self.length, dtype=torch.bool)
+        return torch.empty(*mask.shape, self.width), mask
 
 
 @functools.cache

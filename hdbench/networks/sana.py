@@ -9,7 +9,7 @@ x_s = sigma_d (cos s x + sin s eps) to sigma_d x_hat = cos s x_s - sin s sigma_d
 and the network F is given z_t and t (unscaled), with G = ((1 - 2t) z_t + n^2 F) / n.  So
     x_hat = [(1 - t) - t (1 - 2t)] z_t / n^2 - t F = z_t - t F,
 since (1 - t) - t (1 - 2t) = n^2: F(z_t, t) is u(z_t, 0, t) in our notation, and no change of
-variables is left to compute. Such a network is for one-step and consistency sampling alone; it has
+variables is left to compute.  Such a network is for one-step and consistency sampling alone; it has
 no velocity and takes its guidance as an input.
 """
 
@@ -204,7 +204,7 @@ def read(path: Path, config: SanaSizes, *, image_size: int, channels: int) -> di
         "caption_width": stored.caption_channels,
         "qk_norm": stored.qk_norm is not None,
         "time_scale": 1.0 if stored.guidance_embeds else 1000 * stored.timestep_scale,
-        "guidance_input": stored.guidance_embeds and (config.guidance_input or 4.5) or None,
+        "guidance_input": (config.guidance_input or 4.5) if stored.guidance_embeds else None,
     }
     if wrong := {key: value for key, value in fitting.items() if value != getattr(config, key)}:
         raise UserError(

@@ -40,10 +40,7 @@ class TextConfig(Config):
     """How prompts become conditions."""
 
     path: str = Field(
-        description=(
-            "folder of a SANA pipeline in diffusers' format, with `tokenizer` and `text_encoder` "
-            "inside"
-        )
+        description="folder of a SANA pipeline of diffusers, with `tokenizer` and `text_encoder`"
     )
     length: int = Field(default=300, ge=2, description="L, tokens of a condition")
     complex_human_instruction: bool = Field(
@@ -74,8 +71,8 @@ class Conditions:
             raise UserError(f"{folder}: no table of encoded prompts; encode them first")
         if [path.name for path in files] != names(len(files)):
             raise UserError(
-                f"{folder}: not all shards of one table of encoded prompts; run the same command "
-                "again"
+                f"{folder}: not all shards of one table of encoded prompts; "
+                "run the same command again"
             )
         try:
             shards = [load_file(path) for path in files]  # maps the files
@@ -85,8 +82,8 @@ class Conditions:
             self.width = self.tokens[0].shape[1]
         except (SafetensorError, OSError, KeyError) as error:
             raise UserError(
-                f"{folder}: not a table of encoded prompts ({error}); delete it and encode them "
-                "again"
+                f"{folder}: not a table of encoded prompts ({error}); "
+                "delete it and encode them again"
             ) from None
         self.lengths = torch.cat(lengths)
         # first token of each row in its shard
@@ -127,7 +124,7 @@ class Conditions:
 
 
 def names(shards: int) -> list[str]:
-    """The files' names of so many shards."""
+    """The file names of a table of so many shards."""
     return [f"conditions-{shard:05}-of-{shards:05}.safetensors" for shard in range(shards)]
 
 
@@ -252,8 +249,8 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
         )
     except Exception as error:  # transformers' errors have no common base but this
         raise UserError(
-            f"{config.path}: its tokenizer or Gemma 2 cannot be read ({reason(error)}); get it "
-            "again"
+            f"{config.path}: its tokenizer or Gemma 2 cannot be read ({reason(error)}); "
+            "get it again"
         ) from None
     check_keys(encoder, missing=about["missing_keys"])
     components["text_encoder"].to(device).eval()

@@ -1,5 +1,4 @@
-"""The diffusion transformer of every tier: SiT/DiT (Peebles & Xie, arXiv 2212.09748; SiT, arXiv
-2401.08740) with r.
+"""The diffusion transformer of every tier: DiT (arXiv 2212.09748), SiT (arXiv 2401.08740) with r.
 
 One class serves the tiny networks and XL/2 (width 1152, depth 28, heads 16, patch 2, image_size 32,
 channels 4): other numbers, same code.
@@ -26,11 +25,9 @@ from hdbench.networks.embeddings import (
 
 
 class TransformerConfig(Config):
-    """Size of the transformer; `image_size`, `channels` and `classes` come from the data set when a
-    suite is planned.
+    """Size of the transformer; `image_size`, `channels` and `classes` are those of the data set.
 
-    Fields after `time_scale` say what weights cannot; they are left out of a dump where they have
-    their default.
+    Fields after `time_scale` say what weights cannot; a dump leaves out their defaults.
     """
 
     width: int = Field(default=64, ge=1, description="token width d")
@@ -71,8 +68,8 @@ class TransformerConfig(Config):
     def _one_notion_of_time(self):
         if self.reversed_time and self.prediction == "epsilon":
             raise ValueError(
-                "reversed_time = true: a network that predicts epsilon counts DDPM's steps; leave "
-                "one out"
+                "reversed_time = true: a network that predicts epsilon counts DDPM's steps; "
+                "leave one out"
             )
         return self
 
@@ -109,9 +106,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and feed-forward with adaLN-Zero, as in DiT: x (B, N, d), condition (B, d), already
-    through SiLU.
-    """
+    """DiT's block with adaLN-Zero: tokens x (B, N, d), condition (B, d), already through SiLU."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float):
         super().__init__()
@@ -137,8 +132,7 @@ class Block(nn.Module):
 
 
 class NoiseToVelocity(nn.Module):
-    """A prediction eps_hat at DDPM's 1,000 steps (linear beta, 1e-4 to 0.02; arXiv 2006.11239) as a
-    velocity on our path.
+    """eps_hat at DDPM's 1,000 steps (beta 1e-4 to 0.02; arXiv 2006.11239) as our path's velocity.
 
     z_t / n_t, n_t = sqrt((1 - t)^2 + t^2), is DDPM's z_k = alpha_k x + sigma_k eps at t_k = sigma_k
     / (alpha_k + sigma_k), from t_0 = 0.0099 to t_999 = 0.9937.  Then x_hat = (z_t - t eps_hat) / (1
@@ -152,23 +146,21 @@ class NoiseToVelocity(nn.Module):
 
     def __init__(self):
         super().__init__()
-        signal = torch.cumprod(
-            1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0
-        )  # alpha_k^2
+        beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+        signal = torch.cumprod(1 - beta, 0)  # alpha_k^2
         self.register_buffer("times", 1 / (1 + (signal / (1 - signal)).sqrt()), persistent=False)
 
     def step(self, t: Tensor) -> Tensor:
-        """k (B,) in [0, 999], linear between the t_k; its slope grows to 16,000 at t_999, where
-        DDPM's steps crowd.
-        """
+        """k (B,) in [0, 999], linear between the t_k, which crowd at t_999: a slope of 16,000."""
         times = self.times.to(t.dtype)
         t = t.clamp(times[0], times[-1])
         k = torch.searchsorted(times, t.detach()).clamp(min=1)
         return k - 1 + (t - times[k - 1]) / (times[k] - times[k - 1])
 
     def velocity(self, z: Tensor, eps_hat: Tensor, t: Tensor) -> Tensor:
-        """v (B, C, H, W) = (l eps_hat - (l - 1 + n_s / n_t) z_t) / (max(t, l) (1 - s)), l = t_999
-        and s = min(t, l).
+        """v (B, C, H, W) = [l eps_hat - (l - 1 + n_s / n_t) z_t] / [max(t, l) (1 - s)].
+
+        l = t_999 and s = min(t, l).
         """
         last = self.times[-1].to(t.dtype)
         s = t.clamp(max=last)
@@ -186,8 +178,7 @@ class Transformer(TokenNetwork):
 
     With `mean_velocity=False` (teacher, fake score) there is no embedding of t - r and only r = t
     is meaningful.  With True the last layer of that embedding starts at zero, so a student that
-    loads a teacher's weights equals the teacher for every r until it is trained (METHOD: u(z, t, t)
-    = v(z, t)).
+    loads a teacher's weights equals the teacher for every r until it is trained.
     """
 
     def __init__(
@@ -215,9 +206,7 @@ class Transformer(TokenNetwork):
         self.register_buffer("position", positions(config, self.grid), persistent=False)
         self.noise_to_velocity = NoiseToVelocity() if config.prediction == "epsilon" else None
         self.time_embed = TimestepEmbedding(time_features, width)
-        self.label_embed = nn.Embedding(
-            classes + 1, width
-        )  # the last row is the null label of guidance
+        self.label_embed = nn.Embedding(classes + 1, width)  # the last row is the null label
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
@@ -227,10 +216,8 @@ class Transformer(TokenNetwork):
         nn.init.normal_(self.label_embed.weight, std=0.02)
         for layer in (self.time_embed.linear_1, self.time_embed.linear_2):
             nn.init.normal_(layer.weight, std=0.02)
-        zero: list[Any] = [block.modulation for block in self.blocks] + [
-            self.out_modulation,
-            self.out,
-        ]
+        modulations = (block.modulation for block in self.blocks)
+        zero: list[Any] = [*modulations, self.out_modulation, self.out]
         if mean_velocity:
             self.interval_embed = TimestepEmbedding(time_features, width)
             zero.append(self.interval_embed.linear_2)
@@ -263,9 +250,7 @@ class Transformer(TokenNetwork):
         return embed(timestep_embedding(t * self.config.time_scale, embed.linear_1.in_features))
 
     def embed_times(self, r: Tensor, t: Tensor) -> list[Tensor]:
-        """What the condition has of t, in the network's own time, and of t - r, if at all: each (B,
-        d).
-        """
+        """The condition's parts (B, d): of t, in the network's own time, and of t - r, if any."""
         if self.noise_to_velocity:
             time = self.noise_to_velocity.step(t)
         else:
@@ -283,9 +268,7 @@ class Transformer(TokenNetwork):
         return self.patch_embed(self.patchify(z)) + self.position, (condition,), condition
 
     def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """z (B, C, H, W) float; r, t (B,) in [0, 1], r <= t; c (B,) int64, `null_label` for none ->
-        (B, C, H, W).
-        """
+        """z (B, C, H, W); r <= t (B,) in [0, 1]; c (B,), `null_label` for none -> (B, C, H, W)."""
         x, others, condition = self.start(z, r, t, c)
         (x,) = self.after(x, others, [self.depth])
         shift, scale = self.out_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
