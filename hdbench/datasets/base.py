@@ -99,9 +99,11 @@ class Dataset(Config, ABC):
 
     def check(self, split: str, images: Tensor, labels: Tensor) -> None:
         """Raise UserError where what `build` gives is not what the sizes say."""
-        n = self.counts[split]
+        n = self.counts.get(split)
         wanted = (n, self.channels, self.image_size, self.image_size)
-        if images.dtype != torch.uint8 or tuple(images.shape) != wanted:
+        if n is None:
+            problem = "which is not in its counts"
+        elif images.dtype != torch.uint8 or tuple(images.shape) != wanted:
             problem = f"images {tuple(images.shape)} {images.dtype}, not {wanted} torch.uint8"
         elif labels.dtype != torch.int64 or tuple(labels.shape) != (n,):
             problem = f"labels {tuple(labels.shape)} {labels.dtype}, not ({n},) torch.int64"

@@ -116,7 +116,7 @@ class Captions(Dataset):
         return table
 
     def build(self) -> Splits:
-        """Images (N, 3, 16, 16) uint8 and rows of `prompts` (N,) int64, each digit as often."""
+        """Images (N, 3, 16, 16) uint8 and rows of `prompts` (N,) int64, drawn uniformly."""
         shapes = originals(self.seed)
         ink, digits = shapes["train"]
         half = len(digits) // 2

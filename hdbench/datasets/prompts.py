@@ -32,12 +32,17 @@ def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list
     rows = []
     for name in ids:
         row = table.get(name.rsplit("/", 1)[-1], table.get(name))
-        row = {"prompt": row} if isinstance(row, str) else row
-        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        found = described({"prompt": row} if isinstance(row, str) else row)
+        if found is None:
             raise UserError(
                 f"{path}: has no prompt for {name!r}; give the file that the images were made from"
             )
-        rows.append(
-            {key: str(row[key]) for key in ("prompt", "category") if row.get(key) is not None}
-        )
+        rows.append(found)
     return rows
+
+
+def described(row: Any) -> dict[str, str] | None:
+    """The "prompt" and, where there is one, the "category" of a row; None without a prompt."""
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        return None
+    return {key: str(row[key]) for key in ("prompt", "category") if row.get(key) is not None}

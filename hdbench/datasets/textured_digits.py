@@ -54,21 +54,16 @@ class TexturedDigits(Dataset):
         return splits
 
     def textured(self, ink: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Of each original (N, 8, 8): enlarged to 14x14, put anywhere on 16x16, ink times a
-        sinusoid; and the same image with the sinusoid's phase turned by half a period.  Both (N, 1,
-        16, 16) uint8.
+        """Two images (N, 1, 16, 16) uint8 of each original (N, 8, 8).
+
+        The original is enlarged to 14x14, put anywhere on 16x16, and its ink multiplied by a
+        sinusoid, in the second image by one whose phase is turned by half a period.
         """
         n = len(ink)
-        shape = F.pad(
-            F.interpolate(torch.from_numpy(ink).unsqueeze(1), 14, mode="bilinear").squeeze(1),
-            (1, 1, 1, 1),
-        ).numpy()
-        shape = np.stack(
-            [
-                np.roll(image, tuple(shift), (0, 1))
-                for image, shift in zip(shape, rng.integers(-1, 2, (n, 2)), strict=True)
-            ]
-        )
+        large = F.interpolate(torch.from_numpy(ink).unsqueeze(1), 14, mode="bilinear")
+        centred = F.pad(large.squeeze(1), (1, 1, 1, 1)).numpy()
+        shifts = zip(centred, rng.integers(-1, 2, (n, 2)), strict=True)
+        shape = np.stack([np.roll(image, tuple(shift), (0, 1)) for image, shift in shifts])
         y, x = np.mgrid[:16, :16]
         # the two diagonals
         direction = np.where(rng.integers(2, size=n) == 0, 1.0, -1.0)[:, None, None]

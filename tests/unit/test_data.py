@@ -24,11 +24,8 @@ def build(name: str, **settings):
 
 
 SMALL = {"train": 600, "test": 300}
-BUILT = (
-    "digits",
-    "textured_digits",
-    "canvas",
-)  # of classes; captions have test_captions.py, images test_latents.py
+# of classes; captions have test_captions.py, images test_latents.py
+BUILT = ("digits", "textured_digits", "canvas")
 
 
 def test_digits_split_sizes_and_content():
@@ -56,9 +53,7 @@ def test_no_original_is_in_both_splits(seed):
 
 
 def test_textured_digits_draw_each_split_from_its_own_originals(monkeypatch):
-    """Originals marked by where their ink is: upper rows for train, lower rows for test, none of it
-    mixed.
-    """
+    """Originals marked by where their ink is: upper rows for train, lower rows for test."""
 
     def marked(seed):
         train, test = np.zeros((20, 8, 8)), np.zeros((10, 8, 8))
@@ -77,15 +72,10 @@ def test_images_and_labels_are_well_formed(name):
     configuration, splits = build(name, **({} if name == "digits" else SMALL))
     for split, (images, labels) in splits.items():
         side = configuration.image_size
-        assert images.dtype == torch.uint8 and images.shape == (
-            len(labels),
-            configuration.channels,
-            side,
-            side,
-        ), split
-        assert labels.dtype == torch.int64 and set(labels.tolist()) == set(
-            range(configuration.classes)
-        )
+        shape = (len(labels), configuration.channels, side, side)
+        assert images.dtype == torch.uint8 and images.shape == shape, split
+        assert labels.dtype == torch.int64
+        assert set(labels.tolist()) == set(range(configuration.classes))
         assert images.max() > 240 and images.min() == 0
     if name != "digits":
         assert [len(images) for images, _ in splits.values()] == [600, 300]
@@ -94,11 +84,7 @@ def test_images_and_labels_are_well_formed(name):
 @pytest.mark.parametrize("name", BUILT)
 def test_data_depend_on_the_seed_alone(name):
     sizes = {} if name == "digits" else SMALL
-    (_, first), (_, again), (_, other) = (
-        build(name, **sizes),
-        build(name, **sizes),
-        build(name, seed=1, **sizes),
-    )
+    first, again, other = (build(name, seed=seed, **sizes)[1] for seed in (0, 0, 1))
     for split in first:
         assert all(torch.equal(a, b) for a, b in zip(first[split], again[split], strict=True))
         assert not torch.equal(first[split][0], other[split][0])
@@ -131,8 +117,7 @@ def flat_ink(monkeypatch, **settings) -> torch.Tensor:
 
 @pytest.mark.parametrize("wavelength", [3.0, 4.0, 8.0])
 def test_texture_has_its_wavelength_on_both_diagonals(monkeypatch, wavelength):
-    """Each image is 1/2 + 1/2 sin(k . (x, y) + phase) with |k| = 2 pi / wavelength: the
-    least-squares fit is exact.
+    """Least squares fit 1/2 + 1/2 sin(k . (x, y) + phase), |k| = 2 pi / wavelength, exactly.
 
     Where the ink lies wherever a digit is put.
     """
@@ -155,15 +140,12 @@ def test_splits_have_their_own_random_numbers(monkeypatch):
     monkeypatch.setattr(textured_digits, "originals", lambda seed: same)
     _, splits = build("textured_digits", train=200, test=200)
     (train, labels), (test, other_labels) = splits["train"], splits["test"]
-    assert (train == test).flatten(1).all(1).float().mean() < 0.05 and not torch.equal(
-        labels, other_labels
-    )
+    assert (train == test).flatten(1).all(1).float().mean() < 0.05
+    assert not torch.equal(labels, other_labels)
 
 
 def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
-    """Where the digit has no ink there is none; shifts are by -1, 0 or 1 pixel each way, all of
-    them used.
-    """
+    """Where the digit has no ink there is none; all shifts by -1, 0 or 1 pixel each way occur."""
     one = np.zeros((1, 8, 8))
     one[0, 4, 4] = 1.0
     monkeypatch.setattr(
@@ -182,9 +164,7 @@ def test_textures_multiply_the_shape_and_never_add_ink(monkeypatch):
 
 
 def test_a_shift_loses_no_ink(monkeypatch):
-    """Without texture, an original with ink on its first row keeps all of it in one place, wherever
-    it is put.
-    """
+    """Without texture, ink on an original's first row stays whole, wherever it is put."""
     top = np.zeros((1, 8, 8))
     top[0, 0] = 1.0
     monkeypatch.setattr(
@@ -198,11 +178,8 @@ def test_a_shift_loses_no_ink(monkeypatch):
     for dim, side in ((3, 3), (2, 14)):
         profile = (images > 0).any(dim)[:, 0].int()
         first, last = profile.argmax(1), 15 - profile.flip(1).argmax(1)
-        assert (
-            (last - first + 1 == side).all()
-            and (profile.sum(1) == side).all()
-            and {0, 1, 2} == set(first.tolist())
-        )
+        assert (last - first + 1 == side).all() and (profile.sum(1) == side).all()
+        assert {0, 1, 2} == set(first.tolist())
 
 
 def test_textured_digits_are_those_of_earlier_runs():
@@ -215,9 +192,7 @@ def test_textured_digits_are_those_of_earlier_runs():
 
 
 def numbered(seed):
-    """Originals of one level each, so that a quarter of a canvas says which it is: 40 for train, 20
-    for test, 10 classes.
-    """
+    """Originals of 10 classes, each of its own level by which a canvas's quarter tells it."""
     levels = np.arange(1, 61) / 64
     ink = np.ones((60, 8, 8)) * levels[:, None, None]
     return {"train": (ink[:40], np.arange(40) % 10), "test": (ink[40:], np.arange(20) % 10)}
@@ -229,23 +204,19 @@ def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
     for (images, labels), first, count in zip(splits.values(), (0, 40), (40, 20), strict=True):
         parts = images.unfold(2, 16, 16).unfold(3, 16, 16).flatten(-2)[:, 0]
         level = parts.amax(-1)
-        assert ((parts == 0) | (parts >= level[..., None] - 1)).all() and (
-            (parts > 0).sum(-1) == 14 * 14
-        ).all()
+        assert ((parts == 0) | (parts >= level[..., None] - 1)).all()
+        assert ((parts > 0).sum(-1) == 14 * 14).all()
         index = (level.double() / 255 * 64).round().long().flatten(1) - 1 - first
         assert set(index.flatten().tolist()) == set(range(count))
         assert torch.equal(index % 10, labels[:, None].expand(-1, 4))
         assert not (index == index[:, :1]).all()  # drawn one by one
         for corner in range(1, 4):  # independent of the first: equal in one of 4 (or 2) cases
-            assert (index[:, 0] == index[:, corner]).double().mean() == pytest.approx(
-                10 / count, abs=0.08
-            )
+            equal = (index[:, 0] == index[:, corner]).double().mean()
+            assert equal == pytest.approx(10 / count, abs=0.08)
 
 
 def test_a_turned_canvas_has_the_opposite_texture_on_the_same_ink():
-    """clean + turned is the ink alone, (2 - contrast) times the shape, up to rounding; where there
-    is none both are 0.
-    """
+    """Their sum is (2 - contrast) times the ink alone; where there is none both are 0."""
     configuration = Canvas(**SMALL)
     images, turned, labels = configuration.with_turned()["train"]
     assert torch.equal(images, configuration.build()["train"][0])
@@ -289,12 +260,8 @@ def test_a_data_set_needs_its_sizes_counts_and_build_alone(tmp_path):
     assert DATASETS["textured_digits"](train=9, test=4).counts == {"train": 9, "test": 4}
     assert (data.largest_sample, data.attributes, data.label_kind) == (3, (2,), "class")
     assert data.targets(labels) is labels and data.prompts() is None and Squares.version == 1
-    assert data.model_dump() == {
-        "name": "squares",
-        "image_size": 4,
-        "channels": 1,
-        "classes": 2,
-    }  # facts of the class are not settings, so they enter no digest
+    # facts of the class are not settings, so they enter no digest
+    assert data.model_dump() == {"name": "squares", "image_size": 4, "channels": 1, "classes": 2}
 
 
 @pytest.mark.parametrize(
@@ -314,6 +281,13 @@ def test_a_wrong_build_is_one_sentence(tmp_path, monkeypatch, images, labels, pr
     with pytest.raises(UserError, match=re.escape(f"squares: its build gives train {problem}")):
         Squares().encode(tmp_path, torch.device("cpu"), lambda done, total: None)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_build_of_a_split_that_is_not_counted_is_one_sentence(tmp_path, monkeypatch):
+    splits = Squares().build()
+    monkeypatch.setattr(Squares, "build", lambda self: {"score": splits["test"]})
+    with pytest.raises(UserError, match="its build gives score which is not in its counts; fix it"):
+        Squares().encode(tmp_path, torch.device("cpu"), lambda done, total: None)
 
 
 def test_a_class_that_is_no_whole_data_set_says_what_it_lacks():

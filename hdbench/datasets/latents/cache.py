@@ -186,7 +186,7 @@ class Encoder:
 
 
 def name_of(shard: int) -> str:
-    """The file's name of a shard."""
+    """The file name of a shard."""
     return f"latents-{shard:05}.safetensors"
 
 
@@ -196,8 +196,7 @@ def encode(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> tuple[list[str], dict[str, Any]]:
-    """Write the cache into `folder`; return the names of its files, and facts: images in it, broken
-    ones, seconds of this run.
+    """Write the cache into `folder`; its file names, and facts: images, broken ones, seconds.
 
     `progress` takes images done and images in all, of this rank.  Shard k is rank k % world_size's;
     one that is there is kept, unless it lacks a broken image, which may have been repaired.
@@ -218,8 +217,10 @@ def encode(
     done = 0
     broken = list(listing.cut)
 
+    def advance(count: int) -> None:
+        progress(done + count, total)
+
     def make(numbers: range) -> list[dict[str, Any]]:
-        advance = lambda count: progress(done + count, total)  # noqa: E731
         return [encoder.make(number, len(broken), advance) for number in numbers]
 
     def check() -> None:

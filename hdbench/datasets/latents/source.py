@@ -16,7 +16,7 @@ from typing import NamedTuple
 from hdbench.core.errors import UserError
 from hdbench.core.files import list_files
 from hdbench.datasets.latents.config import ImageCollection
-from hdbench.datasets.prompts import read_prompts
+from hdbench.datasets.prompts import described, read_prompts
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -44,17 +44,13 @@ class Listing(NamedTuple):
     cut: list[str]
 
 
-# what there is
-
-
 def find(collection: ImageCollection) -> Listing:
     """The images of the source and their labels, not decoded; UserError for what is wrong."""
     source = collection.source
     wanted = (".txt", ".json") if collection.text else (".cls",)
     if Path(source).is_dir():
-        files = sorted(
-            str(path) for path in list_files(Path(source)) if path.suffix.lower() in SUFFIXES
-        )
+        paths = list_files(Path(source))
+        files = sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES)
         items = [Item(file) for file in files]
         beside = [{}] * len(files)
         cut = []
@@ -119,11 +115,8 @@ def read_tar(
                     file.seek(member.offset_data)
                     neighbours.setdefault(stem, {})[suffix] = file.read(member.size)
             file.seek(tar.offset)
-            cut = (
-                ""
-                if file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
-                else "no end block"
-            )
+            ended = file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+            cut = "" if ended else "no end block"
     except tarfile.TarError as error:
         cut = str(error)
     except OSError as error:
@@ -152,10 +145,9 @@ def class_labels(
     if loose := next(
         (item for item, folder in zip(items, folders, strict=True) if folder in nowhere), None
     ):
+        unlabelled = " and has no .cls beside it" if loose.member else ""
         raise UserError(
-            f"{loose}: lies in no class "
-            f"folder{' and has no .cls beside it' if loose.member else ''}; put each class into a "
-            "folder of its own"
+            f"{loose}: lies in no class folder{unlabelled}; put each class into a folder of its own"
         )
     holding = [posixpath.basename(folder) for folder in folders]
     number = {name: label for label, name in enumerate(sorted(set(holding)))}
@@ -192,32 +184,24 @@ def captions(
                 f"{source / PROMPTS}: is missing, and data.text needs it; write "
                 '{name: {"prompt": ...}} there, with the names of the images without suffix'
             )
-        ids = tuple(
-            Path(item.file).relative_to(source).with_suffix("").as_posix() for item in items
-        )
-        return [
-            tuple(row.items()) for row in read_prompts(source / PROMPTS, ids, collection.source)
-        ]
-    return [
-        tuple(caption_in(item, files).items()) for item, files in zip(items, beside, strict=True)
-    ]
+        paths = (Path(item.file).relative_to(source).with_suffix("") for item in items)
+        ids = tuple(path.as_posix() for path in paths)
+        rows = read_prompts(source / PROMPTS, ids, collection.source)
+    else:
+        rows = [caption_in(item, files) for item, files in zip(items, beside, strict=True)]
+    return [tuple(row.items()) for row in rows]
 
 
 def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
     """The prompt, and the category if any, of an image's `.txt` or `.json`; UserError without."""
-    with suppress(ValueError):  # of JSON and of UTF-8
+    with suppress(ValueError, RecursionError):  # of JSON and of UTF-8
         if ".txt" in beside:
             return {"prompt": beside[".txt"].decode().strip()}
         row = json.loads(beside.get(".json", b"{}"))
-        prompt = (
-            next((row[key] for key in ("prompt", "caption") if key in row), None)
-            if isinstance(row, dict)
-            else None
-        )
-        if isinstance(prompt, str):
-            return {"prompt": prompt} | (
-                {"category": str(row["category"])} if row.get("category") is not None else {}
-            )
+        if isinstance(row, dict):
+            row = {"prompt": row.get("caption")} | row
+        if found := described(row):
+            return found
     raise UserError(
         f'{item}: has no caption: give it a .txt, or a .json with a "prompt" or a "caption", in '
         "UTF-8"
