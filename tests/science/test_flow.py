@@ -38,9 +38,8 @@ def transformer(mean_velocity: bool, seed: int = 0, **config) -> Transformer:
     network = Transformer(sizes, image_size=8, channels=1, classes=3, mean_velocity=mean_velocity)
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.copy_(
-                0.3 * torch.randn(parameter.shape, generator=rng(seed + parameter.numel()))
-            )
+            values = torch.randn(parameter.shape, generator=rng(seed + parameter.numel()))
+            parameter.copy_(0.3 * values)
     return network
 
 
@@ -49,9 +48,7 @@ def transformer(mean_velocity: bool, seed: int = 0, **config) -> Transformer:
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
 def test_oracle_velocity_is_the_conditional_mean(t):
-    """v(z, t) against numerical integration of (eps - x) over the posterior of x, in one
-    dimension.
-    """
+    """v(z, t) against numerical integration of eps - x over the posterior of one-dimensional x."""
     mixture = a_mixture()
     one = type(mixture)(mixture.means[:, :, :1, :1], mixture.sds, mixture.shares)
     x = np.linspace(-8, 8, 20001)
@@ -84,11 +81,8 @@ def test_oracle_mean_velocity_integrates_the_ode(data):
     """(t - r) u(z, r, t) = z_t - z_r of an adaptive solver; u(z, t, t) = v(z, t)."""
     oracle, z = DATA[data](), noise(8)
     for r, t in ((0.0, 1.0), (0.2, 0.7), (0.6, 0.65)):
-        exact = (
-            super(Gaussian, oracle).flow_map(z, r, t)
-            if data == "gaussian"
-            else oracle.flow_map(z, r, t)
-        )
+        solver = super(Gaussian, oracle) if data == "gaussian" else oracle
+        exact = solver.flow_map(z, r, t)
         times = [torch.full((8,), value, dtype=torch.float64) for value in (r, t)]
         torch.testing.assert_close(z - (t - r) * oracle.u(z, *times), exact, atol=1e-7, rtol=0)
         torch.testing.assert_close(oracle.u(z, times[1], times[1]), oracle.v(z, times[1]))
@@ -128,9 +122,8 @@ def test_euler_converges_at_first_order(data):
         for steps in (64, 128, 256)
     ]
     assert errors[0] > 1e-3
-    assert errors[0] / errors[1] == pytest.approx(2, abs=0.1) and errors[1] / errors[
-        2
-    ] == pytest.approx(2, abs=0.05)
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.1)
+    assert errors[1] / errors[2] == pytest.approx(2, abs=0.05)
 
 
 def test_euler_evaluates_at_the_start_of_each_step():
@@ -146,9 +139,7 @@ def test_euler_evaluates_at_the_start_of_each_step():
 
 
 def test_consistency_sampling_starts_with_the_one_step_sample_and_renoises():
-    """x_1 = G(eps_0); then x = f((1 - t) x + t eps_n, t) with f(z, t) = z - t u(z, 0, t), at t =
-    2/3 and 1/3.
-    """
+    """x = G(eps_0); then x = f((1 - t) x + t eps_n, t), f = z - t u(z, 0, t), at t = 2/3, 1/3."""
     oracle, noises = a_gaussian(), torch.stack([noise(5, seed=s) for s in range(3)]).float()
     x = generate(in_float32(oracle.u), noises[0], None)
     assert torch.equal(sample_consistency(in_float32(oracle.u), noises[:1], None), x)
@@ -160,9 +151,7 @@ def test_consistency_sampling_starts_with_the_one_step_sample_and_renoises():
 
 
 def test_samplers_keep_the_data_distribution():
-    """From the exact mean velocity both samplers give N(mu, s^2) itself, whatever the number of
-    steps.
-    """
+    """From the exact mean velocity both samplers give N(mu, s^2) itself."""
     oracle, noises = a_gaussian(), torch.stack([noise(20000, seed=s) for s in range(3)]).float()
     u = in_float32(oracle.u)
     for x in (sample_flow_map(u, noises[0], None, 2), sample_consistency(u, noises, None)):
@@ -189,9 +178,7 @@ class Recorder(nn.Module):
 
 
 def test_guidance_extrapolates_inside_its_interval_only():
-    """v(null) + w (v(c) - v(null)) for t in [0.3, 0.6], ends included; v(c) elsewhere; 2B rows in
-    one call.
-    """
+    """v(null) + w (v(c) - v(null)) for t in [0.3, 0.6], v(c) elsewhere; 2B rows in one call."""
     network, z, c = Recorder(), noise(5), torch.tensor([0, 1, 2, 0, 1])
     t = torch.tensor([0.1, 0.3, 0.5, 0.6, 0.9], dtype=torch.float64)
     found = guided(network, 1.5, (0.3, 0.6))(z, t, c)
@@ -204,12 +191,8 @@ def test_guidance_extrapolates_inside_its_interval_only():
 
 
 def test_guidance_zero_is_unconditional_and_one_is_a_single_evaluation():
-    network, z, c, t = (
-        Recorder(),
-        noise(4),
-        torch.tensor([0, 1, 2, 0]),
-        torch.full((4,), 0.5, dtype=torch.float64),
-    )
+    network, z, c = Recorder(), noise(4), torch.tensor([0, 1, 2, 0])
+    t = torch.full((4,), 0.5, dtype=torch.float64)
     assert torch.equal(guided(network, 1.0)(z, t, c), velocity(network)(z, t, c))
     assert [len(call) for call in network.calls] == [4, 4]
     torch.testing.assert_close(
@@ -223,10 +206,8 @@ def test_guidance_zero_is_unconditional_and_one_is_a_single_evaluation():
 def test_noise_of_a_sample_does_not_depend_on_its_batch():
     axes, shape = (0, "sample"), (1, 4, 4)
     whole = sample_noise(axes, range(10), shape)
-    assert torch.equal(
-        whole,
-        torch.cat([sample_noise(axes, range(3), shape), sample_noise(axes, range(3, 10), shape)]),
-    )
+    parts = [sample_noise(axes, rows, shape) for rows in (range(3), range(3, 10))]
+    assert torch.equal(whole, torch.cat(parts))
     assert len({tuple(row.flatten().tolist()) for row in whole}) == 10
     assert not torch.equal(whole, sample_noise((1, "sample"), range(10), shape))
     assert abs(sample_noise(axes, range(400), shape).std().item() - 1) < 0.03
@@ -284,9 +265,8 @@ def test_patchify_round_trip_with_channels():
         mean_velocity=False,
     )
     z = torch.randn(2, 3, 8, 8, generator=rng())
-    assert network.patchify(z).shape == (2, 4, 48) and torch.equal(
-        network.unpatchify(network.patchify(z)), z
-    )
+    tokens = network.patchify(z)
+    assert tokens.shape == (2, 4, 48) and torch.equal(network.unpatchify(tokens), z)
 
 
 def test_student_from_teacher_weights_equals_the_teacher_for_every_r():
@@ -294,11 +274,8 @@ def test_student_from_teacher_weights_equals_the_teacher_for_every_r():
     student = Transformer(teacher.config, image_size=8, channels=1, classes=3, mean_velocity=True)
     missing, unexpected = student.load_state_dict(teacher.state_dict(), strict=False)
     assert not unexpected and missing and all(key.startswith("interval_embed.") for key in missing)
-    z, c, t = (
-        noise(6, (1, 8, 8)).float(),
-        torch.tensor([0, 1, 2, 3, 0, 1]),
-        torch.rand(6, generator=rng()),
-    )
+    z, c = noise(6, (1, 8, 8)).float(), torch.tensor([0, 1, 2, 3, 0, 1])
+    t = torch.rand(6, generator=rng())
     expected = teacher(z, t, t, c)
     assert expected.std() > 0.1
     for r in (torch.zeros(6), 0.5 * t, t):
@@ -324,12 +301,12 @@ def test_features_are_the_tokens_of_the_full_pass_and_stop_at_the_last_block(blo
     z, c, t = noise(3, (1, 8, 8)).float(), torch.tensor([0, 1, 2]), torch.rand(3, generator=rng())
     seen, count = {}, []
     for number, block in enumerate(network.blocks, start=1):
-        block.register_forward_hook(
-            lambda module, inputs, output, number=number: (
-                seen.update({number: output}),
-                count.append(number),
-            )[0]
-        )
+
+        def keep(module, inputs, output, number=number):
+            seen[number] = output
+            count.append(number)
+
+        block.register_forward_hook(keep)
     network(z, t, t, c)
     full, _ = dict(seen), count.clear()
     tokens = network.features(z, t, c, blocks)
@@ -337,9 +314,8 @@ def test_features_are_the_tokens_of_the_full_pass_and_stop_at_the_last_block(blo
     for number, h in zip(blocks, tokens, strict=True):
         assert h.shape == (3, 16, 16)
         x = full[number]
-        expected = (x - x.mean(-1, keepdim=True)) / (
-            x.var(-1, keepdim=True, unbiased=False) + 1e-5
-        ).sqrt()
+        sd = (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        expected = (x - x.mean(-1, keepdim=True)) / sd
         torch.testing.assert_close(h, expected, atol=1e-5, rtol=1e-5)
 
 

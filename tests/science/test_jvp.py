@@ -1,6 +1,4 @@
-"""The forward-mode pass against torch.func.jvp with math attention, and against finite
-differences.
-"""
+"""The forward-mode pass against torch.func.jvp with math attention and finite differences."""
 
 from __future__ import annotations
 
@@ -27,9 +25,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def double_timestep_embedding(t: Tensor, size: int, **_) -> Tensor:
-    """[cos, sin] of t times frequencies 10000^(-k / (size / 2)), in float64, where diffusers' own
-    casts to float32.
-    """
+    """`timestep_embedding` in float64."""
     frequencies = torch.exp(
         -math.log(10000) * torch.arange(size // 2, dtype=torch.float64) / (size // 2)
     )
@@ -39,9 +35,7 @@ def double_timestep_embedding(t: Tensor, size: int, **_) -> Tensor:
 
 @pytest.fixture
 def network(monkeypatch) -> Transformer:
-    """A float64 student with every weight random, the modulations too, so that nothing is gated
-    away.
-    """
+    """A float64 student with every weight random, so that no modulation gates anything away."""
     monkeypatch.setattr(transformer, "timestep_embedding", double_timestep_embedding)
     config = TransformerConfig(width=16, depth=2, heads=2, patch=4, time_scale=10.0)
     network = Transformer(config, image_size=8, channels=1, classes=3, mean_velocity=True).double()
@@ -126,9 +120,8 @@ def test_derivative_is_detached_and_value_is_not(network):
     assert value.requires_grad and not tangent.requires_grad
     with torch.no_grad():
         torch.testing.assert_close(value, network(z, r, t, c))
-    weight = torch.tensor(
-        2.0, requires_grad=True
-    )  # operations under PyTorch's own rules record a graph for the tangent
+    # operations under PyTorch's own rules record a graph for the tangent
+    weight = torch.tensor(2.0, requires_grad=True)
     value, tangent = jvp(lambda x: weight * x**2, (torch.tensor(3.0),), (torch.tensor(1.0),))
     assert value.requires_grad and not tangent.requires_grad and tangent.item() == 12
 
@@ -215,9 +208,7 @@ UNCOVERED = {
 
 @pytest.mark.parametrize("name", UNCOVERED)
 def test_arguments_without_a_rule_are_right_or_refused(name):
-    """Never a silently different function: the value equals the plain call's, or an error says that
-    there is no rule.
-    """
+    """Never a silently different function: the value is the plain call's, or there is an error."""
     function, shape = UNCOVERED[name]
     x = normal(*shape)
     try:

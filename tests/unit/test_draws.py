@@ -1,6 +1,4 @@
-"""What a rank draws is its rows of what one process draws, at their cost; and the draws are what
-they say.
-"""
+"""A rank draws its rows of what one process draws, at their cost; draws have their laws."""
 
 from __future__ import annotations
 
@@ -64,9 +62,7 @@ def test_draws_do_not_depend_on_the_batch_and_differ_from_one_another():
 
 
 def test_the_laws_of_draws():
-    """Kolmogorov-Smirnov and chi-square at 0.1%, and no correlation between rows or columns of
-    noise.
-    """
+    """Kolmogorov-Smirnov and chi-square at 0.1%; rows and columns of noise are uncorrelated."""
     d = Draws((0,), IMAGES, LABELS, 20_000)
     noise = d.noise().flatten(1)
     assert noise.dtype == torch.float32 and noise.isfinite().all()
