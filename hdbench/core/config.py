@@ -129,7 +129,7 @@ def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]
             key, word, expected = where, error["input"], context["expected"]
         else:
             key, word, expected = f"{where}.name", context["tag"], context["expected_tags"]
-        choices = [part for part in expected.split("'") if part.strip(" ,") not in ("", "or")]
+        choices = [choice for choice in expected.split("'") if choice.strip(" ,") not in ("", "or")]
         return f"{key} = {json.dumps(word, default=str)}: unknown" + nearest(word, choices)
     if error["type"] == "value_error":
         # of a model's own validator; its sentence may start with the key at fault

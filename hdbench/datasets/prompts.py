@@ -32,12 +32,12 @@ def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list
     rows = []
     for name in ids:
         row = table.get(name.rsplit("/", 1)[-1], table.get(name))
-        found = described({"prompt": row} if isinstance(row, str) else row)
-        if found is None:
+        prompt = described({"prompt": row} if isinstance(row, str) else row)
+        if prompt is None:
             raise UserError(
                 f"{path}: has no prompt for {name!r}; give the file that the images were made from"
             )
-        rows.append(found)
+        rows.append(prompt)
     return rows
 
 

@@ -161,7 +161,7 @@ def check_settings(
         "position_side": grid,
     }
     given = {key: getattr(config, key) for key in needed} | {
-        "time_features": config.time_features or min(config.width, 256)
+        "time_features": config.time_embedding_size
     }
     of_data = {
         "image_size": (grid * patch, image_size),

@@ -81,6 +81,11 @@ class TransformerConfig(Config):
             )
         return self
 
+    @property
+    def time_embedding_size(self) -> int:
+        """`time_features`, or its default."""
+        return self.time_features or min(self.width, 256)
+
     def build(
         self,
         *,
@@ -201,11 +206,10 @@ class Transformer(TokenNetwork):
         self.grid = image_size // config.patch
         self.gradient_checkpointing = gradient_checkpointing
         width = config.width
-        time_features = config.time_features or min(width, 256)
         self.patch_embed = nn.Linear(channels * config.patch**2, width)
         self.register_buffer("position", positions(config, self.grid), persistent=False)
         self.noise_to_velocity = NoiseToVelocity() if config.prediction == "epsilon" else None
-        self.time_embed = TimestepEmbedding(time_features, width)
+        self.time_embed = TimestepEmbedding(config.time_embedding_size, width)
         self.label_embed = nn.Embedding(classes + 1, width)  # the last row is the null label
         self.blocks = nn.ModuleList(
             Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
@@ -219,7 +223,7 @@ class Transformer(TokenNetwork):
         modulations = (block.modulation for block in self.blocks)
         zero: list[Any] = [*modulations, self.out_modulation, self.out]
         if mean_velocity:
-            self.interval_embed = TimestepEmbedding(time_features, width)
+            self.interval_embed = TimestepEmbedding(config.time_embedding_size, width)
             zero.append(self.interval_embed.linear_2)
         for layer in zero:
             nn.init.zeros_(layer.weight)

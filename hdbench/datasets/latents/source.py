@@ -200,8 +200,8 @@ def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
         row = json.loads(beside.get(".json", b"{}"))
         if isinstance(row, dict):
             row = {"prompt": row.get("caption")} | row
-        if found := described(row):
-            return found
+        if prompt := described(row):
+            return prompt
     raise UserError(
         f'{item}: has no caption: give it a .txt, or a .json with a "prompt" or a "caption", in '
         "UTF-8"

@@ -82,5 +82,5 @@ def bytes_around(
     patch = channels * network.patch**2
     around = t * d * (8 + size) + t * patch * size + 9 * rows * d * size
     if size == 2:  # copies of the weights there
-        around += 4 * d * (2 * d + (network.time_features or min(d, 256)) + patch)
+        around += 4 * d * (2 * d + network.time_embedding_size + patch)
     return around
