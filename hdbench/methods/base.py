@@ -1,5 +1,4 @@
-"""The contract of an objective, and what objectives share: updates, the adaptive weight,
-regressions.
+"""The contract of an objective, and what objectives share.
 
 An objective is its configuration and its mathematics in one class.  The training loop knows
 updates, the DAG knows samplers, pairs and passes; neither knows an objective by name.
@@ -119,9 +118,7 @@ class Objective(Config):
 
     @abstractmethod
     def passes(self, depth: int, guided: bool) -> dict[str, Passes]:
-        """Passes by network for a network of `depth` blocks and a teacher with guidance or
-        without.
-        """
+        """Passes by network, each of `depth` blocks; `guided`: whether the teacher has guidance."""
         raise NotImplementedError
 
     def sampler(self) -> SamplerName | None:
@@ -133,9 +130,7 @@ class Objective(Config):
         return None
 
     def head(self) -> tuple[str, Any] | None:
-        """The name of its discriminator head ("none" without one) and its settings; None if it
-        cannot have one.
-        """
+        """Its discriminator head ("none" without one) and settings; None if it cannot have one."""
         return None
 
     def rounds(self) -> int:
@@ -147,9 +142,7 @@ class Objective(Config):
         return None
 
     def teacher_steps(self) -> int | None:
-        """Euler steps of the teacher that a perfect student follows; None if it follows the exact
-        flow.
-        """
+        """Euler steps of the teacher that a perfect student follows; None for the exact flow."""
         return None
 
 
@@ -171,9 +164,7 @@ class Regression(Objective):
         residual: Callable[[Batch], Tensor],
         **options,
     ) -> list[Update]:
-        """The one update of the student; `residual` gives (B, C, H, W),
-        `options` go to the Update.
-        """
+        """The student's update; `residual` gives (B, C, H, W), `options` go to the Update."""
 
         def loss(b: Batch) -> Loss:
             delta = residual(b)

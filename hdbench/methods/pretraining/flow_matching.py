@@ -1,5 +1,6 @@
-"""Flow matching: v_theta(z_t, t, c) against eps - x (Lipman et al., arXiv 2210.02747; SiT, arXiv
-2401.08740, Eq. 6).
+"""Flow matching (Lipman et al., arXiv 2210.02747; SiT, arXiv 2401.08740, Eq. 6).
+
+loss  || v_theta(z_t, t, c) - (eps - x) ||^2 (mean),   z_t = (1 - t) x + t eps
 """
 
 from __future__ import annotations
@@ -46,8 +47,6 @@ class FlowMatching(Objective):
 
 
 def flow_matching_loss(v: Velocity, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> Loss:
-    """mean || v(z_t, t, c) - (eps - x) ||^2 over batch and dimensions; x, eps (B, C, H, W), t (B,),
-    c (B,).
-    """
+    """Mean over B, C, H, W of (v(z_t, t, c) - (eps - x))^2; x, eps (B, C, H, W), t, c (B,)."""
     loss = (v(interpolate(x, eps, t), t, c) - (eps - x)).square().mean()
     return loss, {"loss": loss}

@@ -2,8 +2,7 @@
 
 Mean velocity      u(z_t, r, t) = 1/(t - r) int_r^t v(z_s, s) ds
 MeanFlow identity  u = v - (t - r) du/dt,   du/dt = v . grad_z u + d_t u          (Eqs. 6 and 8)
-loss               || u_theta(z_t, r, t, c) - sg(v^w - (t - r) du_theta/dt) ||^2
-                   (Eq. 9, with the teacher's v^w)
+loss               || u_theta(z_t, r, t, c) - sg(v^w - (t - r) du_theta/dt) ||^2    (Eq. 9)
 """
 
 from __future__ import annotations
@@ -47,9 +46,7 @@ class MeanFlow(Regression):
         return self
 
     def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
-        """r <= t (B,): the first rows get r = t, the last ones t = 1, in exact shares; and where r
-        < t begins.
-        """
+        """r <= t (B,), in exact shares r = t first and t = 1 last; and where r < t begins."""
         a = d.uniform()
         b = d.uniform()
         r = torch.minimum(a, b)
@@ -100,8 +97,7 @@ def meanflow_residual(
     c: Tensor,
     moving: Split = ALL_MOVING,
 ) -> Tensor:
-    """u_theta - sg(v - (t - r) du_theta/dt), (B, C, H, W); v and z (B, C, H, W), r <= t (B,), c
-    (B,).
+    """u_theta - sg(v - (t - r) du_theta/dt), v and z (B, C, H, W); r <= t and c (B,).
 
     The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows from `moving` on alone: before,
     r = t and t - r multiplies it by 0.  Ranks call u equally often, since its parameters may be
@@ -116,11 +112,7 @@ def meanflow_residual(
         residuals.append(regressed[: moving.at])
     if moving.after:
         rows = slice(moving.at, None) if n else slice(0, 1)
-        z = z[rows]
-        r = r[rows]
-        t = t[rows]
-        c = c[rows]
-        v = v[rows]
+        v, z, r, t, c = (x[rows] for x in (v, z, r, t, c))
         value, du_dt = jvp(
             lambda z, r, t: u(z, r, t, c), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t))
         )
