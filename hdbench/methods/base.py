@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -22,6 +22,9 @@ from hdbench.flow.path import Velocity
 Batch = dict[str, Any]  # what an update has drawn, by name: tensors of B rows, and splits of them
 Loss = tuple[Tensor, dict[str, Tensor]]  # a scalar to descend, and scalars to log
 SamplerName = Literal["ode", "flow_map", "consistency"]
+AdaptivePower = Annotated[
+    float, Field(ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+]
 
 
 class Passes(NamedTuple):
@@ -149,9 +152,7 @@ class Objective(Config):
 class Regression(Objective):
     """An objective whose loss is the adaptive mean square of a residual."""
 
-    adaptive_power: float = Field(
-        default=0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
+    adaptive_power: AdaptivePower = 0.0
     adaptive_offset: float = Field(default=1e-3, gt=0, description="c of the adaptive weight")
 
     def sampler(self) -> SamplerName | None:

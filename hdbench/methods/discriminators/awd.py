@@ -1,5 +1,6 @@
-"""The Adaptive Weighted Discriminator of HD (arXiv 2511.08930): **reconstruction**, the paper gives
-no formula.
+"""AWD, the Adaptive Weighted Discriminator of HD (arXiv 2511.08930): a **reconstruction**.
+
+The paper gives no formula.
 
 token weights  w_i = mean over blocks l and queries m of softmax_i(q_lm . K_lm h_li / sqrt(d_k))
 token logits   s_li = MLP_l(h_li)

@@ -30,10 +30,7 @@ class DecoupledDMD(Matching):
     title: ClassVar[str] = "Decoupled DMD"
 
     ca_t_min: float = Field(
-        default=0.02,
-        ge=0,
-        le=1,
-        description="times of the guidance term are uniform in [ca_t_min, ca_t_max]",
+        default=0.02, ge=0, le=1, description="guidance times are uniform in [ca_t_min, ca_t_max]"
     )
     ca_t_max: float = Field(default=0.98, ge=0, le=1)
 

@@ -3,7 +3,7 @@
 Two time scales (Section 4.2: 5 fake updates a generator update), a GAN on the trained fake score's
 features (4.3) and, with generator_steps = 4, backward simulation (4.5).  In the paper the GAN's
 weight is a constant; here it is relative to the RMS of the direction, by the rule of all heads.
-Renoising times do not depend on the generator's step, as in its code.
+Renoising times do not depend on the generator's step, as in the paper's code.
 """
 
 from __future__ import annotations

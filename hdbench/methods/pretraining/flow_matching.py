@@ -23,10 +23,7 @@ class FlowMatching(Objective):
     role: ClassVar = "teacher"
 
     label_dropout: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="share of labels replaced by the null label, for guidance",
+        default=0.1, ge=0, le=1, description="share of labels made the null label, for guidance"
     )
 
     def sampler(self):

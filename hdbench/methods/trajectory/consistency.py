@@ -2,7 +2,7 @@
 
 Consistency function  f_theta(z_t, t, c) = z_t - t u_theta(z_t, 0, t, c),  so f_theta(z, 0, c) = z
 teacher step          z_s = z_t - (t - s) v^w(z_t, t, c),  s = t - 1/K
-loss                  || f_theta(z_t, t, c) - sg f_theta(z_s, s, c) ||^2              (Eq. 7)
+loss                  || f_theta(z_t, t, c) - sg f_theta(z_s, s, c) ||^2    (Eq. 7)
 The target network is the student itself, as arXiv 2310.14189 (Section 3.2) advises for training
 without a teacher; this paper finds a moving average better.
 """
@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Batch, Passes, Regression
+from hdbench.methods.base import AdaptivePower, Batch, Passes, Regression
 
 
 class Consistency(Regression):
@@ -27,13 +27,9 @@ class Consistency(Regression):
     learns_mean_velocity: ClassVar[bool] = True
 
     intervals: int = Field(
-        default=40,
-        ge=1,
-        description="K, the number of equal time steps that the teacher's ODE is cut into",
+        default=40, ge=1, description="K: equal time steps that the teacher's ODE is cut into"
     )
-    adaptive_power: float = Field(
-        default=1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
+    adaptive_power: AdaptivePower = 1.0
 
     def sampler(self):
         return "consistency"

@@ -1,7 +1,7 @@
 """MeanFlow distillation from a teacher (Geng et al., arXiv 2505.13447), stage 1 of HD.
 
 Mean velocity      u(z_t, r, t) = 1/(t - r) int_r^t v(z_s, s) ds
-MeanFlow identity  u = v - (t - r) du/dt,   du/dt = v . grad_z u + d_t u          (Eqs. 6 and 8)
+MeanFlow identity  u = v - (t - r) du/dt,   du/dt = v . grad_z u + d_t u            (Eqs. 6 and 8)
 loss               || u_theta(z_t, r, t, c) - sg(v^w - (t - r) du_theta/dt) ||^2    (Eq. 9)
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from hdbench.core.seeds import Draws, Split
 from hdbench.flow.jvp import jvp
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Batch, Passes, Regression
+from hdbench.methods.base import AdaptivePower, Batch, Passes, Regression
 
 
 class MeanFlow(Regression):
@@ -35,9 +35,7 @@ class MeanFlow(Regression):
         le=1,
         description="share of rows with t = 1, where one-step samples start",
     )
-    adaptive_power: float = Field(
-        default=1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
+    adaptive_power: AdaptivePower = 1.0
 
     @model_validator(mode="after")
     def _shares_fit(self):

@@ -33,9 +33,7 @@ class Shortcut(Regression):
     learns_mean_velocity: ClassVar[bool] = True
 
     finest: int = Field(
-        default=128,
-        ge=2,
-        description="F, a power of two: how many of the smallest steps go from noise to data",
+        default=128, ge=2, description="F, a power of two: smallest steps from noise to data"
     )
     consistency_share: float = Field(
         default=0.25, ge=0, le=1, description="share of rows with a self-consistency target"
