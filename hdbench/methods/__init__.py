@@ -1,7 +1,6 @@
-"""Methods, by the field's taxonomy: objectives of pretraining, trajectory distillation and
-distribution matching.
+"""Methods by the field's taxonomy: pretraining, trajectory distillation, distribution matching.
 
-Each is one class in one file, with its equation, configuration, updates and cost; see
+Each is an objective: one class in one file, with its equation, configuration, updates and cost; see
 hdbench.methods.base.Objective.
 """
 

@@ -1,5 +1,4 @@
-"""The contract of an objective, and what objectives share: updates, the adaptive weight,
-regressions.
+"""The contract of an objective, and what objectives share.
 
 An objective is its configuration and its mathematics in one class.  The training loop knows
 updates, the DAG knows samplers, pairs and passes; neither knows an objective by name.
@@ -10,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -23,6 +22,9 @@ from hdbench.flow.path import Velocity
 Batch = dict[str, Any]  # what an update has drawn, by name: tensors of B rows, and splits of them
 Loss = tuple[Tensor, dict[str, Tensor]]  # a scalar to descend, and scalars to log
 SamplerName = Literal["ode", "flow_map", "consistency"]
+AdaptivePower = Annotated[
+    float, Field(ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
+]
 
 
 class Passes(NamedTuple):
@@ -119,9 +121,7 @@ class Objective(Config):
 
     @abstractmethod
     def passes(self, depth: int, guided: bool) -> dict[str, Passes]:
-        """Passes by network for a network of `depth` blocks and a teacher with guidance or
-        without.
-        """
+        """Passes by network, each of `depth` blocks; `guided`: whether the teacher has guidance."""
         raise NotImplementedError
 
     def sampler(self) -> SamplerName | None:
@@ -133,9 +133,7 @@ class Objective(Config):
         return None
 
     def head(self) -> tuple[str, Any] | None:
-        """The name of its discriminator head ("none" without one) and its settings; None if it
-        cannot have one.
-        """
+        """Its discriminator head ("none" without one) and settings; None if it cannot have one."""
         return None
 
     def rounds(self) -> int:
@@ -147,18 +145,14 @@ class Objective(Config):
         return None
 
     def teacher_steps(self) -> int | None:
-        """Euler steps of the teacher that a perfect student follows; None if it follows the exact
-        flow.
-        """
+        """Euler steps of the teacher that a perfect student follows; None for the exact flow."""
         return None
 
 
 class Regression(Objective):
     """An objective whose loss is the adaptive mean square of a residual."""
 
-    adaptive_power: float = Field(
-        default=0.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
+    adaptive_power: AdaptivePower = 0.0
     adaptive_offset: float = Field(default=1e-3, gt=0, description="c of the adaptive weight")
 
     def sampler(self) -> SamplerName | None:
@@ -171,9 +165,7 @@ class Regression(Objective):
         residual: Callable[[Batch], Tensor],
         **options,
     ) -> list[Update]:
-        """The one update of the student; `residual` gives (B, C, H, W),
-        `options` go to the Update.
-        """
+        """The student's update; `residual` gives (B, C, H, W), `options` go to the Update."""
 
         def loss(b: Batch) -> Loss:
             delta = residual(b)

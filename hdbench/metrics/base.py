@@ -84,7 +84,7 @@ class MetricInput:
     wanted: np.ndarray | None = None  # (N,) or (N, A) int64: classes that each image should show
     probabilities: np.ndarray | None = None  # (N, classes) float32; attributes side by side
     attributes: tuple[int, ...] = ()  # numbers of classes of these attributes
-    real: Mapping[str, np.ndarray] = field(default_factory=dict)  # of reference.npz, see below
+    real: Mapping[str, np.ndarray] = field(default_factory=dict)  # of reference.npz
     real_split: str | None = None  # the samples are themselves this part of `real`
 
     # of Inception's protocols
@@ -99,6 +99,12 @@ class MetricInput:
         """N."""
         given = (self.features, self.images, None if self.clip is None else self.clip[0])
         return next(len(array) for array in given if array is not None)
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Features (N, d) and those of the reference (M, d), on the settings' device."""
+        arrays = (self.features, self.reference)
+        x, y = (torch.from_numpy(array).to(self.settings.device) for array in arrays)
+        return x, y
 
     def once(self, function: Callable[[MetricInput], T]) -> T:
         """function(self), computed once for all the metrics that need it."""

@@ -10,18 +10,14 @@ from hdbench.metrics.base import Estimate, Metric, MetricInput, Share, mean
 
 
 def accuracy(
-    probabilities: np.ndarray, labels: np.ndarray, attributes: tuple[int, ...] | None = None
+    probabilities: np.ndarray, labels: np.ndarray, attributes: tuple[int, ...] = ()
 ) -> Estimate:
     """Share of samples whose likeliest class is the label; probabilities (N, classes), labels (N,).
 
-    With several `attributes` (numbers of classes, with probabilities side by side) and labels (N,
-    A) the share with all of them right.
+    With several `attributes`, numbers of classes whose probabilities are side by side, and labels
+    (N, A) the share with all of them right.
     """
-    groups = (
-        np.split(probabilities, np.cumsum(attributes)[:-1], axis=1)
-        if attributes
-        else [probabilities]
-    )
+    groups = np.split(probabilities, np.cumsum(attributes, dtype=int)[:-1], axis=1)
     likeliest = np.stack([group.argmax(1) for group in groups], axis=1)
     return mean((likeliest == labels.reshape(len(likeliest), -1)).all(1))
 
@@ -45,7 +41,7 @@ class Accuracy(Share, group="protocol"):
     title = "Accuracy"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: accuracy(sample.probabilities, sample.wanted, sample.attributes or None)}
+        return {self.name: accuracy(sample.probabilities, sample.wanted, sample.attributes)}
 
 
 class AccuracySeen(Accuracy, group="protocol"):
@@ -59,9 +55,7 @@ class AccuracySeen(Accuracy, group="protocol"):
         rows, _ = sample.rows_of("held_out", self.held_out)
         if len(rows) < 2:
             return {}
-        estimate = accuracy(
-            sample.probabilities[rows], sample.wanted[rows], sample.attributes or None
-        )
+        estimate = accuracy(sample.probabilities[rows], sample.wanted[rows], sample.attributes)
         return {self.name: estimate._replace(rows=rows)}
 
 

@@ -1,8 +1,9 @@
 """Frechet distance between Gaussians fitted to features, in float64, with influences.
 
-d^2 = |mu - mu_r|^2 + tr(Sigma + Sigma_r - 2 (S Sigma S)^(1/2)),  S = Sigma_r^(1/2)
-(arXiv 1706.08500) IF_i = 2 z_i.(mu - mu_r) + z_i' G z_i - tr(G Sigma),  G = I - S (S Sigma
-S)^(-1/2) S,  z_i = x_i - mu The estimate is biased in N: compare only values of equal N.
+d^2  = |mu - mu_r|^2 + tr(Sigma + Sigma_r - 2 (S Sigma S)^(1/2)),   S = Sigma_r^(1/2)
+IF_i = 2 z_i.(mu - mu_r) + z_i' G z_i - tr(G Sigma),   z_i = x_i - mu
+       G = I - S (S Sigma S)^(-1/2) S
+(arXiv 1706.08500)  The estimate is biased in N: compare only values of equal N.
 """
 
 from __future__ import annotations
@@ -70,13 +71,9 @@ def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianRe
         if eigenvalues[0] > 1e-13 * eigenvalues[-1]:
             return _distance(mu, np.trace(sigma), reference, np.sqrt(eigenvalues).sum())
     values, vectors = np.linalg.eigh(sigma)
-    factor = vectors * np.sqrt(values.clip(min=0))
-    return _distance(
-        mu,
-        np.trace(sigma),
-        reference,
-        np.linalg.svd(reference.root @ factor, compute_uv=False).sum(),
-    )
+    factor = reference.root @ (vectors * np.sqrt(values.clip(min=0)))
+    trace_root = np.linalg.svd(factor, compute_uv=False).sum()
+    return _distance(mu, np.trace(sigma), reference, trace_root)
 
 
 def is_singular(n: int, reference: GaussianReference) -> bool:

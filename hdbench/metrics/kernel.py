@@ -1,9 +1,9 @@
 """Kernel inception distance (arXiv 1801.01401): unbiased MMD^2, k(x, y) = (x.y / d + 1)^3.
 
-MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j): a
-U-statistic, every pair once.  Its jackknife over the samples needs row sums only; the share of the
-pairs' own noise that the jackknife counts twice, which matters where samples and reference are
-alike, is taken out again.
+MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
+This is a U-statistic, every pair once.  Its jackknife over the samples needs row sums only; the
+share of the pairs' own noise that the jackknife counts twice, which matters where samples and
+reference are alike, is taken out again.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, floa
 def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
     """MMD^2 of features (N, d) and reference (M, d) over all pairs; N and M are over 2.
 
-    The standard error is over the samples given the reference; `both` counts the reference as a
-    draw too.
+    The standard error is over the samples given the reference; the joint one counts the reference
+    as a draw too.
     """
     n = len(features)
     m = len(reference)
@@ -143,16 +143,8 @@ class KernelDistance(Metric, group="protocol"):
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        x, y = (
-            torch.from_numpy(features).to(sample.settings.device)
-            for features in (sample.features, sample.reference)
-        )
-        settings = sample.settings
-        return {
-            self.name: kid_of_subsets(
-                x, y, subsets=settings.kid_subsets, size=settings.kid_subset_size
-            )
-        }
+        subsets, size = sample.settings.kid_subsets, sample.settings.kid_subset_size
+        return {self.name: kid_of_subsets(*sample.tensors(), subsets=subsets, size=size)}
 
     @classmethod
     def least(cls, settings: Settings) -> tuple[int, str]:

@@ -1,5 +1,4 @@
-"""What every registered objective and head gives: its facts, and draws that are what its losses
-read."""
+"""What every registered objective and head gives: its facts, and draws that its losses read."""
 
 from __future__ import annotations
 

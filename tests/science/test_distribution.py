@@ -1,5 +1,4 @@
-"""Methods of stage 2 against exactly solvable data: directions, what each update trains, cost, and
-where training ends."""
+"""Stage 2 on exactly solvable data: directions, what updates train, cost, where training ends."""
 
 from __future__ import annotations
 
@@ -65,17 +64,13 @@ def a_pair(data=a_mixture) -> tuple[Mixture, Mixture]:
 
 def renoised(fake: Mixture, n: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x_hat, its noise, t and z_t."""
-    x_hat, eps, t = (
-        fake.sample(n, rng(1)),
-        normal(n, *fake.means.shape[1:], seed=2),
-        uniform_times(n, rng(3)),
-    )
+    x_hat, t = fake.sample(n, rng(1)), uniform_times(n, rng(3))
+    eps = normal(n, *fake.means.shape[1:], seed=2)
     return x_hat, eps, t, interpolate(x_hat, eps, t)
 
 
 def affine(t: float):
-    """x = a eps + b against N(m, s^2) in one dimension, on nodes that are exact for quadratics: all
-    that tests need."""
+    """x = a eps + b against N(m, s^2) in one dimension, on nodes that are exact for quadratics."""
     a, b, m, s = 0.7, -0.3, 0.4, 0.5
     eps, eps_renoise = (column.reshape(-1, 1, 1, 1) for column in sign_nodes().T)
     x_hat, times = a * eps + b, torch.full((4,), t, dtype=torch.float64)
@@ -95,8 +90,7 @@ def by_theta(g: Tensor, eps: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("data", [a_gaussian, a_mixture])
 def test_decoupled_dmd_at_equal_times_has_the_numerator_of_dmd(data):
-    """With z_s = z_t it is x_fake - x^w, over the norm of x_hat - x_cond; without guidance it is
-    DMD."""
+    """With z_s = z_t it is x_fake - x^w, over |x_hat - x_cond|; without guidance g is DMD's."""
     conditional, fake = a_pair(data)
     unconditional = Mixture(conditional.means - 0.3, 1.5 * conditional.sds, conditional.shares)
 
@@ -132,8 +126,7 @@ def test_decoupled_dmd_takes_guidance_at_its_own_noise():
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 def test_sid_gradient_at_one_half_is_half_that_of_the_fisher_divergence(t):
-    """E[g dx/dtheta] = 1/2 d/dtheta E||x_real - x_fake||^2, in which the fake is that of theta; and
-    E<d, x_fake - x> = 0."""
+    """E[g dx/dtheta] = 1/2 d/dtheta E||d||^2, the fake following theta; E<d, x_fake - x> = 0."""
     x_hat, eps, eps_renoise, times, z, real, fake, theta = affine(t)
     norm = (x_hat - real.denoised(z, times)).abs()  # one dimension: undo the normalisation
     g = sid.sid_gradient(x_hat, eps_renoise, times, None, real.v, fake.v, 0.5) * norm
@@ -143,10 +136,8 @@ def test_sid_gradient_at_one_half_is_half_that_of_the_fisher_divergence(t):
         slope = (1 - t) * sd**2 / variance(t, sd)
         return slope, mean - slope * (1 - t) * mean
 
-    (k_real, o_real), (k_fake, o_fake) = (
-        denoised(torch.tensor(real.sd).double(), real.mean.squeeze()),
-        denoised(*theta),
-    )
+    k_real, o_real = denoised(torch.tensor(real.sd).double(), real.mean.squeeze())
+    k_fake, o_fake = denoised(*theta)
     mean = (k_real - k_fake) * (1 - t) * theta[1] + o_real - o_fake
     fisher = (k_real - k_fake) ** 2 * variance(t, theta[0]) + mean**2
     torch.testing.assert_close(
@@ -162,8 +153,7 @@ def test_sid_gradient_at_one_half_is_half_that_of_the_fisher_divergence(t):
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.2])
 def test_sid_gradient_is_that_of_its_loss_in_each_sample(alpha):
-    """Against central differences, also through z_t; zero where the two networks agree, and samples
-    do not mix."""
+    """By central differences, also through z_t; zero where networks agree; samples do not mix."""
     real, fake = a_pair()
     x_hat, eps, t, z = renoised(fake)
     g = sid.sid_gradient(x_hat, eps, t, None, real.v, fake.v, alpha)
@@ -185,17 +175,17 @@ def test_sid_gradient_is_that_of_its_loss_in_each_sample(alpha):
     torch.testing.assert_close(
         sid.sid_gradient(x_hat[:3], eps[:3], t[:3], None, real.v, fake.v, alpha), g[:3]
     )
-    assert (
-        sid.sid_gradient(x_hat, eps, t, None, real.v, real.v, alpha).abs().max() < 1e-12
-        and not g.requires_grad
-    )
+    assert sid.sid_gradient(x_hat, eps, t, None, real.v, real.v, alpha).abs().max() < 1e-12
+    assert not g.requires_grad
 
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("divergence", ["rkl", "js", "fkl"])
 def test_f_distill_is_the_gradient_of_its_divergence(divergence, t):
-    """E[h(r) (x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dD_f(p_real,t || p_fake,t)/dtheta, by
-    Gauss-Hermite quadrature."""
+    """E[h(r) (x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dD_f(p_real,t || p_fake,t)/dtheta.
+
+    By Gauss-Hermite quadrature.
+    """
     nodes, weights = (torch.from_numpy(values) for values in np.polynomial.hermite_e.hermegauss(80))
     weights = weights / weights.sum()
     eps, eps_renoise = (
@@ -217,13 +207,12 @@ def test_f_distill_is_the_gradient_of_its_divergence(divergence, t):
     theta = torch.tensor([a, b], dtype=torch.float64, requires_grad=True)
     sd = variance(t, theta[0]).sqrt()
     z = (1 - t) * theta[1] + sd * nodes  # p_fake,t
-    log_r = torch.distributions.Normal((1 - t) * m, math.sqrt(variance(t, s))).log_prob(
-        z
-    ) - torch.distributions.Normal((1 - t) * theta[1], sd).log_prob(z)
+    p_real = torch.distributions.Normal((1 - t) * m, math.sqrt(variance(t, s)))
+    p_fake = torch.distributions.Normal((1 - t) * theta[1], sd)
+    log_r = p_real.log_prob(z) - p_fake.log_prob(z)
     r = log_r.exp()
-    f = {"rkl": -log_r, "fkl": r * log_r, "js": r * log_r - (1 + r) * torch.log((1 + r) / 2)}[
-        divergence
-    ]
+    js = r * log_r - (1 + r) * torch.log((1 + r) / 2)
+    f = {"rkl": -log_r, "fkl": r * log_r, "js": js}[divergence]
     expected = t**2 / (1 - t) ** 2 * torch.autograd.grad((weights * f).sum(), theta)[0]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
@@ -251,8 +240,7 @@ def test_vsd_gradient_is_the_difference_of_noise_predictions(t):
 
 
 def test_adm_step_is_on_the_trajectory_to_second_order():
-    """An Euler step of the exact velocity is off by delta^2 / 2 of the second derivative: a quarter
-    at half the step."""
+    """An Euler step is off by delta^2 / 2 of the second derivative: a quarter at half the step."""
     data, t = a_gaussian(), 0.6
     z, times = normal(8, 1, 2, 3), torch.full((8,), 0.6, dtype=torch.float64)
     errors = []
@@ -284,16 +272,13 @@ class GaussianVelocity(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.mean, self.log_sd = (
-            nn.Parameter(torch.tensor(MEAN)),
-            nn.Parameter(torch.tensor(math.log(SD))),
-        )
+        self.mean = nn.Parameter(torch.tensor(MEAN))
+        self.log_sd = nn.Parameter(torch.tensor(math.log(SD)))
 
     def forward(self, z, r, t, c):
         t, square = expand(t), (2 * self.log_sd).exp()
-        return (t - (1 - t) * square) / ((1 - t) ** 2 * square + t**2) * (
-            z - (1 - t) * self.mean
-        ) - self.mean
+        slope = (t - (1 - t) * square) / ((1 - t) ** 2 * square + t**2)
+        return slope * (z - (1 - t) * self.mean) - self.mean
 
     def features(self, z, t, c, blocks):
         return [torch.stack([z.flatten(1), z.flatten(1).square()], dim=2)]
@@ -312,8 +297,7 @@ class QuadraticHead(Head):
 
 
 def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[float, float]:
-    """(|a|, b), averaged over the last steps, after training on 2x2 images of N(MEAN, SD^2) with
-    the method's own updates.
+    """(|a|, b), averaged over the last steps, after the method's training on N(MEAN, SD^2), 2x2.
 
     Before each step the fake becomes the exact velocity of N(b, a^2); its own learning rate is next
     to nothing.
@@ -356,13 +340,9 @@ def trained(name: str, learning_rate: float, head: dict, **settings) -> tuple[fl
 
 
 def test_a_trained_heads_logit_is_the_log_density_ratio_of_real_to_fake():
-    """What f_distill takes for log r: real samples of N(1, 0.5^2), fake ones of N(0, 1), whose
-    ratio is quadratic."""
-    head, real, fake = (
-        QuadraticHead(),
-        torch.distributions.Normal(1.0, 0.5),
-        torch.distributions.Normal(0.0, 1.0),
-    )
+    """What f_distill takes for log r, which is quadratic for N(1, 0.5^2) against N(0, 1)."""
+    head = QuadraticHead()
+    real, fake = (torch.distributions.Normal(*of) for of in ((1.0, 0.5), (0.0, 1.0)))
     torch.manual_seed(0)
     samples = [distribution.sample((20_000, 1)) for distribution in (real, fake)]
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
@@ -420,8 +400,7 @@ def test_matching_ends_at_the_real_mean_and_sd(name, settings):
     ],
 )
 def test_a_gan_alone_ends_near_the_real_mean_and_sd(name, head):
-    """Within 10%, from 71% and 67% off: the generator circles around the equilibrium at a step of
-    constant size."""
+    """Within 10%, from 71% and 67% off: it circles the equilibrium at a step of constant size."""
     a, b = trained(name, 0.005, head)
     assert (a, b) == (pytest.approx(SD, rel=0.1), pytest.approx(MEAN, rel=0.1))
 
@@ -432,8 +411,7 @@ BLOCKS = {"blocks": (2, 3), "parameters": 4000}
 
 
 def configured(name: str, **settings):
-    """A method's defaults with small heads and 2 critic steps a generator step; `gan` overrides
-    single fields."""
+    """A method with small heads and 2 critic steps a generator step; `gan` gives single fields."""
     k = OBJECTIVES[name]()
     steps = "head_steps_per_generator_step" if name == "ladd" else "fake_steps_per_generator_step"
     settings["gan"] = type(k.gan)(**k.gan.model_dump() | BLOCKS | settings.pop("gan", {}))
@@ -503,8 +481,7 @@ named = pytest.mark.parametrize(
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @named
 def test_cost_is_what_runs(name, settings, guidance):
-    """One step of the trainer: every pass that is stated, and no pass that is not; the student
-    moves, the teacher does not."""
+    """In a step of the trainer every stated pass and no other; the student moves, no teacher."""
     objective, ledger, batch = configured(name, **settings), Ledger(), 8
     networks, updates, images, labels = stage_two(objective, guidance, ledger)
     student = networks["student"]
@@ -625,8 +602,7 @@ def test_new_fields_are_dumped_only_where_they_differ(name):
 
 @pytest.mark.parametrize("regulariser", REGULARISERS)
 def test_a_regulariser_adds_its_own_loss(regulariser):
-    """weight times the loss of its update on the draws that come last; the rest is the loss without
-    it."""
+    """Weight times the loss of its update, on the draws that come last, on top of the loss."""
     settings = {"regulariser": REGULARISERS[regulariser], "regulariser_weight": 0.3}
     results = {}
     for name, more in (("with", settings), ("without", {})):
@@ -634,12 +610,8 @@ def test_a_regulariser_adds_its_own_loss(regulariser):
         drawn = generator.draw(Draws((0,), images, labels, 8))
         loss, scalars = generator.loss(drawn)
         loss.backward()
-        results[name] = (
-            drawn,
-            loss.detach(),
-            scalars,
-            [p.grad for p in modules["student"].parameters()],
-        )
+        gradients = [p.grad for p in modules["student"].parameters()]
+        results[name] = drawn, loss.detach(), scalars, gradients
     drawn, loss, scalars, gradients = results["with"]
     problem = Problem(
         student=modules["student"],
@@ -663,8 +635,7 @@ def test_a_regulariser_adds_its_own_loss(regulariser):
 
 
 def test_backward_simulation_is_consistency_sampling():
-    """Row by row: the jump from step k's input, and the rest of the steps with the same noises, end
-    where sampling does."""
+    """Row by row, the jump from step k's input ends where sampling with the same noises does."""
     u, steps, n = small_transformer(True, 1), 4, 12
     noises, c = torch.randn(steps, n, 1, 8, 8, generator=rng()), torch.arange(n) % 3
     step = torch.arange(n) % steps
@@ -688,8 +659,7 @@ def test_backward_simulation_is_consistency_sampling():
 
 
 def test_backward_simulation_draws_every_step_alike():
-    """The step of a row is uniform on 0 .. S - 1, and critic and generator train at the same kind
-    of sample."""
+    """A row's step is uniform on 0 .. S - 1, for the critic as for the generator."""
     k = configured("dmd", generator_steps=4)
     _, updates, images, labels = stage_two(k)
     for update in updates:
@@ -864,8 +834,7 @@ def test_a_method_has_no_fields_that_mean_nothing(method, unknown):
     ],
 )
 def test_a_part_of_gan_leaves_the_methods_other_defaults(name, kept):
-    """As a suite's file gives it: some keys of the mapping, the rest the method's and not those of
-    dmd."""
+    """Given by a suite's file: some keys of the mapping, the rest the method's and not dmd's."""
     text = f'{{"name": "{name}", "gan": {{"learning_rate": 0.002}}}}'
     found = OBJECTIVES[name].model_validate_json(text).gan.model_dump()
     assert found == OBJECTIVES[name]().gan.model_dump() | {"learning_rate": 0.002}

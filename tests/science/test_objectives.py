@@ -1,5 +1,4 @@
-"""Objectives and discriminator heads against exactly solvable data, hand-written formulas and a
-count of every pass."""
+"""Objectives and heads against exactly solvable data, formulas by hand and a count of passes."""
 
 from __future__ import annotations
 
@@ -68,18 +67,13 @@ def pair_of_times(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_adaptive_mean_square_by_hand():
-    """Rows of mean square 2.5 and 9, p = 1/2, c = 1: (2.5 / sqrt(3.5) + 9 / sqrt(10)) / 2, the
-    weight not differentiated."""
+    """Rows of mean square 2.5 and 9, p = 1/2, c = 1; the weight is not differentiated."""
     delta = torch.tensor([[[[1.0, 2.0]]], [[[3.0, -3.0]]]], dtype=torch.float64, requires_grad=True)
     value = adaptive_mean_square(delta, 0.5, 1.0)
     assert value.item() == pytest.approx((2.5 / 3.5**0.5 + 9 / 10**0.5) / 2)
     (gradient,) = torch.autograd.grad(value, delta)
-    expected = [
-        1 / 3.5**0.5 / 2,
-        2 / 3.5**0.5 / 2,
-        3 / 10**0.5 / 2,
-        -3 / 10**0.5 / 2,
-    ]  # w_b 2 delta / (2 dims) / batch
+    # w_b 2 delta / (2 dims) / batch
+    expected = [1 / 3.5**0.5 / 2, 2 / 3.5**0.5 / 2, 3 / 10**0.5 / 2, -3 / 10**0.5 / 2]
     assert gradient.flatten().tolist() == pytest.approx(expected)
 
 
@@ -117,8 +111,7 @@ def test_flow_matching_at_the_true_velocity_is_the_conditional_variance(t):
 
 
 def test_flow_matching_gradient_vanishes_for_a_mixture_in_expectation():
-    """A Monte Carlo mean of d loss / d (change of v) within four of its standard errors, at the
-    true velocity only."""
+    """Its Monte Carlo mean is within four standard errors of 0, at the true velocity only."""
     data, n = a_mixture(), 40000
     x, eps, t = data.sample(n, rng(1)), normal(n, 1, 2, 3, seed=2), uniform_times(n, rng(3))
     for offset, vanishes in ((0.0, True), (0.1, False)):
@@ -148,8 +141,7 @@ def test_label_dropout_replaces_its_share_by_the_null_label():
 @pytest.mark.slow
 @pytest.mark.parametrize("data", DATA)
 def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
-    """u = v - (t - r) du/dt; the identity fails for v itself, for a scaled u, and with the wrong
-    v."""
+    """u = v - (t - r) du/dt fails for v itself, for a scaled u, and with the wrong v."""
     oracle, (r, t) = DATA[data](), pair_of_times(16)
     z = interpolate(oracle.sample(16, rng(2)), normal(16, 1, 2, 3, seed=3), t)
     v = oracle.v(z, t)
@@ -165,19 +157,17 @@ def test_meanflow_residual_vanishes_at_the_true_mean_velocity_only(data):
 
 
 def test_meanflow_residual_is_the_equation_with_an_independent_derivative():
-    """For an arbitrary u: u - v + (t - r) (v . grad_z u + d_t u), derivatives by central
-    differences; rows with r = t alike with a JVP and without."""
+    """u - v + (t - r) (v . grad_z u + d_t u) for any u, by central differences.
+
+    Rows with r = t are alike with a JVP and without.
+    """
 
     def u(z, r, t, c):
         return torch.sin(2 * z) * expand(t) ** 2 + z * expand(r * t) + expand(c) * z**2
 
     n, h = 9, 1e-5
-    (r, t), z, v, c = (
-        pair_of_times(n),
-        normal(n, 1, 2, 2),
-        normal(n, 1, 2, 2, seed=1),
-        0.1 * torch.arange(n).double(),
-    )
+    (r, t), c = pair_of_times(n), 0.1 * torch.arange(n).double()
+    z, v = normal(n, 1, 2, 2), normal(n, 1, 2, 2, seed=1)
     du_dt = (u(z + h * v, r, t + h, c) - u(z - h * v, r, t - h, c)) / (2 * h)
     expected = u(z, r, t, c) - v + expand(t - r) * du_dt
     found = meanflow.meanflow_residual(u, v, z, r, t, c)  # all rows by the JVP
@@ -203,13 +193,9 @@ def test_meanflow_target_carries_no_gradient():
 
 
 def test_meanflow_target_holds_the_velocity_fixed_too():
-    """sg covers all of v - (t - r) du/dt, so a velocity with a graph (a student's own, say) gets no
-    gradient."""
-    (r, t), z, v = (
-        pair_of_times(12),
-        normal(12, 1, 2, 3),
-        normal(12, 1, 2, 3, seed=1).requires_grad_(),
-    )
+    """sg covers all of v - (t - r) du/dt: a velocity with a graph (a student's own) gets none."""
+    (r, t), z = pair_of_times(12), normal(12, 1, 2, 3)
+    v = normal(12, 1, 2, 3, seed=1).requires_grad_()
     theta = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
     residual = meanflow.meanflow_residual(
         lambda z, r, t, c: theta * expand(t) * z**2, v, z, r, t, torch.zeros(12)
@@ -220,8 +206,7 @@ def test_meanflow_target_holds_the_velocity_fixed_too():
 
 @pytest.mark.parametrize(("still", "moving"), [(3, 5), (8, 0), (0, 8)])
 def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
-    """Rows with r = t cost no tangent, and a batch of them no forward-mode pass; tangents are (v,
-    0, 1)."""
+    """Rows with r = t cost no tangent, a batch of them no pass; tangents are (v, 0, 1)."""
     calls, evaluated, real = [], [], meanflow.jvp
 
     def counting(function, primals, tangents):
@@ -244,16 +229,17 @@ def test_jvp_runs_on_moving_rows_alone(monkeypatch, still, moving):
         return
     ((primals, tangents),) = calls
     assert all(len(x) == moving for x in (*primals, *tangents))
-    assert (
-        torch.equal(tangents[0], v[still:]) and not tangents[1].any() and (tangents[2] == 1).all()
-    )
+    assert torch.equal(tangents[0], v[still:])
+    assert not tangents[1].any() and (tangents[2] == 1).all()
 
 
 @pytest.mark.slow
 def test_meanflow_training_reaches_the_true_mean_velocity():
-    """u = a(r, t) + b(r, t) z with a, b by a small network, 1,000 steps on N(0.8, 0.4^2): relative
-    RMS error under 5% over the drawn (r, t) and under 4% for one step from noise, where the
-    velocity in its place is off by 40%."""
+    """u = a(r, t) + b(r, t) z by a small network, after 1,000 steps on N(0.8, 0.4^2).
+
+    Its relative RMS error is under 5% over the drawn (r, t) and under 4% for one step from noise,
+    where the velocity in its place is off by 40%.
+    """
     data = Gaussian(torch.tensor([[[0.8]]]), 0.4)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
@@ -281,10 +267,8 @@ def test_meanflow_training_reaches_the_true_mean_velocity():
     eps, zero, one = torch.randn(n, 1, 1, 1, generator=g), torch.zeros(n), torch.ones(n)
     off = lambda found, exact: ((found - exact).square().mean() / exact.square().mean()).sqrt()
     with torch.no_grad():
-        everywhere, one_step = (
-            off(u(z, r, t, t), data.u(z, r, t)),
-            off(u(eps, zero, one, one), data.u(eps, zero, one)),
-        )
+        everywhere = off(u(z, r, t, t), data.u(z, r, t))
+        one_step = off(u(eps, zero, one, one), data.u(eps, zero, one))
     assert off(data.v(eps, one), data.u(eps, zero, one)) > 0.3
     assert everywhere < 0.05 and one_step < 0.04
 
@@ -302,9 +286,8 @@ def test_draw_times_has_exact_shares(share_equal, share_one, n):
     assert (r <= t).all() and (r >= 0).all() and (t <= 1).all()
     assert (r == t).sum() == round(share_equal * n) and (t == 1).sum() == round(share_one * n)
     free = (r < t) & (t < 1)
-    assert torch.equal(t[free], torch.maximum(a, b)[free]) and torch.equal(
-        r[free], torch.minimum(a, b)[free]
-    )
+    assert torch.equal(t[free], torch.maximum(a, b)[free])
+    assert torch.equal(r[free], torch.minimum(a, b)[free])
 
 
 def test_shares_over_one_are_refused():
@@ -317,8 +300,7 @@ def test_shares_over_one_are_refused():
 
 @pytest.mark.parametrize("data", DATA)
 def test_consistency_residual_vanishes_at_second_order(data):
-    """With exact u, only the teacher's Euler step errs, by O((t - s)^2): half the step, a quarter
-    of the residual."""
+    """With exact u only the Euler step errs, by O((t - s)^2): half the step, a quarter of it."""
     oracle, n = DATA[data](), 32
     t = uniform_times(n, rng(1), 0.3, 0.95)
     z = interpolate(oracle.sample(n, rng(2)), normal(n, 1, 2, 3, seed=3), t)
@@ -327,9 +309,8 @@ def test_consistency_residual_vanishes_at_second_order(data):
         residual = consistency.consistency_residual(oracle.u, oracle.v(z, t), z, t - step, t, None)
         sizes.append(residual.abs().mean().item())
     assert sizes[0] > 1e-5
-    assert sizes[0] / sizes[1] == pytest.approx(4, abs=0.25) and sizes[1] / sizes[
-        2
-    ] == pytest.approx(4, abs=0.15)
+    assert sizes[0] / sizes[1] == pytest.approx(4, abs=0.25)
+    assert sizes[1] / sizes[2] == pytest.approx(4, abs=0.15)
     wrong = consistency.consistency_residual(
         lambda z, r, t, c: oracle.v(z, t), oracle.v(z, t), z, t - 0.01, t, None
     )
@@ -382,11 +363,10 @@ def renoised(fake, t: Tensor, n: int):
 
 @pytest.mark.parametrize("data", DATA)
 def test_dmd_gradient_is_the_score_difference(data):
-    """g = t^2 / (1 - t) (s_fake - s_real) / mean |x_hat - x_real|, scores by differentiating the
-    two densities.
+    """g = t^2 / (1 - t) (s_fake - s_real) / mean |x_hat - x_real|, by scores of the densities.
 
-    From x = z - t v and v = -(z + t s) / (1 - t): x_fake - x_real = t (v_real - v_fake) = t^2 / (1
-    - t) (s_fake - s_real).
+    From x = z - t v and v = -(z + t s) / (1 - t):
+    x_fake - x_real = t (v_real - v_fake) = t^2 / (1 - t) (s_fake - s_real).
     """
     real, n = DATA[data](), 12
     fake = Mixture(real.means.flip(-1) + 0.2, 1.2 * real.sds, real.shares.flip(0))
@@ -414,8 +394,10 @@ def test_dmd_gradient_points_away_from_the_fake_towards_the_real():
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])
 def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
-    """E[(x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dKL(p_fake,t || p_real,t)/dtheta for x = a
-    eps + b, exactly."""
+    """E[(x_fake - x_real) dx/dtheta] = t^2 / (1 - t)^2 dKL(p_fake,t || p_real,t)/dtheta.
+
+    For x = a eps + b exactly.
+    """
     a, b, mean, sd = 0.7, -0.3, 0.4, 0.5
     real, fake = Gaussian(torch.full((1, 1, 1), mean), sd), Gaussian(torch.full((1, 1, 1), b), a)
     eps, eps_renoise = (column.reshape(-1, 1, 1, 1) for column in sign_nodes().T)
@@ -444,8 +426,7 @@ def test_surrogate_gradient_is_g_over_numel():
 
 
 def test_dmd_training_matches_the_real_mean_and_sd():
-    """x = a eps + b with the exact fake velocity of N(b, a^2) converges to N(0.6, 0.35^2), within
-    3%."""
+    """x = a eps + b with the exact fake of N(b, a^2) comes within 3% of N(0.6, 0.35^2)."""
     real, g = Gaussian(torch.full((1, 2, 2), 0.6), 0.35), rng()
     theta = torch.tensor([1.2, -0.8], dtype=torch.float64, requires_grad=True)
     steps = 300
@@ -466,9 +447,8 @@ def test_dmd_training_matches_the_real_mean_and_sd():
         matching.generator_surrogate(x_hat, gradient).backward()
         optimizer.step()
         schedule.step()
-    assert abs(theta[0].item()) == pytest.approx(0.35, rel=0.03) and theta[
-        1
-    ].item() == pytest.approx(0.6, rel=0.03)
+    a, b = theta.tolist()
+    assert (abs(a), b) == (pytest.approx(0.35, rel=0.03), pytest.approx(0.6, rel=0.03))
 
 
 # GAN
@@ -495,8 +475,7 @@ def head(cls, queries: float = 0.0, seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["non_saturating", "hinge"])
 def test_awd_loss_with_zero_queries_is_patch(kind):
-    """Values and gradients of both losses, with the same MLPs; with queries that are not zero they
-    differ."""
+    """Both losses' values and gradients, with the same MLPs; with other queries they differ."""
     patch, real, fake = head(Patch, seed=1), tokens(seed=1), tokens(seed=2)
     for queries, equal in ((0.0, True), (2.0, False)):
         awd = head(AwdLoss, queries)
@@ -531,8 +510,7 @@ def test_awd_starts_at_uniform_weights(name):
 
 
 def test_awd_weights_by_hand():
-    """w = mean over layers and queries of softmax_i(q . K_q h_i / sqrt(size of q)), and the three
-    readings of it."""
+    """w = mean over layers and queries of softmax_i(q . K_q h_i / sqrt(d_k)), in three readings."""
     real = tokens(seed=4)
     loss_head, logit_head, pool_head = (head(cls, 1.5) for cls in (AwdLoss, AwdLogit, AwdPool))
     weigh = loss_head.token_weights
@@ -588,10 +566,8 @@ def test_weights_of_every_head_sum_to_one(name):
     module = head(HEADS[name], queries=2.0)
     verdict = module(tokens())
     ones = torch.ones(5, dtype=torch.float64)
-    assert verdict.logits.shape == verdict.weights.shape and verdict.token_weights.shape == (
-        5,
-        GRID**2,
-    )
+    assert verdict.logits.shape == verdict.weights.shape
+    assert verdict.token_weights.shape == (5, GRID**2)
     torch.testing.assert_close(verdict.weights.sum(1), ones)
     torch.testing.assert_close(verdict.token_weights.sum(1), ones)
     assert (verdict.weights >= 0).all() and (verdict.token_weights >= 0).all()
@@ -624,52 +600,24 @@ def verdict(*rows: list[float], weights: list[float]) -> HeadOutput:
 def test_gan_losses_by_hand():
     """Means over the batch of 0.25 loss(first logit) + 0.75 loss(second)."""
     w = [0.25, 0.75]
-    real, fake = (
-        verdict([2.0, 0.5], [-1.0, 3.0], weights=w),
-        verdict([0.5, -2.0], [-0.5, 1.0], weights=w),
-    )
+    real = verdict([2.0, 0.5], [-1.0, 3.0], weights=w)
+    fake = verdict([0.5, -2.0], [-0.5, 1.0], weights=w)
     hinge_real, hinge_fake = (0.75 * 0.5 + 0.25 * 2) / 2, (0.25 * 1.5 + 0.25 * 0.5 + 0.75 * 2) / 2
     assert gan.critic_loss(real, fake, "hinge").item() == pytest.approx(hinge_real + hinge_fake)
     assert gan.generator_loss(fake, "hinge").item() == pytest.approx(
         -(0.125 - 1.5 - 0.125 + 0.75) / 2
     )
-    log_sigmoid = lambda s: -math.log(1 + math.exp(-s))
-    on_real = (
-        -(
-            0.25 * log_sigmoid(2)
-            + 0.75 * log_sigmoid(0.5)
-            + 0.25 * log_sigmoid(-1)
-            + 0.75 * log_sigmoid(3)
-        )
-        / 2
-    )
-    on_fake = (
-        -(
-            0.25 * log_sigmoid(-0.5)
-            + 0.75 * log_sigmoid(2)
-            + 0.25 * log_sigmoid(0.5)
-            + 0.75 * log_sigmoid(-1)
-        )
-        / 2
-    )
+    softplus = lambda s: math.log(1 + math.exp(s))
+    row = lambda first, second: 0.25 * softplus(first) + 0.75 * softplus(second)
+    on_real, on_fake = (row(-2, -0.5) + row(1, -3)) / 2, (row(0.5, -2) + row(-0.5, 1)) / 2
     assert gan.critic_loss(real, fake, "non_saturating").item() == pytest.approx(on_real + on_fake)
-    generator = (
-        -(
-            0.25 * log_sigmoid(0.5)
-            + 0.75 * log_sigmoid(-2)
-            + 0.25 * log_sigmoid(-0.5)
-            + 0.75 * log_sigmoid(1)
-        )
-        / 2
-    )
+    generator = (row(-0.5, 2) + row(0.5, -1)) / 2
     assert gan.generator_loss(fake, "non_saturating").item() == pytest.approx(generator)
 
 
 def test_approximate_r1():
-    clean, noisy = (
-        verdict([1.0, 2.0], weights=[0.25, 0.75]),
-        verdict([3.0, 1.0], weights=[0.5, 0.5]),
-    )
+    clean = verdict([1.0, 2.0], weights=[0.25, 0.75])
+    noisy = verdict([3.0, 1.0], weights=[0.5, 0.5])
     assert gan.approximate_r1(clean, clean).item() == 0
     assert gan.approximate_r1(clean, noisy).item() == pytest.approx(0.25 * 4 + 0.75 * 1)
 
@@ -679,9 +627,8 @@ def test_image_gradient_is_the_derivative_and_leaves_networks_alone():
     g = gan.image_gradient(lambda x: layer(x.flatten(1)).square().sum(), x)
     s = layer(x.detach().flatten(1))
     torch.testing.assert_close(g, (2 * s * layer.weight).detach().reshape(3, 1, 2, 2))
-    assert (
-        not g.requires_grad and x.grad is None and all(p.grad is None for p in layer.parameters())
-    )
+    assert not g.requires_grad and x.grad is None
+    assert all(p.grad is None for p in layer.parameters())
 
 
 def test_normalised_entropy():
@@ -714,8 +661,7 @@ def test_heads_meet_their_budget(name, layers, width, grid, budget):
 
 
 def test_heads_take_the_nearest_width():
-    """No other hidden width of the patch head is closer: its size is hidden (width + 2) + 1 a
-    layer."""
+    """No other hidden width of the patch head, of hidden (width + 2) + 1 a layer, is closer."""
     for budget in (5000, 5030, 7777, 20000):
         size = parameter_count(build_head("patch", layers=2, width=64, grid=4, parameters=budget))
         sizes = [2 * (hidden * 66 + 1) for hidden in range(1, 400)]
@@ -732,12 +678,12 @@ def test_an_impossible_budget_is_refused(name, budget):
 
 
 class Ledger:
-    """Rows through the blocks of networks, by (network, "full" or "features", "forward", "backward"
-    or "tangent").
+    """Rows through the blocks of networks, by (network, kind of call, kind of pass).
 
-    A block's output projection is tapped: each call adds its rows to the forward count; in
-    backward, a gradient to its input adds them once and a gradient to its weight once, so a
-    backward to parameters counts two and one to the image alone counts one.
+    Calls are "full" or "features"; passes are "forward", "backward" or "tangent".  A block's output
+    projection is tapped: each call adds its rows to the forward count; in backward, a gradient to
+    its input adds them once and a gradient to its weight once, so a backward to parameters counts
+    two and one to the image alone counts one.
     """
 
     def __init__(self):
@@ -839,8 +785,7 @@ def test_cost_of_trajectory_objectives(objective, guidance):
     [("none", "teacher", 0.0), *product(shipped.HEADS, ["teacher", "fake"], [0.0, 0.5])],
 )
 def test_cost_of_distribution_matching(discriminator, feature_network, r1_weight, guidance):
-    """Features run through 3 of 4 blocks; the frozen teacher's see a backward to the image, the
-    fake score's to both."""
+    """Features run through 3 of 4 blocks, with a backward to the image, of the fake to both."""
     settings = gan.GanSettings(
         feature_network=feature_network, r1_weight=r1_weight, blocks=(2, 3), parameters=4000
     )
@@ -853,15 +798,10 @@ def test_cost_of_distribution_matching(discriminator, feature_network, r1_weight
 
 
 def stage_two(discriminator: str, **settings):
-    """Networks by name, the two updates, and draws from a small data set; the same networks at
-    every call."""
+    """Networks by name, alike at every call, the two updates, and draws from a small data set."""
     objective = DMD(discriminator=discriminator, gan=gan.GanSettings(parameters=4000, **settings))
-    teacher, student, fake = (
-        small_transformer(False),
-        small_transformer(True, 1),
-        small_transformer(False, 2),
-    )
-    teacher.requires_grad_(False)
+    teacher = small_transformer(False).requires_grad_(False)
+    student, fake = small_transformer(True, 1), small_transformer(False, 2)
     head = partial(build_head, layers=2, width=16, grid=4, parameters=4000)
     problem = Problem(
         student=student,
@@ -873,12 +813,8 @@ def stage_two(discriminator: str, **settings):
     )
     images, labels = torch.rand(20, 1, 8, 8, generator=rng()) * 2 - 1, torch.arange(20) % 3
     critic, generator = objective.updates(problem)
-    return (
-        {"teacher": teacher, "student": student} | critic.modules,
-        critic,
-        generator,
-        Draws((0,), images, labels, 8),
-    )
+    modules = {"teacher": teacher, "student": student} | critic.modules
+    return modules, critic, generator, Draws((0,), images, labels, 8)
 
 
 @pytest.mark.parametrize("feature_network", ["teacher", "fake"])
@@ -899,8 +835,7 @@ def test_generator_update_trains_the_student_alone_and_the_critic_the_rest(featu
 
 
 def test_gan_gradient_is_scaled_to_its_relative_weight(monkeypatch):
-    """What is added to the DMD gradient has relative_weight times its RMS, and subtracting it
-    lowers the GAN loss."""
+    """What is added to g has relative_weight times its RMS; subtracting it lowers the GAN loss."""
     given, surrogate = [], matching.generator_surrogate
     monkeypatch.setattr(
         matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1]

@@ -1,5 +1,4 @@
-"""Trajectory objectives against exactly solvable data: they vanish at its mean velocity alone, and
-they reach it."""
+"""Trajectory objectives on exactly solvable data: they vanish at its mean velocity and reach it."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ DATA = {"gaussian": a_gaussian, "mixture": a_mixture}
 
 
 class Known(nn.Module):
-    """scale times the exact mean velocity, in float64 times; with `velocity` the velocity at t in
-    its place."""
+    """scale times the exact mean velocity, or with `velocity` that at t; times in float64."""
 
     def __init__(
         self, oracle: Mixture, scale: float = 1.0, velocity: bool = False, **accuracy: int
@@ -115,8 +113,10 @@ def test_knowledge_is_the_square_of_one_step():
 
 
 class Straight(nn.Module):
-    """Velocity of the straight couples (eps, mu + s eps): [(1 - s) (z - (1 - t) mu)] / [(1 - t) s +
-    t] - mu, for every r."""
+    """Velocity of the straight couples (eps, mu + s eps), for every r.
+
+    [(1 - s) (z - (1 - t) mu)] / [(1 - t) s + t] - mu
+    """
 
     def __init__(self, oracle: Gaussian):
         super().__init__()
@@ -128,8 +128,7 @@ class Straight(nn.Module):
 
 
 def test_reflow_vanishes_where_the_couples_of_a_gaussian_are_straight():
-    """The flow map of a Gaussian is affine and monotone, so its lines do not cross; the teacher's
-    velocity is not theirs."""
+    """A Gaussian's flow map is affine and monotone: its lines do not cross, nor are the ODE's."""
     oracle = a_gaussian()
     pairs, (r, t) = pairs_of(oracle, 64), pair_of_times(64)
     b = named(*pairs) | {"r": r, "t": t}
@@ -156,8 +155,7 @@ def test_reflow_from_noise_is_knowledge_distillation(data):
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("n", [1, 4])
 def test_two_exact_halves_are_one_exact_step(data, n):
-    """To 1e-8 for any step; the velocity in place of the mean velocity is off, and so is a scaled
-    one."""
+    """To 1e-8 for any step; the velocity in its place is off, and so is a scaled one."""
     oracle, accuracy = DATA[data](), {} if data == "gaussian" else {"steps": 96}
     t = torch.ceil(uniform_times(24, rng(1)) * n) / n
     z, r = points(oracle, t), t - 1 / n
@@ -167,19 +165,13 @@ def test_two_exact_halves_are_one_exact_step(data, n):
         (Known(oracle, velocity=True), 0.02, 9),
         (Known(oracle, 1.1), 0.05, 9),
     ):
-        off = (
-            (progressive.two_halves(teach, z, r, t, None) - exact(z, r, t, None))
-            .detach()
-            .abs()
-            .max()
-        )
-        assert low <= off < high
+        off = progressive.two_halves(teach, z, r, t, None) - exact(z, r, t, None)
+        assert low <= off.detach().abs().max() < high
 
 
 @pytest.mark.parametrize("data", DATA)
 def test_first_round_of_progressive_distillation_errs_as_euler_does(data):
-    """Two Euler steps in 1/N are off by O(1/N^2), their slope by O(1/N): twice the steps, half the
-    residual."""
+    """Two Euler steps in 1/N have a slope off by O(1/N): twice the steps, half the residual."""
     oracle, errors = DATA[data](), []
     t = uniform_times(64, rng(1), 0.2, 0.9)
     x, eps = oracle.sample(64, rng(2)), normal(64, 1, 2, 3, seed=3)
@@ -191,9 +183,8 @@ def test_first_round_of_progressive_distillation_errs_as_euler_does(data):
         first = oracle.v(z, t)
         second = oracle.v(z - half * first, t - half)
         assert errors[-1] == pytest.approx(rms(oracle.u(z, t - 1 / n, t) - (first + second) / 2))
-    assert errors[0] / errors[1] == pytest.approx(2, abs=0.15) and errors[1] / errors[
-        2
-    ] == pytest.approx(2, abs=0.1)
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.15)
+    assert errors[1] / errors[2] == pytest.approx(2, abs=0.1)
     assert errors[0] > 1e-3
 
 
@@ -212,8 +203,7 @@ def test_later_rounds_of_progressive_distillation_vanish_at_the_truth_only():
 
 @pytest.mark.parametrize("data", DATA)
 def test_shortcut_vanishes_at_the_truth_only(data):
-    """To 1e-8 on rows with r = t and on steps above the smallest; there the halves are Euler's and
-    err by O(1/F)."""
+    """To 1e-8, but for the smallest steps, whose halves are Euler's and err by O(1/F)."""
     oracle, finest = DATA[data](), 16
     r, t, moving = Shortcut(finest=finest, consistency_share=0.75).draw_times(draws(oracle, 64))
     r, t = r.double(), t.double().clamp(max=1 - 1e-9)
@@ -257,10 +247,8 @@ def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
     u = lambda z, r, t, c: theta[0] * torch.sin(z) * expand(t) + theta[1] * expand(t - r) * z**2
     z, v, t = normal(8, 1, 2, 3), normal(8, 1, 2, 3, seed=1), uniform_times(8, rng())
     value, g = scm.tangent(u, v, z, t, t, 1.0)
-    found, expected = (
-        value - (value + g).detach(),
-        meanflow.meanflow_residual(u, v, z, torch.zeros_like(t), t, t),
-    )
+    found = value - (value + g).detach()
+    expected = meanflow.meanflow_residual(u, v, z, torch.zeros_like(t), t, t)
     torch.testing.assert_close(found, expected)
     gradient = lambda x: torch.autograd.grad(x.square().mean(), theta)[0]
     torch.testing.assert_close(gradient(found), gradient(expected))
@@ -270,14 +258,8 @@ def test_scm_without_warmup_and_normalisation_is_meanflow_at_r_0():
 def test_scm_tangent_by_central_differences():
     """g = (v - u) - w t du/dt for an arbitrary network, w in between."""
     u = lambda z, r, t, c: torch.sin(2 * z) * expand(t) ** 2 + z * expand(t - r)
-    z, v, t, h, w = (
-        normal(8, 1, 2, 3),
-        normal(8, 1, 2, 3, seed=1),
-        uniform_times(8, rng()),
-        1e-5,
-        0.3,
-    )
-    zero = torch.zeros_like(t)
+    z, v, t = normal(8, 1, 2, 3), normal(8, 1, 2, 3, seed=1), uniform_times(8, rng())
+    zero, h, w = torch.zeros_like(t), 1e-5, 0.3
     du_dt = (u(z + h * v, zero, t + h, None) - u(z - h * v, zero, t - h, None)) / (2 * h)
     torch.testing.assert_close(
         scm.tangent(u, v, z, t, None, w)[1],
@@ -288,8 +270,7 @@ def test_scm_tangent_by_central_differences():
 
 
 def test_scm_normalisation_and_warmup():
-    """Rows 3, 4 and 0, 0: the root mean square of the first is sqrt(12.5); nothing is divided by
-    zero."""
+    """Rows 3, 4 and 0, 0, of root mean squares sqrt(12.5) and 0."""
     g = torch.tensor([[[[3.0, 4.0]]], [[[0.0, 0.0]]]], dtype=torch.float64)
     expected = g / (12.5**0.5 + 0.1)
     torch.testing.assert_close(scm.normalised(g, 0.1), expected)
@@ -325,8 +306,7 @@ def test_improved_meanflow_vanishes_at_the_truth_only(data):
 
 
 def test_improved_meanflow_differentiates_along_its_own_velocity():
-    """u - v + (t - r) sg(u(z, t, t) . grad_z u + d_t u) by central differences, and the gradient of
-    u alone."""
+    """u - v + (t - r) sg(u(z, t, t) . grad_z u + d_t u) by central differences; u's gradient."""
     theta = torch.tensor([1.3, 0.4], dtype=torch.float64, requires_grad=True)
     parts = lambda z, r, t: (torch.sin(2 * z) * expand(t) ** 2, z * expand(r * t) + z**2)
 
@@ -391,8 +371,7 @@ def test_shortcut_draws_exact_shares(share, n):
 
 
 def test_shortcut_draws_every_size_on_its_own_grid():
-    """Sizes 1/8, 1/4, 1/2 and 1 equally often for F = 16, never 1/16, each from a multiple of
-    itself."""
+    """Sizes 1/8, 1/4, 1/2, 1, never 1/16, equally often for F = 16, each from a multiple of it."""
     n = 8000
     objective = Shortcut(finest=16, consistency_share=1.0)
     r, t, _ = objective.draw_times(draws(a_gaussian(), n))
@@ -422,8 +401,7 @@ def test_pairs_are_drawn_together():
 
 @pytest.mark.parametrize("objective", [Shortcut(), ImprovedMeanFlow()])
 def test_ranks_call_the_networks_equally_often(objective):
-    """A rank whose rows are all of one kind asks for as much as one with both, and keeps nothing of
-    it."""
+    """A rank whose rows are all of one kind asks as often as one with both and keeps nothing."""
     asked, n = [], 8
     (r, t), z = pair_of_times(n), normal(n, 1, 2, 3)
 
@@ -432,10 +410,8 @@ def test_ranks_call_the_networks_equally_often(objective):
             asked.append(len(z))
             return super().forward(z, r, t, c)
 
-    student, v = (
-        Asked(a_gaussian()),
-        lambda z, t, c: (asked.append(len(z)), a_gaussian().v(z, t))[1],
-    )
+    student = Asked(a_gaussian())
+    v = lambda z, t, c: (asked.append(len(z)), a_gaussian().v(z, t))[1]
     update = only_update(objective, student, teacher_velocity=v)
     counts = []
     for rows in (torch.argsort((r < t).int(), stable=True), r == t, r < t):
@@ -453,8 +429,7 @@ def test_ranks_call_the_networks_equally_often(objective):
 
 
 def small_net(seed: int = 0) -> nn.Module:
-    """u = a(r, t) + b(r, t) z by a small network: every mean velocity of one Gaussian has this
-    form."""
+    """u = a(r, t) + b(r, t) z, as every mean velocity of one Gaussian is, by a small network."""
 
     class Affine(nn.Module):
         def __init__(self):
@@ -510,8 +485,7 @@ def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def test_rounds_have_their_grid_and_halve():
-    """N = 8, 4, 2, 1 over equal parts of the steps; t on {1/N, ..., 1}, every place equally often,
-    r = t - 1/N."""
+    """N = 8, 4, 2, 1 in equal parts of the steps; t on {1/N, ..., 1} equally often, r = t - 1/N."""
     objective, steps = Progressive(start_steps=8), 8
     update = only_update(objective, Known(a_gaussian()))
     assert objective.rounds() == 4
@@ -526,8 +500,7 @@ def test_rounds_have_their_grid_and_halve():
 
 
 def test_the_average_of_weights_begins_anew_in_each_round():
-    """After 4, 3 and 3 of 10 steps; decay min(0.98, (1 + k) / (10 + k)) with k counted from the
-    round's first step."""
+    """After 4, 3 and 3 of 10 steps; decay min(0.98, (1 + k) / (10 + k)), k counted in the round."""
     trainer = trainer_of(Progressive(start_steps=4), 10, batch=8)
     mean = None
     for first, last in ((0, 4), (4, 7), (7, 10)):
@@ -557,8 +530,7 @@ def test_rounds_that_are_not_powers_of_two():
 
 
 def test_a_round_is_taught_by_the_weights_at_the_end_of_the_last():
-    """4, 3 and 3 of 10 steps: the frozen network changes before steps 4 and 7 alone, to what the
-    student is then."""
+    """4, 3 and 3 of 10 steps: u' changes before steps 4 and 7 alone, to the student of then."""
     trainer = trainer_of(Progressive(start_steps=4), steps=10, batch=16)
     (update,) = trainer.updates
     previous, changes = update.frozen["previous"], {}
@@ -575,8 +547,7 @@ def test_a_round_is_taught_by_the_weights_at_the_end_of_the_last():
 @pytest.mark.parametrize("name", [objective().name for objective in TRAJECTORY])
 @pytest.mark.parametrize("stop", [4, 5, 7])
 def test_resume_is_exact(name, stop):
-    """Stopped at the end of a round, within one, or in the warm-up, a run ends with the bits of one
-    that was not."""
+    """Stopped within a round or the warm-up, or after it, a run ends as one that was not."""
     given = {"progressive": {"start_steps": 4}, "scm": {"warmup_share": 0.8}}.get(name, {})
     objective = OBJECTIVES[name](**given)
     whole, halted, resumed = (trainer_of(objective, 10, seed=seed, batch=16) for seed in (0, 0, 1))
@@ -617,9 +588,11 @@ REACHES = [
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", REACHES, ids=lambda objective: objective.name)
 def test_training_reaches_the_optimum(objective):
-    """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS), where
-    the teacher's velocity in its place is off by over 30%; a method whose optimum is an Euler
-    sampler of few steps is nearer to that than to the ODE."""
+    """After 1,000 steps u(eps, 0, 1) is within 3% of the method's own optimum (relative RMS).
+
+    The teacher's velocity in its place is off by over 30%; a method whose optimum is an Euler
+    sampler of few steps is nearer to that than to the ODE.
+    """
     euler = objective.teacher_steps()
     assert euler == {"consistency": 8, "progressive": 8, "shortcut": 8}.get(objective.name)
     trainer = trainer_of(objective, 1000)
@@ -711,8 +684,7 @@ class SharedLedger(Ledger):
     ],
 )
 def test_cost_is_counted(objective, guidance):
-    """Every pass that is named, and no pass that is not, over six steps: all rounds, equally
-    long."""
+    """Every pass that is named and no other, over six steps: all rounds, equally long."""
     ledger, steps, batch = SharedLedger(), 6, 8
     teacher = ledger.watch("teacher", small_transformer(False).requires_grad_(False))
     student = ledger.watch("student", small_transformer(True, seed=1))

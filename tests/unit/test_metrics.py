@@ -32,11 +32,9 @@ def correlated(
     n: int, d: int, seed: int, shift: float = 0.0, rank: int | None = None
 ) -> np.ndarray:
     """Features (n, d) with a random covariance of this rank."""
-    rng, mixing = (
-        np.random.default_rng(seed),
-        np.random.default_rng(1000 + seed).normal(size=(rank or d, d)),
-    )
-    return shift + rng.normal(size=(n, rank or d)) @ mixing / np.sqrt(d)
+    mixing = np.random.default_rng(1000 + seed).normal(size=(rank or d, d))
+    drawn = np.random.default_rng(seed).normal(size=(n, rank or d))
+    return shift + drawn @ mixing / np.sqrt(d)
 
 
 # estimates
@@ -59,9 +57,7 @@ def test_paired_difference_of_influences_is_the_influence_of_the_difference():
 
 
 def frechet_by_sqrtm(mu_1, sigma_1, mu_2, sigma_2) -> float:
-    """|mu_1 - mu_2|^2 + tr(Sigma_1 + Sigma_2 - 2 (Sigma_1 Sigma_2)^(1/2)), the root by Schur
-    decomposition.
-    """
+    """|mu_1 - mu_2|^2 + tr(Sigma_1 + Sigma_2 - 2 (Sigma_1 Sigma_2)^(1/2)), by scipy's root."""
     root = scipy.linalg.sqrtm(sigma_1 @ sigma_2)
     return float(
         ((mu_1 - mu_2) ** 2).sum() + np.trace(sigma_1) + np.trace(sigma_2) - 2 * np.trace(root).real
@@ -122,14 +118,11 @@ def test_frechet_distance_against_sqrtm(n, m, d):
     [(30, 200, 64, 64), (200, 30, 64, 64), (200, 200, 5, 64), (20, 200, 64, 3), (200, 200, 3, 5)],
 )
 def test_frechet_distance_of_rank_deficient_covariances(n, m, rank_x, rank_y):
-    """tr (Sigma_x Sigma_y)^(1/2) is the nuclear norm of X Y' / sqrt((n - 1)(m - 1)) for centred X,
-    Y, without any root.
-    """
+    """tr (Sigma_x Sigma_y)^(1/2) is the nuclear norm of centred X Y' / sqrt((n - 1)(m - 1))."""
     x, y = correlated(n, 64, 1, shift=0.1, rank=rank_x), correlated(m, 64, 2, rank=rank_y)
     (mu_x, sigma_x), (mu_y, sigma_y) = moments(x), moments(y)
-    nuclear = np.linalg.svd((x - mu_x) @ (y - mu_y).T, compute_uv=False).sum() / np.sqrt(
-        (n - 1) * (m - 1)
-    )
+    product = (x - mu_x) @ (y - mu_y).T / np.sqrt((n - 1) * (m - 1))
+    nuclear = np.linalg.svd(product, compute_uv=False).sum()
     expected = ((mu_x - mu_y) ** 2).sum() + np.trace(sigma_x) + np.trace(sigma_y) - 2 * nuclear
     estimate = frechet.estimate(x, gaussian(y))
     assert estimate.value == pytest.approx(expected, rel=1e-7)
@@ -137,9 +130,7 @@ def test_frechet_distance_of_rank_deficient_covariances(n, m, rank_x, rank_y):
 
 
 def test_frechet_distance_in_closed_form():
-    """A shift alone gives |shift|^2; diagonal covariances give sum (sd_1 - sd_2)^2; a set to itself
-    gives 0.
-    """
+    """|shift|^2 for a shift, that and sum (sd_1 - sd_2)^2 for a scale, 0 for a set to itself."""
     x = correlated(500, 6, 3)
     assert frechet.estimate(x + 0.5, gaussian(x)).value == pytest.approx(6 * 0.25, rel=1e-9)
     assert frechet.estimate(3 * x, gaussian(x)).value == pytest.approx(
@@ -149,18 +140,14 @@ def test_frechet_distance_in_closed_form():
 
 
 def test_frechet_distance_takes_float32_features_without_losing_digits():
-    """Moments in float64: a common offset of 1,000 in float32 features changes what float32 sums
-    could not carry.
-    """
+    """Moments are in float64: float32 sums would not carry a common offset of 1,000."""
     x, y = ((1000 + correlated(400, 8, seed)).astype(np.float32) for seed in (1, 2))
     expected = frechet_by_sqrtm(*moments(x.astype(np.float64)), *moments(y.astype(np.float64)))
     assert frechet.estimate(x, gaussian(y)).value == pytest.approx(expected, rel=1e-8)
 
 
 def test_frechet_influence_is_the_derivative_in_a_samples_weight():
-    """IF_i = d/dh d^2((1 - h) P + h delta_i) at h = 0, by central differences of an independent
-    functional.
-    """
+    """IF_i = d/dh d^2((1 - h) P + h delta_i) at h = 0, by central differences."""
     n = 4000
     x, y = correlated(n, 5, 1, shift=0.2), correlated(900, 5, 2)
     influence = frechet.estimate(x, gaussian(y)).influence
@@ -174,15 +161,11 @@ def test_frechet_influence_is_the_derivative_in_a_samples_weight():
     h, rows = 1e-4, [0, 17, 100, 3000, int(np.abs(influence).argmax())]
     derivative = [(functional(i, h) - functional(i, -h)) / (2 * h) for i in rows]
     np.testing.assert_allclose(influence[rows], derivative, rtol=2e-3, atol=2e-3)
-    assert (
-        abs(influence.mean()) < 5 * influence.std() / n
-    )  # the mean is about 0, up to N against N - 1
+    assert abs(influence.mean()) < 5 * influence.std() / n  # 0 but for N against N - 1
 
 
 def test_frechet_standard_error_by_simulation():
-    """Mean SE within 15% of the SD over replicates; intervals about the replicates' mean (FD is
-    biased in N) cover 95%.
-    """
+    """The SE is the replicates' SD within 15%; intervals about their (biased) mean cover 95%."""
     reference = gaussian(correlated(2000, 4, 0))
     estimates = [
         frechet.estimate(1.2 * np.random.default_rng(r).normal(size=(400, 4)) + 0.1, reference)
@@ -197,10 +180,9 @@ def test_frechet_standard_error_by_simulation():
 
 
 def test_frechet_paired_standard_error_by_simulation():
-    """Two models on the same noises: the SE of paired influences is that of the difference, far
-    below the unpaired one.
-    """
-    reference, differences, paired, unpaired = (gaussian(correlated(2000, 4, 0)), [], [], [])
+    """Of two models on the same noises: the difference's own, far below the unpaired one."""
+    reference = gaussian(correlated(2000, 4, 0))
+    differences, paired, unpaired = [], [], []
     for r in range(200):
         rng = np.random.default_rng(r)
         shared, own = rng.normal(size=(400, 4)), rng.normal(size=(400, 4))
@@ -224,14 +206,8 @@ def brute_force(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[flo
             for i, a in enumerate(centres)
         ]
         radius = [sorted(distances)[k - 1] for distances in others]
-        return np.mean(
-            [
-                any(
-                    np.linalg.norm(p - a) <= limit for a, limit in zip(centres, radius, strict=True)
-                )
-                for p in points
-            ]
-        )
+        balls = list(zip(centres, radius, strict=True))
+        return np.mean([any(np.linalg.norm(p - a) <= r for a, r in balls) for p in points])
 
     return share(samples, reference), share(reference, samples)
 
@@ -250,9 +226,7 @@ def test_precision_and_recall_against_brute_force(k):
 
 
 def test_precision_and_recall_of_float32_features_far_from_the_origin():
-    """Distances do not lose digits to a common offset, as |a|^2 - 2 a.b + |b|^2 in float32
-    would.
-    """
+    """Distances keep the digits that |a|^2 - 2 a.b + |b|^2 in float32 would lose."""
     rng = np.random.default_rng(0)
     samples, reference = (100 + 0.5 * rng.normal(size=(80, 3)).astype(np.float32) for _ in range(2))
     found = precision_recall(*(torch.from_numpy(x).double() for x in (samples, reference)), 2)
@@ -328,9 +302,8 @@ def test_classifier_score_standard_error_by_simulation():
 def test_accuracy():
     p, labels = np.array([[0.6, 0.4], [0.1, 0.9], [0.7, 0.3], [0.2, 0.8]]), np.array([0, 1, 1, 1])
     estimate = accuracy(p, labels)
-    assert estimate.value == 0.75 and estimate.standard_error == pytest.approx(
-        np.sqrt(0.75 * 0.25 / 3)
-    )
+    assert estimate.value == 0.75
+    assert estimate.standard_error == pytest.approx(np.sqrt(0.75 * 0.25 / 3))
 
 
 # spectrum
@@ -346,9 +319,7 @@ def test_white_noise_is_flat_at_its_variance():
 
 @pytest.mark.parametrize(("fx", "fy"), [(1, 0), (0, 3), (3, 4), (-2, 2), (5, -5), (8, 0)])
 def test_a_sinusoid_lands_on_its_ring(fx, fy):
-    """All power but rounding is on radius round(sqrt(fx^2 + fy^2)), and in the band of that ring;
-    the mean adds none.
-    """
+    """All power but rounding is on ring round(sqrt(fx^2 + fy^2)) and in its band; the mean adds none."""
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     image = 3 + torch.cos(2 * torch.pi * (fx * x + fy * y) / 16).expand(1, 1, 16, 16)
     rings, ring = radial_power(image)[0], round((fx**2 + fy**2) ** 0.5)
@@ -358,20 +329,14 @@ def test_a_sinusoid_lands_on_its_ring(fx, fy):
 
 
 def test_power_on_rings_adds_up_to_the_variance():
-    """Parseval: rings times their sizes, plus the corners beyond Nyquist, are the sum of squares
-    about the mean.
-    """
+    """Parseval: rings times their sizes, and the corners, are the sum of squares about the mean."""
     x = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(1)).double()
     frequency = np.fft.fftfreq(16, 1 / 16)
     radius = np.rint(np.hypot(frequency[:, None], frequency[None]))
     corners = (np.abs(np.fft.fft2(x.numpy()))[:, 0] ** 2 / 256)[:, radius > 8].sum(1)
     sizes = np.array([(radius == r).sum() for r in range(1, 9)])
-    total = radial_power(x) @ sizes + corners
-    np.testing.assert_allclose(
-        total,
-        (x - x.mean(dim=(2, 3), keepdim=True)).square().sum(dim=(1, 2, 3)).numpy(),
-        rtol=1e-10,
-    )
+    squares = (x - x.mean(dim=(2, 3), keepdim=True)).square().sum(dim=(1, 2, 3)).numpy()
+    np.testing.assert_allclose(radial_power(x) @ sizes + corners, squares, rtol=1e-10)
 
 
 def test_bands_average_neighbouring_rings():
@@ -381,9 +346,7 @@ def test_bands_average_neighbouring_rings():
 
 
 def test_relative_power_and_its_standard_error_by_simulation():
-    """1 for equal power; quadratic in contrast; SE given the reference within 15% of the SD over
-    replicates.
-    """
+    """1 for equal power, 4 for fourfold; the SE is the replicates' SD within 15%."""
     reference = np.random.default_rng(0).chisquare(4, size=500)
     assert relative_power(reference, reference).value == pytest.approx(1)
     assert relative_power(4 * reference, reference).value == pytest.approx(4)
@@ -544,18 +507,8 @@ def test_the_fewest_samples_of_a_metric(metric, settings, least):
 def test_uint8_conversion_rounds_to_the_nearest_level():
     """Flooring would send everything below the next level down; levels sit at k / 127.5 - 1."""
     level = 1 / 127.5
-    x = torch.tensor(
-        [
-            -1.0,
-            -1 + 0.49 * level,
-            -1 + 0.51 * level,
-            -1 + 99.6 * level,
-            -1 + 100.4 * level,
-            1.0,
-            1.7,
-            -3.0,
-        ]
-    )
+    levels = torch.tensor([0, 0.49, 0.51, 99.6, 100.4, 255])
+    x = torch.cat([-1 + levels * level, torch.tensor([1.7, -3.0])])
     assert to_uint8(x).tolist() == [0, 0, 1, 100, 100, 255, 255, 0]
     assert to_uint8(x).dtype == torch.uint8
     x = 1.8 * torch.rand(200000, generator=torch.Generator().manual_seed(0)) - 0.9
@@ -576,11 +529,8 @@ def test_image_files_round_trip(tmp_path):
     images, labels = torch.randint(256, (5, 3, 4, 4), dtype=torch.uint8), torch.arange(5)
     save_images(tmp_path / "a.npz", images, labels)
     found, found_labels = load_images(tmp_path / "a.npz")
-    assert (
-        torch.equal(found, images)
-        and torch.equal(found_labels, labels)
-        and found.dtype == torch.uint8
-    )
+    assert torch.equal(found, images) and found.dtype == torch.uint8
+    assert torch.equal(found_labels, labels)
     with np.load(tmp_path / "a.npz") as file:
         assert file["arr_0"].shape == (5, 4, 4, 3) and file["arr_0"].dtype == np.uint8
 

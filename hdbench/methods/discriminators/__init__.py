@@ -1,5 +1,4 @@
-"""Discriminator heads on tokens of a feature network: one file each, equal parameter counts by
-construction.
+"""Discriminator heads on tokens of a feature network, of equal parameter counts.
 
 A head maps a list of tokens h_l (B, N, d), one tensor a block l, to a `HeadOutput`; the GAN loss of
 a sample is sum_j weights_j loss(logits_j), so the heads differ in where the weighting happens and
@@ -30,9 +29,7 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def build_head(name: str, *, layers: int, width: int, grid: int, parameters: int) -> nn.Module:
-    """The head whose hidden width brings its size closest to `parameters`; ValueError if that is
-    over 10% off.
-    """
+    """The head of the hidden width nearest to `parameters` in size; ValueError if over 10% off."""
     build = HEADS[name]
 
     def size(hidden: int) -> int:

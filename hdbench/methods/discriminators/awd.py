@@ -1,9 +1,12 @@
-"""The Adaptive Weighted Discriminator of HD (arXiv 2511.08930): **reconstruction**, the paper gives
-no formula.
+"""AWD, the Adaptive Weighted Discriminator of HD (arXiv 2511.08930): a **reconstruction**.
 
-Token weights  w_i = mean over blocks l and queries m of softmax_i(q_lm . K_lm h_li / sqrt(d_k))
-`awd_loss`   sum_i w_i loss(s_li)    `awd_logit`  loss(sum_i w_i s_li)
-             `awd_pool`  loss(MLP_l(sum_i w_i V_l h_li))
+The paper gives no formula.
+
+token weights  w_i = mean over blocks l and queries m of softmax_i(q_lm . K_lm h_li / sqrt(d_k))
+token logits   s_li = MLP_l(h_li)
+`awd_loss`     mean_l sum_i w_i loss(s_li)
+`awd_logit`    mean_l loss(sum_i w_i s_li)
+`awd_pool`     mean_l loss(MLP_l(sum_i w_i V_l h_li))
 Queries start at zero, where the weights are uniform: there `awd_loss` is `patch` exactly.  Each
 query has a key map of its own; with a shared one, queries that start equal would get equal
 gradients and act as one for ever.

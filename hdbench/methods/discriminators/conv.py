@@ -1,6 +1,4 @@
-"""`conv`: tokens back on their grid, a strided convolution, one logit a block (in the manner of
-DMD2, arXiv 2405.14867).
-"""
+"""`conv`: a strided convolution over the tokens' grid, in the manner of DMD2 (arXiv 2405.14867)."""
 
 from __future__ import annotations
 

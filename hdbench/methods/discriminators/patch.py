@@ -1,6 +1,4 @@
-"""`patch`: a logit a token, s_li = MLP_l(h_li), the loss averaged over tokens (PatchGAN, arXiv
-1611.07004).
-"""
+"""`patch` (PatchGAN, arXiv 1611.07004): s_li = MLP_l(h_li), the loss averaged over tokens i."""
 
 from __future__ import annotations
 

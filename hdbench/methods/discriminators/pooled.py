@@ -1,6 +1,4 @@
-"""`pooled`: one logit a block from the mean token, s_l = MLP_l(mean_i h_li), the standard uniform
-pooling.
-"""
+"""`pooled`, the standard uniform pooling: s_l = MLP_l(mean_i h_li)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Adversarial distribution matching (Lu et al., arXiv 2507.18569): a head tells a step by the real
-score from one by the fake.
+"""Adversarial distribution matching, ADM (Lu et al., arXiv 2507.18569).
 
-z_t = (1 - t) x_hat + t eps',  s = t - delta
-z_s^real = z_t - (t - s) v^w_phi(z_t, t, c),  z_s^fake = z_t - (t - s) v_psi(z_t, t, c)
-The critic raises D(z_s^real, s, c) and lowers D(z_s^fake, s, c), the generator raises D(z_s^fake,
-s, c) through the fake velocity and z_t; hinge loss, tokens of several blocks of the frozen teacher,
-g as in hdbench.methods.distribution.adversarial.
+renoised   z_t = (1 - t) x_hat + t eps',   s = t - delta
+steps      z_s^real = z_t - (t - s) v^w_phi(z_t, t, c),   z_s^fake = z_t - (t - s) v_psi(z_t, t, c)
+critic     raises D(z_s^real, s, c) and lowers D(z_s^fake, s, c)
+generator  raises D(z_s^fake, s, c),  through v_psi and z_t
+Hinge loss, on tokens of several blocks of the frozen teacher; g is that of
+hdbench.methods.distribution.adversarial.
 The critic sees no data, and there is no DMD term.  t is uniform in [gan.t_min, gan.t_max];
 delta = 1/64 is the paper's; head, blocks and update ratio are ours.
 """
@@ -79,9 +79,7 @@ class ADM(Matching):
         return real, fake, (real[0] + self.gan.r1_sigma * b["eps_r1"], *real[1:])
 
     def extra_passes(self, depth, guided):
-        """Both steps in each critic update, and the fake's with its backward to the image in the
-        generator's.
-        """
+        """Both steps for the critic; the fake's and its backward to the image for the generator."""
         n = self.critic_steps()
         return {
             "fake": Passes(forward=n + 1, backward=1),

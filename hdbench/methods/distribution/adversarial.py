@@ -1,9 +1,8 @@
-"""The GAN loss alone, without a matching term: the ablation "GAN only" of DMD2 (arXiv 2405.14867,
-Section 4.3).
+"""The GAN loss alone: the ablation "GAN only" of DMD2 (arXiv 2405.14867, Section 4.3).
 
-The head reads features of the fake network, which flow matching and the head's loss train together,
-as in DMD2. g = relative_weight * g_gan / RMS(g_gan), over the global batch: its size is
-relative_weight in units of x, at every step.
+direction  g = relative_weight g_gan / RMS(g_gan),  over the global batch
+Its size is relative_weight in units of x, at every step.  The head reads features of the fake
+network, which flow matching and the head's loss train together, as in DMD2.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ class Adversarial(Matching):
         if self.gan.feature_network != "fake":
             raise ValueError(
                 "gan.feature_network = teacher: then nothing would read the fake network; "
-                "objective "
-                "ladd is this one with the teacher's features"
+                "objective ladd is this one with the teacher's features"
             )
         return require_head(self)
 

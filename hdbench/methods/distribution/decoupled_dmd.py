@@ -1,12 +1,9 @@
-"""Decoupled DMD (Liu et al., arXiv 2511.22677): the matching term and the guidance term, each with
-noise of its own.
+"""Decoupled DMD (Liu et al., arXiv 2511.22677): matching and guidance, each with its own noise.
 
-matching (DM)      x_fake(z_t) - x_cond(z_t)
-                   at t in [t_min, t_max], teacher without guidance
-augmentation (CA)  x^w(z_s) - x_cond(z_s) = -s (v^w - v_cond)(z_s, s, c)
-                   at s in [ca_t_min, ca_t_max]
-g = [DM - CA] / mean |x_hat - x_cond(z_t)|
-    per sample; with z_s = z_t the numerator is DMD's x_fake - x^w.
+matching      DM = x_fake(z_t) - x_cond(z_t),  t in [t_min, t_max]
+augmentation  CA = x^w(z_s) - x_cond(z_s) = -s (v^w - v_cond)(z_s, s, c),  s in [ca_t_min, ca_t_max]
+direction     g = (DM - CA) / mean |x_hat - x_cond(z_t)|,  the mean per sample
+x_cond is the teacher's without guidance; with z_s = z_t the numerator is DMD's x_fake - x^w.
 The paper ties s to the times that the student has still to pass; after one step from noise those
 are all, so both ranges start alike here, and what is left is independent noise, which the paper
 finds to change little in four steps.  That the augmentation is divided by the norm of the matching
@@ -33,10 +30,7 @@ class DecoupledDMD(Matching):
     title: ClassVar[str] = "Decoupled DMD"
 
     ca_t_min: float = Field(
-        default=0.02,
-        ge=0,
-        le=1,
-        description="times of the guidance term are uniform in [ca_t_min, ca_t_max]",
+        default=0.02, ge=0, le=1, description="guidance times are uniform in [ca_t_min, ca_t_max]"
     )
     ca_t_max: float = Field(default=0.98, ge=0, le=1)
 
@@ -44,9 +38,8 @@ class DecoupledDMD(Matching):
     def _guidance_times_in_order(self):
         if self.generator_steps > 1:
             raise ValueError(
-                f"generator_steps = {self.generator_steps}: the guidance term's times would "
-                "have to "
-                "follow the step; objective decoupled_dmd has one step"
+                f"generator_steps = {self.generator_steps}: the guidance term's times would have "
+                "to follow the step; objective decoupled_dmd has one step"
             )
         if self.ca_t_min >= self.ca_t_max:
             raise ValueError(
@@ -86,9 +79,8 @@ def decoupled_gradient(
     conditional: Velocity,
     fake: Velocity,
 ) -> Tensor:
-    """g (B, C, H, W), to be subtracted: (x_fake - x_cond)(z, t) - (x^w - x_cond)(z_s, s), over mean
-    |x_hat - x_cond(z, t)|.
-    """
+    """(DM - CA) / mean |x_hat - x_cond|, (B, C, H, W), to be subtracted from x_hat."""
     x_cond = denoised(conditional, z, t, c)
+    matching = denoised(fake, z, t, c) - x_cond
     augmentation = -expand(s) * (real(z_s, s, c) - conditional(z_s, s, c))
-    return (denoised(fake, z, t, c) - x_cond - augmentation) / per_sample(x_hat - x_cond)
+    return (matching - augmentation) / per_sample(x_hat - x_cond)

@@ -1,10 +1,9 @@
-"""Distribution matching distillation (Yin et al., arXiv 2311.18828; DMD2, arXiv 2405.14867), stage
-2 of HD.
+"""Distribution matching distillation, DMD (Yin et al., arXiv 2311.18828), stage 2 of HD.
 
-z_t = (1 - t) x_hat + t eps';  v_psi the fake velocity
-x_real = z_t - t v^w_phi(z_t, t, c),  x_fake = z_t - t v_psi(z_t, t, c)
-g = (x_fake - x_real) / mean |x_hat - x_real|   per sample
-    (DMD's pseudocode; its Eqs. 7 and 8 have 1 - t times this)
+renoised   z_t = (1 - t) x_hat + t eps'
+denoised   x_real = z_t - t v^w_phi(z_t, t, c),   x_fake = z_t - t v_psi(z_t, t, c)
+direction  g = (x_fake - x_real) / mean |x_hat - x_real|,  the mean per sample
+The direction is that of DMD's pseudocode; its Eqs. 7 and 8 have 1 - t times this.
 Critic, generator loss, GAN term and regulariser: hdbench.methods.distribution.matching.
 """
 
@@ -35,9 +34,7 @@ class DMD(Matching):
 def dmd_gradient(
     x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity
 ) -> Tensor:
-    """g (B, C, H, W), to be *subtracted* from x_hat: (x_fake - x_real) / mean |x_hat - x_real|, the
-    mean per sample.
-    """
+    """(x_fake - x_real) / mean |x_hat - x_real|, (B, C, H, W), to be *subtracted* from x_hat."""
     x_real = denoised(real, z, t, c)
     x_fake = denoised(fake, z, t, c)
     return (x_fake - x_real) / per_sample(x_hat - x_real)

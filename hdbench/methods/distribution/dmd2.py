@@ -1,10 +1,9 @@
-"""DMD2 (Yin et al., arXiv 2405.14867): DMD's direction with two time scales (Section 4.2: 5 fake
-updates a generator update), a GAN on the trained fake score's features (4.3) and, with
-generator_steps = 4, backward simulation (4.5).
+"""DMD2 (Yin et al., arXiv 2405.14867): hdbench.methods.distribution.dmd with other defaults.
 
-These are defaults of hdbench.methods.distribution.dmd, under the name of their paper.  There the
-GAN's weight is a constant, here relative to the RMS of the direction, by the rule of all heads.
-Renoising times do not depend on the generator's step, as in its code.
+Two time scales (Section 4.2: 5 fake updates a generator update), a GAN on the trained fake score's
+features (4.3) and, with generator_steps = 4, backward simulation (4.5).  In the paper the GAN's
+weight is a constant; here it is relative to the RMS of the direction, by the rule of all heads.
+Renoising times do not depend on the generator's step, as in the paper's code.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""f-divergence distribution matching (Xu et al., arXiv 2502.15681, Theorem 1): DMD's direction,
-weighted by h(r).
+"""f-divergence matching (Xu et al., arXiv 2502.15681, Theorem 1): DMD's direction, weighted.
 
-gradient of D_f(p_real,t || p_fake,t) = E int p_fake,t f(r) is E[h(r) (s_fake - s_real) dz/dtheta],
-    h = r^2 f''(r)
-r = p_real / p_fake at z_t: the exponential of a non-saturating head's logit there, its log clamped
-to +- log_ratio_limit; the head's real samples are the data's, so with guidance r is not the ratio
-of the distribution whose score is matched
-reverse KL `rkl` h = 1 (DMD),  Jensen-Shannon `js` h = r / (1 + r),  forward KL `fkl` h = r
+divergence  D_f(p_real,t || p_fake,t) = int p_fake,t f(r),   r = p_real,t / p_fake,t at z_t
+gradient    E[h(r) (s_fake - s_real) dz/dtheta],   h(r) = r^2 f''(r)
+h           `rkl` reverse KL 1 (DMD);  `js` Jensen-Shannon r / (1 + r);  `fkl` forward KL r
+direction   g = h(r) / mean h(r) times that of DMD
+log r is the logit of a non-saturating head at z_t, clamped to +- log_ratio_limit; the head's real
+samples are the data's, so with guidance r is not the ratio of the distribution whose score is
+matched.
 h is divided by its mean over the global batch, so that the step does not depend on the divergence,
 and r is bounded: both as in public code (FastGen), which also normalises r in bins of t. The other
 defaults are those of DMD2, on which the paper builds; the head is `pooled`, with the times of the
@@ -56,20 +56,19 @@ class FDistill(Matching):
             return self
         if self.discriminator == "none":
             raise ValueError(
-                f"discriminator = none: divergence {self.divergence} needs a head, whose logit is "
-                "the log density ratio"
+                f"discriminator = none: divergence {self.divergence} needs a head, "
+                "whose logit is the log density ratio"
             )
         if self.gan.loss != "non_saturating":
             raise ValueError(
-                f"gan.loss = {self.gan.loss}: only the logit of a non_saturating head is a "
-                "log density ratio"
+                f"gan.loss = {self.gan.loss}: "
+                "only the logit of a non_saturating head is a log density ratio"
             )
         for end in ("t_min", "t_max"):
             if getattr(self.gan, end) != getattr(self, end):
                 raise ValueError(
-                    f"gan.{end} = {getattr(self.gan, end)}: must be {end} = "
-                    f"{getattr(self, end)}, since "
-                    "the head gives the density ratio at the times of the matching term"
+                    f"gan.{end} = {getattr(self.gan, end)}: must be {end} = {getattr(self, end)}, "
+                    "since the head gives the density ratio at the times of the matching term"
                 )
         return self
 

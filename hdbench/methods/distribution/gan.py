@@ -1,10 +1,10 @@
-"""The adversarial term of stage 2, the same for every head: a sample's loss is sum_j weights_j
-loss(logits_j).
+"""The adversarial term of stage 2, for every head: a sample's loss is sum_j weights_j loss(s_j).
 
-Non-saturating (arXiv 1406.2661, in logits): critic softplus(-s_real) + softplus(s_fake), generator
-softplus(-s_fake).
-Hinge (arXiv 1705.02894): critic relu(1 - s_real) + relu(1 + s_fake), generator -s_fake.
-Approximate R1 (arXiv 2501.08316, Section 3.3): || D(x) - D(x + sigma n) ||^2, no second derivative.
+                critic                                generator
+non-saturating  softplus(-s_real) + softplus(s_fake)  softplus(-s_fake)  (arXiv 1406.2661)
+hinge           relu(1 - s_real) + relu(1 + s_fake)   -s_fake            (arXiv 1705.02894)
+approximate R1  || D(x) - D(x + sigma n) ||^2, without a second derivative
+                (arXiv 2501.08316, Section 3.3)
 """
 
 from __future__ import annotations
@@ -113,8 +113,6 @@ def image_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def normalised_entropy(token_weights: Tensor) -> Tensor:
-    """Mean entropy of the rows (B, N) over log N: 1 where all tokens count alike, 0 where one has
-    all the weight.
-    """
+    """Mean entropy of the rows (B, N) over log N: 1 for equal weights, 0 for a single token."""
     entropy = torch.special.entr(token_weights).sum(1).mean()
     return entropy / math.log(max(token_weights.shape[1], 2))

@@ -1,9 +1,7 @@
-"""Latent adversarial diffusion distillation (Sauer et al., arXiv 2403.12015): the GAN loss alone,
-hinge, on tokens of several blocks of the frozen teacher.  There is no fake network; the critic
-update trains the head.
+"""Latent adversarial diffusion distillation, LADD (Sauer et al., arXiv 2403.12015).
 
-g = relative_weight * g_gan / RMS(g_gan), over the global batch, as in
-hdbench.methods.distribution.adversarial.
+The GAN loss alone, hinge, on tokens of several blocks of the frozen teacher.  There is no fake
+network: the critic update trains the head.  g is that of hdbench.methods.distribution.adversarial.
 Real samples are the data's, where the paper takes the teacher's; times are uniform in [gan.t_min,
 gan.t_max], where it takes a logit-normal distribution; R1 may be added in its approximate form.
 One head reads all blocks, of the size of all heads.

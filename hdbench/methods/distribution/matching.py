@@ -1,12 +1,11 @@
 """What the methods of stage 2 share: a critic update (fake score and head) and a generator update.
 
-generator        x_hat = z_k - t_k u_theta(z_k, 0, t_k, c);
-                 with one step G(eps, c) = eps - u_theta(eps, 0, 1, c)
-critic loss      mean || v_psi(z_t, t, c) - (eps' - x_hat) ||^2 + GAN loss of the head
-                 (hdbench.methods.distribution.gan)
-generator loss   1/2 || x_hat - sg(x_hat - g - g_gan) ||^2 (mean) + weight * regulariser
-A method gives the direction g, in units of x where it is normalised; RMS(g_gan) = relative_weight
-RMS(g) over the global batch, and relative_weight itself where a method has no g.
+generator       x_hat = z_k - t_k u_theta(z_k, 0, t_k, c),  of one step eps - u_theta(eps, 0, 1, c)
+critic loss     || v_psi(z_t, t, c) - (eps' - x_hat) ||^2 (mean) + GAN loss of the head
+generator loss  1/2 || x_hat - sg(x_hat - g - g_gan) ||^2 (mean) + weight * regulariser
+GAN's size      RMS(g_gan) = relative_weight RMS(g),  over the global batch
+A method gives the direction g, in units of x where it is normalised; without one, RMS(g_gan) is
+relative_weight itself.  The GAN loss is in hdbench.methods.distribution.gan.
 
 Backward simulation (DMD2, arXiv 2405.14867, Section 4.5): with S = generator_steps > 1 a row trains
 at the input z_k of its own random step k = 0 .. S - 1 (its code: one for the batch) of consistency
@@ -113,11 +112,7 @@ class GeneratorObjective(Objective):
         return b | {"t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 
     def direction(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
-        """Per-sample gradient g (B, C, H, W), not averaged over B; subtracted from the detached
-        x_hat.
-
-        Also returns scalars to log.
-        """
+        """g (B, C, H, W) of each sample, to be subtracted from the detached x_hat, and scalars."""
         raise NotImplementedError
 
     def perturb(self, networks: Networks, x: Tensor, b: Batch) -> Point:
@@ -127,9 +122,7 @@ class GeneratorObjective(Objective):
     def discriminator_inputs(
         self, networks: Networks, x_hat: Tensor, b: Batch
     ) -> tuple[Point, Point, Point]:
-        """(z, t, c) that the critic learns to tell apart: real, fake, and the real one perturbed
-        for R1.
-        """
+        """(z, t, c) for the critic to tell apart: real, fake, and the real one perturbed for R1."""
         t = b["t_gan"]
         perturbed = b["x"] + self.gan.r1_sigma * b["eps_r1"]
         return (
@@ -286,9 +279,7 @@ class GeneratorObjective(Objective):
         return [critic, generator]
 
     def passes(self, depth, guided):
-        """Features count the share of blocks that they run through; heads are not networks and are
-        not counted.
-        """
+        """Features count by their share of the blocks; heads, which are no networks, do not."""
         n = self.critic_steps()
         passes = {"generator": Passes(forward=(n + 1) * self.generator_steps, backward=2)}
         if self.has_fake:
@@ -308,9 +299,7 @@ class GeneratorObjective(Objective):
         return passes
 
     def extra_passes(self, depth: int, guided: bool) -> dict[str, Passes]:
-        """What the method adds to one real and one fake forward of the generator update, or to none
-        without a direction.
-        """
+        """What the method adds to the generator update's real and fake forward, if it has them."""
         return {}
 
 
@@ -363,8 +352,7 @@ def rms(x: Tensor) -> Tensor:
 def simulate(
     u: MeanVelocity, c: Tensor, eps: Tensor, step: Tensor | None, noises: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """z_k (B, C, H, W) and t_k (B,) from which consistency sampling jumps to data in a row's step k
-    (B,), counted from 0.
+    """z_k (B, C, H, W) and t_k (B,) of each row's `step` k = 0, 1, ... of consistency sampling.
 
     The noises (B, C, H, W) are those of steps 1, 2, ...; all rows go through all steps, so that
     ranks call u equally often.

@@ -20,9 +20,7 @@ Point = tuple[Tensor, Tensor, Tensor]  # (z, t, c) at which a network is asked
 
 
 def known_head(name: str) -> str:
-    """The name itself; a validation error unless it is "none" or a head's,
-    installed ones included.
-    """
+    """The name itself; a validation error unless it is "none" or a head's, installed or ours."""
     known = ("none", *HEADS.load())
     if name not in known:
         expected = ", ".join(f"'{choice}'" for choice in known)

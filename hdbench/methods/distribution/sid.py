@@ -1,13 +1,10 @@
-"""Score identity distillation (Zhou et al., arXiv 2404.04057, Eq. 23), with the x-predictions of
-both networks.
+"""Score identity distillation (Zhou et al., arXiv 2404.04057, Eq. 23), by x-predictions.
 
-loss of a sample  [(1 - alpha) ||x_real - x_fake||^2 + <x_real - x_fake, x_fake - x_hat>] / sg mean
-                  |x_hat - x_real|
-g is its gradient in x_hat, also through z_t = (1 - t) x_hat + t eps' into the inputs of both
-networks.
+difference  d = x_real - x_fake at z_t = (1 - t) x_hat + t eps'
+loss        [(1 - alpha) ||d||^2 + <d, x_fake - x_hat>] / sg(mean |x_hat - x_real|)   per sample
+direction   g, the gradient of the loss in x_hat, also through z_t into both networks
 
-With d = x_real - x_fake and an exact fake, E[x_hat | z_t] = x_fake and so E<d, x_fake - x_hat> = 0:
-the score identity.
+With an exact fake, E[x_hat | z_t] = x_fake and so E<d, x_fake - x_hat> = 0: the score identity.
 Without the normaliser the gradient at alpha = 1/2 is exactly half that of E||d||^2, a Fisher
 divergence, in which the fake follows the generator: there the derivative through the fake
 vanishes.  The normaliser is that of the authors' code; uniform times are ours.
@@ -53,9 +50,7 @@ class SiD(Matching):
 def sid_loss(
     x_hat: Tensor, z: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity, alpha: float
 ) -> Tensor:
-    """(B,): sums over C, H, W, divided by the sample's mean |x_hat - x_real|,
-    which is held fixed.
-    """
+    """(B,): sums over C, H, W, divided by the sample's mean |x_hat - x_real|, held fixed."""
     x_real = denoised(real, z, t, c)
     x_fake = denoised(fake, z, t, c)
     d = x_real - x_fake
@@ -66,9 +61,7 @@ def sid_loss(
 def sid_gradient(
     x_hat: Tensor, eps: Tensor, t: Tensor, c: Tensor, real: Velocity, fake: Velocity, alpha: float
 ) -> Tensor:
-    """g (B, C, H, W), to be subtracted: the gradient of each sample's loss in its x_hat; networks
-    get none.
-    """
+    """g (B, C, H, W): the gradient of each sample's loss in its x_hat; networks get none."""
     x_hat = x_hat.detach().requires_grad_()
     with torch.enable_grad():
         loss = sid_loss(x_hat, interpolate(x_hat, eps, t), t, c, real, fake, alpha)

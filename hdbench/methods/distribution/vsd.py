@@ -1,8 +1,9 @@
-"""Variational score distillation (ProlificDreamer, arXiv 2305.16213) of a generator, as in
-SwiftBrush (arXiv 2312.05239).
+"""Variational score distillation (arXiv 2305.16213), as in SwiftBrush (arXiv 2312.05239).
 
-g = omega(t) [eps_real(z_t, t, c) - eps_fake(z_t, t, c)],  eps = z_t + (1 - t) v,  so with omega = 1
-g = (1 - t) [v^w_phi(z_t, t, c) - v_psi(z_t, t, c)],  in units of noise, not normalised.
+prediction  eps = z_t + (1 - t) v(z_t, t, c),   with v^w_phi for eps_real, v_psi for eps_fake
+direction   g = omega(t) [eps_real - eps_fake]
+              = (1 - t) [v^w_phi(z_t, t, c) - v_psi(z_t, t, c)]   where omega = 1
+g is in units of noise and not normalised.
 Ours: omega = 1, where public codes have t^2; guidance of the teacher alone, where SwiftBrush guides
 the fake as well; and a full network as the fake, as in the other methods, where the papers train a
 LoRA of the teacher.

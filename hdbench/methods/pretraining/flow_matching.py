@@ -1,5 +1,6 @@
-"""Flow matching: v_theta(z_t, t, c) against eps - x (Lipman et al., arXiv 2210.02747; SiT, arXiv
-2401.08740, Eq. 6).
+"""Flow matching (Lipman et al., arXiv 2210.02747; SiT, arXiv 2401.08740, Eq. 6).
+
+loss  || v_theta(z_t, t, c) - (eps - x) ||^2 (mean),   z_t = (1 - t) x + t eps
 """
 
 from __future__ import annotations
@@ -22,10 +23,7 @@ class FlowMatching(Objective):
     role: ClassVar = "teacher"
 
     label_dropout: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="share of labels replaced by the null label, for guidance",
+        default=0.1, ge=0, le=1, description="share of labels made the null label, for guidance"
     )
 
     def sampler(self):
@@ -46,8 +44,6 @@ class FlowMatching(Objective):
 
 
 def flow_matching_loss(v: Velocity, x: Tensor, eps: Tensor, t: Tensor, c: Tensor) -> Loss:
-    """mean || v(z_t, t, c) - (eps - x) ||^2 over batch and dimensions; x, eps (B, C, H, W), t (B,),
-    c (B,).
-    """
+    """Mean over B, C, H, W of (v(z_t, t, c) - (eps - x))^2; x, eps (B, C, H, W), t, c (B,)."""
     loss = (v(interpolate(x, eps, t), t, c) - (eps - x)).square().mean()
     return loss, {"loss": loss}

@@ -1,10 +1,8 @@
 """Consistency distillation (Song et al., arXiv 2303.01469, Algorithm 2), on the flow path.
 
-Consistency function  f(z_t, t, c) = z_t - t u_theta(z_t, 0, t, c),
-                      so f(z, 0) = z holds by construction
+Consistency function  f_theta(z_t, t, c) = z_t - t u_theta(z_t, 0, t, c),  so f_theta(z, 0, c) = z
 teacher step          z_s = z_t - (t - s) v^w(z_t, t, c),  s = t - 1/K
-loss                  || f_theta(z_t, t, c) - sg f_theta(z_s, s, c) ||^2
-                      (Eq. 7)
+loss                  || f_theta(z_t, t, c) - sg f_theta(z_s, s, c) ||^2    (Eq. 7)
 The target network is the student itself, as arXiv 2310.14189 (Section 3.2) advises for training
 without a teacher; this paper finds a moving average better.
 """
@@ -18,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Batch, Passes, Regression
+from hdbench.methods.base import AdaptivePower, Batch, Passes, Regression
 
 
 class Consistency(Regression):
@@ -29,13 +27,9 @@ class Consistency(Regression):
     learns_mean_velocity: ClassVar[bool] = True
 
     intervals: int = Field(
-        default=40,
-        ge=1,
-        description="K, the number of equal time steps that the teacher's ODE is cut into",
+        default=40, ge=1, description="K: equal time steps that the teacher's ODE is cut into"
     )
-    adaptive_power: float = Field(
-        default=1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
+    adaptive_power: AdaptivePower = 1.0
 
     def sampler(self):
         return "consistency"
@@ -74,9 +68,7 @@ def consistency(u: MeanVelocity, z: Tensor, t: Tensor, c: Tensor) -> Tensor:
 def consistency_residual(
     u: MeanVelocity, v: Tensor, z: Tensor, s: Tensor, t: Tensor, c: Tensor
 ) -> Tensor:
-    """f(z_t, t) - sg f(z_s, s) over the step, in units of x; v and z (B, C, H, W), 0 <= s < t (B,),
-    c (B,).
-    """
+    """f(z_t, t, c) - sg f(z_s, s, c) in units of x; v and z (B, C, H, W), 0 <= s < t and c (B,)."""
     with torch.no_grad():
         target = consistency(u, z - expand(t - s) * v, s, c)
     return consistency(u, z, t, c) - target

@@ -1,10 +1,9 @@
-"""Improved MeanFlow distillation from a teacher (Geng et al., arXiv 2512.02012): MeanFlow as a loss
-on the velocity.
+"""Improved MeanFlow from a teacher (Geng et al., arXiv 2512.02012): a loss on the velocity.
 
+own velocity       v_theta = u_theta(z_t, t, t, c)
+along it           du/dt = v_theta . grad_z u + d_t u
 compound velocity  V = u_theta(z_t, r, t, c) + (t - r) sg(du_theta/dt)
-du/dt              v_theta . grad_z u + d_t u along the student's own velocity v_theta
-                   = u_theta(z_t, t, t, c)
-loss               || V - v^w(z_t, t, c) ||^2, a plain velocity regression where r = t
+loss               || V - v^w(z_t, t, c) ||^2,  a plain velocity regression where r = t
 MeanFlow takes v^w in the derivative too.  The paper, which has no teacher, regresses V on eps - x;
 its auxiliary velocity head and its guidance as a condition are left out.
 """

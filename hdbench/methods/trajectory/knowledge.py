@@ -1,9 +1,8 @@
-"""Knowledge distillation of a sampler (Luhman & Luhman, arXiv 2101.02388): one step regressed on
-the teacher's whole ODE.
+"""Knowledge distillation (Luhman & Luhman, arXiv 2101.02388): one step against the teacher's ODE.
 
-Pairs (eps, x) with x the teacher's sample from the noise eps, made once;
-G(eps, c) = eps - u_theta(eps, 0, 1, c)
-loss  || G_theta(eps, c) - x ||^2
+pairs      (eps, x) with x the teacher's sample from the noise eps, made once
+generator  G_theta(eps, c) = eps - u_theta(eps, 0, 1, c)
+loss       || G_theta(eps, c) - x ||^2
 The regression term of the original DMD is the same with LPIPS for the square.
 """
 

@@ -1,9 +1,8 @@
 """MeanFlow distillation from a teacher (Geng et al., arXiv 2505.13447), stage 1 of HD.
 
 Mean velocity      u(z_t, r, t) = 1/(t - r) int_r^t v(z_s, s) ds
-MeanFlow identity  u = v - (t - r) du/dt,   du/dt = v . grad_z u + d_t u          (Eqs. 6 and 8)
-loss               || u_theta(z_t, r, t, c) - sg(v^w - (t - r) du_theta/dt) ||^2
-                   (Eq. 9, with the teacher's v^w)
+MeanFlow identity  u = v - (t - r) du/dt,   du/dt = v . grad_z u + d_t u            (Eqs. 6 and 8)
+loss               || u_theta(z_t, r, t, c) - sg(v^w - (t - r) du_theta/dt) ||^2    (Eq. 9)
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from hdbench.core.seeds import Draws, Split
 from hdbench.flow.jvp import jvp
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import Batch, Passes, Regression
+from hdbench.methods.base import AdaptivePower, Batch, Passes, Regression
 
 
 class MeanFlow(Regression):
@@ -36,9 +35,7 @@ class MeanFlow(Regression):
         le=1,
         description="share of rows with t = 1, where one-step samples start",
     )
-    adaptive_power: float = Field(
-        default=1.0, ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares"
-    )
+    adaptive_power: AdaptivePower = 1.0
 
     @model_validator(mode="after")
     def _shares_fit(self):
@@ -47,9 +44,7 @@ class MeanFlow(Regression):
         return self
 
     def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
-        """r <= t (B,): the first rows get r = t, the last ones t = 1, in exact shares; and where r
-        < t begins.
-        """
+        """r <= t (B,), in exact shares r = t first and t = 1 last; and where r < t begins."""
         a = d.uniform()
         b = d.uniform()
         r = torch.minimum(a, b)
@@ -100,8 +95,7 @@ def meanflow_residual(
     c: Tensor,
     moving: Split = ALL_MOVING,
 ) -> Tensor:
-    """u_theta - sg(v - (t - r) du_theta/dt), (B, C, H, W); v and z (B, C, H, W), r <= t (B,), c
-    (B,).
+    """u_theta - sg(v - (t - r) du_theta/dt), v and z (B, C, H, W); r <= t and c (B,).
 
     The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows from `moving` on alone: before,
     r = t and t - r multiplies it by 0.  Ranks call u equally often, since its parameters may be
@@ -116,11 +110,7 @@ def meanflow_residual(
         residuals.append(regressed[: moving.at])
     if moving.after:
         rows = slice(moving.at, None) if n else slice(0, 1)
-        z = z[rows]
-        r = r[rows]
-        t = t[rows]
-        c = c[rows]
-        v = v[rows]
+        v, z, r, t, c = (x[rows] for x in (v, z, r, t, c))
         value, du_dt = jvp(
             lambda z, r, t: u(z, r, t, c), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t))
         )

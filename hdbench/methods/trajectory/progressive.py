@@ -1,12 +1,10 @@
-"""Progressive distillation (Salimans & Ho, arXiv 2202.00512, Algorithm 2): each round halves the
-number of steps.
+"""Progressive distillation (Salimans & Ho, arXiv 2202.00512, Algorithm 2): rounds halve the steps.
 
-Round with N student steps, t in {1/N, ..., 1}, r = t - 1/N, m = (r + t)/2; u' is the student at the
-end of the last round
+N steps    t in {1/N, ..., 1},   r = t - 1/N,   m = (r + t)/2
 two steps  z'_m = z_t - (t - m) u'(z_t, m, t, c),   z'_r = z'_m - (m - r) u'(z'_m, r, m, c)
 loss       || u_theta(z_t, r, t, c) - (z_t - z'_r) / (t - r) ||^2
-In the first round u' is the teacher's velocity v^w, so that its two steps are Euler's, which on
-this path are DDIM's.
+u' is the student at the end of the last round; in the first round it is the teacher's v^w, whose
+two steps are Euler's, and on this path DDIM's.
 Rounds share the steps of the stage evenly, and in each the average of weights begins anew; the
 weights themselves, not that average, start and teach the next.  Here the learning rate follows the
 stage's one schedule and squares of velocities weigh alike; in the paper it falls in each round, and
@@ -60,9 +58,7 @@ class Progressive(Regression):
         return step * self.rounds() // steps
 
     def updates(self, problem):
-        """The state beside the student is u' alone: its weights, not their average, teach the next
-        round.
-        """
+        """The state beside the student is u', the weights that teach the round."""
         number = 0
         previous = copy.deepcopy(problem.student).requires_grad_(False)
 
@@ -104,9 +100,7 @@ class Progressive(Regression):
         )
 
     def passes(self, depth, guided):
-        """The mean over the rounds, which differ in length by one step at most; that is not
-        counted.
-        """
+        """The mean over rounds, taken as equally long; they differ by one step at most."""
         rounds = self.rounds()
         return {
             "teacher": Passes(forward=(4 if guided else 2) / rounds),
@@ -116,9 +110,7 @@ class Progressive(Regression):
 
 
 def two_halves(u: MeanVelocity, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-    """(z_t - z'_r) / (t - r) of two equal steps with u, that is the mean of their slopes; z (B, C,
-    H, W), r < t (B,).
-    """
+    """(z_t - z'_r) / (t - r) of two equal steps, their mean slope; z (B, C, H, W), r < t (B,)."""
     with torch.no_grad():
         m = (r + t) / 2
         first = u(z, m, t, c)

@@ -1,9 +1,7 @@
-"""Reflow, the second rectified flow (Liu et al., arXiv 2209.03003): velocity regression on the
-teacher's own couples.
+"""Reflow (Liu et al., arXiv 2209.03003): velocity regression on the teacher's own couples.
 
-Pairs (eps, x) with x the teacher's sample from the noise eps;  z_t = (1 - t) x + t eps
-loss  || u_theta(z_t, r, t, c) - (eps - x) ||^2,  0 <= r <= t
-      (Eq. 1, on the couples (eps, x))
+pairs  (eps, x) with x the teacher's sample from the noise eps;  z_t = (1 - t) x + t eps
+loss   || u_theta(z_t, r, t, c) - (eps - x) ||^2,  0 <= r <= t    (Eq. 1, on these couples)
 The paper's network is a velocity of t alone.  Where the flow is straight its velocity is constant
 along a trajectory, so its mean over any [r, t] is that velocity: r is drawn too, and the target is
 the same for all.  Rows with r = 0 and t = 1, where one-step samples start, are knowledge

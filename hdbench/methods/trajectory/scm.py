@@ -1,14 +1,10 @@
-"""Continuous-time consistency distillation, sCM (Lu & Song, arXiv 2410.11081, Algorithm 1), on the
-linear path.
+"""Continuous-time consistency, sCM (Lu & Song, arXiv 2410.11081, Algorithm 1), on the linear path.
 
-Consistency function  f(z_t, t, c) = z_t - t u_theta(z_t, 0, t, c)
-along the teacher     df/dt = v - u - t du/dt,   du/dt = v . grad_z u + d_t u at r = 0,
-                      v = v^w(z_t, t, c)
-tangent               g = (v - u) - w t du/dt,
-                      w rising from 0 to 1 over the first steps (tangent warm-up)
-normalised            g / (||g|| + c),           ||g|| the root mean square over C, H, W
-loss                  || u_theta(z_t, 0, t, c) - sg(u_theta(z_t, 0, t, c) + g / (||g|| + c)) ||^2
-                      (mean)
+Consistency function  f(z_t, t, c) = z_t - t u,   u = u_theta(z_t, 0, t, c)
+along the teacher     df/dt = v - u - t du/dt,   du/dt = v . grad_z u + d_t u,   v = v^w(z_t, t, c)
+tangent               g = (v - u) - w t du/dt,   w rising from 0 to 1 over the first steps (warm-up)
+normalised            g' = g / (||g|| + c),      ||g|| the root mean square over C, H, W
+loss                  || u - sg(u + g') ||^2     (mean)
 With w = 1 and without the normalisation it is MeanFlow at r = 0.  The paper writes ||g|| and no
 more; public codes take a root mean square or a root of the sum, which differ by sqrt(C H W).  Not
 the paper's: its trigonometric path; its factor cos t, here (1 - t) sqrt(t^2 + (1 - t)^2), which
@@ -87,9 +83,7 @@ class SCM(Objective):
 def tangent(
     u: MeanVelocity, v: Tensor, z: Tensor, t: Tensor, c: Tensor, w: float
 ) -> tuple[Tensor, Tensor]:
-    """u(z, 0, t, c) with its graph and g = (v - u) - w t du/dt without; v and z (B, C, H, W), t
-    (B,), w in [0, 1].
-    """
+    """u with its graph and g without, (B, C, H, W) as v and z; t and c (B,), w in [0, 1]."""
     value, du_dt = jvp(
         lambda z, t: u(z, torch.zeros_like(t), t, c), (z, t), (v, torch.ones_like(t))
     )

@@ -1,14 +1,12 @@
-"""Shortcut models (Frans et al., arXiv 2410.12557), distilled from a teacher: a step equals two own
-steps of half its size.
+"""Shortcut models (Frans et al., arXiv 2410.12557) from a teacher: one step equals two half steps.
 
-Sizes d in {2/F, 4/F, ..., 1}, equally likely, t in {d, 2d, ..., 1}, r = t - d, m = t - d/2
-self-consistency  || u_theta(z_t, r, t, c)
-                  - sg[u_theta(z_t, m, t, c) + u_theta(z'_m, r, m, c)] / 2 ||^2
-                  z'_m = z_t - d/2 u_theta(z_t, m, t, c)
-    (Eqs. 4 and 5)
+sizes             d in {2/F, 4/F, ..., 1}, equally likely;  t in {d, 2d, ..., 1}
+a step            r = t - d,  m = t - d/2,  z'_m = z_t - d/2 u_theta(z_t, m, t, c)
+two half steps    u'(z_t, r, t, c) = [u_theta(z_t, m, t, c) + u_theta(z'_m, r, m, c)] / 2
+self-consistency  || u_theta(z_t, r, t, c) - sg u'(z_t, r, t, c) ||^2    (Eqs. 4 and 5)
 other rows        || u_theta(z_t, t, t, c) - v^w(z_t, t, c) ||^2
-The halves of the smallest step, of size 1/F, are Euler's: as in the paper, u_theta is asked at r =
-t there.
+The halves of the smallest step, of size 1/F, are Euler's: there, as in the paper, u_theta is asked
+at r = t.
 Not the paper's: the teacher's v^w in place of eps - x, t uniform in [0, 1) on those rows and not on
 the grid of 1/F, and targets by the student itself instead of its moving average.
 """
@@ -35,9 +33,7 @@ class Shortcut(Regression):
     learns_mean_velocity: ClassVar[bool] = True
 
     finest: int = Field(
-        default=128,
-        ge=2,
-        description="F, a power of two: how many of the smallest steps go from noise to data",
+        default=128, ge=2, description="F, a power of two: smallest steps from noise to data"
     )
     consistency_share: float = Field(
         default=0.25, ge=0, le=1, description="share of rows with a self-consistency target"
@@ -53,9 +49,7 @@ class Shortcut(Regression):
         return self.finest
 
     def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
-        """(r, t) (B,): the first rows get r = t uniform, the last ones a step; and where these
-        begin.
-        """
+        """r, t (B,), r = t uniform in the first rows, a step in the last; where these begin."""
         moving = d.split(d.batch - round(self.consistency_share * d.batch))
         levels = self.finest.bit_length() - 1
         level = d.uniform()[moving.at :]
@@ -74,9 +68,7 @@ class Shortcut(Regression):
 
         def residual(b: Batch) -> Tensor:
             z = interpolate(b["x"], b["eps"], b["t"])
-            r = b["r"]
-            t = b["t"]
-            c = b["c"]
+            r, t, c = b["r"], b["t"], b["c"]
             target = shortcut_target(
                 problem.student, problem.teacher_velocity, z, r, t, c, self.finest, b["moving"]
             )
@@ -103,9 +95,7 @@ def shortcut_target(
     finest: int,
     moving: Split,
 ) -> Tensor:
-    """The velocity before `moving`, the mean slope of two steps of u from it on; z (B, C, H, W), r
-    and t (B,).
-    """
+    """v before `moving`, the mean slope of two steps of u after; z (B, C, H, W), r and t (B,)."""
 
     def half(z, r, t, c):
         return u(z, torch.where(t - r > 1.5 / finest, r, t), t, c)
