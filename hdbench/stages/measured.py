@@ -86,7 +86,7 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
             protocol=keyed,
             reference=against.digest,
             digest=digest_of([files.sha256(samples), keyed])[:16],
-            results={metric: Result(found, ids) for metric, found in estimates(sample).items()},
+            results={name: Result(e, ids) for name, e in estimates(sample).items()},
             facts={"samples": str(samples), "n": n},
         )
     ]

@@ -496,7 +496,7 @@ def test_another_head_changes_that_arms_own_stages_alone(tmp_path):
     ],
 )
 def test_no_setting_can_change_without_new_metrics(tmp_path, key, value, real_too):
-    """Those of data, classifier and evaluation reach all rows, the networks' all but real images."""
+    """One of data, classifier or evaluation reaches all rows, of networks all but real images."""
     before, after = tiny_plan(tmp_path), tiny_plan(tmp_path, {key: value})
     for row, other in zip(before.rows, after.rows, strict=True):
         is_new = row.stages["evaluate"] != other.stages["evaluate"]
