@@ -1,6 +1,4 @@
-"""What each kind of stage does: its configuration and its parents' artifacts in, the files of its
-payload out.
-"""
+"""What each kind of stage does: configuration and parents' artifacts in, payload out."""
 
 from __future__ import annotations
 

@@ -29,9 +29,7 @@ def folder(results: Path, stage_id: str) -> Path:
 
 
 def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
-    """An artifact's folder and manifest; UserError if it is missing or differs from what its
-    manifest says.
-    """
+    """An artifact's folder and manifest; UserError if it is missing or not what that says."""
     path = folder(results, stage_id)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -40,9 +38,8 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
         raise UserError(
-            f"{path}: this artifact does not exist yet; make it with `hdbench stage {kind} --id "
-            f"{stage_id}` or "
-            "let `snakemake` make everything in order"
+            f"{path}: this artifact does not exist yet; make it with "
+            f"`hdbench stage {kind} --id {stage_id}` or let `snakemake` make everything in order"
         ) from None
     except OSError as error:
         raise UserError(f"{path / MANIFEST}: cannot be read ({error.strerror})") from None
@@ -68,9 +65,7 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
 
 
 def allocation() -> tuple[float, float | None]:
-    """Seconds in the queue and GPUs on all machines, as the scheduler reports them (None:
-    unknown).
-    """
+    """Seconds in the queue and GPUs on all machines (None: unknown), as the scheduler says."""
     gpus = distributed.number("SUBMITIT_GPUS", 0) if os.environ.get("SUBMITIT_GPUS") else None
     return distributed.number("SUBMITIT_QUEUE_SECONDS", 0), gpus
 
@@ -99,10 +94,9 @@ def remove_artifacts(results: Path, stage_ids: Iterable[str]) -> list[Path]:
 
 
 class Work:
-    """The folder in which a stage works: it holds the checkpoint, survives a kill, and becomes the
-    artifact at the end.
+    """The folder in which a stage works: it survives a kill and becomes the artifact at the end.
 
-    `spent` carries the cost of runs that were cut short over, so that of a resumed stage is whole.
+    `spent` carries over the cost of runs that were cut short, so that of a resumed stage is whole.
     The `ranks` processes that work on it all call `cost` and `publish`; the files are rank 0's.
     """
 
@@ -119,8 +113,7 @@ class Work:
 
     @contextmanager
     def locked(self) -> Iterator[Work]:
-        """Hold the stage's lock, after waiting for another process that works on it; UserError
-        where nothing can be written.
+        """Hold the stage's lock, waiting for a process that has it; UserError if it cannot be made.
 
         The lock goes with its process, however that ends.
         """
@@ -140,8 +133,7 @@ class Work:
                 if not isinstance(error, BlockingIOError):
                     raise UserError(
                         f"{file}: cannot be locked ({error.strerror}); choose a --results "
-                        "folder on another "
-                        "file system"
+                        "folder on another file system"
                     ) from None
                 print(
                     f"{self.stage.id}: another process is working on this stage; waiting for it",
@@ -149,17 +141,14 @@ class Work:
                     flush=True,
                 )
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (
-                self.final / MANIFEST
-            ).is_file():  # else the process that we waited for has published it
+            # else the process that we waited for has published it
+            if not (self.final / MANIFEST).is_file():
                 self.path.mkdir(exist_ok=True)
             yield self
             file.unlink(missing_ok=True)
 
     def claimed(self) -> bool:
-        """Whether a process holds the stage's lock, on any machine that shares the folder and its
-        locks; changes nothing.
-        """
+        """Whether a process holds the stage's lock, on any machine that shares it."""
         try:
             with self.path.with_suffix(".lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back with the file
@@ -168,11 +157,11 @@ class Work:
         return False
 
     def cost(self) -> dict[str, float]:
-        """What the stage cost so far, over all its runs and ranks; memory is the most that a run
-        had at once.
+        """What the stage cost so far, over all its runs and ranks.
 
         Seconds: of this work (`wall`), of CPU (`core`), of allocated GPUs (`gpu`), and in the
-        scheduler's queue before it.
+        scheduler's queue before it.  Memory is the most that a run had at once: on the CPU the sum
+        over ranks, on a GPU that of the fullest.
         """
         started, core_started = self._started
         wall = time.perf_counter() - started
@@ -203,9 +192,7 @@ class Work:
         )
 
     def publish(self, payload: list[str], **facts: Any) -> None:
-        """Write the manifest over the named files of `path`, rename onto the final place, then
-        drop the checkpoint.
-        """
+        """Write the manifest of these files of `path`, rename it, then drop what is not of them."""
         cost = self.cost()
         if distributed.rank():
             return
@@ -226,16 +213,12 @@ class Work:
             "payload": {name: sha256(self.path / name) for name in sorted(payload)},
         }
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
-        if (
-            self.final.exists()
-        ):  # an empty folder made by the workflow engine, or a broken artifact that is made again
+        # an empty folder made by the workflow engine, or a broken artifact that is made again
+        if self.final.exists():
             shutil.rmtree(self.final)
         os.rename(self.path, self.final)
-        for leftover in self.final.iterdir():
-            if leftover.is_file() and leftover.name not in (
-                *payload,
-                MANIFEST,
-            ):  # a folder's files are in an index
+        for leftover in self.final.iterdir():  # a folder's files are in an index
+            if leftover.is_file() and leftover.name not in (*payload, MANIFEST):
                 leftover.unlink()
 
 

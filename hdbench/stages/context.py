@@ -16,9 +16,8 @@ from hdbench.suite.stage import Stage, config_of
 
 WEIGHTS = "weights.safetensors"
 PAIRS = "pairs.safetensors"
-PROMPTS = (
-    "sampled.json"  # of a `text` stage: the prompts of the samples, by the names of their images
-)
+# of a `text` stage: the prompts of the samples, by the names of their images
+PROMPTS = "sampled.json"
 
 
 class Parent(NamedTuple):
@@ -35,16 +34,14 @@ class Parent(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a stage's computation is given: itself, where it reads and writes, its device, and its
-    name in messages.
-    """
+    """What a stage's computation is given."""
 
     stage: Stage
     results: Path
-    work: artifact.Work
-    label: str
+    work: artifact.Work  # where it writes
+    label: str  # its name in messages
     device: torch.device
-    checkpoint_seconds: float
+    checkpoint_seconds: float  # between two checkpoints
     sharding: str = "none"  # of what is trained, over several ranks; see hdbench.stages.trainer
     loaded: dict[str, Parent] = field(default_factory=dict)
 
@@ -65,9 +62,8 @@ class Context:
         return self.parent("data").config.dataset
 
 
-Payload = tuple[
-    list[str], dict[str, Any]
-]  # names of the files in the work folder, and facts for the manifest
+# names of the files in the work folder, and facts for the manifest
+Payload = tuple[list[str], dict[str, Any]]
 
 
 def prompts_of(context: Context) -> list[str]:
@@ -76,11 +72,10 @@ def prompts_of(context: Context) -> list[str]:
 
 
 def labels_of(context: Context, indices: range) -> Tensor:
-    """Labels (N,) of these samples: classes in turn, or the rows of the prompts to be sampled, in
-    turn as `sampled` says.
+    """Labels (N,) of these samples: classes in turn, or rows of the prompts to be sampled.
 
-    That is [first row, number of rows, stride]: where prompts are ordered, a stride without common
-    factor mixes them.
+    The manifest's `sampled` is [first row, number of rows, stride]: where prompts are ordered, a
+    stride that shares no factor with their number mixes them.
     """
     first, count, stride = (
         context.parent("text").manifest["sampled"]
@@ -91,9 +86,7 @@ def labels_of(context: Context, indices: range) -> Tensor:
 
 
 def targets_of(context: Context, labels: Tensor) -> Tensor:
-    """What a classifier should find: labels (N,), or of data with several attributes their classes
-    (N, A).
-    """
+    """What a classifier should find: labels (N,), or the classes (N, A) of several attributes."""
     return context.dataset().targets(labels)
 
 

@@ -36,20 +36,16 @@ def clip(context: Context) -> Payload:
 
 
 def text(context: Context) -> Payload:
-    """Prompts encoded once: those of the data, then those of the samples if they are others, then
-    the empty one.
-    """
+    """Prompts encoded once: the data's, the samples' if they are others, and the empty one."""
     folder = context.work.path
-    path, _ = context.parent("data")
     if "clip" in context.stage.parents:
         from hdbench.networks.clip import write_table  # optional: open_clip
 
         prompts = prompts_of(context)
         sampled = [0, len(prompts), context.dataset().stride]
         return write_table(load_clip(context).network, prompts, folder), {"sampled": sampled}
-    captions = [
-        row["prompt"] for row in json.loads((path / "prompts.json").read_text(encoding="utf-8"))
-    ]
+    path = context.parent("data").folder / "prompts.json"
+    captions = [row["prompt"] for row in json.loads(path.read_text(encoding="utf-8"))]
     sampled = sampled_prompts(context)
     wanted = [row["prompt"] for row in sampled.values()]
     names = encode(
@@ -61,9 +57,7 @@ def text(context: Context) -> Payload:
 
 
 def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
-    """The rows of `evaluation.prompts` by the name of their image; UserError where it is not such
-    a file.
-    """
+    """The rows of `evaluation.prompts` by the name of their image; UserError for another file."""
     path = Path(context.config.prompts)
     names = ()
     with suppress(OSError, ValueError):  # `read_prompts` says what is wrong

@@ -28,7 +28,7 @@ from hdbench.suite.stage import MetricsStage, ProtocolReferenceStage, ProtocolSt
 
 
 def reference(context: Context) -> Payload:
-    """Features and spectra of three real sets of equal N: two disjoint parts of train, and test;
+    """Features and spectra of three real sets of equal N (two disjoint parts of train, and test),
     or a protocol's reference.
     """
     config = context.config
@@ -38,26 +38,22 @@ def reference(context: Context) -> Payload:
         )
         (extractors := Extractors(request)).load()
         built = build_references(request, extractors)[request.protocols[0].name]
-        write_atomic(
-            context.work.path / "reference.json",
-            json.dumps({"key": built.key, "folder": built.folder.name}) + "\n",
-        )
+        place = {"key": built.key, "folder": built.folder.name}
+        write_atomic(context.work.path / "reference.json", json.dumps(place) + "\n")
         return ["reference.json"], {}
     n = config.samples
-    path = context.parent("data")[0]
+    path = context.parent("data").folder
     network = load_classifier(context)
     rows = {"train": slice(0, n), "held_out": slice(n, 2 * n), "test": slice(0, n)}
     sets = {
         name: load_images(path / ("test.npz" if name == "test" else "train.npz"))[0][chosen]
         for name, chosen in rows.items()
     }
-    arrays = classifier_protocol.reference_arrays(
-        {
-            name: (images, classify(network, images, context.device)[0])
-            for name, images in sets.items()
-        },
-        config.bands,
-    )
+    seen = {
+        name: (images, classify(network, images, context.device)[0])
+        for name, images in sets.items()
+    }
+    arrays = classifier_protocol.reference_arrays(seen, config.bands)
     np.savez(context.work.path / "reference.npz", **arrays)
     return ["reference.npz"], {}
 
@@ -80,9 +76,7 @@ def evaluation_request(context: Context, **more):
 
 
 def evaluate(context: Context) -> Payload:
-    """Metrics with their standard errors; the influences of the samples are kept for paired
-    differences.
-    """
+    """Metrics, their standard errors, and the samples' influences for paired differences."""
     config = context.config
     if isinstance(config, ProtocolStage):
         return evaluate_pictures(context)
@@ -96,9 +90,7 @@ def evaluate(context: Context) -> Payload:
 
 
 def metric_input(context: Context) -> MetricInput:
-    """The samples as the suite's classifier, and its CLIP where there is one, sees them; and the
-    reference.
-    """
+    """The samples as the suite's classifier, and its CLIP if any, see them; and the reference."""
     images, labels = load_images(context.parent("sample").folder / "samples.npz")
     with np.load(context.parent("reference").folder / "reference.npz", allow_pickle=False) as file:
         real = dict(file)
@@ -111,14 +103,12 @@ def metric_input(context: Context) -> MetricInput:
 
         prompts = context.dataset().prompts()
         test_labels = load_images(context.parent("data").folder / "test.npz")[1]
+        real_labels = test_labels[: len(real["test_features"])]
+        clip = towers(load_clip(context), to_float(images), labels)
         captioned = {
             "captions": [prompts[row] for row in labels.tolist()],
-            "real_captions": [
-                prompts[row] for row in test_labels[: len(real["test_features"])].tolist()
-            ],
-            "clip": tuple(
-                tower.numpy() for tower in towers(load_clip(context), to_float(images), labels)
-            ),
+            "real_captions": [prompts[row] for row in real_labels.tolist()],
+            "clip": tuple(tower.numpy() for tower in clip),
         }
     return classifier_protocol.metric_input(
         images,
@@ -138,10 +128,9 @@ def evaluate_pictures(context: Context) -> Payload:
     config = context.config
     folder = context.parent("sample").folder
     check_pictures(folder)
-    built = json.loads(
-        (context.parent("reference")[0] / "reference.json").read_text(encoding="utf-8")
-    )["folder"]
-    references = {config.protocol: context.results / "evaluation/references" / built}
+    built = context.parent("reference").folder / "reference.json"
+    name = json.loads(built.read_text(encoding="utf-8"))["folder"]
+    references = {config.protocol: context.results / "evaluation/references" / name}
     has_prompts = "text" in context.stage.parents
     (measured,) = evaluate_request(
         evaluation_request(
@@ -160,8 +149,9 @@ def evaluate_pictures(context: Context) -> Payload:
 def write_metrics(
     context: Context, estimates: dict[str, Estimate], counts: Mapping[str, int] | None = None
 ) -> list[str]:
-    """Write metrics.csv, each metric with its number of samples (by default of influences), and
-    influence.npz; return their names.
+    """Write metrics.csv and influence.npz; their names.
+
+    `counts` are the numbers of samples by metric, by default those of influences.
     """
     if counts is None:
         counts = {name: len(estimate.influence) for name, estimate in estimates.items()}
@@ -172,8 +162,6 @@ def write_metrics(
             [name, repr(e.value), repr(e.standard_error), counts[name]]
             for name, e in estimates.items()
         )
-    np.savez(
-        context.work.path / "influence.npz",
-        **{name: e.influence.astype(np.float32) for name, e in estimates.items()},
-    )
+    influences = {name: e.influence.astype(np.float32) for name, e in estimates.items()}
+    np.savez(context.work.path / "influence.npz", **influences)
     return ["metrics.csv", "influence.npz"]

@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint.safetensors"
 def save_checkpoint(path: Path, trainer: Trainer, spent: dict[str, float]) -> None:
     """One safetensors file, replaced atomically: tensors, and step and cost in its header.
 
-    All ranks call it, rank 0 writes.
+    All ranks call it; rank 0 writes.
     """
     state = trainer.state()
     if distributed.rank() == 0:
@@ -76,8 +76,8 @@ def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
                 saved = time.perf_counter()
             if stop:
                 raise Interrupted(
-                    f"{label}: stopped at step {trainer.step} of {steps}; "
-                    "the same command goes on from there"
+                    f"{label}: stopped at step {trainer.step} of {steps}; the same command goes "
+                    "on from there"
                 )
     last = {key: row[-1] for key, row in trainer.history.items() if key.endswith("/loss")}
     progress(trainer.step, ", ".join(f"{key} {value:.3g}" for key, value in last.items()))

@@ -35,13 +35,12 @@ class Against(NamedTuple):
 
 
 def evaluate_by_classifier(request: Request) -> list[Evaluation]:
-    """The protocol on an npz of images and labels against the reference stage that the request
-    names.
+    """The protocol on an npz of images and labels, against the request's reference stage.
 
-    Raises UserError for a folder that is no such stage, and for images that are not as many as the
-    reference's, or not of its shape.
+    Raises UserError for a folder that is no such stage, and for images of another number or shape
+    than the reference's.
     """
-    if len(request.protocols) > 1:
+    if len(request.protocols) != 1:
         raise UserError("classifier: goes alone; give one --protocol")
     if "classifier" not in request.references:
         raise UserError(
@@ -72,24 +71,22 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
     features, probabilities = classify(network, images, request.device)
     sample = metric_input(
         images,
-        against.data.targets(labels).numpy(),
+        data.targets(labels).numpy(),
         features,
         probabilities,
         against.arrays,
-        neighbours=3,
-        attributes=against.data.attributes,
+        neighbours=request.protocols[0].neighbours,
+        attributes=data.attributes,
     )
     ids = tuple(f"{row:06}" for row in range(n))
-    protocol = f"classifier:{against.digest}"
+    keyed = f"classifier:{against.digest}"
     return [
         Evaluation(
             name=request.name or samples.stem,
-            protocol=protocol,
+            protocol=keyed,
             reference=against.digest,
-            digest=digest_of([files.sha256(samples), protocol])[:16],
-            results={
-                metric: Result(estimate, ids) for metric, estimate in estimates(sample).items()
-            },
+            digest=digest_of([files.sha256(samples), keyed])[:16],
+            results={name: Result(e, ids) for name, e in estimates(sample).items()},
             facts={"samples": str(samples), "n": n},
         )
     ]
@@ -111,6 +108,5 @@ def read_reference(stage: Path) -> Against:
     network = Classifier(config_of("classifier", trained["config"]).network, **of_classifier(data))
     network.load_state_dict(load_file(weights / WEIGHTS))
     with np.load(path / "reference.npz", allow_pickle=False) as arrays:
-        return Against(
-            manifest["digest"], manifest["config"]["samples"], dict(arrays), data, network
-        )
+        samples = manifest["config"]["samples"]
+        return Against(manifest["digest"], samples, dict(arrays), data, network)

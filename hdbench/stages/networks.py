@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def new_network(
     context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]
 ) -> Transformer:
-    conditions = Conditions(context.parent("text")[0]) if "text" in context.stage.parents else None
+    has_text = "text" in context.stage.parents
+    conditions = Conditions(context.parent("text").folder) if has_text else None
     with seeded(*axes):
         network = context.config.network.build(
             **shape(context.config.shape), mean_velocity=mean_velocity, conditions=conditions
@@ -29,16 +30,16 @@ def new_network(
 
 
 def load_network(context: Context, role: str, *, mean_velocity: bool) -> Transformer:
-    """The parent's weights; a student that starts from a velocity network keeps its zero embedding
-    of t - r.
+    """A network with the parent's weights.
+
+    A mean velocity network that starts from a velocity network keeps its zero embedding of t - r.
     """
-    path, _ = context.parent(role)
+    path = context.parent(role).folder / WEIGHTS
     network = new_network(context, mean_velocity=mean_velocity, axes=("interval embedding",))
-    missing, unexpected = network.load_state_dict(load_file(path / WEIGHTS), strict=False)
+    missing, unexpected = network.load_state_dict(load_file(path), strict=False)
     if unexpected or any(not key.startswith("interval_embed.") for key in missing):
         raise UserError(
-            f"{path / WEIGHTS}: not the weights of this network (missing {missing}, unexpected "
-            f"{unexpected})"
+            f"{path}: not the weights of this network (missing {missing}, unexpected {unexpected})"
         )
     return network
 

@@ -23,15 +23,12 @@ def first_images(folder: Path, count: int) -> Tensor:
     if (folder / "samples.npz").is_file():
         return load_images(folder / "samples.npz")[0][:count]
     files = sorted((folder / PICTURES).glob("*.png"))[:count]
-    return torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(
-        0, 3, 1, 2
-    )
+    images = np.stack([np.array(Image.open(file)) for file in files])
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 class Pictures:
-    """Large samples: a PNG each in `work`/samples, written whole or not at all, so that an
-    interrupted run goes on.
-    """
+    """A PNG for each sample in `work`/samples, whole or not there, so that a run can go on."""
 
     def __init__(self, work: Path, names: Sequence[str]):
         self.work = work
@@ -41,9 +38,7 @@ class Pictures:
         return all(self.files[index].exists() for index in indices)
 
     def write(self, x: Tensor, indices: range) -> Tensor:
-        """The images of these indices, (B, 3, H, W) float in [-1, 1]; nothing is left to keep in
-        memory.
-        """
+        """Write the images of these indices, (B, 3, H, W) in [-1, 1]; none is kept in memory."""
         images = to_uint8(x).permute(0, 2, 3, 1).cpu().numpy()
         for index, image in zip(indices, images, strict=True):
             self.files[index].parent.mkdir(exist_ok=True)
@@ -53,16 +48,14 @@ class Pictures:
         return torch.empty(0)
 
     def index(self) -> list[str]:
-        """Writes every file's digest into the one file that a manifest then names."""
+        """Write every file's digest into one file, which the manifest names; its name."""
         digests = {file.name: sha256(file) for file in self.files}
         write_atomic(self.work / f"{PICTURES}.json", json.dumps(digests, indent=0) + "\n")
         return [f"{PICTURES}.json"]
 
 
 def check_pictures(folder: Path) -> None:
-    """UserError where a sample stage's pictures are not those of the index that its manifest
-    names.
-    """
+    """UserError where a sample stage's pictures are not those of the index in its manifest."""
     index = json.loads((folder / f"{PICTURES}.json").read_text(encoding="utf-8"))
     files = {file.name: file for file in (folder / PICTURES).glob("*.png")}
     wrong = sorted(index.keys() ^ files.keys()) or [

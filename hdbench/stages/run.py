@@ -17,21 +17,12 @@ from hdbench.stages.context import Context
 from hdbench.stages.sources import differences, manifests_of, note_sources, resumption, sources_of
 from hdbench.suite.stage import Stage
 
-SPLIT = (
-    "classifier",
-    "clip",
-    "teacher",
-    "pairs",
-    "trajectory",
-    "refine",
-    "sample",
-)  # kinds of stage that several ranks share
+# kinds of stage that several ranks share
+SPLIT = ("classifier", "clip", "teacher", "pairs", "trajectory", "refine", "sample")
 
 
 def is_split(stage: Stage) -> bool:
-    """Whether ranks share the stage's work: training, sampling, and the encoding of large data and
-    of their prompts.
-    """
+    """Whether ranks share its work: training, sampling, encoding large data and their prompts."""
     return (
         stage.kind in SPLIT
         or stage.kind == "data"
@@ -50,7 +41,7 @@ def label_of(stage: Stage, arms: Sequence[str]) -> str:
 def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
     """Whether there is work to do, its lock then `held`; UserError for what must be fixed first."""
     stage = work.stage
-    artifact.allocation()
+    artifact.allocation()  # refuses what is no number
     if artifact.exists(results, stage.id):
         path, manifest = artifact.load(results, stage.id)
         print(f"done already: {path}", file=sys.stderr)
@@ -67,8 +58,7 @@ def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
     if is_split(stage) and batch < distributed.world_size():
         raise UserError(
             f"{stage.id}: its batch of {batch} cannot be split over {distributed.world_size()} "
-            "processes; start "
-            f"at most {batch}"
+            f"processes; start at most {batch}"
         )
     held.enter_context(work.locked())
     if artifact.exists(results, stage.id):
@@ -87,19 +77,16 @@ def run_stage(
     sharding: str = "none",
     arms: Sequence[str] = (),
 ) -> None:
-    """Compute and publish a stage; does nothing if its artifact is there and sound.
+    """Compute and publish a stage, unless its artifact is there and sound.
 
-    Of several ranks, 0 alone looks, holds the lock and publishes; it computes alone what is not
-    split.
+    Rank 0 alone looks, holds the lock, publishes, and computes what is not split.
     """
     ranks = distributed.world_size() if is_split(stage) else 1
     work = artifact.Work(results, stage, device, ranks)
     label = label_of(stage, arms)
     with ExitStack() as held:
-        if (
-            not distributed.from_rank_0(lambda: claim(work, results, held))
-            or distributed.rank() >= ranks
-        ):
+        claimed = distributed.from_rank_0(lambda: claim(work, results, held))
+        if not claimed or distributed.rank() >= ranks:
             return
         context = Context(
             stage=stage,
@@ -126,6 +113,5 @@ def run_stage(
 
 def is_out_of_memory(error: Exception) -> bool:
     """Python's and NumPy's error, PyTorch's for a GPU, and the words of its CPU allocator."""
-    return isinstance(
-        error, (MemoryError, torch.OutOfMemoryError)
-    ) or "can't allocate memory" in str(error)
+    is_named = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return is_named or "can't allocate memory" in str(error)

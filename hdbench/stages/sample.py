@@ -37,8 +37,7 @@ def generated(
     keep: Callable[[Tensor, range], Tensor],
     done: Callable[[range], bool] = lambda indices: False,
 ) -> tuple[Tensor, float | None]:
-    """Samples of these labels (N,), and the seconds that one took (None: all were there); on rank
-    0.
+    """On rank 0, samples of these labels (N,) and the seconds that one took (None: all were there).
 
     `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which
     samples these are, and returns the rows to hold in memory; batches that are `done` are left
@@ -79,15 +78,12 @@ def generated(
     progress(last - first)
     kept = torch.cat(batches)
     seconds, made = (sum(distributed.gather(number)) for number in (seconds, made))
-    return distributed.concatenate(
-        kept, distributed.gather(len(kept))
-    ), seconds / made if made else None
+    images = distributed.concatenate(kept, distributed.gather(len(kept)))
+    return images, seconds / made if made else None
 
 
 def pairs(context: Context) -> Payload:
-    """The guided teacher's ODE as pairs: standard normal eps, the x (N, C, H, W) float32 that it
-    leads to, and labels (N,).
-    """
+    """The guided teacher's ODE from standard normal eps to x (N, C, H, W), with labels (N,)."""
     config = context.config
     n = config.count
     steps = config.steps
@@ -99,43 +95,29 @@ def pairs(context: Context) -> Payload:
     else:
         rows = torch.arange(config.shape.classes)
     labels = rows[torch.arange(n) % len(rows)]
-    x, _ = generated(
-        context,
-        lambda eps, c: sample_ode(v, eps[0], c, steps),
-        axes,
-        1,
-        labels,
-        lambda x, indices: x,
-    )
+
+    def sampler(eps: Tensor, c: Tensor) -> Tensor:
+        return sample_ode(v, eps[0], c, steps)
+
+    x, _ = generated(context, sampler, axes, 1, labels, lambda x, indices: x)
     if distributed.rank() == 0:
-        save_file(
-            {
-                "eps": sample_noise(axes, range(n), (1, *config.shape.dimensions))[
-                    :, 0
-                ].contiguous(),
-                "x": x.contiguous(),
-                "labels": labels,
-            },
-            context.work.path / PAIRS,
-        )
+        eps = sample_noise(axes, range(n), (1, *config.shape.dimensions))[:, 0]
+        arrays = {"eps": eps.contiguous(), "x": x.contiguous(), "labels": labels}
+        save_file(arrays, context.work.path / PAIRS)
     count = n * steps * config.guidance.evaluations
-    return [PAIRS], {
-        "network_evaluations": {"teacher forward": count},
-        "forward_equivalents": count,
-    }
+    facts = {"network_evaluations": {"teacher forward": count}, "forward_equivalents": count}
+    return [PAIRS], facts
 
 
 def sample(context: Context) -> Payload:
-    """N images, class-balanced: of the parent's network by the stage's sampler, or real ones of a
-    split.
-    """
-    if isinstance(context.config, RealStage):
+    """N images, class-balanced: of the parent's network, or real ones of a split."""
+    config = context.config
+    if isinstance(config, RealStage):
         return real_images(context)
-    n = context.config.samples
-    labels = labels_of(context, range(context.config.samples))
+    labels = labels_of(context, range(config.samples))
     noises, sampler = sampler_of(context)
-    axes = (context.config.seed, "sample")
-    if context.config.autoencoder is None:
+    axes = (config.seed, "sample")
+    if config.autoencoder is None:
         images, seconds = generated(
             context, sampler, axes, noises, labels, lambda x, indices: to_uint8(x)
         )
@@ -143,8 +125,8 @@ def sample(context: Context) -> Payload:
             save_images(context.work.path / "samples.npz", images, labels)
         payload = ["samples.npz"]
     else:
-        autoencoder = load(context.config.autoencoder, context.device)
-        pictures = Pictures(context.work.path, names_of(context, n))
+        autoencoder = load(config.autoencoder, context.device)
+        pictures = Pictures(context.work.path, names_of(context, config.samples))
 
         def decoded(eps: Tensor, c: Tensor) -> Tensor:
             latents = sampler(eps, c)
@@ -169,12 +151,12 @@ def real_images(context: Context) -> Payload:
 
 
 def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
-    """How many noises a sample takes, and (noises (noises, B, C, H, W), labels (B,)) -> x (B, C,
-    H, W) by the parent's network.
+    """How many noises a sample takes, and the sampler by the parent's network.
+
+    That takes noises (noises, B, C, H, W) and labels (B,) to x (B, C, H, W).
     """
     config = context.config
-    source = context.parent("source")
-    is_student = source.manifest["kind"] != "teacher"
+    is_student = context.parent("source").manifest["kind"] != "teacher"
     network = load_network(context, "source", mean_velocity=is_student).requires_grad_(False)
     if config.sampler == "consistency" and config.steps > 1:
         return config.steps, lambda eps, c: sample_consistency(network, eps, c, config.times)
@@ -186,9 +168,7 @@ def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor
 
 
 def names_of(context: Context, n: int) -> list[str]:
-    """Of the samples' files: their prompts' names, or numbers; UserError for fewer prompts than
-    samples.
-    """
+    """Names of n samples' files: their prompts', or numbers; UserError for fewer prompts."""
     if "text" not in context.stage.parents:
         return [f"{index:06}" for index in range(n)]
     path = context.parent("text").folder / PROMPTS

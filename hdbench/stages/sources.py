@@ -1,6 +1,4 @@
-"""Source files whose code decides what a stage computes: recorded in its manifest, compared before
-its artifact is reused.
-"""
+"""Source files that decide what a stage computes: recorded in its manifest, and compared later."""
 
 from __future__ import annotations
 
@@ -19,18 +17,14 @@ from hdbench.stages.loop import CHECKPOINT
 from hdbench.suite.stage import Stage, classes_of, configs_in
 
 SOURCES = "sources.json"
+FOREIGN = ("builtins", "abc", "typing", "pydantic", "torch")
 SHARED = ("hdbench.core", "hdbench.flow", "hdbench.networks", "hdbench.suite")  # of no one method
 
 
 def modules_of(kind: type) -> Iterator[str]:
-    """Modules of a class and of those that it extends, as far as they belong to a method, a data
-    set or another package.
-    """
-    for base in kind.__mro__:
-        name = base.__module__
-        if name.partition(".")[0] not in ("builtins", "abc", "typing", "pydantic", "torch") and (
-            not name.startswith(SHARED)
-        ):
+    """Modules of a class and its bases that belong to a method, data set or another package."""
+    for name in (base.__module__ for base in kind.__mro__):
+        if name.partition(".")[0] not in FOREIGN and not name.startswith(SHARED):
             yield name
 
 
@@ -42,9 +36,7 @@ def digest_of_module(name: str) -> str | None:
 
 
 def sources_of(stage: Stage) -> dict[str, str]:
-    """SHA-256 by file, as `hdbench/methods/distribution/dmd.py`: objective, head, data set, and
-    the stage's own module.
-    """
+    """SHA-256 by file (`hdbench/methods/distribution/dmd.py`) of its classes and its own module."""
     kinds = [*classes_of(stage.config).values(), *map(type, configs_in(stage.config))]
     names = {name for kind in kinds for name in modules_of(kind)}
     names.add(STAGES[stage.kind].__module__)
@@ -60,22 +52,21 @@ def manifests_of(results: Path, stage: Stage) -> dict[str, str]:
     return {role: sha256(file) for role, file in files.items() if file.is_file()}
 
 
+def changed(made_with: dict[str, str], present: dict[str, str]) -> list[str]:
+    """Names that both have, with different digests."""
+    return [name for name, digest in made_with.items() if present.get(name, digest) != digest]
+
+
 def differences(results: Path, stage: Stage, manifest: dict[str, Any]) -> list[str]:
-    """A sentence for every source and every parent that is not what a finished stage was made
-    with.
-    """
-    present = sources_of(stage)
-    parents = manifests_of(results, stage)
-    made_with = manifest.get("sources", {})
-    changed = [
-        f"{file} has changed since {stage.id} was made; --again makes it anew"
-        for file, digest in made_with.items()
-        if present.get(file, digest) != digest
-    ]
-    return changed + [
-        f"{stage.id} was made from an earlier {stage.parents[role]}; --again makes it anew"
-        for role, digest in manifest.get("parent_manifests", {}).items()
-        if parents.get(role, digest) != digest
+    """A sentence for every source and every parent that a finished stage was not made with."""
+    files = changed(manifest.get("sources", {}), sources_of(stage))
+    roles = changed(manifest.get("parent_manifests", {}), manifests_of(results, stage))
+    return [
+        *(f"{file} has changed since {stage.id} was made; --again makes it anew" for file in files),
+        *(
+            f"{stage.id} was made from an earlier {stage.parents[role]}; --again makes it anew"
+            for role in roles
+        ),
     ]
 
 
@@ -88,10 +79,8 @@ def changed_sources(results: Path, stages: Iterable[Stage]) -> list[str]:
             made_with = json.loads(path.read_text(encoding="utf-8"))["sources"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        present = sources_of(stage)
-        for file, digest in made_with.items():
-            if present.get(file, digest) != digest:
-                users.setdefault(file, []).append(stage.id)
+        for file in changed(made_with, sources_of(stage)):
+            users.setdefault(file, []).append(stage.id)
     return [
         f"{file} has changed since {ids[0]} "
         f"{f'and {len(ids) - 1} more were' if ids[1:] else 'was'} made; "
@@ -101,9 +90,7 @@ def changed_sources(results: Path, stages: Iterable[Stage]) -> list[str]:
 
 
 def note_sources(stage: Stage, work: Path) -> None:
-    """Say in the work folder what its checkpoints are made with, unless there is a checkpoint,
-    made before.
-    """
+    """Note in the work folder what its checkpoints are made with, unless one is there already."""
     if not (work / CHECKPOINT).is_file():
         write_atomic(work / SOURCES, json.dumps(sources_of(stage)) + "\n")
 
@@ -121,9 +108,7 @@ def resumption(stage: Stage, work: Path) -> list[str]:
         made_with = json.loads((work / SOURCES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         made_with = {}
-    present = sources_of(stage)
     return [f"{stage.id} goes on from step {step} of {stage.training.steps}"] + [
         f"{file} has changed since that checkpoint was made; --again starts afresh"
-        for file, digest in made_with.items()
-        if present.get(file, digest) != digest
+        for file in changed(made_with, sources_of(stage))
     ]

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hdbench.core import distributed
-from hdbench.core import files as core_files
-from hdbench.core import sharding as core_sharding
+from hdbench.core import distributed, sharding
+from hdbench.core.files import sha256
 from hdbench.core.pixels import load_images
 from hdbench.core.seeds import seeded
 from hdbench.methods.base import Passes, Problem, total
@@ -46,43 +45,40 @@ def classifier(context: Context) -> Payload:
         return names, facts
     network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
     network.load_state_dict(load_file(context.work.path / WEIGHTS))
-    images, labels = load_images(context.parent("data")[0] / "test.npz")
+    images, labels = load_images(context.parent("data").folder / "test.npz")
     _, probabilities = classify(network, images, context.device)
-    right = classification.accuracy(
-        probabilities, targets_of(context, labels).numpy(), network.attributes
-    )
+    wanted = targets_of(context, labels).numpy()
+    right = classification.accuracy(probabilities, wanted, network.attributes)
     return names, facts | {"test_accuracy": right.value}
 
 
 def teacher(context: Context) -> Payload:
     config = context.config
     if isinstance(config, CheckpointStage):
-        weights = read_checkpoint(config)
-        save_file(
-            {name: value.contiguous() for name, value in weights.items()},
-            context.work.path / WEIGHTS,
-        )
+        weights = {name: value.contiguous() for name, value in read_checkpoint(config).items()}
+        save_file(weights, context.work.path / WEIGHTS)
         return [WEIGHTS], {
             "parameters": sum(value.numel() for value in weights.values()),
             "forward_equivalents": 0,
             "source_sha256": digests_of(Path(config.checkpoint.path)),
         }
-    network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
     training = config.training
-    return train(
-        context,
-        Problem(student=enable_options(training, network), learning_rate=training.learning_rate),
-    )
+    network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
+    network = enable_options(training, network)
+    return train(context, Problem(student=network, learning_rate=training.learning_rate))
 
 
 def distill(context: Context) -> Payload:
     """Trajectory and refine: a student from its parent's weights, under the stage's objective."""
     config = context.config
     training = config.training
-    frozen = enable_options(
-        training, load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
-    )
+
+    def load_teacher() -> nn.Module:
+        return enable_options(training, load_network(context, "teacher", mean_velocity=False))
+
+    frozen = load_teacher().requires_grad_(False)
     axes = (config.seed, context.stage.kind)
+    facts: dict[str, Any] = {}
 
     def head(name: str, settings) -> nn.Module:
         with seeded(*axes, "head"):
@@ -96,7 +92,6 @@ def distill(context: Context) -> Payload:
         facts["head_parameters"] = parameter_count(module)
         return module.to(context.device)
 
-    facts: dict[str, Any] = {}
     ode_pairs = None
     if "pairs" in context.stage.parents:
         arrays = load_file(context.parent("pairs").folder / PAIRS)
@@ -108,9 +103,7 @@ def distill(context: Context) -> Payload:
         learning_rate=training.learning_rate,
         teacher=frozen,
         teacher_velocity=config.guidance.of(frozen),
-        copy_teacher=lambda: enable_options(
-            training, load_network(context, "teacher", mean_velocity=False)
-        ),
+        copy_teacher=load_teacher,
         head=head,
         pairs=ode_pairs,
     )
@@ -121,9 +114,7 @@ def distill(context: Context) -> Payload:
 def train(
     context: Context, problem: Problem, split: str = "train", guided: bool = False
 ) -> Payload:
-    """Run the objective's updates to the end; the payload, which rank 0 writes, is the student's
-    EMA weights and history.
-    """
+    """Run the objective's updates to the end; rank 0 writes the student's EMA and the history."""
     training = context.config.training
     x, labels = training_data(context, split)
     updates = training.objective.updates(problem)
@@ -131,7 +122,7 @@ def train(
     parameters = parameter_count(problem.student)
     trainer = Trainer(updates, training, problem.student, axes, x, labels, context.sharding)
     run(trainer, context.work, context.label, context.checkpoint_seconds)
-    weights = {name: core_sharding.on_rank_0(value) for name, value in trainer.ema.items()}
+    weights = {name: sharding.on_rank_0(value) for name, value in trainer.ema.items()}
     if distributed.rank() == 0:
         save_file(weights, context.work.path / WEIGHTS)
         with (context.work.path / "history.csv").open("w", newline="") as file:
@@ -142,7 +133,7 @@ def train(
                 for step, values in enumerate(zip(*trainer.history.values(), strict=True), start=1)
             )
     passes = training.objective.passes(problem.student.depth, guided)
-    samples = training.steps * training.batch
+    samples = training.planned_steps * training.batch
     return [WEIGHTS, "history.csv"], {
         "network_evaluations": network_evaluations(passes, samples),
         "forward_equivalents": total(passes) * samples,
@@ -151,9 +142,7 @@ def train(
 
 
 def network_evaluations(passes: dict[str, Passes], samples: int) -> dict[str, float]:
-    """Evaluations of all samples by network and kind, such as `teacher forward`; zeros are left
-    out.
-    """
+    """Evaluations of all samples by network and kind, such as `teacher forward`, without zeros."""
     return {
         f"{network} {kind}": count * samples
         for network, kinds in passes.items()
@@ -163,18 +152,17 @@ def network_evaluations(passes: dict[str, Passes], samples: int) -> dict[str, fl
 
 
 def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
-    """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that draws like them, and their
-    labels (N,).
-
-    Of a classifier the labels are the wanted classes, (N, A) where an image has several attributes.
+    """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that is drawn from like them, and
+    labels (N,); for a classifier the wanted classes, (N, A) of several attributes.
     """
-    images, labels = context.dataset().open(context.parent("data")[0], split)
+    images, labels = context.dataset().open(context.parent("data").folder, split)
     return images, targets_of(context, labels) if context.stage.kind == "classifier" else labels
 
 
 def enable_options(training: Training, network: nn.Module) -> nn.Module:
-    """The network with gradient checkpointing and torch.compile as the training has them; not for
-    networks under forward-mode AD.
+    """The network with the training's gradient checkpointing and torch.compile.
+
+    Not for networks under forward-mode AD.
     """
     network.gradient_checkpointing = training.gradient_checkpointing
     if training.compile:
@@ -185,9 +173,7 @@ def enable_options(training: Training, network: nn.Module) -> nn.Module:
 
 
 def read_checkpoint(config: CheckpointStage) -> dict[str, Tensor]:
-    """A public network's weights in the names of ours; UserError where they are not of this family
-    and size.
-    """
+    """A public network's weights by our names; UserError where family or size is another."""
     path = Path(config.checkpoint.path)
     sizes = shape(config.shape)
     if config.checkpoint.format == "sana":
@@ -202,6 +188,6 @@ def digests_of(path: Path) -> dict[str, str]:
     """SHA-256 of a public file, or of every .safetensors of a folder."""
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     return {
-        file.name if file == path else file.relative_to(path).as_posix(): core_files.sha256(file)
+        file.name if file == path else file.relative_to(path).as_posix(): sha256(file)
         for file in files
     }

@@ -29,9 +29,7 @@ WINDOW = 50  # steps whose scalars are read from the device at once
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
-    """Factor on the learning rate at `step` of `steps`, counted from 0: 1, or half a cosine from 1
-    to 0.
-    """
+    """Factor on the learning rate at `step` of `steps`, from 0: 1, or half a cosine from 1 to 0."""
     return 0.5 * (1 + math.cos(math.pi * step / steps)) if schedule == "cosine" else 1.0
 
 
@@ -80,12 +78,9 @@ class Trainer:
         }
 
     def _optimizer(self, update: Update) -> torch.optim.Optimizer:
+        rates = update.learning_rates
         groups = [
-            {
-                "params": list(module.parameters()),
-                "lr": update.learning_rates[name],
-                "peak": update.learning_rates[name],
-            }
+            {"params": list(module.parameters()), "lr": rates[name], "peak": rates[name]}
             for name, module in update.modules.items()
         ]
         return torch.optim.AdamW(
@@ -133,9 +128,7 @@ class Trainer:
         get_ema_multi_avg_fn(decay)(averages, weights, None)
 
     def rows(self, number: int, count: int) -> list[range]:
-        """Rows of the global batch in part `number` of `count`, by rank: interleaved, so that all
-        parts are alike.
-        """
+        """Rows of the global batch in part `number` of `count`, by rank; interleaved."""
         world = distributed.world_size()
         return [
             range(rank + world * number, self.training.batch, world * count)
@@ -143,7 +136,7 @@ class Trainer:
         ]
 
     def _backward(self, update: Update, repeat: int) -> dict[str, Tensor]:
-        """Gradients of the mean over the global batch, and the scalars' means over it.
+        """Gradients of the mean loss over the global batch; the scalars' means over it.
 
         A rank's rows go through in parts of at most `micro_batch` rows, equally many on every rank;
         a loss that looks at its batch as a whole (the size of a GAN's gradient) then looks at a
@@ -175,9 +168,7 @@ class Trainer:
         return values if world == 1 else self._over_ranks(update, values, share)
 
     def _draw(self, update: Update, repeat: int, number: int, count: int) -> tuple[Batch, int]:
-        """Part `number` of `count` of this rank's batch, on its device,
-        and how many rows it has.
-        """
+        """Part `number` of `count` of this rank's batch, on its device, and its number of rows."""
         axes = (*self.axes, self.step, update.name, repeat)
         parts = self.rows(number, count)
         rank = distributed.rank()
@@ -234,12 +225,9 @@ class Trainer:
             )
 
     def check_weights(self) -> None:
-        """Divergence if a weight is not finite: the losses of the step that spoilt it came before
-        its update.
-        """
-        states = {name: module.state_dict() for name, module in self.modules().items()} | {
-            "average": self.ema
-        }
+        """Divergence if a weight is not finite: losses were computed before the last update."""
+        states = {name: module.state_dict() for name, module in self.modules().items()}
+        states["average"] = self.ema
         broken = [
             not all(bool(sharding.to_local(value).isfinite().all()) for value in state.values())
             for state in states.values()
@@ -252,9 +240,7 @@ class Trainer:
                 )
 
     def check_replicas(self) -> None:
-        """Divergence if two ranks hold different weights: they would average gradients of different
-        networks.
-        """
+        """Divergence if two ranks hold different weights, whose gradients mean nothing together."""
         if self.sharded or distributed.world_size() == 1:
             return
         states = [*(module.state_dict() for module in self.modules().values()), self.ema]
@@ -270,9 +256,7 @@ class Trainer:
             )
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, as flat tensors, whole on rank 0; all ranks
-        call it.
-        """
+        """All that the next step depends on, as tensors, whole on rank 0; all ranks call it."""
         self.read_scalars()
         tensors = {f"ema/{name}": value for name, value in self.ema.items()}
         for update in self.updates:
@@ -316,9 +300,7 @@ class Trainer:
                 )
             optimizer = self.optimizers[update.name]
             state: dict[int, dict[str, Tensor]] = {}
-            parameters = [
-                parameter for group in optimizer.param_groups for parameter in group["params"]
-            ]
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             for key, value in under(f"optimizer/{update.name}/").items():
                 index, name = key.split("/")
                 if name != "step":

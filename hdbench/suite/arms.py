@@ -1,6 +1,4 @@
-"""What an arm is, and which arm it is compared with: read from its configuration, never from its
-name.
-"""
+"""What an arm is and what it is compared with: read from its configuration, not its name."""
 
 from __future__ import annotations
 
@@ -38,6 +36,7 @@ def equal_total(plan: Plan, name: str) -> bool:
 
 
 def head_of(arm: Arm) -> str | None:
+    """Name of the discriminator head; "none" where stage 2 has none, None without stage 2."""
     return (arm.refine.objective.head() or (None,))[0] if arm.refine else None
 
 
@@ -56,9 +55,7 @@ def is_teacher(arm: Arm) -> bool:
 
 
 def describe(plan: Plan, name: str) -> str:
-    """The arm for people: its title, or `MeanFlow → DMD + patch` and whatever else its entry
-    changes.
-    """
+    """The arm for people: its title, or `MeanFlow → DMD + patch` and what else it changes."""
     arm = plan.arms[name]
     if arm.title:
         return arm.title
@@ -71,18 +68,14 @@ def describe(plan: Plan, name: str) -> str:
     if arm.refine and not recipe:
         text += f" → {title_of(arm.refine.objective)}"
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
-    return ", ".join(
-        [
-            text,
-            *(["equal total"] if equal_total(plan, name) and not recipe else []),
-            *settings(plan, name),
-        ]
-    )
+    rule = ["equal total"] if equal_total(plan, name) and not recipe else []
+    return ", ".join([text, *rule, *settings(plan, name)])
 
 
 def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
-    """What an arm's entry changes (under these keys) beside its stages, head and rule for its
-    steps: `relative weight 4.0`.
+    """What an arm's entry changes (under these keys) beside stages, head and rule for its steps.
+
+    Each as `relative weight 4.0`.
     """
     recipe = plan.recipes.get(name)
     said = (
@@ -161,9 +154,7 @@ def same_without_head(plan: Plan, name: str) -> str | None:
 
 
 def same_from_trajectory(plan: Plan, name: str) -> str | None:
-    """The arm with the same stage 2 and head from a trajectory stage, of several the suite's base
-    one.
-    """
+    """The arm with the same stage 2 and head from a trajectory stage, preferably the base's."""
     arm = plan.arms[name]
     if not arm.refine:
         return None

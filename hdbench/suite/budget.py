@@ -11,9 +11,7 @@ from hdbench.suite.schema import Arm, EqualTotal, Training
 
 
 def cost_per_step(plan: Plan, training: Training) -> float:
-    """Forward-equivalents of one training step: the objective's own count a sample, times the
-    batch.
-    """
+    """Forward-equivalents of one training step: the objective's count a sample, times the batch."""
     guided = plan.suite.teacher.guidance.active
     return training.batch * total(training.objective.passes(plan.suite.network.depth, guided))
 
@@ -24,20 +22,16 @@ def pairs_cost(pairs: Pairs, guided: bool) -> int:
 
 
 def total_cost(plan: Plan, arm: Arm) -> float:
-    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, without the
-    teacher that all share.
-    """
+    """Forward-equivalents of the arm's own training: pairs, trajectory and refine, no teacher."""
     trained = [training for training in (arm.trajectory, arm.refine) if training]
+    updates = sum(training.planned_steps * cost_per_step(plan, training) for training in trained)
     pairs = {pairs for training in trained if (pairs := training.objective.pairs_needed())}
-    return sum(
-        training.planned_steps * cost_per_step(plan, training) for training in trained
-    ) + sum(pairs_cost(needed, plan.suite.teacher.guidance.active) for needed in pairs)
+    guided = plan.suite.teacher.guidance.active
+    return updates + sum(pairs_cost(needed, guided) for needed in pairs)
 
 
 def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
-    """The arm with `equal_total` replaced by the number of steps that comes nearest to that
-    budget.
-    """
+    """The arm with `equal_total` replaced by the number of steps nearest to that budget."""
     arm = plan.arms[name]
     kinds = [
         kind
@@ -53,12 +47,9 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     if len(kinds) > 1:
         raise UserError(f"{where}: and that of refine too; one of them must be a number")
     if other not in plan.arms:
-        of_recipe = (
-            f" (it is in {RECIPES}/{plan.suite.arms[name]['recipe']}.yaml)"
-            if name in plan.recipes
-            else ""
-        )
-        raise UserError(f"{where}: unknown arm{of_recipe}" + nearest(other, plan.arms))
+        recipe = plan.suite.arms[name]["recipe"] if name in plan.recipes else None
+        whose = f" (it is in {RECIPES}/{recipe}.yaml)" if recipe else ""
+        raise UserError(f"{where}: unknown arm{whose}" + nearest(other, plan.arms))
     target = plan.arms[other]
     if any(t and isinstance(t.steps, EqualTotal) for t in (target.trajectory, target.refine)):
         raise UserError(f"{where}: that arm's steps are not a number")
@@ -66,9 +57,8 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
     def with_steps(steps: int) -> Arm:
         return arm.model_copy(update={kind: training.model_copy(update={"steps": steps})})
 
-    steps = round(
-        (total_cost(plan, target) - total_cost(plan, with_steps(0))) / cost_per_step(plan, training)
-    )
+    left = total_cost(plan, target) - total_cost(plan, with_steps(0))
+    steps = round(left / cost_per_step(plan, training))
     if steps < 1:
         raise UserError(
             f"{source}: arms.{name}: the compute of {other!r} leaves no step for {kind}"

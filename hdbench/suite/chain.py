@@ -38,22 +38,18 @@ from hdbench.suite.stage import (
 
 
 class _Origin(NamedTuple):
-    """What an arm starts from: a stage, what its students and its samples are called by, its
-    sampler and its network.
-    """
+    """What an arm starts from: the teacher, or its own public network."""
 
     stage: Stage
-    start: str
-    label: str
+    start: str  # in the labels of its students
+    label: str  # of its own samples
     sampler: str
     network: Network
 
 
 @dataclass
-class _Chain:
-    """One seed's stages and rows; equal stages of different arms, seeds and suites have one digest
-    and meet in the plan.
-    """
+class Chain:
+    """Adds one seed's stages and rows to the plan, where equal stages of arms and seeds meet."""
 
     plan: Plan
     seed: int
@@ -82,40 +78,27 @@ class _Chain:
         """Configuration of `evaluate`, and its parents beside the samples."""
         suite = self.plan.suite
         wanted = suite.evaluation
-        if not (c := suite.classifier):
+        if not (classifier := suite.classifier):
             named = {"protocol": wanted.protocol, "weights": wanted.weights}
             config = ProtocolReferenceStage(**named, reference=wanted.reference)
             reference = self.add("reference", wanted.protocol, config)
             return ProtocolStage(**named, samples=wanted.samples), {"reference": reference}
-        classifier = self.add(
-            "classifier",
-            suite.data.name,
-            ClassifierStage(network=c.network, seed=c.seed, training=c.training),
-            data=self.data,
+        config = ClassifierStage(
+            network=classifier.network, seed=classifier.seed, training=classifier.training
         )
-        reference = self.add(
-            "reference",
-            suite.data.name,
-            ReferenceStage(samples=wanted.samples, bands=wanted.bands),
-            data=self.data,
-            classifier=classifier,
-        )
-        parents = {"reference": reference, "classifier": classifier, "data": self.data}
+        parents = {"data": self.data}
+        parents["classifier"] = self.add("classifier", suite.data.name, config, **parents)
+        config = ReferenceStage(samples=wanted.samples, bands=wanted.bands)
+        parents["reference"] = self.add("reference", suite.data.name, config, **parents)
         return EvaluateStage(neighbours=wanted.neighbours), parents
 
     def text(self) -> dict[str, Stage]:
         """The parent that networks with prompts need; a suite's own CLIP also measures."""
         text = self.plan.suite.text
         if isinstance(text, ClipText):
+            settings = {"model": text.model, "seed": text.seed, "training": text.training}
             clip = {
-                split: self.add(
-                    "clip",
-                    split,
-                    ClipStage(
-                        model=text.model, seed=text.seed, training=text.training, split=split
-                    ),
-                    data=self.data,
-                )
+                split: self.add("clip", split, ClipStage(**settings, split=split), data=self.data)
                 for split in ("train", "score")
             }
             self.measuring |= {"clip": clip["score"]}
@@ -134,27 +117,17 @@ class _Chain:
         public = arm.baseline.checkpoint if arm.baseline else suite.teacher.checkpoint
         network = arm.baseline.network if arm.baseline else suite.network
         if public:
-            stage = self.add(
-                "teacher",
-                public.format,
-                CheckpointStage(network=network, shape=self.shape, checkpoint=public),
-            )
+            config = CheckpointStage(network=network, shape=self.shape, checkpoint=public)
+            stage = self.add("teacher", public.format, config)
             if arm.baseline:
                 return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
-            return _Origin(
-                stage, f"{public.format}-s{self.seed}", f"teacher-{stage.label}", "ode", network
-            )
+            start = f"{stage.label}-s{self.seed}"
+            return _Origin(stage, start, f"teacher-{stage.label}", "ode", network)
         training = suite.teacher.training
-        stage = self.add(
-            "teacher",
-            f"s{self.seed}",
-            TeacherStage(network=network, shape=self.shape, seed=self.seed, training=training),
-            data=self.data,
-            **self.conditions,
-        )
-        return _Origin(
-            stage, stage.label, f"teacher-{stage.label}", training.objective.sampler(), network
-        )
+        config = TeacherStage(network=network, shape=self.shape, seed=self.seed, training=training)
+        stage = self.add("teacher", f"s{self.seed}", config, data=self.data, **self.conditions)
+        sampler = training.objective.sampler()
+        return _Origin(stage, stage.label, f"teacher-{stage.label}", sampler, network)
 
     def real(self, name: str, arm: Arm) -> None:
         """The row of real images."""
@@ -172,25 +145,19 @@ class _Chain:
         stages = {"teacher": origin.stage.id}
         for kind, training in (("trajectory", arm.trajectory), ("refine", arm.refine)):
             if training is not None:
-                sampled = training.objective.sampler()
                 objective = training.objective
-                start = (
-                    student.label
-                    if kind == "refine" and student is not origin.stage
-                    else origin.start
-                )
-                label = "-".join(
-                    filter(None, (objective.name, (objective.head() or (None,))[0], start))
-                )
+                sampled = objective.sampler()
+                head, _ = objective.head() or (None, None)
+                start = origin.start if student is origin.stage else student.label
+                label = "-".join(filter(None, (objective.name, head, start)))
                 student = self.trained(name, kind, label, training, origin, student, stages)
                 stages[kind] = student.id
         teacher = student is origin.stage and not arm.baseline
         guidance = suite.teacher.guidance if teacher else None
         for steps in arm.steps:
             config = self.sampling(arm, sampled, steps, origin.network, guidance)
-            sample = self.add(
-                "sample", f"{label}-{steps}step", config, source=student, **self.conditions
-            )
+            parents = {"source": student, **self.conditions}
+            sample = self.add("sample", f"{label}-{steps}step", config, **parents)
             nfe = steps * (guidance.evaluations if guidance else 1)
             self.row(name, self.seed, steps, nfe, stages, sample)
 
@@ -224,18 +191,13 @@ class _Chain:
         stages: dict[str, str],
     ) -> Stage:
         """A training stage; the teacher's pairs, if it needs them, go into `stages`."""
-        if training.steps < (least := training.objective.rounds()):
+        if training.planned_steps < (least := training.objective.rounds()):
             raise UserError(
                 f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has "
-                f"{least} rounds; "
-                "give it at least a step for each"
+                f"{least} rounds; give it at least a step for each"
             )
-        parents = {
-            "data": self.data,
-            "teacher": origin.stage,
-            "student": student,
-            **self.conditions,
-        }
+        common = {"data": self.data, **self.conditions}
+        parents = {"teacher": origin.stage, "student": student, **common}
         shared = {
             "network": origin.network,
             "shape": self.shape,
@@ -243,27 +205,19 @@ class _Chain:
             "seed": self.seed,
         }
         if pairs := training.objective.pairs_needed():
-            with_prompts = {"data": self.data, **self.conditions} if self.conditions else {}
+            batch = self.plan.suite.evaluation.batch
+            config = PairsStage(**shared, count=pairs.count, steps=pairs.steps, batch=batch)
+            prompts = common if self.conditions else {}
+            label_of_pairs = f"{pairs.steps}step-s{self.seed}"
             parents["pairs"] = self.add(
-                "pairs",
-                f"{pairs.steps}step-s{self.seed}",
-                PairsStage(
-                    **shared,
-                    count=pairs.count,
-                    steps=pairs.steps,
-                    batch=self.plan.suite.evaluation.batch,
-                ),
-                teacher=origin.stage,
-                **with_prompts,
+                "pairs", label_of_pairs, config, teacher=origin.stage, **prompts
             )
             stages[f"{kind}_pairs"] = parents["pairs"].id
         config = DistillStage(**shared, training=without_unread(training))
         return self.add(kind, label, config, **parents)
 
     def further_metrics(self) -> dict[str, tuple[str, ...]]:
-        """The metrics that a suite names beside its protocol's, by group: each group is an
-        artifact.
-        """
+        """Metrics that a suite names beside its protocol's, by group: each is an artifact."""
         groups: dict[str, tuple[str, ...]] = {}
         for name in self.plan.suite.evaluation.metrics:
             group = METRICS[name].group
@@ -285,30 +239,22 @@ class _Chain:
             config = MetricsStage(metrics=names, neighbours=self.plan.suite.evaluation.neighbours)
             label = f"{sample.label}-{group}"
             measured[f"evaluate {group}"] = self.add("evaluate", label, config, **parents)
-        of_kind = {kind: stage.id for kind, stage in measured.items()}
-        row = Row(
-            arm=name,
-            seed=seed,
-            steps=steps,
-            nfe=nfe,
-            stages=stages | {"sample": sample.id} | of_kind,
-        )
+        of_row = {"sample": sample} | measured
+        ids = stages | {kind: stage.id for kind, stage in of_row.items()}
+        row = Row(arm=name, seed=seed, steps=steps, nfe=nfe, stages=ids)
         if row not in self.plan.rows:
             self.plan.rows.append(row)
 
 
 def without_unread(config: C) -> C:
-    """A configuration with what no training stage reads left at its default: a head's settings
-    where there is none, and how the pairs are made, which a stage of their own does.
+    """A configuration with what no training stage reads left at its default.
+
+    That is a head's settings where there is none, and how pairs are made: in a stage of their own.
     """
     changes = {}
     for field in type(config).model_fields:
         value = getattr(config, field)
-        if (
-            isinstance(value, GanSettings)
-            and isinstance(config, Objective)
-            and config.head()[0] == "none"
-        ):
+        if isinstance(config, Objective) and config.head() == ("none", value):
             changes[field] = GanSettings()
         elif isinstance(value, Pairs):
             changes[field] = Pairs()

@@ -19,8 +19,8 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.schema import ClipText, Suite, Training
 
 
-def _check(plan: Plan, source: str) -> None:
-    """Combinations that no single key can see."""
+def check(plan: Plan, source: str) -> None:
+    """UserError for the first combination of keys that cannot be; `source` is the suite's file."""
     suite = plan.suite
     data = suite.data
     if data.image_size % suite.network.patch:
@@ -35,15 +35,12 @@ def _check(plan: Plan, source: str) -> None:
         _check_training("text.training", suite.text.training, "clip", source)
     if suite.teacher.training:
         _check_training("teacher.training", suite.teacher.training, "teacher", source)
-    for name, arm in {
-        "base": suite.base,
-        **{f"arms.{name}": arm for name, arm in plan.arms.items()},
-    }.items():
+    arms = {f"arms.{name}": arm for name, arm in plan.arms.items()}
+    for name, arm in {"base": suite.base, **arms}.items():
         if arm.real and suite.evaluation.protocol != "classifier":
             raise UserError(
                 f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol "
-                "classifier alone; "
-                "remove the arm"
+                "classifier alone; remove the arm"
             )
         for kind in ("trajectory", "refine"):
             if training := getattr(arm, kind):
@@ -56,32 +53,27 @@ def _check_scale(plan: Plan, source: str) -> None:
     suite = plan.suite
     data = suite.data
     evaluation = suite.evaluation
-    sana = isinstance(suite.network, SanaConfig)
     latents = data.stored == "latents"
-    if sana != bool(suite.text):
+    if isinstance(suite.network, SanaConfig) != bool(suite.text):
         raise UserError(
-            f"{source}: text: belongs to network.name = 'sana', and to no other; add it, or "
-            "remove it"
+            f"{source}: text: belongs to network.name = 'sana', and to no other; add or remove it"
         )
     _check_text(suite, source)
     _check_publics(plan, source)
     if isinstance(suite.network, SanaConfig) and suite.network.guidance_input is not None:
         raise UserError(
             f"{source}: network.guidance_input = {suite.network.guidance_input}: such a network "
-            "has no velocity to "
-            "distil; it can be a baseline alone"
+            "has no velocity to distil; it can be a baseline alone"
         )
     if bool(evaluation.prompts) != isinstance(suite.text, TextConfig):
         raise UserError(
             f"{source}: evaluation.prompts: goes with the text of a pipeline, and only with it; "
-            "add it, or remove "
-            "it"
+            "add or remove it"
         )
     if evaluation.protocol == "mjhq30k" and not evaluation.prompts:
         raise UserError(
-            f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name "
-            "another, or add text and "
-            "evaluation.prompts"
+            f"{source}: evaluation.protocol = 'mjhq30k': its samples have prompts; name another, "
+            "or add text and evaluation.prompts"
         )
     if (evaluation.protocol == "classifier") == latents:
         raise UserError(
@@ -90,9 +82,8 @@ def _check_scale(plan: Plan, source: str) -> None:
         )
     if evaluation.metrics and latents:
         raise UserError(
-            f"{source}: evaluation.metrics: metrics of one's own belong to evaluation.protocol "
-            "= 'classifier'; "
-            "remove them"
+            f"{source}: evaluation.metrics: metrics of one's own belong to "
+            "evaluation.protocol = 'classifier'; remove them"
         )
     if suite.classifier and latents:
         raise UserError(
@@ -107,9 +98,9 @@ def _check_text(suite: Suite, source: str) -> None:
     if data.label_kind != fitting[type(suite.text)]:
         raise UserError(
             f"{source}: text: not for the data {data.name}; a pipeline encodes images with "
-            "text: true, a clip the "
-            "data set captions, and classes have none"
+            "text: true, a clip the data set captions, and classes have none"
         )
+    # the network of a suite with text is SANA's: `_check_scale`
     if isinstance(suite.text, ClipText) and isinstance(suite.network, SanaConfig):
         sizes = {
             "vision_cfg.image_size": data.image_size,
@@ -139,8 +130,7 @@ def _check_publics(plan: Plan, source: str) -> None:
         if public and not (public.format == "sana") == isinstance(network, SanaConfig) == sana:
             raise UserError(
                 f"{source}: {key}.format = {public.format!r}: not of this kind of network; sana "
-                "goes with "
-                "network.name = 'sana', sit and dit go without a name"
+                "goes with network.name = 'sana', sit and dit go without a name"
             )
         if data.image_size % network.patch:
             raise UserError(
@@ -179,8 +169,7 @@ def _check_classifier(suite: Suite, source: str) -> None:
     if suite.evaluation.bands > data.image_size // 2:
         raise UserError(
             f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side "
-            f"{data.image_size} have "
-            f"only {data.image_size // 2} frequencies; lower it"
+            f"{data.image_size} have only {data.image_size // 2} frequencies; lower it"
         )
     _check_training("classifier.training", suite.classifier.training, "classifier", source)
 
@@ -199,7 +188,7 @@ def _check_training(key: str, training: Training, role: str, source: str) -> Non
             "compile": training.compile,
             "gradient_checkpointing": training.gradient_checkpointing,
         }
-        for option in [option for option, is_set in options.items() if is_set]:
+        if option := next((option for option, is_set in options.items() if is_set), None):
             raise UserError(
                 f"{source}: {key}.{option} = true: only transformers have it; remove it"
             )

@@ -1,6 +1,4 @@
-"""Job files: a stage in a small file beside its artifact, so that a job need not plan its suite to
-find itself.
-"""
+"""Job files: a stage in a small file beside its artifact, so that a job plans no suite."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
 from hdbench.core.files import digest_of
-from hdbench.suite.chain import _Chain
-from hdbench.suite.checks import _check
+from hdbench.suite.chain import Chain
+from hdbench.suite.checks import check
 from hdbench.suite.overrides import differs, leaves, merge
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import (
@@ -23,19 +23,12 @@ from hdbench.suite.reading import (
 )
 from hdbench.suite.schema import Arm, Suite
 
-TAKEN = (
-    "stages",
-    "logs",
-    "evaluation",
-    "theory",
-    "probes",
-)  # folders of results/ beside the suites
+# folders of results/ beside the suites
+TAKEN = ("stages", "logs", "evaluation", "theory", "probes")
 
 
 def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
-    """A suite's name and folder: its stem in workflow/suites, elsewhere stem and digest of what it
-    says.
-    """
+    """A suite's name and folder: its stem in workflow/suites, elsewhere stem and digest."""
     if path.resolve().parent == SUITES.resolve():
         if path.stem in TAKEN:
             raise UserError(f"{path}: results/{path.stem} is for other things; rename the file")
@@ -57,27 +50,25 @@ def load_plan(name: str) -> Plan:
         base = data["base"]
         whose = "the base"
         if isinstance(override, dict) and "recipe" in override:
-            beside = (
-                path.parent.parent / RECIPES.name
-            )  # a suite is in a folder beside them, or takes those from here
+            # the recipes are in a folder beside that of the suite, or those shipped
+            beside = path.parent.parent / RECIPES.name
+            folder = beside if beside.is_dir() else RECIPES
             file, base, recipes[arm] = read_recipe(
-                override["recipe"], f"{path}: arms.{arm}", beside if beside.is_dir() else RECIPES
+                override["recipe"], f"{path}: arms.{arm}", folder
             )
             override = {key: value for key, value in override.items() if key != "recipe"}
             for keys, value in leaves(override).items():
                 if keys[-2:] == ("objective", "name"):
                     raise UserError(
                         f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective "
-                        "stays what it "
-                        "is; leave out recipe, or the name"
+                        "stays what it is; leave out recipe, or the name"
                     )
             sources += tuple(shared for shared in recipe_files(file) if shared not in sources)
             whose = str(file)
         arms[arm] = validate(Arm, merge(base, override), str(path), ("arms", arm))
+        overridden = recipes[arm].arm if arm in recipes else suite.base
         for keys, value in leaves(override).items():
-            if keys and not differs(
-                recipes[arm].arm if arm in recipes else suite.base, arms[arm], keys
-            ):
+            if keys and not differs(overridden, arms[arm], keys):
                 raise UserError(
                     f"{path}: arms.{'.'.join((arm, *keys))} = {value!r}: that is {whose}'s "
                     "value; remove it"
@@ -97,7 +88,7 @@ def load_plan(name: str) -> Plan:
         recipes=recipes,
         declared=dict(arms),
     )
-    _check(plan, str(path))
+    check(plan, str(path))
     for seed in suite.seeds:
-        _Chain(plan, seed, str(path))
+        Chain(plan, seed, str(path))
     return plan

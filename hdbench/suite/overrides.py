@@ -8,8 +8,7 @@ from hdbench.core.config import Config
 
 
 def merge(base: Any, override: Any, unnamed: bool = False) -> Any:
-    """Override wins; mappings merge key by key, but one that names another `name` replaces the
-    base's as a whole.
+    """Override wins; mappings merge key by key, but one with another `name` replaces the base's.
 
     With `unnamed`, a base without a name holds values for every name, and is merged.
     """
@@ -29,7 +28,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
 
 
 def differs(base: Config, arm: Config, keys: tuple[str, ...]) -> bool:
-    """Whether an arm has another value there than the base, or is in a mapping that another
+    """Whether an arm has another value there than the base, or one in a mapping that another
     `name` replaced.
     """
 

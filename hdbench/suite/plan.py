@@ -30,13 +30,12 @@ class Plan:
     name: str
     suite: Suite
     arms: dict[str, Arm]
-    sources: tuple[
-        Path, ...
-    ]  # the suite's file, those that it extends, and the recipes that it names
-    recipes: dict[str, Recipe] = field(default_factory=dict)  # by arm
-    declared: dict[str, Arm] = field(
-        default_factory=dict
-    )  # the arms with `equal_total` as it was written
+    sources: tuple[Path, ...]
+    """The suite's file, those that it extends, and the recipes that it names."""
+    recipes: dict[str, Recipe]
+    """By arm, of those that name one."""
+    declared: dict[str, Arm]
+    """The arms with `equal_total` as it was written."""
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
@@ -98,9 +97,7 @@ def rows_of(plan: Plan, arm: str, seed: int | None) -> list[Row]:
 def find_stage(
     plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None
 ) -> Stage:
-    """The stage of this kind for an arm and a seed; of the first seed and step count where not
-    given.
-    """
+    """The stage of this kind for an arm; of the first seed and step count where not given."""
     shared = [
         stage
         for stage in plan.stages.values()

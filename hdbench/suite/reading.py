@@ -31,9 +31,7 @@ def find_suite(name: str) -> Path:
 
 
 def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The file's mapping, its grids expanded, merged over the suite that it `extends`; `only` keeps
-    some arms.
-    """
+    """The file's mapping, grids expanded, over the suite that it `extends`; of the arms, `only`."""
     if path in seen:
         raise UserError(
             f"{path}: extends itself, by way of {', '.join(map(str, seen))}; name another suite"

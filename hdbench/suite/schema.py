@@ -1,10 +1,8 @@
-"""Suites are data: a validated YAML file becomes arms, and arms become a plan of stages keyed by
-digest.
-"""
+"""Suites are data: a validated YAML file becomes arms, and these a plan of stages by digest."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -21,6 +19,7 @@ from hdbench.suite.tables import Tables
 Objective = OBJECTIVES.union()
 Dataset = DATASETS.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
+VOCABULARY = 49408  # of open_clip's tokeniser
 
 
 def _absent(value: Any) -> bool:
@@ -29,9 +28,7 @@ def _absent(value: Any) -> bool:
 
 
 class EqualTotal(Config):
-    """As many steps as make the arm's total training compute equal to that of another arm, in
-    forward-equivalents.
-    """
+    """As many steps as give the arm another's total training compute, in forward-equivalents."""
 
     equal_total: str = Field(
         description="the arm whose trajectory and refine stages together set the budget"
@@ -39,9 +36,7 @@ class EqualTotal(Config):
 
 
 class Training(Config):
-    """One training stage: an objective and how it is optimised (AdamW, gradients clipped, EMA of
-    the student).
-    """
+    """One training stage: an objective and its optimisation (AdamW, clipped gradients, EMA)."""
 
     objective: Objective
     steps: int | EqualTotal
@@ -96,9 +91,7 @@ class Checkpoint(Config):
 
 
 class Teacher(Config):
-    """The teacher's training, or where it comes from, and the guidance with which every stage uses
-    it.
-    """
+    """The teacher's training or where it is from, and the guidance with which stages use it."""
 
     training: Training | None = Field(None, exclude_if=_absent)
     checkpoint: Checkpoint | None = Field(None, exclude_if=_absent)
@@ -112,9 +105,7 @@ class Teacher(Config):
 
 
 class ClassifierTraining(Config):
-    """The network whose features the metrics use, and its training; one for all chains, so that
-    they can be compared.
-    """
+    """The network whose features the metrics use, one for all chains: they can be compared."""
 
     network: ClassifierConfig = ClassifierConfig()
     training: Training
@@ -122,9 +113,7 @@ class ClassifierTraining(Config):
 
 
 class ClipText(Config):
-    """A CLIP trained in the DAG whose text tower encodes the prompts; one of the data's split
-    `score` gives the CLIP score.
-    """
+    """A CLIP trained in the DAG encodes the prompts; one of the split `score` scores them."""
 
     name: Literal["clip"] = "clip"
     model: dict[str, Any] = Field(
@@ -135,18 +124,17 @@ class ClipText(Config):
 
     @model_validator(mode="after")
     def _says_its_sizes(self):
-        text = self.model.get("text_cfg") or {}
-        vision = self.model.get("vision_cfg") or {}
-        if not all(
-            isinstance(n, int)
-            for n in (text.get("context_length"), text.get("width"), vision.get("image_size"))
-        ):
+        towers = {name: self.model.get(name) for name in ("text_cfg", "vision_cfg")}
+        text, vision = (tower if isinstance(tower, dict) else {} for tower in towers.values())
+        sizes = (text.get("context_length"), text.get("width"), vision.get("image_size"))
+        if not all(isinstance(size, int) for size in sizes):
             raise ValueError(
                 "model: give text_cfg.context_length, text_cfg.width and vision_cfg.image_size"
             )
-        if text.get("vocab_size", 49408) < 49408:
+        vocabulary = text.get("vocab_size", VOCABULARY)
+        if not isinstance(vocabulary, int) or vocabulary < VOCABULARY:
             raise ValueError(
-                f"model: text_cfg.vocab_size = {text['vocab_size']}: open_clip's tokens need 49408"
+                f"model: text_cfg.vocab_size = {vocabulary}: open_clip's tokens need {VOCABULARY}"
             )
         if self.training.micro_batch:
             raise ValueError(
@@ -161,14 +149,11 @@ class ClipText(Config):
 
 
 def _named(default: str) -> Discriminator:
-    """Which alternative is meant: by `name`, and without one the default, whose older files and
-    digests have none.
-    """
+    """Which alternative is meant: by `name`; without one, as in older files, the default."""
 
     def tag(value: Any) -> str:
-        return (
-            value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-        ) or default
+        name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+        return name or default
 
     return Discriminator(tag)
 
@@ -220,8 +205,8 @@ class Evaluation(Config):
 
     @property
     def distance(self) -> str:
-        """The metric by which arms are compared."""
-        return PROTOCOLS[self.protocol].distance or ""  # every protocol of suites has one
+        """The metric by which arms are compared; every one of SUITE_PROTOCOLS has it."""
+        return cast(str, PROTOCOLS[self.protocol].distance)
 
 
 class Baseline(Config):
@@ -260,15 +245,15 @@ class Arm(Config):
     )
 
     @model_validator(mode="after")
-    def _real_has_no_stages(self):
+    def _parts_fit(self):
         if self.baseline and (self.real or self.trajectory or self.refine):
             raise ValueError(
                 "baseline is sampled as it is; set trajectory and refine to null and leave out real"
             )
         if self.real and (self.trajectory or self.refine):
             raise ValueError(
-                f"real = {self.real!r}: real images take no model; set trajectory and refine to "
-                "null"
+                f"real = {self.real!r}: real images take no model; "
+                "set trajectory and refine to null"
             )
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
@@ -283,16 +268,14 @@ class Arm(Config):
             )
         if trained and any(trained % steps for steps in self.steps):
             raise ValueError(
-                f"steps = {list(self.steps)}: stage 2 trains {trained} steps, and can take a "
-                "divisor of them"
+                f"steps = {list(self.steps)}: the arm is trained for {trained} steps; sample "
+                "with them, or with divisors of them"
             )
         return self
 
 
 class Recipe(Config):
-    """A published method as an arm: every hyper-parameter with where it is from, and what differs
-    from the paper.
-    """
+    """A published method as an arm, with its differences and every hyper-parameter's origin."""
 
     title: str
     source: str

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from hdbench.core.config import Config
+from hdbench.core.config import Config, Fraction
 from hdbench.core.files import digest_of
 from hdbench.datasets.base import Dataset as BaseDataset
 from hdbench.evaluation.protocols import PROTOCOLS
@@ -24,7 +24,7 @@ from hdbench.metrics import METRICS
 from hdbench.networks.autoencoders import AutoencoderConfig
 from hdbench.networks.config import ClassifierConfig
 from hdbench.networks.text import TextConfig
-from hdbench.suite.schema import Checkpoint, Dataset, Fraction, Network, Training
+from hdbench.suite.schema import Checkpoint, Dataset, Network, Training
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and
 # nothing is run again. A data set, objective, head or metric whose results change says so by its
@@ -172,9 +172,7 @@ class EvaluateStage(StageConfig):
 
 
 class MetricsStage(StageConfig):
-    """Metrics beside those of the protocol `classifier`: an artifact of their own, so that the
-    others stay.
-    """
+    """Metrics beside the protocol `classifier`'s, in artifacts of their own: the others stay."""
 
     metrics: tuple[str, ...]
     neighbours: int
@@ -188,6 +186,7 @@ class ProtocolStage(StageConfig):
     samples: int
 
 
+# a kind's variants have different keys, by which they are told apart
 CONFIGS = {
     "data": DataStage,
     "classifier": ClassifierStage,
@@ -200,14 +199,12 @@ CONFIGS = {
     "refine": DistillStage,
     "sample": SampleStage | RealStage,
     "evaluate": EvaluateStage | MetricsStage | ProtocolStage,
-}  # a kind's variants have different keys, by which they are told apart
+}
 _ADAPTERS: dict[str, TypeAdapter] = {}
 
 
 def config_of(kind: str, data: dict[str, Any]) -> Any:
-    """The typed configuration of a stage, of its kind's class in CONFIGS, from the plain one of its
-    manifest or job file.
-    """
+    """The configuration of a stage, of its kind's class in CONFIGS, from a manifest or job file."""
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = TypeAdapter(CONFIGS[kind])
     return _ADAPTERS[kind].validate_json(json.dumps(data))
@@ -234,9 +231,7 @@ def metrics_of(config: StageConfig) -> tuple[str, ...]:
 
 
 def classes_of(config: StageConfig) -> dict[str, type]:
-    """Classes whose code decides what a stage computes, by name: data set, objectives, heads,
-    metrics.
-    """
+    """Classes whose code decides what a stage computes, by name."""
     configs = list(configs_in(config))
     versioned = [inner for inner in configs if isinstance(inner, Objective | BaseDataset)]
     heads = [inner.head() for inner in configs if isinstance(inner, Objective)]
@@ -256,9 +251,7 @@ def versions_of(kind: str, config: StageConfig) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One artifact of the DAG: what it is, and the digest of configuration, parents and versions
-    that keys it.
-    """
+    """One artifact of the DAG, keyed by a digest of configuration, parents and versions."""
 
     kind: str
     label: str
@@ -281,9 +274,7 @@ class Stage:
 
     @staticmethod
     def own_key(kind: str, config: StageConfig) -> dict[str, Any]:
-        """What a digest covers beside the parents' digests: versions, and all that is in a dump of
-        the configuration.
-        """
+        """What a digest covers beside the parents': versions, and a dump of the configuration."""
         return {
             "kind": kind,
             "versions": versions_of(kind, config),

@@ -1,5 +1,6 @@
-"""A digest covers exactly what its stage reads: reads are recorded while tiny stages of all kinds
-run, and every value of every shipped suite is changed once.
+"""A digest covers exactly what its stage reads.
+
+Reads are recorded in tiny stages of all kinds, and every value of every shipped suite is changed.
 """
 
 from __future__ import annotations
@@ -36,9 +37,7 @@ Path_ = tuple[str, ...]
 
 
 def variant(stage: Stage) -> tuple[str, ...]:
-    """What decides which values a stage's computation reads: its kind, and which parts its
-    configuration has.
-    """
+    """What decides which values a stage reads: its kind and the parts of its configuration."""
     parts = sorted(
         f"{'.'.join(path)}={type(part).__module__}.{type(part).__name__}"
         for path, part in parts_of(stage.config)
@@ -208,25 +207,16 @@ def small_pairs(tiny: Plan, like: Stage, results: Path, found) -> Stage:
 
 
 def by_role(plan: Plan) -> dict[tuple, Stage]:
-    """The stages of a plan by what they are for: row, then roles from its measurements back to the
-    data.
-    """
+    """The stages of a plan by row, then roles from its measurements back to the data."""
+    shared = ("data", "classifier", "reference", "clip", "text", "teacher", "pairs")
     found: dict[tuple, Stage] = {}
 
     def visit(key: tuple, stage: Stage) -> None:
         if key not in found:
             found[key] = stage
             for role, parent in stage.parents.items():
-                shared = role in (
-                    "data",
-                    "classifier",
-                    "reference",
-                    "clip",
-                    "text",
-                    "teacher",
-                    "pairs",
-                )
-                visit((key[0], role) if shared else (*key, role), plan.stage(parent))
+                of_row = (key[0], role) if role in shared else (*key, role)
+                visit(of_row, plan.stage(parent))
 
     for row in plan.rows:
         for kind, stage in row.stages.items():
@@ -251,6 +241,7 @@ def changes_of(value: Any, others: set[Any]) -> Iterator[Any]:
                 yield [*value[:position], other, *value[position + 1 :]]
 
 
+# of words
 CHOICES = {
     "schedule": {"constant", "cosine"},
     "precision": {"float32", "bfloat16"},
@@ -258,14 +249,12 @@ CHOICES = {
     "feature_network": {"teacher", "fake"},
     "discriminator": {"none", "patch", "pooled"},
     "protocol": {"clean_fid", "torch_fidelity"},
-}  # of words
+}
 WORDS = ("title", "caption", "tables", "claims", "only")
 
 
 def suite_values() -> Iterator[tuple[str, dict, tuple[str, ...], Any, set]]:
-    """Every value of every shipped suite: its suite, the suite's mapping, its keys, and what
-    stands at such a key elsewhere.
-    """
+    """Every value of every shipped suite: suite, mapping, keys, value, and others of that key."""
     data = {name: read_suite(Path(f"workflow/suites/{name}.yaml")) for name in SHIPPED}
     pool: dict[str, set] = copy.deepcopy(CHOICES)
     for suite in data.values():
@@ -315,15 +304,8 @@ def test_every_value_of_every_suite_renews_exactly_the_stages_that_read_it(reads
             read = differing & reads.get(variant(new), set())
             is_new = Stage.own_key(old.kind, old.config) != Stage.own_key(new.kind, new.config)
             if is_new != bool(read - PERMISSIONS):
-                wrong.append(
-                    (
-                        name,
-                        ".".join(keys),
-                        new.kind,
-                        sorted(differing),
-                        "new" if is_new else "not new",
-                    )
-                )
+                verdict = "new" if is_new else "not new"
+                wrong.append((name, ".".join(keys), new.kind, sorted(differing), verdict))
     report = "\n".join(map(str, dict.fromkeys(wrong)))
     print(f"{checked} values changed, {len(skipped)} skipped: {skipped}")
     assert checked > 900 and len(skipped) < 0.25 * checked, (checked, skipped)
@@ -354,16 +336,15 @@ def test_no_stage_holds_a_value_that_it_does_not_read(reads, monkeypatch):
 
 
 def covered(config: Config, path: str) -> bool:
-    """Whether a value can change and is then in the digest; a `name` says which class its
-    neighbours are of.
-    """
+    """Whether a value can change and is then in the digest; a `name` only chooses the class."""
     *keys, last = path.split(".")
     part = functools.reduce(getattr, keys, config)
     bounds = {str(bound) for bound in type(part).model_fields[last].metadata}
     is_constant = len({text.split("=")[1].rstrip(")") for text in bounds}) == 1 and len(bounds) == 2
+    # by hdbench.suite.chain.without_unread: the same in all stages
     is_reset = isinstance(part, Pairs) or (
         isinstance(part, GanSettings) and config.training.objective.head()[0] == "none"
-    )  # by hdbench.suite.chain.without_unread: the same in all stages
+    )
     if last == "name" or is_constant or is_reset or getattr(part, last) is None:
         return False
     node: Any = config.model_dump(mode="json")

@@ -1,5 +1,4 @@
-"""Several ranks are one process that is faster: the same numbers, the same stop, the same files,
-for any number of them."""
+"""Any number of ranks are one process that is faster: the same numbers, stop and files."""
 
 from __future__ import annotations
 
@@ -75,8 +74,7 @@ class Ranks:
     logs: list[Path]
 
     def wait(self, seconds: float = 120) -> list[int]:
-        """Exit codes, negative for a signal; all are killed and the test fails if one is left after
-        that time."""
+        """Exit codes, negative for a signal; a failure if one is left then, and all are killed."""
         codes: dict[int, int] = {}
         end = time.monotonic() + seconds
         while len(codes) < len(self.pids) and time.monotonic() < end:
@@ -113,11 +111,8 @@ def fork(
     folder: Path, world_size: int, job: Callable[[], object], **environment: str | None
 ) -> Ranks:
     """`job` on every rank, in a process with the launcher's environment, changed where asked."""
-    logs, pids, port = (
-        [folder / f"rank{rank}-{time.monotonic_ns()}.log" for rank in range(world_size)],
-        [],
-        free_port(),
-    )
+    logs = [folder / f"rank{rank}-{time.monotonic_ns()}.log" for rank in range(world_size)]
+    pids, port = [], free_port()
     for rank, log in enumerate(logs):
         log.touch()
         pids.append(os.fork())
@@ -201,9 +196,8 @@ CASES = {
     "cross_entropy": CrossEntropy(),
     "flow_matching": FlowMatching(),
     "meanflow": MeanFlow(),
-    "meanflow_uneven": MeanFlow(
-        prob_r_equals_t=0.1
-    ),  # 1 row of 10 with r = t: most ranks have none
+    # 1 row of 10 with r = t: most ranks have none
+    "meanflow_uneven": MeanFlow(prob_r_equals_t=0.1),
     "consistency": Consistency(),
     "dmd": DMD(),
     "patch": with_head("patch"),
@@ -298,23 +292,16 @@ def alone(tmp_path_factory) -> Path:
 
 
 def assert_same(folder: Path, alone: Path, world_size: int, cases=tuple(CASES)) -> None:
-    """Weights, averages, optimisers' moments and every logged scalar to 1e-9; the scalars to the
-    bit between ranks."""
+    """Weights, averages, moments and every logged scalar to 1e-9; scalars alike on all ranks."""
     for case in cases:
         states = [torch.load(path / f"{case}.pt") for path in (folder, alone)]
         assert states[0].keys() == states[1].keys()
         for key, value in states[0].items():
             close = 1e-6 if key.endswith("accuracy") else 1e-9  # a count in single precision
-            torch.testing.assert_close(
-                value,
-                states[1][key],
-                rtol=close,
-                atol=close,
-                msg=partial("{} {}: {}".format, case, key),
-            )
-        assert (
-            len({(folder / f"{case}-{rank}.json").read_text() for rank in range(world_size)}) == 1
-        ), case
+            said = partial("{} {}: {}".format, case, key)
+            torch.testing.assert_close(value, states[1][key], rtol=close, atol=close, msg=said)
+        logged = {(folder / f"{case}-{rank}.json").read_text() for rank in range(world_size)}
+        assert len(logged) == 1, case
 
 
 @pytest.mark.parametrize(("world_size", "sharding"), [(2, "none"), (3, "none"), (3, "fsdp2")])
@@ -333,8 +320,7 @@ def not_averaged(tensors, share, average=distributed.average_) -> None:
 
 
 def test_without_averaged_gradients_the_numbers_differ(alone, tmp_path):
-    """The comparison sees a mistake: in the step with the JVP, and in those of head, fake score and
-    generator."""
+    """The comparison sees a mistake in the JVP's step, and in head, fake score and generator."""
 
     def job():
         distributed.average_ = not_averaged
@@ -467,26 +453,21 @@ def wait_for_step(step: int, whole, results: Path, stage_id: str) -> None:
 
 
 def assert_finished(whole, results: Path, stage_id: str, ranks: Ranks) -> None:
-    """It ended well, with the numbers of the run by one process: the weights up to what rounding
-    does to gradients that are zero but for rounding, which AdamW scales up."""
+    """It ended well, with the numbers of one process.
+
+    Weights may differ by what AdamW makes of gradients that are zero but for rounding.
+    """
     assert ranks.wait() == [0] * len(ranks.pids), ranks.said()
-    (path, manifest), (other, _) = (
-        artifact.load(results, stage_id),
-        artifact.load(whole[1], stage_id),
-    )
+    path, manifest = artifact.load(results, stage_id)
+    other, _ = artifact.load(whole[1], stage_id)
     assert manifest["ranks"] == len(ranks.pids)
     found, expected = (
         np.loadtxt(where / "history.csv", delimiter=",", skiprows=1) for where in (path, other)
     )
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+    weights = [load_file(where / "weights.safetensors") for where in (path, other)]
     found, expected = (
-        torch.cat(
-            [
-                value.flatten()
-                for _, value in sorted(load_file(where / "weights.safetensors").items())
-            ]
-        )
-        for where in (path, other)
+        torch.cat([value.flatten() for _, value in sorted(tensors.items())]) for tensors in weights
     )
     assert (found - expected).norm() < 1e-4 * expected.norm()
 
@@ -678,8 +659,7 @@ def test_the_launchers_environment_is_read(environment, place):
 
 
 def test_ranks_that_do_not_meet_say_so(tmp_path):
-    """One of two comes: it does not wait for ever, whether it is rank 0 or not, and the command
-    says which it is."""
+    """One of two comes: be it rank 0 or 1, it does not wait for ever, and says which it is."""
     job, port = command("data", write_suite(tmp_path), tmp_path), free_port()
     for rank in ("0", "1"):
         ranks = fork(

@@ -1,6 +1,4 @@
-"""The suites of the paper's scale through every stage, with tiny networks in the public formats;
-and what large runs add to training.
-"""
+"""The suites of the paper's scale, with tiny networks in the public formats, and large training."""
 
 from __future__ import annotations
 
@@ -248,6 +246,12 @@ WRONG = [
     ),
     (
         "captions",
+        {"text": {"model": {"text_cfg": {"vocab_size": "many"}}}},
+        "open_clip's tokens need 49408",
+    ),
+    ("captions", {"text": {"model": {"vision_cfg": 16}}}, "vision_cfg.image_size"),
+    (
+        "captions",
         {"text": {"training": {"micro_batch": 4}}},
         "captions are compared over the whole batch",
     ),
@@ -322,9 +326,7 @@ def test_a_picture_that_is_not_the_manifests_is_named(suites, results, tmp_path)
 
 
 def test_a_public_teacher_is_one_network_in_every_chain(tmp_path):
-    """Its numbers are those of one set of samples: a sampling interval, and no difference is
-    exact.
-    """
+    """Its numbers are of one set of samples: a sampling interval, and no exact difference."""
     plan = load_plan("imagenet256")
     rows = [
         {
@@ -369,14 +371,5 @@ def test_pairs_are_of_the_datas_prompts_and_never_of_the_samples(suites, results
     pairs = stage_of(plan, "trajectory_pairs", "kd", 1)
     run_until(plan, results, pairs)
     labels = load_file(results / "stages" / pairs / "pairs.safetensors")["labels"]
-    assert labels.tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        0,
-        1,
-    ]  # ten images of seven captions; the samples' prompts come after them
+    # ten images of seven captions; the samples' prompts come after them
+    assert labels.tolist() == [*range(7), 0, 1]

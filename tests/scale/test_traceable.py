@@ -1,6 +1,4 @@
-"""Updates ask no tensor for its value, so that they can be traced and compiled, and wait for no
-device.
-"""
+"""Updates ask no tensor for its value: they can be compiled, and wait for no device."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Artifacts: what a manifest says, what is refused, and that a stage is published whole or not at
-all.
-"""
+"""Artifacts: what a manifest says, what is refused, and that a stage is published whole or not."""
 
 from __future__ import annotations
 
@@ -111,13 +109,9 @@ def test_a_manifest_says_what_the_artifact_is(done):
         name: hashlib.sha256((path / name).read_bytes()).hexdigest()
         for name in ("history.csv", "weights.safetensors")
     }
-    assert {file.name for file in path.iterdir()} == {
-        MANIFEST,
-        *manifest["payload"],
-    }  # no checkpoint is left
-    assert [file.name for file in path.parent.iterdir()] == [
-        path.name
-    ]  # nor a work folder or a lock
+    # no checkpoint is left, nor a work folder or a lock
+    assert {file.name for file in path.iterdir()} == {MANIFEST, *manifest["payload"]}
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def break_manifest(path: Path, change) -> None:
@@ -257,9 +251,7 @@ def test_a_folder_without_a_manifest_is_replaced(copied):
 
 
 def in_another_process(plan: Plan, stage: Stage, results: Path, monkeypatch, work) -> int:
-    """Start the stage in a forked process, with `work` in place of what it does, and return once it
-    is at work.
-    """
+    """Start the stage in a forked process that does `work`; returns once it is at it."""
     reader, writer = os.pipe()
 
     def at_work(context):
@@ -321,9 +313,7 @@ def test_a_second_process_takes_over_from_one_that_was_killed(copied, monkeypatc
 
 
 def test_costs_are_those_of_all_runs(tmp_path, monkeypatch):
-    """Seconds add up over runs, also from a checkpoint that does not know them; memory is the most
-    of any; GPUs are told.
-    """
+    """Seconds add up over runs, also where a checkpoint has none; memory is the most of any."""
     plan = tiny_plan(tmp_path)
     stage = plan.stages[stage_of(plan, "teacher", "td")]
     monkeypatch.setenv("SUBMITIT_QUEUE_SECONDS", "30.5")
@@ -395,9 +385,7 @@ def test_a_broken_checkpoint_is_named(copied, damage, monkeypatch):
 
 
 def test_a_divergence_stops_keeps_the_last_good_checkpoint_and_can_go_on(done, copied, monkeypatch):
-    """Not-a-number in step 7 (counted from 0): the checkpoint of 7 good steps stays, and is exactly
-    what it should be.
-    """
+    """Not a number in step 7, counted from 0: the checkpoint of 7 good steps stays, exact."""
     plan, whole = done
     _, results, stage = copied
     shutil.rmtree(folder(results, stage.id))
@@ -406,11 +394,9 @@ def test_a_divergence_stops_keeps_the_last_good_checkpoint_and_can_go_on(done, c
     def poisoned(*arguments, **options):
         loss, scalars = loss_of(*arguments, **options)
         calls.append(loss)
-        return (
-            (loss * float("nan"), {"loss": loss * float("nan")})
-            if len(calls) == 8
-            else (loss, scalars)
-        )
+        if len(calls) != 8:
+            return loss, scalars
+        return loss * float("nan"), {"loss": loss * float("nan")}
 
     with monkeypatch.context() as patch:
         patch.setattr(flow_matching, "flow_matching_loss", poisoned)

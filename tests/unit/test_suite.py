@@ -93,8 +93,7 @@ MISTAKES = [
         "arms.cd.trajectory.objective",
         {"name": "consistency", "prob_r_equals_t": 0.5},
         "arms.cd.trajectory.objective.prob_r_equals_t = 0.5: unknown key; valid: adaptive_offset, "
-        "adaptive_power, intervals, "
-        "name",
+        "adaptive_power, intervals, name",
     ),
     # a wrong type
     ("teacher.training.steps", "many", 'teacher.training.steps = "many": must be an integer'),
@@ -361,9 +360,7 @@ def test_suites_that_extend_each_other(tmp_path):
 
 
 def test_a_replaced_mapping_may_repeat_the_base(tmp_path):
-    """`consistency` drops all keys of the base's `meanflow`, so a value that both have must be
-    written again.
-    """
+    """`consistency` drops all keys of the base's `meanflow`: what both have is written again."""
     plan = tiny_plan(
         tmp_path,
         {
@@ -386,9 +383,7 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def collapsed(paths: set[str], declared: set[str]) -> set[str]:
-    """Paths below one that is declared become that one: a mapping that was replaced as a whole, or
-    by null.
-    """
+    """Paths below a declared one become that one, whose mapping was replaced, perhaps by null."""
     return {next((d for d in declared if p == d or p.startswith(f"{d}.")), p) for p in paths}
 
 
@@ -398,9 +393,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
 
 
 def declared_paths(name: str) -> dict[str, set[str]]:
-    """What each arm of a suite says that it changes, read from the file alone; a replaced mapping
-    counts as one.
-    """
+    """What each arm's entry says that it changes, by the file alone; a replaced mapping is one."""
     data = read_suite(SUITES / f"{name}.yaml")
 
     def walk(override: Any, base: Any, path: tuple[str, ...]) -> set[str]:
@@ -422,11 +415,12 @@ def declared_paths(name: str) -> dict[str, set[str]]:
 def test_arms_differ_in_exactly_the_fields_that_they_declare(name):
     plan = load_plan(name)
     declared = declared_paths(name)
-    dumps = {arm: resolved.model_dump(mode="json") for arm, resolved in plan.arms.items()}
-    base = plan.suite.base.model_dump(mode="json")
     dumps = {
-        arm: dump for arm, dump in dumps.items() if arm not in plan.recipes
-    }  # these name all of theirs
+        arm: resolved.model_dump(mode="json")
+        for arm, resolved in plan.arms.items()
+        if arm not in plan.recipes  # which name all of theirs
+    }
+    base = plan.suite.base.model_dump(mode="json")
     for arm, dump in dumps.items():
         assert collapsed(differing(base, dump), declared[arm]) == declared[arm], arm
     for a in dumps:
@@ -502,9 +496,7 @@ def test_another_head_changes_that_arms_own_stages_alone(tmp_path):
     ],
 )
 def test_no_setting_can_change_without_new_metrics(tmp_path, key, value, real_too):
-    """A setting of data, classifier or evaluation reaches every row, one of the networks every row
-    but real images.
-    """
+    """One of data, classifier or evaluation reaches all rows, of networks all but real images."""
     before, after = tiny_plan(tmp_path), tiny_plan(tmp_path, {key: value})
     for row, other in zip(before.rows, after.rows, strict=True):
         is_new = row.stages["evaluate"] != other.stages["evaluate"]
@@ -583,9 +575,7 @@ def values_of(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped.RECIPES)
 def test_a_recipe_is_whole_and_an_arm_of_the_reference_run(name):
-    """It names every value of its arm, so no suite's base changes it, and only its budget depends
-    on another arm.
-    """
+    """It names all its arm's values: no base changes it, and its budget alone is another arm's."""
     _, written, recipe = reading.read_recipe(name, "")
     assert written.keys() == values_of(recipe.arm)
     for kind in ("trajectory", "refine"):
@@ -834,9 +824,7 @@ def test_all_missing_keys_are_listed_at_once(tmp_path):
     ],
 )
 def test_a_recipe_extends_shared_values_with_their_sources(tmp_path, monkeypatch, text, sentence):
-    """What neither gives is an error; the first names no file, of the second no line says where
-    training is from.
-    """
+    """What neither gives is an error: here the file, and where the training's values are from."""
     shared = (REPOSITORY / RECIPES / "_trajectory.yaml").read_text(encoding="utf-8").splitlines()
     kept = [line for line in shared if not line.startswith('  trajectory: "')]
     (tmp_path / "_trajectory.yaml").write_text("\n".join(kept))

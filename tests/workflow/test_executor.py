@@ -1,6 +1,4 @@
-"""The executor on processes of this machine: the code of SLURM jobs, without SLURM (tests/slurm has
-the real one).
-"""
+"""The executor on processes of this machine, without SLURM: tests/slurm has the real one."""
 
 from __future__ import annotations
 
@@ -76,9 +74,7 @@ def test_what_ended_before_its_input_changed_is_run_again(tmp_path):
 
 
 def test_a_success_that_snakemake_had_no_time_to_note_is_taken_as_it_is(tmp_path):
-    """Killed between the executor's report and Snakemake's own record of it: its marks of
-    incomplete outputs remain.
-    """
+    """Killed before Snakemake's own record of it, whose marks of incomplete outputs remain."""
     workflow = Workflow(tmp_path, "local", length=1000)
     main = workflow.start()
     workflow.wait(lambda: workflow.state(0) > 2 and workflow.state(1) > 2)
@@ -93,9 +89,8 @@ def test_a_success_that_snakemake_had_no_time_to_note_is_taken_as_it_is(tmp_path
     assert again.returncode == 0, again.stdout
     assert again.stdout.count("Adopted job ") == 2
     assert workflow.events() == ONCE
-    assert (
-        workflow.run("--forcerun", "count").returncode == 0
-    )  # what a user forces is not taken from an earlier run
+    # what a user forces is not taken from an earlier run
+    assert workflow.run("--forcerun", "count").returncode == 0
     assert workflow.events()["start", "0"] == 2
 
 
@@ -302,8 +297,7 @@ def sinfo(tmp_path, monkeypatch):
         (
             {"runtime": 2000},
             "rule x: asks for 2000 minutes, but in partition gpu the partition's time limit is "
-            "1440; lower its "
-            "runtime",
+            "1440; lower its runtime",
         ),
         ({"nodes": 3}, "rule x: asks for 3 nodes, but partition gpu has 2; lower its nodes"),
     ],
@@ -344,7 +338,5 @@ def test_a_job_s_process_imports_no_snakemake():
         "import sys, snakemake_executor_plugin_submitit.job; "
         "print([m for m in sys.modules if m.split('.')[0] == 'snakemake' or 'interface' in m])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-        == "[]\n"
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n"

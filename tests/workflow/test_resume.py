@@ -77,9 +77,7 @@ def checkpoint_step(plan: Plan, stage_id: str, results: Path) -> int:
 def wait_for_step(
     step: int, plan: Plan, stage_id: str, results: Path, ended: Callable[[], object]
 ) -> None:
-    """Return when a checkpoint of that step or a later one is there; fail if the run has ended
-    before.
-    """
+    """Return when a checkpoint of that step or a later one is there; fail if the run ends first."""
     start = time.monotonic()
     while checkpoint_step(plan, stage_id, results) < step:
         assert not ended(), f"the run ended before step {step}"
@@ -88,9 +86,7 @@ def wait_for_step(
 
 
 def killed_after(step: int, plan: Plan, stage_id: str, results: Path) -> None:
-    """Run the stage in a forked process, with a checkpoint after every step, and kill it once that
-    step is saved.
-    """
+    """Run the stage in a forked process that saves every step, and kill it once this one is."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -147,21 +143,8 @@ def test_the_command_resumes_after_kill_9_and_after_ctrl_c(whole, tmp_path, monk
     stage_id = find(plan, "dmd_awd_logit")
     copy_parents(plan, stage_id, results, tmp_path)
     suite = write_suite(tmp_path, LENGTH)
-    command = [
-        sys.executable,
-        "-m",
-        "hdbench",
-        "stage",
-        "refine",
-        "--suite",
-        str(suite),
-        "--results",
-        str(tmp_path),
-        "--arm",
-        "hd_awd_logit",
-        "--checkpoint-seconds",
-        "0",
-    ]
+    command = [sys.executable, "-m", "hdbench", "stage", "refine", "--arm", "hd_awd_logit"]
+    command += ["--suite", str(suite), "--results", str(tmp_path), "--checkpoint-seconds", "0"]
 
     def start() -> subprocess.Popen:
         return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)

@@ -1,6 +1,4 @@
-"""The DAG: a mistake stops it before any job, a new arm adds only its own jobs, and one failed arm
-spoils no other.
-"""
+"""The DAG: a mistake stops it before any job, and a new or failed arm touches no other."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from hdbench.core import files as core_files
+from hdbench.core.files import MANIFEST
 from hdbench.report.figures import FIGURES
 from hdbench.report.tables import tables_of
 from hdbench.stages import artifact
@@ -25,9 +23,7 @@ from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_s
 
 @pytest.fixture
 def workspace(tmp_path) -> Path:
-    """A folder with the repository's workflow and nothing else, so that no test touches the
-    repository's own results.
-    """
+    """A folder with the repository's workflow alone: no test touches the repository's results."""
     for name in ("Snakefile", "workflow", "profiles"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
     return tmp_path
@@ -35,34 +31,16 @@ def workspace(tmp_path) -> Path:
 
 def snakemake(workspace: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "ignore"}
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--cores",
-            "1",
-            *arguments,
-            "--config",
-            "suite=tiny.yaml",
-            f"theory={REPOSITORY / 'tests/support/theory.yaml'}",
-        ],
-        cwd=workspace,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments, "--config"]
+    command += ["suite=tiny.yaml", f"theory={REPOSITORY / 'tests/support/theory.yaml'}"]
+    return subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True)
 
 
 def pretend_done(workspace: Path) -> None:
-    """What the workflow engine sees of a finished run: its files, parents first, and its own
-    records of them.
-    """
+    """What Snakemake sees of a finished run: its files, parents first, and its records of them."""
     plan = load_plan("tiny.yaml")
     folder = workspace / "results" / plan.name
-    files = [
-        artifact.folder(workspace / "results", stage) / core_files.MANIFEST for stage in plan.stages
-    ]
+    files = [artifact.folder(workspace / "results", stage) / MANIFEST for stage in plan.stages]
     files += [folder / name for name in ("metrics.csv", "environment.csv")]
     files += [
         folder / "tables" / f"{table}.{kind}"
@@ -97,8 +75,7 @@ def test_a_mistake_in_the_suite_stops_the_dag_with_code_2(workspace):
     said = [line for line in result.stderr.splitlines() if line.startswith("hdbench:")]
     assert said == [
         f'hdbench: {path.name}: arms.hd_patch.refine.objective.discriminator = "pach": unknown; '
-        f"did you mean "
-        "'patch'?"
+        "did you mean 'patch'?"
     ]
     assert result.returncode == 2
     assert "Traceback" not in result.stdout + result.stderr

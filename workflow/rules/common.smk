@@ -48,7 +48,7 @@ def command(*words):
 
 
 def stage_command():
-    """Of any kind's rule, which names its kind by a parameter."""
+    """The same for every kind's rule, which names its kind by a parameter."""
     how = quoted(("--device", config["device"], "--sharding", config["sharding"], *SUITE))
     stage = f"{{params.kind}} {how} --id {{params.kind}}/{{wildcards.stage}} --threads {{threads}}"
     return f"{command('stage')} {stage}"
@@ -59,7 +59,7 @@ def manifest(stage):
 
 
 def parents(kind):
-    """A digest names its content, so a parent that is merely newer (a copy, a checkout) runs nothing again."""
+    """Manifests, of any age: a digest names its content, so a newer copy of a parent runs nothing again."""
     return lambda wildcards: [
         ancient(manifest(stage))
         for stage in PLAN.stage(f"{kind}/{wildcards.stage}").parents.values()
@@ -67,7 +67,7 @@ def parents(kind):
 
 
 def arms(kind):
-    """Whose stage a job computes, for messages."""
+    """The arms that need a job's stage, for messages."""
 
     def named(wildcards):
         users = PLAN.arms_of(f"{kind}/{wildcards.stage}")
@@ -77,7 +77,7 @@ def arms(kind):
 
 
 def caption(name):
-    """What the report says of a table or figure; one from an installed package may have no text here."""
+    """The report's text on a table or figure; None for an installed package's, which has none here."""
     return f"../report/{name}.rst" if (TEXTS / f"{name}.rst").is_file() else None
 
 
@@ -86,11 +86,10 @@ def probe_teachers(wildcards):
     from hdbench.experiments.probes.config import read_probes, teachers
 
     try:
-        stages = [
-            source.stage.id for source in teachers(read_probes(Path(config["probes"]))).values()
-        ]
+        sources = teachers(read_probes(Path(config["probes"]))).values()
     except UserError:
         return []
+    stages = [source.stage.id for source in sources]
     return [ancient(manifest(stage)) for stage in stages if stage in PLAN.stages]
 
 
@@ -106,10 +105,8 @@ def print_cost():
             for job in jobs
             if "stage" in job.wildcards.keys()
         ]
+        local = len(jobs) - len(stages)
         try:
-            text = report(
-                PLAN, stages, read_model(), Path("paper_tables"), local=len(jobs) - len(stages)
-            )
-            print(f"\n{text}")
+            print(f"\n{report(PLAN, stages, read_model(), Path('paper_tables'), local=local)}")
         except UserError as error:
             print(f"hdbench: {error}", file=sys.stderr)
