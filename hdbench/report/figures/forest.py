@@ -39,9 +39,7 @@ BETWEEN = 1.3  # lines from a group to the next heading
 
 
 class Forest(Figure):
-    """Paired differences of FD test: each head against none, and each start of stage 2 against the
-    suite's own.
-    """
+    """Paired differences of FD test: heads against none, starts of stage 2 against the suite's."""
 
     name = "forest"
     tables = ("main", "initialisation")
@@ -71,18 +69,11 @@ class Forest(Figure):
             say_sides(axis)
         # the stub knows the base class alone, whose `set` has no options
         figure.get_layout_engine().set(wspace=0.08)  # pyright: ignore[reportCallIssue]
-        intervals = {
-            arm: i for groups in grouped for group in groups.values() for arm, i in group.items()
-        }
-        unknown = any(
-            math.isnan(interval.half_width)
-            for groups in grouped
-            for group in groups.values()
-            for interval in group.values()
-        )
+        shown = [pair for groups in grouped for group in groups.values() for pair in group.items()]
+        unknown = any(math.isnan(interval.half_width) for _, interval in shown)
         said = [sources.intervals_are(" of differences within a chain", real=False)]
         said += ["Without interval: the artifacts that it needs are not there"] if unknown else []
-        return note_below(figure, sources.notes(intervals, *said))
+        return note_below(figure, sources.notes([arm for arm, _ in shown], *said))
 
 
 def draw_groups(axis: Axes, plan: Plan, groups: Groups) -> dict[float, str]:
