@@ -56,6 +56,7 @@ def parts(numbers: Numbers, prefix: str, what: str = "") -> list[Column]:
 
 
 def cost(numbers: Numbers, key: str, title: str, scale: float = 1.0) -> Column:
+    """A cost of training or sampling, for people times `scale`."""
     return Column(key=key, title=title, cell=lambda e: numbers(e, key), scale=scale)
 
 
@@ -80,11 +81,11 @@ def head(numbers: Numbers) -> Column:
 
 def start(numbers: Numbers) -> Column:
     arms = numbers.plan.arms
-    return text(
-        "initialisation",
-        "Initialisation",
-        lambda e: "-" if arms[e.arm].real else initialisation(arms[e.arm]),
-    )
+
+    def cell(e: Entry) -> str:
+        return "-" if arms[e.arm].real else initialisation(arms[e.arm])
+
+    return text("initialisation", "Initialisation", cell)
 
 
 def steps() -> Column:
@@ -189,8 +190,8 @@ def against(
 def component(numbers: Numbers, name: str, title: str) -> Column:
     """A component of the scatter of single chains' distances, see `Numbers.components`."""
     key = numbers.counted(numbers.distance)
-    return Column(
-        key=f"{key}_{name}",
-        title=title,
-        cell=lambda e: Interval(numbers.components(e, key)[name], math.nan),
-    )
+
+    def cell(e: Entry) -> Interval:
+        return Interval(numbers.components(e, key)[name], math.nan)
+
+    return text(f"{key}_{name}", title, cell)
