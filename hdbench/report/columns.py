@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics import METRICS
 from hdbench.metrics.records import MISSING, Interval
+from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.suite.arms import describe, head_name, initialisation, is_reconstruction, settings
 from hdbench.suite.plan import Plan
@@ -28,6 +29,9 @@ class Column:
     expected: bool = False  # a missing value gets a footnote
     signed: bool = False
     marked: bool = False  # a row's † is repeated here for people
+
+    def for_people(self, cell: Value) -> str:
+        return for_people(cell, self.scale, self.signed, exact=self.expected)
 
 
 def dagger(head: str | None) -> str:

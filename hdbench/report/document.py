@@ -7,15 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
 from hdbench.core.files import write_atomic
 from hdbench.metrics.records import Interval
-
-if TYPE_CHECKING:
-    from hdbench.report.columns import Column
 
 TEX = str.maketrans(
     {
@@ -316,19 +313,19 @@ def decimals_of(half: float) -> int:
 
 
 def for_people(
-    column: Column | None, cell: Interval | str | int, scale: float | None = None
+    cell: Interval | str | int, scale: float = 1.0, signed: bool = False, exact: bool = False
 ) -> str:
-    """`9.63 ± 0.42`, to two digits of the half-width; "-" where there is no value."""
+    """`9.63 ± 0.42`, to two digits of the half-width; "-" where there is no value.
+
+    A half-width of zero is shown only where it is `exact`.
+    """
     if not isinstance(cell, Interval):
         return f"{cell:,}" if isinstance(cell, int) else cell
-    scale = scale or (column.scale if column else 1.0)
-    signed = bool(column and column.signed)
     value = scale * cell.value
     half = scale * cell.half_width
     if not math.isfinite(value):
         return "-"
     if not math.isfinite(half) or half == 0:
-        exact = half == 0 and column and column.expected
-        return number(value, signed=signed) + " ± 0" * bool(exact)
+        return number(value, signed=signed) + " ± 0" * bool(exact and half == 0)
     decimals = decimals_of(half)
     return f"{number(value, decimals, signed)} ± {number(half, decimals)}"

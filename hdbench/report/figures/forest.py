@@ -13,7 +13,6 @@ from hdbench.report.document import for_people
 from hdbench.report.figures.base import Figure
 from hdbench.report.figures.sources import Sources, dagger
 from hdbench.report.figures.style import (
-    SIGNED,
     kind_of,
     note_below,
     nothing,
@@ -102,7 +101,7 @@ def draw_groups(axis: Axes, plan: Plan, groups: Groups) -> dict[float, str]:
                 elinewidth=1,
                 **point_style(plan, arm) | {"markersize": 4},
             )
-            text = for_people(SIGNED, interval)
+            text = for_people(interval, signed=True)
             axis.text(1.02, y, text, transform=beside, fontsize=6.5, va="center")
             ticks[y] = head_name(plan.arms[arm]) + dagger(head_of(plan.arms[arm]))
         y += BETWEEN

@@ -21,7 +21,6 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from hdbench.methods.discriminators import HEADS
 from hdbench.metrics.records import Interval
-from hdbench.report.columns import Column
 from hdbench.report.figures.sources import Sources, dagger
 from hdbench.report.numbers import Numbers
 from hdbench.suite.arms import describe, equal_total, head_name, head_of
@@ -64,7 +63,6 @@ STYLE = {
     "legend.title_fontsize": 7,
 }
 NOTHING = "nothing to draw yet"
-SIGNED = Column(key="difference", title="", cell=lambda entry: "-", signed=True)
 
 
 def pictures_of(figure: Figure, path: Path) -> dict[Path, bytes]:

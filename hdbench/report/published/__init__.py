@@ -84,7 +84,7 @@ def _cells(line: Line, sources: Sequence[str]) -> list[Cell]:
         line.params,
         line.nfe,
         line.guidance,
-        *(for_people(None, cell) for cell in line.cells.values()),
+        *map(for_people, line.cells.values()),
         f"[{sources.index(line.source) + 1}]" if line.source else "",
     ]
     emphasis = "bold" if line.group == HD else ""

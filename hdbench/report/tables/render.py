@@ -72,7 +72,7 @@ class Rendered:
     def _cell(self, row: int, index: int, value: Value) -> Cell:
         rank = self.ranks.get((row, index))
         return Cell(
-            for_people(self.columns[index], value),
+            self.columns[index].for_people(value),
             {"best": "bold", "second": "italic", None: ""}[rank],
             isinstance(value, Interval),
         )
@@ -140,7 +140,7 @@ def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Val
     # test images against themselves measure nothing
     itself = numbers.counted("fd_test") if arm.real == "test" else None
     missing = any(
-        column.expected and for_people(column, cell) == "-"
+        column.expected and column.for_people(cell) == "-"
         for column, cell in zip(columns, cells, strict=True)
         if column.key != itself
     )
@@ -198,7 +198,7 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
     protocol = ", ".join(sorted(set(numbers.frame.protocol) - {"cost"})) or "-"
     teachers = [e for name, arm in arms.items() if is_teacher(arm) for e in numbers.entries(name)]
     cost = numbers(teachers[0], "teacher_forward_equivalents") if teachers else MISSING
-    spent = for_people(None, cost, 1e-3)
+    spent = for_people(cost, 1e-3)
     return [
         text
         for word, text in {
