@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from hdbench.core.files import write_together
 from hdbench.metrics.records import COLUMNS, MISSING, Interval, check, interval
-from hdbench.report.columns import Column
 from hdbench.report.document import for_people
 from hdbench.report.figures import style
 
@@ -67,10 +66,9 @@ def markdown_table(
     signed: bool = False,
 ) -> str:
     """Columns of labels by title, then the columns of `titles` as `9.63 ± 0.42`."""
-    column = Column(key="", title="", cell=lambda entry: MISSING, signed=signed)
     numbers = {
         title: [
-            for_people(column, Interval(*pair))
+            for_people(Interval(*pair), signed=signed)
             for pair in zip(table[key], table[f"{key}_half_width"], strict=True)
         ]
         for key, title in titles.items()

@@ -1,6 +1,4 @@
-"""Verdicts on the paper's claims, computed from collected metrics by the rules of
-workflow/claims.yaml, never typed.
-"""
+"""Verdicts on the paper's claims, from collected metrics by the rules of workflow/claims.yaml."""
 
 from __future__ import annotations
 
@@ -33,18 +31,14 @@ from hdbench.suite.plan import Plan
 
 
 def find_entry(numbers: Numbers, name: str) -> Entry | None:
-    """The row of `arm` (its first number of steps) or `arm@steps`; None if the suite has no such
-    row.
-    """
+    """The suite's row of `arm` (its first number of steps) or `arm@steps`; None without one."""
     arm, _, steps = name.partition("@")
     entries = numbers.entries(arm) if arm in numbers.plan.arms else []
     return next((entry for entry in entries if not steps or entry.steps == int(steps)), None)
 
 
 def values_of(numbers: Numbers) -> Values:
-    """Those of a suite, the metric with its sample count or without; fd_test is the distance of the
-    suite's protocol.
-    """
+    """Those of a suite, by the metric's name without its count; fd_test: the suite's distance."""
 
     def values(name: str, metric: str) -> pd.Series | None:
         entry = find_entry(numbers, name)
@@ -77,10 +71,9 @@ RESULT = {
 def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.DataFrame:
     """One row a test (a claim without tests has one), with the columns `RESULT`.
 
-    These are claim, verdict and its sentence, rule, effect, interval, p, finding.  `theory` is
-    where claims with this source take their values from; without it they are not testable.  Each
-    source's tests are corrected for themselves, so a finding on the theory is the same beside any
-    suite. UserError for a claim of the suite that the rules lack.
+    `theory` is where claims with this source take their values from; without it they are not
+    testable.  Each source's tests are corrected for themselves, so a finding on the theory is the
+    same beside any suite.  UserError for a claim of the suite that the rules lack.
     """
     sources: dict[str, Values] = {
         "suite": values_of(numbers),
@@ -91,19 +84,10 @@ def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.Da
         name: [outcome(sources[claim.source], test) for test in claim.tests]
         for name, claim in rules.claims.items()
     }
-    corrected = {
-        source: iter(
-            holm(
-                [
-                    test.p
-                    for name in judged
-                    if rules.claims[name].source == source
-                    for test in outcomes[name]
-                ]
-            )
-        )
-        for source in sources
-    }
+    corrected = {}
+    for source in sources:
+        own = [name for name in judged if rules.claims[name].source == source]
+        corrected[source] = iter(holm([test.p for name in own for test in outcomes[name]]))
     rows = []
     for name, claim in rules.claims.items():
         tests = [
@@ -193,10 +177,9 @@ def claims_document(numbers: Numbers, rules: Rules, frame: pd.DataFrame) -> Docu
     return Document(
         label=f"{plan.name}-claims",
         caption=f"Claims of Hierarchical Distillation (arXiv 2511.08930). {plan.suite.title}, "
-        f"{numbers.over}. The rules "
-        "of workflow/claims.yaml decide: a test holds, or is reversed, where its p, corrected by "
-        "Holm over all tests "
-        f"of its source (suite or theory), is below {rules.level:g}. AWD is a reconstruction.",
+        f"{numbers.over}. The rules of workflow/claims.yaml decide: a test holds, or is reversed, "
+        "where its p, corrected by Holm over all tests of its source (suite or theory), is below "
+        f"{rules.level:g}. AWD is a reconstruction.",
         columns=list(people),
         rows=people.to_numpy().tolist(),
         align=["l", *map(wrapped, (0.44, 0.13, 0.29))],

@@ -56,43 +56,37 @@ def collect(
         if number in kept:
             parts.append(kept[number])
         elif set(row.stages.values()) <= manifests.keys():
-            numbers = pd.DataFrame(
-                [*metrics(plan, results, row), *costs(plan, manifests, row)], columns=list(COLUMNS)
-            )
-            parts.append(
-                numbers.assign(
-                    suite=plan.name, arm=row.arm, seed=row.seed, nfe=row.nfe, digest=digest
-                )
-            )
-    frame = pd.concat([numbers.astype(COLUMNS) for numbers in parts], ignore_index=True)
-    run = run_manifest(plan, manifests)
-    if kept:
-        run = with_stages_of(run, plan, keep.with_name("run.json"))
-    folder = metrics_file(plan, results).parent
-    files.write_together(
-        {
-            metrics_file(plan, results): frame.to_csv(index=False, lineterminator="\n").encode(),
-            folder / "run.json": (json.dumps(run, indent=1) + "\n").encode(),
-            folder / "environment.csv": environments(run)
-            .to_csv(index=False, lineterminator="\n")
-            .encode(),
-        }
-    )
-    return frame
+            common = {"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe}
+            numbers = [*metrics(plan, results, row), *costs(plan, manifests, row)]
+            frame = pd.DataFrame(numbers, columns=list(COLUMNS))
+            parts.append(frame.assign(**common, digest=digest))
+    whole = pd.concat([part.astype(COLUMNS) for part in parts], ignore_index=True)
+    run = run_manifest(plan, manifests, keep.with_name("run.json") if kept else None)
+    path = metrics_file(plan, results)
+    contents = {
+        path: whole.to_csv(index=False, lineterminator="\n"),
+        path.with_name("run.json"): json.dumps(run, indent=1) + "\n",
+        path.with_name("environment.csv"): environments(run).to_csv(
+            index=False, lineterminator="\n"
+        ),
+    }
+    files.write_together({path: text.encode() for path, text in contents.items()})
+    return whole
 
 
 def kept_rows(
     plan: Plan, results: Path, digests: list[str], frame: pd.DataFrame
 ) -> dict[int, pd.DataFrame]:
-    """Of another run's numbers those of the plan's rows, by position, that have no results here;
-    UserError if none are.
+    """Another run's numbers of the plan's rows, by position, that have no results here.
+
+    UserError if the other run has no number of the plan's rows.
     """
-    if not (set(frame.digest[frame.suite == plan.name]) & set(digests)):
+    frame = frame[frame.suite == plan.name]
+    if not set(frame.digest) & set(digests):
         raise UserError(
             f"no number to keep is of the present suite {plan.name}: suite or digests differ; "
             "leave out --keep, or name the metrics of a run of this suite"
         )
-    frame = frame[frame.suite == plan.name]
     groups = {
         (arm, None if pd.isna(seed) else int(seed), int(nfe), digest): group
         for (arm, seed, nfe, digest), group in frame.groupby(
@@ -114,8 +108,8 @@ def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
         manifest.get("protocol")
         or f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
     )
-    files = [artifact.folder(results, stage) / "metrics.csv" for stage in plan.evaluations(row)]
-    for number in pd.concat(map(pd.read_csv, files)).itertuples():
+    tables = [artifact.folder(results, stage) / "metrics.csv" for stage in plan.evaluations(row)]
+    for number in pd.concat(map(pd.read_csv, tables)).itertuples():
         yield {
             "metric": with_count(number.metric, number.n),
             "value": number.value,
@@ -129,21 +123,21 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
     """What the row's own stages cost, without the shared teacher; nothing for real images."""
     if "teacher" not in row.stages:
         return
+    teacher, sample = (manifests[row.stages[kind]] for kind in ("teacher", "sample"))
     stages = {
         kind: manifests[row.stages[kind]] for kind in ("trajectory", "refine") if kind in row.stages
     }
+    # by stage: one that serves both students is paid once
     pairs = {
         stage: manifests[stage] for kind, stage in row.stages.items() if kind.endswith("pairs")
-    }  # each paid once
+    }
     trained = [*stages.values(), *pairs.values()]
     totals = {
         f"training_{cost}": sum(manifest[cost] for manifest in trained)
         for cost in ("forward_equivalents", "core_seconds")
     }
     if not stages:
-        totals["teacher_forward_equivalents"] = manifests[row.stages["teacher"]][
-            "forward_equivalents"
-        ]
+        totals["teacher_forward_equivalents"] = teacher["forward_equivalents"]
     for name, total in {"gpu_seconds": sum, "queue_seconds": sum, "peak_memory_bytes": max}.items():
         if stages and all(name in manifest for manifest in trained):  # older manifests have none
             totals[f"training_{name}"] = total(manifest[name] for manifest in trained)
@@ -152,14 +146,11 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
     }
     if pairs:
         totals["pairs_core_seconds"] = sum(manifest["core_seconds"] for manifest in pairs.values())
-    student = [manifests[row.stages["teacher"]], *stages.values()][-1]
+    student = [teacher, *stages.values()][-1]
     totals |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
     totals["sampling_flops"] = row.nfe * flops_of(plan, row.arm)
-    totals |= {
-        key: value
-        for key, value in manifests[row.stages["sample"]].items()
-        if key == "milliseconds_per_sample"
-    }
+    if "milliseconds_per_sample" in sample:
+        totals["milliseconds_per_sample"] = sample["milliseconds_per_sample"]
     for metric, value in totals.items():
         yield {"metric": metric, "value": value, "protocol": "cost"}
 
@@ -179,9 +170,12 @@ def flops_of(plan: Plan, arm: str) -> int:
     )
 
 
-def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
-    """Every finished stage of the plan with its cost (seconds, bytes) and environment."""
-    kept = (
+def run_manifest(plan: Plan, manifests: Manifests, other: Path | None) -> dict[str, Any]:
+    """Every finished stage of the plan with its cost (seconds, bytes) and environment.
+
+    `other` is the manifest of another run, for those of the plan's stages that only it has.
+    """
+    recorded = (
         "id",
         "digest",
         "wall_seconds",
@@ -193,50 +187,39 @@ def run_manifest(plan: Plan, manifests: Manifests) -> dict[str, Any]:
         "ranks",
         "environment",
     )
+    stages = [{key: m[key] for key in recorded if key in m} for m in manifests.values()]
+    if other:
+        stages += stages_of(other, plan.stages.keys() - manifests.keys())
     return {
         "suite": plan.name,
         "title": plan.suite.title,
         "stages_of_plan": len(plan.stages),
-        "stages_done": len(manifests),
-        "core_seconds": round(sum(m["core_seconds"] for m in manifests.values()), 3),
-        "stages": [
-            {key: manifest[key] for key in kept if key in manifest}
-            for manifest in manifests.values()
-        ],
+        "stages_done": len(stages),
+        "core_seconds": round(sum(stage["core_seconds"] for stage in stages), 3),
+        "stages": stages,
     }
 
 
-def with_stages_of(run: dict[str, Any], plan: Plan, path: Path) -> dict[str, Any]:
-    """The run manifest with the plan's stages that only another run's manifest has."""
-    here = {stage["id"] for stage in run["stages"]}
+def stages_of(path: Path, wanted: set[str]) -> list[dict[str, Any]]:
+    """What another run's manifest records of the wanted stages; UserError for no such manifest."""
     try:
-        other = {
+        stages = {
             stage["id"]: stage
             for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]
-            if stage["id"] in plan.stages.keys() - here
-            and stage["core_seconds"] >= 0
-            and dict(stage["environment"])
+            if stage["id"] in wanted and stage["core_seconds"] >= 0 and dict(stage["environment"])
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not the manifest of the run whose metrics are kept ({error!r}); it belongs "
             "beside them"
         ) from None
-    stages = [*run["stages"], *other.values()]
-    return run | {
-        "stages": stages,
-        "stages_done": len(stages),
-        "core_seconds": round(sum(stage["core_seconds"] for stage in stages), 3),
-    }
+    return list(stages.values())
 
 
 def environments(run: dict[str, Any]) -> pd.DataFrame:
     """What the stages of a run manifest ran on: item, value, number of stages with that value."""
-    counts = Counter(
-        (item, str(value))
-        for stage in run["stages"]
-        for item, value in stage["environment"].items()
-    )
+    recorded = (item for stage in run["stages"] for item in stage["environment"].items())
+    counts = Counter((item, str(value)) for item, value in recorded)
     return pd.DataFrame(
         [(*key, count) for key, count in sorted(counts.items())],
         columns=["item", "value", "stages"],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics import METRICS
 from hdbench.metrics.records import MISSING, Interval
+from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.suite.arms import describe, head_name, initialisation, is_reconstruction, settings
 from hdbench.suite.plan import Plan
@@ -28,6 +29,9 @@ class Column:
     expected: bool = False  # a missing value gets a footnote
     signed: bool = False
     marked: bool = False  # a row's † is repeated here for people
+
+    def for_people(self, cell: Value) -> str:
+        return for_people(cell, self.scale, self.signed, exact=self.expected)
 
 
 def dagger(head: str | None) -> str:
@@ -56,6 +60,7 @@ def parts(numbers: Numbers, prefix: str, what: str = "") -> list[Column]:
 
 
 def cost(numbers: Numbers, key: str, title: str, scale: float = 1.0) -> Column:
+    """A cost of training or sampling, for people times `scale`."""
     return Column(key=key, title=title, cell=lambda e: numbers(e, key), scale=scale)
 
 
@@ -80,11 +85,11 @@ def head(numbers: Numbers) -> Column:
 
 def start(numbers: Numbers) -> Column:
     arms = numbers.plan.arms
-    return text(
-        "initialisation",
-        "Initialisation",
-        lambda e: "-" if arms[e.arm].real else initialisation(arms[e.arm]),
-    )
+
+    def cell(e: Entry) -> str:
+        return "-" if arms[e.arm].real else initialisation(arms[e.arm])
+
+    return text("initialisation", "Initialisation", cell)
 
 
 def steps() -> Column:
@@ -189,8 +194,8 @@ def against(
 def component(numbers: Numbers, name: str, title: str) -> Column:
     """A component of the scatter of single chains' distances, see `Numbers.components`."""
     key = numbers.counted(numbers.distance)
-    return Column(
-        key=f"{key}_{name}",
-        title=title,
-        cell=lambda e: Interval(numbers.components(e, key)[name], math.nan),
-    )
+
+    def cell(e: Entry) -> Interval:
+        return Interval(numbers.components(e, key)[name], math.nan)
+
+    return text(f"{key}_{name}", title, cell)

@@ -42,7 +42,7 @@ RESULT = {
     "protocol": "str",
     "note": "str",
 }
-VERDICTS = (
+VERDICTS = (  # in the order of the report
     "moved",
     "within noise",
     "identical",
@@ -51,21 +51,18 @@ VERDICTS = (
     "not comparable: other N",
     "not comparable: other protocol",
     "cost",
-)  # in the order of the report
+)
 UNCOMPARED = VERDICTS[3:-1]
 
 
 class Comparison(NamedTuple):
-    """`rows` with the columns `RESULT`, what moved first; rows of one file alone by name; sentences
-    on the matching; `lost`,
-    chains (arm and seed) that only A has, of arms that share others with B.
-    """
+    """What `compare` found; rows and chains of one file alone by name."""
 
-    rows: pd.DataFrame
+    rows: pd.DataFrame  # with the columns `RESULT`, what moved first
     only_a: list[str]
     only_b: list[str]
-    notes: list[str]
-    lost: list[str]
+    notes: list[str]  # sentences on the matching
+    lost: list[str]  # chains (arm and seed) that only A has, of arms that share others with B
 
 
 def compare(
@@ -76,7 +73,10 @@ def compare(
 
     Raises UserError for an unknown metric, and where no row is in both.
     """
-    a, b, notes = align(*(keep(frame, a, b, metrics, costs) for frame in (a, b)))
+    known = {name for run in (a, b) for names in (run.metric, bare(run)) for name in names}
+    if unknown := [metric for metric in metrics if metric not in known]:
+        raise UserError(f"--metric = {unknown[0]!r}: in neither file" + nearest(unknown[0], known))
+    a, b, notes = align(*(keep(frame, metrics, costs) for frame in (a, b)))
     one, two = (
         {key: group.set_index("seed") for key, group in frame.groupby(KEY, sort=False)}
         for frame in (a, b)
@@ -140,9 +140,7 @@ def decided(compared: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def lone_chains(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
-    """`hd 1`: chains of which `a` has a number that `b` lacks, of rows of which both have other
-    chains in common.
-    """
+    """`hd 1`: chains that `b` lacks in a row of which it shares other chains with `a`."""
     seeds = [frame.groupby(KEY, sort=False).seed.agg(set) for frame in (a, b)]
     return list(
         dict.fromkeys(
@@ -159,15 +157,8 @@ def named(key: Sequence[Any]) -> str:
     return " ".join("-" if name == -1 else str(name) for name in key[-3:])
 
 
-def keep(
-    frame: pd.DataFrame, a: pd.DataFrame, b: pd.DataFrame, metrics: Sequence[str], costs: bool
-) -> pd.DataFrame:
+def keep(frame: pd.DataFrame, metrics: Sequence[str], costs: bool) -> pd.DataFrame:
     """The rows that are wanted; chains and nfe that do not apply are -1."""
-    known = {
-        name for run in (a, b) for pair in zip(run.metric, bare(run), strict=True) for name in pair
-    }
-    if unknown := [metric for metric in metrics if metric not in known]:
-        raise UserError(f"--metric = {unknown[0]!r}: in neither file" + nearest(unknown[0], known))
     wanted = (
         frame.metric.isin(metrics) | bare(frame).isin(metrics)
         if metrics
@@ -190,9 +181,7 @@ def base(rows: pd.DataFrame) -> str:
 
 
 def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """Both with equal names where a file has a single suite, or a single arm, and the other
-    another; and what was renamed.
-    """
+    """A single suite, or a single arm, of each under one name; and what was renamed."""
     notes = []
     for column, note in (
         ("suite", "The suite is {} in A and {} in B; rows are matched without it."),
@@ -207,9 +196,7 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame,
 
 
 def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
-    """What `RESULT` says of one row, from its values and standard errors by seed, before p is
-    adjusted.
-    """
+    """The columns `RESULT` of one row from its chains, by seed; p is not adjusted yet."""
     result: dict[str, Any] = {
         "a": a.value.mean(skipna=False),
         "b": b.value.mean(skipna=False),
@@ -235,10 +222,10 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
         return result | ratio(a, b) | {"verdict": "identical" if same else "cost"}
     if same:
         return result | {"difference": 0.0, "p": 1.0, "verdict": "identical"}
+    difference = result["b"] - result["a"]
     method, error, freedom = noise(a, b, shared)
     if not error > 0:
-        return result | {"difference": result["b"] - result["a"], "verdict": "no error known"}
-    difference = result["b"] - result["a"]
+        return result | {"difference": difference, "verdict": "no error known"}
     half = stats.t.ppf(0.975, freedom) * error
     return result | {
         "difference": difference,
@@ -251,9 +238,7 @@ def compare_row(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, Any]:
 
 
 def noise(a: pd.DataFrame, b: pd.DataFrame, shared: pd.Index) -> tuple[str, float, float]:
-    """Method, standard error of the difference of the two means, and degrees of freedom; see the
-    head of this file.
-    """
+    """Method (see the head of this file), standard error of mean b - mean a, degrees of freedom."""
     n = len(a)
     m = len(b)
     method = "sampling"
@@ -275,11 +260,8 @@ def noise(a: pd.DataFrame, b: pd.DataFrame, shared: pd.Index) -> tuple[str, floa
         error = float(several.value.std() * (1 + 1 / len(several)) ** 0.5)
         freedom = len(several) - 1
     if error <= 1e-9 * max(a.value.abs().max(), b.value.abs().max()):  # of rounding
-        return (
-            "sampling",
-            float(((a.se**2).sum(skipna=False) / n**2 + (b.se**2).sum(skipna=False) / m**2) ** 0.5),
-            np.inf,
-        )
+        variance = (a.se**2).sum(skipna=False) / n**2 + (b.se**2).sum(skipna=False) / m**2
+        return "sampling", float(variance**0.5), np.inf
     return method, error, freedom
 
 
@@ -295,16 +277,9 @@ def described(frame: pd.DataFrame) -> str:
     """`textured_digits, 31 arms, chains 0 1 2`."""
     seeds = sorted(set(frame.seed.dropna()) - {-1})
     arms = frame.arm.unique()
-    return ", ".join(
-        filter(
-            None,
-            [
-                *frame.suite.unique(),
-                f"{len(arms)} arms" if len(arms) > 1 else "".join(arms),
-                f"chains {' '.join(map(str, seeds))}" if seeds else "",
-            ],
-        )
-    )
+    parts = [*frame.suite.unique(), f"{len(arms)} arms" if len(arms) > 1 else "".join(arms)]
+    parts += [f"chains {' '.join(map(str, seeds))}"] if seeds else []
+    return ", ".join(filter(None, parts))
 
 
 def count(rows: pd.DataFrame) -> int:
@@ -313,9 +288,7 @@ def count(rows: pd.DataFrame) -> int:
 
 
 def failed(comparison: Comparison) -> bool:
-    """Whether a row moved, is not a number or is in A alone, a chain of A is lost, or nothing
-    could be compared.
-    """
+    """Whether a row moved, broke or is gone, a chain of A is lost, or nothing was compared."""
     return bool(
         comparison.rows.verdict.isin(["moved", "not a number"]).any()
         or comparison.only_a

@@ -9,7 +9,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from hdbench.report.compare import KEY, RATE, UNCOMPARED, VERDICTS, Comparison, count, named
-from hdbench.report.document import number
+from hdbench.report.document import decimals_of, number
 
 WIDTH = 118
 EXPLAINED = {
@@ -22,9 +22,7 @@ EXPLAINED = {
 
 
 def report(comparison: Comparison, everything: bool) -> str:
-    """For people, in at most 118 columns: what moved, the rows nearest to it (or all), what is left
-    out and why.
-    """
+    """What moved, the rows nearest to it (or all), what is left out and why; 118 columns wide."""
     rows = comparison.rows
     of = {verdict: rows[rows.verdict == verdict] for verdict in VERDICTS}
     quality = rows[rows.protocol != "cost"]
@@ -39,15 +37,13 @@ def report(comparison: Comparison, everything: bool) -> str:
         )
     if len(tested):
         text.append(
-            "B - A is with its own 95% interval. p is adjusted (Benjamini-Hochberg) for the "
-            "number of quality rows "
-            f"that differ, {len(tested)}; a row has moved where it is {RATE} or less, so an "
-            "interval without 0 is not enough."
+            "B - A is with its own 95% interval. p is adjusted (Benjamini-Hochberg) for the number "
+            f"of quality rows that differ, {len(tested)}; a row has moved where it is {RATE} or "
+            "less, so an interval without 0 is not enough."
         )
-        text.append(
-            "chains: "
-            + " ".join(line for method, line in EXPLAINED.items() if method in set(listed.method))
-        )
+        methods = set(listed.method)
+        lines = (line for method, line in EXPLAINED.items() if method in methods)
+        text.append(f"chains: {' '.join(lines)}")
     if len(costs):
         text.append(cost_table(costs))
     for verdict in UNCOMPARED:
@@ -75,20 +71,12 @@ def report(comparison: Comparison, everything: bool) -> str:
 
 
 def quality_table(rows: pd.DataFrame) -> str:
-    """Values to the digits of the difference's interval; arms and verdicts on several lines where
-    they are long.
-    """
+    """Values to the digits of the difference's interval; long arms and verdicts are wrapped."""
     titles = ["arm", "nfe", "metric", "A", "B", "B - A", "chains", "p", "verdict"]
     cells = []
     for row in rows.fillna({"method": "", "chains": "-"}).itertuples():
         change, decimals = with_half_width(row.difference, row.high - row.difference, signed=True)
-        p = (
-            "-"
-            if pd.isna(row.p)
-            else "< 0.001"
-            if row.p_adjusted < 0.001
-            else f"{row.p_adjusted:.3f}"
-        )
+        p = "< 0.001" if row.p_adjusted < 0.001 else f"{row.p_adjusted:.3f}"
         cells.append(
             [
                 row.arm,
@@ -98,7 +86,7 @@ def quality_table(rows: pd.DataFrame) -> str:
                 shown(row.b, decimals),
                 change,
                 row.chains + "*" * (row.method == "sampling"),
-                p,
+                "-" if pd.isna(row.p) else p,
                 row.verdict,
             ]
         )
@@ -145,12 +133,10 @@ def cost_table(rows: pd.DataFrame) -> str:
 
 
 def with_half_width(value: float, half: float, signed: bool = False) -> tuple[str, int | None]:
-    """`+0.52 ± 0.11`, to two digits of the half-width, and how many decimals that is; None without
-    a half-width.
-    """
+    """`+0.52 ± 0.11`, to two digits of the half-width, and its decimals; None without one."""
     if not half > 1e-9 * abs(value):
         return shown(value, None, signed), None
-    decimals = max(0, 1 - math.floor(math.log10(float(f"{half:.1e}"))))
+    decimals = decimals_of(half)
     return f"{shown(value, decimals, signed)} ± {shown(half, decimals)}", decimals
 
 
@@ -171,7 +157,7 @@ def sentence(rows: pd.DataFrame) -> str:
     moved = n.get("moved", 0)
     return (
         f"{moved} of {count(rows)} quality rows moved beyond noise"
-        + (" (of such findings at most 5% are expected to be false)" if moved else "")
+        + f" (of such findings at most {RATE:.0%} are expected to be false)" * bool(moved)
         + f", {n.get('within noise', 0)} are within noise, {n.get('identical', 0)} identical to "
-        "the bit" + (f"; {left} could not be compared." if left else ".")
+        "the bit" + f"; {left} could not be compared" * bool(left) + "."
     )

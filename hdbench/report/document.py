@@ -7,15 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
 from hdbench.core.files import write_atomic
 from hdbench.metrics.records import Interval
-
-if TYPE_CHECKING:
-    from hdbench.report.columns import Column
 
 TEX = str.maketrans(
     {
@@ -225,15 +222,11 @@ def _tabular(align: str, head: str, lines: Sequence[str], shrink: bool = True) -
 
 
 def _fitted(document: Document) -> list[str]:
-    """A wide table goes on below itself, its first three columns repeated; a tall one on a page of
-    its own.
-    """
+    """A wide table goes on below itself, its first three columns repeated; a tall one overleaf."""
     width = len(document.columns)
     last = width if width <= 12 else 8
-    panels: list[Sequence[int]] = [
-        range(last),
-        *([[0, 1, 2, *range(last, width)]] if last < width else []),
-    ]
+    panels = [list(range(last))]
+    panels += [[0, 1, 2, *range(last, width)]] if last < width else []
     tabulars = [
         _tabular(
             "".join(document.alignment[index] for index in kept),
@@ -308,30 +301,31 @@ def _paged(document: Document) -> list[str]:
 def number(value: float, decimals: int | None = None, signed: bool = False) -> str:
     """1,234 or 0.0123: to `decimals`, or whole numbers whole and others to three digits."""
     if decimals is None:
-        decimals = (
-            0
-            if value == int(value) or abs(value) >= 100
-            else 2 - math.floor(math.log10(abs(value)))
-        )
+        whole = value == int(value) or abs(value) >= 100
+        decimals = 0 if whole else 2 - math.floor(math.log10(abs(value)))
     text = f"{value:{'+' if signed else ''},.{decimals}f}"
     return text.lstrip("+-") if float(text.replace(",", "")) == 0 else text
 
 
+def decimals_of(half: float) -> int:
+    """The decimals that two digits of a half-width have."""
+    return max(0, 1 - math.floor(math.log10(float(f"{half:.1e}"))))
+
+
 def for_people(
-    column: Column | None, cell: Interval | str | int, scale: float | None = None
+    cell: Interval | str | int, scale: float = 1.0, signed: bool = False, exact: bool = False
 ) -> str:
-    """`9.63 ± 0.42`, to two digits of the half-width; "-" where there is no value."""
+    """`9.63 ± 0.42`, to two digits of the half-width; "-" where there is no value.
+
+    A half-width of zero is shown only where it is `exact`.
+    """
     if not isinstance(cell, Interval):
         return f"{cell:,}" if isinstance(cell, int) else cell
-    scale = scale or (column.scale if column else 1.0)
-    signed = bool(column and column.signed)
     value = scale * cell.value
     half = scale * cell.half_width
     if not math.isfinite(value):
         return "-"
     if not math.isfinite(half) or half == 0:
-        return number(value, signed=signed) + (
-            " ± 0" if half == 0 and column and column.expected else ""
-        )
-    decimals = max(0, 1 - math.floor(math.log10(float(f"{half:.1e}"))))
+        return number(value, signed=signed) + " ± 0" * bool(exact and half == 0)
+    decimals = decimals_of(half)
     return f"{number(value, decimals, signed)} ± {number(half, decimals)}"

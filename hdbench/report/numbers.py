@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hdbench.core.errors import UserError
+from hdbench.metrics.base import Estimate
 from hdbench.metrics.comparison import variance_components
 from hdbench.metrics.records import MISSING, Interval, interval, with_count
 from hdbench.report.validation import of_suite, of_this_plan, usable
@@ -40,24 +41,23 @@ def paired_difference(
     `metric` is a name of the evaluate stage, without a sample count (`fd_test`).  Raises UserError
     for a missing artifact or metric.
     """
-    values = []
-    influences = []
-    for row in (row_a, row_b):
-        path = results  # until an evaluation's, of which every row has one
-        for stage in plan.evaluations(row):
-            path, _ = artifact.load(results, stage)
-            table = pd.read_csv(path / "metrics.csv", index_col="metric")
-            if metric in table.index:
-                break
-        with np.load(path / "influence.npz", allow_pickle=False) as file:
-            if metric not in table.index or metric not in file:
-                raise UserError(
-                    f"{path}: has no metric {metric!r}; it has {', '.join(table.index)}"
-                )
-            values.append(float(table.value[metric]))
-            influences.append(file[metric].astype(np.float64))
-    difference = influences[0] - influences[1]
-    return values[0] - values[1], float(difference.std(ddof=1) / len(difference) ** 0.5)
+    a, b = (measured(results, plan, row, metric) for row in (row_a, row_b))
+    difference = Estimate(a.value - b.value, a.influence - b.influence)
+    return difference.value, difference.standard_error
+
+
+def measured(results: Path, plan: Plan, row: Row, metric: str) -> Estimate:
+    """The metric with its influences (N,), of that evaluation of the row which has it."""
+    known: list[str] = []
+    for stage in plan.evaluations(row):
+        path, _ = artifact.load(results, stage)
+        table = pd.read_csv(path / "metrics.csv", index_col="metric")
+        if metric in table.index:
+            with np.load(path / "influence.npz", allow_pickle=False) as file:
+                return Estimate(float(table.value[metric]), file[metric].astype(np.float64))
+        known.extend(table.index)
+    path = artifact.folder(results, row.stages["evaluate"])
+    raise UserError(f"{path}: has no metric {metric!r}; it has {', '.join(known)}")
 
 
 class Entry(NamedTuple):
@@ -99,9 +99,7 @@ class Numbers:
 
     @property
     def over(self) -> str:
-        """`3 complete chains`, `2 of 3 chains`, `one chain`, `one chain of 3`: what the file has,
-        and the suite.
-        """
+        """`3 complete chains`, `2 of 3 chains`, `one chain` or `one chain of 3`."""
         have = self.frame.seed.nunique()
         declared = len(self.plan.suite.seeds)
         if self.alone:
@@ -109,11 +107,8 @@ class Numbers:
         return f"{have} of {declared} chains" if have < declared else f"{have} complete chains"
 
     def entries(self, arm: str) -> list[Entry]:
-        return list(
-            dict.fromkeys(
-                Entry(arm, row.steps, row.nfe) for row in self.plan.rows if row.arm == arm
-            )
-        )
+        rows = (row for row in self.plan.rows if row.arm == arm)
+        return list(dict.fromkeys(Entry(arm, row.steps, row.nfe) for row in rows))
 
     def counted(self, metric: str) -> str:
         return with_count(metric, self.plan.suite.evaluation.samples)
@@ -125,9 +120,7 @@ class Numbers:
         return self.frame[:0].set_index("seed") if group is None else group
 
     def __call__(self, entry: Entry, metric: str) -> Interval:
-        """Mean over chains with its 95% interval; of one chain the value with its sampling
-        interval.
-        """
+        """Mean over chains with its 95% interval; of one chain, with its sampling interval."""
         chains = self._distinct(entry, metric)
         return interval(chains.value.to_numpy(), chains.se.iloc[0] if len(chains) else math.nan)
 
@@ -137,9 +130,7 @@ class Numbers:
         return chains[~chains[["digest", "value"]].duplicated()]
 
     def part(self, entry: Entry, metric: str) -> Interval:
-        """Of a part of the samples, such as a category, whose own count is behind the name:
-        `fd_test_seven_400`.
-        """
+        """Of a part of the samples, with the part's own count in the name: `fd_test_seven_400`."""
         names = [key for key in set(self.of(entry).metric) if key.rpartition("_")[0] == metric]
         return self(entry, names[0]) if len(names) == 1 else MISSING
 
@@ -166,9 +157,7 @@ class Numbers:
         )
 
     def difference(self, entry: Entry, other: Entry, metric: str) -> Interval:
-        """Entry minus other, chain by chain; for a single chain by the paired influences of its
-        samples.
-        """
+        """Entry minus other, chain by chain; of one chain, with the interval of its samples."""
         a, b = (self.of(e, self.counted(metric)) for e in (entry, other))
         shared = [seed for seed in a.index if seed in b.index]
         distinct = {  # two public networks differ once

@@ -1,6 +1,4 @@
-"""Copies of what is rendered, into the folder of committed tables: a step of its own, that no run
-takes.
-"""
+"""Copies of what is rendered into the folder of committed tables; no run takes this step."""
 
 from __future__ import annotations
 
@@ -13,10 +11,9 @@ SUFFIXES = (".csv", ".md", ".tex", ".png", ".pdf")
 
 
 def publish(name: str, results: Path, out: Path) -> list[Path]:
-    """results/<name>/{*.csv, *.md, tables/*, figures/*} to out/<name>/ and its figures, all or
-    none; the paths written.
+    """results/<name>/{*.csv, *.md, tables/*, figures/*} to out/<name>/, all or none; the paths.
 
-    UserError where nothing is rendered.
+    UserError where nothing is rendered, or tables from other numbers than the present.
     """
     source = results / name
     target = out / name

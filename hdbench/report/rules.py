@@ -19,9 +19,8 @@ from hdbench.core.config import Config, read_yaml, validate
 
 RULES = Path("workflow/claims.yaml")
 VERDICTS = ("reproduced", "not reproduced", "reversed", "not testable here")
-Values = Callable[
-    [str, str], pd.Series | None
-]  # (arm or arm@sampling steps, metric) -> values by seed, None if without
+# (arm or arm@sampling steps, metric) -> values by seed, None if without
+Values = Callable[[str, str], pd.Series | None]
 
 
 class Hypothesis(Config):
@@ -40,10 +39,7 @@ class Hypothesis(Config):
         if (self.below is None) == (self.above is None):
             raise ValueError("give either below or above")
         if self.effect == "ratio" and self.bound <= 0:
-            raise ValueError(
-                f"{'below' if self.above is None else 'above'} = {self.bound}: a ratio's bound is "
-                "positive"
-            )
+            raise ValueError(f"{self.side} = {self.bound}: a ratio's bound is positive")
         if self.effect == "value" and list(self.arms.values()) != [1]:
             raise ValueError("arms of a value is one arm with the coefficient 1")
         if self.effect != "value" and len(self.arms) < 2:
@@ -56,8 +52,13 @@ class Hypothesis(Config):
         return self
 
     @property
+    def side(self) -> Literal["below", "above"]:
+        return "below" if self.above is None else "above"
+
+    @property
     def bound(self) -> float:
-        return next(bound for bound in (self.above, self.below) if bound is not None)
+        (bound,) = (bound for bound in (self.below, self.above) if bound is not None)
+        return bound
 
 
 class Claim(Config):
@@ -79,25 +80,20 @@ class Rules(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A test's effect with its 95% interval and two-sided p against the bound; NaN where it could
-    not be made.
-    """
+    """A test's effect, its 95% interval and two-sided p against the bound; NaN: not made."""
 
     test: Hypothesis
-    effect: float
-    low: float
-    high: float
-    p: float
+    effect: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p: float = math.nan
     chains: int
     lacking: tuple[str, ...] = ()  # arms without numbers
 
     @property
     def claimed_side(self) -> bool:
-        return (
-            self.effect < self.test.bound
-            if self.test.above is None
-            else self.effect > self.test.bound
-        )
+        bound = self.test.bound
+        return self.effect < bound if self.test.side == "below" else self.effect > bound
 
 
 def read_rules(path: Path = RULES) -> Rules:
@@ -105,21 +101,11 @@ def read_rules(path: Path = RULES) -> Rules:
 
 
 def outcome(source: Values, test: Hypothesis) -> Outcome:
-    """The test on the chains that all of its arms have; with fewer than two there is an effect at
-    most.
-    """
+    """The test on the chains that all of its arms have; of one chain, the effect alone."""
     columns = {name: source(name, test.metric) for name in test.arms}
     lacking = [name for name, series in columns.items() if series is None]
     values = pd.DataFrame() if lacking else pd.concat(columns, axis=1, join="inner")
-    nothing = Outcome(
-        test=test,
-        effect=math.nan,
-        low=math.nan,
-        high=math.nan,
-        p=math.nan,
-        chains=len(values),
-        lacking=tuple(lacking),
-    )
+    nothing = Outcome(test=test, chains=len(values), lacking=tuple(lacking))
     if values.empty or not np.isfinite(values.to_numpy()).all():
         return nothing
     coefficients = np.array(list(test.arms.values()))
@@ -135,15 +121,12 @@ def outcome(source: Values, test: Hypothesis) -> Outcome:
     back = np.exp if test.effect == "ratio" else float
     bound = math.log(test.bound) if test.effect == "ratio" else test.bound
     mean = x.mean()
-    error = x.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    if (
-        n < 2 or error == 0
-    ):  # one chain, or a count that is the same in all: an effect without an error
-        exact = n > 1 and mean != bound
-        low = high = back(mean) if n > 1 else math.nan
-        return Outcome(
-            test=test, effect=back(mean), low=low, high=high, p=0.0 if exact else math.nan, chains=n
-        )
+    if n < 2:
+        return Outcome(test=test, effect=back(mean), chains=n)
+    error = x.std(ddof=1) / math.sqrt(n)
+    if error == 0:  # such as a count that is the same in all chains
+        p = math.nan if mean == bound else 0.0
+        return Outcome(test=test, effect=back(mean), low=back(mean), high=back(mean), p=p, chains=n)
     half = stats.t.ppf(0.975, n - 1) * error
     return Outcome(
         test=test,
@@ -156,9 +139,7 @@ def outcome(source: Values, test: Hypothesis) -> Outcome:
 
 
 def _spread(test: Hypothesis, values: pd.DataFrame) -> Outcome:
-    """Ratio of standard deviations over chains, interval and p by F; the two arms are taken as
-    independent.
-    """
+    """Ratio of standard deviations over chains, by F: the two arms are taken as independent."""
     first, second = (
         values[name] for name, _ in sorted(test.arms.items(), key=lambda item: -item[1])
     )
@@ -177,10 +158,7 @@ def _spread(test: Hypothesis, values: pd.DataFrame) -> Outcome:
 
 
 def holm(p: list[float]) -> list[float]:
-    """Holm's step-down corrected p-values (Scand. J.
-
-    Statist. 6, 1979); NaN stays NaN and counts for nothing.
-    """
+    """Holm's step-down corrected p (Scand. J. Statist. 6, 1979); NaN stays and is not counted."""
     order = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
     corrected = [math.nan] * len(p)
     largest = 0.0
@@ -223,8 +201,7 @@ def rule_text(test: Hypothesis) -> str:
         ).removeprefix("+ ")
     if test.effect == "value":
         arms = next(iter(test.arms))
-    side = f"below {test.below:g}" if test.above is None else f"above {test.above:g}"
-    return f"{test.effect} of {test.metric}, {arms}, {side}"
+    return f"{test.effect} of {test.metric}, {arms}, {test.side} {test.bound:g}"
 
 
 def sentence(
@@ -247,15 +224,10 @@ def sentence(
     counts = Counter(word for *_, word in tests)
     if counts["not made"] == len(tests):
         return "A number is missing or not finite, or there are fewer than two chains."
-    said = ", ".join(
-        f"{count} {word}"
-        for word in ("holds", "reversed", "undecided", "not made")
-        if (count := counts[word])
-    )
-    return (
-        f"{said}; "
-        f"{'one test' if len(tests) == 1 else f'{claim.combine} of {len(tests)} tests'} must hold."
-    )
+    words = ("holds", "reversed", "undecided", "not made")
+    said = ", ".join(f"{counts[word]} {word}" for word in words if counts[word])
+    of = "one test" if len(tests) == 1 else f"{claim.combine} of {len(tests)} tests"
+    return f"{said}; {of} must hold."
 
 
 def number(o: Outcome) -> str:

@@ -1,6 +1,4 @@
-"""Which numbers of a file belong to a suite: all of them, or, of a foreign file, those that can be
-used.
-"""
+"""Which numbers of a file belong to a suite: all, or of a foreign file those that can be used."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from hdbench.experiments.report import Intervals
 from hdbench.experiments.theory.values import read_theory
 from hdbench.metrics.records import Interval, read_metrics
 from hdbench.report.claims import find_entry, judge, values_of, verdicts
-from hdbench.report.columns import Column, dagger
+from hdbench.report.columns import dagger
 from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.report.rules import Hypothesis, outcome, read_rules
@@ -196,7 +196,7 @@ def _methods(numbers: Numbers) -> pd.DataFrame:
 
 
 def _shown(interval: Interval, signed: bool = False) -> str:
-    return for_people(Column(key="", title="", cell=lambda e: interval, signed=signed), interval)
+    return for_people(interval, signed=signed)
 
 
 def _entry(numbers: Numbers, name: str, key: str, source: str) -> Entry:

@@ -161,7 +161,7 @@ def test_the_forest_has_every_comparison_with_its_paired_interval(tmp_path, chan
         texts = {text.get_position()[1]: text.get_text() for text in axis.texts}
         assert [value for value, *_ in found] == sorted(i.value for i in expected)
         for interval, (_, y, ends) in zip(sorted(expected), found, strict=True):
-            assert texts[y] == for_people(figure_style.SIGNED, interval)
+            assert texts[y] == for_people(interval, signed=True)
             assert (
                 ends["x"] == ends_of(interval) if math.isfinite(interval.half_width) else not ends
             )

@@ -23,7 +23,6 @@ from hdbench.core.errors import UserError
 from hdbench.metrics import records as metric_records
 from hdbench.networks import flops
 from hdbench.report import collect, document, figures, tables
-from hdbench.report import columns as report_columns
 from hdbench.report import numbers as report_numbers
 from hdbench.report.figures import sources as figure_sources
 from hdbench.report.figures.spectrum import Spectrum, relative_power
@@ -632,8 +631,7 @@ def test_tex_is_balanced_and_escaped(tmp_path, name):
     ],
 )
 def test_numbers_have_two_digits_of_the_half_width(value, half, signed, text):
-    column = report_columns.Column(key="x", title="x", cell=lambda e: "-", signed=signed)
-    assert document.for_people(column, metric_records.Interval(value, half)) == text
+    assert document.for_people(metric_records.Interval(value, half), signed=signed) == text
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,7 @@ STAGE_TWO = {  # labels by the scalar's name, a pattern
 
 
 class Curves(Figure):
-    """A column for each start: the residual of its trajectory stage, and below what stage 2 does,
-    head by head.
-    """
+    """A column for each start: its trajectory stage's residual, then stage 2 head by head."""
 
     name = "curves"
 
@@ -42,13 +40,8 @@ class Curves(Figure):
         plan = sources.plan
         groups = columns_of(sources)
         refined = [arm for arms in by_kind(plan).values() for arm in arms]
-        figure, axes = plt.subplots(
-            1 + len(STAGE_TWO),
-            max(len(groups), 1),
-            figsize=(7.2, 7.4),
-            squeeze=False,
-            layout="constrained",
-        )
+        shape = (1 + len(STAGE_TWO), max(len(groups), 1))
+        figure, axes = plt.subplots(*shape, figsize=(7.2, 7.4), squeeze=False, layout="constrained")
         for column, (heading, arms) in zip(axes.T, groups.items(), strict=False):
             column[0].set_title(heading, weight="bold")
             trajectory = histories(sources, arms[0], "trajectory")
@@ -78,9 +71,7 @@ class Curves(Figure):
 
 
 def columns_of(sources: Sources) -> dict[str, list[str]]:
-    """Arms by heading: stage 2 by what it starts from, then trajectory stages that none starts
-    from.
-    """
+    """Arms by heading: stage 2 by its start, then trajectory stages from which none starts."""
     plan = sources.plan
     groups = by_kind(plan)
     used = [plan.arms[arm].trajectory for arms in groups.values() for arm in arms]
@@ -113,9 +104,7 @@ def label(axes: np.ndarray) -> None:
             axis.set_ylabel(text)
             axis.autoscale(axis="y")
     for column in axes.T:
-        for line, text in (
-            (column[:1], "step of the trajectory stage"),
-            (column[1:], "generator step"),
-        ):
+        parts = ((column[:1], "step of the trajectory stage"), (column[1:], "generator step"))
+        for line, text in parts:
             for axis in [axis for axis in line if axis.lines][-1:]:
                 axis.set_xlabel(text)

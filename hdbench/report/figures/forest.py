@@ -13,7 +13,6 @@ from hdbench.report.document import for_people
 from hdbench.report.figures.base import Figure
 from hdbench.report.figures.sources import Sources, dagger
 from hdbench.report.figures.style import (
-    SIGNED,
     kind_of,
     note_below,
     nothing,
@@ -39,9 +38,7 @@ BETWEEN = 1.3  # lines from a group to the next heading
 
 
 class Forest(Figure):
-    """Paired differences of FD test: each head against none, and each start of stage 2 against the
-    suite's own.
-    """
+    """Paired differences of FD test: heads against none, starts of stage 2 against the suite's."""
 
     name = "forest"
     tables = ("main", "initialisation")
@@ -71,18 +68,11 @@ class Forest(Figure):
             say_sides(axis)
         # the stub knows the base class alone, whose `set` has no options
         figure.get_layout_engine().set(wspace=0.08)  # pyright: ignore[reportCallIssue]
-        intervals = {
-            arm: i for groups in grouped for group in groups.values() for arm, i in group.items()
-        }
-        unknown = any(
-            math.isnan(interval.half_width)
-            for groups in grouped
-            for group in groups.values()
-            for interval in group.values()
-        )
+        shown = [pair for groups in grouped for group in groups.values() for pair in group.items()]
+        unknown = any(math.isnan(interval.half_width) for _, interval in shown)
         said = [sources.intervals_are(" of differences within a chain", real=False)]
         said += ["Without interval: the artifacts that it needs are not there"] if unknown else []
-        return note_below(figure, sources.notes(intervals, *said))
+        return note_below(figure, sources.notes([arm for arm, _ in shown], *said))
 
 
 def draw_groups(axis: Axes, plan: Plan, groups: Groups) -> dict[float, str]:
@@ -111,7 +101,7 @@ def draw_groups(axis: Axes, plan: Plan, groups: Groups) -> dict[float, str]:
                 elinewidth=1,
                 **point_style(plan, arm) | {"markersize": 4},
             )
-            text = for_people(SIGNED, interval)
+            text = for_people(interval, signed=True)
             axis.text(1.02, y, text, transform=beside, fontsize=6.5, va="center")
             ticks[y] = head_name(plan.arms[arm]) + dagger(head_of(plan.arms[arm]))
         y += BETWEEN

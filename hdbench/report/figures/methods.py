@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from hdbench.metrics.records import MISSING, Interval
 from hdbench.report.figures.base import Figure
-from hdbench.report.figures.sources import Sources
+from hdbench.report.figures.sources import Sources, steps_text
 from hdbench.report.figures.style import (
     BLACK,
     BLUE,
@@ -39,9 +39,7 @@ COLOURS = (BLACK, ORANGE, SKY, GREEN, VERMILION, BLUE, PURPLE)
 
 
 class Methods(Figure):
-    """FD test of every method by its sampling steps, and against what its training took; equal
-    letters, equal method.
-    """
+    """FD test of every method by sampling steps, and by training cost with a letter a method."""
 
     name = "methods"
     tables = ()
@@ -61,12 +59,9 @@ class Methods(Figure):
         counts = sorted({entry.steps for entry in distances})
         looks = zip(cycle(COLOURS), cycle("osD^vP*"), strict=False)
         styles = dict(zip(counts, looks, strict=False))
+        size = (7.2, 1.6 + 0.19 * len(arms))
         figure, (by_steps, by_cost) = plt.subplots(
-            1,
-            2,
-            figsize=(7.2, 1.6 + 0.19 * len(arms)),
-            layout="constrained",
-            width_ratios=(1.25, 1),
+            1, 2, figsize=size, layout="constrained", width_ratios=(1.25, 1)
         )
         draw_by_steps(by_steps, distances, arms, styles)
         draw_by_cost(by_cost, sources, distances, letters, styles)
@@ -147,8 +142,8 @@ def draw_by_cost(
 
 def step_handle(count: int, colour: str, marker: str) -> Line2D:
     """Of the legend: the look of a number of sampling steps."""
-    label = f"{count} step{'s' if count > 1 else ''}"
-    return Line2D([], [], label=label, color=colour, marker=marker, markersize=4, linestyle="none")
+    look = {"color": colour, "marker": marker, "markersize": 4, "linestyle": "none"}
+    return Line2D([], [], label=steps_text(count), **look)
 
 
 def compute(sources: Sources, arms: list[str]) -> str:

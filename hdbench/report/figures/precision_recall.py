@@ -30,9 +30,7 @@ Points = dict[Entry, list[Interval]]  # recall and precision
 
 
 class PrecisionRecall(Figure):
-    """Precision against recall; on the right the part around the one-step arms, larger and without
-    intervals.
-    """
+    """Precision against recall; on the right the part around stage 2, larger, without intervals."""
 
     name = "precision_recall"
 

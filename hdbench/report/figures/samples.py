@@ -19,9 +19,7 @@ MARGIN = 2.6  # inches, of labels
 
 
 class Samples(Figure):
-    """The same noises (columns) through every method (rows), first chain; on top real test images
-    of those classes.
-    """
+    """Equal noises (columns) through every method (rows), first chain; on top real test images."""
 
     name = "samples"
 
@@ -37,13 +35,8 @@ class Samples(Figure):
         size = np.array([MARGIN + side * count, side * (tops[-1] + 1)])
         figure = plt.figure(figsize=size)
         for top, (_, label, images) in zip(tops, lines, strict=True):
-            place = (
-                MARGIN / size[0],
-                1 - side * (top + 1) / size[1],
-                side * count / size[0],
-                side / size[1],
-            )
-            draw_line(figure, place, images)
+            corner = (MARGIN / size[0], 1 - side * (top + 1) / size[1])
+            draw_line(figure, (*corner, side * count / size[0], side / size[1]), images)
             middle = 1 - side * (top + 0.5) / size[1]
             figure.text((MARGIN - 0.08) / size[0], middle, label, ha="right", va="center")
         columns = f"Columns: equal noises and classes; chain {plan.suite.seeds[0]}"

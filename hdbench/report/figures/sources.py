@@ -47,12 +47,10 @@ class Sources:
     def name(self, entry: Entry) -> str:
         config = self.plan.arms[entry.arm]
         one_step = config.real or config.refine
-        return self.label(entry.arm) + ("" if one_step else steps_text(entry.steps))
+        return self.label(entry.arm) + ("" if one_step else f", {steps_text(entry.steps)}")
 
     def numbers_of(self, entries: Iterable[Entry], *metrics: str) -> dict[Entry, list[Interval]]:
-        """Of each entry these metrics; one that lacks any is left out and, as is one with fewer
-        chains, noted.
-        """
+        """These metrics by entry; what lacks one is left out and noted, fewer chains are noted."""
         shown = {}
         for entry in entries:
             name = self.name(entry)
@@ -74,10 +72,8 @@ class Sources:
         parts = [self.plan.suite.title, *said]
         if any("†" in self.label(arm) for arm in arms):
             parts.append("†\u00a0Reconstruction: the paper gives no formula")
-        for text, names in {
-            "Fewer chains: ": self.remarks,
-            "Not available: ": self.missing,
-        }.items():
+        lists = {"Fewer chains: ": self.remarks, "Not available: ": self.missing}
+        for text, names in lists.items():
             if names:
                 more = [f"and {len(names) - 8} more"] if len(names) > 8 else []
                 parts.append(text + "; ".join([*names[:8], *more]))
@@ -93,13 +89,11 @@ class Sources:
 
 
 def steps_text(steps: int) -> str:
-    return f", {steps} step{'s' if steps > 1 else ''}"
+    return f"{steps} step{'s' if steps > 1 else ''}"
 
 
 def histories(sources: Sources, arm: str, kind: str) -> dict[int, pd.DataFrame]:
-    """By chain what that stage of an arm has recorded, by step; without chains that have no such
-    stage.
-    """
+    """By chain what that stage of an arm has recorded, by step; only of chains that have it."""
     recorded = {}
     for row in {row.stages[kind]: row for row in sources.rows(arm) if kind in row.stages}.values():
         if folder := sources.folder(row.stages[kind], f"{sources.label(arm)}, chain {row.seed}"):

@@ -33,9 +33,7 @@ LINES = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (1, 1)))  # of their numbers of sa
 
 
 class Spectrum(Figure):
-    """Relative power against radial frequency: by sampling steps before stage 2, and by head after
-    it.
-    """
+    """Relative power against radial frequency: by steps before stage 2, and by head after it."""
 
     name = "spectrum"
 

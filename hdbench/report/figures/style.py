@@ -21,7 +21,6 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from hdbench.methods.discriminators import HEADS
 from hdbench.metrics.records import Interval
-from hdbench.report.columns import Column
 from hdbench.report.figures.sources import Sources, dagger
 from hdbench.report.numbers import Numbers
 from hdbench.suite.arms import describe, equal_total, head_name, head_of
@@ -41,22 +40,8 @@ ALL_HEADS = ("none", *HEADS.load())
 HEAD_COLOURS = dict(
     zip(ALL_HEADS, cycle((BLACK, ORANGE, GREEN, SKY, VERMILION, BLUE, PURPLE, YELLOW)))
 )
-HEAD_LINES = dict(
-    zip(
-        ALL_HEADS,
-        cycle(
-            (
-                "-",
-                (0, (6, 1.5)),
-                (0, (3, 1)),
-                (0, (1, 1)),
-                (0, (6, 1, 1, 1)),
-                (0, (3, 1, 1, 1)),
-                (0, (3, 1, 1, 1, 1, 1)),
-            )
-        ),
-    )
-)
+DASHES = ((6, 1.5), (3, 1), (1, 1), (6, 1, 1, 1), (3, 1, 1, 1), (3, 1, 1, 1, 1, 1))
+HEAD_LINES = dict(zip(ALL_HEADS, cycle(("-", *((0, dashes) for dashes in DASHES)))))
 HEAD_LETTERS = dict(zip(ALL_HEADS, cycle("abcdefghijklmnopqrstuvwxyz")))
 REFERENCE = "0.35"  # colour of all that stage 2 is compared with
 STYLE = {
@@ -78,7 +63,6 @@ STYLE = {
     "legend.title_fontsize": 7,
 }
 NOTHING = "nothing to draw yet"
-SIGNED = Column(key="difference", title="", cell=lambda entry: "-", signed=True)
 
 
 def pictures_of(figure: Figure, path: Path) -> dict[Path, bytes]:
@@ -93,17 +77,11 @@ def pictures_of(figure: Figure, path: Path) -> dict[Path, bytes]:
 
 
 def note_below(figure: Figure, text: str) -> Figure:
-    bottom = (
-        min([0, *(legend.get_window_extent().y0 for legend in figure.legends)]) / figure.bbox.height
-    )
+    """The figure with a note below it and below its legends."""
+    lowest = min([0, *(legend.get_window_extent().y0 for legend in figure.legends)])
+    y = lowest / figure.bbox.height - 0.01
     figure.text(
-        0.5,
-        bottom - 0.01,
-        textwrap.fill(text, 130),
-        fontsize=6,
-        color="0.35",
-        ha="center",
-        va="top",
+        0.5, y, textwrap.fill(text, 130), fontsize=6, color=REFERENCE, ha="center", va="top"
     )
     return figure
 
@@ -117,11 +95,8 @@ def nothing(sources: Sources, needed: str) -> Figure:
 
 def kind_of(plan: Plan, arm: str) -> str:
     """What an arm is apart from its head and its rule for steps: `Teacher → DMD`."""
-    return (
-        describe(plan, arm)
-        .replace(f" + {head_name(plan.arms[arm])}", "")
-        .replace(", equal total", "")
-    )
+    without_head = describe(plan, arm).replace(f" + {head_name(plan.arms[arm])}", "")
+    return without_head.replace(", equal total", "")
 
 
 def stage_two(plan: Plan) -> list[str]:
@@ -133,9 +108,7 @@ def before_stage_two(plan: Plan) -> list[str]:
 
 
 def markers(plan: Plan) -> dict[str, str]:
-    """Of each arm: round or pointed from a trajectory student, square from the teacher, others
-    before stage 2.
-    """
+    """By arm: round or pointed after a student, square after the teacher, others before stage 2."""
     shapes = {True: cycle("o^Dv<>"), False: cycle("sph8")}
     kinds = dict.fromkeys(
         (kind_of(plan, arm), bool(plan.arms[arm].trajectory)) for arm in stage_two(plan)
@@ -147,9 +120,7 @@ def markers(plan: Plan) -> dict[str, str]:
 
 
 def point_style(plan: Plan, arm: str) -> dict:
-    """Colour is the head, and what was not trained by stage 2 grey; open where the total compute is
-    made equal.
-    """
+    """Colour is the head, grey without stage 2; open where the total compute is made equal."""
     colour = HEAD_COLOURS.get(head_of(plan.arms[arm]) or "", REFERENCE)
     return {
         "marker": markers(plan)[arm],
@@ -162,9 +133,7 @@ def point_style(plan: Plan, arm: str) -> dict:
 
 
 def head_handles(plan: Plan, arms: Iterable[str], **line) -> list[Line2D]:
-    """Of a legend: each head's colour, on its own line style or on what is given (of all heads, or
-    by head).
-    """
+    """Of a legend: each head's colour, in its own line style or as given (for all, or by head)."""
     heads = {
         head: head_name(plan.arms[arm]) + dagger(head)
         for arm in arms
@@ -202,9 +171,7 @@ def marker_handles(sources: Sources, arms: Iterable[str]) -> list[Line2D]:
 
 
 def legends(figure: Figure, columns: dict[str, list[Line2D]], wide: Sequence[str] = ()) -> None:
-    """Up to three legends side by side below the axes, each with its title; those named `wide` in
-    two columns.
-    """
+    """Up to three legends by title, side by side below the axes; those `wide` in two columns."""
     columns = {title: handles for title, handles in columns.items() if handles}
     places = {0: (), 1: (0.5,), 2: (0, 1), 3: (0, 0.5, 1)}[len(columns)]
     for place, (title, handles) in zip(places, columns.items(), strict=True):
@@ -254,34 +221,17 @@ def title_of(numbers: Numbers, metric: str) -> str:
 
 def floor(sources: Sources, axis: Axes, metric: str) -> None:
     """What real training images score: test images against themselves would measure nothing."""
-    real = [
-        e
-        for name, arm in sources.plan.arms.items()
-        if arm.real == "train"
-        for e in sources.numbers.entries(name)
-    ]
-    for entry, (interval,) in sources.numbers_of(real, metric).items():
-        axis.axhline(
-            interval.value,
-            color=REFERENCE,
-            linestyle="--",
-            linewidth=1,
-            label=f"{sources.label(entry.arm)}: floor",
-        )
-        axis.axhspan(
-            interval.value - interval.half_width,
-            interval.value + interval.half_width,
-            color=REFERENCE,
-            alpha=0.12,
-            linewidth=0,
-            zorder=0,
-        )
+    real = [name for name, arm in sources.plan.arms.items() if arm.real == "train"]
+    entries = [entry for name in real for entry in sources.numbers.entries(name)]
+    for entry, ((value, half),) in sources.numbers_of(entries, metric).items():
+        name = f"{sources.label(entry.arm)}: floor"
+        axis.axhline(value, color=REFERENCE, linestyle="--", linewidth=1, label=name)
+        band = {"color": REFERENCE, "alpha": 0.12, "linewidth": 0, "zorder": 0}
+        axis.axhspan(value - half, value + half, **band)
 
 
 def plot_chains(axis: Axes, history: pd.DataFrame, **line) -> None:
-    """Rolling median over steps: the mean over chains, and a light band from the lowest to the
-    highest chain.
-    """
+    """Rolling medians over steps: mean over chains, and a band from the lowest to the highest."""
     if not history.empty:
         smooth = history.rolling(max(1, len(history) // 10), center=True, min_periods=1).median()
         plot_band(axis, smooth.index, smooth.to_numpy().T, **line)
@@ -297,9 +247,7 @@ def plot_band(axis: Axes, x: Sequence[float], chains: np.ndarray, **line) -> Non
 
 
 def by_kind(plan: Plan) -> dict[str, list[str]]:
-    """Stage-2 arms of the plain budget by what they start from; those of equal total compute run
-    for many more steps.
-    """
+    """Stage-2 arms by their start; not those of equal total compute, which run far longer."""
     groups = {}
     for arm in stage_two(plan):
         if not equal_total(plan, arm):

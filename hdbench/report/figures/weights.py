@@ -21,9 +21,7 @@ TITLES = ("start", *(f"{fraction:.0%}" for fraction in FRACTIONS[1:-1]), "end")
 
 
 class Weights(Figure):
-    """Where adaptive heads look in fake samples: mean weight of each token at some steps, and
-    entropy over all steps.
-    """
+    """Where adaptive heads look in fake samples: mean weight of each token, and entropy by step."""
 
     name = "weights"
 
@@ -71,9 +69,7 @@ class Weights(Figure):
 
 
 def weights_of(sources: Sources) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
-    """By arm: weights times N of the first chain, by step and token, and entropies, one column a
-    chain.
-    """
+    """By arm: the first chain's weights times N, by step and token; entropies, a column a chain."""
     plan = sources.plan
     shown = {}
     for arm in (arm for arm in stage_two(plan) if is_adaptive(head_of(plan.arms[arm]))):

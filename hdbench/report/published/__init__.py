@@ -1,5 +1,4 @@
-"""The published numbers of a benchmark, and below them ours: its main table as csv, Markdown and
-LaTeX.
+"""The main table of a benchmark as csv, Markdown and LaTeX: published numbers, below them ours.
 
 Published values are shown as the file has them, digit by digit; ours come from files of metrics.
 Missing is "-", never 0.
@@ -74,9 +73,8 @@ def _caption(benchmark: Benchmark) -> str:
     protocol = PROTOCOLS[benchmark.protocol]
     return (
         f"{benchmark.name}: published numbers, sorted by FID, and below them ours. Published "
-        "numbers are as "
-        f"their sources print them, by evaluators of their own; ours are under {protocol.name} (N "
-        f"= {protocol.n:,})."
+        "numbers are as their sources print them, by evaluators of their own; ours are under "
+        f"{protocol.name} (N = {protocol.n:,})."
     )
 
 
@@ -86,7 +84,7 @@ def _cells(line: Line, sources: Sequence[str]) -> list[Cell]:
         line.params,
         line.nfe,
         line.guidance,
-        *(for_people(None, cell) for cell in line.cells.values()),
+        *map(for_people, line.cells.values()),
         f"[{sources.index(line.source) + 1}]" if line.source else "",
     ]
     emphasis = "bold" if line.group == HD else ""
@@ -94,8 +92,8 @@ def _cells(line: Line, sources: Sequence[str]) -> list[Cell]:
     return [Cell(text, emphasis) for text in (method, *(text or "-" for text in texts))]
 
 
-def _notes(name: str, lines: Sequence[Line], remembered: int, measured: bool) -> list[str]:
-    """Footnotes; `remembered` published numbers are left out, and ours are `measured` or not."""
+def _notes(name: str, lines: Sequence[Line], left_out: int, with_ours: bool) -> list[str]:
+    """Footnotes; `left_out` counts the remembered numbers that are not shown."""
     benchmark = BENCHMARKS[name]
     terms = ". ".join(line.terms for line in lines if line.terms)
     used = "".join(line.marks for line in lines)
@@ -104,11 +102,11 @@ def _notes(name: str, lines: Sequence[Line], remembered: int, measured: bool) ->
         for mark, text in FOOTNOTES.items()
         if mark in used
     ]
-    if remembered:
-        notes.append(f"Left out: {remembered} remembered and not checked.")
+    if left_out:
+        notes.append(f"Left out: {left_out} remembered and not checked.")
     if all(line.group != HD for line in lines):
         notes.append(f"HD has no published number on {benchmark.name} here.")
-    if measured:
+    if with_ours:
         notes.append(
             f"{OURS}: with its 95% interval, of sampling for one chain, a t-interval over several."
         )

@@ -95,9 +95,7 @@ BENCHMARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row of the table: texts as the sources have them, or intervals of ours; `terms` says what ‡
-    stands for.
-    """
+    """A row of the table: texts as the sources have them, or intervals of ours."""
 
     group: str
     method: str
@@ -108,14 +106,11 @@ class Line:
     facts: dict[str, object] = field(default_factory=dict)  # for the csv alone
     source: str = ""
     marks: str = ""
-    terms: str = ""
+    terms: str = ""  # what ‡ stands for
 
     @property
     def quality(self) -> float:
         """FID, by which a group is sorted; missing comes last."""
-        value = (
-            self.cells["fid"].value
-            if isinstance(self.cells["fid"], Interval)
-            else float(self.cells["fid"] or "inf")
-        )
+        fid = self.cells["fid"]
+        value = fid.value if isinstance(fid, Interval) else float(fid or "inf")
         return value if math.isfinite(value) else math.inf

@@ -18,31 +18,23 @@ from hdbench.report.published.benchmarks import OURS, Benchmark, Line
 
 
 def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], list[str]]:
-    """Our rows under the benchmark's protocol, one for each suite, arm and NFE, and a footnote on
-    what was left out.
-    """
+    """Our rows under the benchmark's protocol, one a suite, arm and NFE; notes on what is not."""
     if not files:
         return [], []
     frame = pd.concat([read_metrics(path) for path in files], ignore_index=True)
     named = frame.protocol.fillna("-").str.split(r"[\[:]", n=1, regex=True).str[0]
     other = frame[~named.isin([benchmark.protocol, "cost"])].assign(protocol=named)
-    notes = (
-        [
-            f"Left out, arms that are not of {benchmark.protocol}: "
-            + "; ".join(
-                f"{rows.arm.nunique()} of {suite} ({protocol})"
-                for (suite, protocol), rows in other.groupby(["suite", "protocol"], sort=False)
-            )
-            + "."
-        ]
-        if len(other)
-        else []
-    )
+    arms = [
+        f"{rows.arm.nunique()} of {suite} ({protocol})"
+        for (suite, protocol), rows in other.groupby(["suite", "protocol"], sort=False)
+    ]
+    said = f"Left out, arms that are not of {benchmark.protocol}: {'; '.join(arms)}."
+    notes = [said] if arms else []
     ours = frame[named == benchmark.protocol]
     if ours.n.isna().any():
         raise UserError(
             f"{ours.arm[ours.n.isna().idxmax()]}: a number of {benchmark.protocol} without its n; "
-            f"make the file again with `hdbench evaluate` or `hdbench collect`"
+            "make the file again with `hdbench evaluate` or `hdbench collect`"
         )
     if len(twice := ours[ours.duplicated(["suite", "arm", "seed", "nfe", "metric", "protocol"])]):
         raise UserError(
@@ -51,15 +43,12 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
         )
     metrics = [metric for _, metric in benchmark.columns.values()]
     wanted = [
-        metric in {with_count(name, n) for name in metrics}
+        metric in [with_count(name, n) for name in metrics]
         for metric, n in zip(ours.metric, ours.n, strict=True)
     ]
     ours = ours[pd.Series(wanted, index=ours.index, dtype=bool)]
-    parameters = (
-        frame[(frame.protocol == "cost") & (frame.metric == "parameters")]
-        .groupby(["suite", "arm"])
-        .value.first()
-    )
+    sizes = frame[(frame.protocol == "cost") & (frame.metric == "parameters")]
+    parameters = sizes.groupby(["suite", "arm"]).value.first()
     keys = ["suite", "arm", "nfe", "protocol", "n"]
     references = {text.rpartition(":")[2] for text in ours.protocol}
     return [
@@ -75,9 +64,7 @@ def _line(
     parameters: pd.Series,
     mixed: bool,
 ) -> Line:
-    """One of ours; its terms are what differs from the protocol or lacks in a chain, and, of mixed
-    references, its own.
-    """
+    """One of ours; its terms: what differs from the protocol, missing chains, a mixed reference."""
     method = key["arm"] if key["suite"] == "evaluate" else f"{key['suite']}: {key['arm']}"
     chains = rows.seed.nunique(dropna=False)
     wanted = PROTOCOLS[benchmark.protocol].n

@@ -11,35 +11,16 @@ import pandas as pd
 from hdbench.core.errors import UserError
 from hdbench.report.published.benchmarks import GROUP_OF, OTHER, Benchmark, Line
 
-COLUMNS = (
-    "benchmark",
-    "method",
-    "family",
-    "params_M",
-    "nfe",
-    "guidance",
-    "fid",
-    "is",
-    "precision",
-    "recall",
-    "clip",
-    "other",
-    "latency",
-    "source",
-    "locator",
-    "confidence",
-)
+SUBJECT = ["benchmark", "method", "family", "params_M", "nfe", "guidance"]
 VALUES = ["fid", "is", "precision", "recall", "clip"]
-OWN_TERMS = re.compile(
-    "protocol|evaluator|re-evaluated|not comparable|disagree|differs"
-)  # in a method or remark
-SECOND_HAND = re.compile(r"secondary|\bnotes?\b|wiki|transcription")  # in a source
+COLUMNS = [*SUBJECT, *VALUES, "other", "latency", "source", "locator", "confidence"]
+# words of a method or remark, and of a source
+OWN_TERMS = re.compile("protocol|evaluator|re-evaluated|not comparable|disagree|differs")
+SECOND_HAND = re.compile(r"secondary|\bnotes?\b|wiki|transcription")
 
 
 def read_published(path: Path) -> pd.DataFrame:
-    """The published numbers as text; UserError where columns lack, a value is none, or a row
-    appears twice.
-    """
+    """The published numbers as text; UserError for a missing column, a bad value, a doubled row."""
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError:

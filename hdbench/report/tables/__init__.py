@@ -1,5 +1,4 @@
-"""The suite's tables, as csv for machines, and as Markdown, LaTeX and HTML for people: one file a
-kind.
+"""The suite's tables: csv for machines, Markdown, LaTeX and HTML for people; one file a kind.
 
 A new kind is its file and a line in `kinds`, or an installed package's entry point
 `hdbench.tables`.

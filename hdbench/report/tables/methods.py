@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hdbench.report import columns
 from hdbench.report.columns import Column
-from hdbench.report.numbers import Numbers
+from hdbench.report.numbers import Entry, Numbers
 from hdbench.report.tables.base import Table, rank
 from hdbench.suite.arms import (
     base_arm,
@@ -41,6 +41,10 @@ class Methods(Table):
     def columns(self, numbers: Numbers) -> list[Column]:
         plan = numbers.plan
         recipes = plan.recipes
+
+        def source(e: Entry) -> str:
+            return recipes[e.arm].source if e.arm in recipes else "-"
+
         differences = [
             column
             for other in self.compared(plan)
@@ -50,9 +54,7 @@ class Methods(Table):
         ]
         return [
             columns.method(numbers),
-            columns.text(
-                "source", "Source", lambda e: recipes[e.arm].source if e.arm in recipes else "-"
-            ),
+            columns.text("source", "Source", source),
             columns.steps(),
             columns.nfe(),
             columns.chains(numbers),

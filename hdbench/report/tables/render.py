@@ -41,18 +41,14 @@ RANKS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
-    """A table with all its cells: caption, footnotes, columns, and by entry the cells and footnote
-    marks.
-
-    `ranks`: "best" or "second" by (row, column), where intervals support it.
-    """
+    """A table with all its cells."""
 
     label: str
     caption: str
     footnotes: list[str]
     columns: list[Column]
-    rows: list[tuple[Entry, list[Value], str]]
-    ranks: dict[tuple[int, int], str]
+    rows: list[tuple[Entry, list[Value], str]]  # entry, cells and footnote marks
+    ranks: dict[tuple[int, int], str]  # "best" or "second" by row and column, by intervals
 
     @property
     def document(self) -> Document:
@@ -62,12 +58,8 @@ class Rendered:
         for row, (_, values, mark) in enumerate(self.rows):
             cells = [self._cell(row, index, values[index]) for index, _ in shown]
             marks = [mark, *("†" * (c.marked and "†" in mark) for _, c in shown[1:])]
-            rows.append(
-                [
-                    cell._replace(text=cell.text + mark)
-                    for cell, mark in zip(cells, marks, strict=True)
-                ]
-            )
+            pairs = zip(cells, marks, strict=True)
+            rows.append([cell._replace(text=cell.text + mark) for cell, mark in pairs])
         return Document(
             label=self.label,
             caption=self.caption,
@@ -80,7 +72,7 @@ class Rendered:
     def _cell(self, row: int, index: int, value: Value) -> Cell:
         rank = self.ranks.get((row, index))
         return Cell(
-            for_people(self.columns[index], value),
+            self.columns[index].for_people(value),
             {"best": "bold", "second": "italic", None: ""}[rank],
             isinstance(value, Interval),
         )
@@ -148,7 +140,7 @@ def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Val
     # test images against themselves measure nothing
     itself = numbers.counted("fd_test") if arm.real == "test" else None
     missing = any(
-        column.expected and for_people(column, cell) == "-"
+        column.expected and column.for_people(cell) == "-"
         for column, cell in zip(columns, cells, strict=True)
         if column.key != itself
     )
@@ -162,9 +154,7 @@ def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Val
 
 
 def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry, str]:
-    """The best of the models and the second best, each only if it beats all that come after it by a
-    paired 95% interval.
-    """
+    """The best model and the second, where paired 95% intervals to all behind it are below 0."""
     sign = {"↓": 1, "↑": -1}.get(column.title[-1:])
     if sign is None or numbers.alone:  # one chain says nothing of another training run
         return {}
@@ -207,11 +197,8 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
     base = base_arm(numbers.plan)
     protocol = ", ".join(sorted(set(numbers.frame.protocol) - {"cost"})) or "-"
     teachers = [e for name, arm in arms.items() if is_teacher(arm) for e in numbers.entries(name)]
-    spent = (
-        for_people(None, numbers(teachers[0], "teacher_forward_equivalents"), 1e-3)
-        if teachers
-        else "-"
-    )
+    cost = numbers(teachers[0], "teacher_forward_equivalents") if teachers else MISSING
+    spent = for_people(cost, 1e-3)
     return [
         text
         for word, text in {
@@ -222,8 +209,8 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
             "Band": "Band: power in that band of radial frequency, low to high, over that of real "
             "training images; 1 is right.",
             "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence "
-            "of each sample; of training, "
-            "what is left of the variance over chains, 0 where sampling alone explains it.",
+            "of each sample; of training, what is left of the variance over chains, 0 where "
+            "sampling alone explains it.",
             "ms/image": "ms/image: wall time of sampling as it was; other work on the machine "
             "shows in its interval.",
             "FLOPs": "FLOPs: counted by PyTorch for the network's evaluations of one image, 2 a "
@@ -245,10 +232,9 @@ def write_tables(
 ) -> list[Path]:
     """All tables into out/<suite>/ or results/<suite>/tables/; the paths.
 
-    Each is csv, md, tex and html, beside the metrics that they were rendered from.
-
-    `lenient`: the metrics need not be of the present version of the suite; what cannot be used is
-    left out and reported.
+    Each is csv, md, tex and html, beside the metrics that they were rendered from.  `lenient`: the
+    metrics need not be of the present version of the suite; what cannot be used is left out and
+    reported.
     """
     tables = tables_of(plan)
     numbers = Numbers(plan, frame, results, lenient)

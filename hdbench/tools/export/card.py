@@ -10,7 +10,6 @@ from diffusers import ModelMixin
 from tabulate import tabulate
 
 from hdbench.metrics.records import COLUMNS, Interval, read_metrics
-from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers, metrics_file
 from hdbench.report.tables import FOOTNOTES, TABLES, caption, explanations, marks
 from hdbench.suite.arms import describe
@@ -130,7 +129,7 @@ def metrics(numbers: Numbers, entry: Entry) -> tuple[str, str, str]:
         "Chains": "{} of {}".format(*numbers.chains(entry)),
     }
     rows |= {
-        column.title: for_people(column, cell)
+        column.title: column.for_people(cell)
         for column, cell in zip(columns, cells, strict=True)
         if isinstance(cell, Interval)
     }
