@@ -18,21 +18,16 @@ from hdbench.experiments.theory.collect import Results
 from hdbench.experiments.theory.config import Theory
 from hdbench.report.figures import style
 
-LOOKS = tuple(  # colour and marker of objectives, in the order of the configuration
-    zip(
-        (
-            style.BLACK,
-            style.BLUE,
-            style.PURPLE,
-            style.VERMILION,
-            style.GREEN,
-            style.SKY,
-            style.ORANGE,
-        ),
-        "hoPs^DX",
-        strict=True,
-    )
+COLOURS = (
+    style.BLACK,
+    style.BLUE,
+    style.PURPLE,
+    style.VERMILION,
+    style.GREEN,
+    style.SKY,
+    style.ORANGE,
 )
+LOOKS = tuple(zip(COLOURS, "hoPs^DX", strict=True))  # of objectives, as the configuration has them
 ERROR = "mean_velocity_error"
 DASHED = (0, (3, 1))
 KERNEL = 0.35  # width of the kernel of drawn densities, in sd of a sub-mode
