@@ -1,5 +1,4 @@
-"""One joint evaluation beside the three libraries, one after the other, on the same images, weights
-and threads.
+"""One joint evaluation beside the three libraries in turn: same images, weights and threads.
 
     python benchmarks/evaluation.py [--images 128] [--size 64] [--threads 2]
 
@@ -29,12 +28,12 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
-import scipy.linalg
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.frechet_distance import keep_old_sqrtm
 from hdbench.evaluation.evaluate import evaluate
 from hdbench.evaluation.features import Settings
 from hdbench.evaluation.protocols import PROTOCOLS, Layout
@@ -79,9 +78,7 @@ def libraries(images: Images, names: Path | None) -> dict[str, float]:
 def torch_fidelity_metrics(images: Images, names: Path | None) -> dict[str, float]:
     from torch_fidelity import calculate_metrics
 
-    cache = {"cache": False}
-    if names:
-        cache = cache_by_name(names)
+    cache = cache_by_name(names) if names else {"cache": False}
     metrics = calculate_metrics(
         input1=str(images.samples),
         input2=str(images.real),
@@ -199,15 +196,6 @@ def timed(function: Callable[..., dict[str, float]], *arguments) -> Timed:
     cpu = time.process_time()
     values = function(*arguments)
     return Timed(time.perf_counter() - wall, time.process_time() - cpu, values)
-
-
-def keep_old_sqrtm() -> None:
-    """scipy 1.18 dropped the argument that clean-fid gives."""
-    sqrtm = scipy.linalg.sqrtm
-    try:
-        sqrtm(np.eye(2), disp=False)
-    except TypeError:
-        scipy.linalg.sqrtm = lambda a, disp=True: sqrtm(a) if disp else (sqrtm(a), None)
 
 
 def write_images(folder: Path, count: int, side: int) -> Images:

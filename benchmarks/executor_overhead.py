@@ -1,5 +1,4 @@
-"""Seconds a job costs above plain Snakemake, through submitit on this machine and on SLURM; and
-seconds to plan many jobs.
+"""Seconds a job costs above plain Snakemake, through submitit here and on SLURM; and to plan jobs.
 
 Jobs do nothing and run one after another, so what is shown is latency: submission, start of the
 job's process, and how soon its end is seen.  Executors take turns, and each run's fixed cost (a run
@@ -7,8 +6,10 @@ of one job) is taken off.  `through Snakemake` runs each job in a Snakemake of i
 executors do for every job.
 
     python benchmarks/executor_overhead.py
+
+With a SLURM of its own:
+
     python tests/slurm/cluster.py run --folder /tmp/slurm -- python benchmarks/executor_overhead.py
-    # with a SLURM of its own
 """
 
 from __future__ import annotations
@@ -24,24 +25,20 @@ from pathlib import Path
 import click
 
 SHELL = (
-    'rule all:\n    input: expand("out/{i}", i=range(int(config["jobs"])))\nrule one:\n    '
-    'output: "out/{i}"\n'
+    'rule all:\n    input: expand("out/{i}", i=range(int(config["jobs"])))\n'
+    'rule one:\n    output: "out/{i}"\n'
 )
+SNAKEMAKE = (sys.executable, "-m", "snakemake")
+LOCAL = ["--executor", "submitit", "--submitit-cluster", "local", "--jobs", "1"]
 RULES = {
     "shell": SHELL + '    shell: "touch {output}"\n',
     "run": SHELL + '    run: open(output[0], "w").close()\n',
 }
 WAYS = {
     "plain Snakemake": ("shell", ["--cores", "1"]),
-    "submitit, local": (
-        "shell",
-        ["--executor", "submitit", "--submitit-cluster", "local", "--jobs", "1"],
-    ),
+    "submitit, local": ("shell", LOCAL),
     "submitit, slurm": ("shell", ["--executor", "submitit", "--jobs", "1"]),
-    "submitit, local, through Snakemake": (
-        "run",
-        ["--executor", "submitit", "--submitit-cluster", "local", "--jobs", "1"],
-    ),
+    "submitit, local, through Snakemake": ("run", LOCAL),
 }
 
 
@@ -51,16 +48,7 @@ def seconds(kind: str, arguments: list[str], jobs: int) -> float:
         Path(folder, "Snakefile").write_text(RULES[kind])
         begun = time.perf_counter()
         subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "snakemake",
-                *arguments,
-                "--quiet",
-                "all",
-                "--config",
-                f"jobs={jobs}",
-            ],
+            [*SNAKEMAKE, *arguments, "--quiet", "all", "--config", f"jobs={jobs}"],
             cwd=folder,
             check=True,
             stdout=subprocess.DEVNULL,
@@ -94,7 +82,7 @@ def main(jobs: int, rounds: int, planned: tuple[int, ...]) -> None:
     plain = statistics.median(costs["plain Snakemake"])
     print(
         f"seconds a job: median of {rounds} rounds of {jobs} jobs (lowest to highest), and above "
-        f"plain Snakemake"
+        "plain Snakemake"
     )
     for name, times in costs.items():
         median = statistics.median(times)

@@ -1,5 +1,4 @@
-"""Frechet distance at d = 2048: torch-fidelity's and clean-fid's functions beside ours, on the same
-statistics.
+"""Frechet distance at d = 2048: ours beside torch-fidelity's and clean-fid's, on equal statistics.
 
     python benchmarks/frechet_distance.py [--repeats 5] [--d 2048] [--no-clean-fid]
 
@@ -31,12 +30,18 @@ def timed(function: Callable[[], float]) -> tuple[float, float]:
 
 def features(n: int, d: int, seed: int, scale: float) -> np.ndarray:
     """Rectified, correlated, with eigenvalues over five orders of magnitude, as Inception's are."""
-    mixing = (
-        np.random.default_rng(0).normal(size=(d, d))
-        / d**0.5
-        * np.exp(-np.arange(d) / d * 5)[:, None]
-    )
+    scales = np.exp(-np.arange(d) / d * 5)[:, None]
+    mixing = np.random.default_rng(0).normal(size=(d, d)) / d**0.5 * scales
     return np.maximum(0.3 + scale * np.random.default_rng(seed).normal(size=(n, d)) @ mixing, 0)
+
+
+def keep_old_sqrtm() -> None:
+    """scipy 1.18 dropped the argument that clean-fid gives."""
+    sqrtm = scipy.linalg.sqrtm
+    try:
+        sqrtm(np.eye(2), disp=False)
+    except TypeError:
+        scipy.linalg.sqrtm = lambda a, disp=True: sqrtm(a) if disp else (sqrtm(a), None)
 
 
 def main() -> None:
@@ -67,11 +72,7 @@ def main() -> None:
     if not arguments.no_clean_fid:
         from cleanfid.fid import frechet_distance
 
-        sqrtm = scipy.linalg.sqrtm
-        try:
-            sqrtm(np.eye(2), disp=False)
-        except TypeError:  # scipy 1.18 dropped the argument that clean-fid gives
-            scipy.linalg.sqrtm = lambda a, disp=True: sqrtm(a) if disp else (sqrtm(a), None)
+        keep_old_sqrtm()
         functions["clean-fid"] = lambda: frechet_distance(mu, sigma, mu_r, sigma_r)
     warnings.simplefilter("ignore")
     functions["hdbench"]()  # the first call starts the threads of the linear algebra
@@ -81,8 +82,7 @@ def main() -> None:
     ]
     print(
         f"d = {d}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; the reference's root and "
-        f"factor, once: "
-        f"{preparation:.2f} s"
+        f"factor, once: {preparation:.2f} s"
     )
     print(f"{'':15}{'seconds':>9}{'of ours':>9}{'value':>22}{'difference':>12}")
     value = runs[0]["hdbench"][1]

@@ -28,12 +28,9 @@ from hdbench.networks.transformer import Transformer
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
 
-OBJECTIVES = {
+OBJECTIVES = {  # settings and guidance
     "flow_matching": ({"name": "flow_matching"}, 1.0),
-    "meanflow, no teacher": (
-        {"name": "meanflow"},
-        None,
-    ),  # the velocity is given, as when training from data
+    "meanflow, no teacher": ({"name": "meanflow"}, None),  # the velocity is given, as from data
     "meanflow": ({"name": "meanflow"}, 1.0),
     "meanflow, guided": ({"name": "meanflow"}, 1.5),
     "consistency, guided": ({"name": "consistency"}, 1.5),
@@ -123,9 +120,7 @@ def new_trainer(
 def measure(
     name: str, width: int, depth: int, batch: int, repeats: int, threads: int, device: str
 ) -> dict[str, float]:
-    """Median of the paired ratios step / forward, their quartiles, milliseconds of a forward,
-    evaluations and peak memory in MB.
-    """
+    """Paired ratios step / forward (median, quartiles), a forward in ms, evaluations, peak MB."""
     place = set_up(threads, device)
     torch.manual_seed(0)
     objective, guidance = OBJECTIVES[name]

@@ -82,12 +82,18 @@ def probes_command(config, threads, results, out):
 @results_option
 @clean_errors
 def tuned_command(suite, metrics, results):
-    """Print each head's tuned values, of its arm with the smallest fd_train."""
-    from hdbench.experiments.tuning import chosen, settings  # start-up: pandas and torch
+    """Print each head's tuned values, of its arm with the smallest fd_train.
+
+    Numbers of another version of the suite serve too; standard error says so.
+    """
+    from hdbench.experiments import tuning  # start-up: pandas and torch
     from hdbench.metrics.records import read_metrics  # start-up: pandas
     from hdbench.report.numbers import metrics_file  # start-up: pandas
     from hdbench.suite.load import load_plan  # start-up: pydantic and torch
 
     plan = load_plan(suite)
-    for head, arm in chosen(plan, read_metrics(metrics or metrics_file(plan, results))).items():
-        click.echo(f"{head}: {settings(plan, arm)}  # {arm}")
+    frame = read_metrics(metrics or metrics_file(plan, results))
+    for head, arm in tuning.chosen(plan, frame).items():
+        click.echo(f"{head}: {tuning.settings(plan, arm)}  # {arm}")
+    if tuning.is_of_another_version(plan, frame):
+        click.echo(f"These numbers were made by another version of {plan.name}.", err=True)

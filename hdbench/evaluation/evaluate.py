@@ -31,15 +31,10 @@ def evaluate(request: Request) -> list[Evaluation] | None:
     images, prompts = _samples(request)
     for protocol in request.protocols:
         if protocol.needs_reference and protocol.name not in request.references:
+            adm = ", or ADM's VIRTUAL_imagenet256_labeled.npz" * ("sfid" in protocol.metrics)
             raise UserError(
                 f"{protocol.name} needs a reference; give --reference with a folder or npz of real "
-                "images"
-                + (
-                    ", or ADM's VIRTUAL_imagenet256_labeled.npz"
-                    if "sfid" in protocol.metrics
-                    else ""
-                )
-                + ", or what `hdbench reference` built"
+                f"images{adm}, or what `hdbench reference` built"
             )
     extractors.load()
     built = build_references(request, extractors)
@@ -80,12 +75,11 @@ def build_references(request: Request, extractors: Extractors) -> dict[str, Refe
             _check_reference(request, protocol, () if plan.images is None else plan.images.ids)
     if not references.build(list(plans.values()), request.settings):
         return None
-    return built | {
-        name: references.checked(
-            references.load(plan.folder, plan.key), _named(request, name), plan.extractor
-        )
-        for name, plan in plans.items()
-    }
+    for protocol in request.protocols:
+        if plan := plans.get(protocol.name):
+            reference = references.load(plan.folder, plan.key)
+            built[protocol.name] = references.checked(reference, protocol, plan.extractor)
+    return built
 
 
 def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...]) -> None:
@@ -99,10 +93,6 @@ def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...])
         )
     if protocol.categories:
         read_prompts(request.prompts, ids, protocol.name)
-
-
-def _named(request: Request, name: str) -> Protocol:
-    return next(protocol for protocol in request.protocols if protocol.name == name)
 
 
 def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
@@ -166,16 +156,8 @@ def _evaluation(
         )
         for metric, estimate in estimates.items()
     }
-    used = [
-        role
-        for role, wanted in (("inception", protocol.inception), ("clip", protocol.prompts))
-        if wanted
-    ]
-    other = {
-        role: extractors.weights[role].sha256
-        for role in used
-        if not extractors.weights[role].public
-    }
+    weights = {role: extractors.weights[role] for role in protocol.networks}
+    other = {role: used.sha256 for role, used in weights.items() if not used.public}
     reference = "" if real is None else real.key["source"]
     column = label(protocol, other, reference, request.layout)
     facts = {
@@ -185,7 +167,7 @@ def _evaluation(
         "n": len(images),
         "labels": images.label_kind(),
         "sizes": {f"{w}x{h}": n for (h, w), n in images.sizes.items()},
-        "weights": {role: extractors.weights[role].sha256 for role in used},
+        "weights": {role: used.sha256 for role, used in weights.items()},
         "extractors": [extractor.description() for extractor in features],
         "notes": notes(protocol, images),
     }

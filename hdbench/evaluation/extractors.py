@@ -78,14 +78,12 @@ class Inception:
                 f"({_mismatch(error)})"
             ) from None
         if layout == "channels-last":
-            for module in [
-                module for module in network.modules() if isinstance(module, BasicConv2d)
-            ]:
-                module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-                module.bn = nn.Identity()
-        self.body = nn.Sequential(
-            *[module for name, module in network.named_children() if name != "fc"]
-        )
+            layers = [module for module in network.modules() if isinstance(module, BasicConv2d)]
+            for layer in layers:
+                layer.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
+                layer.bn = nn.Identity()
+        modules = [module for name, module in network.named_children() if name != "fc"]
+        self.body = nn.Sequential(*modules)
         self.body.to(device, memory_format=self._format)  # pyright: ignore[reportCallIssue]
         self.classifier = network.fc.weight.detach().numpy()
         network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)

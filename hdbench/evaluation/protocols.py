@@ -17,6 +17,10 @@ from hdbench.metrics import METRICS, Metric, Settings
 
 Preprocessing = Literal["tensorflow", "clean", "pytorch_fid"]
 Layout = Literal["library", "channels-last"]
+DIMENSIONS = {"2048": 2048, "spatial": 7 * 17 * 17}  # of an image's features, by Inception's layer
+CLIP_SCORE = (
+    "CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix"
+)
 
 
 class Protocol(Config):
@@ -53,7 +57,13 @@ class Protocol(Config):
         if self.inception is None:
             return ()
         needed = {metric.layer for metric in self.classes()}
-        return tuple(layer for layer in ("2048", "spatial") if layer in needed)
+        return tuple(layer for layer in DIMENSIONS if layer in needed)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Roles of the networks that it measures with: "inception", "clip"."""
+        used = {"inception": self.inception, "clip": self.prompts}
+        return tuple(role for role, is_used in used.items() if is_used)
 
     @property
     def needs_reference(self) -> bool:
@@ -138,8 +148,7 @@ PROTOCOLS = {
             quality=("fid", "clip_score"),
             distance="fid",
             about="MJHQ-30K as SANA's toolkit has it: shorter side to `resolution`, centre crop, "
-            "pytorch-fid; CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped "
-            "nor with a prefix",
+            f"pytorch-fid; {CLIP_SCORE}",
         ),
         Protocol(
             name="clip_score",
@@ -147,10 +156,7 @@ PROTOCOLS = {
             metrics=("clip_score",),
             quality=("clip_score",),
             distance=None,
-            about=(
-                "CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a "
-                "prefix"
-            ),
+            about=CLIP_SCORE,
         ),
         Protocol(
             name="classifier",

@@ -25,7 +25,7 @@ from hdbench.core.npz import read_array
 from hdbench.evaluation.extractors import InceptionExtractor
 from hdbench.evaluation.features import Settings, digest_of, discard, extract
 from hdbench.evaluation.images import Images, open_images
-from hdbench.evaluation.protocols import Protocol
+from hdbench.evaluation.protocols import DIMENSIONS, Protocol
 from hdbench.metrics.frechet import GaussianReference, moments
 
 KIND = "reference of hdbench evaluate"
@@ -160,7 +160,7 @@ def _statistics(path: Path, protocol: Protocol) -> dict[str, tuple[np.ndarray, n
     if all(array is None for pair in statistics.values() for array in pair):
         return {}
     for layer, (mu, sigma) in statistics.items():
-        d = 2023 if layer == "spatial" else 2048
+        d = DIMENSIONS[layer]
         if mu is None or sigma is None:
             missing = [
                 name

@@ -14,7 +14,7 @@ from hdbench.core.runtime import set_up
 from hdbench.evaluation.extractors import ClipExtractor, Inception, InceptionExtractor
 from hdbench.evaluation.features import Settings, Shard
 from hdbench.evaluation.images import Images
-from hdbench.evaluation.protocols import PROTOCOLS, Layout, Protocol, protocol_named
+from hdbench.evaluation.protocols import DIMENSIONS, PROTOCOLS, Layout, Protocol, protocol_named
 from hdbench.evaluation.weights import PUBLIC, Weights, find
 
 
@@ -128,15 +128,14 @@ class Extractors:
     """The networks that some protocols need, and one extractor for each preprocessing."""
 
     def __init__(self, request: Request):
-        wanted = {
-            "inception": any(protocol.inception for protocol in request.protocols),
-            "clip": request.samples and any(protocol.prompts for protocol in request.protocols),
-        }
+        wanted = {role for protocol in request.protocols for role in protocol.networks}
+        if request.samples is None:
+            wanted.discard("clip")  # references have no prompts
         allowed = "other-weights" in request.allow
         self.weights: dict[str, Weights] = {
             role: find(role, request.weights.get(role), request.settings.cache, allowed)
-            for role, needed in wanted.items()
-            if needed
+            for role in PUBLIC
+            if role in wanted
         }
         self.by_protocol: dict[str, InceptionExtractor] = {}
         self.clip: ClipExtractor | None = None
@@ -159,7 +158,7 @@ class Extractors:
             groups.setdefault((protocol.inception, protocol.resolution), []).append(protocol)
         for (preprocessing, resolution), sharing in groups.items():
             needed = {layer for protocol in sharing for layer in protocol.layers}
-            layers = tuple(layer for layer in ("2048", "spatial") if layer in needed)
+            layers = tuple(layer for layer in DIMENSIONS if layer in needed)
             extractor = InceptionExtractor(network, preprocessing, layers, resolution)
             self.by_protocol |= {protocol.name: extractor for protocol in sharing}
 

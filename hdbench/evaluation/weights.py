@@ -43,23 +43,25 @@ class Weights(NamedTuple):
     public: bool
 
 
+def places(role: str, cache: Path) -> list[Path]:
+    """Where the role's public file is looked for, in this order."""
+    folders = (cache / "weights", Path(torch.hub.get_dir()) / "checkpoints")
+    return [folder / PUBLIC[role].file for folder in folders]
+
+
 def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
-    """The weights of "inception" or "clip": `given`, or the public file in `cache`/weights.
+    """The weights of "inception" or "clip": `given`, or the public file at one of its places.
 
     Raises UserError where there is none, it cannot be read, or its digest is not the public one's
     and that is not `allowed`.
     """
     public = PUBLIC[role]
     if given is None:
-        places = [
-            cache / "weights" / public.file,
-            Path(torch.hub.get_dir()) / "checkpoints" / public.file,
-        ]
-        path = next((place for place in places if place.is_file()), None)
+        path = next((place for place in places(role, cache) if place.is_file()), None)
         if path is None:
             raise UserError(
                 f"no weights for {role}: get {public.file} from {public.url} and put it at "
-                f"{places[0]}, or give --weights {role}=PATH"
+                f"{places(role, cache)[0]}, or give --weights {role}=PATH"
             )
     else:
         path = _from_hub(role, given) if given.startswith("hf-hub:") else Path(given)

@@ -55,14 +55,25 @@ def chosen(plan: Plan, frame: pd.DataFrame) -> dict[str, str]:
 
 
 def distances(plan: Plan, frame: pd.DataFrame) -> dict[str, float]:
-    """`METRIC` by arm, of arms whose present evaluation has a finite one."""
-    digests = {row.arm: plan.stage(row.stages["evaluate"]).digest for row in plan.rows}
+    """`METRIC` by arm where it is finite: of present evaluations, or all if there are none."""
+    rows = numbers(plan, frame)
+    if not is_of_another_version(plan, frame):
+        rows = rows[rows.digest == rows.arm.map(digests(plan))]
+    return {row.arm: row.value for row in rows.itertuples() if isfinite(row.value)}
+
+
+def is_of_another_version(plan: Plan, frame: pd.DataFrame) -> bool:
+    """Whether the frame has numbers of the suite, but none of its present evaluations."""
+    rows = numbers(plan, frame)
+    return len(rows) > 0 and not set(rows.digest) & set(digests(plan).values())
+
+
+def numbers(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
+    """The suite's rows of `METRIC`."""
     metric = with_count(METRIC, plan.suite.evaluation.samples)
-    rows = frame[(frame.suite == plan.name) & (frame.metric == metric)]
-    # a committed run of an earlier version has none of the digests
-    is_earlier = not set(rows.digest) & set(digests.values())
-    return {
-        row.arm: row.value
-        for row in rows.itertuples()
-        if (is_earlier or digests.get(row.arm) == row.digest) and isfinite(row.value)
-    }
+    return frame[(frame.suite == plan.name) & (frame.metric == metric)]
+
+
+def digests(plan: Plan) -> dict[str, str]:
+    """Those of the present evaluations, by arm."""
+    return {row.arm: plan.stage(row.stages["evaluate"]).digest for row in plan.rows}

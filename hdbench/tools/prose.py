@@ -1,15 +1,15 @@
-"""Numbers in documents: what is between `<!-- hdbench KEY -->` and `<!-- / -->` is a rendering
-of a suite's metrics.
+"""Numbers in documents: `<!-- hdbench KEY -->...<!-- / -->` shows a number of a suite by its key.
 
-<!-- hdbench textured_digits fd_test hd_conv -->36.4 ± 3.9<!-- / -->      mean and 95% interval over
-chains <!-- hdbench textured_digits fd_test teacher@25 -->...                    of an arm with
-these sampling steps <!-- hdbench textured_digits fd_test hd_conv - hd -->...
-paired difference <!-- hdbench textured_digits ratio fd_test hd_conv / teacher@25 -->...    paired
-ratio <!-- hdbench textured_digits lowest fd_test hd_pooled hd_conv -->...     the arm with it (no
-arms: all in one step) <!-- hdbench textured_digits verdict C1 -->... , finding C1, chains,
-core_hours, claims (the table of verdicts), methods (every recipe with its source and its distance
-by sampling steps) <!-- hdbench probes cosine awd_logit_n64_flip4 -->... , with  - pooled_n64_flip4
-behind it the difference within seeds
+SUITE METRIC ARM                      36.4 ± 3.9, mean and 95% interval over chains
+SUITE METRIC ARM@STEPS                of an arm in these sampling steps
+SUITE METRIC ARM - ARM                paired difference
+SUITE ratio METRIC ARM / ARM          paired ratio
+SUITE lowest METRIC [ARM ...]         the arm with the lowest; by default of all in one step
+SUITE verdict|finding CLAIM           of a claim
+SUITE chains|core_hours               how many there are, and what they took
+SUITE claims                          the table of verdicts
+SUITE methods                         every recipe with its source and distance by sampling steps
+probes METRIC ARM [- ARM]             of the probes; the difference within seeds
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ SPAN = re.compile(r"<!-- hdbench (?P<key>[^>]*?) -->(?P<text>.*?)<!-- / -->", re
 
 
 def fill(text: str, tables: Path, source: str) -> str:
-    """The document with every span rendered from tables/<suite>/metrics.csv; UserError for a key
-    that names nothing.
+    """The document, its spans rendered from tables/<suite>/metrics.csv.
+
+    UserError for a key that names nothing.
     """
     if text.count("<!-- hdbench ") != len(SPAN.findall(text)):
         raise UserError(f"{source}: a span of numbers is not closed; end it with <!-- / -->")
@@ -113,9 +114,7 @@ def _block(frame: pd.DataFrame) -> str:
 
 
 def _lowest(numbers: Numbers, metric: str, entries: list[Entry]) -> str:
-    """The one of these entries with the lowest value, and the value; without any, of all models in
-    one step.
-    """
+    """The entry with the lowest value, and the value; without entries of all models in one step."""
     models = (name for name, arm in numbers.plan.arms.items() if not arm.real)
     entries = entries or [e for arm in models for e in numbers.entries(arm) if e.steps == 1]
     values = {entry: numbers(entry, numbers.counted(metric)) for entry in entries}

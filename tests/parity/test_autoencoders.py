@@ -1,6 +1,4 @@
-"""Autoencoders against diffusers' own on tiny random weights, and what their folders may have
-wrong.
-"""
+"""Autoencoders against diffusers' own on tiny random weights, and wrong folders."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Public SiT and DiT files in our Transformer, against an independent implementation of the papers
-(sit_reference.py).
-"""
+"""Public SiT and DiT files in our Transformer, against the papers implemented anew."""
 
 from __future__ import annotations
 
@@ -33,9 +31,8 @@ SIZES = [
     {"learn_sigma": False, "width": 288, "heads": 4},
 ]
 ALPHAS = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # DDPM's alpha_bar
-TIMES = np.sqrt(1 - ALPHAS) / (
-    np.sqrt(ALPHAS) + np.sqrt(1 - ALPHAS)
-)  # where t / (1 - t) = sigma / alpha
+# where t / (1 - t) = sigma / alpha
+TIMES = np.sqrt(1 - ALPHAS) / (np.sqrt(ALPHAS) + np.sqrt(1 - ALPHAS))
 
 
 def config_of(kind: str, **sizes) -> tuple[TransformerConfig, dict[str, int]]:
@@ -73,9 +70,7 @@ def batch(n: int = 7, **sizes) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_sit_to_the_last_bit(sizes):
-    """Our v at t is minus theirs at 1 - t; with patches embedded by a convolution all but its own
-    rounding agrees.
-    """
+    """Our v at t is minus theirs at 1 - t; a convolution of patches rounds otherwise."""
     reference, (z, t, c) = random_reference(**sizes), batch(**sizes)
     network = ours(reference, "sit", **sizes)
     found, convolved = network(z, t, t, c), -reference(z, 1 - t, c)
@@ -118,9 +113,7 @@ def doubled(monkeypatch) -> None:
 
 
 def ddpm(reference: Reference, z: Tensor, k: int, c: Tensor) -> tuple[Tensor, Tensor]:
-    """From DDPM's own z_k: the predicted noise, and x_0 = (z_k - sqrt(1 - alpha_bar) eps_hat) /
-    sqrt(alpha_bar).
-    """
+    """eps_hat and x_0 = (z_k - sqrt(1 - alpha_bar) eps_hat) / sqrt(alpha_bar) of DDPM's z_k."""
     eps_hat = reference(z, torch.full((len(z),), k, dtype=z.dtype), c)
     return eps_hat, (z - math.sqrt(1 - ALPHAS[k]) * eps_hat) / math.sqrt(ALPHAS[k])
 
@@ -132,9 +125,7 @@ def dit_problem() -> tuple[Reference, Transformer, Tensor, Tensor]:
 
 @pytest.mark.parametrize("k", [0, 1, 37, 500, 998, 999])
 def test_dit_at_its_own_steps_is_ddpm(doubled, k):
-    """z_t = z_k / (alpha_k + sigma_k); then x_0 of DDPM is z - t v, and v = eps_hat - x_0 as on a
-    straight path.
-    """
+    """z_t = z_k / (alpha_k + sigma_k), x_0 = z - t v, v = eps_hat - x_0 as on a straight path."""
     reference, network, z_k, c = dit_problem()
     eps_hat, x_hat = ddpm(reference, z_k, k, c)
     t, z = TIMES[k], z_k / (math.sqrt(ALPHAS[k]) + math.sqrt(1 - ALPHAS[k]))
@@ -250,9 +241,7 @@ def assert_reads(path: Path, tensors: dict[str, Tensor], atol: float = 0.0) -> N
     ],
 )
 def test_pt_files_by_what_the_weights_are_under(tensors, tmp_path, wrap):
-    """The moving average comes before the weights that were trained; a trainer's arguments beside
-    them do no harm.
-    """
+    """The moving average comes before the trained weights; a trainer's arguments do no harm."""
     other = {key: tensor + 1 for key, tensor in tensors.items()}
     torch.save(wrap(tensors, other), tmp_path / "it.pt")
     assert_reads(tmp_path / "it.pt", tensors)
@@ -329,8 +318,7 @@ def test_keys_that_are_missing_or_too_many(tensors):
     flat = tensors | {"x_embedder.proj.weight": torch.ones(32, 12)}
     assert refused(flat) == (
         "it.pt: not a SiT: of another number of axes are x_embedder.proj.weight; give a SiT as it "
-        "was "
-        "published"
+        "was published"
     )
     assert refused({}).startswith("it.pt: not a SiT: it lacks pos_embed, ")
 
@@ -381,8 +369,7 @@ def test_tensors_that_contradict_each_other_and_other_positions(tensors):
     wrong = tensors | {"blocks.1.attn.proj.weight": torch.ones(32, 31)}
     assert refused(wrong) == (
         "it.pt: blocks.1.attn.proj.weight has the shape [32, 31], which does not fit its other "
-        "tensors; "
-        "get the file again"
+        "tensors; get the file again"
     )
     wrong = tensors | {
         "final_layer.linear.weight": torch.ones(36, 32),

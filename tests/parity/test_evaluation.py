@@ -1,6 +1,4 @@
-"""`hdbench evaluate` and `hdbench reference` as a stranger uses them: any folder or npz, any number
-of ranks, bad input.
-"""
+"""`hdbench evaluate` and `hdbench reference` on any folder or npz, on ranks, with bad input."""
 
 from __future__ import annotations
 
@@ -116,9 +114,7 @@ def refusal(result) -> str:
 
 @pytest.mark.parametrize("command", ["evaluate", "reference"])
 def test_help_and_suites_know_every_protocol(command):
-    """Both take the names from one place; a suite's must have a distance by which arms are
-    compared.
-    """
+    """Both take the names from one place; a suite's has a distance to compare arms by."""
     words = invoke(command, "--help").output.replace(",", " ").replace(".", " ").split()
     assert set(PROTOCOLS) <= set(words)
     of_suites = get_args(schema.Evaluation.model_fields["protocol"].annotation)
@@ -222,9 +218,7 @@ def test_tables_of_two_protocols_are_not_mixed():
 
 
 def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
-    """Inception, bit for bit: batches of 3 and 16, one process, and three ranks in another order;
-    each image once.
-    """
+    """Inception, bit for bit: batches of 3 and 16, one process, and three ranks in any order."""
     network = Inception(
         weights.find("inception", str(inception_weights()), tmp_path, True), torch.device("cpu")
     )
@@ -258,8 +252,7 @@ def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
 
 
 def test_channels_last_is_as_exact_as_the_library(tmp_path):
-    """Both layers as near to float64 as the library's float32, and a reference built under one
-    layout serves the other.
+    """Both layers are as near to float64 as the library's; either layout's reference serves both.
 
     These weights are random and amplify rounding: the library itself is 1e-4 off.
     """
@@ -338,16 +331,12 @@ def test_a_rank_that_does_not_come(folder, table, tmp_path):
 
 
 def exact_distances(monkeypatch) -> None:
-    """Few images make covariances singular; the libraries' arithmetic of these takes seconds, and
-    is tested for itself.
-    """
+    """The libraries' arithmetic of singular covariances takes seconds, and has its own test."""
     monkeypatch.setattr(frechet, "is_singular", lambda n, reference: False)
 
 
 def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
-    """One life of a reference: built, used from the cache and by path, then stale in each way, then
-    tampered with.
-    """
+    """Built, used from the cache and by path, then stale in each way, then tampered with."""
     exact_distances(monkeypatch)
     real = write_folder(tmp_path / "real", pictures(6, 21, 32))
     samples = write_folder(tmp_path / "samples", pictures(6, 22, 32))
@@ -372,9 +361,8 @@ def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
     assert built.exit_code == 0, built.output + str(built.exception)
     assert list((tmp_path / "cache/features").iterdir()) == []  # they are part of the reference
     arrays = load_file(tmp_path / "built/statistics.safetensors")
-    assert {name: array.dtype for name, array in arrays.items()} == dict.fromkeys(
-        ("2048.mu", "2048.sigma", "2048.root"), np.float64
-    )  # singular: no Cholesky factor
+    kept = ("2048.mu", "2048.sigma", "2048.root")  # singular: no Cholesky factor
+    assert {name: array.dtype for name, array in arrays.items()} == dict.fromkeys(kept, np.float64)
     np.testing.assert_allclose(
         arrays["2048.root"] @ arrays["2048.root"], arrays["2048.sigma"], atol=1e-9
     )
@@ -435,9 +423,7 @@ def test_a_reference_is_built_found_again_and_checked(tmp_path, monkeypatch):
 
 
 def test_statistics_of_adm_are_taken_as_they_are(tmp_path, monkeypatch):
-    """FID and sFID from mu, sigma, mu_s, sigma_s; precision and recall from arr_0; a smaller
-    network stands in.
-    """
+    """FID and sFID from its statistics, precision and recall from arr_0; a small network."""
     exact_distances(monkeypatch)
     monkeypatch.setattr(
         InceptionExtractor,
@@ -482,9 +468,8 @@ def test_statistics_of_adm_are_taken_as_they_are(tmp_path, monkeypatch):
         ("fid_8", "mu", "sigma", 2048),
         ("sfid_8", "mu_s", "sigma_s", 2023),
     ):
-        reference = frechet.GaussianReference(
-            mu=arrays[mu], sigma=arrays[sigma], root=np.sqrt(arrays[sigma])
-        )  # diagonal
+        root = np.sqrt(arrays[sigma])  # diagonal
+        reference = frechet.GaussianReference(mu=arrays[mu], sigma=arrays[sigma], root=root)
         assert frame.value[metric] == pytest.approx(
             frechet.distance(x[:, :d].astype(np.float32), reference), rel=1e-6
         )
@@ -541,9 +526,7 @@ def test_fid_of_each_category():
 
 
 def test_mjhq_against_pytorch_fids_arithmetic(tmp_path, monkeypatch):
-    """FID overall and of each category, and CLIP score, from files on; a smaller network stands in
-    for Inception's.
-    """
+    """FID overall and by category, and CLIP score, from files on; a small network."""
     import open_clip
     import torchvision.transforms as T
     from torch.nn.functional import adaptive_avg_pool2d, interpolate
@@ -1152,9 +1135,8 @@ def test_a_table_that_cannot_be_written(folder, table, tmp_path):
     assert "is not a folder" in refusal(
         clip(folder, table, tmp_path / "cache", "--out", tmp_path / "file/x.csv")
     )
-    np.savez(
-        tmp_path / "mine.npz", arr_0=pictures(2, 1)
-    )  # where the influences of mine.csv would go
+    # where the influences of mine.csv would go
+    np.savez(tmp_path / "mine.npz", arr_0=pictures(2, 1))
     content = (tmp_path / "mine.npz").read_bytes()
     sentence = refusal(clip(folder, table, tmp_path / "cache", "--out", tmp_path / "mine.csv"))
     assert "mine.npz is something else, which would be overwritten" in sentence
@@ -1174,9 +1156,7 @@ def test_other_commands_do_not_import_the_evaluation_libraries():
 
 
 def test_a_torchscript_archive_is_read_as_clean_fids(tmp_path):
-    """clean-fid's own file is TorchScript with the network under `layers`: features equal those of
-    the plain weights.
-    """
+    """clean-fid's own file has the network under `layers`: the features of the plain weights."""
 
     class Archive(torch.nn.Module):
         def __init__(self, layers):

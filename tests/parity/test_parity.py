@@ -1,6 +1,4 @@
-"""Against torch-fidelity's, clean-fid's and open_clip's own functions, on images and weights of our
-making; ADM's rules.
-"""
+"""Against torch-fidelity's, clean-fid's and open_clip's own functions; ADM's rules."""
 
 from __future__ import annotations
 
@@ -83,9 +81,7 @@ def features_of(evaluation_cache: Path, rows: int, preprocessing: str) -> np.nda
 
 
 def test_torch_fidelity(folders, evaluations):
-    """Each metric of one calculate_metrics call, at 2,048 dimensions and its own defaults but for
-    KID's subsets.
-    """
+    """Each metric of one calculate_metrics call, by its defaults but for KID's subsets."""
     from torch_fidelity import calculate_metrics
 
     expected = calculate_metrics(
@@ -123,9 +119,7 @@ def test_torch_fidelity(folders, evaluations):
 
 @pytest.fixture
 def sqrtm_of_any_scipy(monkeypatch):
-    """clean-fid calls sqrtm(disp=False), which scipy 1.18 no longer knows: the same function under
-    the old signature.
-    """
+    """clean-fid gives sqrtm an argument that scipy 1.18 dropped."""
     own = scipy.linalg.sqrtm
 
     def sqrtm(a, disp=True):
@@ -136,9 +130,7 @@ def sqrtm_of_any_scipy(monkeypatch):
 
 
 def test_clean_fid(folders, evaluations, sqrtm_of_any_scipy):
-    """clean-fid's compute_fid from image files on, over 12 dimensions, where its covariances are
-    not singular.
-    """
+    """clean-fid's compute_fid from files on, over 12 dimensions with regular covariances."""
     from cleanfid import fid
 
     network = Inception(find("inception", str(inception_weights()), material(), True), CPU)
@@ -146,9 +138,8 @@ def test_clean_fid(folders, evaluations, sqrtm_of_any_scipy):
     alive = np.argsort(samples.std(0))[-12:].copy()
 
     def few_dimensions(x):
-        return network((x - 128) / 128, ("2048",))["2048"][
-            :, alive
-        ].double()  # or its means would be of float32
+        features = network((x - 128) / 128, ("2048",))["2048"]
+        return features[:, alive].double()  # or its means would be of float32
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -178,9 +169,7 @@ def test_clean_fid(folders, evaluations, sqrtm_of_any_scipy):
 
 
 def test_clip_score(folders, evaluations):
-    """A direct loop with open_clip's own loader, transform, tokenizer and normalisation, image by
-    image.
-    """
+    """A direct loop with open_clip's own loader, transform, tokenizer and normalisation."""
     import open_clip
     from PIL import Image
 
@@ -246,9 +235,7 @@ def test_pytorch_fid_preprocessing():
 
 
 def test_spatial_features_are_those_of_adm():
-    """mixed_6/conv after its ReLU, seven channels, flattened as TensorFlow has them: row, column,
-    channel.
-    """
+    """mixed_6/conv after its ReLU, seven channels, flattened as row, column, channel."""
     network = Inception(find("inception", str(inception_weights()), material(), True), CPU)
     extractor = InceptionExtractor(network, "tensorflow", ("2048", "spatial"), None)
     found = extractor([extractor.prepare(image) for image in pictures(2, 6)], None)
@@ -283,9 +270,7 @@ def test_inception_score_of_consecutive_parts_is_adms():
 
 
 def test_frechet_distance_of_singular_covariances_is_the_libraries_within_their_rounding():
-    """N < d: the exact value differs from torch-fidelity's by its rounding only; `library_distance`
-    reproduces that too.
-    """
+    """N < d: torch-fidelity's rounding is all that differs; `library_distance` has it too."""
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
     rng = np.random.default_rng(0)

@@ -1,6 +1,4 @@
-"""SANA against diffusers' own pipelines on tiny random weights, its derivative, and what its folder
-may have wrong.
-"""
+"""SANA against diffusers' own pipelines on tiny random weights, and wrong folders."""
 
 from __future__ import annotations
 
@@ -146,9 +144,7 @@ def problem(dtype: torch.dtype, n: int = 5):
 @pytest.mark.parametrize(("config", "arguments"), [(CONFIG, TRANSFORMER), (SPRINT_CONFIG, SPRINT)])
 @pytest.mark.parametrize("patch", [1, 2])
 def test_student_starts_as_its_teacher(config, arguments, patch):
-    """A student with diffusers' weights gives what diffusers' gives, for every r, until the
-    embedding of t - r moves.
-    """
+    """With diffusers' weights it gives diffusers' output until the embedding of t - r moves."""
     config = config.model_copy(update={"patch": patch})
     model, conditions = (
         made(5, SanaTransformer2DModel, **arguments, patch_size=patch),
@@ -267,9 +263,7 @@ def test_gradient_checkpointing_changes_nothing(student):
 
 
 def test_linear_attention_stays_exact_under_autocast():
-    """Its sums are those of the linear layers' bfloat16 outputs; in bfloat16 they would be off by
-    1e-2.
-    """
+    """Its sums are of the layers' bfloat16 outputs; in bfloat16 they would be off by 1e-2."""
     attention, x, seen = (
         network_of(CONFIG, random_conditions(5)).blocks[0].attn1,
         normal(5, 64, 16),

@@ -67,10 +67,8 @@ def quantile(exact, p: np.ndarray) -> np.ndarray:
 
 
 def test_the_velocity_is_the_oracles(given, oracle):
-    z, t = (
-        3 * torch.randn(200, 1, 1, 1, dtype=torch.float64),
-        torch.linspace(0, 1, 200, dtype=torch.float64),
-    )
+    z = 3 * torch.randn(200, 1, 1, 1, dtype=torch.float64)
+    t = torch.linspace(0, 1, 200, dtype=torch.float64)
     torch.testing.assert_close(given.exact.velocity(z, t), oracle.v(z, t), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(
         given.exact.velocity(z.float(), t.float()), oracle.v(z, t).float(), rtol=1e-4, atol=1e-4
@@ -139,9 +137,8 @@ def test_a_law_without_detail_has_structure_1_and_detail_0_and_one_without_struc
     assert measured(given, blurred(exact, 20000, np.zeros(1), sd))["structure"] == pytest.approx(
         0, abs=0.06
     )
-    one_mode = blurred(
-        exact, 20000, exact.centres + exact.data.gap / 2, exact.data.sd
-    )  # sharp, and wrong
+    # sharp, and wrong
+    one_mode = blurred(exact, 20000, exact.centres + exact.data.gap / 2, exact.data.sd)
     assert measured(given, one_mode)["detail"] < 0
 
 
@@ -160,11 +157,8 @@ def test_a_student_starts_near_the_mean_velocity_of_a_gaussian():
     torch.nn.init.zeros_(student.layers[-1].weight)
     torch.nn.init.zeros_(student.layers[-1].bias)
     mixture = Mixture(torch.zeros(1, 1, 1, 1), torch.tensor([1.7]), torch.ones(1))
-    z, r, t = (
-        torch.randn(30, 1, 1, 1).double(),
-        torch.linspace(0, 0.5, 30).double(),
-        torch.linspace(0.5, 1, 30).double(),
-    )
+    z = torch.randn(30, 1, 1, 1).double()
+    r, t = torch.linspace(0, 0.5, 30).double(), torch.linspace(0.5, 1, 30).double()
     torch.testing.assert_close(
         student(z, r, t), mixture.u(z, r, t, steps=200), rtol=1e-6, atol=1e-6
     )
@@ -213,10 +207,8 @@ def invoke(folder, data) -> tuple[int, str]:
 def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path, monkeypatch):
     code, output = invoke(tmp_path, TINY)
     assert code == 0, output
-    frame, names = (
-        read_metrics(tmp_path / "results/theory/metrics.csv"),
-        {"metrics.csv"} | {f"theory.{suffix}" for suffix in ("csv", "md", "pdf", "png")},
-    )
+    frame = read_metrics(tmp_path / "results/theory/metrics.csv")
+    names = {"metrics.csv"} | {f"theory.{suffix}" for suffix in ("csv", "md", "pdf", "png")}
     assert (
         list(frame) == list(COLUMNS)
         and {path.name for path in (tmp_path / "out/theory").iterdir()} == names
@@ -377,9 +369,8 @@ def test_c7_is_judged_from_the_theorys_metrics_in_any_suite(tmp_path, changes, v
         set(own.verdict) == {"not testable here"}
         and "`hdbench theory` makes them" in own.sentence.iloc[0]
     )
-    pd.testing.assert_frame_equal(
-        without[without.claim != "C7"], frame[frame.claim != "C7"]
-    )  # a family of its own
+    # a family of its own
+    pd.testing.assert_frame_equal(without[without.claim != "C7"], frame[frame.claim != "C7"])
 
 
 def test_students_of_another_configuration_are_not_judged(tmp_path):

@@ -1,5 +1,4 @@
-"""What a run will cost: FLOPs, disk and memory against what the code does, and published constants
-counted again."""
+"""FLOPs, disk and memory against what the code does; published constants counted again."""
 
 from __future__ import annotations
 
@@ -240,17 +239,15 @@ def test_disk_is_what_the_stages_leave(finished, model):
                 if path.suffix != ".json"
             ]
             found = sum(path.stat().st_size for path in files)
-            small = (
-                12000 if stage.kind in ("teacher", "trajectory", "refine") else 1200
-            )  # headers and history.csv
+            # headers and history.csv
+            small = 12000 if stage.kind in ("teacher", "trajectory", "refine") else 1200
             assert 0 < found - costs.of(stage).disk < small, stage.id
             looked_at.add(stage.kind)
     assert looked_at == {"data", "teacher", "trajectory", "refine", "pairs", "sample"}
 
 
 def small_problem(network: TransformerConfig, training, image_size=8):
-    """The networks of `hdbench.stages.train.distill`, for images of one channel in ten classes, and
-    the objective's updates."""
+    """Networks as of `hdbench.stages.train.distill`, for 1-channel images, and the updates."""
     made = {"image_size": image_size, "channels": 1, "classes": 10}
     student, teacher, fake = (
         Transformer(network, **made, mean_velocity=own) for own in (True, False, False)
@@ -258,9 +255,8 @@ def small_problem(network: TransformerConfig, training, image_size=8):
     with torch.no_grad():
         for module in (student, teacher, fake):
             for parameter in module.parameters():
-                parameter += 0.02 * torch.randn_like(
-                    parameter
-                )  # layers that start at zero pass no gradient on
+                # layers that start at zero pass no gradient on
+                parameter += 0.02 * torch.randn_like(parameter)
 
     def head(name, settings):
         return build_head(
@@ -331,8 +327,7 @@ class Holder:
 
 
 def kept(networks, function) -> tuple[int, int]:
-    """Bytes that graphs keep when the function returns, and the most that they kept until then,
-    without the networks' own."""
+    """Bytes that graphs keep at the function's return and at most, without networks' own."""
     own = {
         tensor.untyped_storage().data_ptr()
         for network in networks

@@ -1,6 +1,4 @@
-"""What a suite needs from outside: found, missing or of a wrong kind, with where to get it and put
-it.
-"""
+"""What a suite needs from outside: found, missing or wrong, with where to get and put it."""
 
 from __future__ import annotations
 
@@ -68,12 +66,8 @@ def sit(path: Path, extra: str | None = None) -> Path:
 def test_every_suite_says_what_it_needs_or_that_it_needs_nothing(suite, tmp_path):
     code, lines = run("--suite", suite, "--results", tmp_path)
     if load_plan(suite).suite.data.name != "images":
-        nothing = (
-            f"{suite} needs nothing from outside: its data are made and its networks "
-            f"trained "
-            f"in the DAG."
-        )
-        assert code == 0 and lines == [nothing]
+        nothing = "nothing from outside: its data are made and its networks trained in the DAG."
+        assert code == 0 and lines == [f"{suite} needs {nothing}"]
         return
     found = states(lines)
     missing = [line for line in lines if line.startswith("missing")]
@@ -114,9 +108,9 @@ def test_imagenet_with_everything_there(tmp_path):
         line.startswith("ok") and "SiT-XL/2" in line and "licence: MIT" in line for line in lines
     )
     code, lines = run("--suite", suite, "--verify")
-    assert code == 1 and {
-        what: state for what, state in states(lines).items() if state != "ok"
-    } == {"teacher": "broken", "reference": "broken"}  # of other sizes than the public ones
+    faults = {what: state for what, state in states(lines).items() if state != "ok"}
+    # of other sizes than the public ones
+    assert code == 1 and faults == {"teacher": "broken", "reference": "broken"}
     assert any("it has <0.01 GB; get SiT-XL/2" in line for line in lines)
 
 

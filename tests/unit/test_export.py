@@ -1,6 +1,4 @@
-"""Exported students sample with torch and diffusers alone as they do here, by the lines of their
-model card.
-"""
+"""Exported students sample by their card's lines, without hdbench, as they do here."""
 
 from __future__ import annotations
 
@@ -35,6 +33,7 @@ from hdbench.tools.export.sampling import sampling_lines, sana_lines
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
 ARM = "hd_awd_logit"
+TAKES = "export takes a student that was trained for one step, of a network that diffusers has"
 VARIANTS = {  # how the network is told time and position, and what it gives
     "own": {},
     "grid of 16": {"patch": 1},
@@ -78,9 +77,7 @@ def variant(name: str) -> Transformer:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Plan, Path, Path]:
-    """A plan, its file and its results: one arm measured and collected, one trained; their weights
-    then made random.
-    """
+    """A plan, its file and its results: one arm measured, one trained; weights then random."""
     folder = tmp_path_factory.mktemp("export")
     path, results = write_suite(folder), folder / "results"
     plan = tiny_plan(folder)
@@ -113,9 +110,7 @@ def code_of(card: str) -> str:
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory) -> dict[str, Path]:
-    """Folders of two arms, by the command, and of each variant, with what their lines make where
-    there is no hdbench.
-    """
+    """Folders of two arms and of each variant, with what their lines make without hdbench."""
     plan, suite, results = trained
     folder = tmp_path_factory.mktemp("folders")
     for arm in (ARM, "td"):
@@ -157,9 +152,7 @@ def autoencoder(folder: Path) -> autoencoders.AutoencoderConfig:
 
 
 def compare(folder: Path, network: Transformer, decode=lambda x: x) -> None:
-    """Images to 1e-5, and before they are clamped to 1e-5 of their scale, which is 157 where noise
-    is predicted.
-    """
+    """Images to 1e-5, and unclamped to 1e-5 of their scale (157 where noise is predicted)."""
     found = torch.load(folder / "found.pt")
     with torch.no_grad():
         x = generate(network, found["eps"], found["labels"])
@@ -310,24 +303,9 @@ def test_card_without_metrics_and_without_an_adaptive_head(exported):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (
-            ("--arm", "real_test"),
-            "--arm = 'real_test': its images are real; export takes a student that was trained for "
-            "one step, "
-            "of a network that diffusers has",
-        ),
-        (
-            ("--arm", "teacher"),
-            "--arm = 'teacher': it samples from the teacher; export takes a student that was "
-            "trained for one "
-            "step, of a network that diffusers has",
-        ),
-        (
-            ("--arm", "many"),
-            "--arm = 'many': it samples in 2, 4 steps, not in one; export takes a student that was "
-            "trained for "
-            "one step, of a network that diffusers has",
-        ),
+        (("--arm", "real_test"), "--arm = 'real_test': its images are real; " + TAKES),
+        (("--arm", "teacher"), "--arm = 'teacher': it samples from the teacher; " + TAKES),
+        (("--arm", "many"), "--arm = 'many': it samples in 2, 4 steps, not in one; " + TAKES),
         (("--arm", "hd_pach"), "--arm = 'hd_pach': unknown arm; did you mean 'hd_patch'?"),
         (("--arm", "td", "--seed", 3), "--seed = 3: suite tiny has the seeds 0"),
     ],

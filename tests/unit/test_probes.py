@@ -106,11 +106,8 @@ def test_flaws_lie_around_ink_in_proportion_to_it():
         ink, ink, probes_config.Flaw(change="flip", size=3), generator("test")
     )
     found = where[:, 0].flatten(1).int().argmax(1)  # the first pixel
-    shares = {
-        9 * 32 + 11: 0.5,
-        19 * 32 + 4: 0.25,
-        29 * 32 + 29: 0.25,
-    }  # the last is moved into the image
+    # the last is moved into the image
+    shares = {9 * 32 + 11: 0.5, 19 * 32 + 4: 0.25, 29 * 32 + 29: 0.25}
     assert {
         int(pixel): float((found == pixel).double().mean()) for pixel in found.unique()
     } == pytest.approx(shares, abs=0.03)
@@ -140,16 +137,14 @@ def test_damage_is_the_change_elsewhere_of_the_step_that_cancels_the_flaw_along_
         torch.randn(50, 1, 2, 2, generator=random, dtype=torch.float64), (0, 2, 0, 2)
     )
     g = torch.randn(50, 1, 4, 4, generator=random, dtype=torch.float64) - 0.5 * correction
-    step = (
-        -correction.square().sum() / (g * correction).sum()
-    )  # x - (y - step g), projected on the correction, is 0 in the mean
+    # x - (y - step g), projected on the correction, is 0 in the mean
+    step = -correction.square().sum() / (g * correction).sum()
     assert ((correction + step * g) * correction).sum() == pytest.approx(0, abs=1e-9)
     changed_elsewhere = (step * g)[correction == 0].square().sum() / correction.square().sum()
     found = measures.of_gradient(g, correction)["log10_damage"]
     assert found.value == pytest.approx(math.log10(changed_elsewhere))
-    aside = torch.randn(50, 1, 4, 4, generator=random, dtype=torch.float64) * (
-        correction != 0
-    )  # inside, repairs nothing
+    # inside, repairs nothing
+    aside = torch.randn(50, 1, 4, 4, generator=random, dtype=torch.float64) * (correction != 0)
     aside -= (aside * correction).sum() / correction.square().sum() * correction
     more = measures.of_gradient(g + 3 * aside, correction)
     assert more["log10_damage"].value == pytest.approx(found.value)
@@ -187,10 +182,8 @@ def test_auc_is_sklearns_and_its_error_that_of_repeated_samples_of_pairs(correla
     random = np.random.default_rng(0)
     clean = random.normal(0.7, 1, 9000)
     flawed = correlation * (clean - 0.7) + math.sqrt(1 - correlation**2) * random.normal(0, 1, 9000)
-    for a, b in (
-        (clean[:80], flawed[:80]),
-        (clean[:90].round(), flawed[:90].round()),
-    ):  # with ties, too
+    with_ties = clean[:90].round(), flawed[:90].round()
+    for a, b in ((clean[:80], flawed[:80]), with_ties):
         labels = np.repeat([1, 0], [len(a), len(b)])
         assert measures.auc(a, b).value == pytest.approx(
             roc_auc_score(labels, np.concatenate([a, b])), abs=1e-12
@@ -411,10 +404,8 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
         collecting, "run_unit", lambda unit, *more: again.append(unit.name) or run_unit(unit, *more)
     )
     next(units.glob("n16-flip4-s2-*")).unlink()
-    repeated, timed = (
-        collecting.collect(probes, trained / "results")[0],
-        frame.metric == "training_core_seconds",
-    )
+    repeated = collecting.collect(probes, trained / "results")[0]
+    timed = frame.metric == "training_core_seconds"
     assert again == ["n16-flip4-s2"]
     pd.testing.assert_frame_equal(repeated[~timed], frame[~timed], check_exact=True)
     broken = next(iter(done))
@@ -429,10 +420,8 @@ def test_the_command_writes_everything_and_a_second_call_runs_nothing(trained, m
 @pytest.mark.slow
 def test_what_has_no_number_is_named_and_the_rest_is_drawn(trained):
     assert invoke(trained)[0] == 0
-    frame, probes = (
-        read_metrics(trained / "results/probes/metrics.csv"),
-        config({"suites": [str(trained / "tiny.yaml")]}),
-    )
+    frame = read_metrics(trained / "results/probes/metrics.csv")
+    probes = config({"suites": [str(trained / "tiny.yaml")]})
     assert "AUC" not in report.without_number(probes, report.reported(frame))
     one = (frame.suite == "probes") & (frame.arm == "awd_loss_n16_flip4") & (frame.seed == 2)
     frame.loc[one & (frame.metric == "auc"), "value"] = math.nan

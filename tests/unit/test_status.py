@@ -1,6 +1,4 @@
-"""What is done, running, failed, interrupted and waiting, from files alone, and the time that is
-left.
-"""
+"""What is done, running, failed, interrupted and waiting, from files alone; the time left."""
 
 from __future__ import annotations
 
@@ -178,18 +176,14 @@ def test_time_left_is_the_median_pace_of_the_kind_times_the_work_left(plan, tmp_
     assert list(left[refine[:3]]) == [0, 0, 0]
     assert left[refine[4]] == pytest.approx(2.0 * work[refine[4]] + 5)
     steps = plan.stage(refine[3]).training.steps
-    assert left[refine[3]] == pytest.approx(
-        2.0 * work[refine[3]] * (1 - 2 / steps) + 5
-    )  # at the pace of the finished
-    assert left[trajectory] == pytest.approx(
-        8.0 / 4 * (10 - 4)
-    )  # at its own pace, with nothing to start
+    # at the pace of the finished; at its own pace, with nothing to start
+    assert left[refine[3]] == pytest.approx(2.0 * work[refine[3]] * (1 - 2 / steps) + 5)
+    assert left[trajectory] == pytest.approx(8.0 / 4 * (10 - 4))
     other = next(
         stage for stage in plan.stages if stage.startswith("trajectory") and stage != trajectory
     )
-    assert left[other] == pytest.approx(
-        8.0 / (work[trajectory] * 4 / 10) * work[other] + 5
-    )  # none has finished
+    # none has finished
+    assert left[other] == pytest.approx(8.0 / (work[trajectory] * 4 / 10) * work[other] + 5)
     assert math.isnan(left[stage_of(plan, "teacher", "hd")])
     assert "; at least " in status.summary(frame, 3) and "on 3 stages at a time" in status.summary(
         frame, 3

@@ -107,9 +107,13 @@ def test_the_best_arm_is_chosen_from_numbers_of_this_suite_alone(plans, tmp_path
     assert chosen(plan, frame) == best
     frame.to_csv(tmp_path / "metrics.csv", index=False)
     result = CliRunner().invoke(main, ["tuned", "--metrics", str(tmp_path / "metrics.csv")])
-    assert result.exit_code == 0 and result.output.splitlines()[1] == (
+    assert (result.exit_code, result.stderr) == (0, "") and result.output.splitlines()[1] == (
         "patch: {'learning_rate': 0.001, 'relative_weight': 1.0}  # hd_patch_lr1_w100"
     )
+    frame.assign(digest="another").to_csv(tmp_path / "earlier.csv", index=False)
+    earlier = CliRunner().invoke(main, ["tuned", "--metrics", str(tmp_path / "earlier.csv")])
+    assert (earlier.exit_code, earlier.stdout) == (0, result.stdout)
+    assert earlier.stderr == ("These numbers were made by another version of local_flaws_tuning.\n")
     frame.loc[frame.arm == "hd_conv_lr3_w25", "digest"] = "another"
     frame.to_csv(tmp_path / "metrics.csv", index=False)
     result = CliRunner().invoke(main, ["tuned", "--metrics", str(tmp_path / "metrics.csv")])

@@ -38,7 +38,7 @@ class Flaw(Config):
                 f"size = {self.size}: a flip of more than half a digit is as likely as the digit "
                 f"itself; take at most {DIGIT // 2}, or a fade"
             )
-        if (self.size or 0) >= 2 * DIGIT:
+        if self.size is not None and self.size >= 2 * DIGIT:
             raise ValueError(
                 f"size = {self.size}: a canvas has {2 * DIGIT} x {2 * DIGIT} pixels; for all of it "
                 "write null"

@@ -22,11 +22,8 @@ MEASURES = {
     "cosine": "Cosine ↑",
     "log10_damage": "log10 damage ↓",
 }
-CHANCE = {  # of a head that sees nothing; None: the flaw's area
-    "auc": 0.5,
-    "in_flaw_share": None,
-    "cosine": 0.0,
-}
+# of a head that sees nothing; None: the flaw's area
+CHANCE = {"auc": 0.5, "in_flaw_share": None, "cosine": 0.0}
 
 
 @functools.lru_cache(maxsize=1)

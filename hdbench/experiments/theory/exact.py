@@ -53,9 +53,8 @@ class Exact:
         self.mixture = self._with_background(self.modes, data.sd)
         self.means, self.sds, self.weights = self.mixture
         self.overall = math.hypot(data.within, self.centres.std())  # sd of all clusters
-        self.deviation = float(  # sd with the background
-            math.sqrt(self.weights @ (self.means**2 + self.sds**2))
-        )
+        variance = self.weights @ (self.means**2 + self.sds**2)
+        self.deviation = math.sqrt(variance)  # sd with the background
 
     def _with_background(self, means: np.ndarray, sd: float) -> Mixture:
         """Equal components, and the background."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -18,21 +18,16 @@ from hdbench.experiments.theory.collect import Results
 from hdbench.experiments.theory.config import Theory
 from hdbench.report.figures import style
 
-LOOKS = tuple(  # colour and marker of objectives, in the order of the configuration
-    zip(
-        (
-            style.BLACK,
-            style.BLUE,
-            style.PURPLE,
-            style.VERMILION,
-            style.GREEN,
-            style.SKY,
-            style.ORANGE,
-        ),
-        "hoPs^DX",
-        strict=True,
-    )
+COLOURS = (
+    style.BLACK,
+    style.BLUE,
+    style.PURPLE,
+    style.VERMILION,
+    style.GREEN,
+    style.SKY,
+    style.ORANGE,
 )
+LOOKS = tuple(zip(COLOURS, "hoPs^DX", strict=True))  # of objectives, as the configuration has them
 ERROR = "mean_velocity_error"
 DASHED = (0, (3, 1))
 KERNEL = 0.35  # width of the kernel of drawn densities, in sd of a sub-mode
@@ -54,8 +49,7 @@ def draw(theory: Theory, results: Results) -> Figure:
         f"Students of {theory.network.layers} hidden layers, {theory.training.steps:,} steps of "
         f"{theory.training.batch} points from fresh weights, with the exact velocity for their "
         f"teacher. Error: root mean square over {theory.noises:,} noises, relative to that of u. "
-        "Structure and detail: 1 is the true distribution, "
-        "0 a distribution without any. "
+        "Structure and detail: 1 is the true distribution, 0 a distribution without any. "
         f"Intervals: 95%, t over {len(theory.seeds)} seeds. Samples are of seed {theory.seeds[0]}.",
     )
 
@@ -85,12 +79,12 @@ class Panels:
             linestyle=(0, (4, 1)),
             label="exact velocity",
         )
-        followers: dict[str, list[str]] = {}
+        followers: dict[str, dict[str, int]] = {}
         for name, method in self.theory.methods.items():
             if method.teacher_steps:
-                followers.setdefault(method.objective.name, []).append(name)
-        for names, shift in zip(followers.values(), spread(0.06, len(followers)), strict=True):
-            self.draw_followers(axis, names, shift)
+                followers.setdefault(method.objective.name, {})[name] = method.teacher_steps
+        for by_name, shift in zip(followers.values(), spread(0.06, len(followers)), strict=True):
+            self.draw_followers(axis, by_name, shift)
         axis.set(
             xscale="log",
             yscale="log",
@@ -102,10 +96,9 @@ class Panels:
         axis.yaxis.set_major_formatter("{x:g}")
         axis.legend(loc="lower left", handlelength=2.5)
 
-    def draw_followers(self, axis: Axes, names: Sequence[str], shift: float) -> None:
+    def draw_followers(self, axis: Axes, steps: Mapping[str, int], shift: float) -> None:
         """Methods of one objective by the number of the teacher's steps."""
-        steps = {name: self.theory.methods[name].teacher_steps or 0 for name in names}
-        names = sorted(names, key=lambda name: steps[name])
+        names = sorted(steps, key=lambda name: steps[name])
         x = [shift * steps[name] for name in names]
         values = [self.intervals(f"{name}_w{self.theory.largest}", ERROR) for name in names]
         point = self.point(names[0])

@@ -59,9 +59,8 @@ def to_markdown(theory: Theory, table: pd.DataFrame) -> str:
     caption = (
         "Students where the true mean velocity is known, one step from noise, "
         f"{theory.noises:,} noises. Error: root mean square of u_theta - u at (eps, 0, 1), "
-        "relative to u. Structure and detail: 1 is the true distribution, "
-        "0 a distribution without any. "
-        f"95% t-intervals over {len(theory.seeds)} seeds; of references, over noises. "
+        "relative to u. Structure and detail: 1 is the true distribution, 0 a distribution without "
+        f"any. 95% t-intervals over {len(theory.seeds)} seeds; of references, over noises. "
         f"Students have {theory.network.layers} hidden layers and "
         f"{theory.training.steps:,} steps of {theory.training.batch} points."
     )

@@ -5,7 +5,8 @@ A stage's FLOPs are forward-equivalents, each objective's own count, times those
     GPU seconds = sum over precisions of FLOPs / (peak * utilisation) + seconds of waiting
 What a forward-mode pass goes through is float32 in any precision: with k tangents a sample also k
 forwards and their 2k backwards.  Gradient checkpointing computes half of all other backwards again,
-as forwards.  Heads, data loading and queues are not counted.
+as forwards.  Heads, data loading, queues and prompts that a suite's own CLIP encodes are not
+counted.
 
 Suites without latents run on CPUs: core-seconds are those of the same stage in a committed
 paper_tables/*/run.json, or else FLOPs at the median pace of the plan's measured stages of its kind,

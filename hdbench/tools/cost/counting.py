@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.core.errors import UserError
-from hdbench.evaluation.protocols import protocol_named
+from hdbench.evaluation.protocols import DIMENSIONS, protocol_named
 from hdbench.methods.base import Passes, total
 from hdbench.methods.discriminators import parameter_count
-from hdbench.networks.config import SanaConfig
 from hdbench.networks.flops import forward_flops
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import ClipText
@@ -23,7 +23,6 @@ from hdbench.tools.cost.model import CostModel
 from hdbench.tools.memory.held import Memory
 
 ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}  # bytes
-SPATIAL = 7 * 17 * 17  # sFID's features of an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,13 +154,14 @@ class Costs:
         return Cost(disk=4 * parameter_count(self.memory.network(stage.config.network, False)))
 
     def of_text(self, stage: Stage) -> Cost:
+        """Of a pipeline's text encoder; what a CLIP of the suite's own encodes is not counted."""
         suite = self.plan.suite
-        network, text = suite.network, suite.text
-        if not self.latents or not isinstance(network, SanaConfig) or isinstance(text, ClipText):
+        network: Any = suite.network  # SANA's, as in every suite with a pipeline
+        if isinstance(suite.text, ClipText):
             return Cost()
         encoder = self.model.text_encoder
         prompts = self.images() + suite.evaluation.samples
-        token = network.caption_width * ITEM[text.dtype]
+        token = network.caption_width * ITEM[suite.text.dtype]
         return Cost(
             flops={"bfloat16": prompts * encoder.tokens * encoder.flops_per_token},
             disk=prompts * encoder.tokens_kept * token,
@@ -209,7 +209,7 @@ class Costs:
         protocol = protocol_named(self.plan.suite.evaluation.protocol)
         clip = protocol.prompts and stage.kind == "evaluate"
         distances = len(protocol.layers) + 10 * protocol.categories
-        numbers = 2048 + SPATIAL * ("spatial" in protocol.layers) + 2 * 768 * clip
+        numbers = sum(DIMENSIONS[layer] for layer in protocol.layers) + 2 * 768 * clip
         reading = 1e-9 * n * self.data.resolution**2 * model.png.read_nanoseconds_per_pixel
         return Cost(
             flops={

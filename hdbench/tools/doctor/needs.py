@@ -7,11 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from hdbench.datasets.latents.config import ImageCollection
 from hdbench.evaluation.protocols import protocol_named
-from hdbench.evaluation.weights import PUBLIC
+from hdbench.evaluation.weights import places
 from hdbench.networks import autoencoders
 from hdbench.networks.text import TextConfig
 from hdbench.suite.plan import Plan
@@ -72,23 +70,14 @@ def of_evaluation(evaluation: Evaluation, results: Path) -> Iterator[Need]:
     """References, networks and prompts of a named protocol."""
     if evaluation.reference:
         yield Need("reference", evaluation.protocol, evaluation.reference, checks.check_reference)
-        for role in roles(evaluation):
+        for role in protocol_named(evaluation.protocol).networks:
             path = evaluation.weights.get(role) or place_of(role, results)
             yield Need(role, role, path, checks.check_weights)
     if evaluation.prompts:
         yield Need("prompts", "prompts", evaluation.prompts, checks.check_prompts)
 
 
-def roles(evaluation: Evaluation) -> list[str]:
-    """Networks that the protocol measures with."""
-    protocol = protocol_named(evaluation.protocol)
-    used = {"inception": protocol.inception, "clip": protocol.prompts}
-    return [role for role, is_used in used.items() if is_used]
-
-
 def place_of(role: str, results: Path) -> str:
-    """Where `hdbench.evaluation.weights.find` looks for the public file."""
-    file = PUBLIC[role].file
-    places = [results / "evaluation/weights", Path(torch.hub.get_dir()) / "checkpoints"]
-    paths = [place / file for place in places]
+    """Where the public file is, or should be put."""
+    paths = places(role, results / "evaluation")
     return str(next((path for path in paths if path.is_file()), paths[0]))

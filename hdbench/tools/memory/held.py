@@ -14,7 +14,7 @@ from hdbench.networks import clip
 from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import SanaConfig, TransformerConfig
 from hdbench.networks.flops import Unencoded
-from hdbench.stages.context import of_classifier
+from hdbench.stages.context import of_classifier, shape
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Training
 from hdbench.suite.stage import Stage
@@ -51,7 +51,7 @@ class Held(NamedTuple):
 
 
 class Memory:
-    """Of the training stages of a plan; stages with one network and objective are counted once."""
+    """Of a plan's training stages; those of the same network and objective are counted once."""
 
     def __init__(self, plan: Plan):
         self.plan = plan
@@ -64,15 +64,12 @@ class Memory:
         if key not in self._networks:
             data = self.plan.suite.data
             text = self.plan.suite.text
+            conditions = None
+            if isinstance(config, SanaConfig):
+                conditions = Unencoded(text.tokens, config.caption_width)
             with torch.device("meta"):
                 self._networks[key] = config.build(
-                    image_size=data.image_size,
-                    channels=data.channels,
-                    classes=data.classes,
-                    mean_velocity=mean_velocity,
-                    conditions=Unencoded(text.tokens, config.caption_width)
-                    if text and isinstance(config, SanaConfig)
-                    else None,
+                    **shape(data), mean_velocity=mean_velocity, conditions=conditions
                 )
         return self._networks[key]
 

@@ -14,10 +14,10 @@ from tabulate import tabulate
 
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS
+from hdbench.tools.numbers import WIDTH
 from hdbench.tools.status.states import STATES, look
 from hdbench.tools.status.time_left import duration, with_time_left
 
-WIDTH = 118
 NOTES = {
     "interrupted": "Interrupted: begun, not done, and no process works on it; the command that ran "
     "it goes on from that step.",
