@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from hdbench.cli.group import clean_errors, main
+from hdbench.cli.group import (
+    FILE,
+    FOLDER,
+    clean_errors,
+    device_option,
+    main,
+    options,
+    rank,
+    threads_option,
+)
 from hdbench.core.errors import Interrupted, UserError
 
 ALLOWED = ("conversion", "mixed-sizes", "other-weights")
 
 
-# what `evaluate` and `reference` share
-EVALUATION_OPTIONS = (
+evaluation_options = options(  # what `evaluate` and `reference` share
     click.option(
         "--weights",
         multiple=True,
         metavar="ROLE=PATH",
-        help=(
-            "Weights of inception or clip: a file, a folder of open_clip, or "
-            "hf-hub:OWNER/NAME/FILE."
-        ),
+        help="Of inception or clip: a file, a folder of open_clip, or hf-hub:OWNER/NAME/FILE.",
     ),
     click.option("--resolution", type=click.IntRange(1, 8192), help="Of mjhq30k, in place of 512."),
     click.option(
         "--allow",
         multiple=True,
         type=click.Choice(ALLOWED),
-        help="conversion: images that are not RGB are converted; mixed-sizes: each is resized by "
-        "itself; other-weights: not the public file.",
+        help="conversion: images that are not RGB are converted; mixed-sizes: each image is "
+        "resized by itself; other-weights: any file, not only the public one.",
     ),
     click.option(
         "--cache",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=FOLDER,
         default=Path("results/evaluation"),
         show_default=True,
         help="Folder of features, references and weights.",
@@ -52,20 +56,10 @@ EVALUATION_OPTIONS = (
         type=click.Choice(["library", "channels-last"]),
         default="library",
         show_default=True,
-        help=(
-            "Of Inception: as torch-fidelity runs it, to the bit; or faster on a CPU, same up to "
-            "rounding."
-        ),
+        help="Of Inception: as torch-fidelity, to the bit; or faster on a CPU, up to rounding.",
     ),
-    click.option(
-        "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
-    ),
-    click.option(
-        "--device",
-        default="cpu",
-        show_default=True,
-        help="cpu, cuda, or auto: cuda if there is one.",
-    ),
+    threads_option,
+    device_option,
     click.option(
         "--rank", type=int, help="Of several processes that share the images; by default RANK."
     ),
@@ -82,13 +76,6 @@ EVALUATION_OPTIONS = (
 )
 
 
-def evaluation_options(command):
-    """Add the options that `evaluate` and `reference` share."""
-    for option in reversed(EVALUATION_OPTIONS):
-        command = option(command)
-    return command
-
-
 @contextmanager
 def report_on_every_rank():
     """Each rank reports its own errors, since each reads files; OSError becomes UserError."""
@@ -96,15 +83,14 @@ def report_on_every_rank():
         yield
     except OSError as error:
         raise UserError(
-            f"{error.filename or 'a file'}: {error.strerror or error}; choose another place, or "
-            "make this one good"
+            f"{error.filename or 'a file'}: {error.strerror or error}; mend it, or choose another"
         ) from None
     except UserError as error:
-        error.alone = (os.environ.get("RANK") or "0") != "0"
+        error.alone = rank() != "0"
         raise
     except KeyboardInterrupt:
         raise Interrupted(
-            "stopped; the same command begins this pass again, finished ones are kept"
+            "stopped; the same command begins this pass again and keeps finished ones"
         ) from None
 
 
@@ -136,15 +122,11 @@ protocol_option = click.option(
     "sources",
     multiple=True,
     metavar="[NAME=]PATH",
-    help=(
-        "Real images (folder or npz), ADM's npz, or what `hdbench reference` built; for one "
-        "protocol with NAME=."
-    ),
+    help="Real images (folder or npz), ADM's npz, or what `hdbench reference` built; NAME= says "
+    "for which protocol.",
 )
 @click.option(
-    "--prompts",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON of {image: {prompt, category}}, for CLIP scores and MJHQ.",
+    "--prompts", type=FILE, help="JSON of {image: {prompt, category}}, for CLIP scores and MJHQ."
 )
 @click.option(
     "--n", type=int, help="Evaluate this many of the images; the count is in every metric's name."
@@ -163,10 +145,8 @@ protocol_option = click.option(
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help=(
-        "Table to write, .csv or .json; influences for paired differences go to the .npz beside it."
-    ),
+    type=FILE,
+    help="Table to write, .csv or .json; each sample's influence goes to the .npz beside it.",
 )
 @evaluation_options
 @clean_errors
@@ -192,8 +172,8 @@ def evaluate_command(protocols, sources, out, **options):
     run = evaluate_by_classifier if "classifier" in names else evaluate
     evaluations = run(request)
     if evaluations is None:
-        rank, world_size, _ = request.settings.shard
-        return click.echo(f"rank {rank} of {world_size}: features are written; rank 0 reports")
+        number, world_size, _ = request.settings.shard
+        return click.echo(f"rank {number} of {world_size}: features are written; rank 0 reports")
     for path, evaluation in zip(outs.values(), evaluations, strict=True):
         if path is not None:
             evaluation.save(path)
@@ -216,9 +196,7 @@ def evaluate_command(protocols, sources, out, **options):
 )
 @protocol_option
 @click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to copy the reference to; without it, it stays in the cache.",
+    "--out", type=FOLDER, help="Folder to copy the reference to; without it, it stays in the cache."
 )
 @evaluation_options
 @clean_errors

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from hdbench.cli.group import clean_errors, main, rendered_option, results_option
+from hdbench.cli.group import (
+    clean_errors,
+    config_option,
+    main,
+    metrics_option,
+    rendered_option,
+    results_option,
+    threads_option,
+)
 
 
 @main.command("theory")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("workflow/theory.yaml"),
-    show_default=True,
-    help="Data, networks and methods.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
-)
+@config_option("workflow/theory.yaml", "Data, networks and methods.")
+@threads_option
 @results_option
 @rendered_option
 @clean_errors
@@ -39,16 +37,8 @@ def theory_command(config, threads, results, out):
 
 
 @main.command("probes")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("workflow/probes.yaml"),
-    show_default=True,
-    help="Teachers, flaws and heads.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
-)
+@config_option("workflow/probes.yaml", "Teachers, flaws and heads.")
+@threads_option
 @results_option
 @rendered_option
 @clean_errors
@@ -74,11 +64,7 @@ def probes_command(config, threads, results, out):
     show_default=True,
     help="One seed with every head over a grid.",
 )
-@click.option(
-    "--metrics",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="By default results/<suite>/metrics.csv.",
-)
+@metrics_option
 @results_option
 @clean_errors
 def tuned_command(suite, metrics, results):

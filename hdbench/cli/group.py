@@ -13,10 +13,13 @@ import click
 from hdbench.core.errors import Ended
 
 
+def rank() -> str:
+    """What the launcher calls this process; "0" where there is no launcher."""
+    return os.environ.get("RANK") or "0"
+
+
 def clean_errors(command):
-    """A command that cannot go on ends with one sentence and an exit code, see
-    hdbench.core.errors; an interruption with 130.
-    """
+    """Errors of hdbench.core.errors become one sentence and their exit code, Ctrl-C becomes 130."""
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
@@ -30,15 +33,17 @@ def clean_errors(command):
             code = 130
             text = "stopped; nothing is lost, the same command goes on from the last checkpoint"
             alone = False
-        rank = os.environ.get("RANK") or "0"
         if alone and os.environ.get("WORLD_SIZE") != "1":
-            text = f"rank {rank}: {text}"
-        if alone or rank == "0":
+            text = f"rank {rank()}: {text}"
+        if alone or rank() == "0":
             click.echo(f"hdbench: {text}", err=True)
         sys.exit(code)
 
     return wrapped
 
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 
 suite_option = click.option(
     "--suite",
@@ -48,11 +53,45 @@ suite_option = click.option(
 )
 results_option = click.option(
     "--results",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     default=Path("results"),
     show_default=True,
     help="Folder of artifacts and metrics.",
 )
+metrics_option = click.option(
+    "--metrics", type=FILE, help="By default results/<suite>/metrics.csv."
+)
+rendered_option = click.option(
+    "--out",
+    type=FOLDER,
+    help="Folder in which <suite>/ gets what is rendered; by default results/<suite>/.",
+)
+seed_option = click.option(
+    "--seed", type=int, help="Seed of the chain; by default the suite's first."
+)
+out_option = click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("paper_tables"),
+    show_default=True,
+    help="Folder of rendered tables and figures.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."
+)
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="cpu, cuda, or auto: cuda if there is one."
+)
+
+
+def config_option(default: str, text: str):
+    """The option --config, a YAML file."""
+    return click.option("--config", type=FILE, default=Path(default), show_default=True, help=text)
+
+
+def options(*shared):
+    """One decorator that adds several options, in the order of the help."""
+    return lambda command: functools.reduce(lambda f, add: add(f), reversed(shared), command)
 
 
 class Tee:
@@ -78,24 +117,10 @@ class Tee:
 @click.version_option(package_name="hdbench")
 @click.option(
     "--log",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Messages go to this file too; of several processes, those of the first.",
 )
 def main(log: Path | None) -> None:
     """Reproducible ablations of one-step diffusion distillation."""
-    if log is not None and (os.environ.get("RANK") or "0") == "0":
+    if log is not None and rank() == "0":
         sys.stderr = Tee(sys.stderr, log)
-
-
-rendered_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder in which <suite>/ gets what is rendered; by default results/<suite>/.",
-)
-out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("paper_tables"),
-    show_default=True,
-    help="Folder of rendered tables and figures.",
-)

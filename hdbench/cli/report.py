@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from hdbench.cli.group import (
+    FILE,
     clean_errors,
     main,
+    metrics_option,
     out_option,
     rendered_option,
     results_option,
@@ -25,9 +27,8 @@ from hdbench.cli.group import (
 )
 @click.option(
     "--keep",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="metrics.csv of another run of the suite: its numbers are taken where there are no "
-    "results here.",
+    type=FILE,
+    help="metrics.csv of another run of the suite: its numbers stand where there are none here.",
 )
 @suite_option
 @results_option
@@ -48,11 +49,7 @@ def collect_command(suite, results, partial, keep):
 
 
 @main.command("tables")
-@click.option(
-    "--metrics",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="By default results/<suite>/metrics.csv.",
-)
+@metrics_option
 @suite_option
 @results_option
 @rendered_option
@@ -71,21 +68,17 @@ def tables_command(suite, results, metrics, out):
 
 
 @main.command("claims")
-@click.option(
-    "--metrics",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="By default results/<suite>/metrics.csv.",
-)
+@metrics_option
 @click.option(
     "--rules",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     default=Path("workflow/claims.yaml"),
     show_default=True,
     help="The claims and what decides them.",
 )
 @click.option(
     "--theory",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="Metrics of `hdbench theory`; by default results/theory/metrics.csv, if it is there.",
 )
 @suite_option
@@ -104,18 +97,15 @@ def claims_command(suite, results, metrics, rules, theory, out):
     plan = load_plan(suite)
     declared = read_rules(rules)
     frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
-    given = metrics is not None
-    values = read_theory(
-        theory or results / "theory" / "metrics.csv", missing_is_none=theory is None
-    )
-    for path in write_claims(Numbers(plan, frame, results, lenient=given), declared, out, values):
+    numbers = Numbers(plan, frame, results, lenient=metrics is not None)
+    file = theory or results / "theory" / "metrics.csv"
+    values = read_theory(file, missing_is_none=theory is None)
+    for path in write_claims(numbers, declared, out, values):
         click.echo(path)
 
 
 @main.command("prose")
-@click.argument(
-    "documents", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False)
-)
+@click.argument("documents", nargs=-1, required=True, type=FILE)
 @out_option
 @clean_errors
 def prose_command(documents, out):
@@ -127,19 +117,13 @@ def prose_command(documents, out):
 
 
 @main.command("figures")
-@click.option(
-    "--metrics",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="By default results/<suite>/metrics.csv.",
-)
+@metrics_option
 @suite_option
 @results_option
 @rendered_option
 @clean_errors
 def figures_command(suite, results, metrics, out):
-    """Draw quality, differences, samples, curves, spectra and token weights; what is missing is
-    left out with a note.
-    """
+    """Draw quality, differences, samples, curves, spectra, weights; notes say what is missing."""
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.figures import FIGURES, draw
     from hdbench.report.numbers import metrics_file
@@ -167,12 +151,12 @@ def figures_command(suite, results, metrics, out):
     "--metrics",
     "files",
     multiple=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="What `hdbench evaluate --out` or `hdbench collect` wrote; several times for several.",
 )
 @click.option(
     "--numbers",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     default=Path("paper_tables/published.csv"),
     show_default=True,
     help="The published numbers.",
@@ -185,17 +169,11 @@ def figures_command(suite, results, metrics, out):
 @out_option
 @clean_errors
 def published_command(names, files, numbers, without_remembered, out):
-    """Render the main table of a benchmark: published numbers with their sources, and ours below
-    them.
-    """
-    from hdbench.report.published import (  # start-up: of this command alone
-        BENCHMARKS,
-        write_published,
-    )
+    """Render the main table of a benchmark: published numbers with sources, ours below them."""
+    from hdbench.report import published  # start-up: of this command alone
 
-    for path in write_published(
-        names or tuple(BENCHMARKS), numbers, files, not without_remembered, out
-    ):
+    names = names or tuple(published.BENCHMARKS)
+    for path in published.write_published(names, numbers, files, not without_remembered, out):
         click.echo(path)
 
 
@@ -213,13 +191,9 @@ def published_command(names, files, numbers, without_remembered, out):
     "--all",
     "everything",
     is_flag=True,
-    help="Every row, not the nearest to moving alone; and costs, as ratios.",
+    help="Every row, not only those nearest to moving; and costs, as ratios.",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Also every row in full precision, as csv.",
-)
+@click.option("--out", type=FILE, help="File to write, every row in full precision, as csv.")
 @click.option(
     "--fail-if-moved",
     is_flag=True,
@@ -227,9 +201,7 @@ def published_command(names, files, numbers, without_remembered, out):
 )
 @clean_errors
 def compare_command(a, b, metrics, everything, out, fail_if_moved):
-    """Compare two runs, files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond
-    noise.
-    """
+    """Compare files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""
     from hdbench.core.files import write_atomic  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.compare import compare, described, failed
@@ -256,9 +228,7 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
 @out_option
 @clean_errors
 def publish_command(experiment, suite, results, out):
-    """Copy what a suite's tables, claims and figures have rendered in results/ into the folder of
-    committed tables.
-    """
+    """Copy a suite's rendered tables, claims and figures into the folder of committed tables."""
     from hdbench.report.publish import publish  # start-up: of this command alone
     from hdbench.suite.load import load_plan
 

@@ -6,7 +6,17 @@ import sys
 
 import click
 
-from hdbench.cli.group import clean_errors, main, rendered_option, results_option, suite_option
+from hdbench.cli.group import (
+    clean_errors,
+    device_option,
+    main,
+    options,
+    rendered_option,
+    results_option,
+    seed_option,
+    suite_option,
+    threads_option,
+)
 from hdbench.core.errors import UserError
 
 KIND_HELP = {
@@ -29,46 +39,26 @@ def stage_group() -> None:
     """Compute one stage of a suite; a stage that is done is left alone."""
 
 
-def _run_options(command):
-    """How stages are computed."""
-    for option in reversed(
-        (
-            suite_option,
-            results_option,
-            click.option(
-                "--threads",
-                type=click.IntRange(min=1),
-                default=1,
-                show_default=True,
-                help="CPU threads.",
-            ),
-            click.option(
-                "--device",
-                default="cpu",
-                show_default=True,
-                help="cpu, cuda, or auto: cuda if there is one.",
-            ),
-            click.option(
-                "--checkpoint-seconds",
-                type=click.FloatRange(min=0),
-                default=30.0,
-                show_default=True,
-            ),
-            click.option(
-                "--sharding",
-                type=click.Choice(["none", "fsdp2"]),
-                default="none",
-                show_default=True,
-                help="Of several processes (torchrun): each holds all that it trains, or its part.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+_run_options = options(  # how stages are computed
+    suite_option,
+    results_option,
+    threads_option,
+    device_option,
+    click.option(
+        "--checkpoint-seconds", type=click.FloatRange(min=0), default=30.0, show_default=True
+    ),
+    click.option(
+        "--sharding",
+        type=click.Choice(["none", "fsdp2"]),
+        default="none",
+        show_default=True,
+        help="Of several processes (torchrun): each holds all that it trains, or its part.",
+    ),
+)
 
 
 def _compute(jobs, results, remove, threads, device, checkpoint_seconds, sharding) -> None:
-    """Run these jobs in order, without the artifacts and checkpoints of the stages `remove`."""
+    """Run these jobs in order, after the artifacts of the stages `remove` are removed."""
     from hdbench.core.distributed import from_rank_0, ranks  # start-up: of this command alone
     from hdbench.core.runtime import set_up
     from hdbench.stages.artifact import remove_artifacts
@@ -85,14 +75,12 @@ def _compute(jobs, results, remove, threads, device, checkpoint_seconds, shardin
 def _stage_command(kind: str) -> click.Command:
     @click.option("--id", "stage_id", help="Id of the stage, as `hdbench plan` prints it.")
     @click.option("--arm", help="With --seed instead of --id: the arm whose stage it is.")
-    @click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
-    @click.option(
-        "--steps", type=int, default=None, help="Sampling steps, for sample and evaluate."
-    )
+    @seed_option
+    @click.option("--steps", type=int, help="Sampling steps, for sample and evaluate.")
     @click.option(
         "--again",
         is_flag=True,
-        help="Make the stage anew, and remove it and all that was made from it before.",
+        help="Make the stage anew; first remove it and all that was made from it.",
     )
     @_run_options
     @clean_errors
@@ -118,11 +106,11 @@ def _stage_command(kind: str) -> click.Command:
 
 @main.command("arm")
 @click.argument("name")
-@click.option("--seed", type=int, default=None, help="Chain; by default the suite's first.")
+@seed_option
 @click.option(
     "--again",
     is_flag=True,
-    help="Make the arm's own stages anew, not the teacher and what is before it; remove first "
+    help="Make the arm's own stages anew, not the teacher or what comes before it; first remove "
     "what is there of them, and all that was made from them.",
 )
 @_run_options
@@ -163,9 +151,7 @@ for _kind in KIND_HELP:
 @results_option
 @clean_errors
 def plan_command(suite, results):
-    """List the suite's stages (id, number of parents, done or not) and the training cost of each
-    arm.
-    """
+    """List the suite's stages (id, number of parents, done or not) and what each arm trains."""
     from hdbench.report.tables import tables_of  # start-up: of this command alone
     from hdbench.stages import artifact
     from hdbench.stages.sources import changed_sources
@@ -213,9 +199,7 @@ def plan_command(suite, results):
 )
 @clean_errors
 def status_command(suite, results, cores, every):
-    """Say what of a suite is done, running, failed and waiting, and how long is left; changes
-    nothing.
-    """
+    """Say what of a suite is done, running, failed and waiting, and the time left; only reads."""
     from hdbench.suite.load import load_plan  # start-up: of this command alone
     from hdbench.tools.status.report import watch
 

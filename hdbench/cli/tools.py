@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
-from hdbench.cli.group import clean_errors, main, out_option, results_option, suite_option
+from hdbench.cli.group import (
+    FOLDER,
+    clean_errors,
+    config_option,
+    main,
+    out_option,
+    results_option,
+    seed_option,
+    suite_option,
+)
 
 
 @main.command("export")
 @click.option("--arm", required=True, help="A student that samples in one step.")
-@click.option("--seed", type=int, default=None, help="Seed; by default the suite's first.")
+@seed_option
 @suite_option
 @results_option
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write.",
-)
+@click.option("--out", required=True, type=FOLDER, help="Folder to write.")
 @clean_errors
 def export_command(suite, results, arm, seed, out):
     """Write a one-step student as a folder of diffusers with a model card; needs no hdbench."""
@@ -34,13 +37,7 @@ def export_command(suite, results, arm, seed, out):
 @main.command("cost")
 @click.option("--memory", is_flag=True, help="Memory of each training stage on a GPU instead.")
 @click.option("--gpu", help="One of the model's GPUs, in place of its own choice.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("workflow/cost.yaml"),
-    show_default=True,
-    help="The cost model.",
-)
+@config_option("workflow/cost.yaml", "The cost model.")
 @suite_option
 @results_option
 @out_option
@@ -66,13 +63,7 @@ def cost_command(suite, results, out, config, gpu, memory):
 @main.command("doctor")
 @click.option("--verify", is_flag=True, help="Compare sizes, and SHA-256 where one is known.")
 @click.option("--device", default="cpu", show_default=True, help="Also look for this one: cuda.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("workflow/sources.yaml"),
-    show_default=True,
-    help="Where public things are from.",
-)
+@config_option("workflow/sources.yaml", "Where public things are from.")
 @suite_option
 @results_option
 @clean_errors

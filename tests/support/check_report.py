@@ -1,9 +1,8 @@
-"""A report as Chromium shows it, on a desk and on a phone: `python -m tests.support.check_report
-REPORT FOLDER`.
+"""`python -m tests.support.check_report REPORT FOLDER`: a report in Chromium on a desk and a phone.
 
-Nothing is asked of a network, the page is no wider than the screen, and its text is there;
-screenshots of both go to FOLDER. A page that fails is looked at first, so that a browser which sees
-nothing is not taken for a good report.
+It asks nothing of a network, is no wider than the screen, and has text; screenshots go to FOLDER. A
+page that fails is looked at first, so that a browser which sees nothing does not pass for a good
+report.
 """
 
 import json
@@ -36,9 +35,7 @@ BAD = '<img src="http://127.0.0.1:9/x.png"><div style="width: 3000px">wide</div>
 
 
 def look(page: Path, width: int, height: int, picture: Path) -> tuple[int, int, list[str]]:
-    """Of a page on a screen: its width in pixels, the letters that can be read, and the addresses
-    that it asked for.
-    """
+    """A page's width in pixels, its number of readable letters, and the addresses it asked for."""
     with tempfile.TemporaryDirectory() as folder:
         frame, log = Path(folder, "frame.html"), Path(folder, "net.json")
         frame.write_text(FRAME.format(page=page.resolve().as_uri(), width=width, height=height))
@@ -59,11 +56,11 @@ def look(page: Path, width: int, height: int, picture: Path) -> tuple[int, int, 
             timeout=300,
         ).stdout
         starts = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
-        asked = {
+        asked = {  # by a page, not by the browser itself
             start["url"]
             for start in starts
             if start.get("initiator", "not an origin") != "not an origin"
-        }  # by a page
+        }
     size, letters = (
         int(re.search(rf'data-{name}="(\d+)"', dom)[1]) for name in ("width", "letters")
     )
@@ -81,10 +78,7 @@ def main(report: Path, folder: Path) -> None:
         assert not asked, f"{screen}: the report asks for {asked}"
         assert width <= wide, f"{screen}: {width} pixels wide, the screen has {wide}"
         assert letters > 200, f"{screen}: {letters} letters"
-        print(
-            f"{report} on a {screen}: {letters} letters, {width} of {wide} pixels wide, nothing "
-            f"asked of a network"
-        )
+        print(f"{report} on a {screen}: {letters} letters, {width} of {wide} pixels wide, offline")
 
 
 if __name__ == "__main__":

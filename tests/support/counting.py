@@ -106,8 +106,7 @@ class Workflow:
             )
 
     def kill_while_counting(self, *arguments: str, jobs: int = 2) -> None:
-        """Start, and `kill -9` the main process once so many jobs have counted to three; they are
-        left running."""
+        """Start, and `kill -9` the main process once so many jobs, left running, counted to 3."""
         main = self.start(*arguments)
         self.wait(lambda: all(self.state(job) > 2 for job in range(jobs)))
         main.kill()
@@ -130,8 +129,7 @@ class Workflow:
         return int(path.read_text() or 0) if path.exists() else 0
 
     def wait(self, condition, timeout: float = 60) -> None:
-        """Until the condition holds; AssertionError with what Snakemake has said if it never
-        does."""
+        """Until the condition holds; AssertionError with Snakemake's words if it never does."""
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, (
@@ -143,8 +141,7 @@ class Workflow:
 def flattened(
     passes: Mapping[str, Passes], feature_network: str = "teacher"
 ) -> dict[tuple[str, str, str], float]:
-    """An objective's passes by (network, "full" or "features", kind of pass), without those of
-    none.
+    """An objective's passes by (network, "full" or "features", kind of pass), without zeros.
 
     Its `generator` and `target` are the student, its `feature` is features of `feature_network`,
     and a regulariser's passes add to the objective's own.

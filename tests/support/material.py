@@ -43,9 +43,7 @@ def material() -> Path:
 
 @functools.cache
 def inception_weights() -> Path:
-    """Inception as torch-fidelity has it, Kaiming-initialised, batch norm calibrated on images: not
-    degenerate.
-    """
+    """torch-fidelity's Inception, Kaiming-initialised, with batch norm calibrated on images."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Untrained(FeatureExtractorInceptionV3):
@@ -54,10 +52,8 @@ def inception_weights() -> Path:
 
     empty = material() / "empty.pth"
     torch.save({}, empty)
-    network, generator = (
-        Untrained("untrained", ["2048"], str(empty)),
-        torch.Generator().manual_seed(0),
-    )
+    network = Untrained("untrained", ["2048"], str(empty))
+    generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             fan_in = module.weight[0].numel()

@@ -1,8 +1,8 @@
-"""Exactly solvable data for the tests: a Gaussian and a mixture of Gaussians under the path z_t =
-(1 - t) x + t eps.
+"""Exactly solvable data for the tests: a Gaussian and a mixture of Gaussians.
 
-A component N(mu_k, s_k^2 I) becomes N((1 - t) mu_k, sigma_k^2 I) at time t, with sigma_k^2 = (1 -
-t)^2 s_k^2 + t^2. Nothing here uses hdbench, so that agreement means something.
+On the path z_t = (1 - t) x + t eps a component N(mu_k, s_k^2 I) becomes N((1 - t) mu_k,
+sigma_k^2 I), sigma_k^2 = (1 - t)^2 s_k^2 + t^2. Nothing here uses hdbench, so agreement means
+something.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ def uniform_times(
 
 
 class Mixture:
-    """sum_k p_k N(mu_k, s_k^2 I) on images: means (K, C, H, W), sds (K,), shares p (K,), all
-    float64.
-    """
+    """sum_k p_k N(mu_k, s_k^2 I) on images: means mu (K, C, H, W), sds s (K,), shares p (K,)."""
 
     def __init__(self, means: Tensor, sds: Tensor, shares: Tensor):
         self.means, self.sds, self.shares = means.double(), sds.double(), shares.double()
@@ -68,8 +66,8 @@ class Mixture:
         return (z + column(t) ** 2 * self.score(z, t)) / (1 - column(t))
 
     def v(self, z: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """E[eps - x | z_t = z] = sum_k P(k | z) [-mu_k + (t - (1 - t) s_k^2) / sigma_k^2 (z - (1 -
-        t) mu_k)].
+        """E[eps - x | z_t = z]
+        = sum_k P(k | z) [(t - (1 - t) s_k^2) / sigma_k^2 (z - (1 - t) mu_k) - mu_k].
         """
         offset, variance, log_joint = self._components(z, t)
         posterior = torch.softmax(log_joint, dim=1)
@@ -81,9 +79,7 @@ class Mixture:
     def u(
         self, z: Tensor, r: Tensor, t: Tensor, c: Tensor | None = None, steps: int = 48
     ) -> Tensor:
-        """Mean velocity by classical Runge-Kutta from t to r: the mean of the steps' slopes, so r =
-        t needs no limit.
-        """
+        """Mean velocity, the mean slope of Runge-Kutta steps from t to r: r = t needs no limit."""
         h, mean = (r - t) / steps, torch.zeros_like(z)
         for number in range(steps):
             s = t + number * h
@@ -119,8 +115,8 @@ class Gaussian(Mixture):
         return ((1 - t) ** 2 * self.sd**2 + t**2).sqrt()
 
     def u(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
-        """(z_t - z_r) / (t - r) with z_r - (1 - r) mu = sigma_r / sigma_t (z_t - (1 - t) mu), with
-        t - r cancelled.
+        """(z_t - z_r) / (t - r), with t - r cancelled, where
+        z_r - (1 - r) mu = sigma_r / sigma_t (z_t - (1 - t) mu).
         """
         slope = ((t + r) - self.sd**2 * (2 - t - r)) / (
             (self.sigma(t) + self.sigma(r)) * self.sigma(t)
@@ -139,9 +135,7 @@ class Gaussian(Mixture):
 
 
 def gaussian_kl(mean_p: Tensor, variance_p: Tensor, mean_q: Tensor, variance_q: Tensor) -> Tensor:
-    """KL(N(mean_p, variance_p) || N(mean_q, variance_q)) in one dimension, differentiable in all
-    four.
-    """
+    """KL(N(mean_p, variance_p) || N(mean_q, variance_q)) in one dimension; differentiable."""
     return 0.5 * (
         torch.log(variance_q / variance_p) + (variance_p + (mean_p - mean_q) ** 2) / variance_q - 1
     )

@@ -1,5 +1,4 @@
-"""The suites of the paper's scale with all their numbers shrunken, and tiny random weights and data
-in the public formats.
+"""The suites of the paper's scale made tiny, with random weights and data in the public formats.
 
 `python -m tests.support.paper_scale FOLDER` writes them, for `snakemake --config
 suite=FOLDER/toy_imagenet256.yaml`.
@@ -34,11 +33,11 @@ from tests.support.pipelines import (
 from tests.support.sit_reference import random_reference
 
 SIDE, SAMPLES = LATENT_SIDE * FACTOR, 12
-ARMS = {
+ARMS = {  # few, since a Frechet distance of 2,048 dimensions takes seconds
     "imagenet256": ("teacher", "hd_awd_logit"),
     "imagenet256_dit": ("teacher", "td"),
     "mjhq_1024": ("teacher", "sprint", "hd_awd_logit"),
-}  # a Frechet distance of 2,048 dimensions takes seconds
+}
 CATEGORIES = ("animals", "food")
 
 

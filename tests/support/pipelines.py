@@ -94,9 +94,7 @@ def dc_autoencoder(channels: int = CHANNELS, factor: int = FACTOR) -> Path:
 
 @functools.cache
 def sana_pipeline() -> Path:
-    """A folder with a SanaPipeline: DC-AE, Gemma 2, a byte-level tokenizer, and Euler steps of the
-    flow without a shift.
-    """
+    """A folder with a SanaPipeline: DC-AE, Gemma 2, a tokenizer of bytes, unshifted Euler steps."""
     from diffusers import SanaPipeline
 
     pipeline = SanaPipeline(
@@ -125,9 +123,7 @@ def sana_sprint_pipeline() -> Path:
 
 
 def text_parts() -> dict:
-    """Gemma 2 of one layer and width 16, and a tokenizer of single bytes, with Gemma's special
-    tokens.
-    """
+    """Gemma 2 of one layer, and a tokenizer of single bytes with Gemma's special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
@@ -159,9 +155,7 @@ def text_parts() -> dict:
 
 
 def random_conditions(rows: int, length: int = 6, width: int = CAPTION_WIDTH) -> Conditions:
-    """A table of `rows` prompts of 1 to `length` tokens; the last has one, as the empty prompt
-    has.
-    """
+    """A table of `rows` prompts of 1 to `length` tokens; the last, the empty prompt, has one."""
     folder = material() / f"conditions-{rows}-{length}-{width}"
     generator = torch.Generator().manual_seed(rows)
     lengths = torch.randint(1, length + 1, (rows,), generator=generator)

@@ -1,6 +1,4 @@
-"""SiT and DiT as their papers have them (arXiv 2401.08740, 2212.09748), with the public files'
-names of tensors.
-"""
+"""SiT (arXiv 2401.08740) and DiT (2212.09748), with the tensors' names of the public files."""
 
 from __future__ import annotations
 
@@ -13,9 +11,7 @@ from torch import Tensor, nn
 
 
 def sinusoids(t: Tensor, size: int = 256, longest: float = 10000.0) -> Tensor:
-    """[cos, sin] of t times `size` / 2 frequencies from 1 down to 1 / longest, in the precision of
-    t.
-    """
+    """(B, size): [cos, sin] of t (B,) times `size` / 2 frequencies from 1 down to 1 / longest."""
     frequencies = torch.exp(
         -math.log(longest) * torch.arange(size // 2, dtype=t.dtype) / (size // 2)
     )
@@ -24,9 +20,7 @@ def sinusoids(t: Tensor, size: int = 256, longest: float = 10000.0) -> Tensor:
 
 
 def grid_positions(width: int, side: int) -> np.ndarray:
-    """(side^2, width): half of the features for the column, half for the row, of each [sin, cos] of
-    integer positions.
-    """
+    """(side^2, width): [sin, cos] of the column in the first half, of the row in the second."""
     frequencies = 10000.0 ** (-np.arange(width // 4) / (width / 4))
     row, column = np.divmod(np.arange(side * side), side)
     return np.concatenate(
@@ -46,11 +40,8 @@ def adapted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads, self.qkv, self.proj = (
-            heads,
-            nn.Linear(width, 3 * width),
-            nn.Linear(width, width),
-        )
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
@@ -84,10 +75,8 @@ class Block(nn.Module):
 class FinalLayer(nn.Module):
     def __init__(self, width: int, outputs: int):
         super().__init__()
-        self.linear, self.adaLN_modulation = (
-            nn.Linear(width, outputs),
-            nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width)),
-        )
+        self.linear = nn.Linear(width, outputs)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         return self.linear(adapted(x, *self.adaLN_modulation(condition).chunk(2, dim=1)))
@@ -103,11 +92,10 @@ class Container(nn.Module):
 
 
 class Reference(nn.Module):
-    """forward(z, t, y) -> (B, C, H, W): SiT's velocity at its own t (1 is data), or DiT's noise at
-    a step t from 0 to 999.
+    """forward(z, t, y) -> (B, C, H, W): SiT's velocity at its t (1 is data), or DiT's noise at t, a
+    step from 0 to 999.
 
-    `convolve = False` multiplies the patches as one matrix, which rounds otherwise than a
-    convolution.
+    Without `convolve` patches are multiplied as one matrix, which rounds otherwise.
     """
 
     convolve = True
@@ -160,9 +148,7 @@ class Reference(nn.Module):
 
 
 def random_reference(seed: int = 0, **sizes) -> Reference:
-    """Every weight random, the modulations and the last layer too, so that nothing is gated
-    away.
-    """
+    """Every weight random, modulations and last layer too, so that no gate is zero."""
     network, generator = Reference(**sizes), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

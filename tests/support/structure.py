@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-LAYERS = (
+LAYERS = (  # a folder imports only itself and what stands before it
     "core",
     "flow",
     "networks",
@@ -29,8 +29,8 @@ LAYERS = (
     "experiments",
     "tools",
     "cli",
-)  # a folder imports only itself and what stands before it
-FILLERS = ("found", "own", "each", "part")
+)
+FILLERS = ("found", "own", "each", "part")  # names of variables that say nothing
 REASON = re.compile(r"#.*\b(optional|start-up): \S")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -275,7 +275,7 @@ def main(root: Path) -> None:
     for name, lines in Counter(source.lines).most_common(8):
         print(f"  {name}: {lines} lines")
     _report("longest functions", sorted(source.functions, key=lambda f: -f.length)[:8])
-    print("what is counted by folder in tests/unit/test_architecture.py:")
+    print("what tests/unit/test_architecture.py forbids, by folder:")
     for title, counts in {
         "imports in functions without a reason": folders_of(silent),
         "modules over 400 lines": folders_of(n for n, lines in source.lines.items() if lines > 400),

@@ -19,9 +19,7 @@ REMOVED = object()
 
 
 def changed(changes: dict[str, Any], base: dict[str, Any] = TINY) -> dict[str, Any]:
-    """A copy of the suite with a value at each dotted key, or without the key where the value is
-    REMOVED.
-    """
+    """A copy of the suite with these values at dotted keys, without the keys of value REMOVED."""
     data = copy.deepcopy(base)
     for key, value in changes.items():
         *path, last = key.split(".")

@@ -90,9 +90,7 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def leaves_this_process_alone(monkeypatch):
-    """A command sets threads and determinism for its whole process, which here is that of all
-    tests.
-    """
+    """A command sets threads and determinism for its process, which here is that of all tests."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(runtime, "set_up", lambda threads, device: torch.device(device))
 
@@ -154,9 +152,8 @@ def test_plan_lists_stages_and_costs(plan, tmp_path):
     costs = {line.split()[0]: line.split()[1] for line in lines[-len(plan.arms) :]}
     assert costs.keys() == plan.arms.keys()
     assert costs["real_train"] == "-" and costs["teacher"] == "0"
-    assert (
-        costs["cd"] == f"{(2 + 1 + 1 + 2) * 10 * 16:,}"
-    )  # guided teacher, target, student and its backward
+    passes = 2 + 1 + 1 + 2  # guided teacher, target, student and its backward
+    assert costs["cd"] == f"{passes * 10 * 16:,}"
 
 
 @pytest.mark.parametrize(
@@ -314,9 +311,7 @@ def test_the_device_auto_is_cuda_where_it_is_visible(monkeypatch, device, visibl
     ("local_rank", "count", "device"), [("1", 4, "cuda:1"), ("3", 1, "cuda:0"), ("4", 4, None)]
 )
 def test_each_rank_takes_its_own_cuda_device(monkeypatch, local_rank, count, device):
-    """SLURM may show each process its one device alone; more processes than devices are a
-    mistake.
-    """
+    """SLURM may show each process its one device alone; more processes than devices are wrong."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setenv("LOCAL_RANK", local_rank)
     for name, value in {

@@ -1,6 +1,4 @@
-"""Numbers in documents are renderings of the committed metrics; a span that differs from them
-fails.
-"""
+"""Numbers in documents are renderings of the committed metrics, and fail where they differ."""
 
 import re
 import shutil
@@ -16,10 +14,8 @@ from hdbench.cli import main
 from hdbench.core.errors import UserError
 from hdbench.suite.load import load_plan
 from hdbench.tools import prose
-from tests.support.tiny import write_suite
+from tests.support.tiny import REPOSITORY, write_suite
 from tests.unit.test_tables import synthetic, values
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -20,9 +20,7 @@ from hdbench.metrics.base import Estimate, Metric, MetricInput, mean
 
 
 class VelocityDistillation(Regression):
-    """The student's velocity regressed on the teacher's guided one: || u(z_t, t, t) - v^w(z_t, t)
-    ||^2.
-    """
+    """Regression on the teacher's guided velocity: || u(z_t, t, t) - v^w(z_t, t) ||^2."""
 
     name: Literal["velocity_distillation"] = "velocity_distillation"
     title: ClassVar[str] = "Velocity distillation"

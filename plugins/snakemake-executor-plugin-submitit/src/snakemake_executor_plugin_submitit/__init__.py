@@ -1,8 +1,7 @@
-"""`snakemake --executor submitit`: jobs go to SLURM, to processes of this machine, or run in place,
-through submitit.
+"""`snakemake --executor submitit`: jobs on SLURM, as processes of this machine, or in place.
 
-Names are looked up lazily: a job's own process imports this package for `job.Command` alone, and
-starts much faster so.
+Names are looked up lazily: a job's own process imports this package for `job.Command` alone, and so
+starts much faster.
 """
 
 _NAMES = ("Executor", "ExecutorSettings", "common_settings")

@@ -1,5 +1,4 @@
-"""The executor: a submission a job, each in a folder of its own that tells by itself what became of
-it.
+"""The executor: one submission per job, in a folder of its own that tells what became of it.
 
     <folder>/<rule>/<digest of the outputs>/<number of the submission>/
         record.json       written before the submission, completed with the job's id after it
@@ -79,8 +78,7 @@ AWAY = (
     "[Uu]nable to contact|timed out|[Cc]onnection refused|Zero Bytes|Transport "
     "endpoint|authentication error"
 )
-# submissions are tried while SLURM does not answer, each takes it some ten seconds to say so
-PATIENCE = 20
+PATIENCE = 20  # tries to submit while SLURM does not answer, which takes each some ten seconds
 TAIL = 15  # lines of a failed job's log
 
 
@@ -136,21 +134,17 @@ class Submission:
             return None
 
     def outcome(self) -> dict[str, Any] | None:
-        """How the command ended: of several tasks the first failure, or success when all have
-        succeeded.
-        """
+        """How the command ended: the first failure, or success when all tasks have succeeded."""
         found = []
         for path in self.folder.glob("outcome-*.json"):
             with contextlib.suppress(OSError, ValueError):  # a run that is requeued removes it
                 found.append(json.loads(path.read_text()))
         failed = [one for one in found if one["returncode"]]
-        # those have lost another task
+        # a temporary failure has lost another task, whose end says more
         failed = [one for one in failed if one["returncode"] != os.EX_TEMPFAIL] or failed
-        return (
-            min(failed, key=lambda one: one["ended"])
-            if failed
-            else (found[0] if len(found) >= self.tasks() else None)
-        )
+        if failed:
+            return min(failed, key=lambda one: one["ended"])
+        return found[0] if len(found) >= self.tasks() else None
 
     def tasks(self) -> int:
         """How many tasks have to succeed."""
@@ -202,7 +196,7 @@ class Executor(RemoteExecutor):
             if (tasks := slurm.tasks_per_node(resources) * nodes) > 1 and not plain(jobs[rule]):
                 refuse(
                     f"rule {rule}: asks for {tasks} tasks, which only a plain shell rule can have; "
-                    f"set tasks_per_node: 1"
+                    "set tasks_per_node: 1"
                 )
             if nodes > 1 and self.settings.cluster != "slurm":
                 refuse(
@@ -226,19 +220,19 @@ class Executor(RemoteExecutor):
         except OSError as error:
             refuse(
                 f"{self.root}: cannot be written ({error.strerror}); choose another "
-                f"--submitit-folder"
+                "--submitit-folder"
             )
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             refuse(
                 f"{self.root}: another Snakemake manages the jobs of this folder; wait for it, or "
-                f"stop it"
+                "stop it"
             )
         except OSError as error:
             refuse(
                 f"{self.root}: cannot be locked ({error.strerror}); choose a --submitit-folder on "
-                f"another file system"
+                "another file system"
             )
 
     # -- submission
@@ -278,12 +272,8 @@ class Executor(RemoteExecutor):
 
     def _submit(self, job, home: Path, command: str, direct: bool, what: str) -> None:
         """Submit a job and report it, or report in one sentence why it cannot be submitted."""
-        numbers = (
-            [int(path.name) for path in home.iterdir() if path.name.isdigit()]
-            if home.exists()
-            else []
-        )
-        folder = home / str(max(numbers, default=0) + 1)
+        earlier = numbered(home)
+        folder = home / str(int(earlier[-1].name) + 1 if earlier else 1)
         folder.mkdir(parents=True)
         resources = self._resources(job)
         nodes, tasks = int(resources.get("nodes") or 1), slurm.tasks_per_node(resources)
@@ -349,9 +339,7 @@ class Executor(RemoteExecutor):
         self._report_submission(job, submission)
 
     def _hand_over(self, executor: submitit.AutoExecutor, function: Command, name: str) -> str:
-        """The id of the job; waits for a SLURM that does not answer, and then makes sure that it
-        was not submitted twice.
-        """
+        """The id of the job; waits for a SLURM that does not answer, and never submits twice."""
         for remaining in reversed(range(PATIENCE)):
             try:
                 return executor.submit(function).job_id
@@ -379,9 +367,7 @@ class Executor(RemoteExecutor):
         }
 
     def _parameters(self, rule: str, resources: dict[str, Any], name: str) -> dict[str, Any]:
-        """Snakemake's resources as submitit's parameters; SlurmError for one that submitit does not
-        know.
-        """
+        """Snakemake's resources as submitit's parameters; SlurmError for one that it lacks."""
         given = {
             key: value
             for key, value in resources.items()
@@ -407,7 +393,7 @@ class Executor(RemoteExecutor):
             given["slurm_srun_args"] += ["--kill-on-bad-exit=1"]
         limit = self._limits.get(rule, {"minutes": DAY, "MB of memory": math.inf})
         time_limit = resources.get("runtime") or int(min(DAY, limit["minutes"]))
-        # it may grow with each attempt
+        # no more than a node has, though it may grow with each attempt
         memory = resources.get("mem_mb") and min(resources["mem_mb"], limit["MB of memory"])
         return {
             "name": name,
@@ -425,17 +411,8 @@ class Executor(RemoteExecutor):
     # -- adoption
 
     def _earlier(self, home: Path, job) -> Submission | None:
-        """The last submission of these outputs, unless its end was reported and Snakemake has taken
-        note of it.
-        """
-        folders = (
-            sorted(
-                (path for path in home.iterdir() if path.name.isdigit()),
-                key=lambda path: int(path.name),
-            )
-            if home.exists()
-            else []
-        )
+        """The last submission of these outputs, unless Snakemake has taken note of its end."""
+        folders = numbered(home)
         last = Submission.load(folders[-1]) if folders else None
         noted = (
             last
@@ -506,9 +483,7 @@ class Executor(RemoteExecutor):
                 yield info
 
     def _gone(self, submission: Submission) -> str | None:
-        """Why a submission without an outcome will never have one, or None while it may; files may
-        be seen late.
-        """
+        """Why a submission without an outcome will never have one, or None while it may."""
         if submission.cluster == "local":
             state = None if submission.process() else "KILLED"
         elif self._looked < submission.since:
@@ -526,7 +501,7 @@ class Executor(RemoteExecutor):
             submission.missing_since = None
             return None
         submission.missing_since = submission.missing_since or time.time()
-        # of the others the outcome may be on its way
+        # of the others the outcome may be on its way: files may be seen late
         soon = state not in ("LOST", "COMPLETED", "FAILED", "KILLED")
         if time.time() - submission.missing_since < (
             1 if soon else max(1, self.workflow.execution_settings.latency_wait)
@@ -541,9 +516,7 @@ class Executor(RemoteExecutor):
         return "LOST" if state == "COMPLETED" else state
 
     def _in_queue(self, submission: Submission) -> slurm.Job | None:
-        """What the queue says of a submission; an id alone may have gone to another job when SLURM
-        lost its state.
-        """
+        """What the queue says of it; an id may be another job's when SLURM has lost its state."""
         job = self._queue.get(submission.job_id)
         return job if job and job.name == submission.name else None
 
@@ -575,9 +548,7 @@ class Executor(RemoteExecutor):
         self._live.pop(submission.folder, None)
 
     def _fail(self, info: SubmittedJobInfo, reason: str, retried: bool) -> None:
-        """Report an error with what a user needs to see; only a reason that another try can mend
-        keeps its retries.
-        """
+        """Report an error with what a user needs to see; without `retried` no try is left."""
         submission: Submission = info.aux["submission"]
         if submission.tasks() > 1:
             self._cancel([submission])  # the tasks that still live
@@ -629,6 +600,12 @@ class Executor(RemoteExecutor):
                 process.send_signal(signal.SIGTERM)
 
 
+def numbered(home: Path) -> list[Path]:
+    """The folders of the submissions of one job, oldest first."""
+    folders = [path for path in home.glob("*") if path.name.isdigit()]
+    return sorted(folders, key=lambda path: int(path.name))
+
+
 def refuse(sentence: str) -> NoReturn:
     """End before anything is submitted, with one sentence and exit code 2."""
     print(f"submitit: {sentence}", file=sys.stderr, flush=True)
@@ -647,9 +624,7 @@ def how_ended(code: int) -> tuple[str, bool]:
 
 
 def plain(job) -> bool:
-    """Whether a job is a shell command and nothing else, so that it needs no Snakemake of its
-    own.
-    """
+    """Whether a job is a shell command and nothing else, which needs no Snakemake of its own."""
     customised = getattr(shell, "_process_prefix", None) is not None or getattr(
         shell, "_process_suffix", ""
     )
@@ -669,12 +644,9 @@ def plain(job) -> bool:
 
 
 def identity(job, command: str, direct: bool) -> str:
-    """Digest of what a job runs; a Snakemake of its own has temporary paths in its command, so its
-    rule stands for it.
-    """
-    return hashlib.sha256(
-        (command if direct else f"{job.name} {getattr(job, 'shellcmd', '')}").encode()
-    ).hexdigest()
+    """Digest of what a job runs; a Snakemake of its own has temporary paths, so its rule counts."""
+    what = command if direct else f"{job.name} {getattr(job, 'shellcmd', '')}"
+    return hashlib.sha256(what.encode()).hexdigest()
 
 
 def describe(job) -> str:

@@ -1,4 +1,4 @@
-"""What runs inside a job, once a task: a shell command whose fate is written down beside its log.
+"""What runs in every task of a job: a shell command whose fate is written down beside its log.
 
 Only the standard library and submitit are imported here.
 """
@@ -25,11 +25,10 @@ STOPPED = 143  # as after SIGTERM; no outcome is written, the scheduler knows wh
 
 @dataclass
 class Command:
-    """A shell command as a checkpointable submitit callable; it survives preemption, time limits
-    and requeues.
+    """A checkpointable submitit callable: a shell command that survives preemption and time limits.
 
-    Task `rank` writes `outcome-<rank>.json` into `folder` when the command ends by itself.  When
-    the job is stopped from outside (cancelled, requeued, preempted) the command gets SIGTERM and
+    Task `rank` writes `outcome-<rank>.json` into `folder` when the command ends by itself. When the
+    job is stopped from outside (cancelled, requeued, preempted) the command gets SIGTERM and
     time to save its state, and no outcome is written. Several tasks get the variables of
     torch.distributed; every command gets SUBMITIT_QUEUE_SECONDS and SUBMITIT_GPUS.
     """
@@ -61,14 +60,12 @@ class Command:
         if tasks > 1:
             environment |= rendezvous(job)
         self._stopping, self._child = False, None
-        # Rank 0 leaves SIGUSR2 to submitit, which calls `checkpoint`; run in place, the main
-        # process keeps its signals.
-        for number in (
-            (signal.SIGTERM, signal.SIGINT, *((signal.SIGUSR2,) if rank else ())) if job else ()
-        ):
-            signal.signal(number, self._stop)
-        # The command ignores SIGUSR2, which some schedulers send to every process; it is told by
-        # SIGTERM.
+        if job:  # run in place, the main process keeps its signals
+            signal.signal(signal.SIGTERM, self._stop)
+            signal.signal(signal.SIGINT, self._stop)
+            if rank:  # that of rank 0 goes to submitit, which calls `checkpoint`
+                signal.signal(signal.SIGUSR2, self._stop)
+        # some schedulers send SIGUSR2 to every process; the command is told by SIGTERM
         self._child = subprocess.Popen(
             [*self.shell, self.command],
             cwd=self.directory,
@@ -85,7 +82,7 @@ class Command:
             self._leave(job, rank, tasks)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         ended = time.time()
-        # it has lost a rank, which can say more and may just be ending
+        # it has lost a rank, which can say more and may only now be ending
         if code == os.EX_TEMPFAIL and tasks > 1:
             self._await(self._ends, 10)
         write(
@@ -106,9 +103,7 @@ class Command:
             sys.exit(code if code > 0 else 128 - code)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit calls on its preemption and time-limit signal: stop the command, then run
-        again from its state.
-        """
+        """Stop the command, to run again from its state: submitit's answer to its signal."""
         self._stop()
         try:  # not Popen.wait, whose lock the interrupted frame may hold
             if self._child:
@@ -130,9 +125,7 @@ class Command:
                 pass
 
     def _finished(self, tasks: int) -> bool:
-        """Whether the job was requeued after its end: all tasks had succeeded, or how they ended
-        has been reported.
-        """
+        """Whether the job was requeued after its end: all tasks succeeded, or it was reported."""
         ends = self._ends()
         return (self.folder / "seen").exists() or len(ends) == tasks and not any(ends)
 
@@ -152,9 +145,7 @@ class Command:
         return bool(holds)
 
     def _superseded(self) -> bool:
-        """Whether a later submission of the same outputs exists: this one was lost to its
-        submitter, and must not run.
-        """
+        """Whether a later submission of the same outputs exists, so that this one must not run."""
         return any(
             int(other.name) > int(self.folder.name)
             for other in self.folder.parent.iterdir()
@@ -208,8 +199,8 @@ def rendezvous(job: submitit.JobEnvironment) -> dict[str, str]:
         "LOCAL_RANK": str(job.local_rank),
         "LOCAL_WORLD_SIZE": str(job.num_tasks // job.num_nodes),
         "MASTER_ADDR": job.hostnames[0],
-        "MASTER_PORT": str(15000 + int(job.raw_job_id) % 15000),
-    }  # below the ephemeral ports
+        "MASTER_PORT": str(15000 + int(job.raw_job_id) % 15000),  # below the ephemeral ports
+    }
 
 
 def write(path: Path, values: dict) -> None:

@@ -1,6 +1,4 @@
-"""What SLURM's own commands say, without its accounting database: which jobs live, and what the
-cluster can give.
-"""
+"""What SLURM's own commands say: which jobs live, and what the cluster can give."""
 
 from __future__ import annotations
 
@@ -89,20 +87,17 @@ def tasks_per_node(resources: dict) -> int:
 
 
 def check(rules: dict[str, dict]) -> dict[str, dict[str, float]]:
-    """The longest run in minutes and the most memory (MB) of a node that each rule can have;
-    submits nothing.
-
-    SlurmError if this machine has no SLURM, or if no node can ever give what a rule asks for.
+    """By rule the longest run ("minutes") and the most memory of a node ("MB of memory").
 
     `rules` holds each rule's resources: gpus, nodes, tasks_per_node, threads, mem_mb, runtime
-    (minutes), slurm_partition.
+    (minutes), slurm_partition. SlurmError without SLURM on this machine, or where no node can ever
+    give what a rule asks for.
     """
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         raise SlurmError(
             f"SLURM is not on this machine ({', '.join(missing)} not found); run on a login node "
-            f"of the "
-            "cluster, or use --submitit-cluster local"
+            "of the cluster, or use --submitit-cluster local"
         )
     partitions: dict[str, list[dict]] = {}
     default = None
@@ -140,15 +135,11 @@ def check(rules: dict[str, dict]) -> dict[str, dict[str, float]]:
         ):
             most = max(node[what] for node in nodes)
             if isinstance(wanted, int) and wanted > most:
-                where = (
-                    "the partition's time limit is"
-                    if what == "minutes"
-                    else "no node has more than"
-                )
+                is_time = what == "minutes"
+                where = "the partition's time limit is" if is_time else "no node has more than"
                 raise SlurmError(
                     f"rule {rule}: asks for {wanted} {what}, but in partition {partition} {where} "
-                    f"{most:g}; "
-                    f"lower its {key}"
+                    f"{most:g}; lower its {key}"
                 )
         if int(resources.get("nodes") or 1) > len(nodes):
             raise SlurmError(
