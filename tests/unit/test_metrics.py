@@ -319,7 +319,7 @@ def test_white_noise_is_flat_at_its_variance():
 
 @pytest.mark.parametrize(("fx", "fy"), [(1, 0), (0, 3), (3, 4), (-2, 2), (5, -5), (8, 0)])
 def test_a_sinusoid_lands_on_its_ring(fx, fy):
-    """All power but rounding is on ring round(sqrt(fx^2 + fy^2)) and in its band; the mean adds none."""
+    """All power but rounding is on ring round(sqrt(fx^2 + fy^2)); the mean adds none."""
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     image = 3 + torch.cos(2 * torch.pi * (fx * x + fy * y) / 16).expand(1, 1, 16, 16)
     rings, ring = radial_power(image)[0], round((fx**2 + fy**2) ** 0.5)
