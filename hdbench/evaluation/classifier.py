@@ -41,13 +41,15 @@ def metric_input(
     captions: Sequence[Mapping[str, Any]] = (),
     real_captions: Sequence[Mapping[str, Any]] = (),
     clip: tuple[np.ndarray, np.ndarray] | None = None,
+    teacher: tuple[Tensor, np.ndarray] | None = None,
 ) -> MetricInput:
     """What the metrics of the protocol, and those of other packages, may use of N samples.
 
     `images` (N, C, H, W) uint8, `wanted` classes (N,) or (N, A) int64, `features` (N, d) and
     `probabilities` (N, classes) of the classifier, `real` what `reference_arrays` made.
     `real_split` names the real set that the images are, if any.  `clip` are CLIP's features (N, d)
-    of the images and of their captions.
+    of the images and of their captions, `teacher` the images and features of the teacher's samples
+    from the same noises.
     """
     return MetricInput(
         features=features.astype(np.float64),
@@ -61,6 +63,7 @@ def metric_input(
         captions=captions,
         real_captions=real_captions,
         clip=clip,
+        teacher=teacher,
         settings=Settings(neighbours=neighbours),
     )
 

@@ -14,6 +14,7 @@ from hdbench.core.registry import Registry
 from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings, mean
 from hdbench.metrics.classification import Accuracy, AccuracyHeldOut, AccuracySeen, ClassifierScore
 from hdbench.metrics.clip_score import ClipScore
+from hdbench.metrics.fidelity import TeacherFeatures, TeacherMse
 from hdbench.metrics.frechet import (
     FdTest,
     FdTestOfCategory,
@@ -58,6 +59,8 @@ METRICS = Registry(
         ClassifierScore,
         ClipScore,
         BandPower,
+        TeacherMse,
+        TeacherFeatures,
     ],
 )
 

@@ -86,6 +86,8 @@ class MetricInput:
     attributes: tuple[int, ...] = ()  # numbers of classes of these attributes
     real: Mapping[str, np.ndarray] = field(default_factory=dict)  # of reference.npz
     real_split: str | None = None  # the samples are themselves this part of `real`
+    # images (N, C, H, W) uint8 and features (N, d) of the teacher from the same noises and labels
+    teacher: tuple[Tensor, np.ndarray] | None = None
 
     # of Inception's protocols
     spatial: np.ndarray | None = None  # (N, 2023) float32, the features of sFID
@@ -141,6 +143,7 @@ class Metric(ABC):
     group: ClassVar[str]  # metrics of one group share an artifact; by default a group of its own
     layer: ClassVar[Literal["2048", "spatial"] | None] = None  # of Inception, that it needs
     needs: ClassVar[Literal["statistics", "features"] | None] = None  # of the reference
+    paired: ClassVar[bool] = False  # compares with the teacher's samples, pair by pair
 
     def __init_subclass__(cls, group: str = "", **arguments: Any) -> None:
         super().__init_subclass__(**arguments)

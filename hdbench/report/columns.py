@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics import METRICS
@@ -128,6 +128,29 @@ def quality(numbers: Numbers) -> list[Column]:
 def distance(numbers: Numbers) -> Column:
     """The metric by which arms are compared."""
     return measured(numbers, numbers.distance)
+
+
+def fidelity(
+    numbers: Numbers, of: Callable[[Entry], Entry | None] = lambda e: e, prefix: str = ""
+) -> list[Column]:
+    """Distances of an entry, or of another that it names, to the teacher's samples, if measured."""
+    names = [name for name in numbers.plan.suite.evaluation.metrics if METRICS[name].paired]
+    columns = [measured(numbers, name) for name in names]
+
+    def cell(e: Entry, key: str) -> Interval:
+        entry = of(e)
+        return MISSING if entry is None else numbers(entry, key)
+
+    return [
+        replace(
+            column,
+            title=prefix + column.title,
+            cell=lambda e, key=column.key: cell(e, key),
+            expected=False,
+        )
+        for column in columns
+        if column.key in set(numbers.frame.metric)
+    ]
 
 
 def power(numbers: Numbers) -> list[Column]:

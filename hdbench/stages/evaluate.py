@@ -97,7 +97,10 @@ def metric_input(context: Context) -> MetricInput:
     network = load_classifier(context)
     features, probabilities = classify(network, images, context.device)
     sampled = context.parent("sample").config
-    captioned = {}
+    further = {}
+    if "teacher" in context.stage.parents:
+        targets, _ = load_images(context.parent("teacher").folder / "samples.npz")
+        further["teacher"] = targets, classify(network, targets, context.device)[0]
     if "clip" in context.stage.parents:
         from hdbench.networks.clip import features as towers  # optional: open_clip
 
@@ -105,7 +108,7 @@ def metric_input(context: Context) -> MetricInput:
         test_labels = load_images(context.parent("data").folder / "test.npz")[1]
         real_labels = test_labels[: len(real["test_features"])]
         clip = towers(load_clip(context), to_float(images), labels)
-        captioned = {
+        further |= {
             "captions": [prompts[row] for row in labels.tolist()],
             "real_captions": [prompts[row] for row in real_labels.tolist()],
             "clip": tuple(tower.numpy() for tower in clip),
@@ -119,7 +122,7 @@ def metric_input(context: Context) -> MetricInput:
         neighbours=context.config.neighbours,
         real_split=sampled.split if isinstance(sampled, RealStage) else None,
         attributes=network.attributes,
-        **captioned,
+        **further,
     )
 
 

@@ -114,6 +114,14 @@ def is_base_trajectory(plan: Plan, name: str) -> bool:
     return trajectory is not None and trajectory == plan.suite.base.trajectory
 
 
+def trajectory_alone(plan: Plan, name: str) -> str | None:
+    """The arm that stops after this arm's trajectory stage."""
+    trajectory = plan.arms[name].trajectory
+    arms = plan.arms.items()
+    stops = (other for other, arm in arms if arm.trajectory == trajectory and not arm.refine)
+    return next(stops, None) if trajectory else None
+
+
 def same_refine(arm: Arm, other: Arm) -> bool:
     """Whether two arms with stage 2 have the same one, head included, whatever its steps."""
     return _stage_two(arm) == _stage_two(other)

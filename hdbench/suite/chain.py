@@ -11,6 +11,7 @@ from hdbench.flow.guidance import Guidance
 from hdbench.methods.base import Objective, Pairs
 from hdbench.methods.distribution.gan import GanSettings
 from hdbench.metrics import METRICS
+from hdbench.suite.arms import is_teacher
 from hdbench.suite.budget import resolve_steps
 from hdbench.suite.plan import Plan, Row
 from hdbench.suite.schema import Arm, ClipText, Network, Training
@@ -159,7 +160,8 @@ class Chain:
             parents = {"source": student, **self.conditions}
             sample = self.add("sample", f"{label}-{steps}step", config, **parents)
             nfe = steps * (guidance.evaluations if guidance else 1)
-            self.row(name, self.seed, steps, nfe, stages, sample)
+            followed = None if arm.baseline or arm.refine else origin
+            self.row(name, self.seed, steps, nfe, stages, sample, followed)
 
     def sampling(
         self, arm: Arm, sampled: str, steps: int, network: Network, guidance: Guidance | None
@@ -179,6 +181,16 @@ class Chain:
             times=arm.baseline.times.get(steps) if arm.baseline else None,
             autoencoder=data.autoencoder if data.stored == "latents" else None,
         )
+
+    def teacher_sample(self, origin: _Origin) -> Stage:
+        """The teacher's own samples with most steps; all arms have the same noises and labels."""
+        teachers = [arm for arm in self.plan.declared.values() if is_teacher(arm)]
+        arm = max(teachers, key=lambda arm: max(arm.steps))
+        steps = max(arm.steps)
+        guidance = self.plan.suite.teacher.guidance
+        config = self.sampling(arm, origin.sampler, steps, origin.network, guidance)
+        parents = {"source": origin.stage, **self.conditions}
+        return self.add("sample", f"{origin.label}-{steps}step", config, **parents)
 
     def trained(
         self,
@@ -232,13 +244,20 @@ class Chain:
         nfe: int,
         stages: dict[str, str],
         sample: Stage,
+        followed: _Origin | None = None,
     ) -> None:
+        """A row with its evaluations; `followed` is the teacher whose samples its own should be."""
         parents = {"sample": sample, **self.measuring}
         measured = {"evaluate": self.add("evaluate", sample.label, self.measured, **parents)}
         for group, names in self.further_metrics().items():
+            of_group = dict(parents)
+            if any(METRICS[name].paired for name in names):
+                if followed is None:
+                    continue
+                of_group["teacher"] = self.teacher_sample(followed)
             config = MetricsStage(metrics=names, neighbours=self.plan.suite.evaluation.neighbours)
             label = f"{sample.label}-{group}"
-            measured[f"evaluate {group}"] = self.add("evaluate", label, config, **parents)
+            measured[f"evaluate {group}"] = self.add("evaluate", label, config, **of_group)
         of_row = {"sample": sample} | measured
         ids = stages | {kind: stage.id for kind, stage in of_row.items()}
         row = Row(arm=name, seed=seed, steps=steps, nfe=nfe, stages=ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 
 import torch
 
@@ -15,8 +16,9 @@ from hdbench.methods.discriminators import build_head
 from hdbench.metrics import METRICS
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
+from hdbench.suite.arms import is_teacher
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import ClipText, Suite, Training
+from hdbench.suite.schema import Arm, ClipText, Suite, Training
 
 
 def check(plan: Plan, source: str) -> None:
@@ -30,7 +32,7 @@ def check(plan: Plan, source: str) -> None:
         )
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
-        _check_classifier(suite, source)
+        _check_classifier(suite, plan.arms.values(), source)
     if isinstance(suite.text, ClipText):
         _check_training("text.training", suite.text.training, "clip", source)
     if suite.teacher.training:
@@ -139,7 +141,7 @@ def _check_publics(plan: Plan, source: str) -> None:
             )
 
 
-def _check_classifier(suite: Suite, source: str) -> None:
+def _check_classifier(suite: Suite, arms: Collection[Arm], source: str) -> None:
     """The small suites' protocol: it has its classifier, and enough images and frequencies."""
     data = suite.data
     if suite.classifier is None:
@@ -165,6 +167,11 @@ def _check_classifier(suite: Suite, source: str) -> None:
         if name in PROTOCOLS["classifier"].metrics:
             raise UserError(
                 f"{source}: evaluation.metrics = {name!r}: the protocol has it already; remove it"
+            )
+        if METRICS[name].paired and not any(map(is_teacher, arms)):
+            raise UserError(
+                f"{source}: evaluation.metrics = {name!r}: compares with the teacher's samples, "
+                "and no arm is the teacher; add one, or remove the metric"
             )
     if suite.evaluation.bands > data.image_size // 2:
         raise UserError(

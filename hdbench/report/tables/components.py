@@ -51,5 +51,6 @@ class Components(Table):
             columns.chains(numbers),
             *columns.quality(numbers),
             *columns.power(numbers)[-1:],
+            *columns.fidelity(numbers),
             *columns.against(numbers, lambda plan, arm: base_arm(plan), "base"),
         ]

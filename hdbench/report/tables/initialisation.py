@@ -6,7 +6,7 @@ from hdbench.report import columns
 from hdbench.report.columns import Column
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.report.tables.base import Table
-from hdbench.suite.arms import equal_total, head_of, same_from_trajectory
+from hdbench.suite.arms import equal_total, head_of, same_from_trajectory, trajectory_alone
 from hdbench.suite.plan import Plan
 
 
@@ -33,10 +33,15 @@ class Initialisation(Table):
                 return "none"
             return "equal total compute" if equal_total(plan, e.arm) else "equal stage-2 steps"
 
+        def trajectory_student(e: Entry) -> Entry | None:
+            alone = trajectory_alone(plan, e.arm)
+            return numbers.entries(alone)[0] if alone else None
+
         return [
             columns.head(numbers),
             columns.start(numbers),
             columns.text("control", "Control", control),
+            *columns.fidelity(numbers, trajectory_student, "Start: "),
             columns.stage_two_steps(numbers),
             columns.training(numbers),
             columns.chains(numbers),
