@@ -86,8 +86,8 @@ def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.Da
     }
     corrected = {}
     for source in sources:
-        own = [name for name in judged if rules.claims[name].source == source]
-        corrected[source] = iter(holm([test.p for name in own for test in outcomes[name]]))
+        of_source = [name for name in judged if rules.claims[name].source == source]
+        corrected[source] = iter(holm([test.p for name in of_source for test in outcomes[name]]))
     rows = []
     for name, claim in rules.claims.items():
         tests = [

@@ -60,7 +60,7 @@ def collect(
             numbers = [*metrics(plan, results, row), *costs(plan, manifests, row)]
             frame = pd.DataFrame(numbers, columns=list(COLUMNS))
             parts.append(frame.assign(**common, digest=digest))
-    whole = pd.concat([part.astype(COLUMNS) for part in parts], ignore_index=True)
+    whole = pd.concat([frame.astype(COLUMNS) for frame in parts], ignore_index=True)
     run = run_manifest(plan, manifests, keep.with_name("run.json") if kept else None)
     path = metrics_file(plan, results)
     contents = {
