@@ -144,8 +144,7 @@ def figures_command(suite, results, metrics, out):
     "--benchmark",
     "names",
     multiple=True,
-    type=click.Choice(["imagenet256", "mjhq"]),
-    help="By default both.",
+    help="Such as imagenet256, cifar10 or mjhq; several times for several, by default all.",
 )
 @click.option(
     "--metrics",

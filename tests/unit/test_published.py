@@ -16,11 +16,20 @@ from hdbench.evaluation.results import Evaluation, Result
 from hdbench.metrics import Estimate
 from hdbench.metrics.records import COLUMNS
 from hdbench.report.published import BENCHMARKS, GROUP_OF
+from hdbench.report.published.ranks import GAP, ranks
 
 NUMBERS = Path(__file__).parents[2] / "paper_tables" / "published.csv"
-SHOWN = {"imagenet256": ["fid", "is", "precision", "recall"], "mjhq": ["fid", "clip"]}
+SHOWN = {
+    "imagenet256": [
+        *("fid", "is", "precision", "recall"),
+        *("fdr6", "fdr3", "fd_dinov2", "sw_r14", "mmd_r14"),
+    ],
+    "mjhq": ["fid", "clip", "geneval", "dpg"],
+    "text_to_image": ["geneval", "dpg", "pickscore", "vqascore"],
+}
 ADM = "adm_imagenet256_50k:0123456789abcdef"
-MARKS = "†‡§¶"
+MARKS = "†‡§¶◇"
+PLACE = 5  # the column of places
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -75,6 +84,12 @@ def number(
     }
 
 
+def values_of(name: str, row: list[str]) -> list[str]:
+    """A row's cells between its method and source, without its place."""
+    with_places = "fid" in BENCHMARKS[name].columns
+    return [*row[1:PLACE], *row[PLACE + with_places : -1]]
+
+
 def write(path: Path, rows: list[dict], columns=tuple(COLUMNS)) -> Path:
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
@@ -104,12 +119,12 @@ def test_every_cell_is_that_of_the_published_file(tmp_path, name):
     groups, notes = markdown(tmp_path / f"{name}.md")
     sources = dict(re.findall(r"^- (\[\d+\]) (.*)$", "\n".join(notes), re.M))
     shown = sorted(
-        [row[0].rstrip(MARKS).replace("→", "->"), *row[1:-1], sources[row[-1]]]
+        [row[0].rstrip(MARKS).replace("→", "->"), *values_of(name, row), sources[row[-1]]]
         for group, rows in groups.items()
         if group != "hdbench"
         for row in rows
     )
-    keys = ["params_M", "nfe", "guidance", *SHOWN[name]]
+    keys = ["params_M", "nfe", "guidance", *SHOWN.get(name, ["fid"])]
     assert shown == sorted(
         [row["method"], *(row[key] or "-" for key in keys), row["source"]] for row in published
     )
@@ -121,11 +136,13 @@ def test_every_cell_is_that_of_the_published_file(tmp_path, name):
     assert all(GROUP_OF[row["family"]] == row["group"] for row in table)
     for rows in groups.values():
         values = [float(row[4]) for row in rows if row[4] != "-"]
-        assert values == sorted(values)
+        assert values == sorted(values, reverse=name == "text_to_image")
     known = set(
         re.findall(
             r"\d+(?:\.\d+)?",
-            NUMBERS.read_text(encoding="utf-8") + " 95 30,000 50,000 [1] 256 50 x2",
+            NUMBERS.read_text(encoding="utf-8")
+            + " 95 30,000 50,000 [1] 256 50 x2 "
+            + " ".join(row.get("place", "") for row in rows_of(tmp_path / f"{name}.csv")),
         )
     )
     tex = (tmp_path / f"{name}.tex").read_text(encoding="utf-8")
@@ -153,14 +170,14 @@ def test_hd_stands_out_and_nothing_measured_is_said(tmp_path):
         and r"\textbf{2.26}" in (tmp_path / "imagenet256.tex").read_text()
     )
     groups, notes = markdown(tmp_path / "imagenet256.md")
-    assert groups["hdbench"] == [["HD, this suite", *["-"] * 8]]
+    assert groups["hdbench"] == [["HD, this suite", *["-"] * 14]]
     assert any(
         "nothing was measured at this scale" in note
         and "hdbench evaluate --protocol adm_imagenet256_50k" in note
         for note in notes
     )
     groups, notes = markdown(tmp_path / "mjhq.md")
-    assert groups["hdbench"] == [["HD, this suite", *["-"] * 6]]
+    assert groups["hdbench"] == [["HD, this suite", *["-"] * 9]]
     assert (
         any(note.startswith("HD has no published number") for note in notes)
         and "Hierarchical distillation" not in groups
@@ -169,6 +186,8 @@ def test_hd_stands_out_and_nothing_measured_is_said(tmp_path):
 
 def test_the_commands_of_the_footnote_exist():
     for benchmark in BENCHMARKS.values():
+        if benchmark.protocol is None:
+            continue
         options = re.findall(r"--[a-z-]+", benchmark.command)
         help_text = CliRunner().invoke(main, ["evaluate", "--help"]).output
         assert len(options) >= 6 and all(option in help_text for option in options)
@@ -206,6 +225,57 @@ def test_published_numbers_of_other_terms_are_flagged(tmp_path):
     assert all(name.rstrip(MARKS) in note for name in flagged)
 
 
+def test_places_are_ranges_of_what_no_gap_decides():
+    assert ranks([1.0, 1.5, 2.0], 0.013) == [(1, 1), (2, 2), (3, 3)]
+    assert ranks([1.0, 1.013, 1.02], 0.013) == [(1, 2), (1, 3), (2, 3)]  # ties are not transitive
+    values = np.random.default_rng(0).uniform(1, 1.2, 12)
+    for value, (first, last) in zip(values, ranks(list(values), 0.013), strict=True):
+        assert first == sum(value / values > 1.013) + 1
+        assert last - first == sum((value / values <= 1.013) & (values / value <= 1.013)) - 1
+
+
+def test_rows_within_the_published_gap_share_a_place(tmp_path):
+    publish(tmp_path, "--benchmark", "imagenet256")
+    table = rows_of(tmp_path / "imagenet256.csv")
+    (gap,) = [float(row["fid"]) / 100 for row in rows_of(NUMBERS) if row["benchmark"] == GAP]
+    one_step = [row for row in table if row["nfe"] == "1" and row["place"]]
+    fids = {id(row): float(row["fid"]) for row in one_step}
+    assert len(one_step) > 50
+    for row in one_step:
+        tied = [
+            other
+            for other in one_step
+            if max(fids[id(row)], fids[id(other)])
+            <= (1 + gap) * min(fids[id(row)], fids[id(other)])
+        ]
+        first, _, last = row["place"].partition("-")
+        assert int(last or first) - int(first) + 1 == len(tied)
+    left_out = [row for row in table if not row["place"] and row["nfe"] == "1" and row["fid"]]
+    assert left_out and all(
+        row["group"] == "hdbench" or re.search("other terms|trained on", row["note"])
+        for row in left_out
+    )
+    note = next(line for line in markdown(tmp_path / "imagenet256.md")[1] if "Place:" in line)
+    assert f"closer than {100 * gap:g}%" in note and "2606.20536" in note
+
+
+def test_rows_whose_training_objective_is_what_is_measured_are_marked(tmp_path):
+    publish(tmp_path, "--benchmark", "imagenet256")
+    trained = [
+        row
+        for row in rows_of(NUMBERS)
+        if row["benchmark"] == "ImageNet-256" and "fid" in row["trained_on"].split()
+    ]
+    groups, notes = markdown(tmp_path / "imagenet256.md")
+    marked = [row for rows in groups.values() for row in rows if "◇" in row[0]]
+    assert len(marked) == len(trained) > 30 and {row[PLACE] for row in marked} == {"-"}
+    assert any(note.startswith("◇") and "FID and FDr6" in note for note in notes)
+
+
+def test_an_unknown_benchmark_is_one_sentence(tmp_path):
+    assert "imagenet256" in publish(tmp_path, "--benchmark", "imagenet25", code=2)
+
+
 def test_ours_have_sampling_intervals_or_t_intervals(tmp_path):
     rows = [
         number("fid", 3.5, se=0.1),
@@ -223,8 +293,8 @@ def test_ours_have_sampling_intervals_or_t_intervals(tmp_path):
     ]
     found, notes = ours(tmp_path, rows)
     assert found == [
-        ["big: hd", "675", "2", "-", "3.0 ± 2.5", "-", "-", "-", "-"],
-        ["HD", "-", "1", "-", "3.50 ± 0.20", "250", "0.8125 ± 0.0020", "-", "-"],
+        ["big: hd", "675", "2", "-", "3.0 ± 2.5", *["-"] * 10],
+        ["HD", "-", "1", "-", "3.50 ± 0.20", "-", "250", "0.8125 ± 0.0020", *["-"] * 7],
     ]
     assert not any("nothing was measured" in note for note in notes)
     table = {
@@ -254,7 +324,7 @@ def test_what_evaluate_writes_is_taken(tmp_path):
     )
     publish(tmp_path, "--benchmark", "mjhq", "--metrics", tmp_path / "hd.csv")
     groups, notes = markdown(tmp_path / "mjhq.md")
-    assert groups["hdbench"] == [["HD‡", "-", "-", "-", "7.2 ± 1.1", "28", "-"]]
+    assert groups["hdbench"] == [["HD‡", "-", "-", "-", "7.2 ± 1.1", "-", "28", "-", "-", "-"]]
     assert any("HD: N = 4, not 30,000, clip=cccccccccccc." in note for note in notes)
 
 
@@ -282,7 +352,7 @@ def test_other_protocols_are_left_out_and_named(tmp_path):
     found, notes = ours(
         tmp_path, [number(metric, 1.0, protocol="torch_fidelity:1") for metric in ("fid", "kid")]
     )
-    assert found == [["HD, this suite", *["-"] * 8]]
+    assert found == [["HD, this suite", *["-"] * 14]]
     assert (
         "Left out, arms that are not of adm_imagenet256_50k: 1 of evaluate (torch_fidelity)."
         in notes
@@ -293,7 +363,7 @@ def test_numbers_of_missing_chains_and_not_a_number(tmp_path):
     rows = [number("fid", value, seed=seed) for seed, value in enumerate((2.0, 3.0, "nan"))]
     rows += [number("precision", 0.5 + seed / 10, seed=seed) for seed in (0, 1)]
     found, notes = ours(tmp_path, rows)
-    assert found[0][0] == "HD‡¶" and found[0][4] == "-" and found[0][6].startswith("0.55 ±")
+    assert found[0][0] == "HD‡¶" and found[0][4] == "-" and found[0][7].startswith("0.55 ±")
     assert any("Prec. of 2 of 3 chains" in note for note in notes) and any(
         note.startswith("¶") for note in notes
     )
@@ -333,14 +403,19 @@ def test_faults_of_published_numbers_are_one_sentence(tmp_path):
             tmp_path / "c.csv", rows, [c for c in columns if c != "recall"]
         ),
         "columns shifted": write(tmp_path / "d.csv", [rows[1] | {"confidence": ""}], columns),
-        "is not a number": write(tmp_path / "e.csv", [shifted], columns),
+        "has no source": write(tmp_path / "h.csv", [first | {"source": ""}], columns),
+        "trained_on = 'fid ism' is not": write(
+            tmp_path / "i.csv", [first | {"trained_on": "fid ism"}], columns
+        ),
+        "0 rows of the benchmark 'FID, smallest": write(tmp_path / "j.csv", [first], columns),
+        "row 2 (GAN): confidence is not one of": write(tmp_path / "e.csv", [shifted], columns),
         "does not exist": tmp_path / "none.csv",
     }
     (tmp_path / "f.csv").write_text(
-        NUMBERS.read_text(encoding="utf-8") + "ImageNet-256,a,b,c,d,e,1,,,,,x, y,z,w,v,u,t\n"
+        NUMBERS.read_text(encoding="utf-8") + "ImageNet-256,a,b,c,d,e,1" + "," * 20 + "\n"
     )
     (tmp_path / "g.csv").write_text("")
-    cases |= {"Expected 16 fields": tmp_path / "f.csv", "No columns": tmp_path / "g.csv"}
+    cases |= {"Expected 26 fields": tmp_path / "f.csv", "No columns": tmp_path / "g.csv"}
     for words, path in cases.items():
         output = publish(tmp_path, "--numbers", path, code=2)
         assert words in output and output.startswith("hdbench: ") and output.count("\n") == 1, (

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hdbench.evaluation.protocols import PROTOCOLS
+from hdbench.core.config import nearest
+from hdbench.core.errors import UserError
 from hdbench.metrics.records import Interval
 from hdbench.report import document
 from hdbench.report.document import Cell, Document, for_people
@@ -25,6 +26,7 @@ from hdbench.report.published.benchmarks import (
     Line,
 )
 from hdbench.report.published.ours import measured
+from hdbench.report.published.ranks import places, smallest_gap
 from hdbench.report.published.theirs import published, read_published
 
 __all__ = ["BENCHMARKS", "GROUP_OF", "read_published", "render", "write_published"]
@@ -34,59 +36,78 @@ FOOTNOTES = {
     "‡": "Not on equal terms, or in doubt.",
     "§": "Second-hand: from a note on the paper or a transcription.",
     "¶": "Not a number in at least one chain.",
+    "◇": "Its training optimises what these columns measure, so they say less of its images",
 }
-IN_CSV = {"†": "remembered", "‡": "other terms", "§": "second-hand", "¶": "not a number"}
+IN_CSV = {
+    "†": "remembered",
+    "‡": "other terms",
+    "§": "second-hand",
+    "¶": "not a number",
+    "◇": "trained on",
+}
 
 
 def render(
-    name: str, frame: pd.DataFrame, files: Sequence[Path] = (), remembered: bool = True
+    name: str, frame: pd.DataFrame, path: Path, files: Sequence[Path] = (), remembered: bool = True
 ) -> Document:
-    """The table of BENCHMARKS[name] from `read_published`'s frame and files of metrics."""
+    """The table of BENCHMARKS[name] from `read_published`'s frame of `path`, and metrics' files."""
     benchmark = BENCHMARKS[name]
     theirs = published(benchmark, frame)
     ours, left_out = measured(benchmark, files)
     kept = [line for line in theirs if remembered or "†" not in line.marks]
-    empty = Line(group=OURS, method="HD, this suite", cells=dict.fromkeys(benchmark.columns, ""))
+    if benchmark.protocol and not ours:
+        nothing = dict.fromkeys(benchmark.columns, "")
+        kept.append(Line(group=OURS, method="HD, this suite", cells=nothing))
     lines = sorted(
-        [*kept, *(ours or [empty])], key=lambda line: (ORDER.index(line.group), line.quality)
+        [*kept, *ours], key=lambda line: (ORDER.index(line.group), benchmark.quality(line))
     )
     sources = list(dict.fromkeys(line.source for line in lines if line.source))
+    gap, lottery = smallest_gap(frame, path)
+    ranked = places(lines, gap) if "fid" in benchmark.columns else []
     rows: list = []
-    for line, before in zip(lines, [None, *lines], strict=False):
-        rows += [line.group] if before is None or before.group != line.group else []
-        rows.append(_cells(line, sources))
-    columns = [title for title, _ in benchmark.columns.values()]
+    for i, line in enumerate(lines):
+        rows += [line.group] if not i or lines[i - 1].group != line.group else []
+        rows.append(_cells(line, ranked[i : i + 1], sources))
+    first, *others = [title for title, _ in benchmark.columns.values()]
+    place = ["Place"] if ranked else []
+    columns = ["Method", "Params, M", "NFE", "Guidance", first, *place, *others, "Source"]
+    notes = _notes(name, lines, len(theirs) - sum(line.group != OURS for line in kept), bool(ours))
+    if ranked:
+        notes.append(
+            "Place: by FID, among published rows of as many NFE that are on equal terms and not "
+            f"trained on it; a range where rows are closer than {100 * gap:g}%, which training "
+            f"seeds alone explain ({lottery}), so that they are tied. Evaluators of different "
+            "sources differ by more."
+        )
     return Document(
         label=f"published-{name}",
         caption=_caption(benchmark),
-        columns=["Method", "Params, M", "NFE", "Guidance", *columns, "Source"],
+        columns=columns,
         rows=rows,
-        align=["p{64mm}", *["r"] * (len(columns) + 4)],
-        notes=[*_notes(name, lines, len(theirs) - len(kept), bool(ours)), *left_out],
-        records=_records(lines),
+        align=["p{64mm}", *["r"] * (len(columns) - 1)],
+        notes=[*notes, *left_out],
+        records=_records(lines, ranked),
         sources=sources,
         layout="pages",
     )
 
 
 def _caption(benchmark: Benchmark) -> str:
-    protocol = PROTOCOLS[benchmark.protocol]
+    first = next(iter(benchmark.columns.values()))[0]
+    ours = ", and below them ours" if benchmark.protocol else ""
+    under = f"; ours are under {benchmark.protocol}" if benchmark.protocol else ""
+    under += f" (N = {benchmark.samples:,})" if benchmark.samples else ""
     return (
-        f"{benchmark.name}: published numbers, sorted by FID, and below them ours. Published "
-        "numbers are as their sources print them, by evaluators of their own; ours are under "
-        f"{protocol.name} (N = {protocol.n:,})."
+        f"{benchmark.name}: published numbers, sorted by {first[:-2]}{ours}. Published numbers are "
+        f"as their sources print them, by evaluators of their own{under}."
     )
 
 
-def _cells(line: Line, sources: Sequence[str]) -> list[Cell]:
+def _cells(line: Line, place: Sequence[str], sources: Sequence[str]) -> list[Cell]:
     """A line for people; marks are with the method."""
-    texts = [
-        line.params,
-        line.nfe,
-        line.guidance,
-        *map(for_people, line.cells.values()),
-        f"[{sources.index(line.source) + 1}]" if line.source else "",
-    ]
+    first, *others = map(for_people, line.cells.values())
+    source = f"[{sources.index(line.source) + 1}]" if line.source else ""
+    texts = [line.params, line.nfe, line.guidance, first, *place, *others, source]
     emphasis = "bold" if line.group == HD else ""
     method = line.method.replace("->", "→") + line.marks
     return [Cell(text, emphasis) for text in (method, *(text or "-" for text in texts))]
@@ -96,11 +117,11 @@ def _notes(name: str, lines: Sequence[Line], left_out: int, with_ours: bool) -> 
     """Footnotes; `left_out` counts the remembered numbers that are not shown."""
     benchmark = BENCHMARKS[name]
     terms = ". ".join(line.terms for line in lines if line.terms)
+    trained = dict.fromkeys(line.trained_on for line in lines if line.trained_on)
+    said = {"‡": f" {terms}.", "◇": f": {'; '.join(trained)}." + benchmark.held_out}
     used = "".join(line.marks for line in lines)
     notes = [
-        f"{mark} {text}" + (f" {terms}." if mark == "‡" else "")
-        for mark, text in FOOTNOTES.items()
-        if mark in used
+        f"{mark} {text}" + said.get(mark, "") for mark, text in FOOTNOTES.items() if mark in used
     ]
     if left_out:
         notes.append(f"Left out: {left_out} remembered and not checked.")
@@ -110,11 +131,13 @@ def _notes(name: str, lines: Sequence[Line], left_out: int, with_ours: bool) -> 
         notes.append(
             f"{OURS}: with its 95% interval, of sampling for one chain, a t-interval over several."
         )
-    else:
+    elif benchmark.protocol:
         notes.append(
             f"{OURS}: nothing was measured at this scale; `{benchmark.command}` does, "
             f"and `hdbench published --benchmark {name} --metrics hd.csv` puts it here."
         )
+    else:
+        notes.append(f"{OURS}: no protocol of `hdbench evaluate` measures this benchmark.")
     return [
         *notes,
         'NFE: as the source counts; x2: two evaluations a step, for guidance. "-": not given, or '
@@ -122,10 +145,10 @@ def _notes(name: str, lines: Sequence[Line], left_out: int, with_ours: bool) -> 
     ]
 
 
-def _records(lines: Sequence[Line]) -> pd.DataFrame:
+def _records(lines: Sequence[Line], ranked: Sequence[str]) -> pd.DataFrame:
     """Published values as their source has them, ours in full precision; missing is empty."""
     records = []
-    for line in lines:
+    for i, line in enumerate(lines):
         record = {
             "group": line.group,
             "method": line.method,
@@ -136,7 +159,9 @@ def _records(lines: Sequence[Line]) -> pd.DataFrame:
         for column, cell in line.cells.items():
             value, half = cell if isinstance(cell, Interval) else (cell, "")
             record |= {column: value, f"{column}_half_width": half}
-        record |= {"note": "; ".join(IN_CSV[mark] for mark in line.marks), "source": line.source}
+        note = "; ".join(IN_CSV[mark] for mark in line.marks)
+        record |= {"place": ranked[i]} if ranked else {}
+        record |= {"note": note, "source": line.source}
         records.append(record | line.facts)
     return pd.DataFrame(records)
 
@@ -145,8 +170,11 @@ def write_published(
     names: Sequence[str], numbers: Path, files: Sequence[Path], remembered: bool, out: Path
 ) -> list[Path]:
     """Every named benchmark's table into out/<name>.{csv,md,tex}; the paths."""
+    for name in names:
+        if name not in BENCHMARKS:
+            raise UserError(f"--benchmark {name}: unknown" + nearest(name, BENCHMARKS))
     frame = read_published(numbers)
-    tables = {name: render(name, frame, files, remembered) for name in names}
+    tables = {name: render(name, frame, numbers, files, remembered) for name in names}
     return [
         path
         for name, table in tables.items()

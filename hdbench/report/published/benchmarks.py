@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics.records import Interval
 
 TRAJECTORY = "One and few steps: trajectory (consistency, flow maps)"
@@ -12,7 +13,9 @@ DISTRIBUTION = "One and few steps: distribution matching"
 OTHER = "One and few steps: both, or other"
 HD = "Hierarchical distillation"
 OURS = "hdbench"
+REAL = "Real images"
 GROUPS = {  # of table rows, with the families in them; a family that is nowhere else is in OTHER
+    REAL: ("real",),
     "Many steps: teachers, diffusion, flow, autoregressive": (
         "diffusion",
         "flow",
@@ -30,6 +33,7 @@ GROUPS = {  # of table rows, with the families in them; a family that is nowhere
         "flow map",
         "flow map distill",
         "flow map fine-tune",
+        "data-free flow map",
         "data-free flow map + correction",
         "shortcut",
         "moment matching",
@@ -43,8 +47,11 @@ GROUPS = {  # of table rows, with the families in them; a family that is nowhere
         "drifting distill",
         "wasserstein flow",
         "FD-loss",
+        "DMD+GAN (f-div)",
+        "GAN/DMD",
+        "score distillation",
     ),
-    OTHER: ("sCM+LADD", "one/few-step T2I"),
+    OTHER: ("sCM+LADD", "consistency+GAN", "one/few-step T2I", "one-step T2I"),
     HD: ("TD+DMD+GAN",),
     OURS: (),
 }
@@ -55,41 +62,93 @@ CLIP_WEIGHTS = " --weights clip=PATH --prompts meta_data.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Its published name, its protocol here, and columns: title, and `evaluate`'s metric."""
+    """Its published name, its protocol here, and columns of values: title, and `evaluate`'s metric.
+
+    Rows are sorted by the first column.  Without a `protocol`, or a column's metric, hdbench does
+    not measure it.
+    """
 
     name: str
-    protocol: str
-    columns: dict[str, tuple[str, str]]
-    reference: str
+    columns: dict[str, tuple[str, str | None]]
+    protocol: str | None = None
+    n: int | None = None  # images, where the protocol leaves it open
+    reference: str = "FOLDER"
     options: str = ""
+    held_out: str = ""  # what to read of rows that were trained on a column
+
+    @property
+    def samples(self) -> int | None:
+        """Images that ours are measured on."""
+        return self.n or (PROTOCOLS[self.protocol].n if self.protocol else None)
 
     @property
     def command(self) -> str:
+        count = f" --n {self.n}" if self.n else ""
         return (
             f"hdbench evaluate --protocol {self.protocol} --samples FOLDER --reference "
-            f"{self.reference} --weights inception=PATH{self.options} --name HD --out hd.csv"
+            f"{self.reference} --weights inception=PATH{self.options}{count} --name HD --out hd.csv"
         )
 
+    def quality(self, line: Line) -> float:
+        """The value by which a group is sorted, smaller is better; missing comes last."""
+        column, (title, _) = next(iter(self.columns.items()))
+        cell = line.cells[column]
+        value = cell.value if isinstance(cell, Interval) else float(cell or "nan")
+        return (-value if "↑" in title else value) if math.isfinite(value) else math.inf
+
+
+FID = ("FID ↓", "fid")
+INCEPTION = {"fid": FID, "is": ("IS ↑", "inception_score")}
+FIDELITY = {"precision": ("Prec. ↑", "precision"), "recall": ("Recall ↑", "recall")}
+ENCODERS = {  # of several networks' features
+    "fdr6": ("FDr6 ↓", None),
+    "fdr3": ("FDr3 ↓", None),
+    "fd_dinov2": ("FD-DINOv2 ↓", None),
+    "sw_r14": ("SW_r14 ↓", None),
+    "mmd_r14": ("MMD_r14 ↓", None),
+}
+PROMPTS = {
+    "geneval": ("GenEval ↑", None),
+    "dpg": ("DPG ↑", None),
+    "pickscore": ("PickScore ↑", None),
+    "vqascore": ("VQAScore ↑", None),
+}
+CIFAR10 = {"protocol": "torch_fidelity", "n": 50_000, "reference": "cifar10_train"}
 
 BENCHMARKS = {
     "imagenet256": Benchmark(
         name="ImageNet-256",
         protocol="adm_imagenet256_50k",
         reference="VIRTUAL_imagenet256_labeled.npz",
-        columns={
-            "fid": ("FID ↓", "fid"),
-            "is": ("IS ↑", "inception_score"),
-            "precision": ("Prec. ↑", "precision"),
-            "recall": ("Recall ↑", "recall"),
-        },
+        columns={**INCEPTION, **FIDELITY, **ENCODERS},
+        held_out=" FDr6 is the mean over six encoders of the distance over that of real images, "
+        "FDr3 that over the three of them that such a row was not trained on: read FDr3.",
+    ),
+    "imagenet512": Benchmark(name="ImageNet-512", columns={"fid": FID}),
+    "imagenet64": Benchmark(
+        name="ImageNet-64",
+        protocol="torch_fidelity",
+        n=50_000,
+        reference="imagenet64_train",
+        columns={"fid": FID},
+    ),
+    "cifar10": Benchmark(name="CIFAR-10, unconditional", columns={"fid": FID}, **CIFAR10),
+    "cifar10_conditional": Benchmark(
+        name="CIFAR-10, class-conditional", columns={"fid": FID}, **CIFAR10
     ),
     "mjhq": Benchmark(
         name="MJHQ-30K",
         protocol="mjhq30k",
         reference="mjhq30k_imgs",
         options=CLIP_WEIGHTS,
-        columns={"fid": ("FID ↓", "fid"), "clip": ("CLIP ↑", "clip_score")},
+        columns={
+            "fid": FID,
+            "clip": ("CLIP ↑", "clip_score"),
+            "geneval": PROMPTS["geneval"],
+            "dpg": PROMPTS["dpg"],
+        },
     ),
+    "text_to_image": Benchmark(name="Text to image", columns=PROMPTS),
 }
 
 
@@ -107,10 +166,9 @@ class Line:
     source: str = ""
     marks: str = ""
     terms: str = ""  # what ‡ stands for
+    trained_on: str = ""  # titles of the columns that ◇ stands for
 
     @property
-    def quality(self) -> float:
-        """FID, by which a group is sorted; missing comes last."""
-        fid = self.cells["fid"]
-        value = fid.value if isinstance(fid, Interval) else float(fid or "inf")
-        return value if math.isfinite(value) else math.inf
+    def comparable(self) -> bool:
+        """Whether it is a published line on the terms of the others."""
+        return self.group not in (OURS, REAL) and not self.terms and not self.trained_on

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from hdbench.core.errors import UserError
-from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics.records import interval, read_metrics, with_count
 from hdbench.report.document import number
 from hdbench.report.published.benchmarks import OURS, Benchmark, Line
@@ -19,7 +18,7 @@ from hdbench.report.published.benchmarks import OURS, Benchmark, Line
 
 def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], list[str]]:
     """Our rows under the benchmark's protocol, one a suite, arm and NFE; notes on what is not."""
-    if not files:
+    if not files or benchmark.protocol is None:
         return [], []
     frame = pd.concat([read_metrics(path) for path in files], ignore_index=True)
     named = frame.protocol.fillna("-").str.split(r"[\[:]", n=1, regex=True).str[0]
@@ -41,7 +40,7 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
             f"{twice.metric.iloc[0]} of {twice.arm.iloc[0]} is in several files of --metrics; "
             "give each once, or evaluate under different names (--name)"
         )
-    metrics = [metric for _, metric in benchmark.columns.values()]
+    metrics = [metric for _, metric in benchmark.columns.values() if metric]
     wanted = [
         metric in [with_count(name, n) for name in metrics]
         for metric, n in zip(ours.metric, ours.n, strict=True)
@@ -67,12 +66,12 @@ def _line(
     """One of ours; its terms: what differs from the protocol, missing chains, a mixed reference."""
     method = key["arm"] if key["suite"] == "evaluate" else f"{key['suite']}: {key['arm']}"
     chains = rows.seed.nunique(dropna=False)
-    wanted = PROTOCOLS[benchmark.protocol].n
+    wanted = benchmark.samples
     shown = {
-        column: rows[rows.metric == with_count(metric, key["n"])]
+        column: rows[rows.metric == (with_count(metric, key["n"]) if metric else "")]
         for column, (_, metric) in benchmark.columns.items()
     }
-    terms = [f"N = {key['n']:,}, not {wanted:,}"] if key["n"] != wanted else []
+    terms = [f"N = {key['n']:,}, not {wanted:,}"] if wanted not in (None, key["n"]) else []
     terms += re.findall(r"\[([^\]]*)\]", key["protocol"])
     terms += [f"reference {key['protocol'].rpartition(':')[2]}"] if mixed else []
     terms += [

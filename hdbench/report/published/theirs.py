@@ -12,11 +12,16 @@ from hdbench.core.errors import UserError
 from hdbench.report.published.benchmarks import GROUP_OF, OTHER, Benchmark, Line
 
 SUBJECT = ["benchmark", "method", "family", "params_M", "nfe", "guidance"]
-VALUES = ["fid", "is", "precision", "recall", "clip"]
-COLUMNS = [*SUBJECT, *VALUES, "other", "latency", "source", "locator", "confidence"]
-# words of a method or remark, and of a source
+VALUES = [
+    *("fid", "is", "precision", "recall"),
+    *("fdr6", "fdr3", "fd_dinov2", "sw_r14", "mmd_r14"),
+    *("clip", "geneval", "dpg", "pickscore", "vqascore"),
+]
+FACTS = ["trained_on", "other", "latency", "source", "locator", "confidence"]
+COLUMNS = [*SUBJECT, *VALUES, *FACTS]
+CONFIDENCE = {"seen": "", "second-hand": "§", "remembered": "†"}  # how, and its mark
+# words of a method or remark
 OWN_TERMS = re.compile("protocol|evaluator|re-evaluated|not comparable|disagree|differs")
-SECOND_HAND = re.compile(r"secondary|\bnotes?\b|wiki|transcription")
 
 
 def read_published(path: Path) -> pd.DataFrame:
@@ -48,9 +53,17 @@ def read_published(path: Path) -> pd.DataFrame:
             f"{where(wrong[column])}: {column} = {frame[column][wrong[column].idxmax()]!r} is not "
             "a number; leave it empty where there is none"
         )
-    if (wrong := ~frame.confidence.isin(["seen", "remembered"]) | frame.isna().any(axis=1)).any():
+    if (wrong := ~frame.confidence.isin(list(CONFIDENCE)) | frame.isna().any(axis=1)).any():
         raise UserError(
-            f"{where(wrong)}: confidence is neither seen nor remembered; are its columns shifted?"
+            f"{where(wrong)}: confidence is not one of {', '.join(CONFIDENCE)}; are its columns "
+            "shifted?"
+        )
+    if (wrong := frame.source == "").any():
+        raise UserError(f"{where(wrong)}: has no source; say where its numbers are from")
+    if (wrong := ~frame.trained_on.map(lambda names: set(names.split()) <= set(VALUES))).any():
+        raise UserError(
+            f"{where(wrong)}: trained_on = {frame.trained_on[wrong.idxmax()]!r} is not a list of "
+            f"columns; name those that its training is of: {', '.join(VALUES)}"
         )
     if (twice := frame.duplicated(["benchmark", "method", "nfe", "guidance", "source"])).any():
         raise UserError(
@@ -65,11 +78,11 @@ def published(benchmark: Benchmark, frame: pd.DataFrame) -> list[Line]:
     for row in frame[frame.benchmark == benchmark.name].to_dict("records"):
         text = ": ".join(filter(None, [row["method"], row["other"]]))
         terms = text if OWN_TERMS.search(text) else ""
-        marks = {
-            "†": row["confidence"] == "remembered",
-            "‡": terms,
-            "§": SECOND_HAND.search(row["source"] + row["locator"]),
-        }
+        trained_on = [
+            title[:-2]
+            for column, (title, _) in benchmark.columns.items()
+            if column in row["trained_on"].split()
+        ]
         lines.append(
             Line(
                 group=GROUP_OF.get(row["family"], OTHER),
@@ -79,8 +92,9 @@ def published(benchmark: Benchmark, frame: pd.DataFrame) -> list[Line]:
                 guidance=row["guidance"],
                 cells={column: row[column] for column in benchmark.columns},
                 source=row["source"],
-                marks="".join(mark for mark, holds in marks.items() if holds),
+                marks=CONFIDENCE[row["confidence"]] + "‡" * bool(terms) + "◇" * bool(trained_on),
                 terms=terms,
+                trained_on=" and ".join(trained_on),
                 facts={key: row[key] for key in ("family", "other", "locator", "confidence")},
             )
         )
