@@ -20,6 +20,7 @@ from hdbench.methods.distribution.vsd import VSD
 from hdbench.methods.pretraining.contrastive import Contrastive
 from hdbench.methods.pretraining.cross_entropy import CrossEntropy
 from hdbench.methods.pretraining.flow_matching import FlowMatching
+from hdbench.methods.trajectory.boot import Boot
 from hdbench.methods.trajectory.consistency import Consistency
 from hdbench.methods.trajectory.improved_meanflow import ImprovedMeanFlow
 from hdbench.methods.trajectory.knowledge import Knowledge
@@ -39,6 +40,7 @@ TRAJECTORY = (
     Shortcut,
     SCM,
     ImprovedMeanFlow,
+    Boot,
 )
 DISTRIBUTION = (DMD, DMD2, DecoupledDMD, FDistill, VSD, SiD, Adversarial, LADD, ADM)
 

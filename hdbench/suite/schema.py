@@ -262,9 +262,11 @@ class Arm(Config):
         if trained is None:
             trained = 1 if self.refine else 0
         if trained == 1 and max(self.steps) > 1:
+            which = (
+                "an arm with 'refine'" if self.refine else f"a student of {last.objective.title}"
+            )
             raise ValueError(
-                f"steps = {list(self.steps)}: an arm with 'refine' is a one-step generator; set "
-                "steps to [1]"
+                f"steps = {list(self.steps)}: {which} is a one-step generator; set steps to [1]"
             )
         if trained and any(trained % steps for steps in self.steps):
             raise ValueError(

@@ -17,6 +17,7 @@ from hdbench.methods import (
     OBJECTIVES,
     SCM,
     TRAJECTORY,
+    Boot,
     Consistency,
     FlowMatching,
     ImprovedMeanFlow,
@@ -582,6 +583,7 @@ REACHES = [
     Reflow(),
     Progressive(start_steps=4),
     Shortcut(finest=8),
+    Boot(intervals=8),
 ]
 
 
@@ -594,7 +596,9 @@ def test_training_reaches_the_optimum(objective):
     sampler of few steps is nearer to that than to the ODE.
     """
     euler = objective.teacher_steps()
-    assert euler == {"consistency": 8, "progressive": 8, "shortcut": 8}.get(objective.name)
+    assert euler == {"consistency": 8, "progressive": 8, "shortcut": 8, "boot": 8}.get(
+        objective.name
+    )
     trainer = trainer_of(objective, 1000)
     for _ in range(1000):
         trainer.train_step()
@@ -653,6 +657,7 @@ def test_names_and_samplers():
         "shortcut": "flow_map",
         "scm": "consistency",
         "improved_meanflow": "flow_map",
+        "boot": "flow_map",
     }
 
 
@@ -681,6 +686,7 @@ class SharedLedger(Ledger):
         ImprovedMeanFlow(prob_r_equals_t=1.0, prob_t_equals_1=0.0),
         Progressive(start_steps=1),
         Progressive(start_steps=4),
+        Boot(),
     ],
 )
 def test_cost_is_counted(objective, guidance):
