@@ -41,12 +41,31 @@ def guided(
         return velocity(network)
 
     def v_w(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        w = torch.where((t >= interval[0]) & (t <= interval[1]), guidance, 1.0)
+        return guided_by(network, w)(z, t, c)
+
+    return v_w
+
+
+def guided_by(network: nn.Module, w: float | Tensor) -> Velocity:
+    """v^w = v(z, t, null) + w [v(z, t, c) - v(z, t, null)], w one number or (B,), of any sign.
+
+    The number 1 is v(z, t, c) and 0 is v(z, t, null), one network evaluation a sample; all others
+    are two, in one batch of 2B.
+    """
+    number = None if isinstance(w, Tensor) else w
+    if number == 1:
+        return velocity(network)
+
+    def v_w(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
         null = torch.full_like(c, network.null_label)
+        if number == 0:
+            return network(z, t, t, null)
         tt = torch.cat([t, t])
         both = network(torch.cat([z, z]), tt, tt, torch.cat([c, null]))
         conditional, unconditional = both.chunk(2)
-        w = torch.where((t >= interval[0]) & (t <= interval[1]), guidance, 1.0).to(z.dtype)
-        return torch.lerp(unconditional, conditional, expand(w))
+        weight = expand(w.to(z.dtype)) if isinstance(w, Tensor) else w
+        return torch.lerp(unconditional, conditional, weight)
 
     return v_w
 

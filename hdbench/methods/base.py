@@ -7,7 +7,7 @@ updates, the DAG knows samplers, pairs and passes; neither knows an objective by
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -72,8 +72,9 @@ class Update:
     repeats: int = 1
     frozen: dict[str, nn.Module] = field(default_factory=dict)
     """Modules that belong to the state of training but are not trained."""
-    on_step: Callable[[int, int], None] = lambda step, steps: None
-    """Called before every `step` of `steps`."""
+    on_step: Callable[[int, int], Sequence[nn.Parameter] | None] = lambda step, steps: None
+    """Called before every `step` of `steps`; gives the parameters that it drew anew, if any, whose
+    optimiser's state then starts anew too."""
     ema_start: Callable[[int, int], int] = lambda step, steps: 0
     """The step at which the current average of weights began."""
 
@@ -92,7 +93,7 @@ class Problem:
     copy_teacher: Callable[[], nn.Module] | None = None
     """Makes a trainable copy of the teacher."""
     head: Callable[..., nn.Module] | None = None
-    """(name, GanSettings) -> a fresh discriminator head."""
+    """(name, GanSettings, *axes) -> a fresh discriminator head, the same for equal axes."""
     pairs: tuple[Tensor, Tensor, Tensor] | None = None
     """The teacher's eps and x (M, C, H, W), and their labels (M,)."""
 

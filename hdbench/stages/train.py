@@ -11,14 +11,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hdbench.core import distributed, sharding
+from hdbench.core.config import nearest
+from hdbench.core.errors import UserError
 from hdbench.core.files import sha256
 from hdbench.core.pixels import load_images
 from hdbench.core.seeds import seeded
-from hdbench.methods.base import Passes, Problem, total
+from hdbench.methods.base import Passes, Problem, Update, total
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics import classification
 from hdbench.networks import checkpoints
 from hdbench.networks.classifier import Classifier, classify
+from hdbench.networks.trainable import merged, restrict
 from hdbench.stages.context import (
     PAIRS,
     WEIGHTS,
@@ -80,8 +83,8 @@ def distill(context: Context) -> Payload:
     axes = (config.seed, context.stage.kind)
     facts: dict[str, Any] = {}
 
-    def head(name: str, settings) -> nn.Module:
-        with seeded(*axes, "head"):
+    def head(name: str, settings, *more: int) -> nn.Module:
+        with seeded(*axes, "head", *more):
             module = build_head(
                 name,
                 layers=len(settings.blocks),
@@ -89,7 +92,7 @@ def distill(context: Context) -> Payload:
                 grid=frozen.grid,
                 parameters=settings.parameters,
             )
-        facts["head_parameters"] = parameter_count(module)
+        facts["head_parameters"] = settings.heads * parameter_count(module)
         return module.to(context.device)
 
     ode_pairs = None
@@ -117,14 +120,14 @@ def train(
     """Run the objective's updates to the end; rank 0 writes the student's EMA and the history."""
     training = context.config.training
     x, labels = training_data(context, split)
-    updates = training.objective.updates(problem)
     axes = (context.config.seed, context.stage.kind)
     parameters = parameter_count(problem.student)
+    updates = restricted_updates(training, problem, axes)
     trainer = Trainer(updates, training, problem.student, axes, x, labels, context.sharding)
     run(trainer, context.work, context.label, context.checkpoint_seconds)
     weights = {name: sharding.on_rank_0(value) for name, value in trainer.ema.items()}
     if distributed.rank() == 0:
-        save_file(weights, context.work.path / WEIGHTS)
+        save_file(merged(problem.student, weights), context.work.path / WEIGHTS)
         with (context.work.path / "history.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["step", *trainer.history])
@@ -139,6 +142,26 @@ def train(
         "forward_equivalents": total(passes) * samples,
         "parameters": parameters,
     }
+
+
+def restricted_updates(training: Training, problem: Problem, axes: tuple) -> list[Update]:
+    """The objective's updates of the networks of which the training's share is trained.
+
+    The student comes first, whose copies an objective may keep.
+    """
+    if student := training.trainable.get("student"):
+        restrict(problem.student, student, "student", axes)
+    updates = training.objective.updates(problem)
+    modules = {name: module for update in updates for name, module in update.modules.items()}
+    for name, trainable in training.trainable.items():
+        if name not in modules:
+            raise UserError(
+                f"training.trainable.{name}: objective {training.objective.name} trains no such "
+                "network" + nearest(name, modules)
+            )
+        if name != "student":
+            restrict(modules[name], trainable, name, axes)
+    return updates
 
 
 def network_evaluations(passes: dict[str, Passes], samples: int) -> dict[str, float]:

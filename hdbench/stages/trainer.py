@@ -33,6 +33,11 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * step / steps)) if schedule == "cosine" else 1.0
 
 
+def trainable_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Those that take a gradient now, in the module's order."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
 class Trainer:
     """Networks, optimisers, EMA and history of a stage; `state` and `load_state` are exact.
 
@@ -80,7 +85,7 @@ class Trainer:
     def _optimizer(self, update: Update) -> torch.optim.Optimizer:
         rates = update.learning_rates
         groups = [
-            {"params": list(module.parameters()), "lr": rates[name], "peak": rates[name]}
+            {"params": trainable_parameters(module), "lr": rates[name], "peak": rates[name]}
             for name, module in update.modules.items()
         ]
         return torch.optim.AdamW(
@@ -94,9 +99,10 @@ class Trainer:
         since = 0
         scalars = {}
         for update in self.updates:
-            update.on_step(self.step, steps)
-            since = max(since, update.ema_start(self.step, steps))
             optimizer = self.optimizers[update.name]
+            for parameter in update.on_step(self.step, steps) or ():
+                optimizer.state.pop(parameter, None)
+            since = max(since, update.ema_start(self.step, steps))
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["peak"]
             for repeat in range(update.repeats):
@@ -185,7 +191,7 @@ class Trainer:
         """Average gradients, unless they are sharded, and scalars over the ranks."""
         averaged = [torch.stack(list(values.values()))]
         if not self.sharded:
-            parameters = [p for module in update.modules.values() for p in module.parameters()]
+            parameters = [p for m in update.modules.values() for p in trainable_parameters(m)]
             for p in parameters:  # all ranks send the same shapes, whichever terms their rows have
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             averaged += [p.grad for p in parameters]

@@ -13,6 +13,7 @@ from hdbench.flow.guidance import Guidance
 from hdbench.methods import OBJECTIVES
 from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
+from hdbench.networks.trainable import Trainable
 from hdbench.suite.overrides import leaves
 from hdbench.suite.tables import Tables
 
@@ -65,6 +66,12 @@ class Training(Config):
         False,
         exclude_if=_absent,
         description="blocks of networks that no forward-mode pass goes through",
+    )
+    trainable: dict[str, Trainable] = Field(
+        {},
+        exclude_if=_absent,
+        description="by network that the stage trains, such as student and fake, what of it; by "
+        "default all",
     )
 
     @model_validator(mode="after")

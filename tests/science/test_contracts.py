@@ -88,7 +88,7 @@ def updates_of(objective: Objective) -> tuple[list[Update], Draws]:
         teacher=teacher,
         teacher_velocity=guided(teacher, 1.5),
         copy_teacher=lambda: small_transformer(False, seed=2),
-        head=lambda name, gan: build_head(
+        head=lambda name, gan, *axes: build_head(
             name, layers=len(gan.blocks), width=16, grid=4, parameters=gan.parameters
         ),
         pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels),

@@ -29,11 +29,21 @@ from hdbench.methods import (
     Knowledge,
     MeanFlow,
 )
-from hdbench.methods.base import Problem
+from hdbench.methods.base import Pairs, Problem
 from hdbench.methods.discriminators import build_head
 from hdbench.methods.discriminators.base import Head, HeadOutput, uniform
-from hdbench.methods.distribution import adm, decoupled_dmd, dmd, f_distill, gan, matching, sid, vsd
-from hdbench.methods.distribution.matching import Networks
+from hdbench.methods.distribution import (
+    adm,
+    decoupled_dmd,
+    dmd,
+    f_distill,
+    gan,
+    sid,
+    simulation,
+    vsd,
+)
+from hdbench.methods.distribution import generator as generator_module
+from hdbench.methods.distribution.networks import Networks
 from hdbench.methods.trajectory import consistency
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
@@ -433,7 +443,7 @@ def stage_two(objective, guidance: float = 1.5, ledger: Ledger | None = None):
         teacher=networks["teacher"],
         teacher_velocity=guided(networks["teacher"], guidance),
         copy_teacher=lambda: watch("fake", small_transformer(False, 2)),
-        head=lambda name, k: build_head(
+        head=lambda name, k, *axes: build_head(
             name, layers=len(k.blocks), width=16, grid=4, parameters=k.parameters
         ),
         pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels),
@@ -470,6 +480,15 @@ VARIANTS = [(name, {}) for name in METHODS] + [
     ("decoupled_dmd", {"discriminator": "conv"}),
     ("ladd", {"gan": {"r1_weight": 0.5}}),
     ("adm", {"gan": {"r1_weight": 0.5}}),
+    ("vsd", {"guidance": (0.5, 4.0), "fake_guidance": "teacher", "label_dropout": 0.1}),
+    ("vsd", {"guidance": (0.0, 0.0), "fake_guidance": "teacher", "label_dropout": 1.0}),
+    ("sid", {"guidance": (1.0, 1.0), "fake_guidance": 0.0, "label_dropout": 0.5}),
+    ("dmd", {"guidance": (1.0, 3.0)}),
+    ("decoupled_dmd", {"fake_guidance": -0.5, "label_dropout": 0.5}),
+    ("f_distill", {"guidance": (2.0, 2.0)}),
+    ("ladd", {"contrast": Pairs()}),
+    ("ladd", {"discriminator": "patch", "gan": {"heads": 3, "judging": 2, "refresh": 0.5}}),
+    ("sid", {"discriminator": "mean", "gan": {"feature_network": "fake"}}),
 ]
 named = pytest.mark.parametrize(
     ("name", "settings"),
@@ -507,7 +526,7 @@ def test_updates_train_the_modules_that_they_name(name, settings):
     objective = configured(name, **settings)
     modules, (critic, generator), images, labels = stage_two(objective)
     expected = {"fake"} if name != "ladd" else set()
-    expected |= {"head"} if objective.discriminator != "none" else set()
+    expected |= {"head"} if objective.discriminator not in ("none", "mean") else set()
     for update, names in ((critic, expected), (generator, {"student"})):
         loss, _ = update.loss(update.draw(Draws((0,), images, labels, 8)))
         loss.backward()
@@ -588,7 +607,8 @@ def test_draws_with_a_head_keep_their_order():
 def test_new_fields_are_dumped_only_where_they_differ(name):
     method = OBJECTIVES[name]
     new = {"generator_steps", "regulariser", "regulariser_weight"}
-    assert not new & set(method().model_dump(mode="json"))
+    hooks = {"contrast", "guidance", "fake_guidance", "label_dropout"}
+    assert not (new | hooks) & set(method().model_dump(mode="json"))
     steps = {} if name == "decoupled_dmd" else {"generator_steps": 2}  # that has one step alone
     k = method(**steps, regulariser=REGULARISERS["meanflow"], regulariser_weight=0.25)
     assert new - {"generator_steps"} | steps.keys() < set(k.model_dump(mode="json"))
@@ -639,7 +659,7 @@ def test_backward_simulation_is_consistency_sampling():
     u, steps, n = small_transformer(True, 1), 4, 12
     noises, c = torch.randn(steps, n, 1, 8, 8, generator=rng()), torch.arange(n) % 3
     step = torch.arange(n) % steps
-    z, t = matching.simulate(u, c, noises[0], step.float(), list(noises[1:]))
+    z, t = simulation.simulate(u, c, noises[0], step.float(), list(noises[1:]))
     assert not z.requires_grad and torch.equal(t, 1 - step / steps)
     x = consistency.consistency(u, z, t, c)
     with torch.no_grad():
@@ -714,9 +734,11 @@ def test_f_distill_clamps_the_ratio_and_takes_the_logit_at_z():
 @pytest.mark.parametrize("name", ["adversarial", "ladd", "adm"])
 def test_gan_alone_has_the_size_of_its_relative_weight(name, monkeypatch):
     """And subtracting it raises the mean logit that the generator sees."""
-    given, surrogate = [], matching.generator_surrogate
+    given, surrogate = [], generator_module.generator_surrogate
     monkeypatch.setattr(
-        matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1]
+        generator_module,
+        "generator_surrogate",
+        lambda x, g: (given.append((x, g)), surrogate(x, g))[1],
     )
     objective = configured(name, gan={"relative_weight": 0.7})
     modules, (_, generator), images, labels = stage_two(objective)
@@ -803,14 +825,22 @@ def test_adm_tells_nothing_apart_where_fake_and_real_agree():
             {"gan": {"feature_network": "fake"}},
             "gan.feature_network = fake: the head of objective adm reads the frozen",
         ),
+        (ADM, {"contrast": Pairs()}, "contrast: the head of objective adm sees no real samples"),
+        (DMD, {"contrast": Pairs()}, "contrast: there is no discriminator to show the pairs to"),
+        (DMD, {"guidance": (2.0, 1.0)}, "guidance = [2.0, 1.0]: the first must not be above"),
+        (DMD, {"fake_guidance": "teacher"}, "fake_guidance = teacher: give guidance = [low, high]"),
+        (DMD, {"fake_guidance": 0.0}, "fake_guidance = 0.0: the fake score learns no null label"),
+        (ADM, {"fake_guidance": 0.0}, "guidance, fake_guidance: objective adm has no direction"),
+        (LADD, {"discriminator": "mean"}, "gan.feature_network = teacher: neither it nor head"),
+        (LADD, {"gan": {"judging": 2}}, "judging = 2: there are 1 heads to draw from"),
         (ADM, {"delta": 0.05}, "delta = 0.05: must not exceed gan.t_min = 0.02"),
     ],
 )
 def test_combinations_that_make_no_sense_are_refused(method, settings, sentence):
-    if "gan" in settings:
-        default = method().gan
-        settings = settings | {"gan": type(default)(**default.model_dump() | settings["gan"])}
     with pytest.raises(ValidationError) as error:
+        if "gan" in settings:
+            default = method().gan
+            settings = settings | {"gan": type(default)(**default.model_dump() | settings["gan"])}
         method(**settings)
     assert sentence in str(error.value)
 

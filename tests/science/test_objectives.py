@@ -21,7 +21,8 @@ from hdbench.methods.discriminators import HEADS, build_head, parameter_count
 from hdbench.methods.discriminators.awd import AwdLogit, AwdLoss, AwdPool
 from hdbench.methods.discriminators.base import HeadOutput
 from hdbench.methods.discriminators.patch import Patch
-from hdbench.methods.distribution import dmd, gan, matching
+from hdbench.methods.distribution import dmd, gan
+from hdbench.methods.distribution import generator as generator_module
 from hdbench.methods.pretraining import flow_matching
 from hdbench.methods.trajectory import consistency, meanflow
 from hdbench.networks.config import TransformerConfig
@@ -420,7 +421,7 @@ def test_dmd_gradient_is_the_gradient_of_the_kl_divergence(t):
 
 def test_surrogate_gradient_is_g_over_numel():
     x, g = normal(3, 2, 4, 4).requires_grad_(), normal(3, 2, 4, 4, seed=1)
-    loss = matching.generator_surrogate(x, g)
+    loss = generator_module.generator_surrogate(x, g)
     assert loss.item() == pytest.approx(0.5 * g.square().mean().item())
     torch.testing.assert_close(torch.autograd.grad(loss, x)[0], g / g.numel())
 
@@ -444,7 +445,7 @@ def test_dmd_training_matches_the_real_mean_and_sd():
             x_hat.detach(), interpolate(x_hat.detach(), eps_renoise, t), t, None, real.v, fake.v
         )
         optimizer.zero_grad()
-        matching.generator_surrogate(x_hat, gradient).backward()
+        generator_module.generator_surrogate(x_hat, gradient).backward()
         optimizer.step()
         schedule.step()
     a, b = theta.tolist()
@@ -836,9 +837,11 @@ def test_generator_update_trains_the_student_alone_and_the_critic_the_rest(featu
 
 def test_gan_gradient_is_scaled_to_its_relative_weight(monkeypatch):
     """What is added to g has relative_weight times its RMS; subtracting it lowers the GAN loss."""
-    given, surrogate = [], matching.generator_surrogate
+    given, surrogate = [], generator_module.generator_surrogate
     monkeypatch.setattr(
-        matching, "generator_surrogate", lambda x, g: (given.append((x, g)), surrogate(x, g))[1]
+        generator_module,
+        "generator_surrogate",
+        lambda x, g: (given.append((x, g)), surrogate(x, g))[1],
     )
     for discriminator in ("none", "patch"):
         torch.manual_seed(5)

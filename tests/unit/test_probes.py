@@ -27,7 +27,7 @@ from hdbench.experiments.probes import collect as collecting
 from hdbench.experiments.probes import config as probes_config
 from hdbench.experiments.probes import figures, measures, report
 from hdbench.experiments.probes.run import run_unit
-from hdbench.methods.discriminators import HEADS, build_head, parameter_count
+from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics.records import COLUMNS, read_metrics
 from hdbench.suite.load import load_plan
 from tests.support.tiny import REPOSITORY, changed, run_until, stage_of, write_suite
@@ -296,7 +296,7 @@ def test_heads_have_equal_size(name, monkeypatch):
                     parameters=gan.parameters,
                 )
             )
-            for head in HEADS
+            for head in probes_config.TRAINED_HEADS
         ]
     assert sizes == pytest.approx([gan.parameters] * len(sizes), rel=0.1) and max(
         sizes
@@ -595,7 +595,9 @@ def test_the_committed_configuration_has_its_teachers_in_the_committed_suites(mo
     probes = probes_config.read_probes()
     suites = (*probes.suites, "local_flaws_256")
     every = probes.model_copy(update={"suites": suites, "tokens": (16, 64, 256)})
-    assert probes.heads == tuple(HEADS) and len(probes_config.teachers(every)) == 3 * 4
+    assert (
+        probes.heads == probes_config.TRAINED_HEADS and len(probes_config.teachers(every)) == 3 * 4
+    )
     refine = load_plan("local_flaws").suite.base.refine
     assert probes.steps == refine.steps * refine.objective.critic_steps()
     assert {source.plan.name for source in probes_config.teachers(probes).values()} == {

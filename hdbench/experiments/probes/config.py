@@ -24,6 +24,7 @@ VERSION = 3  # of a unit's meaning
 CONFIG = Path("workflow/probes.yaml")
 STRENGTH = {"flip": 1.0, "fade": 0.25}  # a
 DIGIT = 16  # side of one of a canvas's digits
+TRAINED_HEADS = tuple(name for name, head in HEADS.load().items() if not head.parameter_free)
 Rates = dict[str, tuple[float, ...]]  # learning rates by head
 
 
@@ -64,7 +65,7 @@ class Probes(Config):
     seeds: tuple[int, ...] = Field(min_length=1, description="of teachers and heads, to report")
     validation_seed: int = Field(ge=0, description="on which learning rates are chosen")
     flaws: tuple[Flaw, ...] = Field(min_length=1)
-    heads: tuple[Literal[tuple(HEADS.load())], ...] = Field(min_length=1)
+    heads: tuple[Literal[TRAINED_HEADS], ...] = Field(min_length=1)
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         min_length=1, description="the grid that all heads share"
     )

@@ -13,13 +13,14 @@ from hdbench.core.registry import Registry
 from hdbench.methods.discriminators.awd import AwdLogit, AwdLoss, AwdPool
 from hdbench.methods.discriminators.base import Head, constructor_problem
 from hdbench.methods.discriminators.conv import Conv
+from hdbench.methods.discriminators.mean import Mean
 from hdbench.methods.discriminators.patch import Patch
 from hdbench.methods.discriminators.pooled import Pooled
 
 HEADS: Registry[Head] = Registry(
     "hdbench.heads",
     Head,
-    (Pooled, Patch, Conv, AwdLoss, AwdLogit, AwdPool),
+    (Pooled, Patch, Conv, AwdLoss, AwdLogit, AwdPool, Mean),
     check=constructor_problem,
 )
 
@@ -31,6 +32,8 @@ def parameter_count(module: nn.Module) -> int:
 def build_head(name: str, *, layers: int, width: int, grid: int, parameters: int) -> nn.Module:
     """The head of the hidden width nearest to `parameters` in size; ValueError if over 10% off."""
     build = HEADS[name]
+    if build.parameter_free:
+        return build(layers, width, grid, 1)
 
     def size(hidden: int) -> int:
         return parameter_count(build(layers, width, grid, hidden))

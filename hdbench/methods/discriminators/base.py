@@ -36,6 +36,8 @@ class Head(nn.Module, ABC):
     """Whether it learns token weights."""
     reconstruction: ClassVar[bool] = False
     """Whether its paper gives no formula, so that this one is ours."""
+    parameter_free: ClassVar[bool] = False
+    """Whether it has no parameters, so that no size is asked of it."""
     version: ClassVar[int] = 1
     """Raise it when equal settings give other results; it enters the digest of stages."""
 

@@ -52,6 +52,8 @@ class ADM(Matching):
                 "gan.feature_network = fake: the head of objective adm reads the frozen teacher; "
                 "use teacher"
             )
+        if self.contrast:
+            raise ValueError("contrast: the head of objective adm sees no real samples; remove it")
         if self.delta > self.gan.t_min:
             raise ValueError(
                 f"delta = {self.delta}: must not exceed gan.t_min = {self.gan.t_min}, or the step "
@@ -62,7 +64,7 @@ class ADM(Matching):
     def draw_direction(self, d):
         return {}
 
-    def draw_discriminator(self, d):
+    def draw_discriminator(self, d, real):
         return {"eps_r1": d.noise(), "t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 
     def perturb(self, networks, x, b):

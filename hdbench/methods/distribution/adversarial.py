@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from hdbench.methods.distribution.gan import OnFake
-from hdbench.methods.distribution.matching import GeneratorObjective, Matching
+from hdbench.methods.distribution.generator import GeneratorObjective
+from hdbench.methods.distribution.matching import Matching
 from hdbench.methods.distribution.networks import Discriminator
 
 

@@ -4,7 +4,7 @@ renoised   z_t = (1 - t) x_hat + t eps'
 denoised   x_real = z_t - t v^w_phi(z_t, t, c),   x_fake = z_t - t v_psi(z_t, t, c)
 direction  g = (x_fake - x_real) / mean |x_hat - x_real|,  the mean per sample
 The direction is that of DMD's pseudocode; its Eqs. 7 and 8 have 1 - t times this.
-Critic, generator loss, GAN term and regulariser: hdbench.methods.distribution.matching.
+Critic, generator loss, GAN term and regulariser: hdbench.methods.distribution.generator.
 """
 
 from __future__ import annotations

@@ -49,12 +49,42 @@ class GanSettings(Config):
     t_max: float = Field(default=0.7, ge=0, le=1)
     r1_weight: float = Field(default=0.0, ge=0, description="weight of approximate R1")
     r1_sigma: float = Field(default=0.1, gt=0)
+    heads: int = Field(
+        default=1,
+        ge=1,
+        exclude_if=lambda heads: heads == 1,
+        description="heads that share `parameters`; see hdbench.methods.discriminators.pool",
+    )
+    judging: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=lambda judging: judging is None,
+        description="of them, drawn for each step, judge and are trained; by default all",
+    )
+    refresh: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda refresh: refresh == 0,
+        description="probability of each head to be initialised anew before a step",
+    )
 
     @model_validator(mode="after")
     def _times_in_order(self):
         if self.t_min >= self.t_max:
             raise ValueError(f"t_min = {self.t_min}: must be below t_max = {self.t_max}")
         return self
+
+    @model_validator(mode="after")
+    def _some_of_the_heads_judge(self):
+        if (self.judging or 1) > self.heads:
+            raise ValueError(f"judging = {self.judging}: there are {self.heads} heads to draw from")
+        return self
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the head is a pool."""
+        return self.heads > 1 or self.refresh > 0
 
     @property
     def judgements(self) -> int:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hdbench.methods.distribution.adversarial import require_head
 from hdbench.methods.distribution.gan import HingeOnTeacher
-from hdbench.methods.distribution.matching import GeneratorObjective
+from hdbench.methods.distribution.generator import GeneratorObjective
 from hdbench.methods.distribution.networks import Discriminator
 
 

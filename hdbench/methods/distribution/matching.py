@@ -1,306 +1,26 @@
-"""What the methods of stage 2 share: a critic update (fake score and head) and a generator update.
+"""What the methods with a fake score share: its training, its times, and guidance of both scores.
 
-generator       x_hat = z_k - t_k u_theta(z_k, 0, t_k, c),  of one step eps - u_theta(eps, 0, 1, c)
-critic loss     || v_psi(z_t, t, c) - (eps' - x_hat) ||^2 (mean) + GAN loss of the head
-generator loss  1/2 || x_hat - sg(x_hat - g - g_gan) ||^2 (mean) + weight * regulariser
-GAN's size      RMS(g_gan) = relative_weight RMS(g),  over the global batch
-A method gives the direction g, in units of x where it is normalised; without one, RMS(g_gan) is
-relative_weight itself.  The GAN loss is in hdbench.methods.distribution.gan.
-
-Backward simulation (DMD2, arXiv 2405.14867, Section 4.5): with S = generator_steps > 1 a row trains
-at the input z_k of its own random step k = 0 .. S - 1 (its code: one for the batch) of consistency
-sampling, t_k = 1 - k / S, simulated without gradient. A regulariser is the loss of a trajectory
-objective, kept while the generator is refined: with `meanflow` regularised HD, with `knowledge` the
-regression on the teacher's ODE pairs of DMD (arXiv 2311.18828, Eq. 9; 0.25 LPIPS there, a mean
-square here).
+critic     || v_psi(z_t, t, c) - (eps' - x_hat) ||^2,  c the null label with prob. label_dropout
+direction  a method's, of v^w_phi of the teacher and v^kappa_psi of the fake at one z_t, w and kappa
+           numbers or drawn for each row
+With exact scores the direction of the KL family descends, at each t,
+  E_c KL[ p_g(z|c) : p(z|c)^w p(z)^(1-w) ] - (1 - kappa) I_g(z; c):
+w > 1 with kappa = 1 has the sharpened density as its optimum; w = kappa the unguided p(z|c),
+whatever kappa is (SNOOPI, arXiv 2412.02687; SwiftBrush, arXiv 2312.05239); w = 1 with kappa = 0
+(Zero-CFG) or below (Anti-CFG, arXiv 2505.12674) adds mutual information of sample and label.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from hdbench.core.distributed import global_mean
-from hdbench.flow.path import MeanVelocity, Velocity, expand, interpolate
-from hdbench.methods.base import Batch, Loss, Objective, Passes, Problem, Update
-from hdbench.methods.distribution.gan import (
-    GanSettings,
-    accuracy,
-    approximate_r1,
-    critic_loss,
-    generator_loss,
-    image_gradient,
-    normalised_entropy,
-)
-from hdbench.methods.distribution.networks import Discriminator, Networks, Point
-from hdbench.methods.pretraining.flow_matching import flow_matching_loss
-from hdbench.methods.trajectory.consistency import Consistency, consistency
-from hdbench.methods.trajectory.knowledge import Knowledge
-from hdbench.methods.trajectory.meanflow import MeanFlow
-
-Regulariser = Annotated[MeanFlow | Consistency | Knowledge, Field(discriminator="name")]
-STATE_OPTIONS = ("frozen", "on_step", "ema_start")  # of a regulariser, taken over by the generator
-
-
-class GeneratorObjective(Objective):
-    """A generator update and a critic update.
-
-    A method overrides `direction`, and `draw_direction`, `discriminator_inputs` or `perturb` where
-    it must.  Fields after `gan` are left out of a dump where they have their default.
-    """
-
-    has_fake: ClassVar[bool] = False
-    """Whether there is a fake score."""
-    directed: ClassVar[bool] = True
-    """Whether the method gives a direction beside the GAN's."""
-
-    if TYPE_CHECKING:  # fields of methods with a fake score
-        fake_learning_rate: float
-        t_min: float
-        t_max: float
-
-    discriminator: Discriminator = "none"
-    gan: GanSettings = GanSettings()
-    generator_steps: int = Field(
-        default=1,
-        ge=1,
-        exclude_if=lambda steps: steps == 1,
-        description="S: steps that the generator is trained to sample in",
-    )
-    regulariser: Regulariser | None = Field(default=None, exclude_if=lambda value: value is None)
-    regulariser_weight: float = Field(default=1.0, gt=0, exclude_if=lambda weight: weight == 1.0)
-
-    @model_validator(mode="after")
-    def _weight_of_something(self):
-        if self.regulariser is None and self.regulariser_weight != 1.0:
-            raise ValueError(
-                f"regulariser_weight = {self.regulariser_weight}: there is no regulariser to weigh"
-            )
-        return self
-
-    def critic_steps(self) -> int:
-        """Critic updates before each generator update."""
-        raise NotImplementedError
-
-    def sampler(self):
-        """With one step the two are the same."""
-        return "consistency" if self.generator_steps > 1 else "flow_map"
-
-    def sampling_steps(self):
-        return self.generator_steps
-
-    def head(self):
-        return self.discriminator, self.gan
-
-    def pairs_needed(self):
-        return self.regulariser.pairs_needed() if self.regulariser else None
-
-    # what a method overrides
-
-    def draw_direction(self, d) -> Batch:
-        """What `direction` needs."""
-        return {}
-
-    def draw_discriminator(self, d) -> Batch:
-        """What `discriminator_inputs` needs beside the generator's samples."""
-        x, c_real = d.data()
-        b = {"x": x, "c_real": c_real, "eps_gan": d.noise(), "eps_r1": d.noise()}
-        return b | {"t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
-
-    def direction(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
-        """g (B, C, H, W) of each sample, to be subtracted from the detached x_hat, and scalars."""
-        raise NotImplementedError
-
-    def perturb(self, networks: Networks, x: Tensor, b: Batch) -> Point:
-        """(z, t, c) at which the generator has its sample x judged, with gradient in x."""
-        return interpolate(x, b["eps_gan"], b["t_gan"]), b["t_gan"], b["c"]
-
-    def discriminator_inputs(
-        self, networks: Networks, x_hat: Tensor, b: Batch
-    ) -> tuple[Point, Point, Point]:
-        """(z, t, c) for the critic to tell apart: real, fake, and the real one perturbed for R1."""
-        t = b["t_gan"]
-        perturbed = b["x"] + self.gan.r1_sigma * b["eps_r1"]
-        return (
-            (interpolate(b["x"], b["eps_gan"], t), t, b["c_real"]),
-            (interpolate(x_hat, b["eps_fake"], t), t, b["c"]),
-            (interpolate(perturbed, b["eps_gan"], t), t, b["c_real"]),
-        )
-
-    # what they share
-
-    def draw_start(self, d) -> Batch:
-        steps = self.generator_steps
-        b = {"c": d.label(), "eps": d.noise()}
-        if steps > 1:
-            b["step"] = (steps * d.uniform()).floor().clamp(max=steps - 1)
-            b |= {f"eps_{number}": d.noise() for number in range(1, steps)}
-        return b
-
-    def start(self, student: MeanVelocity, b: Batch) -> Point:
-        """(z, t, c) at which the student is to jump to data."""
-        noises = [b[f"eps_{number}"] for number in range(1, self.generator_steps)]
-        return (*simulate(student, b["c"], b["eps"], b.get("step"), noises), b["c"])
-
-    def draw_critic(self, d) -> Batch:
-        b = self.draw_start(d) | {"eps_fake": d.noise()}
-        if self.has_fake:
-            b["t_fake"] = d.uniform(self.t_min, self.t_max)
-        return b | self.draw_discriminator(d) if self.discriminator != "none" else b
-
-    def critic(self, networks: Networks, b: Batch) -> Loss:
-        """Flow matching of the fake score on the generator's samples, and the head's loss."""
-        losses = []
-        scalars = {}
-        z, t, c = self.start(networks.student, b)
-        with torch.no_grad():
-            x_hat = consistency(networks.student, z, t, c)
-        if self.has_fake:
-            loss, _ = flow_matching_loss(networks.fake, x_hat, b["eps_fake"], b["t_fake"], c)
-            losses.append(loss)
-            scalars["fake_loss"] = loss
-        if networks.head is not None:
-            loss, of_head = self.head_loss(networks, x_hat, b)
-            losses.append(loss)
-            scalars |= of_head
-        return sum(losses[1:], start=losses[0]), scalars
-
-    def head_loss(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
-        """The GAN loss of the head, with approximate R1."""
-        blocks = self.gan.blocks
-        real_point, fake_point, perturbed_point = self.discriminator_inputs(networks, x_hat, b)
-        real = networks.judge_for_critic(real_point, blocks)
-        fake = networks.judge_for_critic(fake_point, blocks)
-        loss = critic_loss(real, fake, self.gan.loss)
-        scalars = {
-            "head_loss": loss,
-            "accuracy": accuracy(real, fake),
-            "token_entropy": normalised_entropy(fake.token_weights),
-        }
-        if networks.head.adaptive:
-            weights = enumerate(fake.token_weights.mean(0))
-            scalars |= {f"token_weight_{token:03}": weight for token, weight in weights}
-        if self.gan.r1_weight:
-            perturbed = networks.judge_for_critic(perturbed_point, blocks)
-            loss = loss + self.gan.r1_weight * approximate_r1(real, perturbed)
-        return loss, scalars
-
-    def draw_generator(self, d, regulariser: Update | None = None) -> Batch:
-        b = self.draw_start(d) | self.draw_direction(d)
-        if self.discriminator != "none":
-            b["eps_gan"] = d.noise()
-            b["t_gan"] = d.uniform(self.gan.t_min, self.gan.t_max)
-        if regulariser:
-            b |= {f"regulariser/{name}": tensor for name, tensor in regulariser.draw(d).items()}
-        return b
-
-    def generator(self, networks: Networks, b: Batch, regulariser: Update | None = None) -> Loss:
-        """The surrogate whose gradient is the direction and the GAN's, and the regulariser."""
-        x_hat = consistency(networks.student, *self.start(networks.student, b))
-        g = None
-        size = 1.0
-        scalars = {}
-        if self.directed:
-            g, of_direction = self.direction(networks, x_hat.detach(), b)
-            size = rms(g)
-            scalars = {f"{self.name}_gradient_rms": size} | of_direction
-        if networks.head is not None:
-            g_gan = self.gan_gradient(networks, x_hat, b)
-            scalars["gan_gradient_rms"] = size_gan = rms(g_gan)
-            scaled = self.gan.relative_weight * size / size_gan.clamp(min=1e-12) * g_gan
-            if g is not None:
-                cosine = F.cosine_similarity(g.flatten(1), g_gan.flatten(1))
-                scalars["gradient_cosine"] = cosine.mean()
-            g = scaled if g is None else g + scaled
-        loss = generator_surrogate(x_hat, g)
-        if regulariser:
-            prefix = "regulariser/"
-            drawn = {k.removeprefix(prefix): v for k, v in b.items() if k.startswith(prefix)}
-            scalars["regulariser_loss"], _ = regulariser.loss(drawn)
-            loss = loss + self.regulariser_weight * scalars["regulariser_loss"]
-        return loss, {"loss": loss} | scalars
-
-    def gan_gradient(self, networks: Networks, x_hat: Tensor, b: Batch) -> Tensor:
-        """Gradient (B, C, H, W) of the generator's GAN loss in x_hat."""
-
-        def score(x: Tensor) -> Tensor:
-            output = networks.judge(self.perturb(networks, x, b), self.gan.blocks)
-            return generator_loss(output, self.gan.loss)
-
-        return image_gradient(score, x_hat)
-
-    def networks(self, problem: Problem) -> Networks:
-        fake = problem.copy_teacher() if self.has_fake else None
-        with_head = self.discriminator != "none"
-        return Networks(
-            student=problem.student,
-            teacher=problem.teacher,
-            real=problem.teacher_velocity,
-            fake_network=fake,
-            head=problem.head(self.discriminator, self.gan) if with_head else None,
-            features=problem.teacher if self.gan.feature_network == "teacher" else fake,
-        )
-
-    def updates(self, problem):
-        networks = self.networks(problem)
-        modules = {}
-        rates = {}
-        options = {}
-        regulariser = None
-        if networks.fake_network is not None:
-            modules["fake"] = networks.fake_network
-            rates["fake"] = self.fake_learning_rate
-        if networks.head is not None:
-            modules["head"] = networks.head
-            rates["head"] = self.gan.learning_rate
-        if self.regulariser:
-            (regulariser,) = self.regulariser.updates(problem)
-            options = {name: getattr(regulariser, name) for name in STATE_OPTIONS}
-        critic = Update(
-            name="critic",
-            modules=modules,
-            learning_rates=rates,
-            draw=self.draw_critic,
-            loss=lambda b: self.critic(networks, b),
-            repeats=self.critic_steps(),
-        )
-        generator = Update(
-            name="generator",
-            modules={"student": problem.student},
-            learning_rates={"student": problem.learning_rate},
-            draw=lambda d: self.draw_generator(d, regulariser),
-            loss=lambda b: self.generator(networks, b, regulariser),
-            **options,
-        )
-        return [critic, generator]
-
-    def passes(self, depth, guided):
-        """Features count by their share of the blocks; heads, which are no networks, do not."""
-        n = self.critic_steps()
-        passes = {"generator": Passes(forward=(n + 1) * self.generator_steps, backward=2)}
-        if self.has_fake:
-            passes["fake"] = Passes(forward=n + self.directed, backward=2 * n)
-        if self.directed:
-            passes["teacher"] = Passes(forward=2 if guided else 1)
-        if self.discriminator != "none":
-            share = max(self.gan.blocks) / depth
-            judged = n * self.gan.judgements
-            backward = 1 + (2 * judged if self.gan.feature_network == "fake" else 0)
-            passes["feature"] = Passes(forward=share * (judged + 1), backward=share * backward)
-        for network, extra in self.extra_passes(depth, guided).items():
-            passes[network] = passes.get(network, Passes()).plus(extra)
-        if self.regulariser:
-            others = self.regulariser.passes(depth, guided)
-            passes |= {f"regulariser {network}": kinds for network, kinds in others.items()}
-        return passes
-
-    def extra_passes(self, depth: int, guided: bool) -> dict[str, Passes]:
-        """What the method adds to the generator update's real and fake forward, if it has them."""
-        return {}
+from hdbench.flow.path import Velocity, expand, guided_by
+from hdbench.methods.distribution.generator import GeneratorObjective
 
 
 class Matching(GeneratorObjective):
@@ -314,6 +34,26 @@ class Matching(GeneratorObjective):
         default=0.02, ge=0, le=1, description="renoising times are uniform in [t_min, t_max]"
     )
     t_max: float = Field(default=0.98, ge=0, le=1)
+    guidance: tuple[float, float] | None = Field(
+        default=None,
+        strict=False,
+        exclude_if=lambda ends: ends is None,
+        description="the teacher's w in the direction, at all times, drawn for each row uniformly "
+        "between these; by default the suite's guidance",
+    )
+    fake_guidance: float | Literal["teacher"] = Field(
+        default=1.0,
+        exclude_if=lambda kappa: kappa == 1.0,
+        description="kappa of the fake score in the direction: 1 none, 0 its null label, teacher: "
+        "the row's w of `guidance`",
+    )
+    label_dropout: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda share: share == 0,
+        description="share of labels made the null label while the fake score learns",
+    )
 
     @model_validator(mode="after")
     def _times_in_order(self):
@@ -321,11 +61,62 @@ class Matching(GeneratorObjective):
             raise ValueError(f"t_min = {self.t_min}: must be below t_max = {self.t_max}")
         return self
 
+    @model_validator(mode="after")
+    def _guidance_fits(self):
+        if self.guidance and self.guidance[0] > self.guidance[1]:
+            raise ValueError(
+                f"guidance = {list(self.guidance)}: the first must not be above the second"
+            )
+        if not self.directed and (self.guidance or self.fake_guidance != 1.0):
+            raise ValueError(
+                f"guidance, fake_guidance: objective {self.name} has no direction that they change"
+            )
+        if self.fake_guidance == "teacher" and self.guidance is None:
+            raise ValueError(
+                "fake_guidance = teacher: give guidance = [low, high], which both then have"
+            )
+        if self.fake_guidance != 1.0 and self.label_dropout == 0:
+            raise ValueError(
+                f"fake_guidance = {self.fake_guidance}: the fake score learns no null label; give "
+                "label_dropout"
+            )
+        return self
+
     def critic_steps(self):
         return self.fake_steps_per_generator_step
 
     def draw_direction(self, d):
-        return {"eps_match": d.noise(), "t_match": d.uniform(self.t_min, self.t_max)}
+        b = {"eps_match": d.noise(), "t_match": d.uniform(self.t_min, self.t_max)}
+        if self.guidance and self.guidance[0] < self.guidance[1]:
+            b["guidance"] = d.uniform(*self.guidance)
+        return b
+
+    def draw_critic(self, d, real):
+        b = super().draw_critic(d, real)
+        return b | {"null": d.uniform() < self.label_dropout} if self.label_dropout else b
+
+    def fake_loss(self, networks, x_hat, b):
+        if self.label_dropout:
+            null_label: Any = networks.fake_network.null_label
+            b = b | {"c": torch.where(b["null"], null_label, b["c"])}
+        return super().fake_loss(networks, x_hat, b)
+
+    def at_guidance(self, networks, b):
+        if self.guidance is None:
+            return replace(networks, fake_guidance=self.fake_guidance)
+        low, high = self.guidance
+        w = b["guidance"] if low < high else low
+        kappa = w if self.fake_guidance == "teacher" else self.fake_guidance
+        return replace(networks, real=guided_by(networks.teacher, w), fake_guidance=kappa)
+
+    def evaluations(self, guided):
+        def of(low: float, high: float) -> int:
+            return 1 if low == high and low in (0, 1) else 2
+
+        teacher = of(*self.guidance) if self.guidance else 2 if guided else 1
+        if self.fake_guidance == "teacher":
+            return teacher, teacher
+        return teacher, of(self.fake_guidance, self.fake_guidance)
 
 
 def denoised(v: Velocity, z: Tensor, t: Tensor, c: Tensor) -> Tensor:
@@ -336,35 +127,3 @@ def denoised(v: Velocity, z: Tensor, t: Tensor, c: Tensor) -> Tensor:
 def per_sample(x: Tensor) -> Tensor:
     """max(mean |x|, 1e-6) of each sample, (B, 1, 1, 1): what directions are normalised by."""
     return expand(x.abs().flatten(1).mean(1).clamp(min=1e-6))
-
-
-def generator_surrogate(x_hat: Tensor, g: Tensor) -> Tensor:
-    """1/2 mean || x_hat - sg(x_hat - g) ||^2, whose gradient in x_hat is g / numel."""
-    return 0.5 * F.mse_loss(x_hat, (x_hat - g).detach())
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square over the whole batch, on however many ranks its rows are."""
-    return global_mean(x.square()).sqrt()
-
-
-@torch.no_grad()
-def simulate(
-    u: MeanVelocity, c: Tensor, eps: Tensor, step: Tensor | None, noises: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """z_k (B, C, H, W) and t_k (B,) of each row's `step` k = 0, 1, ... of consistency sampling.
-
-    The noises (B, C, H, W) are those of steps 1, 2, ...; all rows go through all steps, so that
-    ranks call u equally often.
-    """
-    z = eps
-    t = torch.ones(len(eps), device=eps.device)
-    start = z
-    times = t
-    for number, noise in enumerate(noises, start=1):
-        x = consistency(u, z, t, c)
-        t = torch.full_like(t, 1 - number / (len(noises) + 1))
-        z = interpolate(x, noise, t)
-        start = torch.where(expand(step == number), z, start)
-        times = torch.where(step == number, t, times)
-    return start, times

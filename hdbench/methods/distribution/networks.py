@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
-from hdbench.flow.path import Velocity, velocity
+from hdbench.flow.path import Velocity, guided_by
 from hdbench.methods.discriminators import HEADS
 from hdbench.methods.discriminators.base import HeadOutput
 from hdbench.networks.base import TokenNetwork
@@ -28,6 +28,11 @@ def known_head(name: str) -> str:
             "literal_error", "Input should be {expected}", {"expected": expected}
         )
     return name
+
+
+def parameter_free(name: str) -> bool:
+    """Whether a head of this name, or "none", has no parameters."""
+    return name in HEADS and HEADS[name].parameter_free
 
 
 Discriminator = Annotated[str, AfterValidator(known_head)]
@@ -47,10 +52,12 @@ class Networks:
     """The discriminator head; None without one."""
     features: TokenNetwork | None
     """Whose tokens the head reads."""
+    fake_guidance: float | Tensor = 1.0
+    """Guidance of the fake score: one number or (B,)."""
 
     @property
     def fake(self) -> Velocity:
-        return velocity(self.fake_network)
+        return guided_by(self.fake_network, self.fake_guidance)
 
     def judge(self, point: Point, blocks: tuple[int, ...]) -> HeadOutput:
         """The head's output at (z, t, c)."""
@@ -65,5 +72,6 @@ class Networks:
     def apply_head(self, tokens: list[Tensor]) -> HeadOutput:
         """Without autocast: logits and weights stay float32."""
         with torch.autocast("cuda" if tokens[0].is_cuda else "cpu", enabled=False):
-            dtype = next(self.head.parameters()).dtype
+            parameter = next(self.head.parameters(), None)
+            dtype = torch.float32 if parameter is None else parameter.dtype
             return self.head([h.to(dtype) for h in tokens])

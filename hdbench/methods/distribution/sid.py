@@ -43,8 +43,9 @@ class SiD(Matching):
         return sid_gradient(x_hat, eps, t, c, networks.real, networks.fake, self.alpha), {}
 
     def extra_passes(self, depth, guided):
-        """A backward to the input through fake and teacher, guided or not."""
-        return {"fake": Passes(backward=1), "teacher": Passes(backward=2 if guided else 1)}
+        """A backward to the input through each evaluation of fake and teacher."""
+        teacher, fake = self.evaluations(guided)
+        return {"fake": Passes(backward=fake), "teacher": Passes(backward=teacher)}
 
 
 def sid_loss(

@@ -96,7 +96,7 @@ class Memory:
         if stage.kind in ("trajectory", "refine"):
             teacher = self.network(stage.config.network, False)
 
-        def head(name: str, settings: Any) -> nn.Module:
+        def head(name: str, settings: Any, *axes: int) -> nn.Module:
             with torch.device("meta"):
                 return build_head(
                     name,
