@@ -29,6 +29,8 @@ from hdbench.methods.trajectory.progressive import Progressive
 from hdbench.methods.trajectory.reflow import Reflow
 from hdbench.methods.trajectory.scm import SCM
 from hdbench.methods.trajectory.shortcut import Shortcut
+from hdbench.methods.trajectory.slam import SLAM
+from hdbench.methods.trajectory.stochastic_consistency import StochasticConsistency
 
 PRETRAINING = (FlowMatching, CrossEntropy, Contrastive)
 TRAJECTORY = (
@@ -41,6 +43,8 @@ TRAJECTORY = (
     SCM,
     ImprovedMeanFlow,
     Boot,
+    StochasticConsistency,
+    SLAM,
 )
 DISTRIBUTION = (DMD, DMD2, DecoupledDMD, FDistill, VSD, SiD, Adversarial, LADD, ADM)
 

@@ -28,6 +28,7 @@ from hdbench.methods import (
     FlowMatching,
     Knowledge,
     MeanFlow,
+    StochasticConsistency,
 )
 from hdbench.methods.base import Pairs, Problem
 from hdbench.methods.discriminators import build_head
@@ -60,7 +61,10 @@ from tests.support.oracles import (
 )
 
 METHODS = [method().name for method in DISTRIBUTION]
-REGULARISERS = {objective.name: objective for objective in (MeanFlow(), Consistency(), Knowledge())}
+REGULARISERS = {
+    objective.name: objective
+    for objective in (MeanFlow(), Consistency(), Knowledge(), StochasticConsistency())
+}
 
 
 # directions with exact velocities

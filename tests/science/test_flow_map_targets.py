@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,12 +12,13 @@ from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import expand
-from hdbench.methods import Boot
+from hdbench.methods import SLAM, Boot, Consistency, StochasticConsistency
 from hdbench.methods.trajectory.boot import lagrangian_residual
+from hdbench.methods.trajectory.stochastic_consistency import stochastic_steps
 from hdbench.suite.schema import Arm
 from tests.science.test_objectives import normal, rng
 from tests.science.test_trajectory import DATA, Known, only_update, rms
-from tests.support.oracles import Mixture, a_gaussian, uniform_times
+from tests.support.oracles import Gaussian, Mixture, a_gaussian, sign_nodes, uniform_times
 
 
 class EulerMap(nn.Module):
@@ -81,6 +84,14 @@ def test_lagrangian_residual_of_the_exact_map_is_the_error_of_one_euler_step(dat
         assert low < coarse / fine < high
 
 
+def test_teacher_steps_of_the_optimum():
+    """None where there is fresh noise: then the optimum is on no trajectory."""
+    scott = StochasticConsistency(intervals=8, substeps=3)
+    assert scott.teacher_steps() is None and not scott.learns_mean_velocity
+    assert StochasticConsistency(intervals=8, substeps=3, eta=0.0).teacher_steps() == 24
+    assert SLAM(intervals=8).teacher_steps() == Boot(intervals=8).teacher_steps() == 8
+
+
 def test_boot_samples_in_one_step_alone():
     arm = {"refine": None, "steps": [1, 2]} | {
         "trajectory": {
@@ -93,3 +104,122 @@ def test_boot_samples_in_one_step_alone():
     }
     with pytest.raises(UserError, match="a student of BOOT is a one-step generator"):
         validate(Arm, arm, "suite.yaml")
+
+
+# SCott and SLAM, relatives of consistency distillation
+
+
+def linear_batch(sd: float, s: float, t: float, noises: int = 0) -> dict[str, Tensor]:
+    """x, eps and further noises on sign nodes: exact expectations of quadratic losses."""
+    signs = sign_nodes(2 + noises)
+    x, eps, *others = (signs[:, i].reshape(-1, 1, 1, 1) for i in range(signs.shape[1]))
+    full = lambda value: torch.full((len(signs),), value, dtype=torch.float64)
+    b = {"x": sd * x, "eps": eps, "s": full(s), "t": full(t), "c": None}
+    return b | {f"noise_{number}": noise for number, noise in enumerate(others)}
+
+
+def shrinking(oracle: Gaussian, intervals: int, substeps: int, eta: float) -> list[float]:
+    """Factors k_0 = 1, ... of the optimum f(z_t) = k_j z_t at t = j / K, by hand: E[f(z_s) | z_t].
+
+    z_t N(0, A^2), A^2 = (1 - t)^2 S^2 + t^2, has x_hat = (1 - t) S^2 / A^2 z and e_hat = t / A^2 z.
+    """
+    factors = [1.0]
+    for j in range(1, intervals + 1):
+        factor = 1.0
+        for i in range(substeps):
+            a, b = (j - i / substeps) / intervals, (j - (i + 1) / substeps) / intervals
+            variance = (1 - a) ** 2 * oracle.sd**2 + a**2
+            ratio = b * (1 - a) / (a * (1 - b))
+            q = eta * b * math.sqrt(max(0.0, 1 - ratio**2))
+            x_hat, e_hat = (1 - a) * oracle.sd**2 / variance, a / variance
+            factor *= (1 - b) * x_hat + math.sqrt(b**2 - q**2) * e_hat
+        factors.append(factors[-1] * factor)
+    return factors
+
+
+@pytest.mark.parametrize(
+    ("intervals", "substeps", "eta", "sd"),
+    [(40, 1, 0.0, 0.482), (40, 1, 0.1, 0.463), (40, 1, 0.3, 0.337), (40, 1, 0.5, 0.171),
+     (40, 1, 1.0, 0.0), (200, 1, 0.0, 0.496), (200, 1, 0.3, 0.296), (200, 1, 0.5, 0.114),
+     (40, 3, 0.0, 0.494), (40, 3, 0.3, 0.309), (40, 3, 1.0, 0.0)],
+)  # fmt: skip
+def test_scott_without_a_gan_shrinks_to_this_standard_deviation(intervals, substeps, eta, sd):
+    """Of one-step samples of N(0, 0.5^2)."""
+    oracle = Gaussian(torch.zeros(1, 1, 1), 0.5)
+    assert shrinking(oracle, intervals, substeps, eta)[-1] == pytest.approx(sd, abs=6e-4)
+
+
+@pytest.mark.parametrize(("place", "substeps"), [(8, 1), (5, 2), (1, 2), (1, 1)])
+def test_scott_has_its_optimum_where_it_shrinks(place, substeps):
+    """There alone the expected loss has no gradient in the factor of f at t, its target held."""
+    oracle, k, eta = Gaussian(torch.zeros(1, 1, 1), 0.5), 8, 0.6
+    factors = shrinking(oracle, k, substeps, eta)
+    s, t = (place - 1) / k, place / k
+    b = linear_batch(0.5, s, t, substeps)
+    z = (1 - t) * b["x"] + t * b["eps"]
+    for change, vanishes in ((0.0, True), (0.01, False)):
+        off = torch.tensor(change, dtype=torch.float64, requires_grad=True)
+
+        def u(z, r, times, c):
+            factor = factors[place] + off if times[0] == t else factors[place - 1]
+            return (1 - factor) / times[0].clamp(min=1e-300) * z
+
+        method = StochasticConsistency(intervals=k, substeps=substeps, eta=eta)
+        loss = method.residual(u, oracle.v, z, b).square().mean()
+        (gradient,) = torch.autograd.grad(loss, off)
+        assert (gradient.abs() < 1e-14) == vanishes
+
+
+def test_stochastic_steps_keep_the_marginal_law():
+    """Where e_hat and x_hat are the truth, z_s has the noise level s: any eta, any sub-steps."""
+    n = 200000
+    x, eps, noises = 0.3, normal(n, 1, 1, 1), [normal(n, 1, 1, 1, seed=i) for i in (1, 2)]
+    z = (1 - 0.9) * x + 0.9 * eps
+    v = lambda z, a, c: (z - x) / a.reshape(-1, 1, 1, 1)  # of the point x
+    full = lambda value: torch.full((n,), value, dtype=torch.float64)
+    for eta in (0.0, 0.5, 1.0):
+        end = stochastic_steps(v, z, full(0.4), full(0.9), full(0.0), noises, eta)
+        assert end.mean().item() == pytest.approx(0.6 * x, abs=0.005)
+        assert end.std().item() == pytest.approx(0.4, rel=0.01)
+        correlation = torch.corrcoef(torch.stack([end.flatten(), eps.flatten()]))[0, 1]
+        assert correlation > 0.9999 if eta == 0 else correlation < 0.95
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_without_noise_or_inside_they_are_consistency_distillation(data):
+    oracle = DATA[data]()
+    student, t = Known(oracle, 1.2), torch.ceil(8 * uniform_times(32, rng(1))) / 8
+    z = normal(32, 1, 2, 3)
+    b = {"s": t - 1 / 8, "t": t, "c": t, "g": torch.ones(32).double(), "noise_0": z}
+    expected = Consistency(intervals=8).residual(student, oracle.v, z, b)
+    for method in (SLAM(intervals=8), StochasticConsistency(intervals=8, substeps=1, eta=0.0)):
+        torch.testing.assert_close(method.residual(student, oracle.v, z, b), expected)
+    other = b | {"g": torch.full((32,), 0.5).double()}
+    assert rms(SLAM(intervals=8).residual(student, oracle.v, z, other) - expected) > 1e-3
+
+
+@pytest.mark.parametrize("intervals", [5, 10, 40])
+def test_slam_has_the_optimum_of_consistency_distillation(intervals):
+    """K Euler steps, and inside an interval the point that the Euler step to there comes from."""
+    oracle, k = a_gaussian(), intervals
+
+    class Between(EulerMap):
+        def forward(self, z, r, t, c):
+            grid = (torch.ceil(k * t - 1e-9) / k).clamp(min=1 / k)
+            inside = expand(grid - t)
+            # z = y - (grid - t) v(y, grid) of an affine v: solved for y by its two values
+            at_zero = self.oracle.v(torch.zeros_like(z), grid)
+            slope = self.oracle.v(torch.ones_like(z), grid) - at_zero
+            y = torch.where(inside > 1e-9, (z + inside * at_zero) / (1 - inside * slope), z)
+            end = y - expand(grid) * super().forward(y, r, grid, c)
+            return (z - end) / expand(t.clamp(min=1e-300))
+
+    b = {
+        "t": torch.ceil(k * uniform_times(32, rng(1))) / k,
+        "g": uniform_times(32, rng(2)),
+        "c": None,
+    }
+    b["s"] = (b["t"] - 1 / k).clamp(min=0)
+    z, method = normal(32, 1, 2, 3), SLAM(intervals=k)
+    assert method.residual(Between(oracle, k), oracle.v, z, b).abs().max() < 1e-9
+    assert rms(method.residual(Known(oracle), oracle.v, z, b)) > 1e-5

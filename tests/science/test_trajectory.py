@@ -16,6 +16,7 @@ from hdbench.flow.samplers import sample_ode
 from hdbench.methods import (
     OBJECTIVES,
     SCM,
+    SLAM,
     TRAJECTORY,
     Boot,
     Consistency,
@@ -26,6 +27,7 @@ from hdbench.methods import (
     Progressive,
     Reflow,
     Shortcut,
+    StochasticConsistency,
 )
 from hdbench.methods.base import Objective, Problem, Update
 from hdbench.methods.trajectory import improved_meanflow, meanflow, progressive, scm, shortcut
@@ -658,6 +660,8 @@ def test_names_and_samplers():
         "scm": "consistency",
         "improved_meanflow": "flow_map",
         "boot": "flow_map",
+        "stochastic_consistency": "consistency",
+        "slam": "consistency",
     }
 
 
@@ -687,6 +691,9 @@ class SharedLedger(Ledger):
         Progressive(start_steps=1),
         Progressive(start_steps=4),
         Boot(),
+        StochasticConsistency(),
+        StochasticConsistency(substeps=1, eta=0.0),
+        SLAM(),
     ],
 )
 def test_cost_is_counted(objective, guidance):

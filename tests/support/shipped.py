@@ -34,8 +34,11 @@ RECIPES = (
     "progressive",
     "reflow",
     "scm",
+    "scott",
+    "scott_without_gan",
     "shortcut",
     "sid",
+    "slam",
     "vsd",
 )
 

@@ -46,8 +46,11 @@ from hdbench.methods.pretraining.flow_matching import flow_matching_loss
 from hdbench.methods.trajectory.consistency import Consistency, consistency
 from hdbench.methods.trajectory.knowledge import Knowledge
 from hdbench.methods.trajectory.meanflow import MeanFlow
+from hdbench.methods.trajectory.stochastic_consistency import StochasticConsistency
 
-Regulariser = Annotated[MeanFlow | Consistency | Knowledge, Field(discriminator="name")]
+Regulariser = Annotated[
+    MeanFlow | Consistency | Knowledge | StochasticConsistency, Field(discriminator="name")
+]
 RealRows = Callable[[Draws], tuple[Tensor, ...]]  # draws x (B, C, H, W) and labels (B,)
 STATE_OPTIONS = ("frozen", "on_step", "ema_start")  # of a regulariser, taken over by the generator
 

@@ -15,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.flow.path import MeanVelocity, expand, interpolate
+from hdbench.core.seeds import Draws
+from hdbench.flow.path import MeanVelocity, Velocity, expand, interpolate
 from hdbench.methods.base import AdaptivePower, Batch, Passes, Regression
 
 
@@ -46,11 +47,19 @@ class Consistency(Regression):
 
         def residual(b: Batch) -> Tensor:
             z = interpolate(b["x"], b["eps"], b["t"])
-            with torch.no_grad():
-                v = problem.teacher_velocity(z, b["t"], b["c"])
-            return consistency_residual(problem.student, v, z, b["s"], b["t"], b["c"])
+            return self.residual(problem.student, problem.teacher_velocity, z, b)
 
-        return self.regression(problem, draw, residual)
+        return self.regression(problem, lambda d: draw(d) | self.draw_further(d), residual)
+
+    def draw_further(self, d: Draws) -> Batch:
+        """What `residual` needs beside data, noise and times."""
+        return {}
+
+    def residual(self, u: MeanVelocity, v: Velocity, z: Tensor, b: Batch) -> Tensor:
+        """What is regressed to zero at z_t, (B, C, H, W)."""
+        with torch.no_grad():
+            slope = v(z, b["t"], b["c"])
+        return consistency_residual(u, slope, z, b["s"], b["t"], b["c"])
 
     def passes(self, depth, guided):
         return {
