@@ -154,7 +154,7 @@ def plan_command(suite, results):
     """List the suite's stages (id, number of parents, done or not) and what each arm trains."""
     from hdbench.report.tables import tables_of  # start-up: of this command alone
     from hdbench.stages import artifact
-    from hdbench.stages.sources import changed_sources
+    from hdbench.stages.sources import changed_sources, refuse_changed_inputs
     from hdbench.suite.budget import total_cost
     from hdbench.suite.load import load_plan
 
@@ -179,6 +179,7 @@ def plan_command(suite, results):
             f"{name:{max(map(len, plan.arms))}}  "
             f"{'-' if arm.real else format(total_cost(plan, arm), ',.0f'):>15}"
         )
+    refuse_changed_inputs(results, plan.stages.values())
 
 
 @main.command("status")

@@ -26,6 +26,9 @@ class Config(BaseModel):
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+OUTSIDE = "outside"
+# a path of the user's, or a glob: its content belongs to what is made from it, see `paths_in`
+OutsidePath = Annotated[str, OUTSIDE]
 
 C = TypeVar("C", bound=Config)
 _WORDS = {

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,52 @@ def write_together(contents: dict[Path, bytes]) -> None:
         raise UserError(
             f"{next(iter(contents))}: cannot be written ({error.strerror}); choose another folder"
         ) from None
+
+
+class Fingerprint:
+    """What lies at a path of the user's: a file, all files of a folder, or those of a glob.
+
+    `quick` is a digest of names, sizes, times and inodes, `content` of names and contents, or of
+    names and sizes where reading more than `LARGE` bytes would take minutes; None: nothing is
+    there.
+    """
+
+    LARGE = 20e9
+
+    def __init__(self, path: str):
+        place = Path(path)
+        listed = [place] if place.is_file() else place.rglob("*") if place.is_dir() else glob(path)
+        files = sorted(file for file in map(Path, listed) if file.is_file())
+        self.stats = {file: file.stat() for file in files}
+
+    @property
+    def quick(self) -> str | None:
+        """Digest that is the same while nobody has written to the files."""
+        rows = [
+            [str(file), stat.st_size, stat.st_mtime_ns, stat.st_ino]
+            for file, stat in self.stats.items()
+        ]
+        return digest_of(rows) if rows else None
+
+    @property
+    def content(self) -> str | None:
+        """Digest that is the same for files of the same names and contents."""
+        is_large = sum(stat.st_size for stat in self.stats.values()) > self.LARGE
+        rows = [
+            [str(file), stat.st_size if is_large else sha256(file)]
+            for file, stat in self.stats.items()
+        ]
+        return digest_of(rows) if rows else None
+
+    def record(self) -> dict[str, str | None]:
+        """What a manifest keeps."""
+        return {"quick": self.quick, "content": self.content}
+
+    def differs(self, record: dict[str, str | None]) -> bool:
+        """Whether other contents were recorded; False where nothing is there, now or then."""
+        if not self.stats or not record.get("content") or self.quick == record["quick"]:
+            return False
+        return self.content != record["content"]
 
 
 def list_files(folder: Path) -> Iterator[Path]:

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hdbench.core.config import Config
+from hdbench.core.config import Config, OutsidePath
 from hdbench.core.errors import UserError, reason
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class AutoencoderConfig(Config):
     name: Literal["kl", "dc"] = Field(
         description="AutoencoderKL (SD-VAE, of SiT and DiT) or AutoencoderDC (DC-AE, of SANA)"
     )
-    path: str = Field(
+    path: OutsidePath = Field(
         description="folder in diffusers' format: the autoencoder's, or a pipeline's with `vae`"
     )
     channels: int = Field(ge=1, description="of the latents (SD-VAE 4, DC-AE 32)")

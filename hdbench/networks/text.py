@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from hdbench.core import distributed
-from hdbench.core.config import Config
+from hdbench.core.config import Config, OutsidePath
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_together
 from hdbench.networks.autoencoders import check_keys, variant
@@ -39,7 +39,7 @@ PUBLIC = "Efficient-Large-Model/Sana_1600M_1024px_diffusers"
 class TextConfig(Config):
     """How prompts become conditions."""
 
-    path: str = Field(
+    path: OutsidePath = Field(
         description="folder of a SANA pipeline of diffusers, with `tokenizer` and `text_encoder`"
     )
     length: int = Field(default=300, ge=2, description="L, tokens of a condition")

@@ -14,7 +14,15 @@ from hdbench.core import distributed
 from hdbench.core.errors import OutOfMemory, UserError, first_sentence
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.context import Context
-from hdbench.stages.sources import differences, manifests_of, note_sources, resumption, sources_of
+from hdbench.stages.sources import (
+    differences,
+    inputs_of,
+    manifests_of,
+    note_sources,
+    refuse_changed_inputs,
+    resumption,
+    sources_of,
+)
 from hdbench.suite.stage import Stage
 
 # kinds of stage that several ranks share
@@ -44,6 +52,7 @@ def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
     artifact.allocation()  # refuses what is no number
     if artifact.exists(results, stage.id):
         path, manifest = artifact.load(results, stage.id)
+        refuse_changed_inputs(results, [stage])
         print(f"done already: {path}", file=sys.stderr)
         for sentence in differences(results, stage, manifest):
             print(sentence, file=sys.stderr, flush=True)
@@ -88,6 +97,8 @@ def run_stage(
         claimed = distributed.from_rank_0(lambda: claim(work, results, held))
         if not claimed or distributed.rank() >= ranks:
             return
+        # before they are read
+        inputs = inputs_of(stage) if distributed.rank() == 0 else {}
         context = Context(
             stage=stage,
             results=results,
@@ -107,7 +118,11 @@ def run_stage(
                 "the batch size"
             ) from None
         work.publish(
-            names, **facts, sources=sources_of(stage), parent_manifests=manifests_of(results, stage)
+            names,
+            **facts,
+            sources=sources_of(stage),
+            inputs=inputs,
+            parent_manifests=manifests_of(results, stage),
         )
 
 

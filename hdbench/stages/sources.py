@@ -1,4 +1,7 @@
-"""Source files that decide what a stage computes: recorded in its manifest, and compared later."""
+"""Files that decide what a stage computes: recorded in its manifest, and compared later.
+
+They are sources of Python, manifests of parents, and the user's own: weights, images, prompts.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from hdbench.core.files import MANIFEST, sha256, write_atomic
+from hdbench.core.errors import UserError
+from hdbench.core.files import MANIFEST, Fingerprint, sha256, write_atomic
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.loop import CHECKPOINT
-from hdbench.suite.stage import Stage, classes_of, configs_in
+from hdbench.suite.stage import Stage, classes_of, configs_in, outside_paths
 
 SOURCES = "sources.json"
 FOREIGN = ("builtins", "abc", "typing", "pydantic", "torch")
@@ -44,12 +48,42 @@ def sources_of(stage: Stage) -> dict[str, str]:
     return {file: digest for file, digest in digests.items() if digest}
 
 
+def manifest_of(results: Path, stage_id: str) -> dict[str, Any]:
+    """A stage's manifest, unchecked; {} where none can be read."""
+    try:
+        text = (artifact.folder(results, stage_id) / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
 def manifests_of(results: Path, stage: Stage) -> dict[str, str]:
     """SHA-256 of the parents' manifests by role, of those that are there."""
     files = {
         role: artifact.folder(results, parent) / MANIFEST for role, parent in stage.parents.items()
     }
     return {role: sha256(file) for role, file in files.items() if file.is_file()}
+
+
+def inputs_of(stage: Stage) -> dict[str, dict[str, str | None]]:
+    """The record of a `Fingerprint` by path, of the user's files that a stage reads."""
+    return {path: Fingerprint(path).record() for path in outside_paths(stage.config)}
+
+
+def refuse_changed_inputs(results: Path, stages: Iterable[Stage]) -> None:
+    """UserError where a user's file is not the one that a finished stage was made from.
+
+    One that is gone by now is no change.
+    """
+    for stage in stages:
+        for path in outside_paths(stage.config):
+            records = manifest_of(results, stage.id).get("inputs", {})
+            if Fingerprint(path).differs(records.get(path, {})):
+                raise UserError(
+                    f"{path}: has changed since {stage.id} was made from it; put the former back, "
+                    f"or run `hdbench stage {stage.kind} --id {stage.id} --again`"
+                )
 
 
 def changed(made_with: dict[str, str], present: dict[str, str]) -> list[str]:
@@ -74,11 +108,7 @@ def changed_sources(results: Path, stages: Iterable[Stage]) -> list[str]:
     """A sentence for every file that is not what finished stages were made with."""
     users: dict[str, list[str]] = {}
     for stage in stages:
-        try:
-            path = artifact.folder(results, stage.id) / MANIFEST
-            made_with = json.loads(path.read_text(encoding="utf-8"))["sources"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        made_with = manifest_of(results, stage.id).get("sources", {})
         for file in changed(made_with, sources_of(stage)):
             users.setdefault(file, []).append(stage.id)
     return [

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from hdbench.core import distributed, sharding
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.core.files import sha256
 from hdbench.core.pixels import load_images
 from hdbench.core.seeds import seeded
 from hdbench.methods.base import Passes, Problem, Update, total
@@ -63,7 +62,6 @@ def teacher(context: Context) -> Payload:
         return [WEIGHTS], {
             "parameters": sum(value.numel() for value in weights.values()),
             "forward_equivalents": 0,
-            "source_sha256": digests_of(Path(config.checkpoint.path)),
         }
     training = config.training
     network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
@@ -205,12 +203,3 @@ def read_checkpoint(config: CheckpointStage) -> dict[str, Tensor]:
         del sizes["classes"]  # its labels are rows of prompts
         return read(path, config.network, **sizes)
     return checkpoints.read(path, config.checkpoint.format, config.network, **sizes)
-
-
-def digests_of(path: Path) -> dict[str, str]:
-    """SHA-256 of a public file, or of every .safetensors of a folder."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
-    return {
-        file.name if file == path else file.relative_to(path).as_posix(): sha256(file)
-        for file in files
-    }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from hdbench.core.config import Config, Fraction, nearest
+from hdbench.core.config import Config, Fraction, OutsidePath, nearest
 from hdbench.datasets import DATASETS
 from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.flow.guidance import Guidance
@@ -94,7 +94,7 @@ class Checkpoint(Config):
     """A public network, converted once by a `teacher` stage that trains nothing."""
 
     format: Literal["sit", "dit", "sana"]
-    path: str = Field(description="the published file, or the folder of a diffusers pipeline")
+    path: OutsidePath = Field(description="the published file, or a folder in diffusers' format")
 
 
 class Teacher(Config):

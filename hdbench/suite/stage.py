@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter
 
-from hdbench.core.config import Config, Fraction
+from hdbench.core.config import OUTSIDE, Config, Fraction, OutsidePath
 from hdbench.core.files import digest_of
 from hdbench.datasets.base import Dataset as BaseDataset
 from hdbench.evaluation.protocols import PROTOCOLS
@@ -86,7 +86,7 @@ class TextStage(StageConfig):
     """Prompts encoded by a pipeline's text encoder: the data's, then those of the samples."""
 
     encoder: TextConfig
-    prompts: str = Field(description="file of the samples' prompts")
+    prompts: OutsidePath = Field(description="file of the samples' prompts")
 
 
 class ClipTextStage(StageConfig):
@@ -104,8 +104,8 @@ class ProtocolReferenceStage(StageConfig):
     """A named protocol's statistics of real images."""
 
     protocol: str
-    reference: str = Field(description="path of real images, or of statistics of them")
-    weights: dict[str, str]
+    reference: OutsidePath = Field(description="path of real images, or of statistics of them")
+    weights: dict[str, OutsidePath]
 
 
 class TeacherStage(TrainedStage):
@@ -182,7 +182,7 @@ class ProtocolStage(StageConfig):
     """The metrics of any other protocol."""
 
     protocol: str
-    weights: dict[str, str]
+    weights: dict[str, OutsidePath]
     samples: int
 
 
@@ -219,6 +219,17 @@ def configs_in(value: Any) -> Iterator[Config]:
     elif isinstance(value, tuple | list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from configs_in(item)
+
+
+def outside_paths(config: StageConfig) -> Iterator[str]:
+    """Paths of the user's files that a stage reads; a weight of a hub is looked up by its name."""
+    for inner in configs_in(config):
+        for name, field in type(inner).model_fields.items():
+            value = getattr(inner, name)
+            if OUTSIDE in field.metadata:
+                yield value
+            elif OutsidePath in get_args(field.annotation):
+                yield from (path for path in value.values() if not path.startswith("hf-hub:"))
 
 
 def metrics_of(config: StageConfig) -> tuple[str, ...]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from click.testing import CliRunner
 
+from hdbench.cli import main
 from hdbench.core.errors import UserError
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics.records import COLUMNS
@@ -67,6 +70,28 @@ def test_a_suite_of_the_papers_scale_runs_through_every_stage(suites, results, t
     assert write_claims(numbers, read_rules(), tmp_path, None)
     samples = results / "stages" / stage_of(plan, "sample", "teacher", 1) / "samples"
     assert len(list(samples.glob("*.png"))) == SAMPLES
+
+
+def test_a_replaced_file_of_the_users_is_not_the_one_of_a_done_stage(suites, results):
+    """A new time is no new content; other bytes are refused until they are put back."""
+    plan = load_plan(str(suites["imagenet256_dit"]))
+    teacher = stage_of(plan, "teacher", "teacher", 1)
+    run_until(plan, results, teacher)
+    file = Path(plan.suite.teacher.checkpoint.path)
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content)
+        run_until(plan, results, teacher)
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(UserError, match="has changed since teacher/.* --again"):
+            run_until(plan, results, teacher)
+        options = ["--suite", str(suites["imagenet256_dit"]), "--results", str(results)]
+        planned = CliRunner().invoke(main, ["plan", *options])
+        assert planned.exit_code == 2 and f"{file}: has changed" in planned.output
+        file.unlink()
+        run_until(plan, results, teacher)
+    finally:
+        file.write_bytes(content)
 
 
 def test_interrupted_sampling_goes_on_with_the_same_bits(suites, results, tmp_path, monkeypatch):

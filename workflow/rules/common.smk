@@ -7,7 +7,7 @@ from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.report.figures import FIGURES
 from hdbench.report.tables import tables_of
-from hdbench.stages.sources import changed_sources
+from hdbench.stages.sources import changed_sources, refuse_changed_inputs
 from hdbench.suite.jobs import write_jobs
 from hdbench.suite.load import load_plan
 from hdbench.suite.schema import RunConfig
@@ -17,6 +17,8 @@ try:
     validate(RunConfig, config, "workflow/config.yaml or --config")
     PLAN = load_plan(config["suite"])
     TABLES, FIGURES = tuple(tables_of(PLAN)), tuple(FIGURES.load())
+    if workflow.is_main_process:
+        refuse_changed_inputs(Path(config["results"]), PLAN.stages.values())
     if workflow.is_main_process and not workflow.output_settings.dryrun:
         write_jobs(PLAN, Path(config["results"]))
 except UserError as error:

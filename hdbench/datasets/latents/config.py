@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from hdbench.core.config import OutsidePath
 from hdbench.datasets.base import Dataset
 from hdbench.networks.autoencoders import AutoencoderConfig
 
@@ -17,7 +18,7 @@ class ImageCollection(Dataset):
     stored: ClassVar[Literal["memory", "latents"]] = "latents"
 
     name: Literal["images"] = "images"
-    source: str = Field(description="a folder, or a glob of .tar files")
+    source: OutsidePath = Field(description="a folder, or a glob of .tar files")
     resolution: int = Field(ge=1, description="side of the crop, see `center_crop`")
     classes: int | None = Field(default=None, ge=1, description="class folders; without text alone")
     flips: bool = True
