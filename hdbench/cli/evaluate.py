@@ -27,7 +27,8 @@ evaluation_options = options(  # what `evaluate` and `reference` share
         "--weights",
         multiple=True,
         metavar="ROLE=PATH",
-        help="Of inception or clip: a file, a folder of open_clip, or hf-hub:OWNER/NAME/FILE.",
+        help="A file, a folder of open_clip or timm, or hf-hub:OWNER/NAME/FILE; roles are those of "
+        "`hdbench doctor`: inception, clip, dinov2 and so on.",
     ),
     click.option("--resolution", type=click.IntRange(1, 8192), help="Of mjhq30k, in place of 512."),
     click.option(
@@ -218,15 +219,18 @@ def reference_command(source, dataset, protocols, out, **options):
     request = Request.from_options(
         protocols=protocols, samples=None, references=dict.fromkeys(protocols, images), **options
     )
-    if without := [protocol.name for protocol in request.protocols if not protocol.inception]:
+    if without := [protocol.name for protocol in request.protocols if not protocol.compared]:
         raise UserError(f"--protocol = {without[0]}: needs no reference from here")
     extractors = Extractors(request)
     extractors.load()
     references = build_references(request, extractors)
-    for name, built in (references or {}).items():
-        if out is not None:
-            copy(built, out)
-        count = f"{built.key['n']} images" if built.key["n"] else "statistics"
-        click.echo(
-            f"{name}: reference {built.key['source'][:16]} of {count} in {out or built.folder}"
-        )
+    for name, by_extractor in (references or {}).items():
+        for extractor, built in by_extractor.items():
+            folder = out and (out / extractor if len(by_extractor) > 1 else out)
+            if folder is not None:
+                copy(built, folder)
+            count = f"{built.key['n']} images" if built.key["n"] else "statistics"
+            click.echo(
+                f"{name}: reference {built.key['source'][:16]} of {count} in "
+                f"{folder or built.folder}, {extractor}"
+            )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hdbench.core.errors import UserError
 from hdbench.datasets.prompts import read_prompts
 from hdbench.evaluation import references
+from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.features import Features, digest_of, extract
 from hdbench.evaluation.images import Images, open_images
 from hdbench.evaluation.measure import measure, notes
@@ -45,46 +45,51 @@ def evaluate(request: Request) -> list[Evaluation] | None:
     by_extractor = dict(zip(extractors.all(), features, strict=True))
     return [
         _evaluation(
-            request, protocol, images, prompts, built.get(protocol.name), extractors, by_extractor
+            request, protocol, images, prompts, built[protocol.name], extractors, by_extractor
         )
         for protocol in request.protocols
     ]
 
 
-def build_references(request: Request, extractors: Extractors) -> dict[str, Reference] | None:
-    """The reference of each protocol that needs one, from the cache if there; rank 0 only."""
-    built = {}
-    plans = {}
+def build_references(
+    request: Request, extractors: Extractors
+) -> dict[str, dict[str, Reference]] | None:
+    """References by protocol and extractor, from the cache if there; rank 0 only."""
+    built: dict[str, dict[str, Reference]] = {protocol.name: {} for protocol in request.protocols}
+    plans = []
     for protocol in request.protocols:
-        if not protocol.needs_reference:
-            continue
-        source = request.references[protocol.name]
-        extractor = extractors.by_protocol[protocol.name]
-        if references.is_built(source):
-            built[protocol.name] = references.checked(references.load(source), protocol, extractor)
-            if changed := references.source_changed(built[protocol.name]):
-                raise UserError(
-                    f"{source}: stale: the images in {changed} have changed since; build it again "
-                    "with `hdbench reference`"
+        for name in protocol.compared:
+            extractor = extractors.by_protocol[protocol.name][name]
+            source = references.source_for(request.references[protocol.name], extractor)
+            if references.is_built(source):
+                reference = references.checked(references.load(source), protocol, extractor)
+                if changed := references.source_changed(reference):
+                    raise UserError(
+                        f"{source}: stale: the images in {changed} have changed since; build it "
+                        "again with `hdbench reference`"
+                    )
+                _check_reference(request, protocol, name, reference.ids)
+                built[protocol.name][name] = reference
+            else:
+                plan = references.plan(
+                    source, protocol, extractor, request.settings.cache, request.allow
                 )
-            _check_reference(request, protocol, built[protocol.name].ids)
-        else:
-            plans[protocol.name] = plan = references.plan(
-                source, protocol, extractor, request.settings.cache, request.allow
-            )
-            _check_reference(request, protocol, () if plan.images is None else plan.images.ids)
-    if not references.build(list(plans.values()), request.settings):
+                ids = () if plan.images is None else plan.images.ids
+                _check_reference(request, protocol, name, ids)
+                plans.append((protocol, name, plan))
+    if not references.build([plan for _, _, plan in plans], request.settings):
         return None
-    for protocol in request.protocols:
-        if plan := plans.get(protocol.name):
-            reference = references.load(plan.folder, plan.key)
-            built[protocol.name] = references.checked(reference, protocol, plan.extractor)
+    for protocol, name, plan in plans:
+        reference = references.load(plan.folder, plan.key)
+        built[protocol.name][name] = references.checked(reference, protocol, plan.extractor)
     return built
 
 
-def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...]) -> None:
+def _check_reference(
+    request: Request, protocol: Protocol, extractor: str, ids: tuple[str, ...]
+) -> None:
     """UserError where the reference has too few images, or lacks prompts with categories."""
-    if request.samples is None:
+    if request.samples is None or extractor != protocol.extractors[0]:
         return
     if "kid" in protocol.metrics and len(ids) < protocol.kid_subset_size:
         raise UserError(
@@ -97,7 +102,7 @@ def _check_reference(request: Request, protocol: Protocol, ids: tuple[str, ...])
 
 def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
     """The images and their prompts, or UserError where they are not what the protocols ask for."""
-    mixed = all(protocol.resolution or not protocol.inception for protocol in request.protocols)
+    mixed = all(protocol.any_sizes for protocol in request.protocols)
     images = open_images(request.samples, allow=request.allow, mixed_sizes=mixed)
     count = len(images)
     for protocol in request.protocols:
@@ -132,20 +137,20 @@ def _evaluation(
     protocol: Protocol,
     images: Images,
     prompts: list[dict[str, str]] | None,
-    real: Reference | None,
+    real: Mapping[str, Reference],
     extractors: Extractors,
-    features: Mapping[Any, Features],
+    features: Mapping[Extractor, Features],
 ) -> Evaluation:
+    of_protocol = extractors.by_protocol[protocol.name]
     estimates = measure(
         protocol,
-        features[extractors.by_protocol[protocol.name]] if protocol.inception else {},
+        {name: features[extractor] for name, extractor in of_protocol.items()},
         real,
-        _classifier(extractors),
+        _classifier(of_protocol),
         request.device,
         request.intervals,
-        clip=features[extractors.clip] if protocol.prompts else None,
         captions=prompts if protocol.categories else (),
-        real_captions=read_prompts(request.prompts, real.ids, protocol.name)
+        real_captions=read_prompts(request.prompts, real[protocol.extractors[0]].ids, protocol.name)
         if protocol.categories
         else (),
     )
@@ -158,7 +163,8 @@ def _evaluation(
     }
     weights = {role: extractors.weights[role] for role in protocol.networks}
     other = {role: used.sha256 for role, used in weights.items() if not used.public}
-    reference = "" if real is None else real.key["source"]
+    sources = list(dict.fromkeys(reference.key["source"] for reference in real.values()))
+    reference = digest_of(sources) if len(sources) > 1 else "".join(sources)
     column = label(protocol, other, reference, request.layout)
     facts = {
         "about": protocol.about,
@@ -168,7 +174,7 @@ def _evaluation(
         "labels": images.label_kind(),
         "sizes": {f"{w}x{h}": n for (h, w), n in images.sizes.items()},
         "weights": {role: used.sha256 for role, used in weights.items()},
-        "extractors": [extractor.description() for extractor in features],
+        "extractors": [extractor.description() for extractor in of_protocol.values()],
         "notes": notes(protocol, images),
     }
     return Evaluation(
@@ -181,7 +187,6 @@ def _evaluation(
     )
 
 
-def _classifier(extractors: Extractors) -> np.ndarray | None:
-    return next(
-        (extractor.network.classifier for extractor in extractors.by_protocol.values()), None
-    )
+def _classifier(extractors: Mapping[str, Extractor]) -> np.ndarray | None:
+    inceptions = (x.loaded for x in extractors.values() if x.network == "inception")
+    return next((network.classifier for network in inceptions), None)

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -27,29 +27,10 @@ from torch import Tensor
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import sha256, write_atomic
 from hdbench.core.progress import Progress
+from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.images import Images
-from hdbench.evaluation.weights import Weights
 
 Features = dict[str, np.ndarray]  # layer -> (N, d) float32, in the images' order
-
-
-class Extractor(Protocol):
-    """A network under one preprocessing, as `extract` uses it; see `InceptionExtractor`.
-
-    `prepare` turns one image (H, W, 3) uint8 into a tensor, a call turns a batch of these into
-    features (B, d) float32 by layer.
-    """
-
-    layers: tuple[str, ...]
-    weights: Weights
-
-    def description(self) -> dict[str, Any]: ...
-
-    def prepare(self, image: np.ndarray) -> Tensor: ...
-
-    def __call__(
-        self, prepared: list[Tensor], texts: list[str] | None
-    ) -> dict[str, np.ndarray]: ...
 
 
 class Shard(NamedTuple):

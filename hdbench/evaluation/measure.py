@@ -8,30 +8,32 @@ import numpy as np
 import torch
 
 from hdbench.core.errors import UserError
+from hdbench.evaluation.extractors import EXTRACTORS
 from hdbench.evaluation.features import Features
 from hdbench.evaluation.images import Images
 from hdbench.evaluation.protocols import Protocol
 from hdbench.evaluation.references import Reference
-from hdbench.metrics import Estimate, MetricInput, measure_metrics
+from hdbench.metrics import MAIN, Estimate, MetricInput, View, measure_metrics
 
 
 def measure(
     protocol: Protocol,
-    features: Features,
-    real: Reference | None,
+    features: Mapping[str, Features],
+    references: Mapping[str, Reference],
     classifier: np.ndarray | None,
     device: torch.device,
     intervals: bool = True,
     *,
-    clip: Features | None = None,
     captions: Sequence[Mapping[str, str]] = (),
     real_captions: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Estimate]:
     """The protocol's metrics, in its order.
 
-    `features` are Inception's by layer, `classifier` (1008, 2048) turns them into logits, `clip`
-    are the features "image" and "text" of CLIP's towers; captions hold the categories.
+    `features` and `references` are by extractor, `classifier` (1008, 2048) turns Inception's
+    features into logits; captions hold the categories.
     """
+    views = views_of(protocol, features, references)
+    main = views[".".join(protocol.source(MAIN))]
     logits = None
     if "inception_score" in protocol.metrics:
         if classifier is None:
@@ -39,19 +41,39 @@ def measure(
                 "clean-fid's Inception has no logits for the inception score; give "
                 "torch-fidelity's file"
             )
-        logits = features["2048"].astype(np.float64) @ classifier.T.astype(np.float64)
+        pooled = views["inception.2048"].features
+        logits = pooled.astype(np.float64) @ classifier.T.astype(np.float64)
     sample = MetricInput(
-        features=features.get("2048"),
-        spatial=features.get("spatial"),
-        reference=None if real is None else real.features.get("2048"),
-        statistics={} if real is None else real.statistics,
+        features=main.features,
+        reference=main.reference,
+        views=views,
         logits=logits,
-        clip=None if clip is None else (clip["image"], clip["text"]),
+        clip=(views["clip.image"].features, views["clip.text"].features)
+        if protocol.prompts
+        else None,
         captions=captions,
         real_captions=real_captions,
         settings=protocol.settings(device, intervals),
     )
     return measure_metrics(protocol.metrics, sample)
+
+
+def views_of(
+    protocol: Protocol, features: Mapping[str, Features], references: Mapping[str, Reference]
+) -> dict[str, View]:
+    """Views by "EXTRACTOR.LAYER", and those of a network's first extractor by "NETWORK.LAYER"."""
+    views: dict[str, View] = {}
+    for name in protocol.extractors:
+        real = references.get(name)
+        for layer in protocol.layers(name):
+            view = View(
+                features=features[name][layer],
+                reference=None if real is None else real.features.get(layer),
+                statistics=None if real is None else real.statistics.get(layer),
+            )
+            views[f"{name}.{layer}"] = view
+            views.setdefault(f"{EXTRACTORS[name].network}.{layer}", view)
+    return views
 
 
 def notes(protocol: Protocol, images: Images) -> list[str]:
@@ -63,14 +85,23 @@ def notes(protocol: Protocol, images: Images) -> list[str]:
             f"images are {width}x{height}, those of {protocol.name} "
             f"{protocol.image_size}x{protocol.image_size}"
         )
-    if {"fid", "sfid"} & set(protocol.metrics) and len(images) < 2 * 2048:
+    d = max(
+        (
+            EXTRACTORS[extractor].dimensions[layer]
+            for metric in protocol.classes()
+            if metric.needs == "statistics"
+            for extractor, layer in protocol.sources(metric)
+        ),
+        default=0,
+    )
+    if len(images) < 2 * d:
         sentences.append(
-            f"{len(images)} images are few for 2,048 dimensions: the Frechet distance is far above "
+            f"{len(images)} images are few for {d:,} dimensions: the Frechet distance is far above "
             "that of more images, and its interval is wider than need be"
             + (
-                ", and with 2,048 or fewer the libraries' rounding is part of its value, about "
+                f", and with {d:,} or fewer the libraries' rounding is part of its value, about "
                 "1e-5 of it"
-                if len(images) <= 2048
+                if len(images) <= d
                 else ""
             )
         )

@@ -13,11 +13,9 @@ import torch
 
 from hdbench.core.config import Config, nearest
 from hdbench.core.errors import UserError
-from hdbench.metrics import METRICS, Metric, Settings
+from hdbench.evaluation.extractors import EXTRACTORS, Layout
+from hdbench.metrics import MAIN, METRICS, Metric, Settings
 
-Preprocessing = Literal["tensorflow", "clean", "pytorch_fid"]
-Layout = Literal["library", "channels-last"]
-DIMENSIONS = {"2048": 2048, "spatial": 7 * 17 * 17}  # of an image's features, by Inception's layer
 CLIP_SCORE = (
     "CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix"
 )
@@ -32,15 +30,13 @@ class Protocol(Config):
     quality: tuple[str, ...]  # those of them that a table of results shows
     distance: str | None  # the one by which arms are compared; None: not a protocol of suites
     n: int | None = None  # images that the protocol asks for; None: any number
-    inception: Preprocessing | None = None  # how images reach Inception
+    extractors: tuple[str, ...] = ()  # the first is the main one
     resolution: int | None = None  # side to which pytorch_fid resizes (shorter side) and crops
     image_size: int | None = None  # side that images should have; others are reported
     neighbours: int = 3
     score_splits: Literal["shuffled_10", "consecutive_5000"] = "shuffled_10"
     kid_subsets: int = 100
     kid_subset_size: int = 1000
-    prompts: bool = False  # needs a prompt for each sample, and CLIP
-    clip_architecture: str = "ViT-L-14-quickgelu"
 
     def classes(self) -> list[type[Metric]]:
         """The metrics' classes."""
@@ -51,29 +47,64 @@ class Protocol(Config):
         """Whether it needs a category for each sample and each image of the reference."""
         return "fid_{category}" in self.metrics
 
+    def sources(self, metric: type[Metric]) -> list[tuple[str, str]]:
+        """Extractor and layer of the features that one of the metrics reads, in its order."""
+        return [self.source(feature) for feature in metric.reads if self.extractors]
+
+    def source(self, feature: str) -> tuple[str, str]:
+        """Extractor and layer that MAIN, or "NAME.LAYER" of an extractor or a network, stands for.
+
+        Of a network it is the first extractor; KeyError where the protocol has none.
+        """
+        if feature == MAIN:
+            return self.extractors[0], next(iter(EXTRACTORS[self.extractors[0]].dimensions))
+        name, layer = feature.rsplit(".", 1)
+        for extractor in self.extractors:
+            if name in (extractor, EXTRACTORS[extractor].network):
+                return extractor, layer
+        raise KeyError(f"{self.name}: no extractor of {feature}")
+
+    def layers(self, extractor: str) -> tuple[str, ...]:
+        """Layers of one of the extractors that the metrics need."""
+        needed = {source for metric in self.classes() for source in self.sources(metric)}
+        dimensions = EXTRACTORS[extractor].dimensions
+        return tuple(layer for layer in dimensions if (extractor, layer) in needed)
+
+    def reference_layers(self, extractor: str, kind: str | None = None) -> tuple[str, ...]:
+        """Layers that its reference must have; with kind "features" not only their statistics."""
+        needed = {
+            source
+            for metric in self.classes()
+            if metric.needs and kind in (None, metric.needs)
+            for source in self.sources(metric)
+        }
+        dimensions = EXTRACTORS[extractor].dimensions
+        return tuple(layer for layer in dimensions if (extractor, layer) in needed)
+
     @property
-    def layers(self) -> tuple[str, ...]:
-        """Layers of Inception that the metrics need."""
-        if self.inception is None:
-            return ()
-        needed = {metric.layer for metric in self.classes()}
-        return tuple(layer for layer in DIMENSIONS if layer in needed)
+    def compared(self) -> tuple[str, ...]:
+        """Extractors that real images pass too."""
+        return tuple(name for name in self.extractors if self.reference_layers(name))
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """Roles of the networks that it measures with: "inception", "clip"."""
-        used = {"inception": self.inception, "clip": self.prompts}
-        return tuple(role for role, is_used in used.items() if is_used)
+        """Roles of the networks that it measures with, each once: "inception", "clip"."""
+        return tuple(dict.fromkeys(EXTRACTORS[name].network for name in self.extractors))
+
+    @property
+    def prompts(self) -> bool:
+        """Whether it needs a prompt for each sample."""
+        return any("text" in self.layers(name) for name in self.extractors)
+
+    @property
+    def any_sizes(self) -> bool:
+        """Whether its preprocessing brings images of different sizes to one."""
+        return self.resolution is not None or all(EXTRACTORS[x].crops for x in self.extractors)
 
     @property
     def needs_reference(self) -> bool:
         """Whether any metric compares with real images."""
         return any(metric.needs for metric in self.classes())
-
-    @property
-    def reference_layers(self) -> tuple[str, ...]:
-        """Layers whose features, not only their statistics, the reference must have."""
-        return ("2048",) if any(m.needs == "features" for m in self.classes()) else ()
 
     def further(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of the named metrics that are not the protocol's own: an artifact for each.
@@ -111,7 +142,7 @@ PROTOCOLS = {
         Protocol(
             name="adm_imagenet256_50k",
             n=50_000,
-            inception="tensorflow",
+            extractors=("inception_tensorflow",),
             image_size=256,
             score_splits="consecutive_5000",
             metrics=("fid", "sfid", "inception_score", "precision", "recall"),
@@ -124,7 +155,7 @@ PROTOCOLS = {
         ),
         Protocol(
             name="torch_fidelity",
-            inception="tensorflow",
+            extractors=("inception_tensorflow",),
             metrics=("fid", "kid", "inception_score", "precision", "recall"),
             quality=("fid", "kid", "inception_score", "precision", "recall"),
             distance="fid",
@@ -132,18 +163,26 @@ PROTOCOLS = {
         ),
         Protocol(
             name="clean_fid",
-            inception="clean",
+            extractors=("inception_clean",),
             metrics=("fid",),
             quality=("fid",),
             distance="fid",
             about="clean-fid, mode clean: Pillow's bicubic resizing in float, then Inception",
         ),
         Protocol(
+            name="fd_dinov2",
+            extractors=("dinov2",),
+            metrics=("fd_dinov2",),
+            quality=("fd_dinov2",),
+            distance="fd_dinov2",
+            about="FD-DINOv2 as dgm-eval has it (arXiv 2306.04675): Frechet distance on the class "
+            "token of DINOv2 ViT-L/14, images resized by Pillow's bicubic to 224 x 224",
+        ),
+        Protocol(
             name="mjhq30k",
             n=30_000,
-            inception="pytorch_fid",
+            extractors=("inception_pytorch_fid", "clip"),
             resolution=512,
-            prompts=True,
             metrics=("fid", "fid_{category}", "clip_score"),
             quality=("fid", "clip_score"),
             distance="fid",
@@ -152,7 +191,7 @@ PROTOCOLS = {
         ),
         Protocol(
             name="clip_score",
-            prompts=True,
+            extractors=("clip",),
             metrics=("clip_score",),
             quality=("clip_score",),
             distance=None,
@@ -204,7 +243,8 @@ def label(
         if field not in ("n", "metrics", "quality", "distance")
         and getattr(protocol, field) != getattr(named, field)
     ]
-    changed += [f"layout={layout}"] if protocol.inception and layout != "library" else []
+    concerned = any(EXTRACTORS[name].layout for name in protocol.extractors)
+    changed += [f"layout={layout}"] if concerned and layout != "library" else []
     changed += [f"{role}={digest[:12]}" for role, digest in sorted(weights.items())]
     return ":".join(
         [protocol.name + "".join(f"[{text}]" for text in changed), reference[:16] or "-"]

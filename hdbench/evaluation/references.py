@@ -1,8 +1,9 @@
 """References: statistics of real images with square roots, and features where needed.
 
-A reference lies under a digest of its images' contents, the weights, preprocessing, layers, n and
-library versions, never under a name.  It is built from images, or from an npz that holds ADM's
-statistics (`mu, sigma, mu_s, sigma_s`), whose images then serve precision and recall alone.
+A reference is of one extractor.  It lies under a digest of its images' contents, the weights,
+preprocessing, layers, n and library versions, never under a name.  It is built from images, or from
+an npz that holds statistics (`mu, sigma`, ADM's also `mu_s, sigma_s`), whose images then serve
+precision and recall alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,14 @@ from safetensors.numpy import load_file, save_file
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import MANIFEST, sha256, write_atomic
 from hdbench.core.npz import read_array
-from hdbench.evaluation.extractors import InceptionExtractor
+from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.features import Settings, digest_of, discard, extract
 from hdbench.evaluation.images import Images, open_images
-from hdbench.evaluation.protocols import DIMENSIONS, Protocol
+from hdbench.evaluation.protocols import Protocol
 from hdbench.metrics.frechet import GaussianReference, moments
 
 KIND = "reference of hdbench evaluate"
 FILES = ("statistics.safetensors", "features.safetensors")
-STATISTICS = {"2048": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Plan:
 
     source: str
     images: Images | None
-    extractor: InceptionExtractor
+    extractor: Extractor
     given: dict[str, tuple[np.ndarray, np.ndarray]]  # statistics by layer that the source holds
     features: tuple[str, ...]  # layers whose features are kept
     key: dict[str, Any]
@@ -62,6 +62,17 @@ class Plan:
         return (self.folder / MANIFEST).is_file()
 
 
+def source_for(source: Path | Images | Mapping[str, Path], extractor: Extractor) -> Path | Images:
+    """The source of one extractor: NAME or NAME.npz in a folder that has it, or the whole."""
+    if isinstance(source, Mapping):
+        return source[extractor.name]
+    if isinstance(source, Path):
+        for path in (source / extractor.name, source / f"{extractor.name}.npz"):
+            if path.is_file() or is_built(path):
+                return path
+    return source
+
+
 def is_built(source: Path | Images) -> bool:
     """Whether it is the folder of a built reference."""
     return isinstance(source, Path) and (source / MANIFEST).is_file()
@@ -70,7 +81,7 @@ def is_built(source: Path | Images) -> bool:
 def plan(
     source: Path | Images,
     protocol: Protocol,
-    extractor: InceptionExtractor,
+    extractor: Extractor,
     cache: Path,
     allow: frozenset[str] = frozenset(),
 ) -> Plan:
@@ -78,9 +89,11 @@ def plan(
 
     Raises UserError for a source that does not serve the protocol.
     """
-    given = _statistics(source, protocol) if isinstance(source, Path) and source.is_file() else {}
+    is_file = isinstance(source, Path) and source.is_file()
+    given = _statistics(source, protocol, extractor) if is_file else {}
+    kept = protocol.reference_layers(extractor.name, "features")
     images = None
-    if protocol.reference_layers or not given:
+    if kept or not given:
         mixed = protocol.resolution is not None
         images = (
             source
@@ -94,17 +107,14 @@ def plan(
                 f"at least {needed}"
             )
     if given:
-        extractor = InceptionExtractor(
-            extractor.network,
-            extractor.preprocessing,
-            protocol.reference_layers,
-            extractor.resolution,
-        )
+        extractor = extractor.with_layers(kept)
+    elif "text" in extractor.layers:  # real images have no prompts here
+        extractor = extractor.with_layers(protocol.reference_layers(extractor.name))
     key = {
         "source": sha256(source) if given else images.digest,
         "n": None if images is None else len(images),
         "statistics": sorted(given) or "computed",
-        "features": list(protocol.reference_layers),
+        "features": list(kept),
         "extractor": extractor.description(),
     }
     return Plan(
@@ -112,7 +122,7 @@ def plan(
         images=images,
         extractor=extractor,
         given=given,
-        features=protocol.reference_layers,
+        features=kept,
         key=key,
         folder=cache / "references" / digest_of(key)[:16],
     )
@@ -146,26 +156,28 @@ def build(plans: Sequence[Plan], settings: Settings) -> bool:
     return settings.shard.rank == 0
 
 
-def _statistics(path: Path, protocol: Protocol) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """ADM's statistics by layer, or nothing if the file holds images alone."""
+def _statistics(
+    path: Path, protocol: Protocol, extractor: Extractor
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Statistics by layer, or nothing if the file holds images alone."""
     if path.suffix != ".npz":
         raise UserError(
             f"{path}: not an npz file; a reference is a folder of images, an npz file, or built by "
             "`hdbench reference`"
         )
     statistics = {
-        layer: tuple(read_array(path, name) for name in STATISTICS[layer])
-        for layer in protocol.layers
+        layer: tuple(read_array(path, name) for name in names)
+        for layer, names in extractor.statistics.items()
+        if layer in extractor.layers
     }
     if all(array is None for pair in statistics.values() for array in pair):
         return {}
     for layer, (mu, sigma) in statistics.items():
-        d = DIMENSIONS[layer]
+        names = extractor.statistics[layer]
+        d = extractor.dimensions[layer]
         if mu is None or sigma is None:
             missing = [
-                name
-                for name, array in zip(STATISTICS[layer], (mu, sigma), strict=True)
-                if array is None
+                name for name, array in zip(names, (mu, sigma), strict=True) if array is None
             ]
             raise UserError(
                 f"{path}: has no {' and no '.join(missing)}, which {protocol.name} needs for "
@@ -173,7 +185,7 @@ def _statistics(path: Path, protocol: Protocol) -> dict[str, tuple[np.ndarray, n
             )
         if mu.shape != (d,) or sigma.shape != (d, d) or not _is_covariance(mu, sigma):
             raise UserError(
-                f"{path}: {', '.join(STATISTICS[layer])} have the shapes {mu.shape} and "
+                f"{path}: {', '.join(names)} have the shapes {mu.shape} and "
                 f"{sigma.shape}, or values not finite, or not those of a covariance; they must be "
                 f"finite, ({d},) and ({d}, {d})"
             )
@@ -277,7 +289,7 @@ def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     )
 
 
-def checked(reference: Reference, protocol: Protocol, extractor: InceptionExtractor) -> Reference:
+def checked(reference: Reference, protocol: Protocol, extractor: Extractor) -> Reference:
     """The reference; UserError if of another extractor, or without what the protocol needs."""
     stored = reference.key["extractor"]
     expected = extractor.description()
@@ -287,8 +299,10 @@ def checked(reference: Reference, protocol: Protocol, extractor: InceptionExtrac
                 f"{reference.folder}: stale: built with {name} {stored.get(name)}, now "
                 f"{expected[name]}; build it again with `hdbench reference`"
             )
-    missing = [layer for layer in protocol.layers if layer not in reference.statistics]
-    missing += [layer for layer in protocol.reference_layers if layer not in reference.features]
+    name = extractor.name
+    missing = [x for x in protocol.reference_layers(name) if x not in reference.statistics]
+    kept = protocol.reference_layers(name, "features")
+    missing += [layer for layer in kept if layer not in reference.features]
     if missing:
         raise UserError(
             f"{reference.folder}: has no layer {missing[0]} that {protocol.name} needs; build it "

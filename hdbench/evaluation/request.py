@@ -11,20 +11,20 @@ import torch
 
 from hdbench.core.errors import UserError
 from hdbench.core.runtime import set_up
-from hdbench.evaluation.extractors import ClipExtractor, Inception, InceptionExtractor
+from hdbench.evaluation.extractors import EXTRACTORS, Extractor, Layout, Setup
 from hdbench.evaluation.features import Settings, Shard
 from hdbench.evaluation.images import Images
-from hdbench.evaluation.protocols import DIMENSIONS, PROTOCOLS, Layout, Protocol, protocol_named
+from hdbench.evaluation.protocols import PROTOCOLS, Protocol, protocol_named
 from hdbench.evaluation.weights import PUBLIC, Weights, find
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to evaluate; references by protocol name, weights by role."""
+    """What to evaluate; references by protocol name (and extractor), weights by role."""
 
     samples: Path | None
     protocols: tuple[Protocol, ...]
-    references: Mapping[str, Path | Images]
+    references: Mapping[str, Path | Images | Mapping[str, Path]]
     weights: Mapping[str, str]
     settings: Settings
     device: torch.device
@@ -125,43 +125,61 @@ def by_protocol(protocols: Sequence[str], texts: Sequence[str]) -> dict[str, Pat
 
 
 class Extractors:
-    """The networks that some protocols need, and one extractor for each preprocessing."""
+    """The networks that some protocols need, and one extractor for each row and resolution."""
 
     def __init__(self, request: Request):
-        wanted = {role for protocol in request.protocols for role in protocol.networks}
-        if request.samples is None:
-            wanted.discard("clip")  # references have no prompts
+        self._request = request
+        wanted = {
+            EXTRACTORS[name].network
+            for protocol in request.protocols
+            for name in self._names(protocol)
+        }
         allowed = "other-weights" in request.allow
         self.weights: dict[str, Weights] = {
             role: find(role, request.weights.get(role), request.settings.cache, allowed)
             for role in PUBLIC
             if role in wanted
         }
-        self.by_protocol: dict[str, InceptionExtractor] = {}
-        self.clip: ClipExtractor | None = None
-        self._request = request
+        self.by_protocol: dict[str, dict[str, Extractor]] = {}
+
+    def _names(self, protocol: Protocol) -> tuple[str, ...]:
+        """Extractors of a protocol: those that real images pass too where there are no samples."""
+        return protocol.compared if self._request.samples is None else protocol.extractors
 
     def load(self) -> None:
         """Load the networks, after everything that is quick to check has been."""
         protocols = self._request.protocols
-        device = self._request.device
-        if "inception" in self.weights:
-            network = Inception(self.weights["inception"], device, self._request.layout)
-            self._share(network, [protocol for protocol in protocols if protocol.inception])
-        if "clip" in self.weights:
-            self.clip = ClipExtractor(self.weights["clip"], protocols[0].clip_architecture, device)
-
-    def _share(self, network: Inception, protocols: Sequence[Protocol]) -> None:
-        """One extractor, with all layers, for the protocols of one preprocessing and resolution."""
-        groups: dict[tuple, list[Protocol]] = {}
+        networks: dict[str, Any] = {}
+        extractors: dict[tuple, Extractor] = {}
         for protocol in protocols:
-            groups.setdefault((protocol.inception, protocol.resolution), []).append(protocol)
-        for (preprocessing, resolution), sharing in groups.items():
-            needed = {layer for protocol in sharing for layer in protocol.layers}
-            layers = tuple(layer for layer in DIMENSIONS if layer in needed)
-            extractor = InceptionExtractor(network, preprocessing, layers, resolution)
-            self.by_protocol |= {protocol.name: extractor for protocol in sharing}
+            self.by_protocol[protocol.name] = {}
+            for name in self._names(protocol):
+                kind = EXTRACTORS[name]
+                weights = self.weights[kind.network]
+                setup = Setup(
+                    device=self._request.device,
+                    layout=self._request.layout,
+                    resolution=protocol.resolution,
+                )
+                loading = kind.loading or name
+                if loading not in networks:
+                    networks[loading] = kind.load(weights, setup)
+                key = (name, protocol.resolution)
+                if key not in extractors:
+                    needed = {
+                        layer
+                        for other in protocols
+                        if name in other.extractors and other.resolution == protocol.resolution
+                        for layer in other.layers(name)
+                    }
+                    layers = tuple(layer for layer in kind.dimensions if layer in needed)
+                    extractors[key] = kind(networks[loading], weights, layers, setup)
+                self.by_protocol[protocol.name][name] = extractors[key]
 
-    def all(self) -> list:
+    def all(self) -> list[Extractor]:
         """Every extractor once."""
-        return [*dict.fromkeys(self.by_protocol.values()), *([self.clip] if self.clip else [])]
+        return list(
+            dict.fromkeys(
+                extractor for by_name in self.by_protocol.values() for extractor in by_name.values()
+            )
+        )

@@ -13,11 +13,15 @@ from hdbench.core.files import sha256
 
 
 class Public(NamedTuple):
-    """A public file of weights and its SHA-256, as each library's own download has it."""
+    """A public file of weights; `file` is what it is called here, `kind` what a folder must be.
+
+    Without a SHA-256, any file is taken and the protocol column names its digest.
+    """
 
     file: str
     url: str
-    sha256: str
+    sha256: str | None = None
+    kind: str | None = None  # a key of FOLDERS
 
 
 PUBLIC = {
@@ -30,17 +34,50 @@ PUBLIC = {
         "ViT-L-14.pt",
         "https://openaipublic.azureedge.net/clip/models/b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
         "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+        "open_clip",
+    ),
+    "clip_336": Public(
+        "ViT-L-14-336px.pt",
+        "https://openaipublic.azureedge.net/clip/models/3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02/ViT-L-14-336px.pt",
+        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+        "open_clip",
+    ),
+    "dinov2": Public(
+        "dinov2_vitl14_pretrain.pth",
+        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth",
+        kind="timm",
+    ),
+    "convnextv2": Public(
+        "convnextv2_base.fcmae_ft_in22k_in1k.safetensors",
+        "https://huggingface.co/timm/convnextv2_base.fcmae_ft_in22k_in1k/resolve/main/model.safetensors",
+        kind="timm",
+    ),
+    "mae": Public(
+        "vit_large_patch16_224.mae.safetensors",
+        "https://huggingface.co/timm/vit_large_patch16_224.mae/resolve/main/model.safetensors",
+        kind="timm",
+    ),
+    "siglip2": Public(
+        "vit_so400m_patch16_siglip_256.v2_webli.safetensors",
+        "https://huggingface.co/timm/vit_so400m_patch16_siglip_256.v2_webli/resolve/main/model.safetensors",
+        kind="timm",
     ),
 }
+FOLDERS = {"open_clip": "open_clip_config.json", "timm": "config.json"}  # what each has
 
 
 class Weights(NamedTuple):
-    """A file, or CLIP's folder; its SHA-256, and whether that is the public file's."""
+    """A file, or a library's folder; its SHA-256, and whether that is the public file's."""
 
     role: str
     path: Path
     sha256: str
     public: bool
+
+    @property
+    def file(self) -> Path:
+        """The file, or the only one of tensors in the folder."""
+        return next(self.path.glob("*.safetensors")) if self.path.is_dir() else self.path
 
 
 def places(role: str, cache: Path) -> list[Path]:
@@ -50,7 +87,7 @@ def places(role: str, cache: Path) -> list[Path]:
 
 
 def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
-    """The weights of "inception" or "clip": `given`, or the public file at one of its places.
+    """The weights of a role: `given`, or the public file at one of its places.
 
     Raises UserError where there is none, it cannot be read, or its digest is not the public one's
     and that is not `allowed`.
@@ -72,7 +109,7 @@ def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
             f"--weights {role}={path}: there is no such file; get {public.file} from {public.url}"
         )
     digest = sha256(path)
-    if digest != public.sha256 and not allowed:
+    if public.sha256 not in (None, digest) and not allowed:
         raise UserError(
             f"{path}: its SHA-256 is {digest}, not {public.sha256} of the public {public.file}; "
             "use that file, or give --allow other-weights, and the protocol column will name the "
@@ -83,17 +120,20 @@ def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
 
 def _folder(role: str, path: Path, allowed: bool) -> Weights:
     files = sorted(path.glob("*.safetensors"))
-    if role != "clip" or not (path / "open_clip_config.json").is_file() or len(files) != 1:
+    kind = PUBLIC[role].kind
+    if kind is None:
+        raise UserError(f"--weights {role}={path}: a folder; give the file {PUBLIC[role].file}")
+    if not (path / FOLDERS[kind]).is_file() or len(files) != 1:
         raise UserError(
-            f"--weights {role}={path}: a folder of weights must be open_clip's, with "
-            "open_clip_config.json and one .safetensors file"
+            f"--weights {role}={path}: a folder of weights must be {kind}'s, with {FOLDERS[kind]} "
+            "and one .safetensors file"
         )
     if not allowed:
         raise UserError(
             f"--weights {role}={path}: not the public {PUBLIC[role].file}; give --allow "
             "other-weights to use it, and the protocol column will name its digest"
         )
-    digests = [sha256(path / "open_clip_config.json"), sha256(files[0])]
+    digests = [sha256(path / FOLDERS[kind]), sha256(files[0])]
     return Weights(role, path, hashlib.sha256("".join(digests).encode()).hexdigest(), False)
 
 

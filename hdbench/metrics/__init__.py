@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.core.registry import Registry
-from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings, mean
+from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput, Settings, View, mean
 from hdbench.metrics.classification import Accuracy, AccuracyHeldOut, AccuracySeen, ClassifierScore
 from hdbench.metrics.clip_score import ClipScore
 from hdbench.metrics.fidelity import TeacherFeatures, TeacherMse
 from hdbench.metrics.frechet import (
+    FdDinoV2,
     FdTest,
     FdTestOfCategory,
     FdTrain,
@@ -29,11 +30,13 @@ from hdbench.metrics.manifold import Precision, Recall
 from hdbench.metrics.spectrum import BandPower
 
 __all__ = [
+    "MAIN",
     "METRICS",
     "Estimate",
     "Metric",
     "MetricInput",
     "Settings",
+    "View",
     "mean",
     "measure_metrics",
     "metric_of",
@@ -48,6 +51,7 @@ METRICS = Registry(
         FdTestOfCategory,
         Fid,
         SpatialFid,
+        FdDinoV2,
         FidOfCategory,
         KernelDistance,
         InceptionScore,

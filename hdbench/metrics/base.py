@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+MAIN = "main"  # the features of the protocol's own network
 
 
 class Estimate(NamedTuple):
@@ -61,14 +62,23 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class View:
+    """N samples, and M real images, as one layer of one network sees them."""
+
+    features: np.ndarray  # (N, d) float32
+    reference: np.ndarray | None = None  # (M, d) float32
+    statistics: Any = None  # GaussianReference of the real images
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricInput:
     """N samples and what they are compared with; None or empty is what a protocol does not have.
 
-    `features` are those of the protocol's network: of the suite's own classifier, or Inception's
-    last layer.  `reference` are those that they are compared with: of M = N images of train, or of
-    the images that the protocol names.  `real` has for each of "train", "held_out" and "test" the
-    arrays `<set>_features` (N, d), `<set>_bands` (N, bands) and `<set>_rings` (H/2,), see
-    `hdbench.evaluation.classifier.reference_arrays`.
+    `features` are those of the protocol's main network: of the suite's own classifier, or the main
+    layer of its first extractor.  `reference` are those that they are compared with: of M = N
+    images of train, or of the images that the protocol names.  `real` has for each of "train",
+    "held_out" and "test" the arrays `<set>_features` (N, d), `<set>_bands` (N, bands) and
+    `<set>_rings` (H/2,), see `hdbench.evaluation.classifier.reference_arrays`.
     """
 
     features: np.ndarray | None = None  # (N, d), any float; distances are taken in this dtype
@@ -89,17 +99,18 @@ class MetricInput:
     # images (N, C, H, W) uint8 and features (N, d) of the teacher from the same noises and labels
     teacher: tuple[Tensor, np.ndarray] | None = None
 
-    # of Inception's protocols
-    spatial: np.ndarray | None = None  # (N, 2023) float32, the features of sFID
-    statistics: Mapping[str, Any] = field(default_factory=dict)  # layer -> GaussianReference
-    logits: np.ndarray | None = None  # (N, 1008)
+    # of protocols with extractors: by "EXTRACTOR.LAYER" and, for its network's first extractor, by
+    # "NETWORK.LAYER"
+    views: Mapping[str, View] = field(default_factory=dict)
+    logits: np.ndarray | None = None  # (N, 1008) of Inception
 
     _results: dict[Callable, Any] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
         """N."""
-        given = (self.features, self.images, None if self.clip is None else self.clip[0])
+        views = (view.features for view in self.views.values())
+        given = (self.features, self.images, None if self.clip is None else self.clip[0], *views)
         return next(len(array) for array in given if array is not None)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
@@ -141,7 +152,8 @@ class Metric(ABC):
     high: ClassVar[float] = math.inf
     version: ClassVar[int] = 1  # raise it when the value or its error changes for the same samples
     group: ClassVar[str]  # metrics of one group share an artifact; by default a group of its own
-    layer: ClassVar[Literal["2048", "spatial"] | None] = None  # of Inception, that it needs
+    # what decides the value: MAIN, or "NETWORK.LAYER" or "EXTRACTOR.LAYER" of an extractor
+    reads: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[Literal["statistics", "features"] | None] = None  # of the reference
     paired: ClassVar[bool] = False  # compares with the teacher's samples, pair by pair
 

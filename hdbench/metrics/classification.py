@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from hdbench.metrics.base import Estimate, Metric, MetricInput, Share, mean
+from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput, Share, mean
 
 
 def accuracy(
@@ -39,6 +39,7 @@ class Accuracy(Share, group="protocol"):
 
     name = "accuracy"
     title = "Accuracy"
+    reads = (MAIN,)
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         return {self.name: accuracy(sample.probabilities, sample.wanted, sample.attributes)}
@@ -74,6 +75,7 @@ class ClassifierScore(Metric, group="protocol"):
     title = "Classifier score"
     better = "higher"
     low = 0.0
+    reads = (MAIN,)
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         first = sample.attributes[0] if sample.attributes else None

@@ -24,6 +24,7 @@ class ClipScore(Metric, group="protocol"):
     better = "higher"
     low = -100.0
     high = 100.0
+    reads = ("clip.image", "clip.text")
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         return {} if sample.clip is None else {self.name: clip_score(*sample.clip)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from hdbench.metrics.base import Estimate, Metric, MetricInput, mean
+from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput, mean
 
 
 def mean_squared_error(images: Tensor, teacher: Tensor) -> Estimate:
@@ -52,6 +52,7 @@ class TeacherFeatures(Metric, group="fidelity"):
     title = "Feature distance to teacher"
     better = "lower"
     low = 0.0
+    reads = (MAIN,)
     paired = True
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:

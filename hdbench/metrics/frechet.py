@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from hdbench.metrics.base import Estimate, Metric, MetricInput
+from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +153,7 @@ class FdTrain(Metric, group="protocol"):
     better = "lower"
     counted = True
     low = 0.0
+    reads = (MAIN,)
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         return {self.name: estimate(sample.features, of_set(sample, "train"))}
@@ -166,6 +167,7 @@ class FdTest(Metric, group="protocol"):
     better = "lower"
     counted = True
     low = 0.0
+    reads = (MAIN,)
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         if sample.real_split == "test":
@@ -180,6 +182,7 @@ class FdTestOfCategory(Metric, group="protocol"):
     title = "FD test, {category}"
     better = "lower"
     low = 0.0
+    reads = (MAIN,)
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         if sample.real_split == "test":
@@ -194,11 +197,11 @@ class Fid(Metric, group="protocol"):
     title = "FID"
     better = "lower"
     counted = True
-    layer = "2048"
+    reads = ("inception.2048",)
     needs = "statistics"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: of_libraries(sample, sample.features, sample.statistics["2048"])}
+        return {self.name: of_view(sample, *self.reads)}
 
 
 class SpatialFid(Metric, group="protocol"):
@@ -207,11 +210,11 @@ class SpatialFid(Metric, group="protocol"):
     name = "sfid"
     title = "sFID"
     better = "lower"
-    layer = "spatial"
+    reads = ("inception.spatial",)
     needs = "statistics"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: of_libraries(sample, sample.spatial, sample.statistics["spatial"])}
+        return {self.name: of_view(sample, *self.reads)}
 
 
 class FidOfCategory(Metric, group="protocol"):
@@ -220,7 +223,7 @@ class FidOfCategory(Metric, group="protocol"):
     name = "fid_{category}"
     title = "FID, {category}"
     better = "lower"
-    layer = "2048"
+    reads = ("inception.2048",)
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
@@ -230,6 +233,26 @@ class FidOfCategory(Metric, group="protocol"):
             lambda rows: GaussianReference.of_statistics(*moments(sample.reference[rows])),
             lambda features, reference: of_libraries(sample, features, reference),
         )
+
+
+class FdDinoV2(Metric, group="protocol"):
+    """Frechet distance on DINOv2's class token (arXiv 2306.04675)."""
+
+    name = "fd_dinov2"
+    title = "FD-DINOv2"
+    better = "lower"
+    counted = True
+    reads = ("dinov2.token",)
+    needs = "statistics"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: of_view(sample, *self.reads)}
+
+
+def of_view(sample: MetricInput, name: str) -> Estimate:
+    """`of_libraries` of the features of one view of the samples, against its reference."""
+    view = sample.views[name]
+    return of_libraries(sample, view.features, view.statistics)
 
 
 def of_libraries(

@@ -49,7 +49,7 @@ class InceptionScore(Metric, group="protocol"):
     title = "IS"
     better = "higher"
     low = 0.0
-    layer = "2048"
+    reads = ("inception.2048",)
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         n = len(sample.logits)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.metrics.base import Estimate, Metric, MetricInput, Settings
+from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput, Settings
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class KernelDistance(Metric, group="protocol"):
     name = "kid"
     title = "KID"
     better = "lower"
-    layer = "2048"
+    reads = (MAIN,)
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:

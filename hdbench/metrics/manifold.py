@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.metrics.base import Estimate, MetricInput, Settings, Share, mean
+from hdbench.metrics.base import MAIN, Estimate, MetricInput, Settings, Share, mean
 
 BLOCK = 10_000  # side of a block of distances; torch-fidelity's, so that float32 rounds alike
 PARTITIONS = 16  # random ones in halves, and as many in quarters
@@ -138,7 +138,7 @@ class Precision(Share, group="protocol"):
 
     name = "precision"
     title = "Precision"
-    layer = "2048"
+    reads = (MAIN,)
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
@@ -155,7 +155,7 @@ class Recall(Share, group="protocol"):
     name = "recall"
     title = "Recall"
     version = 2  # in the first, its error was binomial over the reference
-    layer = "2048"
+    reads = (MAIN,)
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:

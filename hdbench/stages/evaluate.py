@@ -38,7 +38,10 @@ def reference(context: Context) -> Payload:
         )
         (extractors := Extractors(request)).load()
         built = build_references(request, extractors)[request.protocols[0].name]
-        place = {"key": built.key, "folder": built.folder.name}
+        place = {
+            name: {"key": reference.key, "folder": reference.folder.name}
+            for name, reference in built.items()
+        }
         write_atomic(context.work.path / "reference.json", json.dumps(place) + "\n")
         return ["reference.json"], {}
     n = config.samples
@@ -132,8 +135,12 @@ def evaluate_pictures(context: Context) -> Payload:
     folder = context.parent("sample").folder
     check_pictures(folder)
     built = context.parent("reference").folder / "reference.json"
-    name = json.loads(built.read_text(encoding="utf-8"))["folder"]
-    references = {config.protocol: context.results / "evaluation/references" / name}
+    places = json.loads(built.read_text(encoding="utf-8"))
+    if "folder" in places:  # of a protocol with one extractor, as it was written before
+        places = {protocol_named(config.protocol).extractors[0]: places}
+    folder_of = context.results / "evaluation/references"
+    by_extractor = {name: folder_of / place["folder"] for name, place in places.items()}
+    references = {config.protocol: by_extractor}
     has_prompts = "text" in context.stage.parents
     (measured,) = evaluate_request(
         evaluation_request(

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from hdbench.core.config import Config, Fraction, OutsidePath, nearest
 from hdbench.datasets import DATASETS
 from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
+from hdbench.evaluation.weights import PUBLIC
 from hdbench.flow.guidance import Guidance
 from hdbench.methods import OBJECTIVES
 from hdbench.networks.config import ClassifierConfig, NetworkConfig
@@ -186,7 +187,7 @@ class Evaluation(Config):
     reference: str | None = Field(
         None, description="real images, or ADM's npz; of every protocol but `classifier`"
     )
-    weights: dict[Literal["inception", "clip"], str] = Field(
+    weights: dict[Literal[tuple(PUBLIC)], str] = Field(
         {}, description="by path; without, the public files"
     )
     prompts: str | None = Field(

@@ -26,7 +26,12 @@ from safetensors.numpy import load_file, save_file
 from hdbench.cli import main
 from hdbench.core.files import sha256
 from hdbench.evaluation import references, weights
-from hdbench.evaluation.extractors import Inception, InceptionExtractor
+from hdbench.evaluation.extractors import Setup
+from hdbench.evaluation.extractors.inception import (
+    Inception,
+    InceptionExtractor,
+    InceptionTensorflow,
+)
 from hdbench.evaluation.features import Settings, Shard, extract
 from hdbench.evaluation.images import open_images
 from hdbench.evaluation.measure import measure
@@ -219,13 +224,11 @@ def test_tables_of_two_protocols_are_not_mixed():
 
 def test_batch_size_and_ranks_change_no_feature(folder, tmp_path):
     """Inception, bit for bit: batches of 3 and 16, one process, and three ranks in any order."""
-    network = Inception(
-        weights.find("inception", str(inception_weights()), tmp_path, True), torch.device("cpu")
-    )
-    extractor, images = (
-        InceptionExtractor(network, "tensorflow", ("2048", "spatial"), None),
-        open_images(folder),
-    )
+    found = weights.find("inception", str(inception_weights()), tmp_path, True)
+    setup = Setup(device=torch.device("cpu"))
+    network = InceptionTensorflow.load(found, setup)
+    extractor = InceptionTensorflow(network, found, ("2048", "spatial"), setup)
+    images = open_images(folder)
     runs = []
     for name, batch, world in (("a", 16, 1), ("b", 3, 1), ("c", 2, 3)):
         for rank in reversed(range(world)):
@@ -258,13 +261,15 @@ def test_channels_last_is_as_exact_as_the_library(tmp_path):
     """
     found = weights.find("inception", str(inception_weights()), tmp_path, True)
     layers = ("2048", "spatial")
-    library, folded = (
-        Inception(found, torch.device("cpu"), layout) for layout in ("library", "channels-last")
-    )
-    extractors = [
-        InceptionExtractor(network, "tensorflow", layers, None) for network in (library, folded)
+    setups = [
+        Setup(device=torch.device("cpu"), layout=layout) for layout in ("library", "channels-last")
     ]
-    x = extractors[0]._scaled(torch.from_numpy(pictures(2, 17)).permute(0, 3, 1, 2))
+    extractors = [
+        InceptionTensorflow(InceptionTensorflow.load(found, setup), found, layers, setup)
+        for setup in setups
+    ]
+    library, folded = (extractor.loaded for extractor in extractors)
+    x = extractors[0].scaled(torch.from_numpy(pictures(2, 17)).permute(0, 3, 1, 2))
     one, other = library(x, layers), folded(x, layers)
     library.body.double()
     exact = library(x.double(), layers)
@@ -636,7 +641,10 @@ def test_measure_keeps_the_order_of_the_protocol():
         statistics={"2048": frechet.GaussianReference.of_statistics(*frechet.moments(y))},
     )
     protocol = PROTOCOLS["torch_fidelity"].model_copy(update={"kid_subset_size": 20})
-    found = measure(protocol, {"2048": x}, real, rng.normal(size=(5, 6)), torch.device("cpu"))
+    (name,) = protocol.extractors
+    found = measure(
+        protocol, {name: {"2048": x}}, {name: real}, rng.normal(size=(5, 6)), torch.device("cpu")
+    )
     assert tuple(found) == protocol.metrics and all(
         np.isfinite(e.standard_error) for e in found.values()
     )
@@ -729,8 +737,21 @@ def test_the_public_digest_is_asked_for(folder, table, tmp_path):
         invoke(*common, "--weights", "inception=/nowhere.pth")
     )
     assert "write inception=PATH" in refusal(invoke(*common, "--weights", "/nowhere.pth"))
-    assert "a folder of weights must be open_clip's" in refusal(
+    assert "a folder; give the file weights-inception" in refusal(
         invoke(*common, "--weights", f"inception={tmp_path}")
+    )
+    assert "must be timm's, with config.json" in refusal(
+        invoke(
+            *common,
+            "--protocol",
+            "fd_dinov2",
+            "--weights",
+            f"dinov2={tmp_path}",
+            "--weights",
+            f"inception={inception_weights()}",
+            "--allow",
+            "other-weights",
+        )
     )
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from hdbench.evaluation.evaluate import evaluate
-from hdbench.evaluation.extractors import Inception, InceptionExtractor
+from hdbench.evaluation.extractors import EXTRACTORS, Setup
+from hdbench.evaluation.extractors.inception import InceptionExtractor
 from hdbench.evaluation.features import Settings
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.evaluation.request import Request
@@ -32,6 +33,14 @@ from tests.support.material import (
 SAMPLES, REAL = 20, 24
 CPU = torch.device("cpu")
 ALLOW = frozenset({"other-weights"})
+
+
+def inception(kind: str, layers: tuple[str, ...], resolution: int | None = None):
+    """Inception under the preprocessing, with the tests' weights."""
+    row = EXTRACTORS[f"inception_{kind}"]
+    setup = Setup(device=CPU, resolution=resolution)
+    weights = find("inception", str(inception_weights()), material(), True)
+    return row(row.load(weights, setup), weights, layers, setup)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +142,7 @@ def test_clean_fid(folders, evaluations, sqrtm_of_any_scipy):
     """clean-fid's compute_fid from files on, over 12 dimensions with regular covariances."""
     from cleanfid import fid
 
-    network = Inception(find("inception", str(inception_weights()), material(), True), CPU)
+    network = inception("clean", ("2048",)).loaded
     samples = features_of(material() / "parity/cache", SAMPLES, "clean")
     alive = np.argsort(samples.std(0))[-12:].copy()
 
@@ -209,11 +218,7 @@ def test_one_pass_for_all_protocols(folders, monkeypatch):
     from hdbench.evaluation.images import open_images
 
     images = open_images(folders[0])
-    network = Inception(find("inception", str(inception_weights()), material(), True), CPU)
-    extractors = [
-        InceptionExtractor(network, name, ("2048",), 32)
-        for name in ("tensorflow", "clean", "pytorch_fid")
-    ]
+    extractors = [inception(name, ("2048",), 32) for name in ("tensorflow", "clean", "pytorch_fid")]
     extract(images, extractors, None, Settings(cache=material() / "once", batch=6))
     assert len(decoded) == SAMPLES and len(set(decoded)) == SAMPLES and table.is_file()
 
@@ -223,11 +228,9 @@ def test_pytorch_fid_preprocessing():
     import torchvision.transforms as T
     from PIL import Image
 
-    network = Inception(find("inception", str(inception_weights()), material(), True), CPU)
-    extractor, image = (
-        InceptionExtractor(network, "pytorch_fid", ("2048",), 48),
-        pictures(1, 5, 80)[0][:, :64],
-    )
+    extractor = inception("pytorch_fid", ("2048",), 48)
+    network = extractor.loaded
+    image = pictures(1, 5, 80)[0][:, :64]
     x = T.Compose([T.Resize(48), T.CenterCrop(48), T.ToTensor()])(Image.fromarray(image))[None]
     x = 2 * nn.functional.interpolate(x, size=(299, 299), mode="bilinear", align_corners=False) - 1
     expected = network(x, ("2048",))["2048"].numpy()
@@ -236,14 +239,14 @@ def test_pytorch_fid_preprocessing():
 
 def test_spatial_features_are_those_of_adm():
     """mixed_6/conv after its ReLU, seven channels, flattened as row, column, channel."""
-    network = Inception(find("inception", str(inception_weights()), material(), True), CPU)
-    extractor = InceptionExtractor(network, "tensorflow", ("2048", "spatial"), None)
+    extractor = inception("tensorflow", ("2048", "spatial"))
+    network = extractor.loaded
     found = extractor([extractor.prepare(image) for image in pictures(2, 6)], None)
     assert found["spatial"].shape == (2, 17 * 17 * 7) and found["2048"].shape == (2, 2048)
     *_, mixed_6c, mixed_6d = [
         module for module in network.body if type(module).__name__ == "InceptionC"
     ][:3]
-    x = extractor._scaled(torch.from_numpy(pictures(2, 6)).permute(0, 3, 1, 2))
+    x = extractor.scaled(torch.from_numpy(pictures(2, 6)).permute(0, 3, 1, 2))
     for module in network.body:
         if module is mixed_6d:
             break

@@ -107,6 +107,38 @@ def clip_weights() -> Path:
     return folder
 
 
+ENCODERS = {  # role -> architecture of timm and the arguments that make it small
+    "dinov2": (
+        "vit_large_patch14_dinov2",
+        {"img_size": 70, "embed_dim": 32, "depth": 2, "num_heads": 2},
+    ),
+    "mae": ("vit_large_patch16_224", {"embed_dim": 24, "depth": 1, "num_heads": 2}),
+    "siglip2": ("vit_so400m_patch16_siglip_256", {"embed_dim": 36, "depth": 1, "num_heads": 2}),
+    "convnextv2": ("convnextv2_base", {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}),
+}
+
+
+@functools.cache
+def encoder_weights(role: str) -> Path:
+    """A small network of timm with random weights, as a folder that timm itself reads."""
+    import timm
+    from safetensors.torch import save_file
+
+    architecture, arguments = ENCODERS[role]
+    folder = material() / role
+    folder.mkdir()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(len(role))
+        network = timm.create_model(architecture, num_classes=0, **arguments)
+        for parameter in network.parameters():  # among them scales that start at zero or tiny
+            torch.nn.init.normal_(parameter, std=0.2)
+    (folder / "config.json").write_text(
+        json.dumps({"architecture": architecture, "model_args": arguments, "pretrained_cfg": {}})
+    )
+    save_file(network.state_dict(), folder / "model.safetensors")
+    return folder
+
+
 def prompts(path: Path, ids: list[str], categories: list[str] | None = None) -> Path:
     table = {
         name: {

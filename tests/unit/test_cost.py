@@ -18,6 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from hdbench.cli import main
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import Draws
+from hdbench.evaluation.extractors import EXTRACTORS
+from hdbench.evaluation.extractors.encoders import TimmEncoder
 from hdbench.flow.path import guided
 from hdbench.methods.base import Passes, Problem
 from hdbench.methods.discriminators import build_head
@@ -193,20 +195,29 @@ def test_published_networks_counted_again(model):
 @pytest.mark.slow
 def test_extractors_counted_again(model):
     import open_clip
+    import timm
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     network = FeatureExtractorInceptionV3("inception", ["2048"], str(inception_weights()))
     assert (
         flops_of(network, torch.zeros(1, 3, 299, 299, dtype=torch.uint8))
-        == model.extractors.inception
+        == model.extractors["inception"]
     )
     with torch.device("meta"):
         clip = open_clip.CLIP(**open_clip.get_model_config("ViT-L-14-quickgelu"))
         image, text = torch.empty(1, 3, 224, 224), torch.empty(1, 77, dtype=torch.long)
         assert (
             flops_of(clip.encode_image, image) + flops_of(clip.encode_text, text)
-            == model.extractors.clip
+            == model.extractors["clip"]
         )
+        clip = open_clip.CLIP(**open_clip.get_model_config("ViT-L-14-336-quickgelu"))
+        counted = flops_of(clip.encode_image, torch.empty(1, 3, 336, 336))
+        assert counted == model.extractors["clip_cmmd"]
+        for name, kind in EXTRACTORS.items():
+            if issubclass(kind, TimmEncoder):
+                network = timm.create_model(kind.architecture, num_classes=0, **kind.arguments)
+                image = torch.empty(1, 3, kind.side, kind.side)
+                assert flops_of(network.eval().forward_features, image) == model.extractors[name]
 
 
 # disk

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from hdbench.cli import main
+from hdbench.evaluation.weights import PUBLIC
 from hdbench.networks.checkpoints import names
 from hdbench.suite.load import load_plan
 from hdbench.tools.doctor import sources as public_sources
@@ -241,8 +242,7 @@ def test_sources_are_complete():
         "adm_imagenet256_50k",
         "mjhq30k",
         "prompts",
-        "inception",
-        "clip",
+        *PUBLIC,
     }
     assert all(source.address or "of your own" in source.name for source in sources)
     assert all(str(source).endswith(public_sources.MARK) != source.checked for source in sources)

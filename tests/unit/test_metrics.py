@@ -471,17 +471,33 @@ def test_what_several_metrics_need_is_computed_once():
 
 
 def test_protocols_say_what_their_metrics_need():
+    """Layers by extractor, those that the reference must hold, prompts and categories."""
     needs = {
-        name: (p.layers, p.needs_reference, p.reference_layers, p.prompts, p.categories)
+        name: (
+            {x: p.layers(x) for x in p.extractors},
+            {x: p.reference_layers(x, "features") for x in p.compared},
+            p.prompts,
+            p.categories,
+        )
         for name, p in PROTOCOLS.items()
-        if name != "classifier"
     }
+    tensorflow, clean, resized = (
+        f"inception_{kind}" for kind in ("tensorflow", "clean", "pytorch_fid")
+    )
+    clip = {"clip": ("image", "text")}
     assert needs == {
-        "adm_imagenet256_50k": (("2048", "spatial"), True, ("2048",), False, False),
-        "torch_fidelity": (("2048",), True, ("2048",), False, False),
-        "clean_fid": (("2048",), True, (), False, False),
-        "mjhq30k": (("2048",), True, ("2048",), True, True),
-        "clip_score": ((), False, (), True, False),
+        "adm_imagenet256_50k": (
+            {tensorflow: ("2048", "spatial")},
+            {tensorflow: ("2048",)},
+            False,
+            False,
+        ),
+        "torch_fidelity": ({tensorflow: ("2048",)}, {tensorflow: ("2048",)}, False, False),
+        "clean_fid": ({clean: ("2048",)}, {clean: ()}, False, False),
+        "mjhq30k": ({resized: ("2048",), **clip}, {resized: ("2048",)}, True, True),
+        "clip_score": (clip, {}, True, False),
+        "classifier": ({}, {}, False, False),
+        "fd_dinov2": ({"dinov2": ("token",)}, {"dinov2": ()}, False, False),
     }
     for protocol in PROTOCOLS.values():
         assert set(protocol.quality) <= set(protocol.metrics) <= set(METRICS)

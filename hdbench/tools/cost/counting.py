@@ -12,7 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.core.errors import UserError
-from hdbench.evaluation.protocols import DIMENSIONS, protocol_named
+from hdbench.evaluation.extractors import EXTRACTORS
+from hdbench.evaluation.protocols import protocol_named
 from hdbench.methods.base import Passes, total
 from hdbench.methods.discriminators import parameter_count
 from hdbench.networks.flops import forward_flops
@@ -207,15 +208,17 @@ class Costs:
             return Cost(flops={"float32": n * self.small_forward(network)})
         model = self.model
         protocol = protocol_named(self.plan.suite.evaluation.protocol)
-        clip = protocol.prompts and stage.kind == "evaluate"
-        distances = len(protocol.layers) + 10 * protocol.categories
-        numbers = sum(DIMENSIONS[layer] for layer in protocol.layers) + 2 * 768 * clip
+        names = protocol.compared if stage.kind == "reference" else protocol.extractors
+        layers = {name: protocol.layers(name) for name in names}
+        distances = sum(len(protocol.reference_layers(name)) for name in names)
+        distances += 10 * protocol.categories
+        numbers = sum(EXTRACTORS[name].dimensions[x] for name in names for x in layers[name])
+        flops: dict[str, float] = dict.fromkeys(("tfloat32", "float32"), 0.0)
+        for name in names:
+            network = EXTRACTORS[name].network
+            precision = "tfloat32" if network == "inception" else "float32"
+            flops[precision] += n * model.extractors.get(name, model.extractors.get(network, 0.0))
         reading = 1e-9 * n * self.data.resolution**2 * model.png.read_nanoseconds_per_pixel
         return Cost(
-            flops={
-                "tfloat32": n * model.extractors.inception,
-                "float32": n * model.extractors.clip * clip,
-            },
-            waiting=reading + model.frechet_seconds * distances,
-            disk=4 * n * numbers,
+            flops=flops, waiting=reading + model.frechet_seconds * distances, disk=4 * n * numbers
         )

@@ -44,11 +44,6 @@ class AutoencoderCost(Config):
     parameters: int = Field(ge=1)
 
 
-class Extractors(Config):
-    inception: float = Field(gt=0)
-    clip: float = Field(gt=0)
-
-
 class TextEncoder(Config):
     flops_per_token: float = Field(gt=0)
     tokens: int = Field(ge=1)
@@ -71,7 +66,7 @@ class CostModel(Config):
     utilisation: Utilisation
     cpu: Cpu
     autoencoders: dict[Literal["kl", "dc"], AutoencoderCost] = Field(min_length=2)
-    extractors: Extractors
+    extractors: dict[str, float] = Field(description="FLOPs by extractor, or by its network")
     text_encoder: TextEncoder
     images: dict[str, int]
     png: Png

@@ -23,7 +23,7 @@ class Source(Config):
     serves: tuple[str, ...] = Field(min_length=1)
     pattern: str = "*"
     url: str | None = None
-    public: Literal["inception", "clip"] | None = None
+    public: Literal[tuple(PUBLIC)] | None = None
     licence: str
     bytes: float | None = Field(None, gt=0)
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
