@@ -36,6 +36,22 @@ def theory_command(config, threads, results, out):
         click.echo(path)
 
 
+@main.command("flops")
+@config_option("workflow/flops.yaml", "Suite, decoder and accountings.")
+@results_option
+@rendered_option
+@clean_errors
+def flops_command(config, results, out):
+    """Count the FLOPs of sampling at the paper's scale: what its published ratio is of.
+
+    By PyTorch's counter, on networks without weights; no download and no GPU.
+    """
+    from hdbench.experiments.flops import read_flops_config, run_flops  # start-up: torch
+
+    for path in run_flops(read_flops_config(config), results, out or results):
+        click.echo(path)
+
+
 @main.command("probes")
 @config_option("workflow/probes.yaml", "Teachers, flaws and heads.")
 @threads_option

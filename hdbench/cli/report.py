@@ -219,8 +219,8 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
 @main.command("publish")
 @click.option(
     "--experiment",
-    type=click.Choice(["theory", "probes"]),
-    help="Instead of a suite: what `hdbench theory` or `hdbench probes` has rendered.",
+    type=click.Choice(["theory", "flops", "probes"]),
+    help="Instead of a suite: what `hdbench theory`, `flops` or `probes` has rendered.",
 )
 @suite_option
 @results_option
@@ -235,5 +235,9 @@ def publish_command(experiment, suite, results, out):
         from hdbench.experiments.theory.collect import check_is_of  # start-up: torch
 
         check_is_of(Path("workflow/theory.yaml"), results)
+    if experiment == "flops":
+        from hdbench.experiments.flops import read_flops  # start-up: torch
+
+        read_flops(results / "flops" / "metrics.csv")  # of another configuration it is an error
     for path in publish(experiment or load_plan(suite).name, results, out):
         click.echo(path)

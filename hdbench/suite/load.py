@@ -24,7 +24,7 @@ from hdbench.suite.reading import (
 from hdbench.suite.schema import Arm, Suite
 
 # folders of results/ beside the suites
-TAKEN = ("stages", "logs", "evaluation", "theory", "probes")
+TAKEN = ("stages", "logs", "evaluation", "theory", "flops", "probes")
 
 
 def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:

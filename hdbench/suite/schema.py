@@ -367,4 +367,5 @@ class RunConfig(Config):
     device: str
     sharding: Literal["none", "fsdp2"]
     theory: str
+    flops: str
     probes: str

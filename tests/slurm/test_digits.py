@@ -31,6 +31,7 @@ COMMAND = [
     "--config",
     "suite=digits",
     f"theory={REPOSITORY / 'tests/support/theory.yaml'}",
+    "flops=none",
 ]
 
 

@@ -57,6 +57,7 @@ COMMANDS = {
     "tables": {"--metrics", "--suite", "--results", "--out"},
     "claims": {"--metrics", "--theory", "--rules", "--suite", "--results", "--out"},
     "theory": {"--config", "--threads", "--results", "--out"},
+    "flops": {"--config", "--results", "--out"},
     "probes": {"--config", "--threads", "--results", "--out"},
     "tuned": {"--suite", "--metrics", "--results"},
     "prose": {"documents", "--out"},

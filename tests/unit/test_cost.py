@@ -553,14 +553,14 @@ def test_a_dry_run_ends_with_the_cost_of_what_it_plans(workspace, monkeypatch): 
     before, rows = last_table()
     local = len(
         re.findall(
-            r"^(?:local)?rule (?:all_ablations|collect|tables|claims|figures|theory):",
+            r"^(?:local)?rule (?:all_ablations|collect|tables|claims|figures|theory|flops):",
             before,
             re.MULTILINE,
         )
     )
     assert (
-        local == 6
-        and rows["local rules"][0] == "6"
+        local == 7
+        and rows["local rules"][0] == "7"
         and rows["total"][0] == str(len(plan.stages) + local)
     )
     assert rows["refine"][0] == str(sum(stage.kind == "refine" for stage in plan.stages.values()))

@@ -54,6 +54,10 @@ def pretend_done(workspace: Path) -> None:
         workspace / "results/theory" / name
         for name in ("metrics.csv", *(f"theory.{kind}" for kind in ("csv", "md", "pdf", "png")))
     ]
+    files += [
+        workspace / "results/flops" / name
+        for name in ("metrics.csv", *(f"flops.{kind}" for kind in ("csv", "md", "tex", "html")))
+    ]
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -28,6 +28,7 @@ except UserError as error:
 RESULTS = config["results"]
 FOLDER, LOGS = f"{RESULTS}/{PLAN.name}", f"{RESULTS}/logs/{PLAN.name}"
 THEORY = [f"{RESULTS}/theory/metrics.csv"] if config["theory"] != "none" else []
+COUNTS = [f"{RESULTS}/flops/metrics.csv"] if config["flops"] != "none" else []
 METRICS, REPORT = f"{FOLDER}/metrics.csv", f"{FOLDER}/report.html"
 SUITE = ["--suite", config["suite"], "--results", RESULTS]
 HDBENCH = [sys.executable, "-m", "hdbench"]

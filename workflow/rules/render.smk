@@ -55,6 +55,25 @@ rule theory:
         command("theory", "--config", config["theory"], "--results", RESULTS)
 
 
+rule flops:
+    input:
+        config["flops"],
+    output:
+        expand(
+            f"{RESULTS}/flops/{{name}}", name=("metrics.csv", "flops.csv", "flops.md", "flops.tex")
+        ),
+        report(
+            f"{RESULTS}/flops/flops.html",
+            category="Tables",
+            labels={"table": "flops"},
+            caption="../report/flops.rst",
+        ),
+    log:
+        f"{RESULTS}/logs/flops.log",
+    shell:
+        command("flops", "--config", config["flops"], "--results", RESULTS)
+
+
 rule probes:  # no part of all_ablations: `snakemake probes --config suite=local_flaws`
     input:
         config["probes"],
