@@ -86,7 +86,7 @@ def tables_command(suite, results, metrics, out):
 @rendered_option
 @clean_errors
 def claims_command(suite, results, metrics, rules, theory, out):
-    """Judge the paper's claims by declared rules: verdict, effect, interval, corrected p."""
+    """Judge the paper's claims by declared rules: verdict, effect, interval, margin."""
     from hdbench.experiments.theory.values import read_theory  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.claims import write_claims

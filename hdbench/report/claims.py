@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
+from hdbench.metrics.records import interval
 from hdbench.report import document
-from hdbench.report.document import Document, wrapped
+from hdbench.report.document import Document, for_people, wrapped
 from hdbench.report.numbers import Entry, Numbers, tables_folder
-from hdbench.report.rules import (
-    Claim,
-    Outcome,
-    Rules,
-    Values,
-    finding,
-    holm,
-    number,
-    outcome,
-    rule_text,
-    sentence,
-    verdict_of,
-)
+from hdbench.report.rules import Claim, Rules, Unit, Values, rule_text
+from hdbench.report.verdicts import Judgement, judge_claim
 from hdbench.suite.plan import Plan
+
+EXPLORATORY = "Exploratory: no registration made before the run holds it to these rules."
 
 
 def find_entry(numbers: Numbers, name: str) -> Entry | None:
@@ -40,9 +32,9 @@ def find_entry(numbers: Numbers, name: str) -> Entry | None:
 def values_of(numbers: Numbers) -> Values:
     """Those of a suite, by the metric's name without its count; fd_test: the suite's distance."""
 
-    def values(name: str, metric: str) -> pd.Series | None:
+    def values(name: str, metric: str, unit: Unit = "chain") -> pd.Series | None:
         entry = find_entry(numbers, name)
-        if entry is None:
+        if entry is None or unit == "stage2_seed":
             return None
         metric = numbers.distance if metric == "fd_test" else metric
         series = (numbers.of(entry, key).value for key in (numbers.counted(metric), metric))
@@ -54,47 +46,52 @@ def values_of(numbers: Numbers) -> Values:
 RESULT = {
     "claim": "str",
     "verdict": "str",
+    "verdict_secondary": "str",
     "says": "str",
     "sentence": "str",
     "rule": "str",
     "effect": "float64",
     "low": "float64",
     "high": "float64",
-    "p": "float64",
-    "p_holm": "float64",
+    "low_alone": "float64",
+    "high_alone": "float64",
+    "level": "float64",
+    "margin": "str",
+    "unit": "str",
     "chains": "Int64",
+    "detectable": "float64",
+    "needed": "Int64",
     "found": "str",
     "finding": "str",
+    "finding_secondary": "str",
 }
 
 
 def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.DataFrame:
     """One row a test (a claim without tests has one), with the columns `RESULT`.
 
-    `theory` is where claims with this source take their values from; without it they are not
-    testable.  Each source's tests are corrected for themselves, so a finding on the theory is the
-    same beside any suite.  UserError for a claim of the suite that the rules lack.
+    Effects, intervals and `detectable` (half the interval) are differences, or factors of ratios
+    and spreads.  `low` and `high` are at the claim's level, `low_alone` and `high_alone` at that of
+    one of its tests; `chains` are seeds of the test's unit.  `theory` is where claims with this
+    source take their values from; without it they are not testable.  The level is divided over the
+    claims of a source that can err, so a finding on the theory is the same beside any suite.
+    UserError for a claim of the suite that the rules lack.
     """
     sources: dict[str, Values] = {
         "suite": values_of(numbers),
-        "theory": theory or (lambda name, metric: None),
+        "theory": theory or (lambda name, metric, unit: None),
     }
     judged = claims_judged(numbers.plan, rules, theory is not None)
-    outcomes = {
-        name: [outcome(sources[claim.source], test) for test in claim.tests]
-        for name, claim in rules.claims.items()
-    }
-    corrected = {}
-    for source in sources:
-        of_source = [name for name in judged if rules.claims[name].source == source]
-        corrected[source] = iter(holm([test.p for name in of_source for test in outcomes[name]]))
     rows = []
     for name, claim in rules.claims.items():
-        tests = [
-            (test, next(corrected[claim.source]) if name in judged else math.nan)
-            for test in outcomes[name]
+        family = [
+            other
+            for other in judged
+            if rules.claims[other].source == claim.source and rules.claims[other].by_chance
         ]
-        rows += rows_of(name, claim, tests, name in judged, rules.level)
+        applies = "" if name in judged else _elsewhere(claim)
+        judgement = judge_claim(claim, rules, sources[claim.source], len(family), applies)
+        rows += rows_of(name, judgement)
     return pd.DataFrame(rows, columns=list(RESULT)).astype(RESULT)
 
 
@@ -114,35 +111,75 @@ def claims_judged(plan: Plan, rules: Rules, theory: bool) -> list[str]:
     ]
 
 
-def rows_of(
-    name: str, claim: Claim, tests: Sequence[tuple[Outcome, float]], judged: bool, level: float
-) -> list[dict[str, Any]]:
-    """A claim's rows from its tests and their corrected p."""
-    judgements = [(o, p, finding(o, p, level) if judged else "not judged") for o, p in tests]
-    verdict = verdict_of(claim, [word for *_, word in judgements])
+def _elsewhere(claim: Claim) -> str:
+    """Why a claim is not judged beside a suite."""
+    if claim.source == "theory":
+        return (
+            "Its metrics are not given: `hdbench theory` makes them, and --theory names their file."
+        )
+    if claim.suites:
+        return f"It is about the suite {' or '.join(claim.suites)}."
+    return "This suite is not made for it."
+
+
+def rows_of(name: str, judgement: Judgement) -> list[dict[str, Any]]:
+    """A claim's rows."""
     common = {
         "claim": name,
-        "verdict": verdict,
-        "says": claim.says,
-        "sentence": sentence(claim, judgements, judged, verdict),
+        "verdict": judgement.verdict,
+        "verdict_secondary": judgement.secondary,
+        "says": judgement.claim.says,
+        "sentence": judgement.reason(),
     }
-    if not judgements:
-        return [common | {"rule": "-", "found": "-", "finding": "not made"}]
-    return [
-        common
-        | {
-            "rule": rule_text(o.test),
-            "effect": o.effect,
-            "low": o.low,
-            "high": o.high,
-            "p": o.p,
-            "p_holm": p,
-            "chains": o.chains,
-            "found": number(o),
-            "finding": word,
-        }
-        for o, p, word in judgements
+    words = zip(judgement.findings(), judgement.findings(secondary=True), strict=True)
+    rows = [
+        common | row_of(judgement, index) | {"finding": word, "finding_secondary": narrower}
+        for index, (word, narrower) in enumerate(words)
     ]
+    nothing = {"rule": "-", "found": "-", "finding": "not made", "finding_secondary": "not made"}
+    return rows or [common | nothing]
+
+
+def row_of(judgement: Judgement, index: int) -> dict[str, Any]:
+    """A test's effect, intervals and margin, on the scale of its metric."""
+    m, margin = judgement.tests[index], judgement.margins[index]
+    row = {"rule": rule_text(m.test), "unit": m.test.unit, "chains": m.seeds, "found": "-"}
+    if margin is not None:
+        row["margin"] = margin_text(judgement, index)
+    if (effect := m.effect) is None:
+        return row
+    levels = judgement.levels
+    level, alone = max(levels.support, levels.refute), min(levels.support, levels.refute)
+    back = np.exp if m.test.effect in ("ratio", "spread") else float
+    (low, high), (low_alone, high_alone) = (effect.interval(p) for p in (level, alone))
+    half = (high - low) / 2
+    row |= {
+        "effect": back(effect.estimate),
+        "low": back(low),
+        "high": back(high),
+        "low_alone": back(low_alone),
+        "high_alone": back(high_alone),
+        "level": math.nan if m.test.unit == "exact" else level,
+        "detectable": back(half) if math.isfinite(half) and half > 0 else math.nan,
+        "needed": None if judgement.applies or m.seeds < 2 else judgement.needed_of(index),
+    }
+    if math.isfinite(row["effect"]):
+        bounds = f" [{row['low']:.3g}, {row['high']:.3g}]" if 0 < half < math.inf else ""
+        row["found"] = f"{row['effect']:.3g}{bounds}"
+    return row
+
+
+def margin_text(judgement: Judgement, index: int) -> str:
+    """`10% of teacher@25, 4.0 ± 1.1 (5%)`: the mean over the seeds with its 95% t-interval."""
+    m, margin = judgement.tests[index], judgement.margins[index]
+    assert margin is not None
+    text = margin.text()
+    _, share = margin.ends()
+    if share and m.reference is not None:
+        text += f", {for_people(interval(share * m.reference))}"
+    if margin.secondary is None:
+        return text
+    return f"{text} ({margin.text(secondary=True).partition(' of ')[0]})"
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -153,54 +190,75 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_claims(
-    numbers: Numbers, rules: Rules, out: Path | None, theory: Values | None = None
+    numbers: Numbers,
+    rules: Rules,
+    out: Path | None,
+    theory: Values | None = None,
+    status: str = EXPLORATORY,
 ) -> list[Path]:
     """claims.csv, .md, .tex and .html into out/<suite>/; the paths written."""
-    shown = claims_document(numbers, rules, judge(numbers, rules, theory))
+    shown = claims_document(numbers, rules, judge(numbers, rules, theory), status)
     folder = tables_folder(numbers.plan, numbers.results, out)
     return document.write(shown, folder / "claims")
 
 
-def claims_document(numbers: Numbers, rules: Rules, frame: pd.DataFrame) -> Document:
+TESTS = {
+    "claim": ("Claim", "l"),
+    "rule": ("Test", wrapped(0.28)),
+    "found": ("Effect, interval", wrapped(0.13)),
+    "margin": ("Margin", wrapped(0.13)),
+    "chains": ("Seeds", "l"),
+    "detectable": ("Decides beyond", "l"),
+    "needed": ("Seeds needed", "l"),
+    "finding": ("Finding", wrapped(0.1)),
+}
+
+
+def claims_document(numbers: Numbers, rules: Rules, frame: pd.DataFrame, status: str) -> Document:
     """Verdicts, and below them the tests, of what `judge` found."""
     plan = numbers.plan
     people = verdicts(frame)
     tests = frame[frame.rule != "-"]
-    shown = {
-        name: [
-            f"{p:.2g}" if math.isfinite(p) and word != "not judged" else "-"
-            for p, word in zip(tests[name], tests.finding, strict=True)
-        ]
-        for name in ("p", "p_holm")
-    }
-    tests = tests.assign(**shown)[["claim", "rule", "found", "p", "p_holm", "chains", "finding"]]
+    shown = tests.assign(
+        detectable=[f"{x:.3g}" if math.isfinite(x) else "-" for x in tests.detectable],
+        needed=[
+            "-" if word != "undecided" else "> 10,000" if pd.isna(n) else str(n)
+            for n, word in zip(tests.needed, tests.finding, strict=True)
+        ],
+        margin=tests.margin.fillna("-"),
+        finding=[
+            word if word == narrower else f"{word} ({narrower})"
+            for word, narrower in zip(tests.finding, tests.finding_secondary, strict=True)
+        ],
+    )[list(TESTS)]
     return Document(
         label=f"{plan.name}-claims",
         caption=f"Claims of Hierarchical Distillation (arXiv 2511.08930). {plan.suite.title}, "
-        f"{numbers.over}. The rules of workflow/claims.yaml decide: a test holds, or is reversed, "
-        "where its p, corrected by Holm over all tests of its source (suite or theory), is below "
-        f"{rules.level:g}. AWD is a reconstruction.",
+        f"{numbers.over}. {status} The rules of workflow/claims.yaml decide by confidence "
+        f"sequences, which hold at every number of seeds, at level {rules.level:g} divided over "
+        "the claims of a source (suite or theory). AWD is a reconstruction.",
         columns=list(people),
         rows=people.to_numpy().tolist(),
-        align=["l", *map(wrapped, (0.44, 0.13, 0.29))],
+        align=["l", *map(wrapped, (0.38, 0.13, 0.35))],
         notes=numbers.notes,
         records=frame,
         layout="text",
         then=[
             Document(
                 label=f"{plan.name}-claims-tests",
-                caption=" ".join(["The tests behind the verdicts.", *numbers.notes]),
-                columns=[
-                    "Claim",
-                    "Test",
-                    "Effect, 95% interval",
-                    "p",
-                    "p, Holm",
-                    "Chains",
-                    "Finding",
-                ],
-                rows=tests.astype(str).to_numpy().tolist(),
-                align=["l", wrapped(0.33), wrapped(0.16), "l", "l", "l", wrapped(0.1)],
+                caption=" ".join(
+                    [
+                        "The tests behind the verdicts: intervals at the claim's level (unbounded "
+                        "where none is shown; those at the share of one test are in csv); an "
+                        "effect nearer to its bound than `decides beyond` is left open; seeds "
+                        "needed if means and scatters stay as they are; in brackets the narrower "
+                        "margin and the finding by it.",
+                        *numbers.notes,
+                    ]
+                ),
+                columns=[title for title, _ in TESTS.values()],
+                rows=shown.astype(str).to_numpy().tolist(),
+                align=[align for _, align in TESTS.values()],
             )
         ],
     )

@@ -20,6 +20,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from hdbench.core.config import nearest
@@ -28,12 +29,12 @@ from hdbench.core.files import write_atomic
 from hdbench.experiments.probes.report import reported
 from hdbench.experiments.report import Intervals
 from hdbench.experiments.theory.values import read_theory
-from hdbench.metrics.records import Interval, read_metrics
+from hdbench.metrics.records import Interval, interval, read_metrics
 from hdbench.report.claims import find_entry, judge, values_of, verdicts
 from hdbench.report.columns import dagger
 from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers
-from hdbench.report.rules import Hypothesis, outcome, read_rules
+from hdbench.report.rules import read_rules
 from hdbench.report.tables import TABLES
 from hdbench.suite.arms import describe, head_of
 from hdbench.suite.load import load_plan
@@ -127,11 +128,15 @@ def _lowest(numbers: Numbers, metric: str, entries: list[Entry]) -> str:
 
 def _ratio(numbers: Numbers, metric: str, arm: str, other: str) -> str:
     """`1.17 [1.04, 1.32]`, paired over chains."""
-    test = Hypothesis(effect="ratio", metric=metric, arms={arm: 1, other: -1}, below=1)
-    ratio = outcome(values_of(numbers), test)
-    if not math.isfinite(ratio.effect):
+    pair = [values_of(numbers)(name, metric, "chain") for name in (arm, other)]
+    if any(values is None for values in pair):
         return "-"
-    return f"{ratio.effect:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+    shared = pd.concat(pair, axis=1, join="inner").to_numpy(float)
+    mean, half = interval(np.log(shared[:, 0] / shared[:, 1]))
+    if not math.isfinite(mean):
+        return "-"
+    ratio, low, high = np.exp([mean, mean - half, mean + half])
+    return f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:

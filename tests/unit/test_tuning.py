@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -142,17 +143,16 @@ def test_the_suite_has_exactly_the_chosen_values(plans):
     }
 
 
-@pytest.mark.parametrize(
-    ("best", "verdict"), [("hd_awd_logit", "reproduced"), ("hd_pooled", "reversed")]
-)
+@pytest.mark.parametrize(("best", "sign"), [("hd_awd_logit", -1), ("hd_pooled", 1)])
 def test_c5_is_judged_in_this_suite_and_claims_about_other_starts_are_not(
-    plans, tmp_path, best, verdict
+    plans, tmp_path, best, sign
 ):
     numbers = Numbers(
         plans["local_flaws"], metrics(plans["local_flaws"], {"": best}, "fd_test_4k"), tmp_path
     )
     frame = judge(numbers, read_rules(REPOSITORY / RULES)).set_index("claim")
-    assert set(frame.verdict["C5"]) == {verdict}
+    row = frame.loc["C5"].iloc[0]
+    assert (row.verdict, row.chains, np.sign(row.effect)) == ("undecided", 3, sign)
     assert {frame.verdict.loc[[claim]].iloc[0] for claim in ("C1", "C2", "C3", "C4", "C6")} == {
         "not testable here"
     }

@@ -9,7 +9,7 @@ import pandas as pd
 from hdbench.core.errors import UserError
 from hdbench.experiments.theory.config import CONFIG, read_theory_config, students_of
 from hdbench.metrics.records import read_metrics
-from hdbench.report.rules import Values
+from hdbench.report.rules import Unit, Values
 
 
 def theory_values(frame: pd.DataFrame) -> Values:
@@ -18,7 +18,9 @@ def theory_values(frame: pd.DataFrame) -> Values:
         key: group.set_index("seed").value for key, group in frame.groupby(["arm", "nfe", "metric"])
     }
 
-    def values(name: str, metric: str) -> pd.Series | None:
+    def values(name: str, metric: str, unit: Unit = "chain") -> pd.Series | None:
+        if unit == "stage2_seed":
+            return None
         arm, _, steps = name.partition("@")
         return by_seed.get((arm, int(steps or 1), metric))
 
