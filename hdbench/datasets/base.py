@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,6 +82,13 @@ class Dataset(Config, ABC):
     def build(self) -> Splits:
         """Every split, drawn from the data set's own seed; equal settings give equal bits."""
         raise NotImplementedError(f"{self.name} is not built in memory")
+
+    def originals_of(self, split: str) -> np.ndarray | None:
+        """Which original each image of `build` was made from, (N,) int64; None: each its own.
+
+        Images of one original are no independent draws, so errors of real images count originals.
+        """
+        return None
 
     def encode(
         self, folder: Path, device: Any, progress: Callable[[int, int], None]

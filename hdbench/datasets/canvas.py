@@ -34,6 +34,10 @@ class Canvas(TexturedDigits):
             split: (images, labels) for split, (images, _, labels) in self.with_turned().items()
         }
 
+    def originals_of(self, split: str) -> np.ndarray | None:
+        """None: an image has four, each of which others have too, so no image is of one alone."""
+        return None
+
     def with_turned(self) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """For each split images, the same with textures' phases turned by half a period, labels.
 

@@ -36,6 +36,7 @@ BACKGROUNDS = {
     "brown": (90, 55, 25),
     "navy": (15, 20, 80),
 }
+NUMBERS = ("train", "test", "score")  # in this order splits have their generators
 ATTRIBUTES = (len(DIGITS), len(COLOURS), len(PLACES), len(BACKGROUNDS))
 CAPTIONS = (
     "a {colour} {digit} at the {place} on {background}",
@@ -117,19 +118,26 @@ class Captions(Dataset):
 
     def build(self) -> Splits:
         """Images (N, 3, 16, 16) uint8 and rows of `prompts` (N,) int64, drawn uniformly."""
+        splits = {}
+        for split in NUMBERS:
+            ink, rows, index, rng = self._drawn(split)
+            splits[split] = draw(ink[index], rows, rng), torch.from_numpy(rows.astype(np.int64))
+        return splits
+
+    def originals_of(self, split: str) -> np.ndarray | None:
+        return self._drawn(split)[2]
+
+    def _drawn(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.random.Generator]:
+        """Ink (M, 8, 8) of the split, the rows (N,) and originals (N,) drawn, and the generator."""
         shapes = originals(self.seed)
         ink, digits = shapes["train"]
         half = len(digits) // 2
-        shapes |= {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
-        seen = np.repeat(~self.hidden_combinations(), len(CAPTIONS))
-        splits = {}
-        for number, split in enumerate(("train", "test", "score")):
-            rng = np.random.default_rng((self.seed, 2 + number))
-            rows = rng.choice(
-                np.flatnonzero(seen) if split == "train" else self.classes, self.counts[split]
-            )
-            splits[split] = draw(*shapes[split], rows, rng), torch.from_numpy(rows.astype(np.int64))
-        return splits
+        halves = {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
+        ink, digits = (shapes | halves)[split]
+        rng = np.random.default_rng((self.seed, 2 + NUMBERS.index(split)))
+        seen = np.flatnonzero(np.repeat(~self.hidden_combinations(), len(CAPTIONS)))
+        rows = rng.choice(seen if split == "train" else self.classes, self.counts[split])
+        return ink, rows, drawn_originals(digits, rows, rng), rng
 
 
 def attributes_of(rows: np.ndarray) -> np.ndarray:
@@ -137,14 +145,20 @@ def attributes_of(rows: np.ndarray) -> np.ndarray:
     return np.stack(np.unravel_index(rows // len(CAPTIONS), ATTRIBUTES), axis=1)
 
 
-def draw(ink: np.ndarray, digits: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, from ink (M, 8, 8) of `digits`."""
+def drawn_originals(digits: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each row (N,) of `prompts` one of the `digits` (M,) that it asks for, (N,) int64."""
+    choices = [np.flatnonzero(digits == digit) for digit in range(len(DIGITS))]
+    return np.array([rng.choice(choices[digit]) for digit in attributes_of(rows)[:, 0]])
+
+
+def draw(ink: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, of ink (N, 8, 8)."""
     images = np.empty((len(rows), 16, 16, 3))
-    shapes = [np.flatnonzero(digits == digit) for digit in range(len(DIGITS))]
-    for image, (digit, colour, place, background) in zip(images, attributes_of(rows), strict=True):
+    shown = zip(images, ink, attributes_of(rows), strict=True)
+    for image, shape, (_, colour, place, background) in shown:
         image[:] = list(BACKGROUNDS.values())[background]
         top, left = list(PLACES.values())[place]
-        alpha = ink[rng.choice(shapes[digit])][..., None]
+        alpha = shape[..., None]
         cell = image[top : top + 8, left : left + 8]
         cell += alpha * (np.array(list(COLOURS.values())[colour]) - cell)
     images += rng.normal(0, 3, (len(rows), 1, 1, 3))  # the light differs from image to image

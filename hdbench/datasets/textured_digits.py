@@ -46,12 +46,19 @@ class TexturedDigits(Dataset):
 
     def build(self) -> Splits:
         splits = {}
-        for number, (split, (ink, labels)) in enumerate(originals(self.seed).items()):
-            rng = np.random.default_rng((self.seed, 1 + number))
-            index = rng.integers(len(ink), size=self.counts[split])  # with replacement
+        for split, (ink, labels) in originals(self.seed).items():
+            index, rng = self._drawn(split, len(ink))
             images, _ = self.textured(ink[index], rng)
             splits[split] = images, torch.from_numpy(labels[index])
         return splits
+
+    def originals_of(self, split: str) -> np.ndarray | None:
+        return self._drawn(split, len(originals(self.seed)[split][0]))[0]
+
+    def _drawn(self, split: str, count: int) -> tuple[np.ndarray, np.random.Generator]:
+        """Which of `count` originals each image is made from, with replacement; the generator."""
+        rng = np.random.default_rng((self.seed, 1 + ("train", "test").index(split)))
+        return rng.integers(count, size=self.counts[split]), rng
 
     def textured(self, ink: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Two images (N, 1, 16, 16) uint8 of each original (N, 8, 8).

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from hdbench.core.pixels import to_float
 from hdbench.evaluation.protocols import PROTOCOLS
-from hdbench.metrics import Estimate, MetricInput, Settings, measure_metrics, spectrum
+from hdbench.metrics import (
+    INDEPENDENT,
+    Design,
+    Estimate,
+    MetricInput,
+    Settings,
+    measure_metrics,
+    spectrum,
+)
 
 
 def reference_arrays(
@@ -42,14 +50,15 @@ def metric_input(
     real_captions: Sequence[Mapping[str, Any]] = (),
     clip: tuple[np.ndarray, np.ndarray] | None = None,
     teacher: tuple[Tensor, np.ndarray] | None = None,
+    design: Design = INDEPENDENT,
 ) -> MetricInput:
     """What the metrics of the protocol, and those of other packages, may use of N samples.
 
     `images` (N, C, H, W) uint8, `wanted` classes (N,) or (N, A) int64, `features` (N, d) and
     `probabilities` (N, classes) of the classifier, `real` what `reference_arrays` made.
-    `real_split` names the real set that the images are, if any.  `clip` are CLIP's features (N, d)
-    of the images and of their captions, `teacher` the images and features of the teacher's samples
-    from the same noises.
+    `real_split` names the real set that the images are, if any; `design` says how they were drawn.
+    `clip` are CLIP's features (N, d) of the images and of their captions, `teacher` the images and
+    features of the teacher's samples from the same noises.
     """
     return MetricInput(
         features=features.astype(np.float64),
@@ -65,6 +74,7 @@ def metric_input(
         clip=clip,
         teacher=teacher,
         settings=Settings(neighbours=neighbours),
+        design=design,
     )
 
 

@@ -14,7 +14,7 @@ from hdbench.evaluation import references
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.features import Features, digest_of, extract
 from hdbench.evaluation.images import Images, open_images
-from hdbench.evaluation.measure import measure, notes
+from hdbench.evaluation.measure import design_of, measure, notes
 from hdbench.evaluation.protocols import Protocol, label
 from hdbench.evaluation.references import Reference
 from hdbench.evaluation.request import Extractors, Request
@@ -142,6 +142,7 @@ def _evaluation(
     features: Mapping[Extractor, Features],
 ) -> Evaluation:
     of_protocol = extractors.by_protocol[protocol.name]
+    captions = prompts if prompts and protocol.categories else ()
     estimates = measure(
         protocol,
         {name: features[extractor] for name, extractor in of_protocol.items()},
@@ -149,7 +150,8 @@ def _evaluation(
         _classifier(of_protocol),
         request.device,
         request.intervals,
-        captions=prompts if protocol.categories else (),
+        captions=captions,
+        design=design_of(images, captions),
         real_captions=read_prompts(request.prompts, real[protocol.extractors[0]].ids, protocol.name)
         if protocol.categories
         else (),

@@ -13,7 +13,7 @@ from hdbench.evaluation.features import Features
 from hdbench.evaluation.images import Images
 from hdbench.evaluation.protocols import Protocol
 from hdbench.evaluation.references import Reference
-from hdbench.metrics import MAIN, Estimate, MetricInput, View, measure_metrics
+from hdbench.metrics import INDEPENDENT, MAIN, Design, Estimate, MetricInput, View, measure_metrics
 
 
 def measure(
@@ -26,11 +26,12 @@ def measure(
     *,
     captions: Sequence[Mapping[str, str]] = (),
     real_captions: Sequence[Mapping[str, str]] = (),
+    design: Design = INDEPENDENT,
 ) -> dict[str, Estimate]:
     """The protocol's metrics, in its order.
 
     `features` and `references` are by extractor, `classifier` (1008, 2048) turns Inception's
-    features into logits; captions hold the categories.
+    features into logits; captions hold the categories; `design` says how the samples were drawn.
     """
     views = views_of(protocol, features, references)
     main = views[".".join(protocol.source(MAIN))]
@@ -54,6 +55,7 @@ def measure(
         captions=captions,
         real_captions=real_captions,
         settings=protocol.settings(device, intervals),
+        design=design,
     )
     return measure_metrics(protocol.metrics, sample)
 
@@ -74,6 +76,18 @@ def views_of(
             views[f"{name}.{layer}"] = view
             views.setdefault(f"{EXTRACTORS[name].network}.{layer}", view)
     return views
+
+
+def design_of(images: Images, captions: Sequence[Mapping[str, str]] = ()) -> Design:
+    """Labels that are as many of each class were fixed, others drawn; prompts were fixed.
+
+    A prompt has one sample, so those of a category are taken together, which makes errors larger by
+    what differs between its prompts; see `Design.of_labels`.
+    """
+    if captions:
+        return Design.of_labels(np.arange(len(captions)), [row["category"] for row in captions])
+    balanced = images.label_kind() == "class-balanced"
+    return Design.of_labels(images.labels) if balanced else INDEPENDENT
 
 
 def notes(protocol: Protocol, images: Images) -> list[str]:

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_together
-from hdbench.metrics import Estimate, metric_of
+from hdbench.metrics import Design, Estimate, metric_of
 from hdbench.metrics.records import COLUMNS, with_count
 
 SUITE = "evaluate"  # of rows that no suite made
@@ -93,7 +93,9 @@ class Evaluation:
                 ("influence", estimate.influence),
                 ("ids", ids),
                 ("value", estimate.value),
+                *estimate.design._asdict().items(),
             )
+            if values is not None
         }
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
@@ -153,7 +155,11 @@ def read_results(path: Path) -> dict[str, Result]:
             metrics = [name.removeprefix("value.") for name in arrays if name.startswith("value.")]
             return {
                 metric: Result(
-                    Estimate(float(arrays[f"value.{metric}"]), arrays[f"influence.{metric}"]),
+                    Estimate(
+                        float(arrays[f"value.{metric}"]),
+                        arrays[f"influence.{metric}"],
+                        design=Design(*(arrays.get(f"{kind}.{metric}") for kind in Design._fields)),
+                    ),
                     tuple(arrays[f"ids.{metric}"].tolist()),
                 )
                 for metric in metrics

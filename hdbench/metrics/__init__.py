@@ -14,6 +14,7 @@ from hdbench.core.registry import Registry
 from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput, Settings, View, mean
 from hdbench.metrics.classification import Accuracy, AccuracyHeldOut, AccuracySeen, ClassifierScore
 from hdbench.metrics.clip_score import ClipScore
+from hdbench.metrics.design import INDEPENDENT, Design
 from hdbench.metrics.fidelity import TeacherFeatures, TeacherMse
 from hdbench.metrics.frechet import (
     FdDinoV2,
@@ -30,8 +31,10 @@ from hdbench.metrics.manifold import Precision, Recall
 from hdbench.metrics.spectrum import BandPower
 
 __all__ = [
+    "INDEPENDENT",
     "MAIN",
     "METRICS",
+    "Design",
     "Estimate",
     "Metric",
     "MetricInput",
@@ -93,7 +96,7 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
             )
         for given, estimate in METRICS[name]().measure(sample).items():
             _check(METRICS[name], given, estimate, sample)
-            estimates[given] = estimate
+            estimates[given] = estimate._replace(design=sample.design.take(estimate.rows))
     return estimates
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hdbench.metrics.design import INDEPENDENT, Design
+
 T = TypeVar("T")
 MAIN = "main"  # the features of the protocol's own network
 
@@ -20,20 +22,29 @@ MAIN = "main"  # the features of the protocol's own network
 class Estimate(NamedTuple):
     """A value, and how each of the N samples, which are random, moves it.
 
-    `influence` holds IF_i: its standard deviation over sqrt(N) is the standard error of the value,
-    and the difference of two models on the same noises has the standard error of the paired
-    differences of their influences.
+    A metric gives `value` and `influence`, IF_i, as if the samples were drawn independently: the
+    value moves as the mean of IF_i does.  `measure_metrics` adds the `design`, how they were drawn,
+    and from both comes the standard error; that of a difference of two models on the same noises is
+    the one of the paired differences of their influences.
     """
 
     value: float
     influence: np.ndarray  # (N,) float64, mean about 0; NaN where unknown
-    # standard error with samples *and* reference random, where known
-    joint_standard_error: float | None = None
+    reference_error: float | None = None  # what the reference's own draw adds to it, where known
     rows: np.ndarray | None = None  # (N,) int64: which samples it is of; None: all of them
+    design: Design = INDEPENDENT  # of these N samples
 
     @property
     def standard_error(self) -> float:
-        return float(self.influence.std(ddof=1) / len(self.influence) ** 0.5)
+        """Given the reference; under the design."""
+        return self.design.standard_error(self.influence)
+
+    @property
+    def joint_standard_error(self) -> float | None:
+        """With samples *and* reference random, where known."""
+        if self.reference_error is None:
+            return None
+        return math.hypot(self.standard_error, self.reference_error)
 
     def with_standard_error(self, error: float) -> Estimate:
         """The same influences scaled to this standard error; left alone where they do not vary."""
@@ -84,6 +95,7 @@ class MetricInput:
     features: np.ndarray | None = None  # (N, d), any float; distances are taken in this dtype
     reference: np.ndarray | None = None  # (M, d)
     settings: Settings = Settings()
+    design: Design = INDEPENDENT  # how the samples were drawn
 
     captions: Sequence[Mapping[str, Any]] = ()  # N: "category" and "held_out" of each sample
     real_captions: Sequence[Mapping[str, Any]] = ()  # M: those of the reference, or of test

@@ -34,7 +34,7 @@ def paired_difference(
     if len(position) != len(ids_b):
         raise UserError("an id appears more than once, so the samples cannot be paired")
     order = [position[sample] for sample in ids_a]
-    return Estimate(a.value - b.value, a.influence - b.influence[order])
+    return Estimate(a.value - b.value, a.influence - b.influence[order], design=a.design)
 
 
 class Components(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput, Settings
+from hdbench.metrics.design import INDEPENDENT, Design
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -62,26 +63,30 @@ def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
     return of_x, columns, interaction
 
 
-def _jackknife(within: Sums, between: Tensor, others: int) -> tuple[Tensor, float]:
+def _jackknife(
+    within: Sums, between: Tensor, others: int, design: Design
+) -> tuple[np.ndarray, float]:
     """Influences (n,) of the set with these sums, given the other, and the value's variance."""
     n = len(within.rows)
     left_out = (within.rows.sum() - 2 * within.rows) / ((n - 1) * (n - 2)) - 2 * (
         between.sum() - between
     ) / ((n - 1) * others)
-    influence = (n - 1) * (left_out.mean() - left_out)
+    influence = ((n - 1) * (left_out.mean() - left_out)).cpu().numpy()
     means = within.rows / (n - 1)
     pairs = (
         within.squares / (n * (n - 1)) - 2 * means.square().mean().item() + means.mean().item() ** 2
     )
-    jackknife = influence.var().item() / n
+    jackknife = design.standard_error(influence) ** 2
     return influence, max(jackknife - 2 * max(pairs, 0.0) / (n * (n - 1)), jackknife / 2)
 
 
-def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
+def kid(
+    features: Tensor, reference: Tensor, design: Design = INDEPENDENT, block: int = 4096
+) -> Estimate:
     """MMD^2 of features (N, d) and reference (M, d) over all pairs; N and M are over 2.
 
     The standard error is over the samples given the reference; the joint one counts the reference
-    as a draw too.
+    as a draw too, of independent rows.
     """
     n = len(features)
     m = len(reference)
@@ -89,11 +94,11 @@ def kid(features: Tensor, reference: Tensor, block: int = 4096) -> Estimate:
     yy = _within(reference, block)
     rows, columns, interaction = _between(features, reference, block)
     value = xx.rows.sum() / (n * (n - 1)) + yy.rows.sum() / (m * (m - 1)) - 2 * rows.sum() / (n * m)
-    influence, variance = _jackknife(xx, rows, m)
+    influence, variance = _jackknife(xx, rows, m, design)
     # it counts the pairs' interaction again, which `variance` holds already
-    _, of_reference = _jackknife(yy, columns, n)
-    both = max(variance + of_reference - 4 * interaction / (n * m), variance)
-    return Estimate(value.item(), influence.cpu().numpy(), both**0.5).with_standard_error(
+    _, of_reference = _jackknife(yy, columns, n, INDEPENDENT)
+    added = max(of_reference - 4 * interaction / (n * m), 0.0)
+    return Estimate(value.item(), influence, added**0.5, design=design).with_standard_error(
         variance**0.5
     )
 
@@ -105,6 +110,7 @@ def kid_of_subsets(
     subsets: int = 100,
     size: int = 1000,
     seed: int = 2020,
+    design: Design = INDEPENDENT,
     error: Estimate | None = None,
 ) -> Estimate:
     """torch-fidelity's value: the mean of MMD^2 over random subsets of this size and seed.
@@ -123,13 +129,9 @@ def kid_of_subsets(
         rng_seed=seed,
         verbose=False,
     )
-    full = error or kid(features, reference)
+    full = error or kid(features, reference, design)
     scatter = library["kernel_inception_distance_std"] ** 2 / subsets
-    drawn = Estimate(
-        library["kernel_inception_distance_mean"],
-        full.influence,
-        (full.joint_standard_error**2 + scatter) ** 0.5,
-    )
+    drawn = full._replace(value=library["kernel_inception_distance_mean"])
     return drawn.with_standard_error(float(np.hypot(full.standard_error, scatter**0.5)))
 
 
@@ -144,7 +146,11 @@ class KernelDistance(Metric, group="protocol"):
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         subsets, size = sample.settings.kid_subsets, sample.settings.kid_subset_size
-        return {self.name: kid_of_subsets(*sample.tensors(), subsets=subsets, size=size)}
+        return {
+            self.name: kid_of_subsets(
+                *sample.tensors(), subsets=subsets, size=size, design=sample.design
+            )
+        }
 
     @classmethod
     def least(cls, settings: Settings) -> tuple[int, str]:

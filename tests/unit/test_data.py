@@ -15,6 +15,8 @@ from hdbench.core.errors import UserError
 from hdbench.datasets import DATASETS, canvas, digits, textured_digits
 from hdbench.datasets.base import Dataset, completeness_problem
 from hdbench.datasets.canvas import Canvas
+from hdbench.datasets.captions import Captions
+from hdbench.datasets.digits import Digits, originals
 from hdbench.datasets.textured_digits import TexturedDigits
 
 
@@ -312,3 +314,23 @@ def test_every_data_set_states_the_contract():
 def test_counts_are_those_of_the_splits(name):
     data, splits = build(name, **({} if name == "digits" else SMALL))
     assert data.counts == {split: len(labels) for split, (_, labels) in splits.items()}
+
+
+def test_images_of_one_original_are_known():
+    """Untextured, they differ by a shift that loses no ink; the labels are the originals'."""
+    plain = TexturedDigits(train=3000, test=2000, contrast=0)
+    for split, (images, labels) in plain.build().items():
+        index = plain.originals_of(split)
+        total = images.double().sum((1, 2, 3)).numpy()
+        assert len(np.unique(index)) < len(index) / 2
+        for original in np.unique(index)[:40]:
+            assert len(np.unique(total[index == original])) == 1
+        assert (originals(0)[split][1][index] == labels.numpy()).all()
+    captions = Captions(train=60, score=50, test=40)
+    for split, (_, labels) in captions.build().items():
+        digits = originals(0)["test" if split == "test" else "train"][1]
+        digits = digits[673:] if split == "score" else digits
+        assert (
+            digits[captions.originals_of(split)] == captions.targets(labels)[:, 0].numpy()
+        ).all()
+    assert Digits().originals_of("test") is None
