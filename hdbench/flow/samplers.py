@@ -1,4 +1,4 @@
-"""Samplers: Euler steps of the ODE, steps of a flow map, multi-step consistency sampling.
+"""Samplers: Euler steps of the ODE, steps of a flow map, consistency sampling, and a mix of both.
 
 From noise eps (B, C, H, W) and labels c (B,) to x (B, C, H, W).
 """
@@ -40,9 +40,29 @@ def sample_consistency(
     steps = len(noises)
     if times is None:
         times = [1 - number / steps for number in range(1, steps)]
+    return renoised(u, generate(u, noises[0], c), noises[1:], c, times)
+
+
+def sample_mix(u: MeanVelocity, noises: Tensor, c: Tensor) -> Tensor:
+    """The first of 1 + len(noises) steps by the flow map, the others by consistency sampling.
+
+    DE-CM's sampler (arXiv 2602.10764): z_s = eps - (1 - s) u(eps, s, 1, c), a jump from there to
+    data, and noise again.  noises (steps - 1, B, C, H, W), times on a uniform grid in (0, 1).
+    """
+    steps = 1 + len(noises)
     full = partial(torch.full, (noises.shape[1],), device=noises.device)
-    x = generate(u, noises[0], c)
-    for eps, t in zip(noises[1:], map(full, times), strict=True):
+    first, *times = [1 - number / steps for number in range(1, steps)]
+    z = noises[0] - (1 - first) * u(noises[0], full(first), full(1.0), c)
+    x = z - first * u(z, full(0.0), full(first), c)
+    return renoised(u, x, noises[1:], c, times)
+
+
+def renoised(
+    u: MeanVelocity, x: Tensor, noises: Tensor, c: Tensor, times: Sequence[float]
+) -> Tensor:
+    """x (B, C, H, W) after a jump to data from each of `times`, noised to it by its own noise."""
+    full = partial(torch.full, (len(x),), device=x.device)
+    for eps, t in zip(noises, map(full, times), strict=True):
         z = interpolate(x, eps, t)
         x = z - expand(t) * u(z, torch.zeros_like(t), t, c)
     return x

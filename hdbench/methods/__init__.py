@@ -22,6 +22,8 @@ from hdbench.methods.pretraining.cross_entropy import CrossEntropy
 from hdbench.methods.pretraining.flow_matching import FlowMatching
 from hdbench.methods.trajectory.boot import Boot
 from hdbench.methods.trajectory.consistency import Consistency
+from hdbench.methods.trajectory.dual_end import DualEnd
+from hdbench.methods.trajectory.guidance_distillation import GuidanceDistillation
 from hdbench.methods.trajectory.improved_meanflow import ImprovedMeanFlow
 from hdbench.methods.trajectory.knowledge import Knowledge
 from hdbench.methods.trajectory.meanflow import MeanFlow
@@ -45,6 +47,8 @@ TRAJECTORY = (
     Boot,
     StochasticConsistency,
     SLAM,
+    DualEnd,
+    GuidanceDistillation,
 )
 DISTRIBUTION = (DMD, DMD2, DecoupledDMD, FDistill, VSD, SiD, Adversarial, LADD, ADM)
 

@@ -21,7 +21,7 @@ from hdbench.flow.path import Velocity
 
 Batch = dict[str, Any]  # what an update has drawn, by name: tensors of B rows, and splits of them
 Loss = tuple[Tensor, dict[str, Tensor]]  # a scalar to descend, and scalars to log
-SamplerName = Literal["ode", "flow_map", "consistency"]
+SamplerName = Literal["ode", "flow_map", "consistency", "mix"]
 AdaptivePower = Annotated[
     float, Field(ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
 ]

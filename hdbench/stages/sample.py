@@ -17,7 +17,7 @@ from hdbench.core.pixels import load_images, save_images, to_uint8
 from hdbench.core.progress import Progress
 from hdbench.core.seeds import sample_noise
 from hdbench.flow.guidance import Guidance
-from hdbench.flow.samplers import sample_consistency, sample_flow_map, sample_ode
+from hdbench.flow.samplers import sample_consistency, sample_flow_map, sample_mix, sample_ode
 from hdbench.networks.autoencoders import load
 from hdbench.stages.context import PAIRS, PROMPTS, Context, Payload, labels_of
 from hdbench.stages.networks import load_network
@@ -160,6 +160,8 @@ def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor
     network = load_network(context, "source", mean_velocity=is_student).requires_grad_(False)
     if config.sampler == "consistency" and config.steps > 1:
         return config.steps, lambda eps, c: sample_consistency(network, eps, c, config.times)
+    if config.sampler == "mix" and config.steps > 1:
+        return config.steps - 1, lambda eps, c: sample_mix(network, eps, c)
     u = network
     if config.sampler == "ode":
         v = (config.guidance or Guidance()).of(network)

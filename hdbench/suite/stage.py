@@ -18,7 +18,7 @@ from hdbench.core.files import digest_of
 from hdbench.datasets.base import Dataset as BaseDataset
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.flow.guidance import Guidance
-from hdbench.methods.base import Objective
+from hdbench.methods.base import Objective, SamplerName
 from hdbench.methods.discriminators import HEADS
 from hdbench.metrics import METRICS
 from hdbench.networks.autoencoders import AutoencoderConfig
@@ -146,7 +146,7 @@ class SampleStage(StageConfig):
 
     network: Network
     shape: Shape
-    sampler: Literal["ode", "flow_map", "consistency"]
+    sampler: SamplerName
     samples: int
     steps: int
     seed: int

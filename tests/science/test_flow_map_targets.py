@@ -10,15 +10,33 @@ from torch import Tensor, nn
 
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
-from hdbench.core.seeds import Draws
+from hdbench.core.seeds import Draws, Split
 from hdbench.flow.path import expand
-from hdbench.methods import SLAM, Boot, Consistency, StochasticConsistency
+from hdbench.flow.samplers import sample_consistency, sample_mix
+from hdbench.methods import (
+    SLAM,
+    Boot,
+    Consistency,
+    DualEnd,
+    GuidanceDistillation,
+    MeanFlow,
+    StochasticConsistency,
+)
 from hdbench.methods.trajectory.boot import lagrangian_residual
+from hdbench.methods.trajectory.dual_end import noise_residual
+from hdbench.methods.trajectory.guidance_distillation import trajectory
 from hdbench.methods.trajectory.stochastic_consistency import stochastic_steps
 from hdbench.suite.schema import Arm
 from tests.science.test_objectives import normal, rng
 from tests.science.test_trajectory import DATA, Known, only_update, rms
-from tests.support.oracles import Gaussian, Mixture, a_gaussian, sign_nodes, uniform_times
+from tests.support.oracles import (
+    Gaussian,
+    Mixture,
+    a_gaussian,
+    a_mixture,
+    sign_nodes,
+    uniform_times,
+)
 
 
 class EulerMap(nn.Module):
@@ -223,3 +241,150 @@ def test_slam_has_the_optimum_of_consistency_distillation(intervals):
     z, method = normal(32, 1, 2, 3), SLAM(intervals=k)
     assert method.residual(Between(oracle, k), oracle.v, z, b).abs().max() < 1e-9
     assert rms(method.residual(Known(oracle), oracle.v, z, b)) > 1e-5
+
+
+# DE-CM
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("weights", [(0.5, 1.0), (0.0, 1.0), (2.0, 0.3)])
+def test_dual_end_noise_to_noisy_vanishes_at_the_truth_only(data, weights):
+    """For any weights of the two identities; not with those in front of the velocities swapped."""
+    oracle, n = DATA[data](), 24
+    t, accuracy = uniform_times(n, rng(1), 0.6, 1.0), {} if data == "gaussian" else {"steps": 24}
+    r, z = t * uniform_times(n, rng(2)), normal(n, 1, 2, 3, seed=3)
+    exact, v = Known(oracle, **accuracy), oracle.v(z, t)
+    off = lambda u: noise_residual(u, oracle.v, v, z, r, t, None, *weights).detach()
+    assert off(exact).abs().max() < (1e-12 if data == "gaussian" else 1e-5)
+    assert min(rms(off(Known(oracle, 1.1))), rms(off(Known(oracle, velocity=True)))) > 0.02
+    end = oracle.v(z - expand(t - r) * exact(z, r, t, None), r)
+    a, b = weights
+    swapped = off(exact) + (a - b) * (v - end) / (a + b)
+    assert rms(swapped) > 0.02
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_dual_end_all_terms_vanish_at_the_truth_at_once(data):
+    oracle, n = DATA[data](), 32
+    accuracy = {} if data == "gaussian" else {"steps": 24}
+    for student, vanishes in ((Known(oracle, **accuracy), True), (Known(oracle, 1.1), False)):
+        update = only_update(DualEnd(adaptive_power=0.0), student, teacher_velocity=oracle.v)
+        update.on_step(1, 100)
+        zeros = torch.zeros(10, dtype=torch.long)
+        b = update.draw(Draws((0,), torch.zeros(10, 1, 2, 3), zeros, n))
+        assert (b["r"][:8] == b["t"][:8]).all() and (b["r"][8:24] == 0).all()
+        assert (b["t"][24:] == torch.tensor(0.905)).all() and (b["r"] <= b["t"]).all()
+        doubles = {name: b[name].double().clamp(min=0.0) for name in ("r", "t", "eps")}
+        doubles["x"] = oracle.sample(n, rng(2))
+        loss, scalars = update.loss(b | doubles)
+        assert (loss < 1e-9) == vanishes and (scalars["angle"] < 1e-12)
+
+
+def test_dual_end_without_noise_rows_is_meanflow_to_data_and_an_angle():
+    oracle, n = a_gaussian(), 32
+    student = Known(oracle, velocity=True, scale=1.2)
+    update = only_update(DualEnd(noise_share=0.0), student, teacher_velocity=oracle.v)
+    zeros = torch.zeros(10, dtype=torch.long)
+    b = update.draw(Draws((0,), torch.zeros(10, 1, 2, 3), zeros, n))
+    loss, scalars = update.loss(b)
+    expected, _ = only_update(MeanFlow(), student, teacher_velocity=oracle.v).loss(b)
+    torch.testing.assert_close(loss - scalars["angle"], expected)
+    update.on_step(0, 100)
+    assert scalars["angle"].abs() < 1e-6  # a multiple of v points as v does
+
+
+def test_dual_end_starts_below_pure_noise_and_ends_there():
+    update = only_update(DualEnd(decay=0.2, decay_share=0.5), Known(a_gaussian()))
+    starts = []
+    for step in (0, 25, 50, 99):
+        update.on_step(step, 100)
+        zeros = torch.zeros(10, dtype=torch.long)
+        b = update.draw(Draws((step,), torch.zeros(10, 1, 2, 3), zeros, 16))
+        starts.append(b["t"][-1].item())
+    assert starts == pytest.approx([0.8, 0.9, 1.0, 1.0])
+
+
+def test_mix_is_a_flow_map_step_and_then_consistency():
+    """Of the exact map two steps are the map itself; further ones noise again, by hand."""
+    oracle, noises, c = a_gaussian(), normal(3, 50, 1, 2, 3).float(), torch.zeros(50)
+    exact = lambda *point: oracle.u(point[0].double(), *map(Tensor.double, point[1:3])).float()
+    torch.testing.assert_close(
+        sample_mix(exact, noises[:1], c), oracle.flow_map(noises[0], 0.0, 1.0).float()
+    )
+    x = oracle.flow_map(noises[0], 0.0, 1.0).float()
+    for eps, t in zip(noises[1:], (0.5, 0.25), strict=True):
+        x = oracle.flow_map((1 - t) * x + t * eps, 0.0, t).float()
+    torch.testing.assert_close(sample_mix(exact, noises, c), x)
+    plain = sample_consistency(exact, noises[:2], c)
+    assert not torch.allclose(sample_mix(exact, noises[:2], c), plain)
+
+
+# guidance distillation
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_guidance_distillation_vanishes_at_the_guided_velocity_only(data):
+    """On the trajectory of the guided teacher, whose states and targets are one simulation's."""
+    oracle, other = DATA[data](), a_mixture()
+    guided_velocity = lambda z, t, c: 1.5 * oracle.v(z, t) - 0.5 * other.v(z, t)
+
+    class Guided(nn.Module):
+        def __init__(self, w: float):
+            super().__init__()
+            self.w = nn.Parameter(torch.tensor(w, dtype=torch.float64))
+
+        def forward(self, z, r, t, c):
+            assert torch.equal(r, t)
+            return self.w * oracle.v(z, t) + (1 - self.w) * other.v(z, t)
+
+    b = {"eps": normal(16, 1, 2, 3), "c": torch.arange(16)}
+    method = GuidanceDistillation(trajectory_steps=7)
+    for w, vanishes in ((1.5, True), (1.4, data == "mixture"), (1.0, data == "mixture")):
+        update = only_update(method, Guided(w), teacher_velocity=guided_velocity)
+        assert (update.loss(b)[0] < 1e-24) == vanishes
+    z, t, v = trajectory(guided_velocity, b["eps"], b["c"], 7)
+    end = b["eps"]
+    for k in range(7):
+        rows = slice(16 * k, 16 * (k + 1))
+        torch.testing.assert_close(z[rows], end)
+        assert torch.equal(t[rows], torch.full((16,), 1 - k / 7, dtype=torch.float64))
+        end = end - guided_velocity(end, t[rows], None) / 7
+    torch.testing.assert_close(z[-16:] - v[-16:] / 7, end)
+
+
+def test_states_of_the_guided_trajectory_are_not_noised_data():
+    """Their law differs, which is why they are simulated: here by over a tenth in spread."""
+    oracle, other = a_gaussian(), Gaussian(torch.zeros(1, 2, 3), 1.0)
+    guided_velocity = lambda z, t, c: 3 * oracle.v(z, t) - 2 * other.v(z, t)
+    z, t, _ = trajectory(guided_velocity, normal(4000, 1, 2, 3), torch.zeros(4000), 50)
+    middle = z[t == 0.5]
+    noised = 0.5 * oracle.sample(4000, rng(1)) + 0.5 * normal(4000, 1, 2, 3, seed=2)
+    assert abs(middle.std(0).mean() / noised.std(0).mean() - 1) > 0.1
+
+
+def test_ranks_of_a_dual_end_call_the_networks_equally_often():
+    """A rank with rows of one kind alone asks as often as one with all three."""
+    asked, n, oracle = [], 9, a_gaussian()
+
+    class Asked(Known):
+        def forward(self, z, r, t, c):
+            asked.append(len(z))
+            return super().forward(z, r, t, c)
+
+    v = lambda z, t, c: (asked.append(len(z)), oracle.v(z, t))[1]
+    update = only_update(DualEnd(), Asked(oracle), teacher_velocity=v)
+    t = uniform_times(n, rng(1))
+    r = torch.cat([t[:3], torch.zeros(3), t[6:] / 2])
+    b = {"x": normal(n, 1, 2, 3), "eps": normal(n, 1, 2, 3, seed=1), "r": r, "t": t}
+    counts = set()
+    for rows in (range(9), range(3), range(3, 6), range(6, 9), range(6), range(3, 9)):
+        asked.clear()
+        kinds = [row // 3 for row in rows]
+        moving = Split(at=kinds.count(0), before=True, after=True)
+        noisy = Split(at=len(kinds) - kinds.count(2), before=True, after=True)
+        chosen = {name: drawn[list(rows)] for name, drawn in b.items()}
+        c = torch.zeros(len(rows))
+        loss, _ = update.loss(chosen | {"c": c, "moving": moving, "noisy": noisy})
+        assert loss < 1e-20 and all(asked)
+        counts.add(len(asked))
+    assert counts == {5}  # the teacher twice, the student once for each kind

@@ -20,7 +20,9 @@ from hdbench.methods import (
     TRAJECTORY,
     Boot,
     Consistency,
+    DualEnd,
     FlowMatching,
+    GuidanceDistillation,
     ImprovedMeanFlow,
     Knowledge,
     MeanFlow,
@@ -662,6 +664,8 @@ def test_names_and_samplers():
         "boot": "flow_map",
         "stochastic_consistency": "consistency",
         "slam": "consistency",
+        "dual_end": "mix",
+        "guidance_distillation": "ode",
     }
 
 
@@ -694,6 +698,9 @@ class SharedLedger(Ledger):
         StochasticConsistency(),
         StochasticConsistency(substeps=1, eta=0.0),
         SLAM(),
+        DualEnd(),
+        DualEnd(flow_share=0.5, noise_share=0.0),
+        GuidanceDistillation(trajectory_steps=3),
     ],
 )
 def test_cost_is_counted(objective, guidance):
