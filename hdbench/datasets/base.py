@@ -14,6 +14,7 @@ from torch import Tensor
 from hdbench.core.config import Config
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images, save_images, to_float
+from hdbench.datasets.factors import Factor
 
 if TYPE_CHECKING:
     from hdbench.networks.autoencoders import AutoencoderConfig
@@ -78,6 +79,30 @@ class Dataset(Config, ABC):
     def stride(self) -> int:
         """Distance between labels of successive samples, coprime with their number."""
         return 1
+
+    @property
+    def background(self) -> int | None:
+        """The level in 0 to 255 of what shows nothing; None where images have no such level."""
+        return None
+
+    def factors(self) -> tuple[Factor, ...]:
+        """What is planted in the images, with its law; none by default."""
+        return ()
+
+    def read_factors(self, images: Tensor) -> dict[str, np.ndarray]:
+        """Every factor's values in images (N, C, H, W) uint8, by name, without a learned network.
+
+        (N, K) each, of the K places of an image that have one: int64 of a law, float64 of an
+        amount.
+        """
+        return {}
+
+    def variants(self, split: str, rows: slice) -> dict[str, Tensor]:
+        """The images of these rows with a factor's law changed on purpose, by a name for people.
+
+        (N, C, H, W) uint8 each, as `build` gives them but for the change.
+        """
+        return {}
 
     def build(self) -> Splits:
         """Every split, drawn from the data set's own seed; equal settings give equal bits."""

@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor
 
 from hdbench.datasets.base import Dataset, Splits
+from hdbench.datasets.factors import Factor, uniform
 
 TRAIN = 1347
 TEST = 450
+BATCH = 1000  # images that are compared at once
 
 
 class Digits(Dataset):
@@ -33,6 +35,18 @@ class Digits(Dataset):
     @property
     def counts(self) -> dict[str, int]:
         return {"train": TRAIN, "test": TEST}
+
+    @property
+    def background(self) -> int:
+        return 0
+
+    def factors(self) -> tuple[Factor, ...]:
+        return (Factor(name="digit", law=uniform(self.classes), is_label=True),)
+
+    def read_factors(self, images: Tensor) -> dict[str, np.ndarray]:
+        """The digit of the original of train that is likest to each image."""
+        ink, labels = originals(self.seed)["train"]
+        return {"digit": labels[likest(images[:, 0].numpy(), ink)][:, None]}
 
     def build(self) -> Splits:
         return {
@@ -55,3 +69,16 @@ def originals(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def as_images(ink: np.ndarray) -> Tensor:
     """Ink (N, 8, 8) in [0, 1] -> images (N, 1, 8, 8) uint8."""
     return torch.from_numpy(np.rint(ink * 255).astype(np.uint8)).unsqueeze(1)
+
+
+def likest(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """For images (N, H, W) the rows (N,) of the templates (M, H, W) of the largest cosine."""
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        vectors = x.reshape(len(x), -1).astype(np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(lengths > 0, lengths, 1)
+
+    filters = unit(templates).T
+    batches = range(0, len(images), BATCH)
+    return np.concatenate([(unit(images[i : i + BATCH]) @ filters).argmax(1) for i in batches])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from hdbench.core.pixels import to_float
+from hdbench.datasets.base import Dataset
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics import (
     INDEPENDENT,
@@ -51,6 +52,8 @@ def metric_input(
     clip: tuple[np.ndarray, np.ndarray] | None = None,
     teacher: tuple[Tensor, np.ndarray] | None = None,
     design: Design = INDEPENDENT,
+    data: Dataset | None = None,
+    network: Callable[[Tensor], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> MetricInput:
     """What the metrics of the protocol, and those of other packages, may use of N samples.
 
@@ -58,7 +61,8 @@ def metric_input(
     `probabilities` (N, classes) of the classifier, `real` what `reference_arrays` made.
     `real_split` names the real set that the images are, if any; `design` says how they were drawn.
     `clip` are CLIP's features (N, d) of the images and of their captions, `teacher` the images and
-    features of the teacher's samples from the same noises.
+    features of the teacher's samples from the same noises.  `network` is the classifier: float
+    images to features, probabilities.
     """
     return MetricInput(
         features=features.astype(np.float64),
@@ -73,6 +77,8 @@ def metric_input(
         real_captions=real_captions,
         clip=clip,
         teacher=teacher,
+        data=data,
+        network=network,
         settings=Settings(neighbours=neighbours),
         design=design,
     )

@@ -12,9 +12,11 @@ from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.core.registry import Registry
 from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput, Settings, View, mean
+from hdbench.metrics.calibration import CalibratedDistance, CovarianceTerm, Gain, MeanTerm
 from hdbench.metrics.classification import Accuracy, AccuracyHeldOut, AccuracySeen, ClassifierScore
 from hdbench.metrics.clip_score import ClipScore
 from hdbench.metrics.design import INDEPENDENT, Design
+from hdbench.metrics.factors import FactorAccuracy, FactorCoverage, FactorDistance, FactorMean
 from hdbench.metrics.fidelity import TeacherFeatures, TeacherMse
 from hdbench.metrics.frechet import (
     FdDinoV2,
@@ -43,6 +45,7 @@ __all__ = [
     "mean",
     "measure_metrics",
     "metric_of",
+    "metrics_named",
 ]
 
 METRICS = Registry(
@@ -68,6 +71,14 @@ METRICS = Registry(
         BandPower,
         TeacherMse,
         TeacherFeatures,
+        FactorAccuracy,
+        FactorCoverage,
+        FactorMean,
+        FactorDistance,
+        MeanTerm,
+        CovarianceTerm,
+        Gain,
+        CalibratedDistance,
     ],
 )
 
@@ -80,6 +91,15 @@ def metric_of(name: str) -> type[Metric] | None:
     """
     matching = [metric for metric in METRICS.values() if metric.matches(name)]
     return min(matching, key=lambda metric: metric.is_family(), default=None)
+
+
+def metrics_named(names: Iterable[str]) -> tuple[str, ...]:
+    """The named metrics, the name of a group standing for all of its metrics, each once."""
+    groups: dict[str, list[str]] = {}
+    for name, metric in METRICS.load().items():
+        groups.setdefault(metric.group, []).append(name)
+    named = (groups.get(name, [name]) if name != "protocol" else [name] for name in names)
+    return tuple(dict.fromkeys(name for group in named for name in group))
 
 
 def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Estimate]:

@@ -7,13 +7,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hdbench.metrics.design import INDEPENDENT, Design
+
+if TYPE_CHECKING:
+    from hdbench.datasets.base import Dataset
 
 T = TypeVar("T")
 MAIN = "main"  # the features of the protocol's own network
@@ -110,6 +113,9 @@ class MetricInput:
     real_split: str | None = None  # the samples are themselves this part of `real`
     # images (N, C, H, W) uint8 and features (N, d) of the teacher from the same noises and labels
     teacher: tuple[Tensor, np.ndarray] | None = None
+    data: Dataset | None = None
+    # images (N, C, H, W) float32 in [-1, 1] -> features (N, d), probabilities (N, classes), float32
+    network: Callable[[Tensor], tuple[np.ndarray, np.ndarray]] | None = None
 
     # of protocols with extractors: by "EXTRACTOR.LAYER" and, for its network's first extractor, by
     # "NETWORK.LAYER"
@@ -195,6 +201,13 @@ class Metric(ABC):
         """Whether a name, with or without its count, is this metric's or one of its family."""
         pattern = re.sub(r"\\\{[^}]*\\\}", ".+", re.escape(cls.name))
         return re.fullmatch(rf"{pattern}(_\d+k?)?", name) is not None
+
+    @classmethod
+    def title_of(cls, name: str) -> str:
+        """The title of one of its names without a count: a family's placeholder is filled in."""
+        pattern = re.sub(r"\\\{([^}]*)\\\}", r"(?P<\1>.+)", re.escape(cls.name))
+        filled = re.fullmatch(pattern, name)
+        return cls.title.format(**filled.groupdict()) if filled else cls.title
 
     @classmethod
     def is_possible(cls, value: float) -> bool:

@@ -131,6 +131,14 @@ def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
     return Estimate(value, 2 * x @ (mu - reference.mu) + quadratic - quadratic.mean())
 
 
+def mean_term(features: np.ndarray, reference: GaussianReference) -> Estimate:
+    """|mu - mu_r|^2 of features (N, d), the first term of `estimate`; the others are the rest."""
+    x = features.astype(np.float64)
+    mu = x.mean(0)
+    shift = mu - reference.mu
+    return Estimate(float(shift @ shift), 2 * (x - mu) @ shift)
+
+
 def _distance(
     mu: np.ndarray, trace: float, reference: GaussianReference, trace_root: float
 ) -> float:

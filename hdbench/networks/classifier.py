@@ -50,14 +50,17 @@ class Classifier(nn.Module):
         return self.out(self.penultimate(x))
 
 
-@torch.no_grad()
 def classify(
     network: Classifier, images: Tensor, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, C, H, W) uint8 -> features (N, d) and probabilities (N, classes), float32."""
-    features = torch.cat(
-        [network.penultimate(to_float(batch).to(device)) for batch in images.split(500)]
-    )
+    return perceive(network, to_float(images), device)
+
+
+@torch.no_grad()
+def perceive(network: Classifier, x: Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """`classify` of x (N, C, H, W) float32 in [-1, 1]."""
+    features = torch.cat([network.penultimate(batch.to(device)) for batch in x.split(500)])
     groups = network.out(features).split(network.attributes, dim=1)
     probabilities = torch.cat([torch.softmax(group, dim=1) for group in groups], dim=1)
     return features.cpu().numpy(), probabilities.cpu().numpy()

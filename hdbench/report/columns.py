@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from hdbench.evaluation.protocols import PROTOCOLS
-from hdbench.metrics import METRICS
+from hdbench.metrics import METRICS, metric_of
 from hdbench.metrics.records import MISSING, Interval
 from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers
@@ -151,6 +151,18 @@ def fidelity(
         for column in columns
         if column.key in set(numbers.frame.metric)
     ]
+
+
+def further(numbers: Numbers, names: Sequence[str]) -> list[Column]:
+    """Those of further metrics that the file of numbers has, families member by member."""
+    count = numbers.counted("")
+    have = [key.removesuffix(count) for key in dict.fromkeys(numbers.frame.metric)]
+    columns = []
+    for kind in (METRICS[name] for name in names):
+        for name in (name for name in have if metric_of(name) is kind):
+            column = metric(numbers, name, kind.title_of(name) + ARROWS[kind.better])
+            columns.append(replace(column, expected=False))
+    return columns
 
 
 def power(numbers: Numbers) -> list[Column]:

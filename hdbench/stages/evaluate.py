@@ -20,7 +20,7 @@ from hdbench.evaluation.protocols import protocol_named
 from hdbench.evaluation.request import Extractors, Request
 from hdbench.metrics import Estimate, MetricInput, measure_metrics
 from hdbench.metrics.spectrum import powers
-from hdbench.networks.classifier import classify
+from hdbench.networks.classifier import classify, perceive
 from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
 from hdbench.stages.networks import load_classifier, load_clip
 from hdbench.stages.pictures import PICTURES, check_pictures
@@ -125,6 +125,8 @@ def metric_input(context: Context) -> MetricInput:
         neighbours=context.config.neighbours,
         real_split=sampled.split if isinstance(sampled, RealStage) else None,
         attributes=network.attributes,
+        data=context.dataset(),
+        network=lambda x: perceive(network, x, context.device),
         **further,
     )
 

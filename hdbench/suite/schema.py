@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from hdbench.core.config import Config, Fraction, OutsidePath, nearest
 from hdbench.datasets import DATASETS
@@ -12,6 +12,7 @@ from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.evaluation.weights import PUBLIC
 from hdbench.flow.guidance import Guidance
 from hdbench.methods import OBJECTIVES
+from hdbench.metrics import metrics_named
 from hdbench.networks.config import ClassifierConfig, NetworkConfig
 from hdbench.networks.text import TextConfig
 from hdbench.networks.trainable import Trainable
@@ -199,8 +200,14 @@ class Evaluation(Config):
     metrics: tuple[str, ...] = Field(
         (),
         exclude_if=_absent,
-        description="beside the protocol's own; each group of them is an artifact of its own",
+        description="beside the protocol's own, by metric or group; each group is an artifact of "
+        "its own",
     )
+
+    @field_validator("metrics")
+    @classmethod
+    def _groups_are_their_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return metrics_named(names)
 
     @model_validator(mode="after")
     def _reference_of_protocol(self):

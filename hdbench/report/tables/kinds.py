@@ -10,6 +10,7 @@ from hdbench.report.tables.categories import Categories
 from hdbench.report.tables.components import Components
 from hdbench.report.tables.cost import Cost
 from hdbench.report.tables.discriminators import Discriminators
+from hdbench.report.tables.factors import Distances, Factors
 from hdbench.report.tables.initialisation import Initialisation
 from hdbench.report.tables.main import Main
 from hdbench.report.tables.methods import Methods
@@ -28,6 +29,8 @@ TABLES: Registry[Table] = Registry(
         Cost,
         Reproducibility,
         Categories,
+        Factors,
+        Distances,
     ],
 )
 

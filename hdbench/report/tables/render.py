@@ -208,6 +208,13 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
             "split.",
             "Band": "Band: power in that band of radial frequency, low to high, over that of real "
             "training images; 1 is right.",
+            "Coverage of": "Coverage of a factor: exp(-KL) of its frequencies against the law that "
+            "the data set draws it from; of equally likely values it is the share that is used. "
+            "Matched filters read digit and shift after a low-pass, all else off the texture.",
+            "Mean coherence": "Mean: over what is planted; 1 is right. Distance: root mean square "
+            "deviation from it. What real images have is what the filters themselves leave.",
+            "Gain needed": "Gain needed: the factor between 2/3 and 3/2 on the images' deviation "
+            "from black with which FD train is least; FD train at that gain is this minimum.",
             "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence "
             "of each sample; of training, what is left of the variance over chains, 0 where "
             "sampling alone explains it.",
