@@ -12,7 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from hdbench.core.errors import UserError
-from hdbench.datasets import DATASETS, canvas, digits, textured_digits
+from hdbench.datasets import DATASETS, digits, textured_digits
 from hdbench.datasets.base import Dataset, completeness_problem
 from hdbench.datasets.canvas import Canvas
 from hdbench.datasets.captions import Captions
@@ -201,7 +201,7 @@ def numbered(seed):
 
 
 def test_a_canvas_is_four_originals_of_its_class_and_split(monkeypatch):
-    monkeypatch.setattr(canvas, "originals", numbered)
+    monkeypatch.setattr(textured_digits, "originals", numbered)
     _, splits = build("canvas", **SMALL, contrast=0.0)
     for (images, labels), first, count in zip(splits.values(), (0, 40), (40, 20), strict=True):
         parts = images.unfold(2, 16, 16).unfold(3, 16, 16).flatten(-2)[:, 0]
