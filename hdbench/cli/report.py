@@ -17,6 +17,7 @@ from hdbench.cli.group import (
     results_option,
     suite_option,
 )
+from hdbench.core.files import write_atomic
 
 
 @main.command("collect")
@@ -50,19 +51,29 @@ def collect_command(suite, results, partial, keep):
 
 @main.command("tables")
 @metrics_option
+@click.option(
+    "--release",
+    is_flag=True,
+    help="Refuse numbers of stages that ran from a tree with changes or of no known commit.",
+)
 @suite_option
 @results_option
 @rendered_option
 @clean_errors
-def tables_command(suite, results, metrics, out):
+def tables_command(suite, results, metrics, release, out):
     """Render the suite's tables as csv, Markdown, LaTeX and HTML; a missing value is '-'."""
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.numbers import metrics_file
+    from hdbench.report.registration import check_clean, stages_of
     from hdbench.report.tables import write_tables
     from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
-    frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
+    file = metrics or metrics_file(plan, results)
+    frame = read_metrics(file, strict=metrics is None)
+    if release:
+        run = file.with_name("run.json")
+        check_clean(stages_of(run), run)
     for path in write_tables(plan, frame, results, out, lenient=metrics is not None):
         click.echo(path)
 
@@ -72,9 +83,13 @@ def tables_command(suite, results, metrics, out):
 @click.option(
     "--rules",
     type=FILE,
-    default=Path("workflow/claims.yaml"),
-    show_default=True,
-    help="The claims and what decides them.",
+    help="The claims and what decides them, exploratory; by default workflow/claims.yaml.",
+)
+@click.option(
+    "--prereg",
+    type=FILE,
+    help="Registration to judge by: a run that breaks it is refused. By default "
+    "workflow/prereg/<suite>.yaml, if it is there and the run keeps to it.",
 )
 @click.option(
     "--theory",
@@ -85,23 +100,46 @@ def tables_command(suite, results, metrics, out):
 @results_option
 @rendered_option
 @clean_errors
-def claims_command(suite, results, metrics, rules, theory, out):
+def claims_command(suite, results, metrics, rules, prereg, theory, out):
     """Judge the paper's claims by declared rules: verdict, effect, interval, margin."""
     from hdbench.experiments.theory.values import read_theory  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.claims import write_claims
     from hdbench.report.numbers import Numbers, metrics_file
-    from hdbench.report.rules import read_rules
+    from hdbench.report.registration import rules_for
     from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
-    declared = read_rules(rules)
-    frame = read_metrics(metrics or metrics_file(plan, results), strict=metrics is None)
+    source = metrics or metrics_file(plan, results)
+    frame = read_metrics(source, strict=metrics is None)
+    declared, status = rules_for(plan, frame, source.with_name("run.json"), prereg, rules)
+    click.echo(status)
     numbers = Numbers(plan, frame, results, lenient=metrics is not None)
     file = theory or results / "theory" / "metrics.csv"
     values = read_theory(file, missing_is_none=theory is None)
-    for path in write_claims(numbers, declared, out, values):
+    for path in write_claims(numbers, declared, out, values, status):
         click.echo(path)
+
+
+@main.command("preregister")
+@click.option(
+    "--claim", "claims", multiple=True, help="Several times for several; by default all testable."
+)
+@click.option("--seeds", required=True, metavar="FIRST-LAST", help="Of chains, in order.")
+@click.option("--cap", type=int, help="The most chains; by default as many as there are seeds.")
+@click.option("--metric", default="fd_test", show_default=True, help="The primary one.")
+@click.option(
+    "--rules", type=FILE, default=Path("workflow/claims.yaml"), show_default=True, help="Of claims."
+)
+@click.option("--out", type=FILE, help="By default workflow/prereg/<suite>.yaml.")
+@suite_option
+@clean_errors
+def preregister_command(suite, claims, seeds, cap, metric, rules, out):
+    """Write claims, tests, margins, arms, seeds and cap into a file, to commit before the run."""
+    from hdbench.report.registration import preregister  # start-up: of this command alone
+
+    path = preregister(suite, rules, claims, seeds, cap, metric, out)
+    click.echo(f"{path}: commit it, and tag the commit prereg/{path.stem}, before the first chain")
 
 
 @main.command("prose")
@@ -201,8 +239,7 @@ def published_command(names, files, numbers, without_remembered, out):
 @clean_errors
 def compare_command(a, b, metrics, everything, out, fail_if_moved):
     """Compare files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""
-    from hdbench.core.files import write_atomic  # start-up: of this command alone
-    from hdbench.metrics.records import read_metrics
+    from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.compare import compare, described, failed
     from hdbench.report.comparison import report
 

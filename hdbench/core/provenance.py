@@ -1,4 +1,4 @@
-"""What a stage ran on: versions, processor, commit."""
+"""What a stage ran on: versions, processor, commit, registrations."""
 
 from __future__ import annotations
 
@@ -7,24 +7,38 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+from hdbench.core.files import sha256
+
+REGISTRATIONS = Path("workflow/prereg")
+DIRTY = "-dirty"  # what ends the commit of a tree with changes
+UNKNOWN = "unknown"
+
+
+def git(folder: Path, *words: str) -> subprocess.CompletedProcess[str] | None:
+    """`git` in a folder, its output as text; None where there is no git on this machine."""
+    try:
+        return subprocess.run(("git", *words), cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return None
+
+
+def registrations(folder: Path = REGISTRATIONS) -> dict[str, str]:
+    """SHA-256 of the files of registered claims that are there, by name."""
+    return {path.stem: sha256(path) for path in sorted(folder.glob("*.yaml"))}
+
 
 def environment(device: str) -> dict[str, str]:
     """Versions and machine, recorded in every manifest and hashed into none."""
     packages = ("torch", "diffusers", "numpy", "scikit-learn", "safetensors", "snakemake")
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=40"]
-    try:
-        commit = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True
-        ).stdout.strip()
-    except OSError:  # no git on this machine
-        commit = ""
+    words = ("describe", "--always", f"--dirty={DIRTY}", "--exclude=*", "--abbrev=40")
+    said = git(Path(__file__).parent, *words)
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "device": device,
         "machine": platform.machine(),
         "processor": processor(),
-        "commit": commit or "unknown",
+        "commit": said.stdout.strip() if said and said.stdout.strip() else UNKNOWN,
     }
 
 

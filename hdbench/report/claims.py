@@ -15,11 +15,10 @@ from hdbench.metrics.records import interval
 from hdbench.report import document
 from hdbench.report.document import Document, for_people, wrapped
 from hdbench.report.numbers import Entry, Numbers, tables_folder
+from hdbench.report.registration import EXPLORATORY
 from hdbench.report.rules import Claim, Rules, Unit, Values, rule_text
 from hdbench.report.verdicts import Judgement, judge_claim
 from hdbench.suite.plan import Plan
-
-EXPLORATORY = "Exploratory: no registration made before the run holds it to these rules."
 
 
 def find_entry(numbers: Numbers, name: str) -> Entry | None:
@@ -234,9 +233,9 @@ def claims_document(numbers: Numbers, rules: Rules, frame: pd.DataFrame, status:
     return Document(
         label=f"{plan.name}-claims",
         caption=f"Claims of Hierarchical Distillation (arXiv 2511.08930). {plan.suite.title}, "
-        f"{numbers.over}. {status} The rules of workflow/claims.yaml decide by confidence "
-        f"sequences, which hold at every number of seeds, at level {rules.level:g} divided over "
-        "the claims of a source (suite or theory). AWD is a reconstruction.",
+        f"{numbers.over}. {status} Confidence sequences decide, which hold at every number "
+        f"of seeds, at level {rules.level:g} divided over the claims of a source (suite or "
+        "theory). AWD is a reconstruction.",
         columns=list(people),
         rows=people.to_numpy().tolist(),
         align=["l", *map(wrapped, (0.38, 0.13, 0.35))],

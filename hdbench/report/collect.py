@@ -186,6 +186,7 @@ def run_manifest(plan: Plan, manifests: Manifests, other: Path | None) -> dict[s
         "peak_gpu_memory_bytes",
         "ranks",
         "environment",
+        "registrations",
     )
     stages = [{key: m[key] for key in recorded if key in m} for m in manifests.values()]
     if other:

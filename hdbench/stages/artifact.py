@@ -19,7 +19,7 @@ import torch
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
 from hdbench.core.files import MANIFEST, sha256, write_atomic
-from hdbench.core.provenance import environment
+from hdbench.core.provenance import environment, registrations
 from hdbench.suite.stage import VERSIONS, Stage, versions_of
 
 
@@ -208,6 +208,7 @@ class Work:
             "parents": stage.parents,
             "seed": config.get("seed"),
             "environment": environment(str(self.device)),
+            "registrations": registrations(),
             **{k: round(v, 3) for k, v in cost.items()},
             **facts,
             "payload": {name: sha256(self.path / name) for name in sorted(payload)},

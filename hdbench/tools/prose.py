@@ -34,7 +34,7 @@ from hdbench.report.claims import find_entry, judge, values_of, verdicts
 from hdbench.report.columns import dagger
 from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers
-from hdbench.report.rules import read_rules
+from hdbench.report.registration import rules_for
 from hdbench.report.tables import TABLES
 from hdbench.suite.arms import describe, head_of
 from hdbench.suite.load import load_plan
@@ -230,7 +230,10 @@ def _probes(tables: Path) -> tuple[Intervals, set[tuple[str, str]]]:
 @functools.cache
 def _judged(suite: str, tables: Path):
     theory = read_theory(tables / "theory" / "metrics.csv", missing_is_none=True)
-    return judge(_numbers(suite, tables), read_rules(), theory)
+    numbers = _numbers(suite, tables)
+    frame = read_metrics(tables / suite / "metrics.csv")
+    rules, _ = rules_for(numbers.plan, frame, tables / suite / "run.json", None, None)
+    return judge(numbers, rules, theory)
 
 
 def forget() -> None:

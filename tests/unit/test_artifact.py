@@ -78,8 +78,10 @@ def test_a_manifest_says_what_the_artifact_is(done):
         "forward_equivalents",
         "parameters",
         "versions",
+        "inputs",
         "sources",
         "parent_manifests",
+        "registrations",
         "payload",
     }
     assert manifest["id"] == f"teacher/s0-{manifest['digest']}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
+from hdbench.core.provenance import REGISTRATIONS
 from hdbench.report.figures import FIGURES
 from hdbench.report.tables import tables_of
 from hdbench.stages.sources import changed_sources, refuse_changed_inputs

@@ -110,6 +110,7 @@ rule claims:
         METRICS,
         THEORY,
         rules="workflow/claims.yaml",
+        prereg=[str(path) for path in (REGISTRATIONS / f"{PLAN.name}.yaml",) if path.is_file()],
     output:
         report(f"{FOLDER}/tables/claims.html", category="Claims", caption="../report/claims.rst"),
         expand(f"{FOLDER}/tables/claims.{{kind}}", kind=("csv", "md", "tex")),

@@ -1,0 +1,320 @@
+"""Registered claims: rules, arms and seeds that were committed before the run that they judge.
+
+The file lies in workflow/prereg, named as the suite.  A run keeps to it if every stage ran from a
+clean commit that has the commit of the registration (of the tag prereg/<name>, if there is one)
+among its ancestors, with the file as it is now, and if its chains are the first of the registered
+seeds, complete and not more than the cap.  Stages record the file's digest beside their commit;
+neither is in their ids.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic import Field, model_validator
+
+from hdbench.core.config import nearest, read_yaml, validate
+from hdbench.core.errors import UserError
+from hdbench.core.files import sha256, write_atomic
+from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
+from hdbench.report.rules import Claim, Rules, read_rules
+from hdbench.suite.load import load_plan
+from hdbench.suite.plan import Plan
+
+EXPLORATORY = "Exploratory: the rules are workflow/claims.yaml, not a registration before the run."
+DRAFT = ".draft"  # what ends the name of one that is still to be made
+
+
+class Registration(Rules):
+    """Rules with the suite, the arms and the seeds that they are for."""
+
+    suite: str
+    metric: str = Field(description="the primary one")
+    arms: tuple[str, ...] = Field(min_length=1, description="whose chains have to be complete")
+    seeds: tuple[int, ...] = Field(min_length=2, description="of chains, in this order")
+    cap: int = Field(ge=2, description="the most chains")
+    digests: dict[str, str] = Field(
+        {}, description="by arm, of its first evaluation with the first seed: its settings"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {list(self.seeds)}: one appears twice; remove it")
+        if self.cap > len(self.seeds):
+            raise ValueError(f"cap = {self.cap}: there are {len(self.seeds)} seeds; lower it")
+        needed = arms_of(self.claims, self)
+        for arm in needed:
+            if arm not in self.arms:
+                raise ValueError(f"arms = {list(self.arms)}: a test or margin names {arm} too")
+        metrics = {test.metric for claim in self.claims.values() for test in claim.tests}
+        if self.metric not in metrics:
+            raise ValueError(
+                f"metric = {self.metric!r}: no test is of it" + nearest(self.metric, metrics)
+            )
+        return self
+
+
+def arms_of(claims: dict[str, Claim], rules: Rules) -> list[str]:
+    """The suite's arms that tests of the claims and their margins name, without steps."""
+    names: list[str] = []
+    for claim in claims.values():
+        for test in claim.tests if claim.source == "suite" else ():
+            margin = rules.margin(test)
+            names += [*test.arms, *([margin.of] if margin is not None and margin.of else [])]
+    return list(dict.fromkeys(name.partition("@")[0] for name in names))
+
+
+def read_registration(path: Path) -> Registration:
+    return validate(Registration, read_yaml(path), str(path))
+
+
+def rules_for(
+    plan: Plan, frame: pd.DataFrame, run: Path, prereg: Path | None, rules: Path | None
+) -> tuple[Rules, str]:
+    """What judges a run, and in a sentence what that makes of its verdicts.
+
+    `frame` and `run` are its metrics and the file of its manifest.  It is `prereg`, or by default
+    the registration named as the suite if the run keeps to it; else `rules`, and the verdicts are
+    exploratory.  UserError where the run breaks the registration that is given.
+    """
+    if prereg is not None and rules is not None:
+        raise UserError(f"{prereg}: a registration has its own rules; leave out --rules")
+    path = prereg or REGISTRATIONS / f"{plan.name}.yaml"
+    if prereg is None and (rules is not None or not path.is_file()):
+        return read_rules(*([rules] if rules else [])), EXPLORATORY
+    registration = read_registration(path)
+    try:
+        return registration, kept(registration, path, plan, frame, run)
+    except UserError as error:
+        if prereg is not None:
+            raise
+        return read_rules(), f"Exploratory, for the run does not keep to its registration: {error}."
+
+
+def kept(registration: Registration, path: Path, plan: Plan, frame: pd.DataFrame, run: Path) -> str:
+    """Says that a run keeps to its registration; UserError for the first thing that breaks it."""
+    if path.stem.endswith(DRAFT):
+        raise UserError(f"{path}: is a draft; make the registration with `hdbench preregister`")
+    if registration.suite != plan.name:
+        raise UserError(f"{path}: is of the suite {registration.suite}, not of {plan.name}")
+    seeds = check_seeds(registration, path, plan, frame)
+    check_settings(registration, path, frame)
+    stages = stages_of(run)
+    check_clean(stages, run)
+    since = committed(path)
+    check_stages(stages, path, since)
+    return (
+        f"Registered: {path} ({sha256(path)[:12]}) of commit {since[:12]}, {len(seeds)} of at most "
+        f"{registration.cap} chains."
+    )
+
+
+def check_seeds(
+    registration: Registration, path: Path, plan: Plan, frame: pd.DataFrame
+) -> list[int]:
+    """The seeds of the run, which are the first of the registered ones, each with all arms."""
+    listed = [seed for seed in plan.suite.seeds if seed in registration.seeds]
+    if listed != list(registration.seeds[: len(listed)]):
+        raise UserError(
+            f"{path}: the suite lists the seeds {_list(listed)}, out of the registered order "
+            f"{_list(registration.seeds)}; take the first of these, in order"
+        )
+    measured = frame[frame.arm.isin(registration.arms) & frame.seed.notna()]
+    by_arm = measured.groupby("arm").seed.agg(lambda column: set(map(int, column)))
+    arms = {arm: by_arm.get(arm, set()) for arm in registration.arms}
+    used = set().union(*arms.values())
+    if others := sorted(used - set(registration.seeds)):
+        raise UserError(
+            f"{path}: the seeds {_list(others)} are not registered; leave their chains out"
+        )
+    if len(used) > registration.cap:
+        raise UserError(
+            f"{path}: {len(used)} chains are more than the cap, {registration.cap}; leave out "
+            "those beyond it"
+        )
+    first = list(registration.seeds[: len(used)])
+    for seed in first:
+        if lacking := [arm for arm in registration.arms if seed not in arms[arm]]:
+            later = used - set(first)
+            raise UserError(
+                f"{path}: seed {seed} has no numbers of {_list(lacking)}"
+                + (f", though seed {min(later)} after it has" if later else "")
+                + "; finish its chain, for none may be skipped"
+            )
+    if not first:
+        raise UserError(f"{path}: no chain has run; begin with seed {registration.seeds[0]}")
+    return first
+
+
+def check_settings(registration: Registration, path: Path, frame: pd.DataFrame) -> None:
+    """That arms of the first seed have the registered digests, so the registered settings."""
+    first = frame[frame.seed == registration.seeds[0]]
+    for arm, digest in registration.digests.items():
+        if digest not in set(first.digest[first.arm == arm]):
+            raise UserError(
+                f"{path}: {arm} has other settings, or is of another version, than was registered; "
+                "run it as registered, or register anew under another suite"
+            )
+
+
+def stages_of(run: Path) -> list[dict[str, Any]]:
+    """The stages in a run's manifest; UserError where it is none."""
+    try:
+        stages = json.loads(run.read_text(encoding="utf-8"))["stages"]
+        commits = {stage["id"]: stage["environment"]["commit"] for stage in stages}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{run}: not a run's manifest ({type(error).__name__}); `hdbench collect` writes it "
+            "beside the metrics"
+        ) from None
+    if not commits:
+        raise UserError(f"{run}: has no stages; make it again with `hdbench collect`")
+    return stages
+
+
+def check_clean(stages: list[dict[str, Any]], run: Path) -> None:
+    """That all stages ran from a commit without changes."""
+    unclean = [
+        stage
+        for stage in stages
+        if (commit := stage["environment"]["commit"]) == UNKNOWN or commit.endswith(DIRTY)
+    ]
+    if unclean:
+        raise UserError(
+            f"{run}: {len(unclean)} of {len(stages)} stages ran from a tree with changes or of no "
+            f"known commit, such as {unclean[0]['id']} ({unclean[0]['environment']['commit']}); "
+            "commit, and run them again"
+        )
+
+
+def committed(path: Path) -> str:
+    """The commit of a registration: of its tag prereg/<name>, or that which added it."""
+    tag = git(path.parent, "rev-parse", "--quiet", "--verify", f"refs/tags/prereg/{path.stem}^{{}}")
+    added = git(path.parent, "log", "--diff-filter=A", "--format=%H", "--", path.name)
+    commits = [*(tag.stdout.split() if tag else []), *(added.stdout.split()[-1:] if added else [])]
+    if not commits:
+        raise UserError(f"{path}: is in no commit; commit it before the first chain")
+    return commits[0]
+
+
+def check_stages(stages: list[dict[str, Any]], path: Path, since: str) -> None:
+    """That all stages ran after the registration, with the file as it is."""
+    digest = sha256(path)
+    for commit in sorted({stage["environment"]["commit"] for stage in stages}):
+        said = git(path.parent, "merge-base", "--is-ancestor", since, commit)
+        if said is None or said.returncode:
+            example = next(s["id"] for s in stages if s["environment"]["commit"] == commit)
+            raise UserError(
+                f"{path}: {example} ran from commit {commit[:12]}, which is not after the "
+                f"registration's, {since[:12]}, in this repository; run it again"
+            )
+    for stage in stages:
+        recorded = stage.get("registrations", {}).get(path.stem)
+        if recorded != digest:
+            then = "was not there" if recorded is None else f"was another ({recorded[:12]})"
+            raise UserError(
+                f"{path}: {then} when {stage['id']} ran; restore it (`git log -- {path}`), or "
+                "register anew under another suite"
+            )
+
+
+def register(
+    plan: Plan,
+    rules: Rules,
+    claims: tuple[str, ...],
+    seeds: range,
+    cap: int,
+    metric: str,
+    draft: bool,
+) -> Registration:
+    """A registration of claims of the rules, by default of all that the suite's arms can test.
+
+    UserError for an unknown claim, a claim whose arms the suite lacks, or, but of a draft, a suite
+    that does not begin with the first seed, so that its settings cannot be registered.
+    """
+    if plan.suite.seeds[0] != seeds[0] and not draft:
+        raise UserError(
+            f"suite {plan.stem}: begins with seed {plan.suite.seeds[0]}, not with {seeds[0]}; set "
+            f"its seeds to [{seeds[0]}], and append the others as they are run"
+        )
+    for name in claims:
+        if name not in rules.claims:
+            raise UserError(f"--claim = {name!r}: unknown claim" + nearest(name, rules.claims))
+    testable = {
+        name: claim
+        for name, claim in rules.claims.items()
+        if name in claims
+        or not claims
+        and claim.source == "suite"
+        and plan.name in (claim.suites or (plan.name,))
+        and set(arms_of({name: claim}, rules)) <= set(plan.arms)
+    }
+    named = arms_of(testable, rules)
+    arms = [arm for arm in plan.arms if arm in named]
+    if unknown := [arm for arm in named if arm not in arms]:
+        raise UserError(f"suite {plan.stem} has no arm {_list(unknown)}; leave out their claims")
+    rows = {
+        row.arm: plan.stage(row.stages["evaluate"]).digest
+        for row in reversed(plan.rows)
+        if row.seed == seeds[0]
+    }
+    content = rules.model_dump(mode="json", exclude_none=True, exclude={"claims"})
+    content |= {
+        "suite": plan.name,
+        "metric": metric,
+        "arms": arms,
+        "seeds": list(seeds),
+        "cap": cap,
+        "digests": {arm: rows[arm] for arm in arms if arm in rows},
+        "claims": {
+            name: claim.model_dump(mode="json", exclude_none=True)
+            for name, claim in testable.items()
+        },
+    }
+    return validate(Registration, content, f"the registration of {plan.name}")
+
+
+def preregister(
+    suite: str,
+    rules: Path,
+    claims: tuple[str, ...],
+    seeds: str,
+    cap: int | None,
+    metric: str,
+    out: Path | None,
+) -> Path:
+    """Write a registration into `out`, by default workflow/prereg/<suite>.yaml; the path."""
+    plan = load_plan(suite)
+    path = out or REGISTRATIONS / f"{plan.name}.yaml"
+    draft = path.stem.endswith(DRAFT)
+    if path.exists() and not draft:
+        raise UserError(f"{path}: a registration is there, and stays as it is; name another --out")
+    order = seeds_of(seeds)
+    registration = register(
+        plan, read_rules(rules), claims, order, cap or len(order), metric, draft
+    )
+    write_atomic(path, text_of(registration))
+    return path
+
+
+def seeds_of(text: str) -> range:
+    """`11-42`; UserError for anything else."""
+    first, dash, last = text.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise UserError(f"--seeds = {text!r}: give the first and the last, such as 11-42")
+    return range(int(first), int(last) + 1)
+
+
+def text_of(registration: Registration) -> str:
+    """The file's YAML, short lists and mappings on a line."""
+    content = registration.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
+
+
+def _list(items) -> str:
+    return ", ".join(map(str, items))
