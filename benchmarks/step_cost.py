@@ -66,6 +66,10 @@ OBJECTIVES = {  # settings and guidance
         "adversarial",
         "ladd",
         "adm",
+        "adversarial_pretraining",
+        "embedding_loss",
+        "flash_dmd",
+        "gndm",
     )
 }
 
@@ -96,7 +100,7 @@ def new_trainer(
     def network(mean_velocity: bool) -> Transformer:
         return new_network(width, depth, device, mean_velocity)
 
-    def head(name: str, gan) -> torch.nn.Module:
+    def head(name: str, gan, *axes: int) -> torch.nn.Module:
         layers = len(gan.blocks)
         return build_head(name, layers=layers, width=width, grid=8, parameters=60000).to(device)
 

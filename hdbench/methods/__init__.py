@@ -10,10 +10,14 @@ from hdbench.core.registry import Registry
 from hdbench.methods.base import Objective
 from hdbench.methods.distribution.adm import ADM
 from hdbench.methods.distribution.adversarial import Adversarial
+from hdbench.methods.distribution.adversarial_pretraining import AdversarialPretraining
 from hdbench.methods.distribution.decoupled_dmd import DecoupledDMD
 from hdbench.methods.distribution.dmd import DMD
 from hdbench.methods.distribution.dmd2 import DMD2
+from hdbench.methods.distribution.embedding_loss import EmbeddingLoss
 from hdbench.methods.distribution.f_distill import FDistill
+from hdbench.methods.distribution.flash_dmd import FlashDMD
+from hdbench.methods.distribution.gndm import GNDM
 from hdbench.methods.distribution.ladd import LADD
 from hdbench.methods.distribution.sid import SiD
 from hdbench.methods.distribution.vsd import VSD
@@ -50,7 +54,21 @@ TRAJECTORY = (
     DualEnd,
     GuidanceDistillation,
 )
-DISTRIBUTION = (DMD, DMD2, DecoupledDMD, FDistill, VSD, SiD, Adversarial, LADD, ADM)
+DISTRIBUTION = (
+    DMD,
+    DMD2,
+    DecoupledDMD,
+    FDistill,
+    VSD,
+    SiD,
+    Adversarial,
+    LADD,
+    ADM,
+    AdversarialPretraining,
+    EmbeddingLoss,
+    FlashDMD,
+    GNDM,
+)
 
 OBJECTIVES: Registry[Objective] = Registry(
     "hdbench.objectives", Objective, (*PRETRAINING, *TRAJECTORY, *DISTRIBUTION)

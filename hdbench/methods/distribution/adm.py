@@ -64,7 +64,7 @@ class ADM(Matching):
     def draw_direction(self, d):
         return {}
 
-    def draw_discriminator(self, d, real):
+    def draw_discriminator(self, d, problem):
         return {"eps_r1": d.noise(), "t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 
     def perturb(self, networks, x, b):

@@ -18,7 +18,7 @@ data's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
@@ -27,7 +27,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hdbench.core.distributed import global_mean
-from hdbench.core.seeds import Draws
 from hdbench.flow.path import MeanVelocity, interpolate, velocity
 from hdbench.methods.base import Batch, Loss, Objective, Pairs, Passes, Problem, Update
 from hdbench.methods.discriminators.pool import HeadPool
@@ -51,7 +50,7 @@ from hdbench.methods.trajectory.stochastic_consistency import StochasticConsiste
 Regulariser = Annotated[
     MeanFlow | Consistency | Knowledge | StochasticConsistency, Field(discriminator="name")
 ]
-RealRows = Callable[[Draws], tuple[Tensor, ...]]  # draws x (B, C, H, W) and labels (B,)
+OnStep = Callable[[int, int], Sequence[nn.Parameter] | None]
 STATE_OPTIONS = ("frozen", "on_step", "ema_start")  # of a regulariser, taken over by the generator
 
 
@@ -142,9 +141,9 @@ class GeneratorObjective(Objective):
         """What `direction` needs."""
         return {}
 
-    def draw_discriminator(self, d, real: RealRows) -> Batch:
+    def draw_discriminator(self, d, problem: Problem) -> Batch:
         """What `discriminator_inputs` needs beside the generator's samples."""
-        x, c_real = real(d)
+        x, c_real = d.rows(*problem.pairs[1:]) if self.contrast else d.data()
         b = {"x": x, "c_real": c_real, "eps_gan": d.noise(), "eps_r1": d.noise()}
         return b | {"t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 
@@ -168,13 +167,22 @@ class GeneratorObjective(Objective):
             (interpolate(perturbed, b["eps_gan"], t), t, b["c_real"]),
         )
 
+    def combined(self, g: Tensor, g_gan: Tensor, t: Tensor) -> Tensor:
+        """The direction and the scaled GAN's together, of samples that start at t (B,)."""
+        return g + g_gan
+
+    def on_critic_step(self, networks: Networks) -> OnStep:
+        """The critic's `Update.on_step`."""
+        pool = networks.head
+        return pool.on_step if isinstance(pool, HeadPool) else lambda step, steps: None
+
     def at_guidance(self, networks: Networks, b: Batch) -> Networks:
         """The networks as the direction sees them."""
         return networks
 
     # what they share
 
-    def draw_start(self, d) -> Batch:
+    def draw_start(self, d, problem: Problem) -> Batch:
         steps = self.generator_steps
         b = {"c": d.label(), "eps": d.noise()}
         if steps > 1:
@@ -187,11 +195,11 @@ class GeneratorObjective(Objective):
         noises = [b[f"eps_{number}"] for number in range(1, self.generator_steps)]
         return (*simulate(student, b["c"], b["eps"], b.get("step"), noises), b["c"])
 
-    def draw_critic(self, d, real: RealRows) -> Batch:
-        b = self.draw_start(d) | {"eps_fake": d.noise()}
+    def draw_critic(self, d, problem: Problem) -> Batch:
+        b = self.draw_start(d, problem) | {"eps_fake": d.noise()}
         if self.has_fake:
             b["t_fake"] = d.uniform(self.t_min, self.t_max)
-        return b | self.draw_discriminator(d, real) if self.discriminator != "none" else b
+        return b | self.draw_discriminator(d, problem) if self.discriminator != "none" else b
 
     def critic(self, networks: Networks, b: Batch) -> Loss:
         """Flow matching of the fake score on the generator's samples, and the head's loss."""
@@ -235,8 +243,8 @@ class GeneratorObjective(Objective):
             loss = loss + self.gan.r1_weight * approximate_r1(real, perturbed)
         return loss, scalars
 
-    def draw_generator(self, d, regulariser: Update | None = None) -> Batch:
-        b = self.draw_start(d) | self.draw_direction(d)
+    def draw_generator(self, d, problem: Problem, regulariser: Update | None = None) -> Batch:
+        b = self.draw_start(d, problem) | self.draw_direction(d)
         if self.discriminator != "none":
             b["eps_gan"] = d.noise()
             b["t_gan"] = d.uniform(self.gan.t_min, self.gan.t_max)
@@ -246,7 +254,8 @@ class GeneratorObjective(Objective):
 
     def generator(self, networks: Networks, b: Batch, regulariser: Update | None = None) -> Loss:
         """The surrogate whose gradient is the direction and the GAN's, and the regulariser."""
-        x_hat = consistency(networks.student, *self.start(networks.student, b))
+        z, t, c = self.start(networks.student, b)
+        x_hat = consistency(networks.student, z, t, c)
         g = None
         size = 1.0
         scalars = {}
@@ -261,7 +270,7 @@ class GeneratorObjective(Objective):
             if g is not None:
                 cosine = F.cosine_similarity(g.flatten(1), g_gan.flatten(1))
                 scalars["gradient_cosine"] = cosine.mean()
-            g = scaled if g is None else g + scaled
+            g = scaled if g is None else self.combined(g, scaled, t)
         loss = generator_surrogate(x_hat, g)
         if regulariser:
             prefix = "regulariser/"
@@ -278,13 +287,6 @@ class GeneratorObjective(Objective):
             return generator_loss(output, self.gan.loss)
 
         return image_gradient(score, x_hat)
-
-    def real_rows(self, problem: Problem) -> RealRows:
-        """What draws the head's real samples and their labels."""
-        if not self.contrast:
-            return lambda d: d.data()
-        _, x, labels = problem.pairs
-        return lambda d: d.rows(x, labels)
 
     def networks(self, problem: Problem) -> Networks:
         fake = problem.copy_teacher() if self.has_fake else None
@@ -329,16 +331,16 @@ class GeneratorObjective(Objective):
             name="critic",
             modules=modules,
             learning_rates=rates,
-            draw=lambda d: self.draw_critic(d, self.real_rows(problem)),
+            draw=lambda d: self.draw_critic(d, problem),
             loss=lambda b: self.critic(networks, b),
             repeats=self.critic_steps(),
-            **({"on_step": networks.head.on_step} if isinstance(networks.head, HeadPool) else {}),
+            on_step=self.on_critic_step(networks),
         )
         generator = Update(
             name="generator",
             modules={"student": problem.student},
             learning_rates={"student": problem.learning_rate},
-            draw=lambda d: self.draw_generator(d, regulariser),
+            draw=lambda d: self.draw_generator(d, problem, regulariser),
             loss=lambda b: self.generator(networks, b, regulariser),
             **options,
         )

@@ -91,8 +91,8 @@ class Matching(GeneratorObjective):
             b["guidance"] = d.uniform(*self.guidance)
         return b
 
-    def draw_critic(self, d, real):
-        b = super().draw_critic(d, real)
+    def draw_critic(self, d, problem):
+        b = super().draw_critic(d, problem)
         return b | {"null": d.uniform() < self.label_dropout} if self.label_dropout else b
 
     def fake_loss(self, networks, x_hat, b):
