@@ -13,7 +13,7 @@ from hdbench.datasets.prompts import read_prompts
 from hdbench.evaluation import references
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.features import Features, digest_of, extract
-from hdbench.evaluation.images import Images, open_images
+from hdbench.evaluation.images import Images, open_images, paired
 from hdbench.evaluation.measure import design_of, measure, notes
 from hdbench.evaluation.protocols import Protocol, label
 from hdbench.evaluation.references import Reference
@@ -29,6 +29,8 @@ def evaluate(request: Request) -> list[Evaluation] | None:
     """
     extractors = Extractors(request)
     images, prompts = _samples(request)
+    if any(protocol.paired for protocol in request.protocols):
+        images = _pairs(request, images)
     for protocol in request.protocols:
         if protocol.needs_reference and protocol.name not in request.references:
             adm = ", or ADM's VIRTUAL_imagenet256_labeled.npz" * ("sfid" in protocol.metrics)
@@ -132,6 +134,19 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
     return images, read_prompts(request.prompts, images.ids, prompts[0]) if prompts else None
 
 
+def _pairs(request: Request, images: Images) -> Images:
+    """The samples, each with the reference's image of its name."""
+    name = next(protocol.name for protocol in request.protocols if protocol.paired)
+    if len(request.protocols) > 1:
+        raise UserError(f"{name}: goes alone; give one --protocol")
+    if not isinstance(source := request.references.get(name), Path):
+        raise UserError(
+            f"{name} needs a reference; give --reference with the teacher's samples of the same "
+            "noises and conditions, under the same names"
+        )
+    return paired(images, open_images(source, allow=request.allow))
+
+
 def _evaluation(
     request: Request,
     protocol: Protocol,
@@ -166,6 +181,7 @@ def _evaluation(
     weights = {role: extractors.weights[role] for role in protocol.networks}
     other = {role: used.sha256 for role, used in weights.items() if not used.public}
     sources = list(dict.fromkeys(reference.key["source"] for reference in real.values()))
+    sources += [images.paired] if images.paired else []
     reference = digest_of(sources) if len(sources) > 1 else "".join(sources)
     column = label(protocol, other, reference, request.layout)
     facts = {
@@ -177,7 +193,9 @@ def _evaluation(
         "sizes": {f"{w}x{h}": n for (h, w), n in images.sizes.items()},
         "weights": {role: used.sha256 for role, used in weights.items()},
         "extractors": [extractor.description() for extractor in of_protocol.values()],
-        "notes": notes(protocol, images),
+        "notes": notes(
+            protocol, images, of_protocol.values(), [row["prompt"] for row in prompts or ()]
+        ),
     }
     return Evaluation(
         name=request.name or Path(images.source).stem,

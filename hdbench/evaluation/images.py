@@ -26,6 +26,7 @@ from hdbench.datasets import DATASETS
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
+SMALLEST = 32  # side of images that AlexNet takes
 CONVERSION = "--allow conversion"
 
 
@@ -43,6 +44,7 @@ class Images:
     sizes: Counter  # of (H, W)
     load: Callable[[int], np.ndarray]
     labels: np.ndarray | None = None  # (N,) int64
+    paired: str = ""  # digest of the images that `paired` has put beside these
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,6 +76,30 @@ class Images:
             return "unknown"
         counts = np.unique(self.labels, return_counts=True)[1]
         return "class-balanced" if np.ptp(counts) <= 1 else "random"
+
+
+def paired(images: Images, others: Images) -> Images:
+    """Each image with the other of its id, as (H, W, 6); UserError where they do not fit."""
+    row_of = {name: row for row, name in enumerate(others.ids)}
+    if missing := [name for name in images.ids if name not in row_of]:
+        raise UserError(
+            f"{others.source}: lacks {len(missing)} of {len(images)} images of {images.source}, "
+            f"such as {missing[0]!r}; give images of the same names"
+        )
+    sizes = set(images.sizes) | set(others.sizes)
+    if len(sizes) > 1 or min(min(size) for size in sizes) < SMALLEST:
+        texts = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise UserError(
+            f"{others.source}: images of {texts}; pairs must be of one size, at least "
+            f"{SMALLEST}x{SMALLEST}"
+        )
+    load = images.load
+    return replace(
+        images,
+        digest=_hash([images.digest, others.digest, "pairs"]),
+        load=lambda i: np.concatenate([load(i), others.load(row_of[images.ids[i]])], axis=2),
+        paired=others.digest,
+    )
 
 
 def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = False) -> Images:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from hdbench.core.errors import UserError
-from hdbench.evaluation.extractors import EXTRACTORS
+from hdbench.evaluation.extractors import EXTRACTORS, Extractor
 from hdbench.evaluation.features import Features
 from hdbench.evaluation.images import Images
 from hdbench.evaluation.protocols import Protocol
@@ -50,7 +50,7 @@ def measure(
         views=views,
         logits=logits,
         clip=(views["clip.image"].features, views["clip.text"].features)
-        if protocol.prompts
+        if "clip.text" in views
         else None,
         captions=captions,
         real_captions=real_captions,
@@ -90,9 +90,16 @@ def design_of(images: Images, captions: Sequence[Mapping[str, str]] = ()) -> Des
     return Design.of_labels(images.labels) if balanced else INDEPENDENT
 
 
-def notes(protocol: Protocol, images: Images) -> list[str]:
-    """What a reader should know, a sentence each."""
-    sentences = []
+def notes(
+    protocol: Protocol, images: Images, extractors: Iterable[Extractor], texts: Sequence[str]
+) -> list[str]:
+    """What a reader should know, a sentence each; `texts` are the images' prompts."""
+    cut = max((extractor.cut(texts) for extractor in extractors), default=0)
+    sentences = (
+        [f"{cut} of {len(texts)} prompts are longer than the text tower takes, and were cut"]
+        if cut
+        else []
+    )
     if protocol.image_size and set(images.sizes) != {(protocol.image_size,) * 2}:
         height, width = images.sizes.most_common(1)[0][0]
         sentences.append(

@@ -102,6 +102,11 @@ class Protocol(Config):
         return self.resolution is not None or all(EXTRACTORS[x].crops for x in self.extractors)
 
     @property
+    def paired(self) -> bool:
+        """Whether it compares each image with one of the same name."""
+        return any(metric.paired for metric in self.classes())
+
+    @property
     def needs_reference(self) -> bool:
         """Whether any metric compares with real images."""
         return any(metric.needs for metric in self.classes())
@@ -198,6 +203,33 @@ PROTOCOLS = {
             about=CLIP_SCORE,
         ),
         Protocol(
+            name="pickscore",
+            extractors=("pickscore",),
+            metrics=("pickscore",),
+            quality=("pickscore",),
+            distance=None,
+            about="PickScore v1 by transformers' CLIP ViT-H/14: exp(logit scale) cos, float32",
+        ),
+        Protocol(
+            name="hpsv2",
+            extractors=("hpsv2",),
+            metrics=("hpsv2",),
+            quality=("hpsv2",),
+            distance=None,
+            about="HPS v2.1 by open_clip's ViT-H-14: 100 cos, float32; the longer side is resized, "
+            "the rest padded",
+        ),
+        Protocol(
+            name="fidelity",
+            extractors=("lpips",),
+            metrics=("teacher_lpips", "teacher_mse"),
+            quality=("teacher_lpips", "teacher_mse"),
+            distance=None,
+            about="trajectory fidelity: each sample against the reference's image of its name, the "
+            "teacher's of the same noise and condition; LPIPS 0.1 by AlexNet, and the mean squared "
+            "error of pixels in [0, 1]",
+        ),
+        Protocol(
             name="classifier",
             metrics=(
                 "fd_train",
@@ -220,6 +252,12 @@ PROTOCOLS = {
     )
 }
 SUITE_PROTOCOLS = tuple(name for name, protocol in PROTOCOLS.items() if protocol.distance)
+BESIDE = {  # metric -> protocol, of those that a suite may measure beside its own
+    metric: name
+    for name, protocol in PROTOCOLS.items()
+    if not protocol.distance
+    for metric in protocol.metrics
+}
 
 
 def protocol_named(name: str) -> Protocol:

@@ -62,8 +62,25 @@ PUBLIC = {
         "https://huggingface.co/timm/vit_so400m_patch16_siglip_256.v2_webli/resolve/main/model.safetensors",
         kind="timm",
     ),
+    "alexnet": Public(
+        "alexnet-owt-7be5be79.pth", "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+    ),
+    "pickscore": Public(
+        "PickScore_v1.safetensors",
+        "https://huggingface.co/yuvalkirstain/PickScore_v1/resolve/main/model.safetensors",
+        kind="transformers",
+    ),
+    "hpsv2": Public(
+        "HPS_v2.1_compressed.pt",
+        "https://huggingface.co/xswu/HPSv2/resolve/main/HPS_v2.1_compressed.pt",
+        kind="open_clip",
+    ),
 }
-FOLDERS = {"open_clip": "open_clip_config.json", "timm": "config.json"}  # what each has
+FOLDERS = {  # what each has
+    "open_clip": "open_clip_config.json",
+    "timm": "config.json",
+    "transformers": "config.json",
+}
 
 
 class Weights(NamedTuple):

@@ -17,7 +17,7 @@ from hdbench.metrics.classification import Accuracy, AccuracyHeldOut, AccuracySe
 from hdbench.metrics.clip_score import ClipScore
 from hdbench.metrics.design import INDEPENDENT, Design
 from hdbench.metrics.factors import FactorAccuracy, FactorCoverage, FactorDistance, FactorMean
-from hdbench.metrics.fidelity import TeacherFeatures, TeacherMse
+from hdbench.metrics.fidelity import TeacherFeatures, TeacherLpips, TeacherMse
 from hdbench.metrics.frechet import (
     FdDinoV2,
     FdTest,
@@ -30,6 +30,7 @@ from hdbench.metrics.frechet import (
 from hdbench.metrics.inception_score import InceptionScore
 from hdbench.metrics.kernel import KernelDistance
 from hdbench.metrics.manifold import Precision, Recall
+from hdbench.metrics.preference import HpsV2, PickScore
 from hdbench.metrics.spectrum import BandPower
 
 __all__ = [
@@ -79,6 +80,9 @@ METRICS = Registry(
         CovarianceTerm,
         Gain,
         CalibratedDistance,
+        TeacherLpips,
+        PickScore,
+        HpsV2,
     ],
 )
 

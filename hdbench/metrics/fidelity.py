@@ -38,11 +38,29 @@ class TeacherMse(Metric, group="fidelity"):
     low = 0.0
     high = 1.0
     paired = True
+    reads = ("lpips.pixels",)
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        if view := sample.views.get(self.reads[0]):
+            return {self.name: mean(view.features[:, 0])}
         if sample.teacher is None:
             return {}
         return {self.name: mean_squared_error(sample.images, sample.teacher[0])}
+
+
+class TeacherLpips(Metric, group="protocol"):
+    """Mean LPIPS (AlexNet, version 0.1) of a sample and the teacher's, at their own size."""
+
+    name = "teacher_lpips"
+    title = "LPIPS to teacher"
+    better = "lower"
+    low = 0.0
+    paired = True
+    reads = ("lpips.alexnet",)
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        view = sample.views.get(self.reads[0])
+        return {} if view is None else {self.name: mean(view.features[:, 0])}
 
 
 class TeacherFeatures(Metric, group="fidelity"):

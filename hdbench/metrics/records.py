@@ -59,7 +59,7 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
 
 
 def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
-    """The frame itself, or UserError where a number appears twice or two protocols are mixed."""
+    """The frame itself; UserError where a number appears twice, or a metric is of two protocols."""
     twice = frame[frame.duplicated(["suite", *KEY], keep=False)][KEY].drop_duplicates()
     if len(twice):
         named = "; ".join(
@@ -73,7 +73,7 @@ def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
             f"{source}: {len(twice)} numbers appear more than once ({named}); make it again "
             "with `hdbench collect`"
         )
-    protocols = frame.groupby("suite").protocol.agg(lambda column: set(column) - {"cost"})
+    protocols = frame.groupby(["suite", "metric"]).protocol.agg(set)
     if mixed := [p for p in protocols if len(p) > 1]:
         raise UserError(
             f"{source}: mixes the protocols {', '.join(sorted(mixed[0]))}; make it again with "

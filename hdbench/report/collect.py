@@ -103,20 +103,20 @@ def kept_rows(
 
 def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
     """What the row's evaluate stages measured."""
-    _, manifest = artifact.load(results, row.stages["evaluate"])
-    protocol = (
-        manifest.get("protocol")
-        or f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
-    )
-    tables = [artifact.folder(results, stage) / "metrics.csv" for stage in plan.evaluations(row)]
-    for number in pd.concat(map(pd.read_csv, tables)).itertuples():
-        yield {
-            "metric": with_count(number.metric, number.n),
-            "value": number.value,
-            "se": number.se,
-            "n": number.n,
-            "protocol": protocol,
-        }
+    for stage in plan.evaluations(row):
+        path, manifest = artifact.load(results, stage)
+        protocol = (
+            manifest.get("protocol")
+            or f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
+        )
+        for number in pd.read_csv(path / "metrics.csv").itertuples():
+            yield {
+                "metric": with_count(number.metric, number.n),
+                "value": number.value,
+                "se": number.se,
+                "n": number.n,
+                "protocol": protocol,
+            }
 
 
 def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]]:

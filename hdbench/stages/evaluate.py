@@ -132,23 +132,16 @@ def metric_input(context: Context) -> MetricInput:
 
 
 def evaluate_pictures(context: Context) -> Payload:
-    """The suite's named protocol on the samples, against the reference that its stage has built."""
+    """A named protocol on the samples, against what its parents hold."""
     config = context.config
     folder = context.parent("sample").folder
     check_pictures(folder)
-    built = context.parent("reference").folder / "reference.json"
-    places = json.loads(built.read_text(encoding="utf-8"))
-    if "folder" in places:  # of a protocol with one extractor, as it was written before
-        places = {protocol_named(config.protocol).extractors[0]: places}
-    folder_of = context.results / "evaluation/references"
-    by_extractor = {name: folder_of / place["folder"] for name, place in places.items()}
-    references = {config.protocol: by_extractor}
     has_prompts = "text" in context.stage.parents
     (measured,) = evaluate_request(
         evaluation_request(
             context,
             samples=folder / PICTURES,
-            references=references,
+            references=references_of(context),
             prompts=context.parent("text").folder / PROMPTS if has_prompts else None,
             n=None if config.samples == protocol_named(config.protocol).n else config.samples,
         )
@@ -156,6 +149,23 @@ def evaluate_pictures(context: Context) -> Payload:
     estimates = {metric: estimate for metric, (estimate, _) in measured.results.items()}
     counts = {metric: len(ids) for metric, (_, ids) in measured.results.items()}
     return write_metrics(context, estimates, counts), {"protocol": measured.protocol}
+
+
+def references_of(context: Context) -> dict[str, Path | dict[str, Path]]:
+    """The teacher's samples, or the reference that its stage has built, by protocol, if any."""
+    protocol = protocol_named(context.config.protocol)
+    if "teacher" in context.stage.parents:
+        folder = context.parent("teacher").folder
+        check_pictures(folder)
+        return {protocol.name: folder / PICTURES}
+    if "reference" not in context.stage.parents:
+        return {}
+    built = context.parent("reference").folder / "reference.json"
+    places = json.loads(built.read_text(encoding="utf-8"))
+    if "folder" in places:  # of a protocol with one extractor, as it was written before
+        places = {protocol.extractors[0]: places}
+    folder_of = context.results / "evaluation/references"
+    return {protocol.name: {name: folder_of / place["folder"] for name, place in places.items()}}
 
 
 def write_metrics(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from hdbench.core.config import C, Config
 from hdbench.core.errors import UserError
+from hdbench.evaluation.protocols import BESIDE, PROTOCOLS
 from hdbench.flow.guidance import Guidance
 from hdbench.methods.base import Objective, Pairs
 from hdbench.methods.distribution.gan import GanSettings
@@ -35,6 +36,7 @@ from hdbench.suite.stage import (
     StageConfig,
     TeacherStage,
     TextStage,
+    metrics_of,
 )
 
 
@@ -80,10 +82,11 @@ class Chain:
         suite = self.plan.suite
         wanted = suite.evaluation
         if not (classifier := suite.classifier):
-            named = {"protocol": wanted.protocol, "weights": wanted.weights}
+            of_protocol = self.by_protocol(wanted.protocol)
+            named = {"protocol": of_protocol.protocol, "weights": of_protocol.weights}
             config = ProtocolReferenceStage(**named, reference=wanted.reference)
             reference = self.add("reference", wanted.protocol, config)
-            return ProtocolStage(**named, samples=wanted.samples), {"reference": reference}
+            return of_protocol, {"reference": reference}
         config = ClassifierStage(
             network=classifier.network, seed=classifier.seed, training=classifier.training
         )
@@ -228,13 +231,37 @@ class Chain:
         config = DistillStage(**shared, training=without_unread(training))
         return self.add(kind, label, config, **parents)
 
-    def further_metrics(self) -> dict[str, tuple[str, ...]]:
-        """Metrics that a suite names beside its protocol's, by group: each is an artifact."""
+    def further_metrics(self) -> dict[str, StageConfig]:
+        """What measures the metrics that a suite names beside its protocol's: an artifact each.
+
+        By group, or with a named protocol by the further protocol that has them.
+        """
+        wanted = self.plan.suite.evaluation
+        if not self.plan.suite.classifier:
+            names = dict.fromkeys(BESIDE[name] for name in wanted.metrics)
+            return {name: self.by_protocol(name) for name in names}
         groups: dict[str, tuple[str, ...]] = {}
-        for name in self.plan.suite.evaluation.metrics:
+        for name in wanted.metrics:
             group = METRICS[name].group
             groups[group] = (*groups.get(group, ()), name)
-        return groups
+        return {
+            group: MetricsStage(metrics=names, neighbours=wanted.neighbours)
+            for group, names in groups.items()
+        }
+
+    def parents_beside(self, config: StageConfig, parents: dict[str, Stage]) -> dict[str, Stage]:
+        """Those of the protocol's parents that a further evaluation has too."""
+        if not isinstance(config, ProtocolStage):
+            return dict(parents)
+        roles = ("sample", "text") if PROTOCOLS[config.protocol].prompts else ("sample",)
+        return {role: parents[role] for role in roles}
+
+    def by_protocol(self, name: str) -> ProtocolStage:
+        """The stage that measures a named protocol, with the weights that it needs."""
+        wanted = self.plan.suite.evaluation
+        roles = PROTOCOLS[name].networks
+        weights = {role: path for role, path in wanted.weights.items() if role in roles}
+        return ProtocolStage(protocol=name, weights=weights, samples=wanted.samples)
 
     def row(
         self,
@@ -249,13 +276,12 @@ class Chain:
         """A row with its evaluations; `followed` is the teacher whose samples its own should be."""
         parents = {"sample": sample, **self.measuring}
         measured = {"evaluate": self.add("evaluate", sample.label, self.measured, **parents)}
-        for group, names in self.further_metrics().items():
-            of_group = dict(parents)
-            if any(METRICS[name].paired for name in names):
+        for group, config in self.further_metrics().items():
+            of_group = self.parents_beside(config, parents)
+            if any(METRICS[name].paired for name in metrics_of(config)):
                 if followed is None:
                     continue
                 of_group["teacher"] = self.teacher_sample(followed)
-            config = MetricsStage(metrics=names, neighbours=self.plan.suite.evaluation.neighbours)
             label = f"{sample.label}-{group}"
             measured[f"evaluate {group}"] = self.add("evaluate", label, config, **of_group)
         of_row = {"sample": sample} | measured

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
 
 import torch
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.evaluation.protocols import PROTOCOLS
+from hdbench.evaluation.protocols import BESIDE, PROTOCOLS
 from hdbench.methods import OBJECTIVES
 from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import build_head
@@ -18,7 +17,7 @@ from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.arms import is_teacher
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import Arm, ClipText, Suite, Training
+from hdbench.suite.schema import ClipText, Suite, Training
 
 
 def check(plan: Plan, source: str) -> None:
@@ -32,7 +31,10 @@ def check(plan: Plan, source: str) -> None:
         )
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
-        _check_classifier(suite, plan.arms.values(), source)
+        _check_classifier(suite, source)
+    for name in suite.evaluation.metrics:
+        if problem := _problem_of_metric(name, plan):
+            raise UserError(f"{source}: evaluation.metrics = {name!r}: {problem}")
     if isinstance(suite.text, ClipText):
         _check_training("text.training", suite.text.training, "clip", source)
     if suite.teacher.training:
@@ -81,11 +83,6 @@ def _check_scale(plan: Plan, source: str) -> None:
         raise UserError(
             f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data "
             f"{data.name}; name another"
-        )
-    if evaluation.metrics and latents:
-        raise UserError(
-            f"{source}: evaluation.metrics: metrics of one's own belong to "
-            "evaluation.protocol = 'classifier'; remove them"
         )
     if suite.classifier and latents:
         raise UserError(
@@ -141,7 +138,28 @@ def _check_publics(plan: Plan, source: str) -> None:
             )
 
 
-def _check_classifier(suite: Suite, arms: Collection[Arm], source: str) -> None:
+def _problem_of_metric(name: str, plan: Plan) -> str:
+    """Why a metric cannot be measured beside the suite's protocol, or ""."""
+    evaluation = plan.suite.evaluation
+    if name not in METRICS.load():
+        return "unknown metric" + nearest(name, METRICS)
+    if name in PROTOCOLS[evaluation.protocol].metrics:
+        return "the protocol has it already; remove it"
+    if plan.suite.classifier and METRICS[name].group == "protocol":
+        return "is measured by other protocols alone; remove it"
+    if not plan.suite.classifier and name not in BESIDE:
+        return f"beside {evaluation.protocol} there are {', '.join(BESIDE)}; remove it"
+    if not plan.suite.classifier and PROTOCOLS[BESIDE[name]].prompts and not evaluation.prompts:
+        return "needs the prompts of a suite with text; remove it"
+    if METRICS[name].paired and not any(map(is_teacher, plan.arms.values())):
+        return (
+            "compares with the teacher's samples, and no arm is the teacher; add one, or remove "
+            "the metric"
+        )
+    return ""
+
+
+def _check_classifier(suite: Suite, source: str) -> None:
     """The small suites' protocol: it has its classifier, and enough images and frequencies."""
     data = suite.data
     if suite.classifier is None:
@@ -159,20 +177,6 @@ def _check_classifier(suite: Suite, arms: Collection[Arm], source: str) -> None:
             f"{source}: evaluation.neighbours = {suite.evaluation.neighbours}: must be below "
             f"evaluation.samples = {suite.evaluation.samples}"
         )
-    for name in suite.evaluation.metrics:
-        if name not in METRICS.load():
-            raise UserError(
-                f"{source}: evaluation.metrics = {name!r}: unknown metric" + nearest(name, METRICS)
-            )
-        if name in PROTOCOLS["classifier"].metrics:
-            raise UserError(
-                f"{source}: evaluation.metrics = {name!r}: the protocol has it already; remove it"
-            )
-        if METRICS[name].paired and not any(map(is_teacher, arms)):
-            raise UserError(
-                f"{source}: evaluation.metrics = {name!r}: compares with the teacher's samples, "
-                "and no arm is the teacher; add one, or remove the metric"
-            )
     if suite.evaluation.bands > data.image_size // 2:
         raise UserError(
             f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side "

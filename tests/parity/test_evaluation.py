@@ -35,7 +35,7 @@ from hdbench.evaluation.extractors.inception import (
 from hdbench.evaluation.features import Settings, Shard, extract
 from hdbench.evaluation.images import open_images
 from hdbench.evaluation.measure import measure
-from hdbench.evaluation.protocols import PROTOCOLS
+from hdbench.evaluation.protocols import BESIDE, PROTOCOLS
 from hdbench.evaluation.references import Reference
 from hdbench.evaluation.results import Evaluation, Result, read_results
 from hdbench.metrics import Estimate, MetricInput, frechet, measure_metrics
@@ -123,7 +123,7 @@ def test_help_and_suites_know_every_protocol(command):
     words = invoke(command, "--help").output.replace(",", " ").replace(".", " ").split()
     assert set(PROTOCOLS) <= set(words)
     of_suites = get_args(schema.Evaluation.model_fields["protocol"].annotation)
-    assert set(of_suites) == set(PROTOCOLS) - {"clip_score"}
+    assert set(of_suites) == set(PROTOCOLS) - set(BESIDE.values())
 
 
 def test_a_folder_and_its_npz_give_the_same_numbers(folder, table, tmp_path):
@@ -212,9 +212,14 @@ def test_tables_of_two_protocols_are_not_mixed():
             digest="d",
             results={metric: Result(Estimate(1.0, np.zeros(4)), ("a", "b", "c", "d"))},
         ).frame()
-        for protocol, metric in (("clean_fid:r", "fid"), ("torch_fidelity:r", "kid"))
+        for protocol, metric in (
+            ("clean_fid:r", "fid"),
+            ("clip_score:-", "clip_score"),
+            ("torch_fidelity:r", "fid"),
+        )
     ]
-    assert len(check(pd.concat([frames[0]]))) == 1
+    assert len(check(pd.concat(frames[:2]))) == 2  # of different metrics, which are not compared
+    frames[2]["arm"] = "b"
     with pytest.raises(Exception, match="mixes the protocols clean_fid:r, torch_fidelity:r"):
         check(pd.concat(frames))
 

@@ -398,3 +398,40 @@ def test_pairs_are_of_the_datas_prompts_and_never_of_the_samples(suites, results
     labels = load_file(results / "stages" / pairs / "pairs.safetensors")["labels"]
     # ten images of seven captions; the samples' prompts come after them
     assert labels.tolist() == [*range(7), 0, 1]
+
+
+def test_fidelity_and_preference_are_measured_beside_the_protocol(suites, results, tmp_path):
+    """Their own artifacts, with the teacher's pictures or the prompts as parents; others stay."""
+    from tests.parity.test_perceptual import alexnet_weights, pickscore_weights
+
+    data = yaml.safe_load(suites["mjhq_1024"].read_text())
+    before = load_plan(str(suites["mjhq_1024"]))
+    data["arms"]["td"] = {"refine": None}
+    data["evaluation"] |= {"metrics": ["teacher_lpips", "teacher_mse", "pickscore"]}
+    data["evaluation"]["weights"] |= {
+        "alexnet": str(alexnet_weights()), "pickscore": str(pickscore_weights())
+    }  # fmt: skip
+    path = tmp_path / "beside.yaml"
+    path.write_text(yaml.safe_dump(data))
+    plan = load_plan(str(path))
+    assert before.stages.keys() <= plan.stages.keys()
+    measured = {row.arm: {k: v for k, v in row.stages.items() if k.startswith("evaluate ")}
+                for row in plan.rows}  # fmt: skip
+    both = {"evaluate fidelity", "evaluate pickscore"}
+    assert {arm: set(stages) for arm, stages in measured.items()} == {
+        "teacher": both, "td": both,
+        "sprint": {"evaluate pickscore"}, "hd_awd_logit": {"evaluate pickscore"},
+    }  # fmt: skip
+    values = {}
+    for arm in ("teacher", "td"):
+        for stage in measured[arm].values():
+            run_until(plan, results, stage)
+            folder, manifest = artifact.load(results, stage)
+            table = pd.read_csv(folder / "metrics.csv", index_col="metric")
+            values |= {(arm, metric): table.value[metric] for metric in table.index}
+            assert (table.n == SAMPLES).all()
+            name = "fidelity[alexnet=" if "teacher_mse" in table.index else "pickscore[pickscore="
+            assert manifest["protocol"].startswith(name)
+    assert values["teacher", "teacher_lpips"] == values["teacher", "teacher_mse"] == 0
+    assert values["td", "teacher_lpips"] > 0 and values["td", "teacher_mse"] > 0
+    assert np.isfinite(values["td", "pickscore"])

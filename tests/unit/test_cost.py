@@ -20,6 +20,7 @@ from hdbench.core.errors import UserError
 from hdbench.core.seeds import Draws
 from hdbench.evaluation.extractors import EXTRACTORS
 from hdbench.evaluation.extractors.encoders import TimmEncoder
+from hdbench.evaluation.extractors.preference import HpsV2
 from hdbench.flow.path import guided
 from hdbench.methods.base import Passes, Problem
 from hdbench.methods.discriminators import build_head
@@ -197,6 +198,7 @@ def test_extractors_counted_again(model):
     import open_clip
     import timm
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torchvision.models import alexnet
 
     network = FeatureExtractorInceptionV3("inception", ["2048"], str(inception_weights()))
     assert (
@@ -213,6 +215,11 @@ def test_extractors_counted_again(model):
         clip = open_clip.CLIP(**open_clip.get_model_config("ViT-L-14-336-quickgelu"))
         counted = flops_of(clip.encode_image, torch.empty(1, 3, 336, 336))
         assert counted == model.extractors["clip_cmmd"]
+        clip = open_clip.CLIP(**open_clip.get_model_config(HpsV2.architecture))
+        counted = flops_of(clip.encode_image, image) + flops_of(clip.encode_text, text)
+        assert counted == model.extractors["hpsv2"] == model.extractors["pickscore"]
+        pair = torch.empty(2, 3, 256, 256)
+        assert flops_of(alexnet(weights=None).features[:12], pair) == model.extractors["lpips"]
         for name, kind in EXTRACTORS.items():
             if issubclass(kind, TimmEncoder):
                 network = timm.create_model(kind.architecture, num_classes=0, **kind.arguments)

@@ -428,7 +428,7 @@ def test_every_metric_states_the_contract_and_no_two_claim_a_name():
     for name, metric in METRICS.items():
         assert metric.title and metric.low < metric.high and metric.version >= 1, name
         of_protocol = any(name in protocol.metrics for protocol in PROTOCOLS.values())
-        assert (metric.group == "protocol") == of_protocol, name
+        assert (metric.group == "protocol") == of_protocol or metric.paired, name
         assert metric.better in ("lower", "higher", None)
         member = name.replace("{n}", "3").replace("{category}", "art")
         assert (
@@ -496,6 +496,9 @@ def test_protocols_say_what_their_metrics_need():
         "clean_fid": ({clean: ("2048",)}, {clean: ()}, False, False),
         "mjhq30k": ({resized: ("2048",), **clip}, {resized: ("2048",)}, True, True),
         "clip_score": (clip, {}, True, False),
+        "pickscore": ({"pickscore": ("image", "text")}, {}, True, False),
+        "hpsv2": ({"hpsv2": ("image", "text")}, {}, True, False),
+        "fidelity": ({"lpips": ("alexnet", "pixels")}, {}, False, False),
         "classifier": ({}, {}, False, False),
         "fd_dinov2": ({"dinov2": ("token",)}, {"dinov2": ()}, False, False),
     }

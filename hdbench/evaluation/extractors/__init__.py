@@ -21,6 +21,8 @@ from hdbench.evaluation.extractors.inception import (
     InceptionPytorchFid,
     InceptionTensorflow,
 )
+from hdbench.evaluation.extractors.perceptual import Lpips
+from hdbench.evaluation.extractors.preference import HpsV2, PickScore
 
 __all__ = ["EXTRACTORS", "Extractor", "Layout", "Setup"]
 
@@ -39,5 +41,8 @@ EXTRACTORS = Registry(
         FdrMae,
         FdrSiglip2,
         FdrClip,
+        PickScore,
+        HpsV2,
+        Lpips,
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal
@@ -72,6 +72,10 @@ class Extractor(ABC):
             "device": self.setup.device.type,
             "versions": versions("torch", *self.packages),
         }
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the prompts are longer than the network takes, so that their ends are cut."""
+        return 0
 
     @abstractmethod
     def prepare(self, image: np.ndarray) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -108,6 +109,11 @@ class ClipTowers(OpenClip):
 
     def description(self) -> dict[str, Any]:
         return {name: value for name, value in super().description().items() if name != "extractor"}
+
+    def cut(self, texts: Sequence[str]) -> int:
+        tokenize = self.loaded.tokenize
+        most = tokenize.context_length - 2  # beside the marks of the start and the end
+        return sum(len(tokenize.encode(text)) > most for text in texts)
 
     def prepare(self, image: np.ndarray) -> Tensor:
         return self.loaded.transform(as_pillow(image))

@@ -207,7 +207,7 @@ class Costs:
             network = next(other for other in stages if other.kind == "classifier")
             return Cost(flops={"float32": n * self.small_forward(network)})
         model = self.model
-        protocol = protocol_named(self.plan.suite.evaluation.protocol)
+        protocol = protocol_named(stage.config.protocol)
         names = protocol.compared if stage.kind == "reference" else protocol.extractors
         layers = {name: protocol.layers(name) for name in names}
         distances = sum(len(protocol.reference_layers(name)) for name in names)

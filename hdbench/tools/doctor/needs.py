@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hdbench.datasets.latents.config import ImageCollection
-from hdbench.evaluation.protocols import protocol_named
+from hdbench.evaluation.protocols import BESIDE, protocol_named
 from hdbench.evaluation.weights import places
 from hdbench.networks import autoencoders
 from hdbench.networks.text import TextConfig
@@ -70,11 +70,17 @@ def of_evaluation(evaluation: Evaluation, results: Path) -> Iterator[Need]:
     """References, networks and prompts of a named protocol."""
     if evaluation.reference:
         yield Need("reference", evaluation.protocol, evaluation.reference, checks.check_reference)
-        for role in protocol_named(evaluation.protocol).networks:
+        for role in networks_of(evaluation):
             path = evaluation.weights.get(role) or place_of(role, results)
             yield Need(role, role, path, checks.check_weights)
     if evaluation.prompts:
         yield Need("prompts", "prompts", evaluation.prompts, checks.check_prompts)
+
+
+def networks_of(evaluation: Evaluation) -> list[str]:
+    """Roles of the networks of a suite's protocol, then of those beside it."""
+    names = [evaluation.protocol, *(BESIDE[metric] for metric in evaluation.metrics)]
+    return list(dict.fromkeys(role for name in names for role in protocol_named(name).networks))
 
 
 def place_of(role: str, results: Path) -> str:
