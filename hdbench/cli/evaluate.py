@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +19,9 @@ from hdbench.cli.group import (
     threads_option,
 )
 from hdbench.core.errors import Interrupted, UserError
+
+if TYPE_CHECKING:
+    from hdbench.evaluation.results import Evaluation
 
 ALLOWED = ("conversion", "mixed-sizes", "other-weights")
 
@@ -105,6 +109,32 @@ class ProtocolOption(click.Option):
         return super().get_help_record(ctx)
 
 
+table_option = click.option(
+    "--out",
+    type=FILE,
+    help="Table to write, .csv or .json; each sample's influence goes to the .npz beside it.",
+)
+
+
+def check_table(path: Path) -> None:
+    """UserError for a file that is no table, or where one cannot be written."""
+    from hdbench.evaluation.results import check_out  # start-up: pandas
+
+    if path.suffix not in (".csv", ".json"):
+        raise UserError(f"--out = {path}: give a file that ends in .csv or .json")
+    check_out(path)
+
+
+def report(evaluation: Evaluation, path: Path | None) -> None:
+    """Print an evaluation with its notes, and write it if there is a path."""
+    if path is not None:
+        evaluation.save(path)
+    click.echo()
+    click.echo(evaluation.table())
+    for note in evaluation.facts.get("notes", []):
+        click.echo(f"note: {note}")
+
+
 protocol_option = click.option(
     "--protocol", "protocols", multiple=True, required=True, metavar="NAME", cls=ProtocolOption
 )
@@ -144,11 +174,7 @@ protocol_option = click.option(
     show_default=True,
     help="Intervals of FID take a little longer.",
 )
-@click.option(
-    "--out",
-    type=FILE,
-    help="Table to write, .csv or .json; each sample's influence goes to the .npz beside it.",
-)
+@table_option
 @evaluation_options
 @clean_errors
 @report_on_every_rank()
@@ -156,18 +182,15 @@ def evaluate_command(protocols, sources, out, **options):
     """Measure any images under named protocols, and print every metric with its 95% interval."""
     from hdbench.evaluation.evaluate import evaluate  # start-up: torch and SciPy
     from hdbench.evaluation.request import Request, by_protocol  # start-up: torch and SciPy
-    from hdbench.evaluation.results import check_out  # start-up: pandas
     from hdbench.stages.measured import evaluate_by_classifier  # start-up: torch and SciPy
 
-    if out is not None and out.suffix not in (".csv", ".json"):
-        raise UserError(f"--out = {out}: give a file that ends in .csv or .json")
     names = list(dict.fromkeys(protocols))
     outs = {
         name: out and (out.with_name(f"{out.stem}.{name}{out.suffix}") if len(names) > 1 else out)
         for name in names
     }
     for path in filter(None, outs.values()):
-        check_out(path)
+        check_table(path)
     references = by_protocol(protocols, sources)
     request = Request.from_options(protocols=protocols, references=references, **options)
     run = evaluate_by_classifier if "classifier" in names else evaluate
@@ -176,12 +199,7 @@ def evaluate_command(protocols, sources, out, **options):
         number, world_size, _ = request.settings.shard
         return click.echo(f"rank {number} of {world_size}: features are written; rank 0 reports")
     for path, evaluation in zip(outs.values(), evaluations, strict=True):
-        if path is not None:
-            evaluation.save(path)
-        click.echo()
-        click.echo(evaluation.table())
-        for note in evaluation.facts.get("notes", []):
-            click.echo(f"note: {note}")
+        report(evaluation, path)
 
 
 @main.command("reference")

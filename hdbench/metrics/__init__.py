@@ -31,6 +31,7 @@ from hdbench.metrics.inception_score import InceptionScore
 from hdbench.metrics.kernel import KernelDistance
 from hdbench.metrics.manifold import Precision, Recall
 from hdbench.metrics.preference import HpsV2, PickScore
+from hdbench.metrics.scorers import DpgBench, GenEval, GenEvalTask, VqaScore
 from hdbench.metrics.spectrum import BandPower
 
 __all__ = [
@@ -83,6 +84,10 @@ METRICS = Registry(
         TeacherLpips,
         PickScore,
         HpsV2,
+        GenEval,
+        GenEvalTask,
+        DpgBench,
+        VqaScore,
     ],
 )
 

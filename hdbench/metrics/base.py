@@ -117,6 +117,9 @@ class MetricInput:
     # images (N, C, H, W) float32 in [-1, 1] -> features (N, d), probabilities (N, classes), float32
     network: Callable[[Tensor], tuple[np.ndarray, np.ndarray]] | None = None
 
+    # (N,) float64, what a benchmark's own scorer said; captions hold its tasks as categories
+    scores: np.ndarray | None = None
+
     # of protocols with extractors: by "EXTRACTOR.LAYER" and, for its network's first extractor, by
     # "NETWORK.LAYER"
     views: Mapping[str, View] = field(default_factory=dict)
@@ -128,7 +131,8 @@ class MetricInput:
     def size(self) -> int:
         """N."""
         views = (view.features for view in self.views.values())
-        given = (self.features, self.images, None if self.clip is None else self.clip[0], *views)
+        clip = None if self.clip is None else self.clip[0]
+        given = (self.features, self.images, self.scores, clip, *views)
         return next(len(array) for array in given if array is not None)
 
     def tensors(self) -> tuple[Tensor, Tensor]:

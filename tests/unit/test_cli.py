@@ -87,6 +87,7 @@ COMMANDS = {
         "--out",
     },
     "reference": EVALUATION_OPTIONS | {"--source", "--dataset", "--protocol", "--out"},
+    "import": {"benchmark", "scores", "--name", "--partial", "--out"},
 }
 
 

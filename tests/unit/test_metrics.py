@@ -9,6 +9,7 @@ import torch
 
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images, save_images, to_float, to_uint8
+from hdbench.evaluation.imports import IMPORTERS
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics import (
     METRICS,
@@ -427,7 +428,8 @@ def test_a_wrong_metric_is_one_sentence(registered, monkeypatch):
 def test_every_metric_states_the_contract_and_no_two_claim_a_name():
     for name, metric in METRICS.items():
         assert metric.title and metric.low < metric.high and metric.version >= 1, name
-        of_protocol = any(name in protocol.metrics for protocol in PROTOCOLS.values())
+        measuring = (*PROTOCOLS.values(), *IMPORTERS.values())
+        of_protocol = any(name in protocol.metrics for protocol in measuring)
         assert (metric.group == "protocol") == of_protocol or metric.paired, name
         assert metric.better in ("lower", "higher", None)
         member = name.replace("{n}", "3").replace("{category}", "art")

@@ -1,0 +1,31 @@
+"""The command that reads results of benchmarks' own scorers."""
+
+from __future__ import annotations
+
+import click
+
+from hdbench.cli.evaluate import check_table, report, table_option
+from hdbench.cli.group import FILE, clean_errors, main
+
+BENCHMARKS = ("geneval", "dpg_bench", "vqascore")
+
+
+@main.command("import")
+@click.argument("benchmark", type=click.Choice(BENCHMARKS))
+@click.argument("scores", type=FILE)
+@click.option("--name", help="What tables call the samples; by default the name of the file.")
+@click.option(
+    "--partial", is_flag=True, help="Take a file that lacks images of the benchmark; n says so."
+)
+@table_option
+@clean_errors
+def import_command(benchmark, scores, name, partial, out):
+    """Read a benchmark's own scorer: GenEval's .jsonl, DPG-Bench's .txt, VQAScores as a csv.
+
+    Prints its metrics with their 95% intervals over prompts, as `evaluate` does.
+    """
+    from hdbench.evaluation.imports import IMPORTERS, evaluation_of  # start-up: pandas
+
+    if out is not None:
+        check_table(out)
+    report(evaluation_of(IMPORTERS[benchmark], scores, name, partial), out)
