@@ -19,6 +19,14 @@ from hdbench.metrics import MAIN, METRICS, Metric, Settings
 CLIP_SCORE = (
     "CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix"
 )
+FDR6 = (  # the first is the main one of protocols that have these
+    "inception_tensorflow",
+    "fdr_convnextv2",
+    "fdr_dinov2",
+    "fdr_mae",
+    "fdr_siglip2",
+    "fdr_clip",
+)
 
 
 class Protocol(Config):
@@ -59,8 +67,9 @@ class Protocol(Config):
         if feature == MAIN:
             return self.extractors[0], next(iter(EXTRACTORS[self.extractors[0]].dimensions))
         name, layer = feature.rsplit(".", 1)
-        for extractor in self.extractors:
-            if name in (extractor, EXTRACTORS[extractor].network):
+        of_network = [x for x in self.extractors if EXTRACTORS[x].network == name]
+        for extractor in (*(x for x in self.extractors if x == name), *of_network):
+            if layer in EXTRACTORS[extractor].dimensions:
                 return extractor, layer
         raise KeyError(f"{self.name}: no extractor of {feature}")
 
@@ -182,6 +191,51 @@ PROTOCOLS = {
             distance="fd_dinov2",
             about="FD-DINOv2 as dgm-eval has it (arXiv 2306.04675): Frechet distance on the class "
             "token of DINOv2 ViT-L/14, images resized by Pillow's bicubic to 224 x 224",
+        ),
+        Protocol(
+            name="fdr6",
+            n=50_000,
+            extractors=FDR6,
+            image_size=256,
+            metrics=("fdr6", "fdr3", "fdr_{encoder}"),
+            quality=("fdr6", "fdr3"),
+            distance="fdr3",
+            about="FDr6 and FDr3 (arXiv 2604.28190): Frechet distances of six encoders to the "
+            "training images of ImageNet 256x256, each over that of the 50,000 validation images, "
+            "in float32; FDr3 without the encoders that FD-Loss trains on",
+        ),
+        Protocol(
+            name="mind",
+            extractors=("inception_tensorflow",),
+            metrics=("mind",),
+            quality=("mind",),
+            distance="mind",
+            about="MIND (arXiv 2605.06797) as torch-fidelity has it: 1,000 projections of "
+            "Inception's features, times 3 d",
+        ),
+        Protocol(
+            name="cmmd",
+            extractors=("clip_cmmd",),
+            metrics=("cmmd",),
+            quality=("cmmd",),
+            distance="cmmd",
+            about="CMMD (arXiv 2401.09603): Gaussian kernel of width 10 on unit vectors of CLIP "
+            "ViT-L/14 at 336 pixels, times 1,000",
+        ),
+        Protocol(
+            name="imagenet256_wide",
+            n=50_000,
+            extractors=(*FDR6, "dinov2", "clip_cmmd"),
+            image_size=256,
+            score_splits="consecutive_5000",
+            metrics=(
+                *("fid", "sfid", "inception_score", "precision", "recall"),
+                *("mind", "fd_dinov2", "cmmd", "fdr6", "fdr3", "fdr_{encoder}"),
+            ),
+            quality=("fid", "fd_dinov2", "cmmd", "fdr6", "fdr3", "precision", "recall"),
+            distance="fid",
+            about="ImageNet 256x256, 50,000 samples: the metrics of adm_imagenet256_50k, mind, "
+            "fd_dinov2, cmmd and fdr6 in one pass",
         ),
         Protocol(
             name="mjhq30k",

@@ -63,12 +63,12 @@ class Plan:
 
 
 def source_for(source: Path | Images | Mapping[str, Path], extractor: Extractor) -> Path | Images:
-    """The source of one extractor: NAME or NAME.npz in a folder that has it, or the whole."""
+    """The source of one extractor: NAME/ or NAME.npz in a folder that has it, or the whole."""
     if isinstance(source, Mapping):
         return source[extractor.name]
     if isinstance(source, Path):
         for path in (source / extractor.name, source / f"{extractor.name}.npz"):
-            if path.is_file() or is_built(path):
+            if path.exists():
                 return path
     return source
 
@@ -186,8 +186,8 @@ def _statistics(
         if mu.shape != (d,) or sigma.shape != (d, d) or not _is_covariance(mu, sigma):
             raise UserError(
                 f"{path}: {', '.join(names)} have the shapes {mu.shape} and "
-                f"{sigma.shape}, or values not finite, or not those of a covariance; they must be "
-                f"finite, ({d},) and ({d}, {d})"
+                f"{sigma.shape}, or values not finite, or not those of a covariance; those of "
+                f"{extractor.name} must be finite, ({d},) and ({d}, {d})"
             )
     return {layer: (np.array(mu), np.array(sigma)) for layer, (mu, sigma) in statistics.items()}
 

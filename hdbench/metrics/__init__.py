@@ -17,6 +17,7 @@ from hdbench.metrics.classification import Accuracy, AccuracyHeldOut, AccuracySe
 from hdbench.metrics.clip_score import ClipScore
 from hdbench.metrics.design import INDEPENDENT, Design
 from hdbench.metrics.factors import FactorAccuracy, FactorCoverage, FactorDistance, FactorMean
+from hdbench.metrics.fdr import Fdr3, Fdr6, FdrOfEncoder
 from hdbench.metrics.fidelity import TeacherFeatures, TeacherLpips, TeacherMse
 from hdbench.metrics.frechet import (
     FdDinoV2,
@@ -28,8 +29,9 @@ from hdbench.metrics.frechet import (
     SpatialFid,
 )
 from hdbench.metrics.inception_score import InceptionScore
-from hdbench.metrics.kernel import KernelDistance
+from hdbench.metrics.kernel import Cmmd, KernelDistance
 from hdbench.metrics.manifold import Precision, Recall
+from hdbench.metrics.mind import Mind
 from hdbench.metrics.preference import HpsV2, PickScore
 from hdbench.metrics.scorers import DpgBench, GenEval, GenEvalTask, VqaScore
 from hdbench.metrics.spectrum import BandPower
@@ -60,8 +62,13 @@ METRICS = Registry(
         Fid,
         SpatialFid,
         FdDinoV2,
+        Fdr6,
+        Fdr3,
+        FdrOfEncoder,
         FidOfCategory,
         KernelDistance,
+        Cmmd,
+        Mind,
         InceptionScore,
         Precision,
         Recall,

@@ -49,6 +49,13 @@ class Estimate(NamedTuple):
             return None
         return math.hypot(self.standard_error, self.reference_error)
 
+    def scaled(self, factor: float) -> Estimate:
+        """The estimate times a factor over 0."""
+        added = None if self.reference_error is None else factor * self.reference_error
+        return self._replace(
+            value=factor * self.value, influence=factor * self.influence, reference_error=added
+        )
+
     def with_standard_error(self, error: float) -> Estimate:
         """The same influences scaled to this standard error; left alone where they do not vary."""
         unscaled = self.standard_error
@@ -135,9 +142,10 @@ class MetricInput:
         given = (self.features, self.images, self.scores, clip, *views)
         return next(len(array) for array in given if array is not None)
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Features (N, d) and those of the reference (M, d), on the settings' device."""
-        arrays = (self.features, self.reference)
+    def tensors(self, view: str = MAIN) -> tuple[Tensor, Tensor]:
+        """Features (N, d) and those of the reference (M, d) of a view, on the settings' device."""
+        seen = self if view == MAIN else self.views[view]
+        arrays = (seen.features, seen.reference)
         x, y = (torch.from_numpy(array).to(self.settings.device) for array in arrays)
         return x, y
 

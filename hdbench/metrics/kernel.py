@@ -1,4 +1,7 @@
-"""Kernel inception distance (arXiv 1801.01401): unbiased MMD^2, k(x, y) = (x.y / d + 1)^3.
+"""Kernel distances: KID (arXiv 1801.01401) and CMMD (arXiv 2401.09603), by MMD^2.
+
+KID is unbiased, k(x, y) = (x.y / d + 1)^3; CMMD is a thousand times the biased one,
+k(x, y) = exp(-|x - y|^2 / (2 10^2)), of unit vectors of CLIP.
 
 MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 This is a U-statistic, every pair once.  Its jackknife over the samples needs row sums only; the
@@ -8,6 +11,7 @@ reference are alike, is taken out again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +21,22 @@ from torch import Tensor
 from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput, Settings
 from hdbench.metrics.design import INDEPENDENT, Design
 
+CMMD_SIGMA = 10.0
+CMMD_SCALE = 1000.0
+Kernel = Callable[[Tensor, Tensor], Tensor]
 
-def kernel(x: Tensor, y: Tensor) -> Tensor:
-    """(N, M) float64 of x (N, d) and y (M, d)."""
+
+def polynomial(x: Tensor, y: Tensor) -> Tensor:
+    """KID's kernel (N, M) float64 of x (N, d) and y (M, d)."""
     return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
+
+
+def gaussian(x: Tensor, y: Tensor) -> Tensor:
+    """CMMD's kernel (N, M) float64 of x (N, d) and y (M, d); 1 on the diagonal."""
+    x = x.double()
+    y = y.double()
+    squares = x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T
+    return (squares / (-2 * CMMD_SIGMA**2)).exp()
 
 
 class Sums(NamedTuple):
@@ -30,7 +46,7 @@ class Sums(NamedTuple):
     squares: float
 
 
-def _within(x: Tensor, block: int) -> Sums:
+def _within(kernel: Kernel, x: Tensor, block: int) -> Sums:
     rows = []
     squares = 0.0
     for start in range(0, len(x), block):
@@ -41,7 +57,7 @@ def _within(x: Tensor, block: int) -> Sums:
     return Sums(torch.cat(rows), squares)
 
 
-def _between(x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
+def _between(kernel: Kernel, x: Tensor, y: Tensor, block: int) -> tuple[Tensor, Tensor, float]:
     """Sums of k(x_i, y_j) over j (N,) and over i (M,), and the variance of their interaction."""
     rows = []
     columns = torch.zeros(len(y), dtype=torch.float64, device=x.device)
@@ -80,27 +96,51 @@ def _jackknife(
     return influence, max(jackknife - 2 * max(pairs, 0.0) / (n * (n - 1)), jackknife / 2)
 
 
+class Mmd(NamedTuple):
+    """The unbiased estimate, and the mean kernel of each set with itself, off the diagonal."""
+
+    estimate: Estimate
+    of_samples: float
+    of_reference: float
+
+
 def kid(
     features: Tensor, reference: Tensor, design: Design = INDEPENDENT, block: int = 4096
 ) -> Estimate:
-    """MMD^2 of features (N, d) and reference (M, d) over all pairs; N and M are over 2.
+    """KID of features (N, d) and reference (M, d) over all pairs; N and M are over 2."""
+    return mmd(polynomial, features, reference, design, block).estimate
+
+
+def cmmd(
+    features: Tensor, reference: Tensor, design: Design = INDEPENDENT, block: int = 4096
+) -> Estimate:
+    """CMMD of unit features (N, d) and reference (M, d); N and M are over 2."""
+    estimate, of_samples, of_reference = mmd(gaussian, features, reference, design, block)
+    # pairs of an image with itself, which the biased estimate counts
+    bias = (1 - of_samples) / len(features) + (1 - of_reference) / len(reference)
+    return estimate._replace(value=estimate.value + bias).scaled(CMMD_SCALE)
+
+
+def mmd(kernel: Kernel, features: Tensor, reference: Tensor, design: Design, block: int) -> Mmd:
+    """Unbiased MMD^2 of features (N, d) and reference (M, d).
 
     The standard error is over the samples given the reference; the joint one counts the reference
     as a draw too, of independent rows.
     """
     n = len(features)
     m = len(reference)
-    xx = _within(features, block)
-    yy = _within(reference, block)
-    rows, columns, interaction = _between(features, reference, block)
-    value = xx.rows.sum() / (n * (n - 1)) + yy.rows.sum() / (m * (m - 1)) - 2 * rows.sum() / (n * m)
+    xx = _within(kernel, features, block)
+    yy = _within(kernel, reference, block)
+    rows, columns, interaction = _between(kernel, features, reference, block)
+    of_samples = xx.rows.sum().item() / (n * (n - 1))
+    of_reference = yy.rows.sum().item() / (m * (m - 1))
+    value = of_samples + of_reference - 2 * rows.sum().item() / (n * m)
     influence, variance = _jackknife(xx, rows, m, design)
     # it counts the pairs' interaction again, which `variance` holds already
-    _, of_reference = _jackknife(yy, columns, n, INDEPENDENT)
-    added = max(of_reference - 4 * interaction / (n * m), 0.0)
-    return Estimate(value.item(), influence, added**0.5, design=design).with_standard_error(
-        variance**0.5
-    )
+    _, of_other = _jackknife(yy, columns, n, INDEPENDENT)
+    added = max(of_other - 4 * interaction / (n * m), 0.0)
+    estimate = Estimate(value, influence, added**0.5, design=design)
+    return Mmd(estimate.with_standard_error(variance**0.5), of_samples, of_reference)
 
 
 def kid_of_subsets(
@@ -155,3 +195,21 @@ class KernelDistance(Metric, group="protocol"):
     @classmethod
     def least(cls, settings: Settings) -> tuple[int, str]:
         return settings.kid_subset_size, "KID's subsets (--kid-subset-size changes them)"
+
+
+class Cmmd(Metric, group="protocol"):
+    """`cmmd` of CLIP's unit vectors."""
+
+    name = "cmmd"
+    title = "CMMD"
+    better = "lower"
+    counted = True
+    reads = ("clip_cmmd.image",)
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: cmmd(*sample.tensors(self.reads[0]), design=sample.design)}
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return 3, "an interval"

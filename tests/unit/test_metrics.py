@@ -487,6 +487,8 @@ def test_protocols_say_what_their_metrics_need():
         f"inception_{kind}" for kind in ("tensorflow", "clean", "pytorch_fid")
     )
     clip = {"clip": ("image", "text")}
+    kinds = ("convnextv2", "dinov2", "mae", "siglip2", "clip")
+    encoders = {f"fdr_{kind}": ("token",) for kind in kinds}
     assert needs == {
         "adm_imagenet256_50k": (
             {tensorflow: ("2048", "spatial")},
@@ -503,6 +505,29 @@ def test_protocols_say_what_their_metrics_need():
         "fidelity": ({"lpips": ("alexnet", "pixels")}, {}, False, False),
         "classifier": ({}, {}, False, False),
         "fd_dinov2": ({"dinov2": ("token",)}, {"dinov2": ()}, False, False),
+        "fdr6": (
+            {tensorflow: ("2048",), **encoders},
+            {tensorflow: (), **dict.fromkeys(encoders, ())},
+            False,
+            False,
+        ),
+        "mind": ({tensorflow: ("2048",)}, {tensorflow: ("2048",)}, False, False),
+        "cmmd": ({"clip_cmmd": ("image",)}, {"clip_cmmd": ("image",)}, False, False),
+        "imagenet256_wide": (
+            {
+                tensorflow: ("2048", "spatial"),
+                **encoders,
+                "dinov2": ("token",),
+                "clip_cmmd": ("image",),
+            },
+            {
+                tensorflow: ("2048",),
+                **dict.fromkeys((*encoders, "dinov2"), ()),
+                "clip_cmmd": ("image",),
+            },
+            False,
+            False,
+        ),
     }
     for protocol in PROTOCOLS.values():
         assert set(protocol.quality) <= set(protocol.metrics) <= set(METRICS)

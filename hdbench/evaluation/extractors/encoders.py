@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from hdbench.core.errors import UserError, reason
 from hdbench.evaluation.extractors.base import Extractor, Setup, as_pillow, bicubic, mismatch
-from hdbench.evaluation.extractors.clip import read_folder
+from hdbench.evaluation.extractors.clip import read_clip, read_folder
 from hdbench.evaluation.weights import Weights
 from hdbench.networks.tensors import read_tensors
 
@@ -222,3 +222,9 @@ class FdrClip(TimmEncoder):
     arguments = ANY_SIZE
     side = 256
     scaling = CLIP
+
+    @classmethod
+    def tensors(cls, weights: Weights) -> dict[str, Tensor]:
+        state = read_clip(weights)
+        state.pop("visual.proj", None)
+        return state
