@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from hdbench.core.errors import UserError
 from hdbench.metrics.base import Estimate
 from hdbench.metrics.comparison import variance_components
 from hdbench.metrics.records import MISSING, Interval, interval, with_count
+from hdbench.report.sequences import detectable
 from hdbench.report.validation import of_suite, of_this_plan, usable
 from hdbench.stages import artifact
 from hdbench.suite.plan import Plan, Row
@@ -173,6 +175,23 @@ class Numbers:
             except (UserError, KeyError):
                 pass  # without its artifacts a difference is known, its interval is not
         return interval([a.value[seed] - b.value[seed] for seed in seeds], standard_error)
+
+    def least_detectable(self, entries: list[Entry], metric: str) -> float:
+        """The true difference of two entries that a paired t-test over chains finds.
+
+        At level 5% with probability 0.9: `detectable` times the SD of the differences, median over
+        the pairs of entries; NaN where no pair has two chains.  `metric` has its count.
+        """
+        values = {entry: self._distinct(entry, metric).value for entry in dict.fromkeys(entries)}
+        differences = (
+            (a - b).dropna().to_numpy(float) for a, b in combinations(values.values(), 2)
+        )
+        sizes = [
+            detectable(len(x)) * float(np.std(x, ddof=1))
+            for x in differences
+            if len(x) > 1 and np.isfinite(x).all()
+        ]
+        return float(np.median(sizes)) if sizes else math.nan
 
     def ratio(self, entry: Entry, other: Entry | None, metric: str) -> Interval:
         """Other over entry, chain by chain."""

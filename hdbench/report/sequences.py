@@ -107,6 +107,7 @@ def spread_interval(
     return ratio / factor, ratio * factor
 
 
+@lru_cache
 def detectable(n: int, level: float = 0.05, power: float = 0.9) -> float:
     """The true mean, in standard deviations, that a two-sided t-test of n values finds.
 

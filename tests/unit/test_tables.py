@@ -767,9 +767,36 @@ def test_best_and_second_best_are_marked_only_where_intervals_support_it(tmp_pat
     )
     assert r"$\mathbf{1." in tex and r"$\mathit{9." in tex and RANKS in markdown
     single = tiny_plan(tmp_path)
-    assert not rendered(
-        single, synthetic(single), "components"
-    ).ranks  # without artifacts a chain has no paired interval
+    alone = rendered(single, synthetic(single), "components")
+    assert not alone.ranks and any(note.startswith("One chain:") for note in alone.footnotes)
+
+
+def test_the_least_detectable_difference_is_of_paired_models_and_bold_is_beyond_it(tmp_path):
+    """Of three arms: SDs 1, 1 and 2 of the three differences, by the noncentral t at 3 chains."""
+    plan = tiny_plan(tmp_path, SEEDS)
+    frame = synthetic(plan)
+    shared, step = np.array([3.0, -8.0, 20.0]), np.array([-1.0, 0.0, 1.0])
+    for arm, offset in (("hd", 0.0), ("hd_patch", step), ("hd_awd_logit", -step)):
+        rows = (frame.arm == arm) & (frame.metric == "fd_test_64")
+        frame.loc[rows, "value"] = 40 + shared + offset
+    table = rendered(plan, frame, "discriminators")
+    effect = 3.9234  # power 0.9 at level .05: checked below
+    t = np.abs(
+        stats.ttest_1samp(
+            effect + np.random.default_rng(0).normal(size=(3, 40_000)), 0, axis=0
+        ).statistic
+    )
+    assert np.mean(t > stats.t.ppf(0.975, 2)) == pytest.approx(0.9, abs=0.01)
+    (note,) = (note for note in table.footnotes if note.startswith("Least detectable"))
+    assert note.startswith("Least detectable difference of FD test: 3.92, what a paired t-test")
+    for ahead, rank in ((3.0, None), (5.0, "best")):  # within 3.92, and beyond it
+        frame.loc[(frame.arm == "hd") & (frame.metric == "fd_test_64"), "value"] = (
+            40 + shared - ahead
+        )
+        ranks = rendered(plan, frame, "discriminators").ranks
+        assert {ranks.get((0, column)) for _, column in ranks} <= {rank} and bool(ranks) == bool(
+            rank
+        )
 
 
 @pytest.mark.slow

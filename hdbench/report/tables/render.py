@@ -15,10 +15,11 @@ from tabulate import tabulate
 
 from hdbench.core.files import write_atomic
 from hdbench.evaluation.protocols import PROTOCOLS
+from hdbench.metrics import METRICS
 from hdbench.metrics.records import MISSING, Interval, read_metrics
 from hdbench.report import document
 from hdbench.report.columns import Column, Value
-from hdbench.report.document import Cell, Document, for_people
+from hdbench.report.document import Cell, Document, for_people, number
 from hdbench.report.numbers import Entry, Numbers, figures_folder, metrics_file, tables_folder
 from hdbench.report.tables.base import Table
 from hdbench.report.tables.kinds import TABLES, tables_of
@@ -34,8 +35,8 @@ FOOTNOTES = {
 }
 IN_CSV = {"†": "reconstruction", "‡": "not available", "§": "fewer chains", "¶": "not a number"}
 RANKS = (
-    "Bold: better than every other model here by a 95% interval of paired differences; "
-    "italic: than all but that one."
+    "Bold: better than every other model here by a 95% interval of paired differences and by more "
+    "than the least detectable one; italic: than all but that one."
 )
 
 
@@ -110,6 +111,7 @@ def render(numbers: Numbers, name: str, keys: list[str] | None = None) -> Render
     used = "".join(mark for _, _, mark in rows)
     footnotes = [f"{mark} {text}" for mark, text in FOOTNOTES.items() if mark in used]
     footnotes += [RANKS] if ranks else []
+    footnotes += detectability(numbers, entries, columns)
     footnotes += explanations(numbers, " ".join(column.title for column in columns)) + numbers.notes
     return Rendered(
         label=f"{plan.name}-{name}",
@@ -154,24 +156,51 @@ def marks(numbers: Numbers, entry: Entry, columns: list[Column], cells: list[Val
 
 
 def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry, str]:
-    """The best model and the second, where paired 95% intervals to all behind it are below 0."""
+    """The best model and the second, better than all behind it beyond doubt.
+
+    That is where differences to these have 95% intervals below 0, and are beyond the least
+    detectable one.
+    """
     sign = {"↓": 1, "↑": -1}.get(column.title[-1:])
     if sign is None or numbers.alone:  # one chain says nothing of another training run
         return {}
     metric = column.key.removesuffix(numbers.counted(""))
-    models = [
-        entry
-        for entry in entries
-        if not numbers.plan.arms[entry.arm].real and math.isfinite(numbers(entry, column.key).value)
-    ]
+    models = models_of(numbers, entries, column.key)
+    least = numbers.least_detectable(models, column.key)
     order = sorted(models, key=lambda e: sign * numbers(e, column.key).value)
     ranks = {}
     for place, name in enumerate(("best", "second")):
         behind = [numbers.difference(order[place], other, metric) for other in order[place + 1 :]]
         # false where the interval is not known
-        if behind and all(sign * value + half < 0 for value, half in behind):
+        if behind and all(sign * value + max(half, least) < 0 for value, half in behind):
             ranks[order[place]] = name
     return ranks
+
+
+def models_of(numbers: Numbers, entries: list[Entry], key: str) -> list[Entry]:
+    """The entries of models, not of real images, that have a number."""
+    return [
+        entry
+        for entry in entries
+        if not numbers.plan.arms[entry.arm].real and math.isfinite(numbers(entry, key).value)
+    ]
+
+
+def detectability(numbers: Numbers, entries: list[Entry], columns: list[Column]) -> list[str]:
+    """What differences of the suite's distance a table can show, where it shows any."""
+    key = numbers.counted(numbers.distance)
+    if not any(key in column.key for column in columns):
+        return []
+    title = METRICS[numbers.distance].title
+    if numbers.alone:
+        return ["One chain: its intervals say nothing of other training runs, nor which is better."]
+    least = numbers.least_detectable(models_of(numbers, entries, key), key)
+    if not math.isfinite(least):
+        return []
+    return [
+        f"Least detectable difference of {title}: {number(least)}, what a paired t-test over the "
+        "chains at level 5% finds with probability 0.9, at the median SD over pairs of models here."
+    ]
 
 
 def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
