@@ -31,6 +31,7 @@ KIND_HELP = {
     "refine": "Stage 2, distribution matching (DMD, ...), with or without a discriminator.",
     "sample": "Generate images.",
     "evaluate": "Measure images against the reference.",
+    "sensitivity": "Measure planted changes of real images: which metric sees which.",
 }
 
 

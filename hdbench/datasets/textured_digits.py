@@ -157,7 +157,7 @@ class TexturedDigits(Dataset):
             name: self.rendered(ink, other.wave(self.wavelength)) for name, other in changed.items()
         }
         wave = drawn.wave(self.wavelength)
-        images["Contrast x 0.9"] = self.rendered(ink, wave, 0.9 * self.contrast)
+        images["Contrast × 0.9"] = self.rendered(ink, wave, 0.9 * self.contrast)
         return {name: of_split[rows] for name, of_split in images.items()}
 
 

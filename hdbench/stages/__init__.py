@@ -8,6 +8,7 @@ from hdbench.stages.context import Context, Payload
 from hdbench.stages.data import clip, data, text
 from hdbench.stages.evaluate import evaluate, reference
 from hdbench.stages.sample import pairs, sample
+from hdbench.stages.sensitivity import sensitivity
 from hdbench.stages.train import classifier, distill, teacher
 
 STAGES: dict[str, Callable[[Context], Payload]] = {
@@ -22,4 +23,5 @@ STAGES: dict[str, Callable[[Context], Payload]] = {
     "refine": distill,
     "sample": sample,
     "evaluate": evaluate,
+    "sensitivity": sensitivity,
 }

@@ -6,9 +6,11 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hdbench.core.files import write_atomic
 from hdbench.core.pixels import load_images, to_float
@@ -20,7 +22,7 @@ from hdbench.evaluation.protocols import protocol_named
 from hdbench.evaluation.request import Extractors, Request
 from hdbench.metrics import Estimate, MetricInput, measure_metrics
 from hdbench.metrics.spectrum import powers
-from hdbench.networks.classifier import classify, perceive
+from hdbench.networks.classifier import Classifier, classify, perceive
 from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
 from hdbench.stages.networks import load_classifier, load_clip
 from hdbench.stages.pictures import PICTURES, check_pictures
@@ -95,12 +97,10 @@ def evaluate(context: Context) -> Payload:
 def metric_input(context: Context) -> MetricInput:
     """The samples as the suite's classifier, and its CLIP if any, see them; and the reference."""
     images, labels = load_images(context.parent("sample").folder / "samples.npz")
-    with np.load(context.parent("reference").folder / "reference.npz", allow_pickle=False) as file:
-        real = dict(file)
+    real = read_reference(context)
     network = load_classifier(context)
-    features, probabilities = classify(network, images, context.device)
     sampled = context.parent("sample").config
-    further = {}
+    further: dict[str, Any] = {}
     if "teacher" in context.stage.parents:
         targets, _ = load_images(context.parent("teacher").folder / "samples.npz")
         further["teacher"] = targets, classify(network, targets, context.device)[0]
@@ -116,6 +116,27 @@ def metric_input(context: Context) -> MetricInput:
             "real_captions": [prompts[row] for row in real_labels.tolist()],
             "clip": tuple(tower.numpy() for tower in clip),
         }
+    if isinstance(sampled, RealStage):
+        further["real_split"] = sampled.split
+    return sample_of(context, network, real, images, labels, **further)
+
+
+def read_reference(context: Context) -> dict[str, np.ndarray]:
+    """The arrays of the suite's own `reference`."""
+    with np.load(context.parent("reference").folder / "reference.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def sample_of(
+    context: Context,
+    network: Classifier,
+    real: dict[str, np.ndarray],
+    images: Tensor,
+    labels: Tensor,
+    **further: Any,
+) -> MetricInput:
+    """Images (N, C, H, W) uint8 with labels (N,) as the classifier sees them, and the reference."""
+    features, probabilities = classify(network, images, context.device)
     return classifier_protocol.metric_input(
         images,
         targets_of(context, labels).numpy(),
@@ -123,7 +144,6 @@ def metric_input(context: Context) -> MetricInput:
         probabilities,
         real,
         neighbours=context.config.neighbours,
-        real_split=sampled.split if isinstance(sampled, RealStage) else None,
         attributes=network.attributes,
         data=context.dataset(),
         network=lambda x: perceive(network, x, context.device),

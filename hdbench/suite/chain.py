@@ -31,6 +31,7 @@ from hdbench.suite.stage import (
     RealStage,
     ReferenceStage,
     SampleStage,
+    SensitivityStage,
     Shape,
     Stage,
     StageConfig,
@@ -68,6 +69,7 @@ class Chain:
         self.data = self.add("data", suite.data.name, DataStage(dataset=suite.data))
         self.measured, self.measuring = self.measurement()
         self.conditions = self.text()
+        self.sensitivity()
         for name in self.plan.arms:
             arm = self.plan.arms[name] = resolve_steps(self.plan, name, self.source)
             self.real(name, arm) if arm.real else self.model(name, arm)
@@ -95,6 +97,20 @@ class Chain:
         config = ReferenceStage(samples=wanted.samples, bands=wanted.bands)
         parents["reference"] = self.add("reference", suite.data.name, config, **parents)
         return EvaluateStage(neighbours=wanted.neighbours), parents
+
+    def sensitivity(self) -> None:
+        """The stage of planted changes, of the suites that ask for it."""
+        wanted = self.plan.suite.evaluation
+        if wanted.sensitivity:
+            metrics = (*PROTOCOLS[wanted.protocol].metrics, *wanted.metrics)
+            config = SensitivityStage(
+                metrics=tuple(name for name in metrics if not METRICS[name].paired),
+                neighbours=wanted.neighbours,
+                samples=min(wanted.sensitivity, wanted.samples),
+            )
+            parents = {"data", "classifier", "reference"}
+            roles = {role: stage for role, stage in self.measuring.items() if role in parents}
+            self.add("sensitivity", self.plan.suite.data.name, config, **roles)
 
     def text(self) -> dict[str, Stage]:
         """The parent that networks with prompts need; a suite's own CLIP also measures."""

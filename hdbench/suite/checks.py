@@ -84,6 +84,11 @@ def _check_scale(plan: Plan, source: str) -> None:
             f"{source}: evaluation.protocol = {evaluation.protocol!r}: not for the data "
             f"{data.name}; name another"
         )
+    if evaluation.sensitivity and latents:
+        raise UserError(
+            f"{source}: evaluation.sensitivity: belongs to evaluation.protocol = 'classifier'; "
+            "remove it"
+        )
     if suite.classifier and latents:
         raise UserError(
             f"{source}: classifier: belongs to evaluation.protocol = 'classifier'; set it to null"

@@ -11,6 +11,9 @@ from hdbench.core.errors import UserError
 from hdbench.suite.schema import Arm, Recipe, Suite
 from hdbench.suite.stage import Stage
 
+# kinds of which a suite has one stage, or one that stands for all
+SHARED = ("data", "classifier", "clip", "text", "reference", "sensitivity")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -98,11 +101,7 @@ def find_stage(
     plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None
 ) -> Stage:
     """The stage of this kind for an arm; of the first seed and step count where not given."""
-    shared = [
-        stage
-        for stage in plan.stages.values()
-        if stage.kind == kind and kind in ("data", "classifier", "clip", "text", "reference")
-    ]
+    shared = [stage for stage in plan.stages.values() if stage.kind == kind and kind in SHARED]
     if shared:
         return shared[0]
     if arm is None and kind == "teacher":

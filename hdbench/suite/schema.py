@@ -204,6 +204,14 @@ class Evaluation(Config):
         "its own",
     )
 
+    sensitivity: int | None = Field(
+        None,
+        ge=2,
+        exclude_if=_absent,
+        description="at most so many real images are changed on purpose, to see which metric sees "
+        "which change; None: no such table",
+    )
+
     @field_validator("metrics")
     @classmethod
     def _groups_are_their_metrics(cls, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ VERSIONS = {
     "refine": 1,
     "sample": 1,
     "evaluate": 1,
+    "sensitivity": 1,
 }
 KINDS = tuple(VERSIONS)
 
@@ -186,6 +187,14 @@ class ProtocolStage(StageConfig):
     samples: int
 
 
+class SensitivityStage(StageConfig):
+    """Metrics of the protocol `classifier` on real images with planted changes."""
+
+    metrics: tuple[str, ...]
+    neighbours: int
+    samples: int
+
+
 # a kind's variants have different keys, by which they are told apart
 CONFIGS = {
     "data": DataStage,
@@ -199,6 +208,7 @@ CONFIGS = {
     "refine": DistillStage,
     "sample": SampleStage | RealStage,
     "evaluate": EvaluateStage | MetricsStage | ProtocolStage,
+    "sensitivity": SensitivityStage,
 }
 _ADAPTERS: dict[str, TypeAdapter] = {}
 
@@ -234,7 +244,7 @@ def outside_paths(config: StageConfig) -> Iterator[str]:
 
 def metrics_of(config: StageConfig) -> tuple[str, ...]:
     """Names of the metrics that a stage measures."""
-    if isinstance(config, MetricsStage):
+    if isinstance(config, MetricsStage | SensitivityStage):
         return config.metrics
     if isinstance(config, ProtocolStage):
         return PROTOCOLS[config.protocol].metrics

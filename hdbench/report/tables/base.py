@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from hdbench.report.columns import Column
+from hdbench.report.document import Document
 from hdbench.report.numbers import Numbers
 from hdbench.suite.arms import base_arm
 from hdbench.suite.plan import Plan
@@ -29,6 +30,10 @@ class Table(ABC):
     @abstractmethod
     def columns(self, numbers: Numbers) -> list[Column]:
         """Its columns, all of them functions of an entry."""
+
+    def document(self, numbers: Numbers) -> Document | None:
+        """The whole table, of a kind whose rows are no arms; None: `rows` and `columns` make it."""
+        return None
 
     def order(self, plan: Plan, arm: str) -> Any:
         """Sort key of rows; equal ones are in the suite's order."""

@@ -15,6 +15,7 @@ from hdbench.report.tables.initialisation import Initialisation
 from hdbench.report.tables.main import Main
 from hdbench.report.tables.methods import Methods
 from hdbench.report.tables.reproducibility import Reproducibility
+from hdbench.report.tables.sensitivity import Sensitivity
 from hdbench.suite.plan import Plan
 
 TABLES: Registry[Table] = Registry(
@@ -31,6 +32,7 @@ TABLES: Registry[Table] = Registry(
         Categories,
         Factors,
         Distances,
+        Sensitivity,
     ],
 )
 

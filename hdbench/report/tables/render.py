@@ -280,8 +280,9 @@ def write_tables(
     if (run := metrics_file(plan, results).with_name("run.json")).is_file():
         written.append(folder / run.name)
         write_atomic(written[-1], run.read_text(encoding="utf-8"))
-    for name in tables:
-        written += document.write(render(numbers, name).document, folder / name)
+    for name, table in tables.items():
+        whole = table.document(numbers) or render(numbers, name).document
+        written += document.write(whole, folder / name)
     return written
 
 

@@ -74,6 +74,7 @@ class Costs:
             "refine": self.of_training,
             "sample": self.of_samples,
             "evaluate": self.of_evaluation,
+            "sensitivity": self.of_sensitivity,
         }
 
     def of(self, stage: Stage) -> Cost:
@@ -199,6 +200,10 @@ class Costs:
 
     def of_evaluation(self, stage: Stage) -> Cost:
         return self.measured(stage, self.plan.suite.evaluation.samples)
+
+    def of_sensitivity(self, stage: Stage) -> Cost:
+        """The images with some twelve changes."""
+        return self.measured(stage, 12 * stage.config.samples)
 
     def measured(self, stage: Stage, n: int) -> Cost:
         """n images through the extractors."""
