@@ -4,12 +4,19 @@ SUITE METRIC ARM                      36.4 ± 3.9, mean and 95% interval over ch
 SUITE METRIC ARM@STEPS                of an arm in these sampling steps
 SUITE METRIC ARM - ARM                paired difference
 SUITE ratio METRIC ARM / ARM          paired ratio
-SUITE lowest METRIC [ARM ...]         the arm with the lowest; by default of all in one step
+SUITE compare METRIC ARM - ARM        `lower (-10.7 ± 8.9)`, or higher, or not told apart
+SUITE lowest METRIC [ARM ...]         the arm with the lowest, and which are not told apart from it;
+                                      by default of all in one step
+SUITE updates                         fewest and most updates of a recipe's generator in stage 2
 SUITE verdict|finding CLAIM           of a claim
 SUITE chains|core_hours               how many there are, and what they took
 SUITE claims                          the table of verdicts
 SUITE methods                         every recipe with its source and distance by sampling steps
-probes METRIC ARM [- ARM]             of the probes; the difference within seeds
+probes [compare] METRIC ARM [- ARM]   of the probes; the difference within seeds
+
+Words are decided by the 95% interval of the paired difference, not by hand: without zero in it one
+is lower or higher, else they are not told apart.  One chain decides nothing beyond itself, and the
+words say so.
 """
 
 from __future__ import annotations
@@ -92,6 +99,11 @@ def value(key: str, tables: Path, source: str = "document") -> str:
                     f"{source}: {key}: no claim {claim!r}" + nearest(claim, set(frame.claim))
                 )
             return rows.verdict.iloc[0] if what == "verdict" else rows.found.iloc[0]
+        case ["updates"]:
+            return _updates(numbers)
+        case ["compare", metric, arm, "-", other]:
+            entries = [_entry(numbers, name, key, source) for name in (arm, other)]
+            return _compared(numbers.difference(*entries, metric=metric), numbers.alone)
         case ["lowest", metric, *arms]:
             return _lowest(numbers, metric, [_entry(numbers, arm, key, source) for arm in arms])
         case [metric, arm]:
@@ -114,8 +126,29 @@ def _block(frame: pd.DataFrame) -> str:
     return "\n\n" + frame.to_markdown(index=False, disable_numparse=True) + "\n\n"
 
 
+def _compared(difference: Interval, alone: bool = False) -> str:
+    """`lower (-10.7 ± 8.9)`: by whether the interval of the difference holds zero."""
+    value, half = difference
+    if not math.isfinite(value):
+        return "-"
+    word = "lower" if value < 0 else "higher"
+    if alone:
+        word += " in its one chain"
+    elif _open(difference):
+        word = "not told apart"
+    return f"{word} ({_shown(difference, signed=True)})"
+
+
+def _open(difference: Interval) -> bool:
+    """Whether the interval holds zero, or there is none."""
+    return not abs(difference.value) > difference.half_width
+
+
 def _lowest(numbers: Numbers, metric: str, entries: list[Entry]) -> str:
-    """The entry with the lowest value, and the value; without entries of all models in one step."""
+    """The entry with the lowest value, and the value; without entries of all models in one step.
+
+    Behind it those that its lead over does not decide: names of up to two, else how many.
+    """
     models = (name for name, arm in numbers.plan.arms.items() if not arm.real)
     entries = entries or [e for arm in models for e in numbers.entries(arm) if e.steps == 1]
     values = {entry: numbers(entry, numbers.counted(metric)) for entry in entries}
@@ -123,7 +156,25 @@ def _lowest(numbers: Numbers, metric: str, entries: list[Entry]) -> str:
     if not finite:
         return "-"
     lowest = min(finite, key=lambda entry: values[entry].value)
-    return f"{describe(numbers.plan, lowest.arm)}, {_shown(values[lowest])}"
+    others = [entry for entry in finite if entry != lowest]
+    tied = [e for e in others if _open(numbers.difference(e, lowest, metric=metric))]
+    said = f"{describe(numbers.plan, lowest.arm)}, {_shown(values[lowest])}"
+    if numbers.alone:
+        return f"{said}, in one chain"
+    if not tied:
+        return said
+    named = ", ".join(describe(numbers.plan, entry.arm) for entry in tied)
+    which = named if len(tied) <= 2 else f"{len(tied)} of the {len(others)} others"
+    return f"{said} (not told apart from it: {which})"
+
+
+def _updates(numbers: Numbers) -> str:
+    """`114 to 1,207`, of the recipes with a second stage."""
+    plan = numbers.plan
+    stages = [row.stages.get("refine") for row in plan.rows if row.arm in plan.recipes]
+    trainings = (plan.stage(stage).training for stage in stages if stage)
+    counts = [training.planned_steps for training in trainings if training]
+    return f"{min(counts):,} to {max(counts):,}" if counts else "-"
 
 
 def _ratio(numbers: Numbers, metric: str, arm: str, other: str) -> str:
@@ -141,8 +192,10 @@ def _ratio(numbers: Numbers, metric: str, arm: str, other: str) -> str:
 
 def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
     intervals, known = _probes(tables)
+    compare = words[:1] == ["compare"]
+    words = words[compare:]
     match words:
-        case [metric, arm] | [metric, arm, "-", _]:
+        case [metric, arm] | [metric, arm, "-", _] if not compare or len(words) == 4:
             for name in words[1::2]:
                 if (name, metric) not in known:
                     raise UserError(
@@ -150,7 +203,8 @@ def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
                         + nearest(name, {arm for arm, _ in known})
                     )
             if words[3:]:
-                return _shown(intervals.difference(arm, words[3], metric), signed=True)
+                difference = intervals.difference(arm, words[3], metric)
+                return _compared(difference) if compare else _shown(difference, signed=True)
             return _shown(intervals(arm, metric))
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/tools/prose.py")
 
