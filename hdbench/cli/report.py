@@ -96,13 +96,19 @@ def tables_command(suite, results, metrics, release, out):
     type=FILE,
     help="Metrics of `hdbench theory`; by default results/theory/metrics.csv, if it is there.",
 )
+@click.option(
+    "--flops",
+    type=FILE,
+    help="Metrics of `hdbench flops`; by default results/flops/metrics.csv, if it is there.",
+)
 @suite_option
 @results_option
 @rendered_option
 @clean_errors
-def claims_command(suite, results, metrics, rules, prereg, theory, out):
+def claims_command(suite, results, metrics, rules, prereg, theory, flops, out):
     """Judge the paper's claims by declared rules: verdict, effect, interval, margin."""
-    from hdbench.experiments.theory.values import read_theory  # start-up: of this command alone
+    from hdbench.experiments.flops import read_flops  # start-up: of this command alone
+    from hdbench.experiments.theory.values import read_theory
     from hdbench.metrics.records import read_metrics
     from hdbench.report.claims import write_claims
     from hdbench.report.numbers import Numbers, metrics_file
@@ -117,7 +123,8 @@ def claims_command(suite, results, metrics, rules, prereg, theory, out):
     numbers = Numbers(plan, frame, results, lenient=metrics is not None)
     file = theory or results / "theory" / "metrics.csv"
     values = read_theory(file, missing_is_none=theory is None)
-    for path in write_claims(numbers, declared, out, values, status):
+    counts = read_flops(flops or results / "flops" / "metrics.csv", missing_is_none=flops is None)
+    for path in write_claims(numbers, declared, out, values, status, counts):
         click.echo(path)
 
 

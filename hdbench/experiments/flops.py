@@ -29,7 +29,7 @@ from hdbench.networks.autoencoders import PUBLIC
 from hdbench.networks.flops import forward_flops
 from hdbench.report import document
 from hdbench.report.document import Cell, Document, number
-from hdbench.report.rules import Values
+from hdbench.report.rules import Unit, Values
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
 
@@ -238,7 +238,9 @@ def read_flops(path: Path, config: Path = CONFIG, missing_is_none: bool = False)
         key: group.set_index("seed").value for key, group in frame.groupby(["arm", "nfe", "metric"])
     }
 
-    def values(name: str, metric: str) -> pd.Series | None:
+    def values(name: str, metric: str, unit: Unit = "exact") -> pd.Series | None:
+        if unit != "exact":
+            return None
         arm, _, steps = name.partition("@")
         return counts.get((arm, int(steps or 1), metric))
 

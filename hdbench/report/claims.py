@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hdbench.report import document
 from hdbench.report.document import Document, for_people, wrapped
 from hdbench.report.numbers import Entry, Numbers, tables_folder
 from hdbench.report.registration import EXPLORATORY
-from hdbench.report.rules import Claim, Rules, Unit, Values, rule_text
+from hdbench.report.rules import Claim, Rules, Source, Unit, Values, rule_text
 from hdbench.report.verdicts import Judgement, judge_claim
 from hdbench.suite.plan import Plan
 
@@ -66,21 +67,24 @@ RESULT = {
 }
 
 
-def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.DataFrame:
+def judge(
+    numbers: Numbers, rules: Rules, theory: Values | None = None, flops: Values | None = None
+) -> pd.DataFrame:
     """One row a test (a claim without tests has one), with the columns `RESULT`.
 
     Effects, intervals and `detectable` (half the interval) are differences, or factors of ratios
     and spreads.  `low` and `high` are at the claim's level, `low_alone` and `high_alone` at that of
-    one of its tests; `chains` are seeds of the test's unit.  `theory` is where claims with this
-    source take their values from; without it they are not testable.  The level is divided over the
-    claims of a source that can err, so a finding on the theory is the same beside any suite.
-    UserError for a claim of the suite that the rules lack.
+    one of its tests; `chains` are seeds of the test's unit.  `theory` and `flops` are where claims
+    with these sources take their values from; without them they are not testable.  The level is
+    divided over the claims of a source that can err, so a finding on the theory is the same beside
+    any suite.  UserError for a claim of the suite that the rules lack.
     """
-    sources: dict[str, Values] = {
+    sources: dict[Source, Values | None] = {
         "suite": values_of(numbers),
-        "theory": theory or (lambda name, metric, unit: None),
+        "theory": theory,
+        "flops": flops,
     }
-    judged = claims_judged(numbers.plan, rules, theory is not None)
+    judged = claims_judged(numbers.plan, rules, [name for name, given in sources.items() if given])
     rows = []
     for name, claim in rules.claims.items():
         family = [
@@ -89,32 +93,35 @@ def judge(numbers: Numbers, rules: Rules, theory: Values | None = None) -> pd.Da
             if rules.claims[other].source == claim.source and rules.claims[other].by_chance
         ]
         applies = "" if name in judged else _elsewhere(claim)
-        judgement = judge_claim(claim, rules, sources[claim.source], len(family), applies)
+        values = sources[claim.source] or (lambda name, metric, unit: None)
+        judgement = judge_claim(claim, rules, values, len(family), applies)
         rows += rows_of(name, judgement)
     return pd.DataFrame(rows, columns=list(RESULT)).astype(RESULT)
 
 
-def claims_judged(plan: Plan, rules: Rules, theory: bool) -> list[str]:
-    """The claims that are judged beside a suite: its own, and with `theory` those on the theory."""
+def claims_judged(plan: Plan, rules: Rules, sources: Collection[Source]) -> list[str]:
+    """The claims that are judged beside a suite: its own, and all of the other given sources."""
     declared = rules.claims if plan.suite.claims is None else plan.suite.claims
     for name in declared:
         if name not in rules.claims:
             raise UserError(
                 f"suite {plan.stem}: claims: no claim {name!r}" + nearest(name, rules.claims)
             )
-    given = {"suite": declared, "theory": rules.claims if theory else ()}
     return [
         name
         for name, claim in rules.claims.items()
-        if name in given[claim.source] and (claim.suites is None or plan.name in claim.suites)
+        if claim.source in sources
+        and (claim.source != "suite" or name in declared)
+        and (claim.suites is None or plan.name in claim.suites)
     ]
 
 
 def _elsewhere(claim: Claim) -> str:
     """Why a claim is not judged beside a suite."""
-    if claim.source == "theory":
+    if claim.source != "suite":
         return (
-            "Its metrics are not given: `hdbench theory` makes them, and --theory names their file."
+            f"Its metrics are not given: `hdbench {claim.source}` makes them, and "
+            f"--{claim.source} names their file."
         )
     if claim.suites:
         return f"It is about the suite {' or '.join(claim.suites)}."
@@ -194,9 +201,10 @@ def write_claims(
     out: Path | None,
     theory: Values | None = None,
     status: str = EXPLORATORY,
+    flops: Values | None = None,
 ) -> list[Path]:
     """claims.csv, .md, .tex and .html into out/<suite>/; the paths written."""
-    shown = claims_document(numbers, rules, judge(numbers, rules, theory), status)
+    shown = claims_document(numbers, rules, judge(numbers, rules, theory, flops), status)
     folder = tables_folder(numbers.plan, numbers.results, out)
     return document.write(shown, folder / "claims")
 

@@ -18,6 +18,7 @@ RULES = Path("workflow/claims.yaml")
 EffectName = Literal["value", "difference", "ratio", "deviation", "spread"]
 LOGARITHMIC: tuple[EffectName, ...] = ("ratio", "deviation", "spread")
 Unit = Literal["chain", "stage2_seed", "exact"]
+Source = Literal["suite", "theory", "flops"]
 # (arm or arm@sampling steps, metric, unit) -> values by seed, or by (chain, stage-2 seed); None if
 # without
 Values = Callable[[str, str, Unit], pd.Series | None]
@@ -134,8 +135,8 @@ class Claim(Config):
     suites: tuple[str, ...] | None = Field(
         None, description="suites that can test it; by default those with the arms"
     )
-    source: Literal["suite", "theory"] = Field(
-        "suite", description="whose metrics: the suite's, or those of `hdbench theory`"
+    source: Source = Field(
+        "suite", description="whose metrics: the suite's, or those of `hdbench theory` or `flops`"
     )
     tests: tuple[Hypothesis, ...]
 

@@ -333,22 +333,26 @@ def planted(errors: dict[str, float], path=REPOSITORY / theory_config.CONFIG) ->
 
 
 GOOD = {
-    "consistency_64_w64": 0.03,
-    "progressive_64_w64": 0.02,
-    "progressive_4_w64": 0.1,
-    "meanflow_w64": 0.01,
+    "progressive_4_w64": 0.27,
+    "progressive_16_w64": 0.1,
+    "progressive_64_w64": 0.08,
+    "consistency_8_w64": 0.26,
+    "consistency_64_w64": 0.07,
+    "meanflow_w4": 0.14,
+    "meanflow_w16": 0.08,
+    "meanflow_w64": 0.06,
 }
 
 
 @pytest.mark.parametrize(
     ("changes", "verdict", "findings"),
     [
-        ({}, "supported", ["supported"] * 4),
-        ({"meanflow_w64": 0.2}, "contradicted", [*["supported"] * 2, "contradicted", "supported"]),
+        ({}, "supported", ["supported"] * 5),
+        ({"meanflow_w64": 0.2}, "contradicted", [*["supported"] * 4, "contradicted"]),
         (
-            {"consistency_64_w64": 0.3, "progressive_64_w64": 0.3, "meanflow_w64": 0.3},
+            {"progressive_16_w64": 0.3, "consistency_64_w64": 0.3},
             "contradicted",
-            ["contradicted"] * 4,
+            ["contradicted", "supported", "contradicted", "supported", "supported"],
         ),
     ],
 )
@@ -361,7 +365,10 @@ def test_c7_is_judged_from_the_theorys_metrics_in_any_suite(tmp_path, changes, v
     own = frame[frame.claim == "C7"]
     assert list(own.finding) == findings and set(own.verdict) == {verdict}
     assert set(own.chains) == {8}
-    assert own.effect.iloc[0] == pytest.approx((GOOD | changes)["consistency_64_w64"] * 1.007)
+    errors = GOOD | changes
+    assert own.effect.iloc[0] == pytest.approx(
+        errors["progressive_16_w64"] / errors["progressive_4_w64"]
+    )
     without = judge(numbers, rules)
     own = without[without.claim == "C7"]
     assert (
@@ -382,7 +389,7 @@ def test_students_of_another_configuration_are_not_judged(tmp_path):
     )
     own = frame[frame.claim == "C7"]
     assert set(own.verdict) == {"not testable here"} and own.sentence.iloc[0].startswith(
-        "No numbers of consistency_64_w64"
+        "No numbers of progressive_16_w64, progressive_4_w64"
     )
 
 
@@ -413,9 +420,9 @@ def test_the_command_takes_the_theorys_metrics_from_results_or_a_file(tmp_path):
     (tmp_path / "results/theory").mkdir(parents=True)
     planted(GOOD).to_csv(tmp_path / "results/theory/metrics.csv", index=False)
     assert judged().verdict == "undecided"  # of three seeds
-    assert judged().effect == pytest.approx(GOOD["consistency_64_w64"] * 1.002)
-    planted(GOOD | {"consistency_64_w64": 0.3}).to_csv(tmp_path / "other.csv", index=False)
-    assert judged("--theory", str(tmp_path / "other.csv")).effect == pytest.approx(0.3 * 1.002)
+    assert judged().effect == pytest.approx(0.1 / 0.27)
+    planted(GOOD | {"progressive_16_w64": 0.3}).to_csv(tmp_path / "other.csv", index=False)
+    assert judged("--theory", str(tmp_path / "other.csv")).effect == pytest.approx(0.3 / 0.27)
     for path, said in (
         (tmp_path / "none.csv", "does not exist"),
         (tmp_path / "metrics.csv", "no metrics of the theory"),

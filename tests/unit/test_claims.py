@@ -17,11 +17,12 @@ from hdbench.report.effects import Mean, Measured, measured
 from hdbench.report.numbers import Numbers
 from hdbench.report.rules import RULES, Claim, Hypothesis, Margin, Rules, read_rules, rule_text
 from hdbench.report.sequences import mean_interval, spread_interval
-from hdbench.report.verdicts import Judgement, Levels, fewest, finding, verdict_of
+from hdbench.report.verdicts import Judgement, Levels, fewest, finding, judge_claim, verdict_of
 from hdbench.suite.load import load_plan
 from tests.support.tiny import tiny_plan, write_suite
 from tests.unit.test_tables import synthetic, values
 
+CLAIMS = "C1 C2 C2b C3 C4 C5 C5b C5c C5d C6 C7 C8 C9".split()
 SEEDS = {"seeds": list(range(10))}
 HALF = Margin(metrics=("fd_test",), size=4.0, secondary=0.5, reason="x")
 NOISE = np.array([0.1, -0.2, 0.15, -0.05, 0.02, 0.12, -0.11, 0.07, -0.14, 0.04])
@@ -393,7 +394,7 @@ def test_a_suite_made_for_some_claims_judges_these_alone(tmp_path):
 
 def test_every_arm_and_metric_of_the_committed_rules_is_of_the_reference_suite():
     plan, rules = load_plan("textured_digits"), read_rules()
-    assert set(rules.claims) == {f"C{number}" for number in range(1, 10)}
+    assert list(rules.claims) == CLAIMS
     steps = {(row.arm, row.steps) for row in plan.rows}
     for claim in rules.claims.values():
         for test in claim.tests if claim.source == "suite" else ():
@@ -453,6 +454,54 @@ def test_a_mistake_in_the_margins_is_one_sentence(margins, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(69.73, "supported"), (69.66, "supported"), (138.7, "contradicted"), (14.5, "contradicted")],
+)
+def test_c8_is_judged_by_counts_alone_and_takes_no_share_of_the_level(numbers, ratio, verdict):
+    rules = read_rules(RULES)
+    counts = {"teacher@250": 1e12 * ratio, "student": 1e12}
+
+    def flops(name, metric, unit):
+        assert (metric, unit) == ("sampling_flops_decoded", "exact")
+        return pd.Series([counts[name]], index=[0])
+
+    frame = judge(numbers, rules, flops=flops)
+    row = frame.set_index("claim").loc["C8"]
+    assert (row.verdict, row.chains) == (verdict, 1) and row.effect == pytest.approx(ratio)
+    without = judge(numbers, rules)
+    assert "`hdbench flops` makes them" in without.set_index("claim").loc["C8"].sentence
+    others = [found[found.claim != "C8"] for found in (frame, without)]
+    pd.testing.assert_frame_equal(*others)
+
+
+def test_the_best_standard_head_is_beaten_where_each_is_and_none_works_within_the_margin():
+    rules = read_rules(RULES)
+
+    def judged_with(**arms):
+        def values(name, metric, unit):
+            level = {"hd": 20.0, "teacher@25": 20.0}.get(name, arms.get(name, 20.0))
+            return pd.Series(level + NOISE * (1 + len(name) / 50))
+
+        claims = {key: rules.claims[key] for key in ("C5b", "C5c", "C5d")}
+        return {
+            key: judge_claim(claim, rules, values, len(claims)).verdict
+            for key, claim in claims.items()
+        }
+
+    assert judged_with(hd_awd_logit=15.0) == {
+        "C5b": "supported",
+        "C5c": "supported",
+        "C5d": "supported",
+    }
+    assert judged_with(hd_awd_logit=15.0, hd_conv=10.0) == {
+        "C5b": "contradicted",
+        "C5c": "contradicted",
+        "C5d": "supported",
+    }
+    assert judged_with(hd_pooled=25.0, hd_awd_logit=15.0)["C5d"] == "contradicted"
+
+
 def test_the_command_writes_csv_markdown_and_tex(tmp_path):
     suite = write_suite(tmp_path, SEEDS)
     plan = load_plan(str(suite))
@@ -476,7 +525,7 @@ def test_the_command_writes_csv_markdown_and_tex(tmp_path):
     assert result.exit_code == 0, result.output
     frame = pd.read_csv(tmp_path / "out" / plan.name / "claims.csv")
     text = (tmp_path / "out" / plan.name / "claims.md").read_text()
-    assert list(frame.claim.unique()) == [f"C{number}" for number in range(1, 10)]
+    assert list(frame.claim.unique()) == CLAIMS
     for row in frame[frame.effect.notna()].itertuples():
         assert f"{row.effect:.3g}" in text and row.rule in text
     assert (tmp_path / "out" / plan.name / "claims.tex").read_text().count(r"\toprule") == 2

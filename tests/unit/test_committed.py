@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from hdbench.experiments.flops import read_flops
 from hdbench.experiments.theory.values import read_theory
 from hdbench.metrics.records import read_metrics
 from hdbench.report.claims import write_claims
@@ -26,7 +27,8 @@ def test_committed_tables_are_renderings_of_the_committed_metrics(suite, tmp_pat
     frame = frame.assign(digest=expected_digests(plan, frame))  # whatever its stages' ids were
     write_tables(plan, frame, tmp_path, tmp_path)
     theory = read_theory(COMMITTED / "theory/metrics.csv", missing_is_none=False)
-    write_claims(Numbers(plan, frame, tmp_path), read_rules(), tmp_path, theory)
+    flops = read_flops(COMMITTED / "flops/metrics.csv")
+    write_claims(Numbers(plan, frame, tmp_path), read_rules(), tmp_path, theory, flops=flops)
     paths = [path for path in (COMMITTED / suite).iterdir() if path.suffix in (".md", ".tex")]
     paths += [
         path for path in (COMMITTED / suite).glob("*.csv") if path.stem not in ("claims", "metrics")

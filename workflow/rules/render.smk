@@ -109,6 +109,7 @@ rule claims:
     input:
         METRICS,
         THEORY,
+        COUNTS,
         rules="workflow/claims.yaml",
         prereg=[str(path) for path in (REGISTRATIONS / f"{PLAN.name}.yaml",) if path.is_file()],
     output:
