@@ -119,11 +119,11 @@ def claims_command(suite, results, metrics, rules, prereg, theory, flops, out):
     source = metrics or metrics_file(plan, results)
     frame = read_metrics(source, strict=metrics is None)
     declared, status = rules_for(plan, frame, source.with_name("run.json"), prereg, rules)
-    click.echo(status)
     numbers = Numbers(plan, frame, results, lenient=metrics is not None)
     file = theory or results / "theory" / "metrics.csv"
     values = read_theory(file, missing_is_none=theory is None)
     counts = read_flops(flops or results / "flops" / "metrics.csv", missing_is_none=flops is None)
+    click.echo(status)
     for path in write_claims(numbers, declared, out, values, status, counts):
         click.echo(path)
 
