@@ -107,8 +107,7 @@ def tables_command(suite, results, metrics, release, out):
 @clean_errors
 def claims_command(suite, results, metrics, rules, prereg, theory, flops, out):
     """Judge the paper's claims by declared rules: verdict, effect, interval, margin."""
-    from hdbench.experiments.flops import read_flops  # start-up: of this command alone
-    from hdbench.experiments.theory.values import read_theory
+    from hdbench.experiments.sources import experiments_of  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.claims import write_claims
     from hdbench.report.numbers import Numbers, metrics_file
@@ -120,9 +119,7 @@ def claims_command(suite, results, metrics, rules, prereg, theory, flops, out):
     frame = read_metrics(source, strict=metrics is None)
     declared, status = rules_for(plan, frame, source.with_name("run.json"), prereg, rules)
     numbers = Numbers(plan, frame, results, lenient=metrics is not None)
-    file = theory or results / "theory" / "metrics.csv"
-    values = read_theory(file, missing_is_none=theory is None)
-    counts = read_flops(flops or results / "flops" / "metrics.csv", missing_is_none=flops is None)
+    values, counts = experiments_of(results, theory, flops)
     click.echo(status)
     for path in write_claims(numbers, declared, out, values, status, counts):
         click.echo(path)

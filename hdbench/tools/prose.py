@@ -33,10 +33,9 @@ import pandas as pd
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
-from hdbench.experiments.flops import read_flops
 from hdbench.experiments.probes.report import reported
 from hdbench.experiments.report import Intervals
-from hdbench.experiments.theory.values import read_theory
+from hdbench.experiments.sources import experiments_of
 from hdbench.metrics.records import Interval, interval, read_metrics
 from hdbench.report.claims import find_entry, judge, values_of, verdicts
 from hdbench.report.columns import dagger
@@ -284,8 +283,7 @@ def _probes(tables: Path) -> tuple[Intervals, set[tuple[str, str]]]:
 
 @functools.cache
 def _judged(suite: str, tables: Path):
-    theory = read_theory(tables / "theory" / "metrics.csv", missing_is_none=True)
-    flops = read_flops(tables / "flops" / "metrics.csv", missing_is_none=True)
+    theory, flops = experiments_of(tables)
     numbers = _numbers(suite, tables)
     frame = read_metrics(tables / suite / "metrics.csv")
     rules, _ = rules_for(numbers.plan, frame, tables / suite / "run.json", None, None)
