@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from pydantic import Field, model_validator
 from torch import nn
 
 from hdbench.core.config import Config, Fraction
-from hdbench.flow.path import Velocity, guided
+from hdbench.flow.path import Velocity, guided, velocity
 
 
 class Guidance(Config):
@@ -48,6 +49,16 @@ class Guidance(Config):
     def evaluations(self) -> int:
         """Network evaluations of one velocity: both halves of guidance count."""
         return 2 if self.active else 1
+
+    def evaluations_at(self, t: float) -> int:
+        """Network evaluations of one velocity at a time that all rows share: one where w = 1."""
+        low, high = np.float32(self.interval)
+        return 2 if self.active and low <= np.float32(t) <= high else 1
+
+    def of_one_time(self, network: nn.Module) -> Velocity:
+        """As `of`, of rows that share their time, in `evaluations_at` evaluations."""
+        v_w, v = self.of(network), velocity(network)
+        return lambda z, t, c: (v_w if self.evaluations_at(t[0].item()) == 2 else v)(z, t, c)
 
     def of(self, network: nn.Module) -> Velocity:
         """The guided velocity (z, t, c) -> v^w of a network u(z, r, t, c)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.networks.config import SanaConfig, TransformerConfig
+from hdbench.networks.reuse import DeepCache, FasterDiffusion, reusing
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,12 @@ def forward_flops(
     classes: int,
     mean_velocity: bool,
     prompt_length: int = 0,
+    reuse: DeepCache | FasterDiffusion | None = None,
 ) -> int:
-    """FLOPs of one forward of one image: 2 for each multiplication and addition of a product."""
+    """FLOPs of one forward of one image: 2 for each multiplication and addition of a product.
+
+    With `reuse` of one that is not key: without the blocks that are reused.
+    """
     conditions = (
         Unencoded(prompt_length, config.caption_width) if isinstance(config, SanaConfig) else None
     )
@@ -48,6 +53,9 @@ def forward_flops(
         z = torch.empty(1, channels, image_size, image_size)
         t = torch.empty(1)
         c = torch.empty(1, dtype=torch.int64)
+        if reuse:
+            reusing(network, reuse, [True, False])
+            network(z, t, t, c)
         with FlopCounterMode(display=False) as counter:
             network(z, t, t, c)
     return counter.get_total_flops()

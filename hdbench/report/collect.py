@@ -19,6 +19,7 @@ from hdbench.core import files
 from hdbench.core.errors import UserError
 from hdbench.metrics.records import COLUMNS, read_metrics, with_count
 from hdbench.networks.flops import forward_flops
+from hdbench.networks.reuse import DeepCache, FasterDiffusion
 from hdbench.report.numbers import metrics_file
 from hdbench.stages import artifact
 from hdbench.suite.plan import Plan, Row
@@ -148,15 +149,24 @@ def costs(plan: Plan, manifests: Manifests, row: Row) -> Iterator[dict[str, Any]
         totals["pairs_core_seconds"] = sum(manifest["core_seconds"] for manifest in pairs.values())
     student = [teacher, *stages.values()][-1]
     totals |= {key: student[key] for key in ("parameters", "head_parameters") if key in student}
-    totals["sampling_flops"] = row.nfe * flops_of(plan, row.arm)
+    totals["sampling_flops"] = sampling_flops(plan, row)
     if "milliseconds_per_sample" in sample:
         totals["milliseconds_per_sample"] = sample["milliseconds_per_sample"]
     for metric, value in totals.items():
         yield {"metric": metric, "value": value, "protocol": "cost"}
 
 
-def flops_of(plan: Plan, arm: str) -> int:
-    """FLOPs of one forward of the network that an arm samples with."""
+def sampling_flops(plan: Plan, row: Row) -> int:
+    """FLOPs of one image: of every evaluation, less what reuse of features leaves out."""
+    config = plan.stage(row.stages["sample"]).config
+    reuse = config.sampling.reuse if config.sampling else None
+    between = flops_of(plan, row.arm, reuse) if reuse else 0
+    full = flops_of(plan, row.arm)
+    return sum(evaluations * (full if key else between) for evaluations, key in config.calls)
+
+
+def flops_of(plan: Plan, arm: str, reuse: DeepCache | FasterDiffusion | None = None) -> int:
+    """FLOPs of one forward of the network that an arm samples with; see `forward_flops`."""
     suite = plan.suite
     config = plan.arms[arm]
     network = config.baseline.network if config.baseline else suite.network
@@ -167,6 +177,7 @@ def flops_of(plan: Plan, arm: str) -> int:
         suite.data.classes,
         bool(config.trajectory or config.refine),
         suite.text.tokens if suite.text else 0,
+        reuse,
     )
 
 

@@ -163,8 +163,12 @@ def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor
     if config.sampler == "mix" and config.steps > 1:
         return config.steps - 1, lambda eps, c: sample_mix(network, eps, c)
     u = network
+    guidance = config.guidance or Guidance()
+    if config.sampling:
+        solved = config.sampling.sampler(network, guidance, config.steps)
+        return 1, lambda eps, c: solved(eps[0], c)
     if config.sampler == "ode":
-        v = (config.guidance or Guidance()).of(network)
+        v = guidance.of(network)
         u = lambda z, r, t, c: v(z, t, c)  # noqa: E731
     return 1, lambda eps, c: sample_flow_map(u, eps[0], c, config.steps)
 

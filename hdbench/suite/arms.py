@@ -51,7 +51,7 @@ def initialisation(arm: Arm) -> str:
 
 
 def is_teacher(arm: Arm) -> bool:
-    return not (arm.real or arm.trajectory or arm.refine or arm.baseline)
+    return not (arm.real or arm.trajectory or arm.refine or arm.baseline or arm.sampling)
 
 
 def describe(plan: Plan, name: str) -> str:

@@ -174,11 +174,14 @@ class Chain:
                 stages[kind] = student.id
         teacher = student is origin.stage and not arm.baseline
         guidance = suite.teacher.guidance if teacher else None
+        if arm.sampling:
+            guidance = arm.sampling.guidance or guidance
+            label = f"{name}-{label}"
         for steps in arm.steps:
             config = self.sampling(arm, sampled, steps, origin.network, guidance)
             parents = {"source": student, **self.conditions}
             sample = self.add("sample", f"{label}-{steps}step", config, **parents)
-            nfe = steps * (guidance.evaluations if guidance else 1)
+            nfe = sum(evaluations for evaluations, _ in config.calls)
             followed = None if arm.baseline or arm.refine else origin
             self.row(name, self.seed, steps, nfe, stages, sample, followed)
 
@@ -199,6 +202,7 @@ class Chain:
             guidance=guidance,
             times=arm.baseline.times.get(steps) if arm.baseline else None,
             autoencoder=data.autoencoder if data.stored == "latents" else None,
+            sampling=arm.sampling,
         )
 
     def teacher_sample(self, origin: _Origin) -> Stage:

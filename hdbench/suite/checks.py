@@ -46,6 +46,12 @@ def check(plan: Plan, source: str) -> None:
                 f"{source}: {name}.real = {arm.real!r}: real images are arms of the protocol "
                 "classifier alone; remove the arm"
             )
+        reuse = arm.sampling.reuse if arm.sampling else None
+        if reuse and reuse.last > suite.network.depth:
+            raise UserError(
+                f"{source}: {name}.sampling.reuse.last = {reuse.last}: the network has blocks 1 to "
+                f"{suite.network.depth}"
+            )
         for kind in ("trajectory", "refine"):
             if training := getattr(arm, kind):
                 _check_training(f"{name}.{kind}", training, "student", source)

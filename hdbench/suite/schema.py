@@ -14,6 +14,7 @@ from hdbench.flow.guidance import Guidance
 from hdbench.methods import OBJECTIVES
 from hdbench.metrics import metrics_named
 from hdbench.networks.config import ClassifierConfig, NetworkConfig
+from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
 from hdbench.networks.trainable import Trainable
 from hdbench.suite.overrides import leaves
@@ -262,6 +263,11 @@ class Arm(Config):
     title: str | None = Field(
         None, exclude_if=_absent, description="for people; by default made of stages and settings"
     )
+    sampling: Sampling | None = Field(
+        None,
+        exclude_if=_absent,
+        description="how a teacher is sampled without training: solver, guidance, reuse",
+    )
     steps: tuple[int, ...] = Field(min_length=1, description="sampling steps, each of them a row")
     real: Literal["train", "test"] | None = Field(
         None, description="no model at all: real images, for the noise floor"
@@ -272,6 +278,11 @@ class Arm(Config):
         if self.baseline and (self.real or self.trajectory or self.refine):
             raise ValueError(
                 "baseline is sampled as it is; set trajectory and refine to null and leave out real"
+            )
+        if self.sampling and (self.real or self.trajectory or self.refine or self.baseline):
+            raise ValueError(
+                "sampling is of the teacher; set trajectory and refine to null and leave out real "
+                "and baseline"
             )
         if self.real and (self.trajectory or self.refine):
             raise ValueError(

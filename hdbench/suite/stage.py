@@ -23,6 +23,7 @@ from hdbench.methods.discriminators import HEADS
 from hdbench.metrics import METRICS
 from hdbench.networks.autoencoders import AutoencoderConfig
 from hdbench.networks.config import ClassifierConfig
+from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
 from hdbench.suite.schema import Checkpoint, Dataset, Network, Training
 
@@ -157,6 +158,19 @@ class SampleStage(StageConfig):
         description="t of the steps after the first; None: uniform"
     )
     autoencoder: AutoencoderConfig | None = Field(description="None: the network makes pixels")
+    sampling: Sampling | None = Field(
+        None,
+        exclude_if=lambda sampling: sampling is None,
+        description="of a teacher; None: Euler steps, which evaluate guidance at every time",
+    )
+
+    @property
+    def calls(self) -> list[tuple[int, bool]]:
+        """Each call of the network: evaluations a sample in it, and whether all blocks run."""
+        guidance = self.guidance or Guidance()
+        if self.sampling:
+            return self.sampling.calls(self.steps, guidance)
+        return [(guidance.evaluations, True)] * self.steps
 
 
 class RealStage(StageConfig):

@@ -10,13 +10,13 @@ from hdbench.suite.plan import Plan
 
 
 class Main(Table):
-    """Quality of every arm of the suite's own; recipes are rows of `methods`."""
+    """Quality of every arm of the suite's own; recipes and `sampling` are rows of `methods`."""
 
     name = "main"
     caption = "Every arm of the suite, one row for each number of sampling steps."
 
     def shows(self, plan: Plan, arm: str) -> bool:
-        return arm not in plan.recipes
+        return arm not in plan.recipes and not plan.arms[arm].sampling
 
     def columns(self, numbers: Numbers) -> list[Column]:
         return [

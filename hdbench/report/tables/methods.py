@@ -30,6 +30,7 @@ class Methods(Table):
             arm in plan.recipes
             or arm == base_arm(plan)
             or bool(config.baseline)
+            or bool(config.sampling)
             or is_teacher(config)
             or (not config.refine and is_base_trajectory(plan, arm))
             or (control and same_refine(config, plan.suite.base))

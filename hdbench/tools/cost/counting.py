@@ -17,9 +17,10 @@ from hdbench.evaluation.protocols import protocol_named
 from hdbench.methods.base import Passes, total
 from hdbench.methods.discriminators import parameter_count
 from hdbench.networks.flops import forward_flops
+from hdbench.networks.reuse import DeepCache, FasterDiffusion
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import ClipText
-from hdbench.suite.stage import ReferenceStage, Stage
+from hdbench.suite.stage import ReferenceStage, SampleStage, Stage
 from hdbench.tools.cost.model import CostModel
 from hdbench.tools.memory.held import Memory
 
@@ -61,7 +62,6 @@ class Costs:
         self.memory = Memory(plan)
         self.data = plan.suite.data
         self.latents = self.data.stored == "latents"
-        self.nfe = {row.stages["sample"]: row.nfe for row in plan.rows}
         self.kinds: dict[str, Callable[[Stage], Cost]] = {
             "data": self.of_data,
             "classifier": self.of_training,
@@ -80,7 +80,7 @@ class Costs:
     def of(self, stage: Stage) -> Cost:
         return self.kinds[stage.kind](stage)
 
-    def forward(self, stage: Stage) -> int:
+    def forward(self, stage: Stage, reuse: DeepCache | FasterDiffusion | None = None) -> int:
         """FLOPs of one forward of a generator; every student counts with its embedding of t - r."""
         text = self.plan.suite.text
         return forward_flops(
@@ -90,6 +90,7 @@ class Costs:
             self.data.classes,
             stage.kind != "teacher",
             text.tokens if text else 0,
+            reuse,
         )
 
     def small_forward(self, stage: Stage) -> int:
@@ -179,8 +180,13 @@ class Costs:
     def of_samples(self, stage: Stage) -> Cost:
         """Of a network, or of real images, which are copied."""
         n = stage.config.samples
-        nfe = self.nfe[stage.id]
-        flops = {"float32": n * nfe * self.forward(stage)} if nfe else {}
+        config = stage.config
+        flops = {}
+        if isinstance(config, SampleStage):
+            reuse = config.sampling.reuse if config.sampling else None
+            full, between = self.forward(stage), self.forward(stage, reuse) if reuse else 0
+            count = sum(number * (full if key else between) for number, key in config.calls)
+            flops = {"float32": n * count}
         if not self.latents:
             return Cost(flops=flops, disk=self.latent(n, item=1) + 8 * n)
         _, decoding = self.autoencoded(n)
