@@ -213,7 +213,6 @@ def published_command(names, files, numbers, without_remembered, out):
     """Render the main table of a benchmark: published numbers with sources, ours below them."""
     from hdbench.report import published  # start-up: of this command alone
 
-    names = names or tuple(published.BENCHMARKS)
     for path in published.write_published(names, numbers, files, not without_remembered, out):
         click.echo(path)
 

@@ -26,6 +26,7 @@ from hdbench.experiments.report import csv, metrics_frame
 from hdbench.experiments.units import check_distinct, unit_digest
 from hdbench.metrics.records import read_metrics
 from hdbench.networks.autoencoders import PUBLIC
+from hdbench.networks.config import TransformerConfig
 from hdbench.networks.flops import forward_flops
 from hdbench.report import document
 from hdbench.report.document import Cell, Document, number
@@ -105,6 +106,11 @@ def latents_plan(config: Flops) -> Plan:
     if plan.suite.data.stored != "latents":
         raise UserError(
             f"suite = {config.suite}: has no autoencoder; name one on latents, such as imagenet256"
+        )
+    if not isinstance(plan.suite.network, TransformerConfig):
+        raise UserError(
+            f"suite = {config.suite}: its network reads prompts, which are not counted here; name "
+            "one with classes, such as imagenet256"
         )
     return plan
 

@@ -115,6 +115,7 @@ def test_claims_read_counts_of_the_present_configuration_alone(tmp_path, monkeyp
     ("old", "new", "message"),
     [
         ("suite: imagenet256", "suite: demo", "demo: has no autoencoder"),
+        ("suite: imagenet256", "suite: mjhq", "mjhq: its network reads prompts"),
         ("layers_per_block: 2", "layers_per_block: two", "autoencoder: AutoencoderKL cannot"),
         ("layers_per_block: 2", "layer: 2", "autoencoder: AutoencoderKL cannot"),
         ("latent_channels: 4", "latent_channels: 8", "does not decode the suite's latents"),

@@ -359,6 +359,18 @@ def test_other_protocols_are_left_out_and_named(tmp_path):
     )
 
 
+def test_a_protocol_for_any_images_is_shown_where_one_benchmark_is_named(tmp_path):
+    path = write(tmp_path / "ours.csv", [number("fid", 2.0, se=0.1, protocol="torch_fidelity:1")])
+    publish(tmp_path / "all", "--metrics", path)
+    publish(tmp_path / "one", "--metrics", path, "--benchmark", "cifar10")
+    unnamed = ["HD, this suite", *["-"] * 6]
+    for name in ("cifar10", "cifar10_conditional", "imagenet64"):
+        groups, _ = markdown(tmp_path / "all" / f"{name}.md")
+        assert groups["hdbench"] == [unnamed]
+    groups, _ = markdown(tmp_path / "one" / "cifar10.md")
+    assert groups["hdbench"] == [["HD", "-", "1", "-", "2.00 ± 0.20", "-", "-"]]
+
+
 def test_numbers_of_missing_chains_and_not_a_number(tmp_path):
     rows = [number("fid", value, seed=seed) for seed, value in enumerate((2.0, 3.0, "nan"))]
     rows += [number("precision", 0.5 + seed / 10, seed=seed) for seed in (0, 1)]

@@ -169,12 +169,25 @@ def _records(lines: Sequence[Line], ranked: Sequence[str]) -> pd.DataFrame:
 def write_published(
     names: Sequence[str], numbers: Path, files: Sequence[Path], remembered: bool, out: Path
 ) -> list[Path]:
-    """Every named benchmark's table into out/<name>.{csv,md,tex}; the paths."""
+    """Every named benchmark's table into out/<name>.{csv,md,tex}, of all without names; the paths.
+
+    A protocol for any images does not say of which data set its numbers are: they are shown in a
+    table that is named alone.
+    """
     for name in names:
         if name not in BENCHMARKS:
             raise UserError(f"--benchmark {name}: unknown" + nearest(name, BENCHMARKS))
     frame = read_published(numbers)
-    tables = {name: render(name, frame, numbers, files, remembered) for name in names}
+    tables = {
+        name: render(
+            name,
+            frame,
+            numbers,
+            files if len(names) == 1 or not BENCHMARKS[name].for_any_images else (),
+            remembered,
+        )
+        for name in names or BENCHMARKS
+    }
     return [
         path
         for name, table in tables.items()

@@ -82,6 +82,11 @@ class Benchmark:
         return self.n or (PROTOCOLS[self.protocol].n if self.protocol else None)
 
     @property
+    def for_any_images(self) -> bool:
+        """Whether the protocol is not of this benchmark alone."""
+        return self.n is not None
+
+    @property
     def command(self) -> str:
         count = f" --n {self.n}" if self.n else ""
         return (
