@@ -173,10 +173,11 @@ def power(numbers: Numbers) -> list[Column]:
 
 
 def scores(numbers: Numbers) -> list[Column]:
-    """What the suite's own classifier and CLIP say of samples."""
+    """What the suite's own classifier and CLIP say of samples, or the models that it names."""
     suite = numbers.plan.suite
     if not suite.classifier:
-        return []
+        names = [name for name in suite.evaluation.metrics if not METRICS[name].paired]
+        return [measured(numbers, name) for name in names]
     names = {"accuracy": "Accuracy ↑", "classifier_score": "Score ↑"}
     names |= {"clip_score": "CLIP score ↑"} if suite.text else {}
     return [metric(numbers, name, title) for name, title in names.items()]

@@ -108,6 +108,7 @@ def lpips_by_hand(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return total
 
 
+@pytest.mark.slow
 def test_lpips_and_pixels_to_the_teacher_by_hand(tmp_path):
     student, teacher, a, b = two_folders(tmp_path)
     options = ("--weights", f"alexnet={alexnet_weights()}", "--out", tmp_path / "out.csv")
@@ -167,6 +168,7 @@ def prompted(folder: Path, size: int = 64) -> tuple[Path, Path, np.ndarray, list
     return samples, table, array, [texts[name]["prompt"] for name in NAMES]
 
 
+@pytest.mark.slow
 def test_pickscore_is_that_of_its_authors_example(tmp_path):
     """Tokens and images by transformers' own processors, padded prompts with their masks."""
     import open_clip

@@ -23,7 +23,7 @@ from hdbench.report.collect import collect
 from hdbench.report.figures import FIGURES, draw
 from hdbench.report.numbers import Numbers
 from hdbench.report.rules import read_rules
-from hdbench.report.tables import write_tables
+from hdbench.report.tables import TABLES, write_tables
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS
 from hdbench.stages.pictures import check_pictures
@@ -400,6 +400,7 @@ def test_pairs_are_of_the_datas_prompts_and_never_of_the_samples(suites, results
     assert labels.tolist() == [*range(7), 0, 1]
 
 
+@pytest.mark.slow
 def test_fidelity_and_preference_are_measured_beside_the_protocol(suites, results, tmp_path):
     """Their own artifacts, with the teacher's pictures or the prompts as parents; others stay."""
     from tests.parity.test_perceptual import alexnet_weights, pickscore_weights
@@ -435,3 +436,15 @@ def test_fidelity_and_preference_are_measured_beside_the_protocol(suites, result
     assert values["teacher", "teacher_lpips"] == values["teacher", "teacher_mse"] == 0
     assert values["td", "teacher_lpips"] > 0 and values["td", "teacher_mse"] > 0
     assert np.isfinite(values["td", "pickscore"])
+    row = next(row for row in plan.rows if row.arm == "td")
+    numbers = [("fid", "mjhq30k:r"), ("teacher_lpips", "fidelity:t"), ("pickscore", "pickscore:-")]
+    digest = plan.stage(row.stages["evaluate"]).digest
+    common = {"suite": plan.name, "arm": "td", "seed": row.seed, "nfe": row.nfe, "n": SAMPLES,
+              "value": 0.5, "se": 0.1, "digest": digest}  # fmt: skip
+    frame = pd.DataFrame(
+        [common | {"metric": f"{name}_{SAMPLES}", "protocol": said} for name, said in numbers]
+    )
+    shown = Numbers(plan, frame[list(COLUMNS)].astype(COLUMNS), results)
+    for table, title in (("components", "LPIPS to teacher ↓"), ("main", "PickScore ↑")):
+        columns = {column.title: column for column in TABLES[table]().columns(shown)}
+        assert columns[title].cell(shown.entries("td")[0]).value == 0.5

@@ -77,6 +77,7 @@ def test_samples_of_one_and_of_several_noises_start_from_the_same():
     assert torch.equal(one[:, 0], four[:, 0])
 
 
+@pytest.mark.slow
 def test_a_suite_measures_stage_1_against_its_teacher_and_other_ids_stay(tmp_path):
     before, plan = tiny_plan(tmp_path), tiny_plan(tmp_path, FIDELITY)
     new = plan.stages.keys() - before.stages.keys()

@@ -90,6 +90,7 @@ def write(folder: Path) -> dict[str, Path]:
             "samples": SAMPLES,
             "batch": 8,
             "weights": {"inception": f"{folder}/weights/inception.pth"},
+            "metrics": [],  # each takes a job more; tests/scale/test_paper_scale.py has them
         },
         "base": {
             "trajectory": training,

@@ -94,24 +94,29 @@ def test_imagenet_with_everything_there(tmp_path):
         tmp_path / "VIRTUAL_imagenet256_labeled.npz",
     )
     np.savez(npz, mu=np.zeros(2), sigma=np.eye(2))
+    alexnet = tmp_path / "alexnet-owt-7be5be79.pth"
+    torch.save({"features.0.weight": torch.zeros(1)}, alexnet)
     autoencoder = {"path": str(kl_autoencoder(CHANNELS, FACTOR))}
     suite = change(
         tmp_path,
         "imagenet256",
         data={"source": str(data), "autoencoder": autoencoder},
         teacher={"checkpoint": {"path": str(sit(tmp_path / "SiT-XL-2-256x256.safetensors"))}},
-        evaluation={"reference": str(npz), "weights": {"inception": str(inception_weights())}},
+        evaluation={
+            "reference": str(npz),
+            "weights": {"inception": str(inception_weights()), "alexnet": str(alexnet)},
+        },
     )
     code, lines = run("--suite", suite)
-    assert code == 0 and set(states(lines).values()) == {"ok"} and len(states(lines)) == 5
-    assert lines[-1] == "imagenet256_here: 5 of 5 things that it needs from outside are there"
+    assert code == 0 and set(states(lines).values()) == {"ok"} and len(states(lines)) == 6
+    assert lines[-1] == "imagenet256_here: 6 of 6 things that it needs from outside are there"
     assert any(
         line.startswith("ok") and "SiT-XL/2" in line and "licence: MIT" in line for line in lines
     )
     code, lines = run("--suite", suite, "--verify")
     faults = {what: state for what, state in states(lines).items() if state != "ok"}
     # of other sizes than the public ones
-    assert code == 1 and faults == {"teacher": "broken", "reference": "broken"}
+    assert code == 1 and faults == dict.fromkeys(("teacher", "reference", "alexnet"), "broken")
     assert any("it has <0.01 GB; get SiT-XL/2" in line for line in lines)
 
 
