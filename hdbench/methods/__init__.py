@@ -17,6 +17,7 @@ from hdbench.methods.distribution.dmd2 import DMD2
 from hdbench.methods.distribution.embedding_loss import EmbeddingLoss
 from hdbench.methods.distribution.f_distill import FDistill
 from hdbench.methods.distribution.flash_dmd import FlashDMD
+from hdbench.methods.distribution.gdd import GDD
 from hdbench.methods.distribution.gndm import GNDM
 from hdbench.methods.distribution.ladd import LADD
 from hdbench.methods.distribution.sid import SiD
@@ -68,6 +69,7 @@ DISTRIBUTION = (
     EmbeddingLoss,
     FlashDMD,
     GNDM,
+    GDD,
 )
 
 OBJECTIVES: Registry[Objective] = Registry(

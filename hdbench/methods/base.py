@@ -94,6 +94,8 @@ class Problem:
     """Makes a trainable copy of the teacher."""
     head: Callable[..., nn.Module] | None = None
     """(name, GanSettings, *axes) -> a fresh discriminator head, the same for equal axes."""
+    classifier: nn.Module | None = None
+    """A frozen classifier's features, for an objective that `reads_classifier`."""
     pairs: tuple[Tensor, Tensor, Tensor] | None = None
     """The teacher's eps and x (M, C, H, W), and their labels (M,)."""
 
@@ -112,6 +114,8 @@ class Objective(Config):
     """Raise it when equal configurations give other results; it enters the digest of stages."""
     role: ClassVar[Literal["classifier", "clip", "teacher", "student"]] = "student"
     """Which training stages may use it."""
+    reads_classifier: ClassVar[bool] = False
+    """Whether it needs a classifier's features, of another seed than the metrics' classifier."""
     learns_mean_velocity: ClassVar[bool] = False
     """Whether a perfect student has the true mean velocity u(z, r, t)."""
 

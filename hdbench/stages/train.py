@@ -20,6 +20,7 @@ from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics import classification
 from hdbench.networks import checkpoints
 from hdbench.networks.classifier import Classifier, classify
+from hdbench.networks.projected import ProjectedClassifier
 from hdbench.networks.trainable import merged, restrict
 from hdbench.stages.context import (
     PAIRS,
@@ -31,7 +32,7 @@ from hdbench.stages.context import (
     targets_of,
 )
 from hdbench.stages.loop import run
-from hdbench.stages.networks import load_network, new_network
+from hdbench.stages.networks import load_classifier, load_network, new_network
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
 from hdbench.suite.stage import CheckpointStage
@@ -107,9 +108,24 @@ def distill(context: Context) -> Payload:
         copy_teacher=load_teacher,
         head=head,
         pairs=ode_pairs,
+        classifier=critics_classifier(context, frozen, axes),
     )
     names, counted = train(context, problem, guided=config.guidance.active)
     return names, counted | facts
+
+
+def critics_classifier(context: Context, network: nn.Module, axes: tuple) -> nn.Module | None:
+    """The parent `classifier` as tokens of the network's width and grid, if there is one."""
+    if "classifier" not in context.stage.parents:
+        return None
+    with seeded(*axes, "projections"):
+        projected = ProjectedClassifier(
+            load_classifier(context),
+            width=network.width,
+            grid=network.grid,
+            classes=context.config.shape.classes,
+        )
+    return projected.to(context.device)
 
 
 def train(

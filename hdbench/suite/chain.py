@@ -112,6 +112,19 @@ class Chain:
             roles = {role: stage for role, stage in self.measuring.items() if role in parents}
             self.add("sensitivity", self.plan.suite.data.name, config, **roles)
 
+    def critics_classifier(self, key: str) -> Stage:
+        """A classifier as the one that measures, of the next seed."""
+        classifier = self.plan.suite.classifier
+        if not classifier or not self.shape.classes:
+            raise UserError(
+                f"{self.source}: {key}.objective: it reads a classifier of labels, and the suite "
+                "trains none; choose another objective"
+            )
+        config = ClassifierStage(
+            network=classifier.network, seed=classifier.seed + 1, training=classifier.training
+        )
+        return self.add("classifier", f"{self.plan.suite.data.name}-critic", config, data=self.data)
+
     def text(self) -> dict[str, Stage]:
         """The parent that networks with prompts need; a suite's own CLIP also measures."""
         text = self.plan.suite.text
@@ -248,6 +261,8 @@ class Chain:
                 "pairs", label_of_pairs, config, teacher=origin.stage, **prompts
             )
             stages[f"{kind}_pairs"] = parents["pairs"].id
+        if training.objective.reads_classifier:
+            parents["classifier"] = self.critics_classifier(f"arms.{name}.{kind}")
         config = DistillStage(**shared, training=without_unread(training))
         return self.add(kind, label, config, **parents)
 

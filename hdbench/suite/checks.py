@@ -232,7 +232,8 @@ def check_head(key: str, objective: Objective, suite: Suite, source: str) -> Non
             )
     if head != "none":
         grid = suite.data.image_size // suite.network.patch
-        sizes = (len(gan.blocks), suite.network.width, grid, gan.parameters)
+        share = max(gan.parameters // gan.heads, 1)
+        sizes = (len(gan.blocks), suite.network.width, grid, share)
         if problem := problem_of_head(head, *sizes):
             raise UserError(f"{source}: {key}.gan.parameters = {gan.parameters}: {problem}")
 

@@ -14,7 +14,7 @@ from hdbench.methods.base import Batch, Objective, Passes, Problem, Update, tota
 from hdbench.methods.discriminators import HEADS, build_head
 from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import ClassifierConfig
-from tests.science.test_distribution import VARIANTS, configured
+from tests.science.test_distribution import VARIANTS, a_classifier, configured
 from tests.science.test_objectives import GRID, head, rng, small_transformer, tokens
 
 
@@ -91,6 +91,7 @@ def updates_of(objective: Objective) -> tuple[list[Update], Draws]:
         head=lambda name, gan, *axes: build_head(
             name, layers=len(gan.blocks), width=16, grid=4, parameters=gan.parameters
         ),
+        classifier=a_classifier() if objective.reads_classifier else None,
         pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels),
     )
     return objective.updates(problem), Draws((0,), images, labels, 8)

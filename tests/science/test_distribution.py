@@ -46,6 +46,9 @@ from hdbench.methods.distribution import (
 from hdbench.methods.distribution import generator as generator_module
 from hdbench.methods.distribution.networks import Networks
 from hdbench.methods.trajectory import consistency
+from hdbench.networks.classifier import Classifier
+from hdbench.networks.config import ClassifierConfig
+from hdbench.networks.projected import ProjectedClassifier
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.schema import Training
 from tests.science.test_objectives import Ledger, normal, rng, small_transformer
@@ -429,7 +432,9 @@ def configured(name: str, **settings):
     k = OBJECTIVES[name]()
     steps = "fake" if k.has_fake else "head"
     steps = f"{steps}_steps_per_generator_step"
-    settings["gan"] = type(k.gan)(**k.gan.model_dump() | BLOCKS | settings.pop("gan", {}))
+    blocks = {"blocks": (1, 2)} if k.reads_classifier else {}
+    given = BLOCKS | blocks | settings.pop("gan", {})
+    settings["gan"] = type(k.gan)(**k.gan.model_dump() | given)
     return OBJECTIVES[name](**{steps: 2} | settings)
 
 
@@ -451,10 +456,19 @@ def stage_two(objective, guidance: float = 1.5, ledger: Ledger | None = None):
         head=lambda name, k, *axes: build_head(
             name, layers=len(k.blocks), width=16, grid=4, parameters=k.parameters
         ),
+        classifier=a_classifier() if objective.reads_classifier else None,
         pairs=(torch.randn(20, 1, 8, 8, generator=rng(1)), images, labels),
     )
     updates = objective.updates(problem)
     return networks | updates[0].modules, updates, images, labels
+
+
+def a_classifier() -> ProjectedClassifier:
+    """Of images of 8x8 in three classes, as tokens of 4x4; the same at every call."""
+    torch.manual_seed(6)
+    config = ClassifierConfig(width=4, features=8)
+    classifier = Classifier(config, image_size=8, channels=1, attributes=(3,))
+    return ProjectedClassifier(classifier, width=16, grid=4, classes=3)
 
 
 def networks_of(objective, modules, guidance: float = 1.5) -> Networks:
@@ -496,6 +510,7 @@ VARIANTS = [(name, {}) for name in METHODS] + [
     ("sid", {"discriminator": "mean", "gan": {"feature_network": "fake"}}),
     ("vsd", {"omega": "noise_variance"}),
     ("gndm", {"normaliser": "centred"}),
+    ("gdd", {"gan": {"r1_weight": 0.5}}),
     ("flash_dmd", {"generator_steps": 1, "split": 1.0, "pull": 1.0}),
     ("embedding_loss", {"discriminator": "patch", "gan": {"parameters": 4000}}),
 ]
@@ -522,6 +537,8 @@ def test_cost_is_what_runs(name, settings, guidance):
     assert any(not torch.equal(before[key], value) for key, value in student.state_dict().items())
     assert all(parameter.grad is None for parameter in networks["teacher"].parameters())
     stated = objective.passes(4, guidance != 1.0)
+    assert ("classifier" in stated) == objective.reads_classifier
+    stated.pop("classifier", None)  # no transformer: counted in test_matching_methods
     assert ledger.passes(4, batch) == pytest.approx(
         flattened(stated, objective.gan.feature_network)
     )

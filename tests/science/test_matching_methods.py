@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import expand, guided, interpolate, velocity
-from hdbench.methods import DMD, GNDM, AdversarialPretraining, FlashDMD, SiD
+from hdbench.methods import DMD, GDD, GNDM, AdversarialPretraining, FlashDMD, SiD
 from hdbench.methods.base import Problem
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.methods.distribution import embedding_loss, gndm
 from hdbench.methods.distribution.flash_dmd import pull_towards
 from hdbench.methods.distribution.gan import HingeOnTeacher
+from hdbench.methods.distribution.gdd import OnClassifier
 from hdbench.methods.distribution.networks import Networks
+from hdbench.networks.projected import ProjectedClassifier
 from hdbench.stages.trainer import Trainer
 from tests.science.test_distribution import (
     MEAN,
     SD,
+    AffineStudent,
     GaussianVelocity,
     QuadraticHead,
+    a_classifier,
     configured,
     networks_of,
     stage_two,
@@ -29,6 +34,7 @@ from tests.science.test_distribution import (
 )
 from tests.science.test_objectives import rng, small_transformer
 from tests.support.classes import TwoClasses
+from tests.support.tiny import run_until, stage_of, tiny_plan
 
 NOISES = torch.randn(4000, 1, 2, 2, generator=rng(7))
 PAIRS = (NOISES, MEAN + SD * NOISES, torch.zeros(4000, dtype=torch.int64))
@@ -385,3 +391,79 @@ def test_a_pool_of_one_head_trains_as_ladd():
         trainer.read_scalars()
         losses.append(trainer.history)
     assert losses[0] == losses[1]
+
+
+# GDD
+
+
+class Quadratic(nn.Module):
+    """A stand-in for a classifier: each pixel's x and x^2 as tokens, of images as they are."""
+
+    def features(self, z, t, c, blocks):
+        assert not t.any()
+        return [torch.stack([z.flatten(1), z.flatten(1).square()], dim=2)]
+
+
+@pytest.mark.slow
+def test_gdd_ends_near_the_law_of_the_data():
+    torch.manual_seed(0)
+    student = AffineStudent()
+    k = GDD(head_steps_per_generator_step=4, gan=OnClassifier(learning_rate=0.1, r1_weight=10.0))
+    problem = Problem(
+        student=student,
+        learning_rate=0.005,
+        teacher=GaussianVelocity(),
+        head=lambda *_: QuadraticHead(),
+        classifier=Quadratic(),
+    )
+    training = training_of(steps=150, batch=256, ema=0.98)
+    trainer = Trainer(k.updates(problem), training, student, (0, "test"), IMAGES, PAIRS[2])
+    for _ in range(150):
+        trainer.train_step()
+    a, b = (trainer.ema[name].item() for name in "ab")
+    assert (a, b) == (pytest.approx(SD, rel=0.1), pytest.approx(MEAN, rel=0.1))
+
+
+def test_a_classifiers_tokens_are_mixed_top_down_and_carry_the_label():
+    """The coarse scale reaches the fine one, not the other way; by hand, and frozen."""
+    network = a_classifier()
+    x, c = torch.randn(5, 1, 8, 8, generator=rng()), torch.arange(5) % 3
+    fine, coarse = network.features(x, torch.zeros(5), c, (1, 2))
+    assert fine.shape == coarse.shape == (5, 16, 16)
+    h_1 = network.first(x)
+    p_2 = network.project[1](network.second(h_1))
+    assert h_1.shape[2:] == (8, 8) and p_2.shape[2:] == (4, 4)
+    p_1 = network.project[0](h_1) + network.mix(p_2.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    for tokens, p in ((fine, F.avg_pool2d(p_1, 2)), (coarse, p_2)):
+        h = F.layer_norm(p.flatten(2).mT, (16,))
+        torch.testing.assert_close(tokens, h + network.codes[c][:, None])
+    (again,) = network.features(x, torch.zeros(5), (c + 1) % 3, (1,))
+    assert (again - fine).abs().mean() > 0.1
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize("r1_weight", [0.0, 0.5])
+def test_a_step_of_gdd_asks_the_classifier_as_often_as_it_says(r1_weight, monkeypatch):
+    k = configured("gdd", gan={"r1_weight": r1_weight})
+    rows, plain = [], ProjectedClassifier.features
+    monkeypatch.setattr(
+        ProjectedClassifier, "features", lambda *a: (rows.append(len(a[1])), plain(*a))[1]
+    )
+    modules, updates, images, labels = stage_two(k)
+    training = training_of(steps=1, batch=8, ema=0.9)
+    Trainer(updates, training, modules["student"], (0, "t"), images, labels).train_step()
+    assert sum(rows) == 8 * k.passes(4, False)["classifier"].forward
+    assert k.passes(4, False).keys() == {"generator", "classifier"}
+
+
+@pytest.mark.slow
+def test_the_critics_classifier_is_not_the_one_that_measures(tmp_path):
+    gdd = {"trajectory": None, "refine": {"objective": {"name": "gdd", "discriminator": "patch"}}}
+    plan = tiny_plan(tmp_path, {"arms.gdd": gdd})
+    stage = plan.stage(stage_of(plan, "refine", "gdd"))
+    evaluate = plan.stage(stage_of(plan, "evaluate", "gdd"))
+    critic, measuring = (plan.stage(s.parents["classifier"]) for s in (stage, evaluate))
+    assert critic.config.seed == measuring.config.seed + 1
+    assert critic.config.training == measuring.config.training and critic.id != measuring.id
+    run_until(plan, tmp_path, stage.id)
+    assert (tmp_path / "stages" / stage.id / "weights.safetensors").exists()

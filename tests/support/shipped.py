@@ -29,6 +29,8 @@ RECIPES = (
     "embedding_loss",
     "f_distill",
     "flash_dmd",
+    "gdd",
+    "gdd_i",
     "gndm",
     "gndm_centred",
     "guidance_distillation",

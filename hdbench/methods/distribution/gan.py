@@ -27,7 +27,7 @@ class GanSettings(Config):
     """Shared by all heads, so that arms differ in the head alone."""
 
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
-    feature_network: Literal["teacher", "fake"] = Field(
+    feature_network: Literal["teacher", "fake", "classifier"] = Field(
         default="teacher",
         description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score "
         "(DMD2, arXiv 2405.14867)",

@@ -98,6 +98,11 @@ class GeneratorObjective(Objective):
             and self.regulariser.pairs_needed() not in (None, self.contrast)
         ):
             raise ValueError("contrast: must be the same pairs as the regulariser's")
+        if (self.gan.feature_network == "classifier") != self.reads_classifier:
+            raise ValueError(
+                f"gan.feature_network = {self.gan.feature_network}: objective gdd reads a "
+                "classifier, and no other does"
+            )
         if parameter_free(self.discriminator) and self.gan.feature_network == "teacher":
             raise ValueError(
                 f"gan.feature_network = teacher: neither it nor head {self.discriminator} would "
@@ -146,6 +151,10 @@ class GeneratorObjective(Objective):
         x, c_real = d.rows(*problem.pairs[1:]) if self.contrast else d.data()
         b = {"x": x, "c_real": c_real, "eps_gan": d.noise(), "eps_r1": d.noise()}
         return b | {"t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
+
+    def draw_judgement(self, d) -> Batch:
+        """What `perturb` needs."""
+        return {"eps_gan": d.noise(), "t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 
     def direction(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
         """g (B, C, H, W) of each sample, to be subtracted from the detached x_hat, and scalars."""
@@ -246,8 +255,7 @@ class GeneratorObjective(Objective):
     def draw_generator(self, d, problem: Problem, regulariser: Update | None = None) -> Batch:
         b = self.draw_start(d, problem) | self.draw_direction(d)
         if self.discriminator != "none":
-            b["eps_gan"] = d.noise()
-            b["t_gan"] = d.uniform(self.gan.t_min, self.gan.t_max)
+            b |= self.draw_judgement(d)
         if regulariser:
             b |= {f"regulariser/{name}": tensor for name, tensor in regulariser.draw(d).items()}
         return b

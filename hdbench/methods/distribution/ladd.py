@@ -32,9 +32,10 @@ class LADD(GeneratorObjective):
 
     @model_validator(mode="after")
     def _head_on_the_teacher(self):
-        if self.gan.feature_network != "teacher":
+        if self.gan.feature_network == "fake":
             raise ValueError(
-                "gan.feature_network = fake: objective ladd has no fake network; use teacher"
+                f"gan.feature_network = fake: objective {self.name} has no fake network; "
+                "use teacher"
             )
         return require_head(self)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from hdbench.flow.path import Velocity, guided_by
 from hdbench.methods.discriminators import HEADS
 from hdbench.methods.discriminators.base import HeadOutput
-from hdbench.networks.base import TokenNetwork
 
 Point = tuple[Tensor, Tensor, Tensor]  # (z, t, c) at which a network is asked
 
@@ -50,8 +49,8 @@ class Networks:
     """The fake score; None for a method without one."""
     head: nn.Module | None
     """The discriminator head; None without one."""
-    features: TokenNetwork | None
-    """Whose tokens the head reads."""
+    features: Any
+    """Whose tokens the head reads, by `features(z, t, c, blocks)`."""
     fake_guidance: float | Tensor = 1.0
     """Guidance of the fake score: one number or (B,)."""
 
@@ -65,7 +64,7 @@ class Networks:
 
     def judge_for_critic(self, point: Point, blocks: tuple[int, ...]) -> HeadOutput:
         """As `judge`; a frozen feature network keeps no graph."""
-        with torch.no_grad() if self.features is self.teacher else nullcontext():
+        with nullcontext() if self.features is self.fake_network else torch.no_grad():
             tokens = self.features.features(*point, blocks)
         return self.apply_head(tokens)
 
