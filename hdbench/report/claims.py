@@ -19,6 +19,7 @@ from hdbench.report.numbers import Entry, Numbers, tables_folder
 from hdbench.report.registration import EXPLORATORY
 from hdbench.report.rules import Claim, Rules, Source, Unit, Values, rule_text
 from hdbench.report.verdicts import Judgement, judge_claim
+from hdbench.suite import trained_on
 from hdbench.suite.plan import Plan
 
 
@@ -85,6 +86,8 @@ def judge(
         "flops": flops,
     }
     judged = claims_judged(numbers.plan, rules, [name for name, given in sources.items() if given])
+    refused = {name: refused_by_metric(numbers, rules.claims[name]) for name in judged}
+    judged = [name for name in judged if not refused[name]]
     rows = []
     for name, claim in rules.claims.items():
         family = [
@@ -92,7 +95,7 @@ def judge(
             for other in judged
             if rules.claims[other].source == claim.source and rules.claims[other].by_chance
         ]
-        applies = "" if name in judged else _elsewhere(claim)
+        applies = "" if name in judged else refused.get(name) or _elsewhere(claim)
         values = sources[claim.source] or (lambda name, metric, unit: None)
         judgement = judge_claim(claim, rules, values, len(family), applies)
         rows += rows_of(name, judgement)
@@ -114,6 +117,18 @@ def claims_judged(plan: Plan, rules: Rules, sources: Collection[Source]) -> list
         and (claim.source != "suite" or name in declared)
         and (claim.suites is None or plan.name in claim.suites)
     ]
+
+
+def refused_by_metric(numbers: Numbers, claim: Claim) -> str:
+    """Why metrics that arms were trained on keep a claim from being judged; empty if none does."""
+    if claim.source != "suite":
+        return ""
+    for test in claim.tests:
+        metric = numbers.distance if test.metric == "fd_test" else test.metric
+        arms = [name.partition("@")[0] for name in test.arms]
+        if sentence := trained_on.refusal(numbers.plan, arms, metric):
+            return sentence
+    return ""
 
 
 def _elsewhere(claim: Claim) -> str:

@@ -38,6 +38,7 @@ class Extractor(ABC):
 
     name: ClassVar[str]
     network: ClassVar[str]  # role of its weights, a key of `weights.PUBLIC`
+    relatives: ClassVar[tuple[str, ...]] = ()  # networks from whose weights its own were trained
     title: ClassVar[str]  # of the network, for tables
     preprocessing: ClassVar[str]  # for tables: "bicubic to 224, ImageNet's mean"
     dimensions: ClassVar[Mapping[str, int]]  # of each layer's features; the main layer first

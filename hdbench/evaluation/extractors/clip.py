@@ -135,6 +135,7 @@ class ClipCmmd(OpenClip):
 
     name = "clip_cmmd"
     network = "clip_336"
+    relatives = ("clip",)
     title = "CLIP ViT-L/14, 336 pixels (OpenAI)"
     preprocessing = "centre square, Pillow's bicubic to 336, CLIP's mean; unit length"
     dimensions = {"image": 768}

@@ -38,6 +38,8 @@ class Head(nn.Module, ABC):
     """Whether its paper gives no formula, so that this one is ours."""
     parameter_free: ClassVar[bool] = False
     """Whether it has no parameters, so that no size is asked of it."""
+    trains_on: ClassVar[tuple[str, ...]] = ()
+    """Networks of metrics whose features it sees, as of `Objective.trains_on`."""
     version: ClassVar[int] = 1
     """Raise it when equal settings give other results; it enters the digest of stages."""
 

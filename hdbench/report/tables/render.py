@@ -25,6 +25,7 @@ from hdbench.report.tables.base import Table
 from hdbench.report.tables.kinds import TABLES, tables_of
 from hdbench.suite.arms import base_arm, describe, head_of, is_reconstruction, is_teacher
 from hdbench.suite.plan import Plan
+from hdbench.suite.trained_on import shared
 
 FOOTNOTES = {
     "†": "Reconstruction: the paper gives no formula for its adaptive weighted discriminator.",
@@ -32,8 +33,15 @@ FOOTNOTES = {
     "§": "Fewer chains than the suite has, in all columns or some; a single one has its sampling "
     "interval.",
     "¶": "Not a number in at least one chain.",
+    "‖": "Trained on the features that this metric reads: shown, but neither ranked nor judged.",
 }
-IN_CSV = {"†": "reconstruction", "‡": "not available", "§": "fewer chains", "¶": "not a number"}
+IN_CSV = {
+    "†": "reconstruction",
+    "‡": "not available",
+    "§": "fewer chains",
+    "¶": "not a number",
+    "‖": "trained on a metric's features",
+}
 RANKS = (
     "Bold: better than every other model here by a 95% interval of paired differences and by more "
     "than the least detectable one; italic: than all but that one."
@@ -50,6 +58,7 @@ class Rendered:
     columns: list[Column]
     rows: list[tuple[Entry, list[Value], str]]  # entry, cells and footnote marks
     ranks: dict[tuple[int, int], str]  # "best" or "second" by row and column, by intervals
+    trained: frozenset[tuple[int, int]]  # rows and columns of models trained on the metric
 
     @property
     def document(self) -> Document:
@@ -58,7 +67,10 @@ class Rendered:
         rows = []
         for row, (_, values, mark) in enumerate(self.rows):
             cells = [self._cell(row, index, values[index]) for index, _ in shown]
-            marks = [mark, *("†" * (c.marked and "†" in mark) for _, c in shown[1:])]
+            marks = [
+                mark.replace("‖", ""),
+                *("†" * (c.marked and "†" in mark) for _, c in shown[1:]),
+            ]
             pairs = zip(cells, marks, strict=True)
             rows.append([cell._replace(text=cell.text + mark) for cell, mark in pairs])
         return Document(
@@ -73,7 +85,7 @@ class Rendered:
     def _cell(self, row: int, index: int, value: Value) -> Cell:
         rank = self.ranks.get((row, index))
         return Cell(
-            self.columns[index].for_people(value),
+            self.columns[index].for_people(value) + "‖" * ((row, index) in self.trained),
             {"best": "bold", "second": "italic", None: ""}[rank],
             isinstance(value, Interval),
         )
@@ -99,10 +111,17 @@ def render(numbers: Numbers, name: str, keys: list[str] | None = None) -> Render
     table = TABLES[name]()
     columns = [column for column in table.columns(numbers) if keys is None or column.key in keys]
     entries = [entry for arm in shown_arms(plan, table) for entry in numbers.entries(arm)]
+    trained = frozenset(
+        (row, index)
+        for row, entry in enumerate(entries)
+        for index, column in enumerate(columns)
+        if shared(plan, entry.arm, column.key)
+    )
     rows = []
-    for entry in entries:
+    for row, entry in enumerate(entries):
         cells = [column.cell(entry) for column in columns]
-        rows.append((entry, cells, marks(numbers, entry, columns, cells)))
+        mark = marks(numbers, entry, columns, cells) + "‖" * any(of == row for of, _ in trained)
+        rows.append((entry, cells, mark))
     ranks = {
         (entries.index(entry), index): rank
         for index, column in enumerate(columns)
@@ -120,6 +139,7 @@ def render(numbers: Numbers, name: str, keys: list[str] | None = None) -> Render
         columns=columns,
         rows=rows,
         ranks=ranks,
+        trained=trained,
     )
 
 
@@ -167,6 +187,7 @@ def ranked(numbers: Numbers, entries: list[Entry], column: Column) -> dict[Entry
     metric = column.key.removesuffix(numbers.counted(""))
     models = models_of(numbers, entries, column.key)
     least = numbers.least_detectable(models, column.key)
+    models = [entry for entry in models if not shared(numbers.plan, entry.arm, column.key)]
     order = sorted(models, key=lambda e: sign * numbers(e, column.key).value)
     ranks = {}
     for place, name in enumerate(("best", "second")):
