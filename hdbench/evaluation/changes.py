@@ -45,11 +45,11 @@ def changes(real: Images, classes: Tensor, background: int | None) -> dict[str, 
     if background is not None:
         dimmed = to_uint8(with_gain(images, background, GAIN))
         changed = {f"Gain × {GAIN}": dimmed} | changed
-    return {name: Images(x, labels) for name, x in changed.items()} | {
-        "One class missing": real.take(without(classes, int(classes.min()))),
-        f"Class wrong in 1 of {WRONG}": Images(images[confused(classes)], labels),
-        "Half of them, twice": real.take(torch.arange(len(labels)) // 2),
-    }
+    variants = {name: Images(x, labels) for name, x in changed.items()}
+    if len(classes.unique()) > 1:
+        variants["One class missing"] = real.take(without(classes, int(classes.min())))
+        variants[f"Class wrong in 1 of {WRONG}"] = Images(images[confused(classes)], labels)
+    return variants | {"Half of them, twice": real.take(torch.arange(len(labels)) // 2)}
 
 
 def as_levels(x: Tensor) -> Tensor:

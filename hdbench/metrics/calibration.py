@@ -23,6 +23,8 @@ from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput
 
 BOUND = math.log(1.5)  # of |l|
 STEP = 0.01  # of the central differences
+LEAST = 100  # samples; the minimum is sought on the first quarter, or on so many
+NEWTON = 4  # steps at most from there, on all samples
 
 
 class Calibrated(NamedTuple):
@@ -71,6 +73,11 @@ class Near(NamedTuple):
         )
         return cls(at, slope, (above.value - 2 * at.value + below.value) / STEP**2)
 
+    @property
+    def to_minimum(self) -> float:
+        """Newton's step."""
+        return -self.slope.value / self.curvature if self.curvature > 0 else math.inf
+
     def moved(self, by: float) -> Estimate:
         """The distance at l + by."""
         value = self.at.value + by * self.slope.value + by**2 / 2 * self.curvature
@@ -87,29 +94,47 @@ def calibrated(sample: MetricInput) -> Calibrated | None:
         return None
     references = {split: frechet.of_set(sample, split) for split in splits(sample)}
 
-    def features(log_gain: float) -> np.ndarray:
-        gain = math.exp(log_gain)
-        return sample.network(with_gain(sample.images, sample.data.background, gain))[0]
+    def features(log_gain: float, count: int | None = None) -> np.ndarray:
+        shown = with_gain(sample.images[:count], sample.data.background, math.exp(log_gain))
+        return sample.network(shown)[0]
 
+    def around(log_gain: float) -> dict[str, Near]:
+        seen = [features(log_gain + step) for step in (-STEP, 0, STEP)]
+        return {
+            split: Near.of(*(frechet.estimate(x, reference) for x in seen))
+            for split, reference in references.items()
+        }
+
+    few = max(sample.size // 4, min(sample.size, LEAST))
     best = minimize_scalar(
-        lambda log_gain: frechet.distance(features(log_gain), references["train"]),
+        lambda log_gain: frechet.distance(features(log_gain, few), references["train"]),
         bounds=(-BOUND, BOUND),
         method="bounded",
         options={"xatol": STEP / 4},
     ).x
-    seen = [features(log_gain) for log_gain in (best - STEP, best, best + STEP)]
-    near = {
-        split: Near.of(*(frechet.estimate(x, reference) for x in seen))
-        for split, reference in references.items()
-    }
+    near = around(best)
+    for _ in range(NEWTON):
+        by = near["train"].to_minimum
+        if abs(best) == BOUND or not STEP / 2 < abs(by) < BOUND:
+            break
+        best = min(max(best + by, -BOUND), BOUND)
+        near = around(best)
+    return at_minimum(best, near)
+
+
+def at_minimum(best: float, near: dict[str, Near]) -> Calibrated:
+    """The gain and the distances at the minimum of that to train, from those near l = `best`.
+
+    On a bound, and where no minimum is near, the influence of the gain is unknown.
+    """
     train = near["train"]
-    if BOUND - abs(best) < STEP or train.curvature <= 0:
-        unknown = np.full(sample.size, np.nan)
+    by = train.to_minimum
+    if BOUND - abs(best) < STEP or abs(by) > STEP:
+        unknown = np.full(len(train.at.influence), np.nan)
         distances = {split: distance.at for split, distance in near.items()}
         return Calibrated(Estimate(math.exp(best), unknown), distances)
-    by = -train.slope.value / train.curvature
-    gain_influence = -train.slope.influence / train.curvature
     gain = math.exp(best + by)
+    gain_influence = -train.slope.influence / train.curvature
     distances = {"train": train.moved(by)}
     if test := near.get("test"):
         value, influence, *_ = test.moved(by)

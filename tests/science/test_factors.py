@@ -257,8 +257,8 @@ OF = {
 
 
 def test_influences_at_the_calibrated_gain_are_derivatives_in_a_samples_weight(images):
-    """One sample more among fifty copies of each, which moves the gain too."""
-    few, copies = images[0][:60], 50
+    """One sample more among a dozen copies of each, which moves the gain too."""
+    few, copies = images[0][:60], 12
     large = few.repeat(copies, 1, 1, 1)
     base = calibrated(with_reference(large, *images[1:]))
     for row in (0, 17, 59):
@@ -266,7 +266,9 @@ def test_influences_at_the_calibrated_gain_are_derivatives_in_a_samples_weight(i
         result = calibrated(with_reference(heavier, *images[1:]))
         for name, of in OF.items():
             derivative = (of(result).value - of(base).value) * len(heavier)
-            assert derivative == pytest.approx(of(base).influence[row], rel=0.05), name
+            influence = of(base).influence
+            near = pytest.approx(influence[row], rel=0.05, abs=0.05 * influence.std())
+            assert derivative == near, name
 
 
 def test_standard_errors_at_the_calibrated_gain_by_the_jackknife(images):
