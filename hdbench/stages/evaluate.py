@@ -168,7 +168,8 @@ def evaluate_pictures(context: Context) -> Payload:
     )
     estimates = {metric: estimate for metric, (estimate, _) in measured.results.items()}
     counts = {metric: len(ids) for metric, (_, ids) in measured.results.items()}
-    return write_metrics(context, estimates, counts), {"protocol": measured.protocol}
+    facts = {"protocol": measured.protocol, "notes": measured.facts["notes"]}
+    return write_metrics(context, estimates, counts), facts
 
 
 def references_of(context: Context) -> dict[str, Path | dict[str, Path]]:

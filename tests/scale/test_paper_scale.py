@@ -255,6 +255,20 @@ WRONG = [
     ),
     ("mjhq", {"text": None}, "text: belongs to network.name = 'sana'"),
     (
+        "imagenet256",
+        {"evaluation": {"metrics": ["pickscore"]}},
+        "evaluation.metrics = 'pickscore': needs the prompts of a suite with text; remove it",
+    ),
+    (
+        "imagenet256",
+        {"evaluation": {"metrics": ["teacher_features"]}},
+        "beside adm_imagenet256_50k there are clip_score, pickscore, hpsv2, teacher_lpips, ",
+    ),
+    ("mjhq", {"evaluation": {"metrics": ["clip_score"]}}, "the protocol has it already"),
+    ("mjhq", {"evaluation": {"metrics": ["pickscroe"]}}, "unknown metric; did you mean 'picksc"),
+    ("digits", {"evaluation": {"metrics": ["teacher_lpips"]}}, "is measured by other protocols"),
+    ("digits", {"evaluation": {"metrics": ["geneval"]}}, "is measured by other protocols alone"),
+    (
         "mjhq",
         {"network": {"guidance_input": 4.5}},
         "network.guidance_input = 4.5: such a network has no velocity",

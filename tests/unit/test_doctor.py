@@ -136,6 +136,16 @@ def test_public_weights_are_compared_by_sha256(tmp_path):
     )
 
 
+def test_networks_beside_the_protocol_are_looked_for(tmp_path):
+    suite = change(tmp_path, "mjhq", evaluation={"metrics": ["teacher_mse", "pickscore", "hpsv2"]})
+    lines = run("--suite", suite, "--results", tmp_path)[1]
+    for role, file, licence in (("alexnet", "alexnet-owt-7be5be79.pth", "BSD-3-Clause"),
+                                ("pickscore", "PickScore_v1", "MIT"),
+                                ("hpsv2", "HPS_v2.1_compressed.pt", "Apache-2.0")):  # fmt: skip
+        (line,) = [line for line in lines if line.startswith(f"missing  {role}")]
+        assert file in line and f"licence: {licence}" in line and PUBLIC[role].url in line
+
+
 def test_a_sana_pipeline_is_looked_at_part_by_part(tmp_path):
     folder = tmp_path / "Sana"
     shutil.copytree(sana_pipeline(), folder)

@@ -120,7 +120,7 @@ class HpsV2(ClipTowers):
 
         side = self.loaded.network.visual.image_size[0]
         scale = side / max(image.shape[:2])
-        height, width = (round(scale * length) for length in image.shape[:2])
+        height, width = (max(1, round(scale * length)) for length in image.shape[:2])
         x = vision.to_tensor(image)
         if scale != 1:
             bicubic = vision.InterpolationMode.BICUBIC
