@@ -44,7 +44,7 @@ def collect_command(suite, results, partial, keep):
     frame = collect(plan, results, partial, keep)
     rows = frame[["arm", "seed", "nfe"]].drop_duplicates()
     click.echo(
-        f"{len(frame)} numbers of {len(rows)} of {len(plan.rows)} rows in "
+        f"{len(frame)} numbers of {len(rows)} of {len(plan.all_rows)} rows in "
         f"{metrics_file(plan, results)}"
     )
 

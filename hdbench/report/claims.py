@@ -35,11 +35,13 @@ def values_of(numbers: Numbers) -> Values:
 
     def values(name: str, metric: str, unit: Unit = "chain") -> pd.Series | None:
         entry = find_entry(numbers, name)
-        if entry is None or unit == "stage2_seed":
+        if entry is None:
             return None
         metric = numbers.distance if metric == "fd_test" else metric
-        series = (numbers.of(entry, key).value for key in (numbers.counted(metric), metric))
-        return next((values for values in series if len(values)), None)
+        names = (numbers.counted(metric), metric)
+        read = numbers.by_stage2_seed if unit == "stage2_seed" else numbers.by_chain
+        there = (name for name in names if len(numbers.by_chain(entry, name)))
+        return next((read(entry, name) for name in there), None)
 
     return values
 

@@ -38,11 +38,11 @@ def collect(
     skipped.  With `keep`, a file of another run of the suite (its run.json beside it), rows that
     are not in `results` come from there, if their digests are the plan's.
     """
-    digests = [plan.stage(row.stages["evaluate"]).digest for row in plan.rows]
+    digests = [plan.stage(row.stages["evaluate"]).digest for row in plan.all_rows]
     kept = kept_rows(plan, results, digests, read_metrics(keep)) if keep else {}
     needed = {
         stage
-        for number, row in enumerate(plan.rows)
+        for number, row in enumerate(plan.all_rows)
         if number not in kept
         for stage in row.stages.values()
     }
@@ -53,7 +53,7 @@ def collect(
     ]
     manifests = {stage: artifact.load(results, stage)[1] for stage in stages}
     parts = [pd.DataFrame(columns=list(COLUMNS))]
-    for number, (row, digest) in enumerate(zip(plan.rows, digests, strict=True)):
+    for number, (row, digest) in enumerate(zip(plan.all_rows, digests, strict=True)):
         if number in kept:
             parts.append(kept[number])
         elif set(row.stages.values()) <= manifests.keys():
@@ -96,7 +96,7 @@ def kept_rows(
     }
     return {
         number: groups[key]
-        for number, (row, digest) in enumerate(zip(plan.rows, digests, strict=True))
+        for number, (row, digest) in enumerate(zip(plan.all_rows, digests, strict=True))
         if (key := (row.arm, row.seed, row.nfe, digest)) in groups
         and not all(artifact.exists(results, stage) for stage in row.stages.values())
     }

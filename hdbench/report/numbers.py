@@ -88,6 +88,10 @@ class Numbers:
             if lenient
             else of_this_plan(plan, of_suite(plan, frame, self.notes))
         )
+        further = [seed for seeds in plan.suite.stage2_seeds.values() for seed in seeds]
+        alone = self.frame.seed.isin(further)
+        self.stage2 = self.frame[alone]  # of seeds of stage 2 at a chain's teacher
+        self.frame = self.frame[~alone]
         self.groups = {
             key: group.set_index("seed")
             for keys in (["arm", "nfe"], ["arm", "nfe", "metric"])
@@ -120,6 +124,33 @@ class Numbers:
         key = (entry.arm, entry.nfe, metric) if metric else (entry.arm, entry.nfe)
         group = self.groups.get(key)
         return self.frame[:0].set_index("seed") if group is None else group
+
+    def by_chain(self, entry: Entry, metric: str) -> pd.Series:
+        """Values by chain."""
+        return self.of(entry, metric).value
+
+    def by_stage2_seed(self, entry: Entry, metric: str) -> pd.Series:
+        """Values by (chain, stage-2 seed), the chain's own among these, of chains with several.
+
+        An arm without stage 2 has its chain's value for all of them.
+        """
+        chains = self.by_chain(entry, metric)
+        rows = self.stage2[
+            (self.stage2.arm == entry.arm)
+            & (self.stage2.nfe == entry.nfe)
+            & (self.stage2.metric == metric)
+        ]
+        further = dict(zip(rows.seed, rows.value, strict=True))
+        fixed = self.plan.arms[entry.arm].refine is None
+        values = {
+            (chain, seed): chains[chain] if fixed or seed == chain else further[seed]
+            for chain, seeds in self.plan.suite.stage2_seeds.items()
+            if chain in chains.index
+            for seed in (chain, *seeds)
+            if fixed or seed == chain or seed in further
+        }
+        index = pd.MultiIndex.from_tuples(list(values), names=["chain", "seed"])
+        return pd.Series(list(values.values()), index, dtype=float)
 
     def __call__(self, entry: Entry, metric: str) -> Interval:
         """Mean over chains with its 95% interval; of one chain, with its sampling interval."""

@@ -21,7 +21,7 @@ from hdbench.core.config import nearest, read_yaml, validate
 from hdbench.core.errors import UserError
 from hdbench.core.files import sha256, write_atomic
 from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
-from hdbench.report.rules import Claim, Rules, read_rules
+from hdbench.report.rules import Claim, Rules, Unit, read_rules
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
 
@@ -37,6 +37,9 @@ class Registration(Rules):
     arms: tuple[str, ...] = Field(min_length=1, description="whose chains have to be complete")
     seeds: tuple[int, ...] = Field(min_length=2, description="of chains, in this order")
     cap: int = Field(ge=2, description="the most chains")
+    stage2_seeds: dict[int, tuple[int, ...]] = Field(
+        {}, description="by chain, further ones of stage 2 alone, in this order"
+    )
     digests: dict[str, str] = Field(
         {}, description="by arm, of its first evaluation with the first seed: its settings"
     )
@@ -59,11 +62,13 @@ class Registration(Rules):
         return self
 
 
-def arms_of(claims: dict[str, Claim], rules: Rules) -> list[str]:
-    """The suite's arms that tests of the claims and their margins name, without steps."""
+def arms_of(claims: dict[str, Claim], rules: Rules, unit: Unit | None = None) -> list[str]:
+    """The suite's arms that tests (of a unit) and their margins name, without steps."""
     names: list[str] = []
     for claim in claims.values():
         for test in claim.tests if claim.source == "suite" else ():
+            if unit not in (None, test.unit):
+                continue
             margin = rules.margin(test)
             names += [*test.arms, *([margin.of] if margin is not None and margin.of else [])]
     return list(dict.fromkeys(name.partition("@")[0] for name in names))
@@ -117,7 +122,7 @@ def kept(registration: Registration, path: Path, plan: Plan, frame: pd.DataFrame
 def check_seeds(
     registration: Registration, path: Path, plan: Plan, frame: pd.DataFrame
 ) -> list[int]:
-    """The seeds of the run, which are the first of the registered ones, each with all arms."""
+    """The chains of the run: the first of the registered, each with all arms, as of stage 2."""
     listed = [seed for seed in plan.suite.seeds if seed in registration.seeds]
     if listed != list(registration.seeds[: len(listed)]):
         raise UserError(
@@ -127,7 +132,8 @@ def check_seeds(
     measured = frame[frame.arm.isin(registration.arms) & frame.seed.notna()]
     by_arm = measured.groupby("arm").seed.agg(lambda column: set(map(int, column)))
     arms = {arm: by_arm.get(arm, set()) for arm in registration.arms}
-    used = set().union(*arms.values())
+    further = [seed for seeds in registration.stage2_seeds.values() for seed in seeds]
+    used = set().union(*arms.values()) - set(further)
     if others := sorted(used - set(registration.seeds)):
         raise UserError(
             f"{path}: the seeds {_list(others)} are not registered; leave their chains out"
@@ -137,17 +143,27 @@ def check_seeds(
             f"{path}: {len(used)} chains are more than the cap, {registration.cap}; leave out "
             "those beyond it"
         )
-    first = list(registration.seeds[: len(used)])
+    if not used:
+        raise UserError(f"{path}: no chain has run; begin with seed {registration.seeds[0]}")
+    named = arms_of(registration.claims, registration, "stage2_seed")
+    refined = [arm for arm in plan.arms if arm in named and plan.arms[arm].refine]
+    for seeds in registration.stage2_seeds.values():
+        check_complete(path, seeds, {arm: arms[arm] & set(seeds) for arm in refined})
+    return check_complete(path, registration.seeds, {a: arms[a] - set(further) for a in arms})
+
+
+def check_complete(path: Path, seeds: tuple[int, ...], arms: dict[str, set[int]]) -> list[int]:
+    """The seeds of which arms have numbers: the first ones, and all arms have the same."""
+    used = set().union(*arms.values())
+    first = list(seeds[: len(used)])
     for seed in first:
-        if lacking := [arm for arm in registration.arms if seed not in arms[arm]]:
+        if lacking := [arm for arm in arms if seed not in arms[arm]]:
             later = used - set(first)
             raise UserError(
                 f"{path}: seed {seed} has no numbers of {_list(lacking)}"
                 + (f", though seed {min(later)} after it has" if later else "")
                 + "; finish its chain, for none may be skipped"
             )
-    if not first:
-        raise UserError(f"{path}: no chain has run; begin with seed {registration.seeds[0]}")
     return first
 
 
@@ -270,6 +286,7 @@ def register(
         "arms": arms,
         "seeds": list(seeds),
         "cap": cap,
+        "stage2_seeds": {str(k): list(v) for k, v in plan.suite.stage2_seeds.items()},
         "digests": {arm: rows[arm] for arm in arms if arm in rows},
         "claims": {
             name: claim.model_dump(mode="json", exclude_none=True)

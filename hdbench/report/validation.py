@@ -80,7 +80,8 @@ def usable(plan: Plan, frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def expected_digests(plan: Plan, frame: pd.DataFrame) -> pd.Series:
     """The digests of the present evaluate stages, by number; None of rows that the plan lacks."""
     digests = {
-        (row.arm, row.seed, row.nfe): plan.stage(row.stages["evaluate"]).digest for row in plan.rows
+        (row.arm, row.seed, row.nfe): plan.stage(row.stages["evaluate"]).digest
+        for row in plan.all_rows
     }
     keys = zip(frame.arm, frame.seed, frame.nfe, strict=True)
     return pd.Series([digests.get(key) for key in keys], frame.index, dtype=object)

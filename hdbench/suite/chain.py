@@ -58,6 +58,7 @@ class Chain:
     plan: Plan
     seed: int
     source: str
+    stage2_seed: int | None = None  # of stage 2 alone: arms without one are the chain's
 
     def __post_init__(self):
         suite = self.plan.suite
@@ -72,7 +73,14 @@ class Chain:
         self.sensitivity()
         for name in self.plan.arms:
             arm = self.plan.arms[name] = resolve_steps(self.plan, name, self.source)
+            if self.stage2_seed is not None and not arm.refine:
+                continue
             self.real(name, arm) if arm.real else self.model(name, arm)
+
+    @property
+    def row_seed(self) -> int:
+        """The seed that rows are known by, and that stage 2 draws from."""
+        return self.seed if self.stage2_seed is None else self.stage2_seed
 
     def add(self, kind: str, label: str, config: StageConfig, **parents: Stage) -> Stage:
         """A stage of the plan; one that is there already stays."""
@@ -182,7 +190,9 @@ class Chain:
                 sampled = objective.sampler()
                 head, _ = objective.head() or (None, None)
                 start = origin.start if student is origin.stage else student.label
-                label = "-".join(filter(None, (objective.name, head, start)))
+                alone = kind == "refine" and self.stage2_seed is not None
+                further = f"r{self.stage2_seed}" if alone else None
+                label = "-".join(filter(None, (objective.name, head, start, further)))
                 student = self.trained(name, kind, label, training, origin, student, stages)
                 stages[kind] = student.id
         teacher = student is origin.stage and not arm.baseline
@@ -196,7 +206,7 @@ class Chain:
             sample = self.add("sample", f"{label}-{steps}step", config, **parents)
             nfe = sum(evaluations for evaluations, _ in config.calls)
             followed = None if arm.baseline or arm.refine else origin
-            self.row(name, self.seed, steps, nfe, stages, sample, followed)
+            self.row(name, self.row_seed, steps, nfe, stages, sample, followed)
 
     def sampling(
         self, arm: Arm, sampled: str, steps: int, network: Network, guidance: Guidance | None
@@ -263,6 +273,7 @@ class Chain:
             stages[f"{kind}_pairs"] = parents["pairs"].id
         if training.objective.reads_classifier:
             parents["classifier"] = self.critics_classifier(f"arms.{name}.{kind}")
+        shared["seed"] = self.row_seed if kind == "refine" else self.seed
         config = DistillStage(**shared, training=without_unread(training))
         return self.add(kind, label, config, **parents)
 
@@ -322,8 +333,9 @@ class Chain:
         of_row = {"sample": sample} | measured
         ids = stages | {kind: stage.id for kind, stage in of_row.items()}
         row = Row(arm=name, seed=seed, steps=steps, nfe=nfe, stages=ids)
-        if row not in self.plan.rows:
-            self.plan.rows.append(row)
+        rows = self.plan.rows if self.stage2_seed is None else self.plan.further
+        if row not in rows:
+            rows.append(row)
 
 
 def without_unread(config: C) -> C:

@@ -20,6 +20,22 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.schema import ClipText, Suite, Training
 
 
+def _check_stage2_seeds(suite: Suite, source: str) -> None:
+    """Further seeds are of a chain that there is, and differ from all others."""
+    for chain in suite.stage2_seeds:
+        if chain not in suite.seeds:
+            raise UserError(
+                f"{source}: stage2_seeds.{chain}: not one of the seeds {list(suite.seeds)}; name "
+                "the chain whose teacher they share"
+            )
+    further = [seed for seeds in suite.stage2_seeds.values() for seed in seeds]
+    if len({*suite.seeds, *further}) < len(suite.seeds) + len(further):
+        raise UserError(
+            f"{source}: stage2_seeds: of {further} one appears twice, or is a chain's; choose "
+            "another"
+        )
+
+
 def check(plan: Plan, source: str) -> None:
     """UserError for the first combination of keys that cannot be; `source` is the suite's file."""
     suite = plan.suite
@@ -29,6 +45,7 @@ def check(plan: Plan, source: str) -> None:
             f"{source}: network.patch = {suite.network.patch} does not divide the image side "
             f"{data.image_size}; choose a divisor"
         )
+    _check_stage2_seeds(suite, source)
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)

@@ -91,4 +91,6 @@ def load_plan(name: str) -> Plan:
     check(plan, str(path))
     for seed in suite.seeds:
         Chain(plan, seed, str(path))
+        for further in suite.stage2_seeds.get(seed, ()):
+            Chain(plan, seed, str(path), further)
     return plan

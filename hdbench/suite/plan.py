@@ -41,6 +41,12 @@ class Plan:
     """The arms with `equal_total` as it was written."""
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    further: list[Row] = field(default_factory=list)
+    """Of further seeds of stage 2 at a chain's teacher and trajectory."""
+
+    @property
+    def all_rows(self) -> list[Row]:
+        return [*self.rows, *self.further]
 
     @property
     def stem(self) -> str:
@@ -65,7 +71,9 @@ class Plan:
 
     def arms_of(self, stage_id: str) -> list[str]:
         """The arms that need a stage, in the suite's order."""
-        return list(dict.fromkeys(row.arm for row in self.rows if stage_id in row.stages.values()))
+        return list(
+            dict.fromkeys(row.arm for row in self.all_rows if stage_id in row.stages.values())
+        )
 
     def made_from(self, stage_ids: Iterable[str]) -> list[str]:
         """These stages and all that are made from them, parents first."""
@@ -85,16 +93,16 @@ class Plan:
 
 
 def rows_of(plan: Plan, arm: str, seed: int | None) -> list[Row]:
-    """The rows of an arm on one chain, by default that of the first seed."""
+    """The rows of an arm with one seed, a chain's or one of stage 2; by default the first."""
     if arm not in plan.arms:
         raise UserError(f"--arm = {arm!r}: unknown arm" + nearest(arm, plan.arms))
     seed = plan.suite.seeds[0] if seed is None else seed
-    if seed not in plan.suite.seeds:
+    known = [*plan.suite.seeds, *(s for seeds in plan.suite.stage2_seeds.values() for s in seeds)]
+    if seed not in known:
         raise UserError(
-            f"--seed = {seed}: suite {plan.stem} has the seeds "
-            f"{', '.join(map(str, plan.suite.seeds))}"
+            f"--seed = {seed}: suite {plan.stem} has the seeds {', '.join(map(str, known))}"
         )
-    return [row for row in plan.rows if row.arm == arm and row.seed in (seed, None)]
+    return [row for row in plan.all_rows if row.arm == arm and row.seed in (seed, None)]
 
 
 def find_stage(

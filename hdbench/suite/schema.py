@@ -363,6 +363,9 @@ class Suite(Config):
     seeds: tuple[int, ...] = Field(
         min_length=1, description="each seed is a complete chain: teacher, TD, stage 2"
     )
+    stage2_seeds: dict[int, tuple[int, ...]] = Field(
+        {}, exclude_if=_absent, description="by chain, further seeds of its stage 2 alone"
+    )
     base: Arm
     arms: dict[str, Any] = Field(min_length=1)
     claims: tuple[str, ...] | None = Field(

@@ -3,6 +3,7 @@ of several tests, and one sentence for each mistake.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -376,6 +377,35 @@ def test_stage_two_seeds_are_those_of_one_teacher():
     none = measured(stage_two, test.model_copy(update={"teacher": 5}), margin, 1.0)
     assert none.effect is None and "no further stage-2 seeds" in none.problem
     assert rule_text(test).endswith("over stage-2 seeds of one teacher")
+
+
+def test_further_seeds_of_stage_two_are_in_claims_of_that_unit_and_in_no_other_number(tmp_path):
+    """Chain 1 has further stage-2 seeds: its teacher is a constant, and tables have chains."""
+    seeds = {"seeds": [1, 2], "stage2_seeds": {"1": list(range(101, 110))}}
+    plan = tiny_plan(tmp_path, seeds)
+    frame = synthetic(plan)
+    further = synthetic(replace(plan, rows=plan.further), np.random.default_rng(1))
+    both = Numbers(plan, pd.concat([frame, further]), tmp_path)
+    entry = both.entries("hd")[0]
+    assert both(entry, "fd_test_64") == Numbers(plan, frame, tmp_path)(entry, "fd_test_64")
+    assert both.over == "2 complete chains"
+    hd, dmd = (
+        [
+            values(frame, arm, "fd_test_64")[0],
+            *further[(further.arm == arm) & (further.metric == "fd_test_64")].value,
+        ]
+        for arm in ("hd", "dmd")
+    )
+    row = only(both, HD_DMD.model_copy(update={"unit": "stage2_seed"}))
+    assert (row.chains, row.unit) == (10, "stage2_seed")
+    assert row.effect == pytest.approx(np.mean(hd) - np.mean(dmd))
+    teacher = values(frame, "teacher", "fd_test_64", nfe=8)[0]
+    ratio = hypothesis("ratio", {"hd": 1, "teacher@4": -1}, below=1, unit="stage2_seed")
+    row = only(both, ratio)
+    assert row.effect == pytest.approx(np.exp(np.mean(np.log(hd))) / teacher)
+    none = tiny_plan(tmp_path, {"seeds": [1, 2]})
+    row = only(Numbers(none, synthetic(none), tmp_path), ratio)
+    assert row.verdict == "not testable here" and "no further stage-2 seeds" in row.sentence
 
 
 def test_a_suite_made_for_some_claims_judges_these_alone(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -87,7 +87,7 @@ class Run:
         folder = Path("results/tiny")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").write_text(json.dumps({"stages": stages}))
-        frame = synthetic(plan)
+        frame = synthetic(replace(plan, rows=plan.all_rows))
         frame = frame[frame.seed.isna() | frame.seed.isin(self.seeds)]
         frame.to_csv(folder / "metrics.csv", index=False)
         return frame
@@ -304,3 +304,22 @@ def test_stages_record_the_registrations_and_their_ids_do_not_change(registered)
     assert manifest["registrations"] == {"tiny": sha256(PREREG)}
     PREREG.unlink()
     assert list(load_plan("tiny").stages) == list(plan.stages)
+
+
+def test_stage_two_seeds_are_registered_and_complete_in_order_too(registered):
+    PREREG.unlink()
+    test = RULES["claims"]["A"]["tests"][0] | {"unit": "stage2_seed"}
+    claims = {"A": {"says": "a", "tests": [test]}}
+    Path("workflow/claims.yaml").write_text(yaml.safe_dump(RULES | {"claims": claims}))
+    further = [101, 102, 103, 104, 105, 106]
+    suite(SEEDS[:1], {"stage2_seeds": {"11": further}})
+    assert invoke("preregister", "--suite", "tiny", "--seeds", "11-17").exit_code == 0
+    commit("registration")
+    registered.seeds = [11, *further[:5]]
+    registered.write()
+    result = judged("--prereg", PREREG)
+    assert result.exit_code == 0, result.output
+    assert list(pd.read_csv("results/tiny/tables/claims.csv").chains) == [6]  # with the chain's
+    registered.seeds = [11, 101, 103]
+    registered.write()
+    refused("seed 102 has no numbers of hd, dmd, though seed 103 after it has")

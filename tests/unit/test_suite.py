@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from hdbench.cli import main
+from hdbench.core.errors import UserError
 from hdbench.datasets import DATASETS
 from hdbench.methods import OBJECTIVES
 from hdbench.metrics.records import read_metrics
@@ -22,7 +23,7 @@ from hdbench.suite.arms import base_arm, describe
 from hdbench.suite.budget import pairs_cost, total_cost
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import merge
-from hdbench.suite.plan import Plan
+from hdbench.suite.plan import Plan, rows_of
 from hdbench.suite.reading import RECIPES, SUITES, read_suite
 from tests.support import shipped
 from tests.support.tiny import REMOVED, REPOSITORY, changed, stage_of, tiny_plan, write_suite
@@ -835,3 +836,34 @@ def test_a_recipe_extends_shared_values_with_their_sources(tmp_path, monkeypatch
     result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
     assert result.exit_code == 2 and result.output.count("\n") == 1
     assert sentence in result.output
+
+
+def test_further_seeds_of_stage_two_share_teacher_and_trajectory_and_change_no_other_stage(
+    tmp_path,
+):
+    chains = tiny_plan(tmp_path, {"seeds": [1, 2]})
+    plan = tiny_plan(tmp_path, {"seeds": [1, 2], "stage2_seeds": {"1": [101, 102]}})
+    assert plan.rows == chains.rows and set(chains.stages) < set(plan.stages)
+    refined = {arm for arm, config in plan.arms.items() if config.refine}
+    assert {row.arm for row in plan.further} == refined
+    assert {row.seed for row in plan.further} == {101, 102}
+    of_chain = {(row.arm, row.steps): row for row in plan.rows if row.seed == 1}
+    for row in plan.further:
+        other = of_chain[row.arm, row.steps]
+        shared = {kind for kind in row.stages if row.stages[kind] == other.stages[kind]}
+        assert {"teacher"} <= shared <= {"teacher", "trajectory"}
+        assert plan.stage(row.stages["refine"]).config.seed == row.seed
+    assert [row.seed for row in rows_of(plan, "hd", 101)] == [101]
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ({"3": [101]}, "stage2_seeds.3: not one of the seeds"),
+        ({"1": [2]}, "one appears twice, or is a chain's"),
+        ({"1": [101], "2": [101]}, "one appears twice, or is a chain's"),
+    ],
+)
+def test_a_mistake_in_further_seeds_is_one_sentence(tmp_path, further, message):
+    with pytest.raises(UserError, match=message):
+        tiny_plan(tmp_path, {"seeds": [1, 2], "stage2_seeds": further})

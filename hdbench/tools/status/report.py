@@ -66,7 +66,7 @@ def kinds_table(frame: pd.DataFrame) -> str:
 
 def line(plan: Plan, row: Any) -> list[str]:
     """One stage that runs or ended early."""
-    rows = [r for r in plan.rows if row.stage in r.stages.values() and r.seed is not None]
+    rows = [r for r in plan.all_rows if row.stage in r.stages.values() and r.seed is not None]
     seeds = sorted({str(r.seed) for r in rows})
     names = plan.arms_of(row.stage)
     arms = ", ".join(names) if 0 < len(names) < 4 else f"{len(names) or 'all'} arms"
