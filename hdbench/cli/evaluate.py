@@ -175,10 +175,16 @@ protocol_option = click.option(
     help="Intervals of FID take a little longer.",
 )
 @table_option
+@click.option(
+    "--table",
+    type=FILE,
+    help="All protocols side by side, with extractor, preprocessing and reference: TABLE.csv, .md, "
+    ".tex and .html.",
+)
 @evaluation_options
 @clean_errors
 @report_on_every_rank()
-def evaluate_command(protocols, sources, out, **options):
+def evaluate_command(protocols, sources, out, table, **options):
     """Measure any images under named protocols, and print every metric with its 95% interval."""
     from hdbench.evaluation.evaluate import evaluate  # start-up: torch and SciPy
     from hdbench.evaluation.request import Request, by_protocol  # start-up: torch and SciPy
@@ -200,6 +206,11 @@ def evaluate_command(protocols, sources, out, **options):
         return click.echo(f"rank {number} of {world_size}: features are written; rank 0 reports")
     for path, evaluation in zip(outs.values(), evaluations, strict=True):
         report(evaluation, path)
+    if table is not None:
+        from hdbench.report.protocols import write_protocols  # start-up: pandas
+
+        measured = list(zip(request.protocols, evaluations, strict=True))
+        click.echo("\n" + "\n".join(map(str, write_protocols(measured, table))))
 
 
 @main.command("reference")

@@ -323,9 +323,12 @@ def test_new_protocols_measure_what_the_public_ones_do_in_one_pass(folders, tmp_
     options = [f"--protocol={name}" for name in names]
     # the inception score's logits need the true network
     monkeypatch.setattr("hdbench.metrics.inception_score.InceptionScore.measure", lambda *_: {})
-    result = evaluate(folders, tmp_path / "x.csv", *options)
+    result = evaluate(folders, tmp_path / "x.csv", *options, "--table", tmp_path / "all")
     assert result.exit_code == 0, result.output + str(result.exception)
     assert decoded == {"samples": N, "real": REAL}
+    assert sorted(path.name for path in tmp_path.glob("all.*")) == [
+        f"all.{kind}" for kind in ("csv", "html", "md", "tex")
+    ]
     assert forwards == dict.fromkeys((*list(NORMS)[1:], "dinov2"), N + REAL)
     frames = {name: read_metrics(tmp_path / f"x.{name}.csv").set_index("metric") for name in names}
     sets = [pictures(N, 45), pictures(REAL, 46)]

@@ -65,7 +65,6 @@ class OpenClip(Extractor):
     @classmethod
     def load(cls, weights: Weights, setup: Setup) -> Clip:
         import open_clip  # optional: open_clip
-        from open_clip.transform import PreprocessCfg, image_transform_v2  # optional: open_clip
 
         settings = open_clip.get_model_config(cls.architecture)
         preprocessing: dict[str, Any] = {}
@@ -76,7 +75,9 @@ class OpenClip(Extractor):
         tensors = read_clip(weights)
         try:
             network = open_clip.CLIP(**settings)
-            preprocess = PreprocessCfg(**preprocessing | {"size": network.visual.image_size})
+            preprocess = open_clip.transform.PreprocessCfg(
+                **preprocessing | {"size": network.visual.image_size}
+            )
         except Exception as error:  # whatever a wrong value in a configuration leads to
             raise UserError(
                 f"{weights.path}: not a plain CLIP of open_clip ({reason(error)})"
@@ -90,7 +91,7 @@ class OpenClip(Extractor):
         return Clip(
             network.to(setup.device).eval().requires_grad_(False),
             preprocess,
-            image_transform_v2(preprocess, is_train=False),
+            open_clip.transform.image_transform_v2(preprocess, is_train=False),
             open_clip.SimpleTokenizer(context_length=network.context_length),
         )
 
