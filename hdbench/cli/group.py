@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 from pathlib import Path
@@ -35,7 +36,8 @@ def clean_errors(command):
             alone = False
         if alone and os.environ.get("WORLD_SIZE") != "1":
             text = f"rank {rank()}: {text}"
-        if alone or rank() == "0":
+        # a RANK without a WORLD_SIZE is left over from another program
+        if alone or rank() == "0" or "WORLD_SIZE" not in os.environ:
             click.echo(f"hdbench: {text}", err=True)
         sys.exit(code)
 
@@ -122,5 +124,8 @@ class Tee:
 )
 def main(log: Path | None) -> None:
     """Reproducible ablations of one-step diffusion distillation."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without our characters shows others
+            stream.reconfigure(errors="replace")
     if log is not None and rank() == "0":
         sys.stderr = Tee(sys.stderr, log)

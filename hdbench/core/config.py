@@ -8,13 +8,22 @@ import re
 import types
 import typing
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
 
 from hdbench.core.errors import UserError
+
+
+def check_identifier(name: str) -> None:
+    """ValueError for what is no name of an arm or of a suite."""
+    if not IDENTIFIER.fullmatch(name):
+        raise ValueError(
+            f"{name!r}: not a name; use 1 to 64 letters without accents, digits and _ . + -, and "
+            "begin with a letter or a digit"
+        )
+    if name.lower() in MISSING_NAMES:
+        raise ValueError(f"{name!r}: tables read this as a missing value; choose another name")
 
 
 class Config(BaseModel):
@@ -24,6 +33,10 @@ class Config(BaseModel):
     # keys of a file that are consumed before it is validated
     directives: ClassVar[tuple[str, ...]] = ()
 
+
+# names of arms and of suites' files: they become folders, columns and words of a command
+IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
+MISSING_NAMES = ("nan", "na", "null", "none")  # which tables read as no value
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OUTSIDE = "outside"
@@ -46,44 +59,6 @@ def nearest(word: Any, choices: Iterable[str]) -> str:
     choices = sorted(map(str, choices))
     close = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(choices)}"
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if not isinstance(key, str):
-                line = node.value[number][0].start_mark.line + 1
-                raise UserError(
-                    f"{self.name}: line {line}: key {key} is not a text; put it in quotes or fix it"
-                )
-            if key in keys[:number]:
-                line = node.value[number][0].start_mark.line + 1
-                raise UserError(f"{self.name}: line {line}: key {key!r} appears twice; remove one")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; UserError for a missing, unreadable or malformed file."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            data = _Loader(file).get_single_data()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a suite file"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(
-            f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}; fix it"
-        ) from None
-    if not isinstance(data, dict):
-        kind = "nothing" if data is None else type(data).__name__
-        raise UserError(f"{path}: must hold a mapping of keys to values, not {kind}")
-    return data
 
 
 def validate(model: type[C], data: Any, source: str, under: tuple[str, ...] = ()) -> C:
@@ -142,8 +117,9 @@ def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]
     if error["type"] == "too_short":
         least = error["ctx"]["min_length"]
         text = f"must have at least {least} {'entry' if least == 1 else 'entries'}"
-    if error["type"] == "float_type" and re.fullmatch(r"[-+]?\d+e[-+]?\d+", str(error["input"])):
-        text += "; YAML takes this for a text, write the number with a point, as in 1.0e-3"
+    wants_number = error["type"] in ("float_type", "int_type")
+    if wants_number and isinstance(error["input"], str) and re.match(r"[-+]?\d", error["input"]):
+        text += "; this is a text, write a number such as 1000 or 1e-3"
     for theirs, ours in _WORDS.items():
         text = text.replace(theirs, ours)
     return f"{where} = {value}: {text}"

@@ -90,6 +90,14 @@ class Fingerprint:
         return self.content != record["content"]
 
 
+def share(path: Path) -> None:
+    """Give safetensors files, which their owner alone may read at first, the mode of the umask."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in path.rglob("*.safetensors") if path.is_dir() else [path]:
+        file.chmod(0o666 & ~umask)
+
+
 def list_files(folder: Path) -> Iterator[Path]:
     """The files under a folder but hidden ones; UserError for what would be left out silently."""
 

@@ -25,7 +25,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import sha256, write_atomic
+from hdbench.core.files import sha256, share, write_atomic
 from hdbench.core.progress import Progress
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.images import Images
@@ -193,6 +193,7 @@ def _write(folder: Path, name: str, key: dict[str, Any], ids: list[str], arrays:
         save_file(
             {layer: np.ascontiguousarray(values) for layer, values in arrays.items()}, temporary
         )
+        share(temporary)
         os.replace(temporary, folder / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:
         with suppress(OSError):

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import MANIFEST, sha256, write_atomic
+from hdbench.core.files import MANIFEST, sha256, share, write_atomic
 from hdbench.core.npz import read_array
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.features import Settings, digest_of, discard, extract
@@ -230,6 +230,7 @@ def _publish(plan: Plan, features: dict[str, np.ndarray]) -> None:
             "ids": [] if plan.images is None else plan.images.ids,
         }
         write_atomic(temporary / MANIFEST, json.dumps(manifest) + "\n")
+        share(temporary)
         if plan.folder.exists() and not plan.built:  # somebody took its manifest away
             shutil.rmtree(plan.folder)
         os.rename(temporary, plan.folder)

@@ -19,9 +19,10 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch.utils.flop_counter import FlopCounterMode
 
-from hdbench.core.config import Config, read_yaml, validate
+from hdbench.core.config import Config, validate
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_together
+from hdbench.core.yaml_file import read_yaml
 from hdbench.experiments.report import csv, metrics_frame
 from hdbench.experiments.units import check_distinct, unit_digest
 from hdbench.metrics.records import read_metrics

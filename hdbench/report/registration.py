@@ -17,10 +17,11 @@ import pandas as pd
 import yaml
 from pydantic import Field, model_validator
 
-from hdbench.core.config import nearest, read_yaml, validate
+from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
 from hdbench.core.files import sha256, write_atomic
 from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
+from hdbench.core.yaml_file import read_yaml
 from hdbench.report.rules import Claim, Rules, Unit, read_rules
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan

@@ -12,7 +12,8 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field, model_validator
 
-from hdbench.core.config import Config, read_yaml, validate
+from hdbench.core.config import Config, validate
+from hdbench.core.yaml_file import read_yaml
 
 RULES = Path("workflow/claims.yaml")
 EffectName = Literal["value", "difference", "ratio", "deviation", "spread"]

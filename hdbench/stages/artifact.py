@@ -18,7 +18,7 @@ import torch
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
-from hdbench.core.files import MANIFEST, sha256, write_atomic
+from hdbench.core.files import MANIFEST, sha256, share, write_atomic
 from hdbench.core.provenance import environment, registrations
 from hdbench.suite.stage import VERSIONS, Stage, versions_of
 
@@ -217,6 +217,7 @@ class Work:
         # an empty folder made by the workflow engine, or a broken artifact that is made again
         if self.final.exists():
             shutil.rmtree(self.final)
+        share(self.path)
         os.rename(self.path, self.final)
         for leftover in self.final.iterdir():  # a folder's files are in an index
             if leftover.is_file() and leftover.name not in (*payload, MANIFEST):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hdbench.core.config import nearest, validate
+from hdbench.core.config import check_identifier, nearest, validate
 from hdbench.core.errors import UserError
 from hdbench.core.files import digest_of
 from hdbench.suite.chain import Chain
@@ -29,6 +29,10 @@ TAKEN = ("stages", "logs", "evaluation", "theory", "flops", "probes")
 
 def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
     """A suite's name and folder: its stem in workflow/suites, elsewhere stem and digest."""
+    try:
+        check_identifier(path.stem)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; rename the file") from None
     if path.resolve().parent == SUITES.resolve():
         if path.stem in TAKEN:
             raise UserError(f"{path}: results/{path.stem} is for other things; rename the file")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hdbench.core.config import nearest, read_yaml, validate
+from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
+from hdbench.core.yaml_file import read_yaml
 from hdbench.suite.grids import expand
 from hdbench.suite.overrides import merge
 from hdbench.suite.schema import Recipe

@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from scipy import optimize, stats
 
 from hdbench.cli import main
-from hdbench.core.config import read_yaml, validate
+from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import generator
+from hdbench.core.yaml_file import read_yaml
 from hdbench.experiments.theory import collect as collecting
 from hdbench.experiments.theory import config as theory_config
 from hdbench.experiments.theory import exact as exact_law

@@ -368,3 +368,9 @@ def test_memory_that_runs_out_is_one_sentence_and_the_code_of_a_kill(
         and result.output.count("\n") == 1
     )
     assert result.output.endswith("); ask for more memory or lower the batch size\n")
+
+
+def test_a_rank_left_over_from_another_program_is_said(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    result = invoke("stage", "teacher", "--suite", "digits")
+    assert result.exit_code == 2 and "WORLD_SIZE is not set, though RANK is" in result.output

@@ -23,6 +23,7 @@ from hdbench.methods.discriminators import HEADS
 from hdbench.metrics import METRICS, Metric, mean
 from hdbench.report.publish import publish
 from hdbench.stages import artifact, sources
+from hdbench.stages.context import WEIGHTS
 from hdbench.suite import jobs
 from hdbench.suite.load import load_plan
 from hdbench.suite.reading import SUITES
@@ -372,3 +373,9 @@ if __name__ == "__main__":
     stems = sorted(path.stem for path in SUITES.glob("*.yaml"))
     held = {name: shipped.ids_of(load_plan(name)) for name in stems}
     shipped.IDS.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+
+
+def test_weights_have_the_mode_of_the_umask(done):
+    _, plan, results = done
+    path = artifact.folder(results, stage_of(plan, "teacher", "td"))
+    assert (path / WEIGHTS).stat().st_mode == (path / MANIFEST).stat().st_mode

@@ -18,10 +18,11 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from hdbench.cli import main
-from hdbench.core.config import read_yaml, validate
+from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import generator
+from hdbench.core.yaml_file import read_yaml
 from hdbench.datasets.canvas import Canvas
 from hdbench.experiments.probes import collect as collecting
 from hdbench.experiments.probes import config as probes_config

@@ -102,9 +102,9 @@ MISTAKES = [
     ("teacher.training.batch", True, "teacher.training.batch = true: must be an integer"),
     (
         "teacher.training.learning_rate",
-        "1e-3",
-        'teacher.training.learning_rate = "1e-3": must be a number; YAML takes '
-        "this for a text, write the number with a point, as in 1.0e-3",
+        "1_000",
+        'teacher.training.learning_rate = "1_000": must be a number; this is a text, write a '
+        "number such as 1000 or 1e-3",
     ),
     (
         "teacher.training.learning_rate",

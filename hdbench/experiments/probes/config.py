@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from hdbench.core.config import Config, read_yaml, validate
+from hdbench.core.config import Config, validate
 from hdbench.core.errors import UserError
+from hdbench.core.yaml_file import read_yaml
 from hdbench.experiments.units import Unit, check_distinct
 from hdbench.methods.discriminators import HEADS
 from hdbench.suite.checks import check_head

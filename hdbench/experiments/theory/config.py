@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from hdbench.core.config import Config, nearest, read_yaml, validate
+from hdbench.core.config import Config, nearest, validate
+from hdbench.core.yaml_file import read_yaml
 from hdbench.experiments.units import Unit, check_distinct, unit_digest
 from hdbench.methods import OBJECTIVES
 from hdbench.suite.schema import Decay, Objective

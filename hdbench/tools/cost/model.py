@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hdbench.core.config import Config, nearest, read_yaml, validate
+from hdbench.core.config import Config, nearest, validate
+from hdbench.core.yaml_file import read_yaml
 
 MODEL = Path("workflow/cost.yaml")
 Precision = Literal["bfloat16", "tfloat32", "float32"]

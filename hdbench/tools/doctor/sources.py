@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hdbench.core.config import Config, read_yaml, validate
+from hdbench.core.config import Config, validate
+from hdbench.core.yaml_file import read_yaml
 from hdbench.evaluation.weights import PUBLIC
 from hdbench.tools.numbers import number
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -45,21 +44,13 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
     try:
         out.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(out)
-        share(out)
+        files.share(out)
     except OSError as error:
         raise UserError(
             f"--out = {out}: cannot be written ({error.strerror}); choose another folder"
         ) from None
     files.write_atomic(out / "README.md", text)
     return sorted(out.iterdir())
-
-
-def share(folder: Path) -> None:
-    """Give files the mode of the umask: safetensors lets their owner alone read them."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for path in folder.iterdir():
-        path.chmod(0o666 & ~umask)
 
 
 def student_stage(plan: Plan, name: str, seed: int | None) -> Stage:
