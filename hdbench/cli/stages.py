@@ -153,18 +153,14 @@ for _kind in KIND_HELP:
 @clean_errors
 def plan_command(suite, results):
     """List the suite's stages (id, number of parents, done or not) and what each arm trains."""
-    from hdbench.report.claims import claims_judged  # start-up: of this command alone
-    from hdbench.report.rules import read_rules
-    from hdbench.report.tables import tables_of
+    from hdbench.report.checks import check_reports  # start-up: of this command alone
     from hdbench.stages import artifact
     from hdbench.stages.sources import changed_sources, refuse_changed_inputs
     from hdbench.suite.budget import total_cost
     from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
-    tables_of(plan)  # says what the suite says wrongly of its tables
-    if plan.suite.claims is not None:
-        claims_judged(plan, read_rules(), ())
+    check_reports(plan)
     done = {stage: artifact.exists(results, stage) for stage in plan.stages}
     width = max(map(len, done))
     for stage, finished in done.items():

@@ -15,15 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
 from hdbench.core.errors import UserError
 
 
-def check_identifier(name: str) -> None:
-    """ValueError for what is no name of an arm or of a suite."""
+def check_identifier(name: str, source: str) -> None:
+    """UserError for what is no name of an arm or of a suite."""
     if not IDENTIFIER.fullmatch(name):
-        raise ValueError(
-            f"{name!r}: not a name; use 1 to 64 letters without accents, digits and _ . + -, and "
-            "begin with a letter or a digit"
+        raise UserError(
+            f"{source}: {name!r} is no name; use 1 to 64 letters without accents, digits and "
+            "_ . + -, and begin with a letter or a digit"
         )
     if name.lower() in MISSING_NAMES:
-        raise ValueError(f"{name!r}: tables read this as a missing value; choose another name")
+        raise UserError(f"{source}: tables read {name!r} as a missing value; choose another name")
 
 
 class Config(BaseModel):

@@ -70,10 +70,11 @@ def _expanded(node: yaml.Node, sizes: dict[int, int], depth: int = 0) -> int:
     if depth > DEEPEST:
         raise RecursionError
     if id(node) not in sizes:
-        sizes[id(node)] = LARGEST_NODES  # of a node that is its own part
-        parts = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
-        sizes[id(node)] = 1 + sum(_expanded(part, sizes, depth + 1) for part in parts)
+        sizes[id(node)] = LARGEST_NODES  # of a node within itself
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inner = [child for pair in node.value for child in pair]
+        sizes[id(node)] = 1 + sum(_expanded(child, sizes, depth + 1) for child in inner)
     return sizes[id(node)]
 
 

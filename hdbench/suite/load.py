@@ -29,10 +29,7 @@ TAKEN = ("stages", "logs", "evaluation", "theory", "flops", "probes")
 
 def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
     """A suite's name and folder: its stem in workflow/suites, elsewhere stem and digest."""
-    try:
-        check_identifier(path.stem)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; rename the file") from None
+    check_identifier(path.stem, str(path))
     if path.resolve().parent == SUITES.resolve():
         if path.stem in TAKEN:
             raise UserError(f"{path}: results/{path.stem} is for other things; rename the file")
@@ -50,6 +47,7 @@ def load_plan(name: str) -> Plan:
     recipes = {}
     sources = suite_files(path)
     for arm, override in suite.arms.items():
+        check_identifier(arm, f"{path}: arms")
         override = {} if override is None else override
         base = data["base"]
         whose = "the base"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from hdbench.core.config import Config, Fraction, OutsidePath, check_identifier, nearest
+from hdbench.core.config import Config, Fraction, OutsidePath, nearest
 from hdbench.datasets import DATASETS
 from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.evaluation.weights import PUBLIC
@@ -380,13 +380,6 @@ class Suite(Config):
     )
 
     directives: ClassVar[tuple[str, ...]] = ("extends", "only")
-
-    @field_validator("arms")
-    @classmethod
-    def _named(cls, arms):
-        for name in arms:
-            check_identifier(name)
-        return arms
 
     @model_validator(mode="after")
     def _seeds_differ(self):

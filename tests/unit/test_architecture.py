@@ -11,7 +11,7 @@ from tests.support.structure import LAYERS, Source
 
 # Modules that may ask an object of a stranger for an attribute by name.
 ATTRIBUTES = {
-    "hdbench.core.config": "errors of YAML carry their place or not",
+    "hdbench.core.yaml_file": "errors of YAML carry their place or not",
     "hdbench.core.errors": "any exception, with or without strerror",
     "hdbench.core.registry": "any class, a configuration or not",
     "hdbench.core.sharding": "a tensor is distributed or not, and torch has no common class",

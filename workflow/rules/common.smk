@@ -6,10 +6,8 @@ from pathlib import Path
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.core.provenance import REGISTRATIONS
-from hdbench.report.claims import claims_judged
+from hdbench.report.checks import check_reports
 from hdbench.report.figures import FIGURES
-from hdbench.report.rules import read_rules
-from hdbench.report.tables import tables_of
 from hdbench.stages.sources import changed_sources, refuse_changed_inputs
 from hdbench.suite.jobs import write_jobs
 from hdbench.suite.load import load_plan
@@ -19,9 +17,7 @@ from hdbench.suite.stage import KINDS
 try:
     validate(RunConfig, config, "workflow/config.yaml or --config")
     PLAN = load_plan(config["suite"])
-    if PLAN.suite.claims is not None:
-        claims_judged(PLAN, read_rules(), ())
-    TABLES, FIGURES = tuple(tables_of(PLAN)), tuple(FIGURES.load())
+    TABLES, FIGURES = check_reports(PLAN), tuple(FIGURES.load())
     if workflow.is_main_process:
         refuse_changed_inputs(Path(config["results"]), PLAN.stages.values())
     if workflow.is_main_process and not workflow.output_settings.dryrun:
