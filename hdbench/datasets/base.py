@@ -44,7 +44,17 @@ class Dataset(Config, ABC):
         image_size: int
         channels: int
         classes: int | None
+        seed: int  # of a data set that is split or drawn anew by it
         autoencoder: AutoencoderConfig  # of a data set that is stored as latents
+
+    def of_chain(self, chain: int) -> Dataset:
+        """The data set with a split of the originals of a chain's own: the seed given plus its.
+
+        What is stored as latents, or has no field `seed`, is the same in all chains.
+        """
+        if self.stored == "latents" or "seed" not in type(self).model_fields:
+            return self
+        return self.model_copy(update={"seed": self.seed + chain})
 
     @property
     def counts(self) -> dict[str, int]:

@@ -86,8 +86,7 @@ def design_of(images: Images, captions: Sequence[Mapping[str, str]] = ()) -> Des
     """
     if captions:
         return Design.of_labels(np.arange(len(captions)), [row["category"] for row in captions])
-    balanced = images.label_kind() == "class-balanced"
-    return Design.of_labels(images.labels) if balanced else INDEPENDENT
+    return INDEPENDENT if images.labels is None else Design.told_by(images.labels)
 
 
 def notes(

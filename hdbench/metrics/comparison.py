@@ -49,9 +49,10 @@ class Components(NamedTuple):
 def variance_components(values: Sequence[float], standard_errors: Sequence[float]) -> Components:
     """Sources of the variance of independent seeds' values: Var(values) = training^2 + mean se^2.
 
-    Unbiased before it is cut off at zero.  Chains sampled from the same noises share part of their
-    sampling error, which makes `training` too small; draw them from different noises.  Raises
-    UserError for unequal lengths or no value.
+    Unbiased before it is cut off at zero, where chains are sampled from noises of their own, as a
+    suite's are; of the same noises they would share part of their sampling error.  What differs
+    between chains, such as their split of the data, is in `training`.  Raises UserError for unequal
+    lengths or no value.
     """
     x = np.asarray(values, dtype=np.float64)
     se = np.asarray(standard_errors, dtype=np.float64)

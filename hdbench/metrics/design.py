@@ -39,6 +39,12 @@ class Design(NamedTuple):
         group = np.unique(groups, return_inverse=True)[1] if groups is not None else 0 * label
         return cls(strata=np.where(alone, -1 - group, label))
 
+    @classmethod
+    def told_by(cls, labels: np.ndarray, groups: Sequence[Any] | None = None) -> Design:
+        """`of_labels` where each label is there equally often, up to one: only fixed ones are."""
+        balanced = np.ptp(np.unique(labels, return_counts=True)[1]) <= 1
+        return cls.of_labels(labels, groups) if balanced else INDEPENDENT
+
     def take(self, rows: np.ndarray | None) -> Design:
         """That of some of the samples; None: of all of them."""
         if rows is None:

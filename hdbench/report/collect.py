@@ -22,6 +22,7 @@ from hdbench.networks.flops import forward_flops
 from hdbench.networks.reuse import DeepCache, FasterDiffusion
 from hdbench.report.numbers import metrics_file
 from hdbench.stages import artifact
+from hdbench.suite.chain import measured_by
 from hdbench.suite.plan import Plan, Row
 
 Manifests = dict[str, dict[str, Any]]  # by stage id
@@ -106,10 +107,7 @@ def metrics(plan: Plan, results: Path, row: Row) -> Iterator[dict[str, Any]]:
     """What the row's evaluate stages measured."""
     for stage in plan.evaluations(row):
         path, manifest = artifact.load(results, stage)
-        protocol = (
-            manifest.get("protocol")
-            or f"classifier:{plan.stage(manifest['parents']['reference']).digest}"
-        )
+        protocol = manifest.get("protocol") or measured_by(plan.suite)
         for number in pd.read_csv(path / "metrics.csv").itertuples():
             yield {
                 "metric": with_count(number.metric, number.n),

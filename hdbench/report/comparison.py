@@ -54,9 +54,9 @@ def report(comparison: Comparison, everything: bool) -> str:
                 f"{verdict}: {plural(len(of[verdict]))}, such as {names}"
                 + f" ({notes})" * bool(notes)
             )
-    if "classifier:" in "".join(of["not comparable: other protocol"].note):
+    if "classifier" in "".join(of["not comparable: other protocol"].note):
         text.append(
-            'The digest behind "classifier:" is of the data, the classifier and the real images '
+            'The digest behind "classifier" is of the data, the classifier and the real images '
             "that all is measured with: where these differ, so do the units."
         )
     for name, keys in (("A", comparison.only_a), ("B", comparison.only_b)):

@@ -13,6 +13,7 @@ import pandas as pd
 from hdbench.core.errors import UserError
 from hdbench.metrics.base import Estimate
 from hdbench.metrics.comparison import variance_components
+from hdbench.metrics.design import Design
 from hdbench.metrics.records import MISSING, Interval, interval, with_count
 from hdbench.report.sequences import detectable
 from hdbench.report.validation import of_suite, of_this_plan, usable
@@ -37,15 +38,14 @@ def figures_folder(plan: Plan, results: Path, out: Path | None) -> Path:
 def paired_difference(
     results: Path, plan: Plan, row_a: Row, row_b: Row, metric: str
 ) -> tuple[float, float]:
-    """Value of a minus value of b and its standard error, sd(IF_a - IF_b) / sqrt(N): sample i of
-    both had the same noise.
+    """Value of a minus value of b and its standard error, that of the mean of IF_a - IF_b: sample i
+    of both had the same noise and label.
 
     `metric` is a name of the evaluate stage, without a sample count (`fd_test`).  Raises UserError
     for a missing artifact or metric.
     """
     a, b = (measured(results, plan, row, metric) for row in (row_a, row_b))
-    difference = Estimate(a.value - b.value, a.influence - b.influence)
-    return difference.value, difference.standard_error
+    return a.value - b.value, a.design.standard_error(a.influence - b.influence)
 
 
 def measured(results: Path, plan: Plan, row: Row, metric: str) -> Estimate:
@@ -55,8 +55,13 @@ def measured(results: Path, plan: Plan, row: Row, metric: str) -> Estimate:
         path, _ = artifact.load(results, stage)
         table = pd.read_csv(path / "metrics.csv", index_col="metric")
         if metric in table.index:
-            with np.load(path / "influence.npz", allow_pickle=False) as file:
-                return Estimate(float(table.value[metric]), file[metric].astype(np.float64))
+            with (
+                np.load(path / "influence.npz", allow_pickle=False) as influences,
+                np.load(path / "design.npz", allow_pickle=False) as designs,
+            ):
+                arrays = (designs.get(f"{kind}.{metric}") for kind in Design._fields)
+                influence = influences[metric].astype(np.float64)
+                return Estimate(float(table.value[metric]), influence, design=Design(*arrays))
         known.extend(table.index)
     path = artifact.folder(results, row.stages["evaluate"])
     raise UserError(f"{path}: has no metric {metric!r}; it has {', '.join(known)}")
@@ -190,7 +195,11 @@ class Numbers:
         )
 
     def difference(self, entry: Entry, other: Entry, metric: str) -> Interval:
-        """Entry minus other, chain by chain; of one chain, with the interval of its samples."""
+        """Entry minus other, chain by chain; of one chain, with the interval of its samples.
+
+        A public network has one set of samples for all chains: its error is not in their scatter,
+        and is added.
+        """
         a, b = (self.of(e, self.counted(metric)) for e in (entry, other))
         shared = [seed for seed in a.index if seed in b.index]
         distinct = {  # two public networks differ once
@@ -205,7 +214,9 @@ class Numbers:
                 _, standard_error = paired_difference(self.results, self.plan, *pair, metric=metric)
             except (UserError, KeyError):
                 pass  # without its artifacts a difference is known, its interval is not
-        return interval([a.value[seed] - b.value[seed] for seed in seeds], standard_error)
+        value, half = interval([a.value[seed] - b.value[seed] for seed in seeds], standard_error)
+        shared_by_all = [e for e in (a, b) if len(seeds) > 1 and e.digest[seeds].nunique() == 1]
+        return Interval(value, math.hypot(half, *(1.96 * e.se[seeds[0]] for e in shared_by_all)))
 
     def least_detectable(self, entries: list[Entry], metric: str) -> float:
         """The true difference of two entries that a paired t-test over chains finds.

@@ -20,12 +20,13 @@ from hdbench.evaluation.evaluate import evaluate as evaluate_request
 from hdbench.evaluation.features import Settings
 from hdbench.evaluation.protocols import protocol_named
 from hdbench.evaluation.request import Extractors, Request
-from hdbench.metrics import Estimate, MetricInput, measure_metrics
+from hdbench.metrics import Design, Estimate, MetricInput, measure_metrics
 from hdbench.metrics.spectrum import powers
 from hdbench.networks.classifier import Classifier, classify, perceive
 from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
 from hdbench.stages.networks import load_classifier, load_clip
 from hdbench.stages.pictures import PICTURES, check_pictures
+from hdbench.stages.sample import rows_of
 from hdbench.suite.stage import MetricsStage, ProtocolReferenceStage, ProtocolStage, RealStage
 
 
@@ -116,6 +117,7 @@ def metric_input(context: Context) -> MetricInput:
             "real_captions": [prompts[row] for row in real_labels.tolist()],
             "clip": tuple(tower.numpy() for tower in clip),
         }
+    further["design"] = design_of(context, labels)
     if isinstance(sampled, RealStage):
         further["real_split"] = sampled.split
     return sample_of(context, network, real, images, labels, **further)
@@ -149,6 +151,18 @@ def sample_of(
         network=lambda x: perceive(network, x, context.device),
         **further,
     )
+
+
+def design_of(context: Context, labels: Tensor) -> Design:
+    """Of samples with fixed labels (N,), or of real images, drawn with their labels."""
+    sampled = context.parent("sample").config
+    dataset = context.dataset()
+    if not isinstance(sampled, RealStage):
+        prompts = dataset.prompts()
+        groups = prompts and [prompts[row]["category"] for row in labels.tolist()]
+        return Design.of_labels(labels.numpy(), groups)
+    made_from = dataset.originals_of(sampled.split)
+    return Design(clusters=None if made_from is None else made_from[rows_of(sampled)])
 
 
 def evaluate_pictures(context: Context) -> Payload:
@@ -192,7 +206,7 @@ def references_of(context: Context) -> dict[str, Path | dict[str, Path]]:
 def write_metrics(
     context: Context, estimates: dict[str, Estimate], counts: Mapping[str, int] | None = None
 ) -> list[str]:
-    """Write metrics.csv and influence.npz; their names.
+    """Write metrics.csv, influence.npz and, for their errors, design.npz; their names.
 
     `counts` are the numbers of samples by metric, by default those of influences.
     """
@@ -207,4 +221,11 @@ def write_metrics(
         )
     influences = {name: e.influence.astype(np.float32) for name, e in estimates.items()}
     np.savez(context.work.path / "influence.npz", **influences)
-    return ["metrics.csv", "influence.npz"]
+    designs = {
+        f"{kind}.{name}": array
+        for name, e in estimates.items()
+        for kind, array in e.design._asdict().items()
+        if array is not None
+    }
+    np.savez_compressed(context.work.path / "design.npz", **designs)
+    return ["metrics.csv", "influence.npz", "design.npz"]

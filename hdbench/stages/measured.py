@@ -16,6 +16,7 @@ from hdbench.evaluation.classifier import estimates, metric_input
 from hdbench.evaluation.features import digest_of
 from hdbench.evaluation.request import Request
 from hdbench.evaluation.results import Evaluation, Result
+from hdbench.metrics import Design
 from hdbench.networks.classifier import Classifier, classify
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS, of_classifier
@@ -67,6 +68,14 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
         raise UserError(
             f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are {expected}"
         )
+    absent = set(range(data.classes or 0)) - set(labels.tolist())
+    if data.label_kind == "class" and absent:
+        raise UserError(
+            f"{samples}: has no image of class {min(absent)}, and the reference has all "
+            f"{data.classes}; give samples of every class"
+        )
+    prompts = data.prompts()
+    groups = prompts and [prompts[row]["category"] for row in labels.tolist()]
     network = against.network.to(request.device).eval()
     features, probabilities = classify(network, images, request.device)
     sample = metric_input(
@@ -77,6 +86,7 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
         against.arrays,
         neighbours=request.protocols[0].neighbours,
         attributes=data.attributes,
+        design=Design.told_by(labels.numpy(), groups),
     )
     ids = tuple(f"{row:06}" for row in range(n))
     keyed = f"classifier:{against.digest}"

@@ -116,7 +116,7 @@ def sample(context: Context) -> Payload:
         return real_images(context)
     labels = labels_of(context, range(config.samples))
     noises, sampler = sampler_of(context)
-    axes = (config.seed, "sample")
+    axes = (config.seed, config.chain, "sample")
     if config.autoencoder is None:
         images, seconds = generated(
             context, sampler, axes, noises, labels, lambda x, indices: to_uint8(x)
@@ -142,12 +142,17 @@ def sample(context: Context) -> Payload:
 def real_images(context: Context) -> Payload:
     """Images of a split that no reference holds, or of test, as if they were samples."""
     config = context.config
-    n = config.samples
-    rows = slice(n, 2 * n) if config.split == "train" else slice(0, n)
+    rows = rows_of(config)
     images, labels = load_images(context.parent("source").folder / f"{config.split}.npz")
     if distributed.rank() == 0:
         save_images(context.work.path / "samples.npz", images[rows], labels[rows])
     return ["samples.npz"], {}
+
+
+def rows_of(config: RealStage) -> slice:
+    """The rows of the split that are the samples."""
+    n = config.samples
+    return slice(n, 2 * n) if config.split == "train" else slice(0, n)
 
 
 def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:

@@ -15,7 +15,7 @@ from hdbench.metrics import METRICS
 from hdbench.suite.arms import is_teacher
 from hdbench.suite.budget import resolve_steps
 from hdbench.suite.plan import Plan, Row
-from hdbench.suite.schema import Arm, ClipText, Network, Training
+from hdbench.suite.schema import Arm, ClipText, Network, Suite, Training
 from hdbench.suite.stage import (
     CheckpointStage,
     ClassifierStage,
@@ -49,6 +49,7 @@ class _Origin(NamedTuple):
     label: str  # of its own samples
     sampler: str
     network: Network
+    public: bool  # one network for all chains
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Chain:
     stage2_seed: int | None = None  # of stage 2 alone: arms without one are the chain's
 
     def __post_init__(self):
-        suite = self.plan.suite
+        self.suite = suite = self.plan.suite.of_chain(self.seed)
         self.shape = Shape(
             image_size=suite.data.image_size,
             channels=suite.data.channels,
@@ -89,27 +90,23 @@ class Chain:
 
     def measurement(self) -> tuple[StageConfig, dict[str, Stage]]:
         """Configuration of `evaluate`, and its parents beside the samples."""
-        suite = self.plan.suite
+        suite = self.suite
         wanted = suite.evaluation
-        if not (classifier := suite.classifier):
+        if not suite.classifier:
             of_protocol = self.by_protocol(wanted.protocol)
             named = {"protocol": of_protocol.protocol, "weights": of_protocol.weights}
             config = ProtocolReferenceStage(**named, reference=wanted.reference)
             reference = self.add("reference", wanted.protocol, config)
             return of_protocol, {"reference": reference}
-        config = ClassifierStage(
-            network=classifier.network, seed=classifier.seed, training=classifier.training
-        )
-        parents = {"data": self.data}
-        parents["classifier"] = self.add("classifier", suite.data.name, config, **parents)
-        config = ReferenceStage(samples=wanted.samples, bands=wanted.bands)
-        parents["reference"] = self.add("reference", suite.data.name, config, **parents)
+        parents = measuring(suite)
+        for stage in parents.values():
+            self.plan.stages.setdefault(stage.id, stage)
         return EvaluateStage(neighbours=wanted.neighbours), parents
 
     def sensitivity(self) -> None:
-        """The stage of planted changes, of the suites that ask for it."""
-        wanted = self.plan.suite.evaluation
-        if wanted.sensitivity:
+        """The stage of planted changes, of the suites that ask for it; of their first chain."""
+        wanted = self.suite.evaluation
+        if wanted.sensitivity and self.seed == self.suite.seeds[0]:
             metrics = (*PROTOCOLS[wanted.protocol].metrics, *wanted.metrics)
             config = SensitivityStage(
                 metrics=tuple(name for name in metrics if not METRICS[name].paired),
@@ -118,11 +115,11 @@ class Chain:
             )
             parents = {"data", "classifier", "reference"}
             roles = {role: stage for role, stage in self.measuring.items() if role in parents}
-            self.add("sensitivity", self.plan.suite.data.name, config, **roles)
+            self.add("sensitivity", self.suite.data.name, config, **roles)
 
     def critics_classifier(self, key: str) -> Stage:
         """A classifier as the one that measures, of the next seed."""
-        classifier = self.plan.suite.classifier
+        classifier = self.suite.classifier
         if not classifier or not self.shape.classes:
             raise UserError(
                 f"{self.source}: {key}.objective: it reads a classifier of labels, and the suite "
@@ -131,11 +128,11 @@ class Chain:
         config = ClassifierStage(
             network=classifier.network, seed=classifier.seed + 1, training=classifier.training
         )
-        return self.add("classifier", f"{self.plan.suite.data.name}-critic", config, data=self.data)
+        return self.add("classifier", f"{self.suite.data.name}-critic", config, data=self.data)
 
     def text(self) -> dict[str, Stage]:
         """The parent that networks with prompts need; a suite's own CLIP also measures."""
-        text = self.plan.suite.text
+        text = self.suite.text
         if isinstance(text, ClipText):
             settings = {"model": text.model, "seed": text.seed, "training": text.training}
             clip = {
@@ -147,39 +144,40 @@ class Chain:
             return {"text": self.add("text", "clip", ClipTextStage(), **parents)}
         if not text:
             return {}
-        config = TextStage(encoder=text, prompts=self.plan.suite.evaluation.prompts)
+        config = TextStage(encoder=text, prompts=self.suite.evaluation.prompts)
         stage = self.add("text", "pipeline", config, data=self.data)
         self.measuring |= {"text": stage}
         return {"text": stage}
 
     def origin(self, arm: Arm) -> _Origin:
         """The teacher, trained or public, or an arm's own public network."""
-        suite = self.plan.suite
+        suite = self.suite
         public = arm.baseline.checkpoint if arm.baseline else suite.teacher.checkpoint
         network = arm.baseline.network if arm.baseline else suite.network
         if public:
             config = CheckpointStage(network=network, shape=self.shape, checkpoint=public)
             stage = self.add("teacher", public.format, config)
             if arm.baseline:
-                return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network)
+                return _Origin(stage, "", f"baseline-{stage.label}", "consistency", network, True)
             start = f"{stage.label}-s{self.seed}"
-            return _Origin(stage, start, f"teacher-{stage.label}", "ode", network)
+            return _Origin(stage, start, f"teacher-{stage.label}", "ode", network, True)
         training = suite.teacher.training
         config = TeacherStage(network=network, shape=self.shape, seed=self.seed, training=training)
         stage = self.add("teacher", f"s{self.seed}", config, data=self.data, **self.conditions)
         sampler = training.objective.sampler()
-        return _Origin(stage, stage.label, f"teacher-{stage.label}", sampler, network)
+        return _Origin(stage, stage.label, f"teacher-{stage.label}", sampler, network, False)
 
     def real(self, name: str, arm: Arm) -> None:
         """The row of real images."""
-        config = RealStage(samples=self.plan.suite.evaluation.samples, split=arm.real)
+        config = RealStage(samples=self.suite.evaluation.samples, split=arm.real)
         sample = self.add("sample", f"real-{arm.real}", config, source=self.data)
-        self.row(name, None, 0, 0, {}, sample)
+        chain = self.seed if self.suite.splits == "chain" else None
+        self.row(name, chain, 0, 0, {}, sample)
 
     def model(self, name: str, arm: Arm) -> None:
         """Training stages of an arm, and the rows of its numbers of sampling steps."""
         origin = self.origin(arm)
-        suite = self.plan.suite
+        suite = self.suite
         student = origin.stage
         label = origin.label
         sampled = origin.sampler
@@ -200,8 +198,11 @@ class Chain:
         if arm.sampling:
             guidance = arm.sampling.guidance or guidance
             label = f"{name}-{label}"
+        # of a public network one set serves all chains: it takes longest to make
+        once = student is origin.stage and origin.public
+        chain = suite.seeds[0] if once else self.row_seed
         for steps in arm.steps:
-            config = self.sampling(arm, sampled, steps, origin.network, guidance)
+            config = self.sampling(arm, sampled, steps, origin.network, guidance, chain)
             parents = {"source": student, **self.conditions}
             sample = self.add("sample", f"{label}-{steps}step", config, **parents)
             nfe = sum(evaluations for evaluations, _ in config.calls)
@@ -209,11 +210,17 @@ class Chain:
             self.row(name, self.row_seed, steps, nfe, stages, sample, followed)
 
     def sampling(
-        self, arm: Arm, sampled: str, steps: int, network: Network, guidance: Guidance | None
+        self,
+        arm: Arm,
+        sampled: str,
+        steps: int,
+        network: Network,
+        guidance: Guidance | None,
+        chain: int,
     ) -> SampleStage:
-        """How an arm's images are made with so many steps."""
-        evaluation = self.plan.suite.evaluation
-        data = self.plan.suite.data
+        """How an arm's images are made with so many steps, from the noises of a chain."""
+        evaluation = self.suite.evaluation
+        data = self.suite.data
         return SampleStage(
             network=network,
             shape=self.shape,
@@ -221,6 +228,7 @@ class Chain:
             samples=evaluation.samples,
             steps=steps,
             seed=evaluation.seed,
+            chain=chain,
             batch=evaluation.batch,
             guidance=guidance,
             times=arm.baseline.times.get(steps) if arm.baseline else None,
@@ -233,8 +241,8 @@ class Chain:
         teachers = [arm for arm in self.plan.declared.values() if is_teacher(arm)]
         arm = max(teachers, key=lambda arm: max(arm.steps))
         steps = max(arm.steps)
-        guidance = self.plan.suite.teacher.guidance
-        config = self.sampling(arm, origin.sampler, steps, origin.network, guidance)
+        guidance = self.suite.teacher.guidance
+        config = self.sampling(arm, origin.sampler, steps, origin.network, guidance, self.seed)
         parents = {"source": origin.stage, **self.conditions}
         return self.add("sample", f"{origin.label}-{steps}step", config, **parents)
 
@@ -259,11 +267,11 @@ class Chain:
         shared = {
             "network": origin.network,
             "shape": self.shape,
-            "guidance": self.plan.suite.teacher.guidance,
+            "guidance": self.suite.teacher.guidance,
             "seed": self.seed,
         }
         if pairs := training.objective.pairs_needed():
-            batch = self.plan.suite.evaluation.batch
+            batch = self.suite.evaluation.batch
             config = PairsStage(**shared, count=pairs.count, steps=pairs.steps, batch=batch)
             prompts = common if self.conditions else {}
             label_of_pairs = f"{pairs.steps}step-s{self.seed}"
@@ -282,8 +290,8 @@ class Chain:
 
         By group, or with a named protocol by the further protocol that has them.
         """
-        wanted = self.plan.suite.evaluation
-        if not self.plan.suite.classifier:
+        wanted = self.suite.evaluation
+        if not self.suite.classifier:
             names = dict.fromkeys(BESIDE[name] for name in wanted.metrics)
             return {name: self.by_protocol(name) for name in names}
         groups: dict[str, tuple[str, ...]] = {}
@@ -304,7 +312,7 @@ class Chain:
 
     def by_protocol(self, name: str) -> ProtocolStage:
         """The stage that measures a named protocol, with the weights that it needs."""
-        wanted = self.plan.suite.evaluation
+        wanted = self.suite.evaluation
         roles = PROTOCOLS[name].networks
         weights = {role: path for role, path in wanted.weights.items() if role in roles}
         return ProtocolStage(protocol=name, weights=weights, samples=wanted.samples)
@@ -336,6 +344,28 @@ class Chain:
         rows = self.plan.rows if self.stage2_seed is None else self.plan.further
         if row not in rows:
             rows.append(row)
+
+
+def measuring(suite: Suite) -> dict[str, Stage]:
+    """What the suite's own classifier measures against: data, classifier and reference."""
+    label = suite.data.name
+    parents = {"data": Stage.of("data", label, DataStage(dataset=suite.data), {})}
+    trained = suite.classifier
+    config = ClassifierStage(network=trained.network, seed=trained.seed, training=trained.training)
+    parents["classifier"] = Stage.of("classifier", label, config, parents)
+    config = ReferenceStage(samples=suite.evaluation.samples, bands=suite.evaluation.bands)
+    parents["reference"] = Stage.of("reference", label, config, parents)
+    return parents
+
+
+def measured_by(suite: Suite) -> str:
+    """`classifier:<digest>`: the protocol of a suite's numbers by its own classifier.
+
+    The digest is of data, classifier and reference as the suite declares them; each chain's add its
+    seed, which `[splits=chain]` says.  Numbers of any chains of one such protocol are comparable.
+    """
+    splits = "[splits=chain]" if suite.splits == "chain" else ""
+    return f"classifier{splits}:{measuring(suite)['reference'].digest}"
 
 
 def without_unread(config: C) -> C:

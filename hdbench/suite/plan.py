@@ -11,7 +11,7 @@ from hdbench.core.errors import UserError
 from hdbench.suite.schema import Arm, Recipe, Suite
 from hdbench.suite.stage import Stage
 
-# kinds of which a suite has one stage, or one that stands for all
+# kinds of which a suite or a chain has one stage, or one that stands for all
 SHARED = ("data", "classifier", "clip", "text", "reference", "sensitivity")
 
 
@@ -109,9 +109,11 @@ def find_stage(
     plan: Plan, kind: str, arm: str | None, seed: int | None, steps: int | None
 ) -> Stage:
     """The stage of this kind for an arm; of the first seed and step count where not given."""
-    shared = [stage for stage in plan.stages.values() if stage.kind == kind and kind in SHARED]
-    if shared:
-        return shared[0]
+    if kind in SHARED:
+        chain = [stage for row in plan.rows if row.seed == seed for stage in row.stages.values()]
+        for stage in plan.needed_for(chain) or plan.stages:
+            if plan.stages[stage].kind == kind:
+                return plan.stages[stage]
     if arm is None and kind == "teacher":
         arm = next((row.arm for row in plan.rows if "teacher" in row.stages), None)
     if arm is None:

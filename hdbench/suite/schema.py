@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -114,23 +114,30 @@ class Teacher(Config):
         return self
 
 
-class ClassifierTraining(Config):
-    """The network whose features the metrics use, one for all chains: they can be compared."""
+class Measuring(Config):
+    """A network that measures, of each chain its own; see `Suite.splits`."""
 
-    network: ClassifierConfig = ClassifierConfig()
     training: Training
     seed: int = Field(0, ge=0)
 
+    def of_chain(self, chain: int) -> Self:
+        """With the seed given plus the chain's."""
+        return self.model_copy(update={"seed": self.seed + chain})
 
-class ClipText(Config):
+
+class ClassifierTraining(Measuring):
+    """The network whose features the metrics use."""
+
+    network: ClassifierConfig = ClassifierConfig()
+
+
+class ClipText(Measuring):
     """A CLIP trained in the DAG encodes the prompts; one of the split `score` scores them."""
 
     name: Literal["clip"] = "clip"
     model: dict[str, Any] = Field(
         description="open_clip's model configuration, as its JSON files have it"
     )
-    training: Training
-    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _says_its_sizes(self):
@@ -184,7 +191,9 @@ class Evaluation(Config):
     bands: int = Field(
         4, ge=1, description="number of equal bands of radial frequency, up to Nyquist"
     )
-    seed: int = Field(0, ge=0, description="axis of the sampling noise, shared by all arms")
+    seed: int = Field(
+        0, ge=0, description="axis of the sampling noise, with the chain's: all its arms share it"
+    )
     protocol: Literal[SUITE_PROTOCOLS] = "classifier"
     reference: str | None = Field(
         None, description="real images, or ADM's npz; of every protocol but `classifier`"
@@ -366,6 +375,12 @@ class Suite(Config):
     stage2_seeds: dict[int, tuple[int, ...]] = Field(
         {}, exclude_if=_absent, description="by chain, further seeds of its stage 2 alone"
     )
+    splits: Literal["chain", "suite"] = Field(
+        "chain",
+        description="who splits the originals and trains the networks that measure: each chain its "
+        "own, which makes them part of the scatter of chains, or one for all, a fixed effect that "
+        "no number of chains reduces",
+    )
     base: Arm
     arms: dict[str, Any] = Field(min_length=1)
     claims: tuple[str, ...] | None = Field(
@@ -380,6 +395,17 @@ class Suite(Config):
     )
 
     directives: ClassVar[tuple[str, ...]] = ("extends", "only")
+
+    def of_chain(self, chain: int) -> Suite:
+        """With a chain's seeds of data set, classifier and CLIP: those given, plus the chain's."""
+        if self.splits == "suite":
+            return self
+        changes: dict[str, Any] = {"data": self.data.of_chain(chain)}
+        if self.classifier:
+            changes["classifier"] = self.classifier.of_chain(chain)
+        if isinstance(self.text, ClipText):
+            changes["text"] = self.text.of_chain(chain)
+        return self.model_copy(update=changes)
 
     @model_validator(mode="after")
     def _seeds_differ(self):

@@ -41,7 +41,7 @@ VERSIONS = {
     "trajectory": 1,
     "refine": 1,
     "sample": 1,
-    "evaluate": 1,
+    "evaluate": 2,  # in the first, errors took fixed labels and shared originals for drawn
     "sensitivity": 1,
 }
 KINDS = tuple(VERSIONS)
@@ -152,6 +152,7 @@ class SampleStage(StageConfig):
     samples: int
     steps: int
     seed: int
+    chain: int = Field(description="whose noises they are made from, as all samples of its arms")
     batch: int = Field(description="samples that are made at once")
     guidance: Guidance | None = Field(description="of a teacher; students have learned theirs")
     times: tuple[Fraction, ...] | None = Field(

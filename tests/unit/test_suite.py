@@ -21,6 +21,7 @@ from hdbench.suite import budget, reading
 from hdbench.suite import stage as suite_stage
 from hdbench.suite.arms import base_arm, describe
 from hdbench.suite.budget import pairs_cost, total_cost
+from hdbench.suite.chain import measured_by
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import merge
 from hdbench.suite.plan import Plan, rows_of
@@ -520,33 +521,46 @@ def test_a_new_stage_version_changes_that_kind_and_its_descendants(tmp_path, mon
     assert len(after.stages) == len(before.stages)
 
 
-def test_every_seed_is_a_whole_chain(tmp_path):
-    plan = tiny_plan(tmp_path, {"seeds": [0, 1, 2]})
+@pytest.mark.parametrize("splits", ["chain", "suite"])
+def test_every_seed_is_a_whole_chain(tmp_path, splits):
+    """With its own split of the originals and its own classifier, or with those of all."""
+    plan = tiny_plan(tmp_path, {"seeds": [0, 1, 2], "splits": splits})
     chains = [{row.arm: row.stages for row in plan.rows if row.seed == seed} for seed in (0, 1, 2)]
-    assert (
-        chains[0].keys()
-        == chains[1].keys()
-        == chains[2].keys()
-        == {arm for arm in plan.arms if not plan.arms[arm].real}
-    )
+    arms = {arm for arm in plan.arms if splits == "chain" or not plan.arms[arm].real}
+    assert chains[0].keys() == chains[1].keys() == chains[2].keys() == arms
     for arm in chains[0]:
         for kind in chains[0][arm]:
             assert len({chain[arm][kind] for chain in chains}) == 3, (arm, kind)
     for kind in ("data", "classifier", "reference"):
-        assert len(ids(plan, kind)) == 1
-    assert {row.seed for row in plan.rows if plan.arms[row.arm].real} == {None}
+        assert len(ids(plan, kind)) == (3 if splits == "chain" else 1)
+    real = {row.seed for row in plan.rows if plan.arms[row.arm].real}
+    assert real == ({0, 1, 2} if splits == "chain" else {None})
 
 
-def test_chains_train_with_their_seed_and_sample_with_a_common_one(tmp_path):
-    plan = tiny_plan(tmp_path, {"seeds": [0, 3], "evaluation.seed": 5})
+def test_chains_train_split_and_sample_with_their_seed(tmp_path):
+    changes = {"seeds": [0, 3], "evaluation.seed": 5, "data.seed": 7, "classifier.seed": 9}
+    plan = tiny_plan(tmp_path, changes)
     for row in plan.rows:
-        seeds = {
-            kind: plan.stages[stage].config.model_dump().get("seed")
-            for kind, stage in row.stages.items()
-            if kind != "evaluate"
-        }
-        own = {kind: row.seed for kind in seeds if kind != "sample"}
-        assert seeds == own | {"sample": None if row.seed is None else 5}
+        configs = {kind: plan.stages[stage].config for kind, stage in row.stages.items()}
+        sample = configs.pop("sample")
+        if not plan.arms[row.arm].real:
+            assert (sample.seed, sample.chain) == (5, row.seed)
+        parents = plan.stages[row.stages["evaluate"]].parents
+        assert plan.stages[parents["data"]].config.dataset.seed == 7 + row.seed
+        assert plan.stages[parents["classifier"]].config.seed == 9 + row.seed
+        del configs["evaluate"]
+        assert {config.seed for config in configs.values()} <= {row.seed}
+
+
+def test_the_first_chain_is_the_same_alone_and_a_fixed_split_is_another_protocol(tmp_path):
+    """A suite of one chain shares its stages with that chain of a larger one."""
+    several, alone = (tiny_plan(tmp_path, {"seeds": seeds}) for seeds in ([2, 5], [2]))
+    assert alone.stages.keys() < several.stages.keys()
+    assert measured_by(alone.suite) == measured_by(several.suite)
+    fixed = tiny_plan(tmp_path, {"seeds": [2], "splits": "suite"})
+    assert measured_by(fixed.suite) != measured_by(alone.suite)
+    (reference,) = ids(fixed, "reference")
+    assert measured_by(fixed.suite) == f"classifier:{fixed.stages[reference].digest}"
 
 
 @pytest.mark.parametrize("name", shipped.SUITES)

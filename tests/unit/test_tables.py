@@ -137,6 +137,9 @@ def of_several_ranks(number: int) -> dict[str, float]:
     }
 
 
+LABELS = np.arange(64) % 10
+
+
 def fake_run(results, plan, new_facts=of_several_ranks) -> dict[str, np.ndarray]:
     """Every stage of the plan as an artifact; returns the influences of fd_test by evaluate
     stage.
@@ -170,6 +173,7 @@ def fake_run(results, plan, new_facts=of_several_ranks) -> dict[str, np.ndarray]
             payload = {
                 "metrics.csv": "\n".join(["metric,value,se,n", *lines]) + "\n",
                 "influence.npz": {"fd_test": influences[stage_id]},
+                "design.npz": {"strata.fd_test": LABELS},
                 "rings.npz": {
                     "rings": np.array([2.0, 6.0, 1.0, 1.0]),
                     "real": np.array([1.0, 2.0, 4.0, 1.0]),
@@ -223,7 +227,7 @@ def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path)
     assert mine.value["milliseconds_per_sample"] == spent["sample"]["milliseconds_per_sample"]
     reference = next(stage.digest for stage in plan.stages.values() if stage.kind == "reference")
     assert (
-        mine.protocol["fd_train_64"] == f"classifier:{reference}"
+        mine.protocol["fd_train_64"] == f"classifier[splits=chain]:{reference}"
         and mine.protocol["parameters"] == "cost"
     )
     assert set(mine.digest) == {plan.stage(row.stages["evaluate"]).digest}
@@ -233,7 +237,7 @@ def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path)
     assert teacher["training_forward_equivalents"] == 0
     assert teacher["teacher_forward_equivalents"] == spent["teacher"]["forward_equivalents"]
     real = frame[frame.arm == "real_train"]
-    assert real.seed.isna().all() and set(real.nfe) == {0} and "cost" not in set(real.protocol)
+    assert (real.seed == 0).all() and set(real.nfe) == {0} and "cost" not in set(real.protocol)
     pd.testing.assert_frame_equal(
         metric_records.read_metrics(report_numbers.metrics_file(plan, tmp_path / "r")), frame
     )
@@ -399,8 +403,9 @@ def test_paired_difference_is_that_of_the_samples(tmp_path):
     assert difference == pytest.approx(
         (values(frame, "hd_patch", "fd_test_64") - values(frame, "hd", "fd_test_64"))[0]
     )
-    variance = one.var(ddof=1) + two.var(ddof=1) - 2 * np.cov(one, two)[0, 1]
-    assert se == pytest.approx(np.sqrt(variance / 64))
+    within = [one[LABELS == label] - two[LABELS == label] for label in range(10)]
+    variance = sum(len(values) * values.var(ddof=1) for values in within) / 64**2
+    assert se == pytest.approx(np.sqrt(variance))
     row = rows_of(rendered(plan, frame, "discriminators", results))["hd_patch"]
     assert float(row["difference_fd_test_64"]) == pytest.approx(difference)
     assert float(row["difference_fd_test_64_half_width"]) == pytest.approx(1.96 * se)
