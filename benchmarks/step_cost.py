@@ -26,7 +26,7 @@ from hdbench.methods.discriminators import build_head
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.transformer import Transformer
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 
 OBJECTIVES = {  # settings and guidance
     "flow_matching": ({"name": "flow_matching"}, 1.0),

@@ -34,8 +34,8 @@ from hdbench.stages.context import (
 from hdbench.stages.loop import run
 from hdbench.stages.networks import load_classifier, load_network, new_network
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Training
 from hdbench.suite.stage import CheckpointStage
+from hdbench.suite.training import Training
 
 
 def classifier(context: Context) -> Payload:

@@ -22,7 +22,7 @@ from hdbench.core import distributed, sharding
 from hdbench.core.errors import Divergence
 from hdbench.core.seeds import Draws
 from hdbench.methods.base import Batch, Update
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 
 LIMIT = 1e8  # a loss beyond this has diverged
 WINDOW = 50  # steps whose scalars are read from the device at once

@@ -6,7 +6,8 @@ from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import HEADS
 from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import Arm, EqualTotal
+from hdbench.suite.schema import Arm
+from hdbench.suite.training import EqualTotal
 
 
 def title_of(objective: Objective) -> str:

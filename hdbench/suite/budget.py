@@ -7,7 +7,8 @@ from hdbench.core.errors import UserError
 from hdbench.methods.base import Pairs, total
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import RECIPES
-from hdbench.suite.schema import Arm, EqualTotal, Training
+from hdbench.suite.schema import Arm
+from hdbench.suite.training import EqualTotal, Training
 
 
 def cost_per_step(plan: Plan, training: Training) -> float:

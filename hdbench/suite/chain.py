@@ -15,7 +15,7 @@ from hdbench.metrics import METRICS
 from hdbench.suite.arms import is_teacher
 from hdbench.suite.budget import resolve_steps
 from hdbench.suite.plan import Plan, Row
-from hdbench.suite.schema import Arm, ClipText, Network, Suite, Training
+from hdbench.suite.schema import Arm, Network, Suite
 from hdbench.suite.stage import (
     CheckpointStage,
     ClassifierStage,
@@ -39,6 +39,7 @@ from hdbench.suite.stage import (
     TextStage,
     metrics_of,
 )
+from hdbench.suite.training import ClipText, Training
 
 
 class _Origin(NamedTuple):

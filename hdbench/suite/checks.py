@@ -17,7 +17,8 @@ from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.arms import is_teacher
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import ClipText, Suite, Training
+from hdbench.suite.schema import Suite
+from hdbench.suite.training import ClipText, Training
 
 
 def _check_stage2_seeds(suite: Suite, source: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -11,86 +11,15 @@ from hdbench.datasets import DATASETS
 from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.evaluation.weights import PUBLIC
 from hdbench.flow.guidance import Guidance
-from hdbench.methods import OBJECTIVES
 from hdbench.metrics import metrics_named
-from hdbench.networks.config import ClassifierConfig, NetworkConfig
+from hdbench.networks.config import NetworkConfig
 from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
-from hdbench.networks.trainable import Trainable
 from hdbench.suite.overrides import leaves
 from hdbench.suite.tables import Tables
+from hdbench.suite.training import ClassifierTraining, ClipText, Training, absent
 
-Objective = OBJECTIVES.union()
 Dataset = DATASETS.union()
-Decay = Annotated[float, Field(ge=0, lt=1)]
-VOCABULARY = 49408  # of open_clip's tokeniser
-
-
-def _absent(value: Any) -> bool:
-    """Whether a field is unset: then a dump leaves it out, so that existing digests stay."""
-    return not value
-
-
-class EqualTotal(Config):
-    """As many steps as give the arm another's total training compute, in forward-equivalents."""
-
-    equal_total: str = Field(
-        description="the arm whose trajectory and refine stages together set the budget"
-    )
-
-
-class Training(Config):
-    """One training stage: an objective and its optimisation (AdamW, clipped gradients, EMA)."""
-
-    objective: Objective
-    steps: int | EqualTotal
-    batch: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0, description="bound on the norm of each network's gradient")
-    ema: float = Field(
-        ge=0, lt=1, description="decay of the student's moving average, reached after a warm-up"
-    )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        exclude_if=lambda precision: precision == "float32",
-        description="of matrix products; weights, forward-mode derivatives, losses and averages "
-        "stay float32",
-    )
-    micro_batch: int | None = Field(
-        None, ge=1, exclude_if=_absent, description="rows of a rank at once; gradients add up"
-    )
-    gradient_checkpointing: bool = Field(
-        False, exclude_if=_absent, description="blocks are computed again in the backward"
-    )
-    compile: bool = Field(
-        False,
-        exclude_if=_absent,
-        description="blocks of networks that no forward-mode pass goes through",
-    )
-    trainable: dict[str, Trainable] = Field(
-        {},
-        exclude_if=_absent,
-        description="by network that the stage trains, such as student and fake, what of it; by "
-        "default all",
-    )
-
-    @model_validator(mode="after")
-    def _some_steps(self):
-        if isinstance(self.steps, int) and self.steps > 10**9:
-            raise ValueError("steps = more than 1,000,000,000: no stage takes that many")
-        if isinstance(self.steps, int) and self.steps < 1:
-            raise ValueError(f"steps = {self.steps}: a training stage takes at least 1 step")
-        return self
-
-    @property
-    def planned_steps(self) -> int:
-        """The steps, which are a number once the suite is planned."""
-        if isinstance(self.steps, EqualTotal):
-            raise ValueError(f"steps of an equal total ({self.steps.equal_total}): not planned yet")
-        return self.steps
 
 
 class Checkpoint(Config):
@@ -103,8 +32,8 @@ class Checkpoint(Config):
 class Teacher(Config):
     """The teacher's training or where it is from, and the guidance with which stages use it."""
 
-    training: Training | None = Field(None, exclude_if=_absent)
-    checkpoint: Checkpoint | None = Field(None, exclude_if=_absent)
+    training: Training | None = Field(None, exclude_if=absent)
+    checkpoint: Checkpoint | None = Field(None, exclude_if=absent)
     guidance: Guidance = Guidance()
 
     @model_validator(mode="after")
@@ -112,57 +41,6 @@ class Teacher(Config):
         if bool(self.training) == bool(self.checkpoint):
             raise ValueError("give either training or checkpoint")
         return self
-
-
-class Measuring(Config):
-    """A network that measures, of each chain its own; see `Suite.splits`."""
-
-    training: Training
-    seed: int = Field(0, ge=0)
-
-    def of_chain(self, chain: int) -> Self:
-        """With the seed given plus the chain's."""
-        return self.model_copy(update={"seed": self.seed + chain})
-
-
-class ClassifierTraining(Measuring):
-    """The network whose features the metrics use."""
-
-    network: ClassifierConfig = ClassifierConfig()
-
-
-class ClipText(Measuring):
-    """A CLIP trained in the DAG encodes the prompts; one of the split `score` scores them."""
-
-    name: Literal["clip"] = "clip"
-    model: dict[str, Any] = Field(
-        description="open_clip's model configuration, as its JSON files have it"
-    )
-
-    @model_validator(mode="after")
-    def _says_its_sizes(self):
-        towers = {name: self.model.get(name) for name in ("text_cfg", "vision_cfg")}
-        text, vision = (tower if isinstance(tower, dict) else {} for tower in towers.values())
-        sizes = (text.get("context_length"), text.get("width"), vision.get("image_size"))
-        if not all(isinstance(size, int) for size in sizes):
-            raise ValueError(
-                "model: give text_cfg.context_length, text_cfg.width and vision_cfg.image_size"
-            )
-        vocabulary = text.get("vocab_size", VOCABULARY)
-        if not isinstance(vocabulary, int) or vocabulary < VOCABULARY:
-            raise ValueError(
-                f"model: text_cfg.vocab_size = {vocabulary}: open_clip's tokens need {VOCABULARY}"
-            )
-        if self.training.micro_batch:
-            raise ValueError(
-                "training.micro_batch: captions are compared over the whole batch; remove it"
-            )
-        return self
-
-    @property
-    def tokens(self) -> int:
-        """The most tokens of a prompt."""
-        return self.model["text_cfg"]["context_length"]
 
 
 def _named(default: str) -> Discriminator:
@@ -209,7 +87,7 @@ class Evaluation(Config):
     )
     metrics: tuple[str, ...] = Field(
         (),
-        exclude_if=_absent,
+        exclude_if=absent,
         description="beside the protocol's own, by metric or group; each group is an artifact of "
         "its own",
     )
@@ -217,7 +95,7 @@ class Evaluation(Config):
     sensitivity: int | None = Field(
         None,
         ge=2,
-        exclude_if=_absent,
+        exclude_if=absent,
         description="at most so many real images are changed on purpose, to see which metric sees "
         "which change; None: no such table",
     )
@@ -268,13 +146,13 @@ class Arm(Config):
 
     trajectory: Training | None
     refine: Training | None
-    baseline: Baseline | None = Field(None, exclude_if=_absent)
+    baseline: Baseline | None = Field(None, exclude_if=absent)
     title: str | None = Field(
-        None, exclude_if=_absent, description="for people; by default made of stages and settings"
+        None, exclude_if=absent, description="for people; by default made of stages and settings"
     )
     sampling: Sampling | None = Field(
         None,
-        exclude_if=_absent,
+        exclude_if=absent,
         description="how a teacher is sampled without training: solver, guidance, reuse",
     )
     steps: tuple[int, ...] = Field(min_length=1, description="sampling steps, each of them a row")
@@ -373,7 +251,7 @@ class Suite(Config):
         min_length=1, description="each seed is a complete chain: teacher, TD, stage 2"
     )
     stage2_seeds: dict[int, tuple[int, ...]] = Field(
-        {}, exclude_if=_absent, description="by chain, further seeds of its stage 2 alone"
+        {}, exclude_if=absent, description="by chain, further seeds of its stage 2 alone"
     )
     splits: Literal["chain", "suite"] = Field(
         "chain",

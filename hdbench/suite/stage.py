@@ -25,7 +25,8 @@ from hdbench.networks.autoencoders import AutoencoderConfig
 from hdbench.networks.config import ClassifierConfig
 from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
-from hdbench.suite.schema import Checkpoint, Dataset, Network, Training
+from hdbench.suite.schema import Checkpoint, Dataset, Network
+from hdbench.suite.training import Training
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and
 # nothing is run again. A data set, objective, head or metric whose results change says so by its

@@ -57,7 +57,7 @@ from hdbench.stages.loop import CHECKPOINT
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
 STEPS = 3

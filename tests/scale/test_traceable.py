@@ -18,7 +18,7 @@ from hdbench.methods.trajectory.meanflow import MeanFlow
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.transformer import Transformer
 from hdbench.stages.trainer import WINDOW, Trainer
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 
 SIZES = {"image_size": 8, "channels": 1, "classes": 10}
 CONFIG = TransformerConfig(width=16, depth=3, heads=2, patch=4)

@@ -50,7 +50,7 @@ from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import ClassifierConfig
 from hdbench.networks.projected import ProjectedClassifier
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 from tests.science.test_objectives import Ledger, normal, rng, small_transformer
 from tests.support.counting import flattened
 from tests.support.oracles import (

@@ -28,7 +28,7 @@ from hdbench.methods.trajectory import consistency, meanflow
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.transformer import Transformer
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 from tests.support import shipped
 from tests.support.counting import flattened
 from tests.support.oracles import (

@@ -19,7 +19,7 @@ from hdbench.methods.distribution.gan import HingeOnTeacher
 from hdbench.networks.trainable import Trainable, merged, restrict
 from hdbench.stages.train import restricted_updates
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 from tests.science.test_objectives import GRID, LAYERS, WIDTH, rng, small_transformer, tokens
 from tests.support.tiny import run_until, stage_of, tiny_plan
 

@@ -34,7 +34,7 @@ from hdbench.methods import (
 from hdbench.methods.base import Objective, Problem, Update
 from hdbench.methods.trajectory import improved_meanflow, meanflow, progressive, scm, shortcut
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 from tests.science.test_objectives import Ledger, normal, pair_of_times, rng, small_transformer
 from tests.support.counting import flattened
 from tests.support.oracles import Gaussian, Mixture, a_gaussian, a_mixture, uniform_times

@@ -13,7 +13,7 @@ from hdbench.methods import OBJECTIVES
 from hdbench.methods.base import Problem
 from hdbench.methods.distribution.gan import GanSettings
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 
 MEANS, SD = (-0.5, 0.5), 0.5
 

@@ -13,7 +13,7 @@ from hdbench.core.config import Config, nearest, validate
 from hdbench.core.yaml_file import read_yaml
 from hdbench.experiments.units import Unit, check_distinct, unit_digest
 from hdbench.methods import OBJECTIVES
-from hdbench.suite.schema import Decay, Objective
+from hdbench.suite.training import Decay, Objective
 
 VERSION = 1  # of a unit's meaning
 CONFIG = Path("workflow/theory.yaml")

@@ -19,7 +19,7 @@ from hdbench.experiments.units import Arrays
 from hdbench.flow.path import generate
 from hdbench.methods.base import Problem
 from hdbench.stages.trainer import Trainer
-from hdbench.suite.schema import Training
+from hdbench.suite.training import Training
 
 
 class Student(nn.Module):

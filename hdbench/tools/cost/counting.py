@@ -19,8 +19,8 @@ from hdbench.methods.discriminators import parameter_count
 from hdbench.networks.flops import forward_flops
 from hdbench.networks.reuse import DeepCache, FasterDiffusion
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import ClipText
 from hdbench.suite.stage import ReferenceStage, SampleStage, Stage
+from hdbench.suite.training import ClipText
 from hdbench.tools.cost.model import CostModel
 from hdbench.tools.memory.held import Memory
 

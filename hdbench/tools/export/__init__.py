@@ -13,8 +13,8 @@ from hdbench.networks.text import Conditions
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS, shape
 from hdbench.suite.plan import Plan, find_stage
-from hdbench.suite.schema import ClipText
 from hdbench.suite.stage import Stage
+from hdbench.suite.training import ClipText
 from hdbench.tools.export.card import card
 from hdbench.tools.export.conversion import sana_to_diffusers, to_diffusers
 from hdbench.tools.export.sampling import sampling_lines, sana_lines

@@ -16,8 +16,8 @@ from hdbench.networks.config import SanaConfig, TransformerConfig
 from hdbench.networks.flops import Unencoded
 from hdbench.stages.context import of_classifier, shape
 from hdbench.suite.plan import Plan
-from hdbench.suite.schema import Training
 from hdbench.suite.stage import Stage
+from hdbench.suite.training import Training
 from hdbench.tools.memory.activations import activations
 
 FLOAT = 4  # bytes of weights, gradients, moments and averages, whatever the precision of products

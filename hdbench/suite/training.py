@@ -1,0 +1,134 @@
+"""Training of a stage, and the networks that a suite trains to measure."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hdbench.core.config import Config
+from hdbench.methods import OBJECTIVES
+from hdbench.networks.config import ClassifierConfig
+from hdbench.networks.trainable import Trainable
+
+Objective = OBJECTIVES.union()
+Decay = Annotated[float, Field(ge=0, lt=1)]
+VOCABULARY = 49408  # of open_clip's tokeniser
+
+
+def absent(value: Any) -> bool:
+    """Whether a field is unset: then a dump leaves it out, so that existing digests stay."""
+    return not value
+
+
+class EqualTotal(Config):
+    """As many steps as give the arm another's total training compute, in forward-equivalents."""
+
+    equal_total: str = Field(
+        description="the arm whose trajectory and refine stages together set the budget"
+    )
+
+
+class Training(Config):
+    """One training stage: an objective and its optimisation (AdamW, clipped gradients, EMA)."""
+
+    objective: Objective
+    steps: int | EqualTotal
+    batch: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0, description="bound on the norm of each network's gradient")
+    ema: float = Field(
+        ge=0, lt=1, description="decay of the student's moving average, reached after a warm-up"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        exclude_if=lambda precision: precision == "float32",
+        description="of matrix products; weights, forward-mode derivatives, losses and averages "
+        "stay float32",
+    )
+    micro_batch: int | None = Field(
+        None, ge=1, exclude_if=absent, description="rows of a rank at once; gradients add up"
+    )
+    gradient_checkpointing: bool = Field(
+        False, exclude_if=absent, description="blocks are computed again in the backward"
+    )
+    compile: bool = Field(
+        False,
+        exclude_if=absent,
+        description="blocks of networks that no forward-mode pass goes through",
+    )
+    trainable: dict[str, Trainable] = Field(
+        {},
+        exclude_if=absent,
+        description="by network that the stage trains, such as student and fake, what of it; by "
+        "default all",
+    )
+
+    @model_validator(mode="after")
+    def _some_steps(self):
+        if isinstance(self.steps, int) and self.steps > 10**9:
+            raise ValueError("steps = more than 1,000,000,000: no stage takes that many")
+        if isinstance(self.steps, int) and self.steps < 1:
+            raise ValueError(f"steps = {self.steps}: a training stage takes at least 1 step")
+        return self
+
+    @property
+    def planned_steps(self) -> int:
+        """The steps, which are a number once the suite is planned."""
+        if isinstance(self.steps, EqualTotal):
+            raise ValueError(f"steps of an equal total ({self.steps.equal_total}): not planned yet")
+        return self.steps
+
+
+class Measuring(Config):
+    """A network that measures, of each chain its own; see `Suite.splits`."""
+
+    training: Training
+    seed: int = Field(0, ge=0)
+
+    def of_chain(self, chain: int) -> Self:
+        """With the seed given plus the chain's."""
+        return self.model_copy(update={"seed": self.seed + chain})
+
+
+class ClassifierTraining(Measuring):
+    """The network whose features the metrics use."""
+
+    network: ClassifierConfig = ClassifierConfig()
+
+
+class ClipText(Measuring):
+    """A CLIP trained in the DAG encodes the prompts; one of the split `score` scores them."""
+
+    name: Literal["clip"] = "clip"
+    model: dict[str, Any] = Field(
+        description="open_clip's model configuration, as its JSON files have it"
+    )
+
+    @model_validator(mode="after")
+    def _says_its_sizes(self):
+        towers = {name: self.model.get(name) for name in ("text_cfg", "vision_cfg")}
+        text, vision = (tower if isinstance(tower, dict) else {} for tower in towers.values())
+        sizes = (text.get("context_length"), text.get("width"), vision.get("image_size"))
+        if not all(isinstance(size, int) for size in sizes):
+            raise ValueError(
+                "model: give text_cfg.context_length, text_cfg.width and vision_cfg.image_size"
+            )
+        vocabulary = text.get("vocab_size", VOCABULARY)
+        if not isinstance(vocabulary, int) or vocabulary < VOCABULARY:
+            raise ValueError(
+                f"model: text_cfg.vocab_size = {vocabulary}: open_clip's tokens need {VOCABULARY}"
+            )
+        if self.training.micro_batch:
+            raise ValueError(
+                "training.micro_batch: captions are compared over the whole batch; remove it"
+            )
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens of a prompt."""
+        return self.model["text_cfg"]["context_length"]
