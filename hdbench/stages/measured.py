@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from safetensors.torch import load_file
+from torch import Tensor
 
 from hdbench.core import files
 from hdbench.core.errors import UserError
@@ -68,14 +69,7 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
         raise UserError(
             f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are {expected}"
         )
-    absent = set(range(data.classes or 0)) - set(labels.tolist())
-    if data.label_kind == "class" and absent:
-        raise UserError(
-            f"{samples}: has no image of class {min(absent)}, and the reference has all "
-            f"{data.classes}; give samples of every class"
-        )
-    prompts = data.prompts()
-    groups = prompts and [prompts[row]["category"] for row in labels.tolist()]
+    design = design_of(samples, data, labels)
     network = against.network.to(request.device).eval()
     features, probabilities = classify(network, images, request.device)
     sample = metric_input(
@@ -86,7 +80,7 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
         against.arrays,
         neighbours=request.protocols[0].neighbours,
         attributes=data.attributes,
-        design=Design.told_by(labels.numpy(), groups),
+        design=design,
     )
     ids = tuple(f"{row:06}" for row in range(n))
     keyed = f"classifier:{against.digest}"
@@ -100,6 +94,19 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
             facts={"samples": str(samples), "n": n},
         )
     ]
+
+
+def design_of(samples: Path, data: Dataset, labels: Tensor) -> Design:
+    """What labels (N,) tell of how the samples were drawn; UserError for a class without any."""
+    absent = set(range(data.classes or 0)) - set(labels.tolist())
+    if data.label_kind == "class" and absent:
+        raise UserError(
+            f"{samples}: has no image of class {min(absent)}, and the reference has all "
+            f"{data.classes}; give samples of every class"
+        )
+    prompts = data.prompts()
+    groups = prompts and [prompts[row]["category"] for row in labels.tolist()]
+    return Design.told_by(labels.numpy(), groups)
 
 
 def read_reference(stage: Path) -> Against:
