@@ -15,7 +15,9 @@ from hdbench.methods.discriminators import build_head
 from hdbench.methods.distribution.dmd import DMD
 from hdbench.methods.distribution.dmd2 import DMD2
 from hdbench.methods.trajectory.meanflow import MeanFlow
-from hdbench.networks.config import TransformerConfig
+from hdbench.networks.classifier import Classifier
+from hdbench.networks.config import ClassifierConfig, TransformerConfig
+from hdbench.networks.projected import ProjectedClassifier
 from hdbench.networks.transformer import Transformer
 from hdbench.stages.trainer import WINDOW, Trainer
 from hdbench.suite.training import Training
@@ -36,6 +38,7 @@ def problem_of(objective: Objective) -> Problem:
         return build_head(name, layers=len(gan.blocks), width=16, grid=2, parameters=gan.parameters)
 
     pairs = torch.randn(32, 1, 8, 8), torch.randn(32, 1, 8, 8), torch.arange(32) % 10
+    classifier = Classifier(ClassifierConfig(), attributes=(10,), image_size=8, channels=1)
     return Problem(
         student=student,
         learning_rate=1e-3,
@@ -43,6 +46,7 @@ def problem_of(objective: Objective) -> Problem:
         teacher_velocity=Guidance(scale=2.0).of(teacher),
         copy_teacher=lambda: Transformer(CONFIG, mean_velocity=False, **SIZES),
         head=head,
+        classifier=ProjectedClassifier(classifier, width=16, grid=2, classes=10),
         pairs=pairs,
     )
 

@@ -863,6 +863,11 @@ def test_adm_tells_nothing_apart_where_fake_and_real_agree():
         (DMD, {"fake_guidance": 0.0}, "fake_guidance = 0.0: the fake score learns no null label"),
         (ADM, {"fake_guidance": 0.0}, "guidance, fake_guidance: objective adm has no direction"),
         (LADD, {"discriminator": "mean"}, "gan.feature_network = teacher: neither it nor head"),
+        (
+            LADD,
+            {"gan": {"feature_network": "classifier"}},
+            "gan.feature_network = classifier: objective gdd reads a classifier, and no other",
+        ),
         (LADD, {"gan": {"judging": 2}}, "judging = 2: there are 1 heads to draw from"),
         (ADM, {"delta": 0.05}, "delta = 0.05: must not exceed gan.t_min = 0.02"),
     ],

@@ -102,14 +102,17 @@ class EmbeddingLoss(DMD):
 
 
 def mmd(f_x: Tensor, f_y: Tensor, c_x: Tensor, c_y: Tensor) -> Tensor:
-    """Unbiased MMD^2 of embeddings (B, J, D) by labels (B,), a scalar; at least two rows."""
+    """Unbiased MMD^2 of embeddings (B, J, D) by labels (B,), a scalar.
+
+    Over this rank's rows of a micro-batch; a row alone has no other to be compared with.
+    """
 
     def kernel(f: Tensor, g: Tensor, c: Tensor, d: Tensor) -> Tensor:
         return f.flatten(1) @ g.flatten(1).T * (c[:, None] == d)
 
     def without_diagonal(f: Tensor, c: Tensor) -> Tensor:
         k = kernel(f, f, c, c)
-        return (k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1))
+        return (k.sum() - k.diagonal().sum()) / max(len(k) * (len(k) - 1), 1)
 
     return (
         without_diagonal(f_x, c_x)

@@ -46,12 +46,11 @@ class GNDM(DMD):
 
 def group_mean(x: Tensor, c: Tensor) -> Tensor:
     """The mean over the rows that share a label, (B, C, H, W) as x, for each row; c (B,)."""
-    _, group, count = c.unique(return_inverse=True, return_counts=True)
-    sums = x.new_zeros(len(count), *x.shape[1:]).index_add_(0, group, x)
-    return (sums / expand(count))[group]
+    same = (c[:, None] == c).to(x.dtype)
+    return (same @ x.flatten(1) / same.sum(1, keepdim=True)).view_as(x)
 
 
 def group_rms(x: Tensor, c: Tensor) -> Tensor:
     """max(root mean square over a label's rows and all pixels, 1e-6), (B, 1, 1, 1)."""
-    squares = x.square().flatten(1).mean(1)[:, None, None, None]
+    squares = expand(x.square().flatten(1).mean(1))
     return group_mean(squares, c).sqrt().clamp(min=1e-6)
