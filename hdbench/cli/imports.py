@@ -11,7 +11,7 @@ BENCHMARKS = ("geneval", "dpg_bench", "vqascore")
 
 
 @main.command("import")
-@click.argument("benchmark", type=click.Choice(BENCHMARKS))
+@click.argument("benchmark", type=click.Choice(BENCHMARKS), metavar="BENCHMARK")
 @click.argument("scores", type=FILE)
 @click.option("--name", help="What tables call the samples; by default the name of the file.")
 @click.option(
@@ -20,9 +20,10 @@ BENCHMARKS = ("geneval", "dpg_bench", "vqascore")
 @table_option
 @clean_errors
 def import_command(benchmark, scores, name, partial, out):
-    """Read a benchmark's own scorer: GenEval's .jsonl, DPG-Bench's .txt, VQAScores as a csv.
+    """Read what a benchmark's own scorer wrote, and print its metrics as `evaluate` does.
 
-    Prints its metrics with their 95% intervals over prompts, as `evaluate` does.
+    BENCHMARK is geneval (its results.jsonl), dpg_bench (its .txt) or vqascore (a csv of image,
+    prompt and score).  The 95% intervals are over prompts.
     """
     from hdbench.evaluation.imports import IMPORTERS, evaluation_of  # start-up: pandas
 

@@ -110,6 +110,7 @@ def write_lines(path: Path, lines: list[str]) -> Path:
 
 def test_the_commands_benchmarks_are_the_importers():
     assert set(BENCHMARKS) == set(IMPORTERS)
+    assert all(name in invoke("--help").output for name in IMPORTERS)
 
 
 def test_geneval_is_its_own_summary_with_intervals_over_prompts(tmp_path):
