@@ -60,6 +60,26 @@ def cost_command(suite, results, out, config, gpu, memory):
         click.echo(report(plan, to_do(plan, results), model, out))
 
 
+@main.command("latency")
+@click.option("--rounds", default=5, show_default=True, help="Measurements of each sampler.")
+@click.option("--device", default="cpu", show_default=True, help="Where it is measured: cuda.")
+@click.option("--threads", default=1, show_default=True, help="Of the CPU.")
+@suite_option
+@results_option
+@clean_errors
+def latency_command(suite, results, rounds, device, threads):
+    """Measure how long each way to sample takes, side by side on this machine.
+
+    At batch 1 and at the suite's own, with fresh networks; `hdbench collect` adds it to the
+    metrics.
+    """
+    from hdbench.core import runtime  # start-up: torch
+    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
+    from hdbench.tools.latency import measure  # start-up: torch
+
+    click.echo(measure(load_plan(suite), results, runtime.set_up(threads, device), rounds))
+
+
 @main.command("doctor")
 @click.option("--verify", is_flag=True, help="Compare sizes, and SHA-256 where one is known.")
 @click.option("--device", default="cpu", show_default=True, help="Also look for this one: cuda.")

@@ -20,6 +20,7 @@ from hdbench.core.errors import UserError
 from hdbench.metrics.records import COLUMNS, read_metrics, with_count
 from hdbench.networks.flops import forward_flops
 from hdbench.networks.reuse import DeepCache, FasterDiffusion
+from hdbench.report.latency import latencies, latency_file, read_latencies
 from hdbench.report.numbers import metrics_file
 from hdbench.stages import artifact
 from hdbench.suite.chain import measured_by
@@ -53,6 +54,7 @@ def collect(
         if artifact.exists(results, stage) or not partial and (stage in needed or not kept)
     ]
     manifests = {stage: artifact.load(results, stage)[1] for stage in stages}
+    measured = read_latencies(latency_file(plan, results))
     parts = [pd.DataFrame(columns=list(COLUMNS))]
     for number, (row, digest) in enumerate(zip(plan.all_rows, digests, strict=True)):
         if number in kept:
@@ -60,10 +62,14 @@ def collect(
         elif set(row.stages.values()) <= manifests.keys():
             common = {"suite": plan.name, "arm": row.arm, "seed": row.seed, "nfe": row.nfe}
             numbers = [*metrics(plan, results, row), *costs(plan, manifests, row)]
+            if "teacher" in row.stages:
+                numbers += latencies(measured, plan, row)
             frame = pd.DataFrame(numbers, columns=list(COLUMNS))
             parts.append(frame.assign(**common, digest=digest))
     whole = pd.concat([frame.astype(COLUMNS) for frame in parts], ignore_index=True)
     run = run_manifest(plan, manifests, keep.with_name("run.json") if kept else None)
+    if measured:
+        run["latency"] = measured["provenance"]
     path = metrics_file(plan, results)
     contents = {
         path: whole.to_csv(index=False, lineterminator="\n"),

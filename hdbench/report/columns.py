@@ -10,6 +10,7 @@ from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics import METRICS, metric_of
 from hdbench.metrics.records import MISSING, Interval
 from hdbench.report.document import for_people
+from hdbench.report.latency import FULL, SINGLE
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.suite.arms import describe, head_name, initialisation, is_reconstruction, settings
 from hdbench.suite.plan import Plan
@@ -193,6 +194,21 @@ def head_parameters(numbers: Numbers) -> Column:
 
 def flops(numbers: Numbers) -> Column:
     return cost(numbers, "sampling_flops", "MFLOPs/image", 1e-6)
+
+
+def latencies(numbers: Numbers) -> list[Column]:
+    """If `hdbench latency` has measured them; the same in every chain, so without an interval."""
+    titles = {SINGLE: "ms, batch 1", FULL: "ms/image, full batch"}
+    known = set(numbers.frame.metric)
+
+    def cell(e: Entry, key: str) -> Interval:
+        return Interval(numbers(e, key).value, math.nan)
+
+    return [
+        text(key, title, lambda e, key=key: cell(e, key))
+        for key, title in titles.items()
+        if key in known
+    ]
 
 
 def speed(numbers: Numbers) -> Column:

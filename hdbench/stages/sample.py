@@ -19,11 +19,12 @@ from hdbench.core.seeds import sample_noise
 from hdbench.flow.guidance import Guidance
 from hdbench.flow.samplers import sample_consistency, sample_flow_map, sample_mix, sample_ode
 from hdbench.networks.autoencoders import load
+from hdbench.networks.base import TokenNetwork
 from hdbench.stages.context import PAIRS, PROMPTS, Context, Payload, labels_of
 from hdbench.stages.networks import load_network
 from hdbench.stages.pictures import Pictures
 from hdbench.stages.train import training_data
-from hdbench.suite.stage import RealStage
+from hdbench.suite.stage import RealStage, SampleStage
 
 DECODE_BATCH = 8  # latents that the autoencoder takes at once
 
@@ -160,9 +161,15 @@ def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor
 
     That takes noises (noises, B, C, H, W) and labels (B,) to x (B, C, H, W).
     """
-    config = context.config
     is_student = context.parent("source").manifest["kind"] != "teacher"
     network = load_network(context, "source", mean_velocity=is_student).requires_grad_(False)
+    return sampler_for(context.config, network)
+
+
+def sampler_for(
+    config: SampleStage, network: TokenNetwork
+) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
+    """As `sampler_of`, of this network, which the reuse of features changes."""
     if config.sampler == "consistency" and config.steps > 1:
         return config.steps, lambda eps, c: sample_consistency(network, eps, c, config.times)
     if config.sampler == "mix" and config.steps > 1:

@@ -18,6 +18,7 @@ from hdbench.core.files import write_together
 from hdbench.core.registry import Registry
 from hdbench.report.figures.base import Figure
 from hdbench.report.figures.curves import Curves
+from hdbench.report.figures.efficiency import Efficiency
 from hdbench.report.figures.forest import Forest
 from hdbench.report.figures.methods import Methods
 from hdbench.report.figures.precision_recall import PrecisionRecall
@@ -33,7 +34,17 @@ from hdbench.suite.plan import Plan
 FIGURES: Registry[Figure] = Registry(
     "hdbench.figures",
     base=Figure,
-    builtin=[Samples, Curves, Spectrum, PrecisionRecall, Quality, Methods, Forest, Weights],
+    builtin=[
+        Samples,
+        Curves,
+        Spectrum,
+        PrecisionRecall,
+        Quality,
+        Efficiency,
+        Methods,
+        Forest,
+        Weights,
+    ],
 )
 
 

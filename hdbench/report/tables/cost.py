@@ -46,6 +46,7 @@ class Cost(Table):
             columns.cost(numbers, "training_queue_seconds", "Queue s"),
             columns.cost(numbers, "training_peak_memory_bytes", "Peak MB", 1e-6),
             columns.speed(numbers),
+            *columns.latencies(numbers),
             columns.text("speed_up_time", "Teacher/own ms", faster),
             columns.text("speed_up_nfe", "Teacher/own NFE", fewer),
         ]
