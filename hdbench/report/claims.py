@@ -228,12 +228,12 @@ def write_claims(
 
 TESTS = {
     "claim": ("Claim", "l"),
-    "rule": ("Test", wrapped(0.28)),
-    "found": ("Effect, interval", wrapped(0.13)),
+    "rule": ("Test", wrapped(0.25)),
+    "found": ("Effect, interval", wrapped(0.1)),
     "margin": ("Margin", wrapped(0.13)),
-    "chains": ("Seeds", "l"),
-    "detectable": ("Decides beyond", "l"),
-    "needed": ("Seeds needed", "l"),
+    "chains": ("Seeds", wrapped(0.06)),
+    "detectable": ("Decides beyond", wrapped(0.08)),
+    "needed": ("Seeds needed", wrapped(0.08)),
     "finding": ("Finding", wrapped(0.1)),
 }
 

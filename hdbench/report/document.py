@@ -233,9 +233,10 @@ def _fitted(document: Document) -> list[str]:
         _tabular(
             "".join(document.alignment[index] for index in kept),
             tex_row([document.columns[index] for index in kept]),
-            [r"\midrule", *(tex_row([row[index] for index in kept]) for row in document.rows)],
+            [r"\midrule", *(tex_row([row[index] for index in kept]) for row in rows)],
         )
         for kept in panels
+        for rows in _even(document.rows, PAGE)
     ]
     between = ["", r"\par\medskip", ""]
     if len(document.rows) * len(panels) > 70:  # lines of a page
@@ -248,17 +249,26 @@ def _fitted(document: Document) -> list[str]:
     return ["% needs \\usepackage{booktabs,graphicx}", *_float(_head(document), [body, *below])]
 
 
+def _even(rows: Sequence[Row], most: int) -> list[Sequence[Row]]:
+    """The rows in as few parts of about one size as have no more than `most`."""
+    size = math.ceil(len(rows) / max(1, math.ceil(len(rows) / most)))
+    return [rows[first : first + size] for first in range(0, len(rows), size or 1)]
+
+
 def _wrapped(document: Document) -> list[str]:
-    """A float a table, in small type; notes belong to the last one's caption."""
+    """Floats of TALL rows of wrapped text a table, in small type; notes are in the last caption."""
     lines = ["% needs \\usepackage{booktabs}"]
     for table in (document, *document.then):
-        rows = [r"\midrule", *map(tex_row, table.rows)]
         head = tex_row(table.columns)
-        body = _tabular("".join(table.alignment), head, rows, shrink=False)
-        lines += _float(_head(table), body, r"\scriptsize\setlength{\tabcolsep}{3pt}")
+        for part, rows in enumerate(_even(table.rows, TALL)):
+            cells = [r"\midrule", *map(tex_row, rows)]
+            body = _tabular("".join(table.alignment), head, cells, shrink=False)
+            caption = CONTINUED if part else _head(table)
+            lines += _float(caption, body, r"\scriptsize\setlength{\tabcolsep}{3pt}")
     return lines
 
 
+TALL = 15  # rows of wrapped text on a page
 PAGE = 46  # lines of a table that shares a page with its caption
 CONTINUED = [r"\addtocounter{table}{-1}", r"\caption{Continued.}"]
 

@@ -558,7 +558,7 @@ def test_the_command_writes_csv_markdown_and_tex(tmp_path):
     assert list(frame.claim.unique()) == CLAIMS
     for row in frame[frame.effect.notna()].itertuples():
         assert f"{row.effect:.3g}" in text and row.rule in text
-    assert (tmp_path / "out" / plan.name / "claims.tex").read_text().count(r"\toprule") == 2
+    assert (tmp_path / "out" / plan.name / "claims.tex").read_text().count(r"\toprule") == 4
     other = synthetic(plan).assign(digest="0" * 16)
     written = write_claims(
         Numbers(plan, other, tmp_path, lenient=True), read_rules(RULES), tmp_path / "out"

@@ -186,11 +186,14 @@ def test_hd_stands_out_and_nothing_measured_is_said(tmp_path):
 
 def test_the_commands_of_the_footnote_exist():
     for benchmark in BENCHMARKS.values():
-        if benchmark.protocol is None:
+        if not benchmark.protocols:
             continue
+        command = benchmark.command.split()[1]
         options = re.findall(r"--[a-z-]+", benchmark.command)
-        help_text = CliRunner().invoke(main, ["evaluate", "--help"]).output
-        assert len(options) >= 6 and all(option in help_text for option in options)
+        help_text = CliRunner().invoke(main, [command, "--help"]).output
+        assert len(options) >= (6 if command == "evaluate" else 2) and all(
+            option in help_text for option in options
+        )
 
 
 def test_remembered_numbers_are_marked_or_left_out(tmp_path):
@@ -354,8 +357,37 @@ def test_other_protocols_are_left_out_and_named(tmp_path):
     )
     assert found == [["HD, this suite", *["-"] * 14]]
     assert (
-        "Left out, arms that are not of adm_imagenet256_50k: 1 of evaluate (torch_fidelity)."
-        in notes
+        "Left out, arms that are not of adm_imagenet256_50k or imagenet256_wide or fdr6: "
+        "1 of evaluate (torch_fidelity)." in notes
+    )
+
+
+def test_each_of_a_benchmarks_protocols_has_its_own_row_and_columns(tmp_path):
+    wide = {"protocol": "imagenet256_wide:0123456789abcdef", "arm": "big"}
+    rows = [number("fid", 2.0, se=0.1, **wide), number("fd_dinov2", 90.0, se=1.0, **wide)]
+    other = write(tmp_path / "wide.csv", rows)
+    rows = [number("fid", 2.5, se=0.1), number("fdr6", 3.0, se=0.05, protocol="fdr6:9")]
+    found, _ = ours(tmp_path, rows, "--metrics", other)
+    shown = {row[0]: [cell for cell in row[4:] if cell != "-"] for row in found}
+    assert shown == {
+        "HD": ["2.50 ± 0.20"],
+        "HD (fdr6)": ["3.000 ± 0.098"],
+        "big (imagenet256_wide)": ["2.00 ± 0.20", "90.0 ± 2.0"],
+    }
+    path = write(
+        tmp_path / "t2i.csv",
+        [
+            number("geneval", 0.8, se=0.01, n=2212, protocol="geneval:-")
+            | {"metric": "geneval_2212"},
+            number("dpg_bench", 82.0, se=0.5, n=4260, protocol="dpg_bench:-")
+            | {"metric": "dpg_bench_4260"},
+        ],
+    )
+    publish(tmp_path / "t2i", "--benchmark", "text_to_image", "--metrics", path)
+    groups, _ = markdown(tmp_path / "t2i" / "text_to_image.md")
+    assert [row[0] for row in groups["hdbench"]] == ["HD", "HD (dpg_bench)"]
+    assert (
+        groups["hdbench"][0][4].startswith("0.800 ±") and groups["hdbench"][1][5] == "82.00 ± 0.98"
     )
 
 

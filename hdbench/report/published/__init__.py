@@ -55,7 +55,7 @@ def render(
     theirs = published(benchmark, frame)
     ours, left_out = measured(benchmark, files)
     kept = [line for line in theirs if remembered or "†" not in line.marks]
-    if benchmark.protocol and not ours:
+    if benchmark.protocols and not ours:
         nothing = dict.fromkeys(benchmark.columns, "")
         kept.append(Line(group=OURS, method="HD, this suite", cells=nothing))
     lines = sorted(
@@ -94,9 +94,10 @@ def render(
 
 def _caption(benchmark: Benchmark) -> str:
     first = next(iter(benchmark.columns.values()))[0]
-    ours = ", and below them ours" if benchmark.protocol else ""
-    under = f"; ours are under {benchmark.protocol}" if benchmark.protocol else ""
-    under += f" (N = {benchmark.samples:,})" if benchmark.samples else ""
+    ours = ", and below them ours" if benchmark.protocols else ""
+    under = f"; ours are under {' or '.join(benchmark.protocols)}" if benchmark.protocols else ""
+    counts = {benchmark.samples(protocol) for protocol in benchmark.protocols} - {None}
+    under += f" (N = {' or '.join(f'{count:,}' for count in counts)})" if counts else ""
     return (
         f"{benchmark.name}: published numbers, sorted by {first[:-2]}{ours}. Published numbers are "
         f"as their sources print them, by evaluators of their own{under}."
@@ -131,13 +132,13 @@ def _notes(name: str, lines: Sequence[Line], left_out: int, with_ours: bool) -> 
         notes.append(
             f"{OURS}: with its 95% interval, of sampling for one chain, a t-interval over several."
         )
-    elif benchmark.protocol:
+    elif benchmark.protocols:
         notes.append(
             f"{OURS}: nothing was measured at this scale; `{benchmark.command}` does, "
             f"and `hdbench published --benchmark {name} --metrics hd.csv` puts it here."
         )
     else:
-        notes.append(f"{OURS}: no protocol of `hdbench evaluate` measures this benchmark.")
+        notes.append(f"{OURS}: none of its protocols measures this benchmark.")
     return [
         *notes,
         'NFE: as the source counts; x2: two evaluations a step, for guidance. "-": not given, or '

@@ -62,24 +62,23 @@ CLIP_WEIGHTS = " --weights clip=PATH --prompts meta_data.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Its published name, its protocol here, and columns of values: title, and `evaluate`'s metric.
+    """Its published name, its protocols here, and columns of values: title, and metric here.
 
-    Rows are sorted by the first column.  Without a `protocol`, or a column's metric, hdbench does
-    not measure it.
+    Rows are sorted by the first column.  Without protocols, or a column's metric, hdbench does not
+    measure it.
     """
 
     name: str
     columns: dict[str, tuple[str, str | None]]
-    protocol: str | None = None
+    protocols: tuple[str, ...] = ()  # the first is that of `command`
     n: int | None = None  # images, where the protocol leaves it open
     reference: str = "FOLDER"
     options: str = ""
     held_out: str = ""  # what to read of rows that were trained on a column
 
-    @property
-    def samples(self) -> int | None:
-        """Images that ours are measured on."""
-        return self.n or (PROTOCOLS[self.protocol].n if self.protocol else None)
+    def samples(self, protocol: str) -> int | None:
+        """Images that a protocol is measured on here; None: as many as there are."""
+        return self.n or (PROTOCOLS[protocol].n if protocol in PROTOCOLS else None)
 
     @property
     def for_any_images(self) -> bool:
@@ -88,9 +87,12 @@ class Benchmark:
 
     @property
     def command(self) -> str:
+        protocol = self.protocols[0]
+        if protocol not in PROTOCOLS:
+            return f"hdbench import {protocol} RESULTS --name HD --out hd.csv"
         count = f" --n {self.n}" if self.n else ""
         return (
-            f"hdbench evaluate --protocol {self.protocol} --samples FOLDER --reference "
+            f"hdbench evaluate --protocol {protocol} --samples FOLDER --reference "
             f"{self.reference} --weights inception=PATH{self.options}{count} --name HD --out hd.csv"
         )
 
@@ -106,24 +108,24 @@ FID = ("FID ↓", "fid")
 INCEPTION = {"fid": FID, "is": ("IS ↑", "inception_score")}
 FIDELITY = {"precision": ("Prec. ↑", "precision"), "recall": ("Recall ↑", "recall")}
 ENCODERS = {  # of several networks' features
-    "fdr6": ("FDr6 ↓", None),
-    "fdr3": ("FDr3 ↓", None),
-    "fd_dinov2": ("FD-DINOv2 ↓", None),
+    "fdr6": ("FDr6 ↓", "fdr6"),
+    "fdr3": ("FDr3 ↓", "fdr3"),
+    "fd_dinov2": ("FD-DINOv2 ↓", "fd_dinov2"),
     "sw_r14": ("SW_r14 ↓", None),
     "mmd_r14": ("MMD_r14 ↓", None),
 }
 PROMPTS = {
-    "geneval": ("GenEval ↑", None),
-    "dpg": ("DPG ↑", None),
-    "pickscore": ("PickScore ↑", None),
-    "vqascore": ("VQAScore ↑", None),
+    "geneval": ("GenEval ↑", "geneval"),
+    "dpg": ("DPG ↑", "dpg_bench"),
+    "pickscore": ("PickScore ↑", "pickscore"),
+    "vqascore": ("VQAScore ↑", "vqascore"),
 }
-CIFAR10 = {"protocol": "torch_fidelity", "n": 50_000, "reference": "cifar10_train"}
+CIFAR10 = {"protocols": ("torch_fidelity",), "n": 50_000, "reference": "cifar10_train"}
 
 BENCHMARKS = {
     "imagenet256": Benchmark(
         name="ImageNet-256",
-        protocol="adm_imagenet256_50k",
+        protocols=("adm_imagenet256_50k", "imagenet256_wide", "fdr6"),
         reference="VIRTUAL_imagenet256_labeled.npz",
         columns={**INCEPTION, **FIDELITY, **ENCODERS},
         held_out=" FDr6 is the mean over six encoders of the distance over that of real images, "
@@ -132,7 +134,7 @@ BENCHMARKS = {
     "imagenet512": Benchmark(name="ImageNet-512", columns={"fid": FID}),
     "imagenet64": Benchmark(
         name="ImageNet-64",
-        protocol="torch_fidelity",
+        protocols=("torch_fidelity",),
         n=50_000,
         reference="imagenet64_train",
         columns={"fid": FID},
@@ -143,7 +145,7 @@ BENCHMARKS = {
     ),
     "mjhq": Benchmark(
         name="MJHQ-30K",
-        protocol="mjhq30k",
+        protocols=("mjhq30k",),
         reference="mjhq30k_imgs",
         options=CLIP_WEIGHTS,
         columns={
@@ -153,7 +155,9 @@ BENCHMARKS = {
             "dpg": PROMPTS["dpg"],
         },
     ),
-    "text_to_image": Benchmark(name="Text to image", columns=PROMPTS),
+    "text_to_image": Benchmark(
+        name="Text to image", protocols=("geneval", "dpg_bench", "vqascore"), columns=PROMPTS
+    ),
 }
 
 

@@ -17,23 +17,23 @@ from hdbench.report.published.benchmarks import OURS, Benchmark, Line
 
 
 def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], list[str]]:
-    """Our rows under the benchmark's protocol, one a suite, arm and NFE; notes on what is not."""
-    if not files or benchmark.protocol is None:
+    """Our rows, one a suite, arm, NFE and protocol of the benchmark; notes on other protocols."""
+    if not files or not benchmark.protocols:
         return [], []
     frame = pd.concat([read_metrics(path) for path in files], ignore_index=True)
-    named = frame.protocol.fillna("-").str.split(r"[\[:]", n=1, regex=True).str[0]
-    other = frame[~named.isin([benchmark.protocol, "cost"])].assign(protocol=named)
+    named = frame.protocol.fillna("-").map(name_of)
+    other = frame[~named.isin([*benchmark.protocols, "cost"])].assign(protocol=named)
     arms = [
         f"{rows.arm.nunique()} of {suite} ({protocol})"
         for (suite, protocol), rows in other.groupby(["suite", "protocol"], sort=False)
     ]
-    said = f"Left out, arms that are not of {benchmark.protocol}: {'; '.join(arms)}."
+    said = f"Left out, arms that are not of {' or '.join(benchmark.protocols)}: {'; '.join(arms)}."
     notes = [said] if arms else []
-    ours = frame[named == benchmark.protocol]
+    ours = frame[named.isin(benchmark.protocols)]
     if ours.n.isna().any():
         raise UserError(
-            f"{ours.arm[ours.n.isna().idxmax()]}: a number of {benchmark.protocol} without its n; "
-            "make the file again with `hdbench evaluate` or `hdbench collect`"
+            f"{ours.arm[ours.n.isna().idxmax()]}: a number of {' or '.join(benchmark.protocols)} "
+            "without its n; make the file again with `hdbench evaluate` or `hdbench collect`"
         )
     if len(twice := ours[ours.duplicated(["suite", "arm", "seed", "nfe", "metric", "protocol"])]):
         raise UserError(
@@ -49,11 +49,17 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
     sizes = frame[(frame.protocol == "cost") & (frame.metric == "parameters")]
     parameters = sizes.groupby(["suite", "arm"]).value.first()
     keys = ["suite", "arm", "nfe", "protocol", "n"]
-    references = {text.rpartition(":")[2] for text in ours.protocol}
+    references = {(name_of(text), text.rpartition(":")[2]) for text in ours.protocol}
+    mixed = len(references) > len({name for name, _ in references})
     return [
-        _line(benchmark, rows, dict(zip(keys, key, strict=True)), parameters, len(references) > 1)
+        _line(benchmark, rows, dict(zip(keys, key, strict=True)), parameters, mixed)
         for key, rows in ours.groupby(keys, dropna=False, sort=False)
     ], notes
+
+
+def name_of(protocol: str) -> str:
+    """The name in a protocol's text, `adm_imagenet256_50k[inception=abc]:REFERENCE`."""
+    return re.split(r"[\[:]", protocol, maxsplit=1)[0]
 
 
 def _line(
@@ -65,8 +71,11 @@ def _line(
 ) -> Line:
     """One of ours; its terms: what differs from the protocol, missing chains, a mixed reference."""
     method = key["arm"] if key["suite"] == "evaluate" else f"{key['suite']}: {key['arm']}"
+    protocol = name_of(key["protocol"])
+    if protocol != benchmark.protocols[0]:
+        method += f" ({protocol})"
     chains = rows.seed.nunique(dropna=False)
-    wanted = benchmark.samples
+    wanted = benchmark.samples(protocol)
     shown = {
         column: rows[rows.metric == (with_count(metric, key["n"]) if metric else "")]
         for column, (_, metric) in benchmark.columns.items()
