@@ -260,10 +260,10 @@ def _wrapped(document: Document) -> list[str]:
     lines = ["% needs \\usepackage{booktabs}"]
     for table in (document, *document.then):
         head = tex_row(table.columns)
-        for part, rows in enumerate(_even(table.rows, TALL)):
+        for number, rows in enumerate(_even(table.rows, TALL)):
             cells = [r"\midrule", *map(tex_row, rows)]
             body = _tabular("".join(table.alignment), head, cells, shrink=False)
-            caption = CONTINUED if part else _head(table)
+            caption = CONTINUED if number else _head(table)
             lines += _float(caption, body, r"\scriptsize\setlength{\tabcolsep}{3pt}")
     return lines
 
