@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import math
+import textwrap
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hdbench.core.errors import UserError
+from hdbench.core.errors import UserError, reason
 
 COLUMNS = {
     "suite": "str",
@@ -34,28 +38,81 @@ def with_count(metric: str, n: int) -> str:
 
 
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
-    """A file of `collect`; UserError where it is missing or none, or (`strict`) fails `check`."""
+    """A .csv or .csv.gz of numbers; UserError, with the line, for what is none.
+
+    `strict`: all numbers are of one run, see `check`.  A file that anybody gives must hold numbers,
+    and may hold one twice if both are the same.
+    """
+    rows = _rows(path)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column, kind in COLUMNS.items():
+        texts = frame[column]
+        if column == "seed" or kind == "Int64":
+            wrong = ~texts.str.fullmatch(r"-?\d{1,18}") & (texts != "")
+            _refuse(path, texts, wrong, "is not a whole number of at most 18 digits")
+            frame[column] = pd.array([int(text) if text else pd.NA for text in texts], "Int64")
+        elif kind == "float64":
+            numbers = pd.to_numeric(texts.replace("", "nan"), errors="coerce")
+            wrong = numbers.isna() & ~texts.str.lower().isin(["", "nan"])
+            _refuse(path, texts, wrong, "is not a number")
+            frame[column] = numbers.astype(float)
+        else:
+            _refuse(path, texts, ~texts.map(str.isprintable), "has a character that is not shown")
+            empty = texts.str.strip() == ""
+            _refuse(path, texts, empty & (column != "digest"), "is empty")
+    for column, wrong, problem in (
+        ("n", (frame.n < 1).fillna(False), "must be 1 or more"),
+        ("nfe", (frame.nfe < 0).fillna(False), "must be 0 or more"),
+        ("se", (frame.se < 0) | np.isinf(frame.se), "must be finite, and 0 or more"),
+    ):
+        _refuse(path, frame[column], wrong, problem)
+    if not strict:
+        if frame.empty:
+            raise UserError(f"{path}: holds no numbers; give a file that `hdbench collect` wrote")
+        frame = frame.drop_duplicates()
+        twice = frame.duplicated(["suite", *KEY, "protocol"])
+        _refuse(path, frame.metric, twice, "has another value in a line before")
+        return frame.reset_index(drop=True)
+    return check(frame.astype(COLUMNS), str(path))
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The lines below the header, each with all columns; UserError for another kind of file."""
+    if not path.name.endswith((".csv", ".csv.gz")):
+        raise UserError(f"{path}: metrics are read from .csv and .csv.gz; unpack or rename it")
     try:
-        frame = pd.read_csv(
-            path, dtype=COLUMNS, keep_default_na=False, na_values=["", "nan", "NaN"]
-        )
+        opened = gzip.open if path.name.endswith(".gz") else open
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            header, *rows = csv.reader(file, strict=True)
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:
+        why = "no header" if "unpack" in str(error) else reason(error)
         raise UserError(
-            f"{path}: not a file of metrics ({reason}); make it with `hdbench collect`"
+            f"{path}: not a file of metrics ({why}); make it with `hdbench collect`"
         ) from None
-    if list(frame.columns) != list(COLUMNS):
+    if header != list(COLUMNS):
+        shown = textwrap.shorten(", ".join(header), 200, placeholder=" ...")
         raise UserError(
-            f"{path}: columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}; make it "
-            "with `hdbench collect`"
+            f"{path}: columns are {shown}, not {', '.join(COLUMNS)}; make it with `hdbench collect`"
         )
-    for column in ("suite", "arm", "metric", "protocol"):
-        if (empty := frame[column].isna()).any():
-            line = int(empty.to_numpy().argmax()) + 2
-            raise UserError(f"{path}: line {line} has no {column}; make it with `hdbench collect`")
-    return check(frame, str(path)) if strict else frame
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(COLUMNS):
+            raise UserError(
+                f"{path}: line {number} has {len(row)} fields, not {len(COLUMNS)}; make it with "
+                "`hdbench collect`"
+            )
+    return rows
+
+
+def _refuse(path: Path, values: pd.Series, wrong: pd.Series, problem: str) -> None:
+    """UserError for the first value that is wrong."""
+    if wrong.any():
+        row = values.index[wrong.to_numpy().argmax()]
+        raise UserError(
+            f"{path}: line {row + 2}: {values.name} = {str(values[row])[:60]!r} {problem}; fix it, "
+            "or make the file with `hdbench collect`"
+        )
 
 
 def check(frame: pd.DataFrame, source: str = "metrics") -> pd.DataFrame:
