@@ -12,7 +12,15 @@ from torch import Tensor
 from hdbench.core.pixels import to_float
 from hdbench.datasets import Canvas, Digits, TexturedDigits, texture
 from hdbench.datasets.textured_digits import SECTORS, SHIFTS
-from hdbench.metrics import MetricInput, calibration, factors, frechet, measure_metrics
+from hdbench.metrics import (
+    METRICS,
+    MetricInput,
+    calibration,
+    factors,
+    frechet,
+    measure_metrics,
+    metrics_named,
+)
 from hdbench.metrics.calibration import calibrated, with_gain
 
 N = 400
@@ -314,6 +322,21 @@ def test_a_shift_of_features_is_all_mean_and_a_turn_all_covariance():
     turned = (x - x.mean(0))[:, [1, 0, 3, 2]] + x.mean(0)
     mean, rest = calibration.terms(MetricInput(features=turned, real=arrays))["train"]
     assert mean.value < 1e-20 and rest.value > 1
+
+
+def test_a_group_stands_for_its_metrics_and_a_family_is_titled_by_its_member():
+    of_group = metrics_named(["factors"])
+    assert {"gain", "fd_calibrated_{split}", "factor_coverage_{factor}"} <= set(of_group)
+    assert all(METRICS[name].group == "factors" for name in of_group)
+    assert metrics_named(["gain", "factors", "nonsense"]) == (
+        "gain",
+        *(name for name in of_group if name != "gain"),
+        "nonsense",
+    )
+    assert metrics_named(["protocol"]) == ("protocol",)  # whose metrics are the protocol's
+    family = METRICS["factor_coverage_{factor}"]
+    assert family.title_of("factor_coverage_shift") == "Coverage of shift"
+    assert METRICS["gain"].title_of("gain") == "Gain needed"
 
 
 def test_phases_are_counted_in_equal_sectors():
