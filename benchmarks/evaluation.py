@@ -1,12 +1,16 @@
-"""One joint evaluation beside the three libraries in turn: same images, weights and threads.
+"""One joint evaluation beside the public tools in turn: same images, weights and threads.
 
     python benchmarks/evaluation.py [--images 128] [--size 64] [--threads 2]
 
-Both sides measure FID, KID, inception score, precision and recall (torch-fidelity), FID (clean-fid)
-and the CLIP score (open_clip), from image files to numbers, networks loaded anew; ours gives sFID's
-features in the same forward and an interval for every number besides.  Weights are random: time
-does not depend on their values.  Each side takes its own default number of images a forward; ours
-is measured under both layouts of Inception (`hdbench evaluate --layout`).
+Both sides measure FID, KID, IS, precision and recall (torch-fidelity), FID (clean-fid),
+the CLIP score (open_clip), FD-DINOv2 (dgm-eval), FDr on five encoders (FD-Loss) and CMMD
+(cmmd-pytorch), from image files to numbers, networks loaded anew; ours gives sFID's features, MIND,
+FDr6's sixth encoder and an interval for every number besides.  Weights are random, since time does
+not depend on their values, and all networks but Inception small (benchmarks/encoders.py).  At full
+size forwards are nearly all of the time: 2,900 GFLOP an image and its real one for the tools in
+turn, 1,530 for ours, reference cached (workflow/cost.yaml).  Each side takes its own default
+number of images a forward; ours is measured under both layouts of Inception (`hdbench evaluate
+--layout`).
 
 cold: nothing is cached.  warm: the reference's features and statistics are, which the libraries
 compute again for every set of samples (torch-fidelity can cache by a name, clean-fid by one of its
@@ -33,6 +37,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks import encoders
 from benchmarks.frechet_distance import keep_old_sqrtm
 from hdbench.evaluation.evaluate import evaluate
 from hdbench.evaluation.features import Settings
@@ -65,6 +70,10 @@ class Images(NamedTuple):
     table: Path
     size: int
 
+    @property
+    def count(self) -> int:
+        return sum(1 for _ in self.samples.iterdir())
+
 
 def libraries(images: Images, names: Path | None) -> dict[str, float]:
     """The libraries' functions; with `names`, a folder where both have the reference by name."""
@@ -72,7 +81,20 @@ def libraries(images: Images, names: Path | None) -> dict[str, float]:
         **torch_fidelity_metrics(images, names),
         "clean fid": clean_fid(images, names),
         "clip": clip_score(images),
+        "fd_dinov2": encoders.fd_dinov2(images.samples, images.real),
+        "fdr": encoders.fdr6(images.samples, images.real, torch_fidelity_inception()),
+        "cmmd": encoders.cmmd(images.samples, images.real),
     }
+
+
+def torch_fidelity_inception() -> Callable:
+    """Its network, of pixels in [0, 1]."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3(
+        "x", ["2048"], feature_extractor_weights_path=str(inception_weights())
+    )
+    return lambda x: network((255 * x).round().to(torch.uint8))[0]
 
 
 def torch_fidelity_metrics(images: Images, names: Path | None) -> dict[str, float]:
@@ -157,29 +179,42 @@ def clip_score(images: Images) -> float:
     return torch.cat(scores).mean().item()
 
 
+PROTOCOLS_MEASURED = ("torch_fidelity", "clean_fid", "clip_score", *encoders.PROTOCOLS)
+
+
 def ours(images: Images, threads: int, cache: Path, layout: Layout) -> dict[str, float]:
     changed = {"torch_fidelity": {"kid_subset_size": images.size}}
     protocols = tuple(
-        PROTOCOLS[name].model_copy(update=changed.get(name, {}))
-        for name in ("torch_fidelity", "clean_fid", "clip_score")
+        PROTOCOLS[name].model_copy(update=changed.get(name, {})) for name in PROTOCOLS_MEASURED
     )
+    weights = {"inception": str(inception_weights()), "clip": str(clip_weights())}
     request = Request(
         samples=images.samples,
         protocols=protocols,
-        references={"torch_fidelity": images.real, "clean_fid": images.real},
+        references={protocol.name: images.real for protocol in protocols if protocol.compared},
         prompts=images.table,
-        weights={"inception": str(inception_weights()), "clip": str(clip_weights())},
+        weights=weights | encoders.weights(),
         device=torch.device("cpu"),
         allow=frozenset({"other-weights"}),
         settings=Settings(cache=cache, threads=threads),
         layout=layout,
+        n=images.count,
     )
-    first, clean, clip = (evaluation.results for evaluation in evaluate(request))
+    evaluations = zip(PROTOCOLS_MEASURED, evaluate(request), strict=True)
+    values = {
+        (name, metric): result.estimate.value
+        for name, evaluation in evaluations
+        for metric, result in evaluation.results.items()
+    }
+    five = [values["fdr6", f"fdr_{kind}"] for kind in encoders.FIVE]
     return {
-        "fid": first["fid"].estimate.value,
-        "kid": first["kid"].estimate.value,
-        "clean fid": clean["fid"].estimate.value,
-        "clip": clip["clip_score"].estimate.value,
+        "fid": values["torch_fidelity", "fid"],
+        "kid": values["torch_fidelity", "kid"],
+        "clean fid": values["clean_fid", "fid"],
+        "clip": values["clip_score", "clip_score"],
+        "fd_dinov2": values["fd_dinov2", "fd_dinov2"],
+        "fdr": float(np.mean(five)),
+        "cmmd": values["cmmd", "cmmd"],
     }
 
 

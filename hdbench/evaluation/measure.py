@@ -121,7 +121,7 @@ def notes(
             + (
                 f", and with {d:,} or fewer the libraries' rounding is part of its value, about "
                 "1e-5 of it"
-                if len(images) <= d
+                if len(images) <= d and {"fid", "sfid"} & set(protocol.metrics)
                 else ""
             )
         )

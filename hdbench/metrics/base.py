@@ -132,7 +132,7 @@ class MetricInput:
     views: Mapping[str, View] = field(default_factory=dict)
     logits: np.ndarray | None = None  # (N, 1008) of Inception
 
-    _results: dict[Callable, Any] = field(default_factory=dict, repr=False)
+    _results: dict[tuple, Any] = field(default_factory=dict, repr=False)
 
     @property
     def size(self) -> int:
@@ -149,11 +149,12 @@ class MetricInput:
         x, y = (torch.from_numpy(array).to(self.settings.device) for array in arrays)
         return x, y
 
-    def once(self, function: Callable[[MetricInput], T]) -> T:
-        """function(self), computed once for all the metrics that need it."""
-        if function not in self._results:
-            self._results[function] = function(self)
-        return self._results[function]
+    def once(self, function: Callable[..., T], *arguments: Any) -> T:
+        """function(self, *arguments), computed once for all the metrics that need it."""
+        key = (function, *arguments)
+        if key not in self._results:
+            self._results[key] = function(self, *arguments)
+        return self._results[key]
 
     def rows_of(self, key: str, value: Any) -> tuple[np.ndarray, ...]:
         """Rows of the samples and of the reference whose captions have this value; int64."""

@@ -28,7 +28,8 @@ HELD_OUT = ("fdr_convnextv2.token", "fdr_dinov2.token", "fdr_clip.token")
 def ratios(sample: MetricInput) -> dict[str, Estimate]:
     """FD_k over that of the validation images, by view."""
     return {
-        view: of_view(sample, view).scaled(1 / distance) for view, distance in VALIDATION.items()
+        view: sample.once(of_view, view).scaled(1 / distance)
+        for view, distance in VALIDATION.items()
     }
 
 

@@ -209,7 +209,7 @@ class Fid(Metric, group="protocol"):
     needs = "statistics"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: of_view(sample, *self.reads)}
+        return {self.name: fid_of_view(sample, *self.reads)}
 
 
 class SpatialFid(Metric, group="protocol"):
@@ -222,7 +222,7 @@ class SpatialFid(Metric, group="protocol"):
     needs = "statistics"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: of_view(sample, *self.reads)}
+        return {self.name: fid_of_view(sample, *self.reads)}
 
 
 class FidOfCategory(Metric, group="protocol"):
@@ -254,26 +254,42 @@ class FdDinoV2(Metric, group="protocol"):
     needs = "statistics"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: of_view(sample, *self.reads)}
+        return {self.name: sample.once(of_view, *self.reads)}
 
 
 def of_view(sample: MetricInput, name: str) -> Estimate:
-    """`of_libraries` of the features of one view of the samples, against its reference."""
+    """`estimate` of one view's features against its reference, or `distance` without intervals."""
     view = sample.views[name]
-    return of_libraries(sample, view.features, view.statistics)
+    return given_intervals(sample, view.features, view.statistics)
+
+
+def fid_of_view(sample: MetricInput, name: str) -> Estimate:
+    """`of_view` with the libraries' rounding where a covariance is singular."""
+    view = sample.views[name]
+    return rounded(sample.once(of_view, name), view.features, view.statistics)
 
 
 def of_libraries(
     sample: MetricInput, features: np.ndarray, reference: GaussianReference
 ) -> Estimate:
     """`estimate`, or `distance` without intervals; `library_distance` where it is singular."""
+    return rounded(given_intervals(sample, features, reference), features, reference)
+
+
+def given_intervals(
+    sample: MetricInput, features: np.ndarray, reference: GaussianReference
+) -> Estimate:
+    """`estimate`, or `distance` where the settings ask for no interval."""
     if sample.settings.intervals:
-        result = estimate(features, reference)
-    else:
-        result = Estimate(distance(features, reference), np.full(len(features), np.nan))
-    if is_singular(len(features), reference):
-        return result._replace(value=library_distance(*moments(features), reference))
-    return result
+        return estimate(features, reference)
+    return Estimate(distance(features, reference), np.full(len(features), np.nan))
+
+
+def rounded(result: Estimate, features: np.ndarray, reference: GaussianReference) -> Estimate:
+    """The estimate with the value of `library_distance` where a covariance is singular."""
+    if not is_singular(len(features), reference):
+        return result
+    return result._replace(value=library_distance(*moments(features), reference))
 
 
 def by_category(

@@ -119,13 +119,20 @@ ENCODERS = {  # role -> architecture of timm and the arguments that make it smal
 
 
 @functools.cache
-def encoder_weights(role: str) -> Path:
-    """A small network of timm with random weights, as a folder that timm itself reads."""
+def encoder_weights(role: str, scale: int = 1) -> Path:
+    """A small network of timm with random weights, as a folder that timm itself reads.
+
+    `scale` multiplies its width.
+    """
     import timm
     from safetensors.torch import save_file
 
     architecture, arguments = ENCODERS[role]
-    folder = material() / role
+    if "embed_dim" in arguments:
+        arguments = arguments | {"embed_dim": scale * arguments["embed_dim"]}
+    else:
+        arguments = arguments | {"dims": [scale * width for width in arguments["dims"]]}
+    folder = material() / f"{role}-{scale}"
     folder.mkdir()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(len(role))
