@@ -244,6 +244,19 @@ def test_a_device_is_looked_for_when_it_is_asked_for(tmp_path):
     )
 
 
+def test_networks_of_a_wide_protocol_are_looked_for(tmp_path):
+    reference = tmp_path / "statistics"
+    reference.mkdir()
+    (reference / "fdr_mae.npz").touch()
+    evaluation = {"protocol": "fdr6", "reference": str(reference)}
+    suite = change(tmp_path, "imagenet256", evaluation=evaluation)
+    lines = run("--suite", suite)[1]
+    networks = {"inception", "convnextv2", "dinov2", "mae", "siglip2", "clip"}
+    assert {name for name, state in states(lines).items() if state == "missing"} >= networks
+    (line,) = [line for line in lines if " dinov2 " in line]
+    assert "dinov2_vitl14_pretrain.pth" in line and "Apache-2.0" in line
+
+
 def test_sources_are_complete():
     sources = public_sources.read_sources(SOURCES).sources
     assert {kind for source in sources for kind in source.serves} == {
@@ -255,6 +268,11 @@ def test_sources_are_complete():
         "text",
         "images",
         "adm_imagenet256_50k",
+        "fd_dinov2",
+        "mind",
+        "cmmd",
+        "fdr6",
+        "imagenet256_wide",
         "mjhq30k",
         "prompts",
         *PUBLIC,
