@@ -33,10 +33,13 @@ from hdbench.methods import (
     DMD2,
     LADD,
     SCM,
+    VSD,
+    AdversarialPretraining,
     Consistency,
     CrossEntropy,
     DecoupledDMD,
     FDistill,
+    FlashDMD,
     FlowMatching,
     ImprovedMeanFlow,
     Knowledge,
@@ -52,8 +55,10 @@ from hdbench.methods.distribution import adm, f_distill, gan
 from hdbench.networks import transformer
 from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import ClassifierConfig, TransformerConfig
+from hdbench.networks.trainable import Trainable
 from hdbench.stages import artifact
 from hdbench.stages.loop import CHECKPOINT
+from hdbench.stages.train import restricted_updates
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
@@ -173,8 +178,8 @@ def network(mean_velocity: bool, seed: int) -> transformer.Transformer:
     return found.double()
 
 
-def a_head(name: str, settings: gan.GanSettings) -> nn.Module:
-    torch.manual_seed(7)
+def a_head(name: str, settings: gan.GanSettings, *axes: int) -> nn.Module:
+    torch.manual_seed(7 + sum(axes))
     head = build_head(
         name, layers=len(settings.blocks), width=16, grid=2, parameters=settings.parameters
     )
@@ -216,6 +221,19 @@ CASES = {
     "f_distill": FDistill(gan=of_two_blocks(f_distill.Gan)),
     "ladd": LADD(gan=of_two_blocks(gan.HingeOnTeacher)),
     "adm": ADM(gan=of_two_blocks(adm.Gan)),
+    "guided_fake": VSD(guidance=(0.5, 4.0), fake_guidance="teacher", label_dropout=0.3),
+    "pretraining": AdversarialPretraining(gan=of_two_blocks(gan.HingeOnTeacher)),
+    "flash_dmd": FlashDMD(gan=of_two_blocks(), generator_steps=2),
+    "pool": LADD(
+        discriminator="patch",
+        gan=of_two_blocks(gan.HingeOnTeacher, heads=2, judging=1, refresh=0.5),
+    ),
+    "low_rank": DMD(),
+    "frozen": MeanFlow(prob_r_equals_t=0.1),
+}
+TRAINABLE = {
+    "low_rank": {"student": Trainable(rank=2), "fake": Trainable(rank=2)},
+    "frozen": {"student": Trainable(freeze=("blocks.*.proj.*", "blocks.*.feed_forward.*"))},
 }
 SHARDED = (
     "flow_matching",
@@ -229,6 +247,8 @@ SHARDED = (
     "dmd2",
     "sid",
     "adm",
+    "pool",
+    "low_rank",
 )
 
 
@@ -253,11 +273,17 @@ def trainer_of(case: str, sharding: str = "none", steps: int = STEPS) -> Trainer
         ),
     )
     training = Training(
-        objective=objective, steps=steps, batch=10, learning_rate=1e-2, ema=0.9, clip=0.5
+        objective=objective,
+        steps=steps,
+        batch=10,
+        learning_rate=1e-2,
+        ema=0.9,
+        clip=0.5,
+        trainable=TRAINABLE.get(case, {}),
     )
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(20, 1, 8, 8, generator=generator, dtype=torch.float64) * 2 - 1
-    updates = objective.updates(problem)
+    updates = restricted_updates(training, problem, (0, case))
     return Trainer(updates, training, student, (0, case), images, torch.arange(20) % 3, sharding)
 
 
