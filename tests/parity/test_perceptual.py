@@ -41,14 +41,20 @@ def values(result, table: Path):
     return read_metrics(table).set_index("metric")
 
 
+def alexnet_features() -> torch.nn.Module:
+    """torchvision's convolutions, uninitialised: its classifier takes long to make."""
+    from torchvision.models import alexnet
+
+    with torch.device("meta"):
+        return alexnet(weights=None).features.to_empty(device="cpu")
+
+
 @functools.cache
 def alexnet_weights() -> Path:
     """The convolutions of torchvision's AlexNet, random; large, so that all layers are active."""
-    from torchvision.models import alexnet
-
+    features = alexnet_features()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        features = alexnet(weights=None).features
         for parameter in features.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
     path = material() / "alexnet.pth"
@@ -86,9 +92,8 @@ def two_folders(folder: Path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
 def lpips_by_hand(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Equation 1 of arXiv 1801.03924 in float64, with torchvision's own AlexNet."""
     import lpips
-    from torchvision.models import alexnet
 
-    network = alexnet(weights=None).features.double().eval()
+    network = alexnet_features().double().eval()
     tensors = torch.load(alexnet_weights(), weights_only=True)
     network.load_state_dict({name.removeprefix("features."): t for name, t in tensors.items()})
     linear = torch.load(Path(lpips.__file__).parent / "weights/v0.1/alex.pth", "cpu")
@@ -260,7 +265,8 @@ def test_without_prompts_or_weights_a_sentence_says_what_to_do(tmp_path, monkeyp
     table = prompts(tmp_path / "prompts.json", NAMES)
     options = ("--weights", f"{protocol}={tmp_path / 'other.safetensors'}", "--prompts", table)
     monkeypatch.setattr(HpsV2, "architecture", "RN50")
-    monkeypatch.setattr("hdbench.evaluation.extractors.preference.VIT_H_14", {})
+    tiny = json.loads((pickscore_weights() / "config.json").read_text())
+    monkeypatch.setattr("hdbench.evaluation.extractors.preference.VIT_H_14", tiny)
     said = refusal(evaluate(samples, protocol, tmp_path / "cache", *options))
     assert "other.safetensors: not the weights of" in said
     assert not (tmp_path / "cache").exists()

@@ -95,6 +95,7 @@ COMMANDS = {
         "--intervals",
         "--no-intervals",
         "--out",
+        "--table",
     },
     "reference": EVALUATION_OPTIONS | {"--source", "--dataset", "--protocol", "--out"},
     "import": {"benchmark", "scores", "--name", "--partial", "--out"},
