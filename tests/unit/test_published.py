@@ -423,7 +423,9 @@ def test_faults_of_metrics_are_one_sentence(tmp_path):
             tmp_path / "mixed.csv", [fid, number("fid", 1.0, arm="b", protocol="clean_fid:1")]
         ),
         "without its n": write(tmp_path / "uncounted.csv", [number("fid", 1.0, n="")]),
-        "not a file of metrics": write(tmp_path / "word.csv", [number("fid", "low")]),
+        "line 2: value = 'low' is not a number": write(
+            tmp_path / "word.csv", [number("fid", "low")]
+        ),
     }
     for words, path in cases.items():
         output = publish(tmp_path, "--metrics", path, code=2)
