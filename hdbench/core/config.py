@@ -112,7 +112,7 @@ def _sentence(model: type[Config], error: dict[str, Any], under: tuple[str, ...]
     if error["type"] == "value_error":
         # of a model's own validator; its sentence may start with the key at fault
         text = text.removeprefix("Value error, ")
-        if re.match(r"[a-z_.]+ = ", text):
+        if re.match(r"[a-z0-9_.]+ = ", text):
             return f"{where}.{text}" if where else text
     if error["type"] == "too_short":
         least = error["ctx"]["min_length"]

@@ -16,7 +16,7 @@ from hdbench.metrics.records import interval
 from hdbench.report import document
 from hdbench.report.document import Document, for_people, wrapped
 from hdbench.report.numbers import Entry, Numbers, tables_folder
-from hdbench.report.registration import EXPLORATORY
+from hdbench.report.registration import EXPLORATORY, Registration
 from hdbench.report.rules import Claim, Rules, Source, Unit, Values, rule_text
 from hdbench.report.verdicts import Judgement, judge_claim
 from hdbench.suite import trained_on
@@ -108,7 +108,7 @@ def claims_judged(plan: Plan, rules: Rules, sources: Collection[Source]) -> list
     """The claims that are judged beside a suite: its own, and all of the other given sources."""
     declared = rules.claims if plan.suite.claims is None else plan.suite.claims
     for name in declared:
-        if name not in rules.claims:
+        if name not in rules.claims and not isinstance(rules, Registration):
             raise UserError(
                 f"suite {plan.stem}: claims: no claim {name!r}" + nearest(name, rules.claims)
             )
@@ -156,7 +156,13 @@ def rows_of(name: str, judgement: Judgement) -> list[dict[str, Any]]:
     }
     words = zip(judgement.findings(), judgement.findings(secondary=True), strict=True)
     rows = [
-        common | row_of(judgement, index) | {"finding": word, "finding_secondary": narrower}
+        common
+        | row_of(judgement, index)
+        | {
+            "needed": judgement.needed_of(index) if word == "undecided" else None,
+            "finding": word,
+            "finding_secondary": narrower,
+        }
         for index, (word, narrower) in enumerate(words)
     ]
     nothing = {"rule": "-", "found": "-", "finding": "not made", "finding_secondary": "not made"}
@@ -184,7 +190,6 @@ def row_of(judgement: Judgement, index: int) -> dict[str, Any]:
         "high_alone": back(high_alone),
         "level": math.nan if m.test.unit == "exact" else level,
         "detectable": back(half) if math.isfinite(half) and half > 0 else math.nan,
-        "needed": None if judgement.applies or m.seeds < 2 else judgement.needed_of(index),
     }
     if math.isfinite(row["effect"]):
         bounds = f" [{row['low']:.3g}, {row['high']:.3g}]" if 0 < half < math.inf else ""
@@ -246,8 +251,8 @@ def claims_document(numbers: Numbers, rules: Rules, frame: pd.DataFrame, status:
     shown = tests.assign(
         detectable=[f"{x:.3g}" if math.isfinite(x) else "-" for x in tests.detectable],
         needed=[
-            "-" if word != "undecided" else "> 10,000" if pd.isna(n) else str(n)
-            for n, word in zip(tests.needed, tests.finding, strict=True)
+            "-" if word != "undecided" or seeds < 2 else "> 10,000" if pd.isna(n) else str(n)
+            for n, seeds, word in zip(tests.needed, tests.chains, tests.finding, strict=True)
         ],
         margin=tests.margin.fillna("-"),
         finding=[

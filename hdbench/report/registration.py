@@ -55,6 +55,12 @@ class Registration(Rules):
         for arm in needed:
             if arm not in self.arms:
                 raise ValueError(f"arms = {list(self.arms)}: a test or margin names {arm} too")
+        alone = arms_of(self.claims, self, "stage2_seed")
+        if alone and not self.stage2_seeds:
+            raise ValueError(
+                f"stage2_seeds = none, though tests of {_list(alone)} are over them; give the "
+                "suite some before it is registered, or leave out the claims"
+            )
         metrics = {test.metric for claim in self.claims.values() for test in claim.tests}
         if self.metric not in metrics:
             raise ValueError(
@@ -262,11 +268,13 @@ def register(
     for name in claims:
         if name not in rules.claims:
             raise UserError(f"--claim = {name!r}: unknown claim" + nearest(name, rules.claims))
+    declared = rules.claims if plan.suite.claims is None else plan.suite.claims
     testable = {
         name: claim
         for name, claim in rules.claims.items()
         if name in claims
         or not claims
+        and name in declared
         and claim.source == "suite"
         and plan.name in (claim.suites or (plan.name,))
         and set(arms_of({name: claim}, rules)) <= set(plan.arms)

@@ -161,12 +161,12 @@ class Rules(Config):
                 where = f"claims.{name}.tests.{number}"
                 if count > 1:
                     raise ValueError(
-                        f"margins: {count} of them are for the {test.effect} of {test.metric} "
+                        f"margins = {count} of them are for the {test.effect} of {test.metric} "
                         f"({where}); a test has one, so narrow their metrics or effects"
                     )
                 if test.within and not count:
                     raise ValueError(
-                        f"margins: none is for the {test.effect} of {test.metric}, which {where} "
+                        f"margins = none is for the {test.effect} of {test.metric}, though {where} "
                         "asks to be within it; declare one, with its reason"
                     )
         return self

@@ -137,8 +137,10 @@ class Judgement:
         return fewest(lambda n: verdict_of(self.claim, self.findings(n=n)) != "undecided")
 
     def needed_of(self, index: int) -> int | None:
-        """Seeds that decide one test if moments stay as they are."""
+        """Seeds that decide one test if moments stay as they are, which one seed does not have."""
         m, margin = self.tests[index], self.margins[index]
+        if m.seeds < 2:
+            return None
         return fewest(lambda n: finding(m, margin, self.levels, n=max(n, m.seeds)) != "undecided")
 
     @property

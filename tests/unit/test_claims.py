@@ -439,7 +439,10 @@ def test_every_arm_and_metric_of_the_committed_rules_is_of_the_reference_suite()
         ({"below": 0, "above": 1}, "above = 1.0: a range is from above to below"),
         ({}, "give below, above, both for a range, or within alone"),
         ({"below": 0, "within": "margin"}, "or within alone"),
-        ({"within": "margin"}, "margins: none is for the difference of m, which claims.C.tests.0"),
+        (
+            {"within": "margin"},
+            "rules.yaml: margins = none is for the difference of m, though claims.C",
+        ),
         ({"below": 0, "teacher": 1}, "teacher belongs to unit: stage2_seed"),
         ({"below": 0, "unit": "seed"}, 'unit = "seed": unknown; did you mean'),
         ({"effect": "deviation", "below": 0, "arms": {"a": 1, "b": -2}}, "1 and -1"),
@@ -468,7 +471,10 @@ def test_a_mistake_in_the_rules_is_one_sentence(change, message):
         ([{"size": 1, "effects": ["ratio"]}], "a factor is of ratio, spread and deviation"),
         ([{"factor": 1.1}], "a factor is of ratio, spread and deviation"),
         ([{"size": 1, "secondary": 2}], "secondary = 2.0: it is narrower than 1.0"),
-        ([{"size": 1}, {"size": 2, "metrics": ["*"]}], "2 of them are for the difference of m"),
+        (
+            [{"size": 1}, {"size": 2, "metrics": ["*"]}],
+            "rules.yaml: margins = 2 of them are for the difference of m",
+        ),
         ([{"size": 1, "reason": None}], "reason"),
     ],
 )

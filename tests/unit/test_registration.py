@@ -312,6 +312,8 @@ def test_stage_two_seeds_are_registered_and_complete_in_order_too(registered):
     claims = {"A": {"says": "a", "tests": [test]}}
     Path("workflow/claims.yaml").write_text(yaml.safe_dump(RULES | {"claims": claims}))
     further = [101, 102, 103, 104, 105, 106]
+    result = invoke("preregister", "--suite", "tiny", "--seeds", "11-17")
+    assert result.exit_code == 2 and "tiny: stage2_seeds = none, though tests of " in result.output
     suite(SEEDS[:1], {"stage2_seeds": {"11": further}})
     assert invoke("preregister", "--suite", "tiny", "--seeds", "11-17").exit_code == 0
     commit("registration")
