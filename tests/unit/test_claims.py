@@ -422,15 +422,20 @@ def test_a_suite_made_for_some_claims_judges_these_alone(tmp_path):
         found({"claims": ["b"]})
 
 
-def test_every_arm_and_metric_of_the_committed_rules_is_of_the_reference_suite():
-    plan, rules = load_plan("textured_digits"), read_rules()
+@pytest.mark.parametrize("suite", ["textured_digits", "claims", "local_flaws"])
+def test_the_suites_have_every_arm_of_the_claims_that_they_judge(suite):
+    plan, rules = load_plan(suite), read_rules()
     assert list(rules.claims) == CLAIMS
     steps = {(row.arm, row.steps) for row in plan.rows}
-    for claim in rules.claims.values():
+    units = set()
+    for claim in (rules.claims[name] for name in plan.suite.claims or CLAIMS):
         for test in claim.tests if claim.source == "suite" else ():
+            units.add(test.unit)
             for name in test.arms:
                 arm, _, number = name.partition("@")
                 assert arm in plan.arms and (not number or (arm, int(number)) in steps), name
+    assert units == ({"chain"} if suite == "local_flaws" else {"chain", "stage2_seed"})
+    assert bool(plan.suite.stage2_seeds) == (suite == "claims")
 
 
 @pytest.mark.parametrize(
