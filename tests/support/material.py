@@ -136,13 +136,18 @@ def encoder_weights(role: str, scale: int = 1) -> Path:
     folder.mkdir()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(len(role))
-        network = timm.create_model(architecture, num_classes=0, **arguments)
+        classes = 10 if role == "convnextv2" else 0  # the public file has a head too
+        network = timm.create_model(architecture, num_classes=classes, **arguments)
         for parameter in network.parameters():  # among them scales that start at zero or tiny
             torch.nn.init.normal_(parameter, std=0.2)
+    head = {"num_classes": classes, "classifier": "head.fc"} if classes else {}
     (folder / "config.json").write_text(
-        json.dumps({"architecture": architecture, "model_args": arguments, "pretrained_cfg": {}})
+        json.dumps({"architecture": architecture, "model_args": arguments, "pretrained_cfg": head})
     )
-    save_file(network.state_dict(), folder / "model.safetensors")
+    tensors = network.state_dict()
+    if role == "dinov2":  # which the publisher's file has
+        tensors["mask_token"] = torch.zeros(1, tensors["cls_token"].shape[-1])
+    save_file(tensors, folder / "model.safetensors")
     return folder
 
 

@@ -167,6 +167,11 @@ class FdrConvNext(TimmEncoder):
     side = 224
     scaling = IMAGENET
 
+    @classmethod
+    def tensors(cls, weights: Weights) -> dict[str, Tensor]:
+        state = super().tensors(weights)
+        return {name: x for name, x in state.items() if not name.startswith("head.fc.")}
+
 
 class FdrDinoV2(TimmEncoder):
     """FDr6's DINOv2: 256 pixels, padded to 266."""
