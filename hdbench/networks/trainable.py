@@ -55,12 +55,11 @@ class Trainable(Config):
 class LowRank(nn.Module):
     """W_0 (out, in) -> W_0 + scale B A, a parametrisation of a linear layer's weight."""
 
-    def __init__(self, weight: Tensor, rank: int, scale: float):
+    def __init__(self, rows: int, columns: int, rank: int, scale: float, dtype: torch.dtype):
         super().__init__()
-        rows, columns = weight.shape
         self.scale = scale
-        self.down = nn.Parameter(weight.new_empty(rank, columns))
-        self.up = nn.Parameter(weight.new_zeros(rows, rank))
+        self.down = nn.Parameter(torch.empty(rank, columns, dtype=dtype))
+        self.up = nn.Parameter(torch.zeros(rows, rank, dtype=dtype))
         nn.init.uniform_(self.down, -(columns**-0.5), columns**-0.5)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -85,9 +84,11 @@ def restrict(network: nn.Module, trainable: Trainable, name: str, axes: tuple) -
     network.requires_grad_(False)
     scale = (trainable.alpha or trainable.rank) / trainable.rank
     for key in dict.fromkeys(chosen):
+        weight = layers[key].weight
+        rows, columns = weight.shape
         with seeded(*axes, name, key):
-            change = LowRank(layers[key].weight.cpu(), trainable.rank, scale)
-        change.to(layers[key].weight.device)
+            change = LowRank(rows, columns, trainable.rank, scale, weight.dtype)
+        change.to(weight.device)
         parametrize.register_parametrization(layers[key], "weight", change, unsafe=True)
 
 

@@ -28,7 +28,8 @@ from hdbench.networks.config import TransformerConfig
 from hdbench.networks.flops import forward_flops
 from hdbench.networks.transformer import Transformer
 from hdbench.stages import artifact
-from hdbench.stages.trainer import Trainer
+from hdbench.stages.train import restricted_updates
+from hdbench.stages.trainer import Trainer, trainable_parameters
 from hdbench.suite.budget import cost_per_step
 from hdbench.suite.load import load_plan
 from hdbench.tools.cost.counting import Costs, by_precision
@@ -293,13 +294,17 @@ def small_problem(network: TransformerConfig, training, image_size=8):
         copy_teacher=lambda: fake,
         head=head,
     )
-    return problem, training.objective.updates(problem)
+    return problem, restricted_updates(training, problem, (0,))
 
 
-@pytest.mark.parametrize("arm", ["td", "hd", "hd_patch", "hd_awd_logit", "progressive"])
+@pytest.mark.parametrize(
+    "arm", ["td", "hd", "hd_patch", "hd_awd_logit", "progressive", "low_rank", "frozen"]
+)
 def test_what_belongs_to_parameters_is_exact(tmp_path, arm):
     arms = TINY["arms"] | {
-        "progressive": {"trajectory": {"objective": {"name": "progressive"}}, "refine": None}
+        "progressive": {"trajectory": {"objective": {"name": "progressive"}}, "refine": None},
+        "low_rank": {"refine": {"trainable": {"student": {"rank": 2}, "fake": {"rank": 3}}}},
+        "frozen": {"refine": {"trainable": {"student": {"freeze": ["blocks.*.proj.*"]}}}},
     }
     plan = tiny_plan(tmp_path, {"arms": arms})
     stage = plan.stage(
@@ -322,7 +327,8 @@ def test_what_belongs_to_parameters_is_exact(tmp_path, arm):
     assert held.bytes() == {
         "weights": sum(4 * parameters(module) for module in modules.values()),
         "gradients": max(
-            sum(4 * parameters(module) for module in update.modules.values()) for update in updates
+            sum(4 * p.numel() for m in update.modules.values() for p in trainable_parameters(m))
+            for update in updates
         ),
         "Adam": sum(
             value.nbytes

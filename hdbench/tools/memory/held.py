@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,8 @@ from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import SanaConfig, TransformerConfig
 from hdbench.networks.flops import Unencoded
 from hdbench.stages.context import of_classifier, shape
+from hdbench.stages.train import restricted_updates
+from hdbench.stages.trainer import trainable_parameters
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import Stage
 from hdbench.suite.training import Training
@@ -30,7 +32,7 @@ class Held(NamedTuple):
     trained: tuple[int, ...]
     """By update."""
     copies: int
-    """Of the state, not trained."""
+    """Of the state, not trained: copies, and frozen parameters of what is trained."""
     teacher: int
 
     @property
@@ -85,13 +87,13 @@ class Memory:
     def held(self, stage: Stage, training: Training) -> Held:
         """What the objective itself says that it trains."""
         network = None if stage.kind == "clip" else stage.config.network
-        key = (stage.kind, network, training.objective)
+        key = (stage.kind, network, training.objective, str(training.trainable))
         if key not in self._held:
             self._held[key] = self._count(stage, training)
         return self._held[key]
 
     def _count(self, stage: Stage, training: Training) -> Held:
-        student = self.student(stage)
+        student = copy.deepcopy(self.student(stage))
         teacher = None
         if stage.kind in ("trajectory", "refine"):
             teacher = self.network(stage.config.network, False)
@@ -111,14 +113,19 @@ class Memory:
             learning_rate=1.0,
             teacher=teacher,
             teacher_velocity=lambda z, t, c: z,
-            copy_teacher=lambda: teacher,
+            copy_teacher=lambda: copy.deepcopy(teacher),
             head=head,
         )
-        updates = training.objective.updates(problem)
+        updates = restricted_updates(training, problem, ("memory",))
+        trained = tuple(
+            sum(p.numel() for m in update.modules.values() for p in trainable_parameters(m))
+            for update in updates
+        )
+        modules = [m for update in updates for m in (update.modules | update.frozen).values()]
         return Held(
             student=parameter_count(student),
-            trained=tuple(count(update.modules.values()) for update in updates),
-            copies=sum(count(update.frozen.values()) for update in updates),
+            trained=trained,
+            copies=sum(map(parameter_count, modules)) - sum(trained),
             teacher=parameter_count(teacher) if teacher else 0,
         )
 
@@ -161,8 +168,3 @@ class Memory:
         if gan.feature_network == "fake":
             critic += gan.judgements * activations(rows=rows, **options)
         return max(student + activations(rows=rows, trained=False, **options), critic)
-
-
-def count(modules: Iterable[nn.Module]) -> int:
-    """Their parameters."""
-    return sum(parameter_count(module) for module in modules)
