@@ -180,7 +180,6 @@ def centred(ink: np.ndarray) -> np.ndarray:
 def bank(seed: int, width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Originals of train at every shift after a low-pass (M, 16, 16), their digits and shifts."""
     ink, labels = originals(seed)["train"]
-    shapes = texture.low_pass(centred(ink), width)
-    shifted = np.concatenate([np.roll(shapes, shift, (1, 2)) for shift in SHIFTS])
-    number = np.arange(len(SHIFTS))
-    return shifted, np.tile(labels, len(SHIFTS)), number.repeat(len(labels))
+    shifted = np.concatenate([np.roll(centred(ink), shift, (1, 2)) for shift in SHIFTS])
+    number = np.arange(len(SHIFTS)).repeat(len(labels))
+    return texture.low_pass(shifted, width), np.tile(labels, len(SHIFTS)), number

@@ -21,8 +21,8 @@ def coverage(values: np.ndarray, law: tuple[float, ...]) -> Estimate:
 
     Under a uniform law of V values exp(entropy of p) / V: the share of the values that is used.
     IF_i = -coverage (mean_k log(p / law)(value_ik) - KL).  Where p is the law the influence is 0
-    and what is left is of second order: the mean is 1 - (V - 1) / 2 N, and the standard error is
-    sqrt(2) times too large.
+    and what is left is of second order: the mean is 1 - (V - 1) / 2 N K, and the standard error
+    is sqrt(2) times too large.
     """
     frequency = np.bincount(values.ravel(), minlength=len(law)) / values.size
     seen = frequency > 0
