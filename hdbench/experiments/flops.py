@@ -232,14 +232,16 @@ def run_flops(config: Flops, results: Path, out: Path) -> list[Path]:
 def read_flops(path: Path, config: Path = CONFIG, missing_is_none: bool = False) -> Values | None:
     """The counts in a metrics file of `hdbench flops`, by arm@steps and metric, for claims.
 
-    UserError for a missing or another file, or counts of another configuration; None for a missing
-    one if `missing_is_none`.
+    UserError for a missing or another file, or counts of another configuration; if
+    `missing_is_none`, None for a missing one and for such counts, which are then not judged.
     """
     if missing_is_none and not path.exists():
         return None
     frame = read_metrics(path)
     declared = read_flops_config(config)
     if set(frame.digest) != {digest(declared, latents_plan(declared))}:
+        if missing_is_none:
+            return None
         raise UserError(f"{path}: not the counts of {config}; make it with `hdbench flops`")
     counts = {
         key: group.set_index("seed").value for key, group in frame.groupby(["arm", "nfe", "metric"])

@@ -109,6 +109,7 @@ def test_claims_read_counts_of_the_present_configuration_alone(tmp_path, monkeyp
     other.write_text(other.read_text().replace("[250, 50, 25]", "[250]"))
     with pytest.raises(UserError, match="not the counts of .*flops.yaml"):
         flops.read_flops(COMMITTED / "metrics.csv", other)
+    assert flops.read_flops(COMMITTED / "metrics.csv", other, missing_is_none=True) is None
 
 
 @pytest.mark.parametrize(
