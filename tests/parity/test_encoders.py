@@ -16,6 +16,7 @@ import scipy.linalg
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.numpy import load_file
 
 from hdbench.cli import main
 from hdbench.evaluation import images as samples
@@ -355,6 +356,47 @@ def test_new_protocols_measure_what_the_public_ones_do_in_one_pass(folders, tmp_
     for name, ratio in ratios.items():
         kind = name.removeprefix("fdr_").split("_")[0]
         assert frame.value[f"fdr_{kind}_{N}"] == pytest.approx(ratio, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_reference_of_several_networks_is_a_folder_with_one_of_each(tmp_path, monkeypatch):
+    """As `hdbench reference` builds it, or statistics by extractor as others publish them."""
+    monkeypatch.setattr(InceptionExtractor, "__call__", of_inception)
+    monkeypatch.setattr(InceptionExtractor, "dimensions", {"2048": 12})
+    loaded = SimpleNamespace(layout="library", classifier=None)
+    monkeypatch.setattr(InceptionExtractor, "load", lambda weights, setup: loaded)
+    fake, real = (write_folder(tmp_path / str(seed), pictures(6, seed)) for seed in (1, 2))
+    common = ["--protocol=fdr6", "--allow=other-weights", f"--cache={tmp_path / 'cache'}"]
+    common += [f"--weights={role}={encoder_weights(role)}" for role in ENCODERS]
+    common += [f"--weights=clip={clip_weights()}"]
+    common += [f"--weights=inception={next(clip_weights().glob('*.safetensors'))}"]
+    runner = CliRunner()
+    built = tmp_path / "built"
+    arguments = ["reference", f"--source={real}", f"--out={built}", *common]
+    result = runner.invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in built.iterdir()} == set(NORMS)
+    published = tmp_path / "published"
+    published.mkdir()
+    for name in NORMS:
+        arrays = load_file(built / name / "statistics.safetensors")
+        layer = next(iter(EXTRACTORS[name].statistics))
+        mu, sigma = (arrays[f"{layer}.{key}"] for key in ("mu", "sigma"))
+        np.savez(published / f"{name}.npz", mu=mu, sigma=sigma)
+        monkeypatch.setattr(EXTRACTORS[name], "dimensions", {layer: len(mu)})
+    values = []
+    for reference in (real, built, published):
+        out = tmp_path / f"{reference.name}.csv"
+        options = [f"--samples={fake}", f"--reference={reference}", f"--out={out}", "--n=6"]
+        result = runner.invoke(main, ["evaluate", *options, *common])
+        assert result.exit_code == 0, result.output
+        values.append(read_metrics(out).set_index("metric").value)
+    np.testing.assert_array_equal(values[0], values[1])
+    np.testing.assert_allclose(values[0], values[2], rtol=1e-6)
+    np.savez(published / "fdr_mae.npz", mu=np.zeros(3), sigma=np.eye(3))
+    options = [f"--samples={fake}", f"--reference={published}", "--n=6"]
+    result = runner.invoke(main, ["evaluate", *options, *common])
+    assert result.exit_code == 2 and "those of fdr_mae must be finite, (24,)" in result.output
 
 
 def sliced(x: np.ndarray, y: np.ndarray) -> float:
