@@ -38,6 +38,7 @@ from hdbench.methods.trajectory.scm import SCM
 from hdbench.methods.trajectory.shortcut import Shortcut
 from hdbench.methods.trajectory.slam import SLAM
 from hdbench.methods.trajectory.stochastic_consistency import StochasticConsistency
+from hdbench.methods.trajectory.twinflow import TwinFlow
 
 PRETRAINING = (FlowMatching, CrossEntropy, Contrastive)
 TRAJECTORY = (
@@ -54,6 +55,7 @@ TRAJECTORY = (
     SLAM,
     DualEnd,
     GuidanceDistillation,
+    TwinFlow,
 )
 DISTRIBUTION = (
     DMD,

@@ -21,11 +21,13 @@ from hdbench.methods import (
     GuidanceDistillation,
     MeanFlow,
     StochasticConsistency,
+    TwinFlow,
 )
 from hdbench.methods.trajectory.boot import lagrangian_residual
 from hdbench.methods.trajectory.dual_end import noise_residual
 from hdbench.methods.trajectory.guidance_distillation import trajectory
 from hdbench.methods.trajectory.stochastic_consistency import stochastic_steps
+from hdbench.methods.trajectory.twinflow import base_residual, difference, moved
 from hdbench.suite.schema import Arm
 from tests.science.test_objectives import normal, rng
 from tests.science.test_trajectory import DATA, Known, only_update, rms
@@ -388,3 +390,87 @@ def test_ranks_of_a_dual_end_call_the_networks_equally_often():
         assert loss < 1e-20 and all(asked)
         counts.add(len(asked))
     assert counts == {5}  # the teacher twice, the student once for each kind
+
+
+# TwinFlow
+
+
+class Twin(Known):
+    """The exact flow map of a distribution, and at negative times the velocity of another."""
+
+    def __init__(self, oracle: Mixture, own: Mixture, **accuracy: int):
+        super().__init__(oracle, **accuracy)
+        self.own = own
+
+    def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        if (t < 0).all():
+            assert torch.equal(r, t)
+            return self.own.v(z, -t.double())
+        return super().forward(z, r, t, c)
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_twinflow_base_vanishes_at_the_truth_with_the_teachers_first_step(data):
+    """Half the step, half the residual; a wrong map keeps its own."""
+    oracle, n = DATA[data](), 32
+    t = uniform_times(n, rng(1), 0.3, 0.9)
+    r, z = t * uniform_times(n, rng(2), 0.0, 0.6), normal(n, 1, 2, 3, seed=3)
+
+    def off(student, step):
+        return rms(base_residual(student, oracle.v, step, student(z, r, t, None), z, r, t, None))
+
+    exact, wrong = Known(oracle), Known(oracle, 1.1)
+    assert off(exact, 0.02) / off(exact, 0.01) == pytest.approx(2, rel=0.05)
+    assert off(exact, 0.01) < 0.05 < off(wrong, 0.001)
+    near = t - 1e-3  # within the first step the residual is u - v
+    value = wrong(z, near, t, None)
+    found = base_residual(wrong, oracle.v, 0.01, value, z, near, t, None)
+    torch.testing.assert_close(found, value - oracle.v(z, t))
+    found = base_residual(wrong, oracle.v, 0.01, value, z, t, t, None)
+    torch.testing.assert_close(found, value - oracle.v(z, t))
+
+
+def test_twinflow_rectifies_along_the_direction_of_distribution_matching():
+    """None where own samples have the law; else x moves by the scores' difference, here down."""
+    oracle, z = a_gaussian(), normal(32, 1, 2, 3)
+    s = uniform_times(32, rng(1))
+    assert rms(difference(Twin(oracle, oracle), z, s, None)) < 1e-14
+    above = Gaussian(oracle.mean + 0.5, oracle.sd)
+    off = difference(Twin(oracle, above), z, s, None)
+    scores = above.score(z, s) - oracle.score(z, s)
+    torch.testing.assert_close(off, -expand(s / (1 - s)) * scores)  # v = -(z + t score) / (1 - t)
+    # u falls by `off` < 0, so G = eps - u falls: towards the mean that is below
+    assert (off < 0).all()
+    value = normal(4, 1, 2, 3).requires_grad_()
+    residual = 3 * normal(4, 1, 2, 3, seed=1)
+    shift = moved(value, residual)
+    torch.testing.assert_close(shift.detach(), residual.clamp(-1, 1))
+    (gradient,) = torch.autograd.grad(shift.sum(), value)
+    assert torch.equal(gradient, torch.ones_like(value))
+
+
+def test_twinflow_rows_and_their_signs_of_time():
+    """Twins at -t alone; flow maps of all three kinds; the twin's target is its own samples'."""
+    asked, oracle = [], a_gaussian()
+
+    class Asked(Twin):
+        def forward(self, z, r, t, c):
+            asked.append((r.detach(), t.detach()))
+            one = torch.where(t < 0, -t, t)
+            return torch.where(
+                expand(t < 0),
+                self.own.v(z, one.double()),
+                self.scale * self.oracle.u(z, torch.where(t < 0, one, r).double(), one.double()),
+            )
+
+    update = only_update(TwinFlow(), Asked(oracle, oracle), teacher_velocity=oracle.v)
+    zeros = torch.zeros(10, dtype=torch.long)
+    b = update.draw(Draws((0,), torch.zeros(10, 1, 2, 3), zeros, 32))
+    doubles = {name: b[name].double() for name in ("eps", "eps_twin", "r", "t", "s")}
+    loss, scalars = update.loss(b | doubles | {"x": oracle.sample(32, rng(2))})
+    r, t = next((r, t) for r, t in asked if len(t) == 32)
+    assert (t[:8] < 0).all() and torch.equal(r[:8], t[:8]) and (t[8:] > 0).all()
+    assert (r[8:16] <= t[8:16]).all() and (r[8:16] < 0.9 * t[8:16]).any()
+    assert (r[16:24] >= 0.95 * t[16:24] - 1e-6).all()
+    assert (r[24:] == 0).all() and (t[24:] == 1).all()
+    assert loss.isfinite() and scalars["mean_square"] > 0.01  # the twins' own noise remains

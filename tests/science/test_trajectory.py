@@ -30,6 +30,7 @@ from hdbench.methods import (
     Reflow,
     Shortcut,
     StochasticConsistency,
+    TwinFlow,
 )
 from hdbench.methods.base import Objective, Problem, Update
 from hdbench.methods.trajectory import improved_meanflow, meanflow, progressive, scm, shortcut
@@ -666,6 +667,7 @@ def test_names_and_samplers():
         "slam": "consistency",
         "dual_end": "mix",
         "guidance_distillation": "ode",
+        "twinflow": "flow_map",
     }
 
 
@@ -701,6 +703,7 @@ class SharedLedger(Ledger):
         DualEnd(),
         DualEnd(flow_share=0.5, noise_share=0.0),
         GuidanceDistillation(trajectory_steps=3),
+        TwinFlow(),
     ],
 )
 def test_cost_is_counted(objective, guidance):

@@ -55,6 +55,7 @@ RECIPES = (
     "sid_zero_cfg",
     "slam",
     "swiftbrush",
+    "twinflow",
     "vsd",
 )
 
