@@ -170,10 +170,14 @@ PROTOCOLS = {
         Protocol(
             name="torch_fidelity",
             extractors=("inception_tensorflow",),
-            metrics=("fid", "kid", "inception_score", "precision", "recall"),
+            metrics=(
+                *("fid", "kid", "inception_score", "precision", "recall"),
+                *("density", "coverage"),
+            ),
             quality=("fid", "kid", "inception_score", "precision", "recall"),
             distance="fid",
-            about="torch-fidelity's defaults, with Inception for precision and recall too",
+            about="torch-fidelity's defaults, with Inception for precision, recall, density and "
+            "coverage too",
         ),
         Protocol(
             name="clean_fid",
@@ -290,6 +294,8 @@ PROTOCOLS = {
                 "fd_test",
                 "precision",
                 "recall",
+                "density",
+                "coverage",
                 "accuracy",
                 "classifier_score",
                 "power_band{n}",
@@ -300,8 +306,9 @@ PROTOCOLS = {
             ),
             quality=("fd_train", "fd_test", "precision", "recall"),
             distance="fd_test",
-            about="the small suites': Frechet distances, precision and recall on the features of "
-            "the suite's own classifier, never called FID; accuracy, classifier score and spectrum",
+            about="the small suites': Frechet distances, precision, recall, density, coverage on "
+            "the features of the suite's own classifier, never called FID; accuracy, classifier "
+            "score and spectrum",
         ),
     )
 }

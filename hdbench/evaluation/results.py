@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_together
-from hdbench.metrics import Design, Estimate, metric_of
+from hdbench.metrics import Design, Estimate, Metric, error_of, metric_of
 from hdbench.metrics.records import COLUMNS, with_count
 
 SUITE = "evaluate"  # of rows that no suite made
@@ -49,7 +49,7 @@ class Evaluation:
                 "arm": self.name,
                 "metric": with_count(metric, len(ids)),
                 "value": estimate.value,
-                "se": estimate.standard_error,
+                "se": error_of(metric, estimate),
                 "n": len(ids),
                 "protocol": self.protocol,
                 "digest": self.digest,
@@ -62,11 +62,9 @@ class Evaluation:
         """For people: metric, value, 95% interval, n, protocol, reference."""
         rows = []
         for metric, (estimate, ids) in self.results.items():
-            half = 1.96 * estimate.standard_error
-            kind = metric_of(metric)
-            low = max(estimate.value - half, kind.low if kind else -math.inf)
-            high = min(estimate.value + half, kind.high if kind else math.inf)
-            interval = "-" if math.isnan(half) else f"[{low:.6g}, {high:.6g}]"
+            error = error_of(metric, estimate)
+            low, high = (metric_of(metric) or Metric).limits(estimate.value, error)
+            interval = "-" if math.isnan(error) else f"[{low:.6g}, {high:.6g}]"
             rows.append(
                 [
                     with_count(metric, len(ids)),
@@ -103,7 +101,7 @@ class Evaluation:
             {
                 "metric": with_count(metric, len(ids)),
                 "value": estimate.value,
-                "se": _number(estimate.standard_error),
+                "se": _number(error_of(metric, estimate)),
                 "se_with_random_reference": _number(estimate.joint_standard_error),
                 "n": len(ids),
             }

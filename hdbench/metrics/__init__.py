@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.core.registry import Registry
@@ -30,7 +32,7 @@ from hdbench.metrics.frechet import (
 )
 from hdbench.metrics.inception_score import InceptionScore
 from hdbench.metrics.kernel import Cmmd, KernelDistance
-from hdbench.metrics.manifold import Precision, Recall
+from hdbench.metrics.manifold import Coverage, Density, Precision, Recall
 from hdbench.metrics.mind import Mind
 from hdbench.metrics.preference import HpsV2, PickScore
 from hdbench.metrics.scorers import DpgBench, GenEval, GenEvalTask, VqaScore
@@ -46,6 +48,7 @@ __all__ = [
     "MetricInput",
     "Settings",
     "View",
+    "error_of",
     "mean",
     "measure_metrics",
     "metric_of",
@@ -72,6 +75,8 @@ METRICS = Registry(
         InceptionScore,
         Precision,
         Recall,
+        Density,
+        Coverage,
         Accuracy,
         AccuracySeen,
         AccuracyHeldOut,
@@ -109,6 +114,12 @@ def metric_of(name: str) -> type[Metric] | None:
     return min(matching, key=lambda metric: metric.is_family(), default=None)
 
 
+def error_of(name: str, estimate: Estimate) -> float:
+    """The standard error that is written with a named metric's estimate."""
+    metric = metric_of(name)
+    return metric.error(estimate) if metric else estimate.standard_error
+
+
 def metrics_named(names: Iterable[str]) -> tuple[str, ...]:
     """The named metrics, the name of a group standing for all of its metrics, each once."""
     groups: dict[str, list[str]] = {}
@@ -124,6 +135,7 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
     Raises UserError for an unknown name, and for a metric that gives another's name or an influence
     that is not of the samples.
     """
+    _check_finite(sample)
     estimates: dict[str, Estimate] = {}
     for name in names:
         if name not in METRICS.load():
@@ -134,6 +146,17 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
             _check(METRICS[name], given, estimate, sample)
             estimates[given] = estimate._replace(design=sample.design.take(estimate.rows))
     return estimates
+
+
+def _check_finite(sample: MetricInput) -> None:
+    """UserError for features that are not finite, of which no metric has a meaning."""
+    sets = {"sample": sample.features, "image of the reference": sample.reference}
+    for what, features in sets.items():
+        if features is not None and not (finite := np.isfinite(features).all(1)).all():
+            raise UserError(
+                f"the features of {what} {int(finite.argmin())} are not finite; look at the image, "
+                "and at the weights of the network that sees it"
+            )
 
 
 def _check(metric: type[Metric], name: str, estimate: Estimate, sample: MetricInput) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hdbench.datasets.base import Dataset
 
 T = TypeVar("T")
+Z = 1.96  # standard errors on either side of a 95% interval
 MAIN = "main"  # the features of the protocol's own network
 
 
@@ -223,14 +224,49 @@ class Metric(ABC):
         return cls.title.format(**filled.groupdict()) if filled else cls.title
 
     @classmethod
+    def error(cls, estimate: Estimate) -> float:
+        """The standard error that is written with the value."""
+        return estimate.standard_error
+
+    @classmethod
+    def limits(cls, value: float, error: float) -> tuple[float, float]:
+        """95% interval of one set of samples, within what is possible; NaN without an error."""
+        return max(value - Z * error, cls.low), min(value + Z * error, cls.high)
+
+    @classmethod
     def is_possible(cls, value: float) -> bool:
         """Whether the metric can have this value."""
         return cls.low <= value <= cls.high
 
 
 class Share(Metric):
-    """A metric that is a share of something good."""
+    """A metric that is a share of something good, or (`high` infinite) a mean count of it.
+
+    Near 0 and 1 a normal interval covers less than it says, and at them it is empty.  So intervals
+    are Wilson's (J. Am. Stat. Assoc. 22, 1927) at the sample size that the error is worth: all v
+    with (value - v)^2 <= z^2 c V(v), V(v) = v (1 - v), or v of counts, c = error^2 / V(value).
+    """
 
     better = "higher"
     low = 0.0
     high = 1.0
+
+    @classmethod
+    def error(cls, estimate: Estimate) -> float:
+        """At 0 or 1, where no sample differs, that whose z-fold is Wilson's interval."""
+        error = estimate.standard_error
+        if error or estimate.value not in (cls.low, cls.high):
+            return error
+        units = len(estimate.design.units(len(estimate.influence))[1])
+        return Z / (units + Z**2 / cls.high)
+
+    @classmethod
+    def limits(cls, value: float, error: float) -> tuple[float, float]:
+        if not (0 < value < cls.high and error > 0):
+            return super().limits(value, error)
+        bend = 1 / cls.high  # V(v) = v - bend v^2
+        c = Z**2 * error**2 / (value - bend * value**2)
+        scale = 1 + bend * c
+        centre = value + c / 2
+        half = (centre**2 - scale * value**2) ** 0.5
+        return (centre - half) / scale, (centre + half) / scale

@@ -1,12 +1,16 @@
-"""Improved precision and recall (arXiv 1904.06991): balls to the k-th neighbour of features.
+"""Improved precision and recall (arXiv 1904.06991), density and coverage (arXiv 2002.09797).
 
-Precision is the share of samples in the reference's manifold: given the reference, a mean of
-independent samples.  Recall is the share of the reference in the samples' manifold: what is random
-there is the manifold, which a binomial error over the reference leaves out.  `precision_recall`
-measures that part by manifolds of disjoint subsets of the samples.
+All are of balls to the k-th neighbour of features.  Precision is the share of samples in a ball of
+the reference, density their mean number of such balls over k: given the reference, means of
+independent samples.  Recall is the share of the reference in a ball of the samples, coverage that
+of the reference's balls with a sample in them: what is random there is where samples are, which a
+binomial error over the reference leaves out.  It is measured by disjoint subsets of the samples.
 """
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,56 +23,108 @@ BLOCK = 10_000  # side of a block of distances; torch-fidelity's, so that float3
 PARTITIONS = 16  # random ones in halves, and as many in quarters
 
 
-def precision_recall(
-    features: Tensor, reference: Tensor, neighbours: int, design: Design = INDEPENDENT
-) -> tuple[Estimate, Estimate]:
-    """Precision and recall of features (N, d) against reference (M, d); influences (N,).
+class Manifold(NamedTuple):
+    """What balls to the k-th neighbour say of samples and reference."""
 
-    Distances are taken in the features' own dtype: in float32 the values are bit-identical with
-    torch-fidelity's.  Standard errors are over the samples, drawn by the design, given the
-    reference; the joint ones count the reference as a draw too, and are None, and recall's
-    influences NaN, without 2 (k + 2) rows in either.
+    precision: Estimate
+    recall: Estimate
+    density: Estimate
+    coverage: Estimate
+
+
+def manifold_metrics(
+    features: Tensor, reference: Tensor, neighbours: int, design: Design = INDEPENDENT
+) -> Manifold:
+    """All of features (N, d) against reference (M, d); influences (N,).
+
+    Distances are taken in the features' own dtype: in float32 precision and recall are
+    bit-identical with torch-fidelity's; density and coverage are of open balls, as prdc's.
+    Standard errors are over the samples, drawn by the design, given the reference; those of
+    precision and recall are known with a random reference too.  That, and any error of recall and
+    coverage, takes 2 (k + 2) rows on either side; without them it is unknown.
     Simulated 95% intervals (k = 3; N, M of 250 to 1,000; d of 4 to 64) cover 93 to 97.8% where
-    values lie within .3 to .95.  They cover less near 1: at N = M = 250 precision of .97 is covered
-    in 92%, as any binomial share, and recall of .96 in 87 to 92% where features are rectified (d =
-    6, 16), since its variance then comes from rare samples with large balls and falls more slowly
-    than 1 / N.
+    values lie within .3 to .95.  Recall of .96 is covered in 87 to 92% where features are rectified
+    (d = 6, 16), since its variance then comes from rare samples with large balls and falls more
+    slowly than 1 / N.
     """
     n = len(features)
     m = len(reference)
-    device = features.device
-    radius, *subsets = _balls(features, neighbours, design)
-    reference_radius, *reference_subsets = _balls(reference, neighbours)
-    in_reference = torch.zeros(n, dtype=torch.bool, device=device)
-    in_reference_subsets = torch.zeros(2 * PARTITIONS, 4, n, dtype=torch.bool, device=device)
-    alone = torch.zeros(n, dtype=torch.float64, device=device)
-    in_samples = []
-    in_subsets = []
-    for rows in torch.arange(m, device=device).split(BLOCK):
-        cross = _distances(reference[rows], features)
-        in_reference |= (cross <= reference_radius[rows, None]).any(0)
-        in_reference_subsets |= _inside_subsets(cross.T, *(of[:, rows] for of in reference_subsets))
-        inside = cross <= radius
-        count = inside.sum(1)
-        in_samples.append(count > 0)
-        # what a sample's ball covers alone: what the value would lose without it
-        alone += inside[count == 1].sum(0)
-        in_subsets.append(_inside_subsets(cross, *subsets))
-    precision = mean(in_reference.cpu().numpy())._replace(design=design)
-    of_reference = mean(torch.cat(in_samples).cpu().numpy())
-    recall = Estimate(of_reference.value, np.full(n, np.nan), design=design)
+    seen = _compare(features, reference, neighbours, design)
+    precision = mean(seen.in_reference.cpu().numpy())._replace(design=design)
+    of_reference = mean(seen.in_samples.cpu().numpy())
+    unknown = np.full(n, np.nan)
+    recall = Estimate(of_reference.value, unknown, design=design)
+    density = mean(seen.balls.cpu().numpy() / neighbours)
+    coverage = Estimate(seen.covered.double().mean().item(), unknown, design=design)
     if min(n, m) < 2 * (neighbours + 2):
-        return precision, recall
-    within, between = _variance(torch.cat(in_subsets, dim=2))
-    _, reference_between = _variance(in_reference_subsets)
-    influence = ((alone - alone.mean()) * n / m).cpu().numpy()
+        return Manifold(precision, recall, density, coverage)
+    _, reference_between = _variance(seen.in_reference_subsets)
+    within, between = _variance(seen.in_subsets)
     # the points' own draw has the whole binomial variance, of which `within` is there given them
     binomial = of_reference.standard_error**2
     within = min(within, binomial)
-    recall = recall._replace(influence=influence, reference_error=(binomial - within) ** 0.5)
-    return (
+    alone, only = (((lost - lost.mean()) * n / m).cpu().numpy() for lost in (seen.alone, seen.only))
+    recall = recall._replace(influence=alone, reference_error=(binomial - within) ** 0.5)
+    variance = sum(_variance(seen.covered_by_subsets))
+    return Manifold(
         precision._replace(reference_error=reference_between**0.5),
         recall.with_standard_error((within + between) ** 0.5),
+        density,
+        coverage._replace(influence=only).with_standard_error(variance**0.5),
+    )
+
+
+class _Seen(NamedTuple):
+    """Which of N samples and M points of the reference are in whose balls."""
+
+    in_reference: Tensor  # (N,) bool: a sample in any of the reference's
+    in_reference_subsets: Tensor  # (2 PARTITIONS, 4, N) bool: in any of that subset's
+    in_samples: Tensor  # (M,) bool: a point in any of the samples'
+    in_subsets: Tensor  # (2 PARTITIONS, 4, M) bool
+    alone: Tensor  # (N,): how many points are in a sample's ball alone, so lost without it
+    balls: Tensor  # (N,): how many of the reference's balls a sample is in
+    only: Tensor  # (N,): in how many of these it is alone
+    covered: Tensor  # (M,) bool: a point's ball with a sample in it
+    covered_by_subsets: Tensor  # (2 PARTITIONS, 4, M) bool: of that subset of the samples
+
+
+def _compare(features: Tensor, reference: Tensor, neighbours: int, design: Design) -> _Seen:
+    radius, *subsets = _balls(features, neighbours, design)
+    reference_radius, *reference_subsets = _balls(reference, neighbours)
+    sums = torch.zeros(4, len(features), dtype=torch.float64, device=features.device)
+    in_reference, alone, balls, only = sums
+    in_reference_subsets = torch.zeros(2 * PARTITIONS, 4, len(features), dtype=torch.bool).to(
+        sums.device
+    )
+    of_points = []
+    of_subsets = []
+    for rows in torch.arange(len(reference), device=features.device).split(BLOCK):
+        cross = _distances(reference[rows], features)
+        places, radii = (of[:, rows] for of in reference_subsets)
+        in_reference += (cross <= reference_radius[rows, None]).sum(0)
+        in_reference_subsets |= _inside_subsets(cross.T, places, radii)
+        inside = cross <= radius
+        count = inside.sum(1)
+        alone += inside[count == 1].sum(0)
+        ball = cross < reference_radius[rows, None]
+        filled = ball.sum(1)
+        balls += ball.sum(0)
+        only += ball[filled == 1].sum(0)
+        of_points.append(torch.stack([count > 0, filled > 0]))
+        by_subsets = _inside_subsets(cross, subsets[0], radii, of_points=True)
+        of_subsets.append(torch.stack([_inside_subsets(cross, *subsets), by_subsets]))
+    in_samples, covered = torch.cat(of_points, dim=1)
+    in_subsets, covered_by_subsets = torch.cat(of_subsets, dim=3)
+    return _Seen(
+        in_reference > 0,
+        in_reference_subsets,
+        in_samples,
+        in_subsets,
+        alone,
+        balls,
+        only,
+        covered,
+        covered_by_subsets,
     )
 
 
@@ -104,13 +160,21 @@ def _balls(
     return distance[:, neighbours], subset, radius
 
 
-def _inside_subsets(cross: Tensor, subset: Tensor, radius: Tensor) -> Tensor:
-    """(2 PARTITIONS, 4, P) bool: is a point in that subset's manifold? `cross` (P, C)."""
-    point, centre = (cross <= radius.amax(0)).nonzero(as_tuple=True)  # few of all pairs
+def _inside_subsets(
+    cross: Tensor, subset: Tensor, radius: Tensor, of_points: bool = False
+) -> Tensor:
+    """(2 PARTITIONS, 4, P) bool: is a point in that subset's manifold? `cross` (P, C).
+
+    Balls are the centres', or with `of_points` the points' own, in which a centre is to be.
+    """
+    largest = radius.amax(0)
+    limit = largest[:, None] if of_points else largest
+    point, centre = (cross <= limit).nonzero(as_tuple=True)  # few of all pairs
+    ball = point if of_points else centre
     near = cross[point, centre]
     inside = torch.zeros(len(subset), 4, len(cross), dtype=torch.bool, device=cross.device)
     for to, p, r in zip(inside, subset, radius, strict=True):
-        hit = (near <= r[centre]).nonzero()[:, 0]
+        hit = (near <= r[ball]).nonzero()[:, 0]
         to[p[centre[hit]], point[hit]] = True
     return inside
 
@@ -136,9 +200,9 @@ def _variance(inside: Tensor) -> tuple[float, float]:
     return max(2 * within[0] - within[1], 0.0), max(*between, 0.0)
 
 
-def precision_recall_of(sample: MetricInput) -> tuple[Estimate, Estimate]:
-    """`precision_recall` of a sample and its reference."""
-    return precision_recall(*sample.tensors(), sample.settings.neighbours, sample.design)
+def manifold_of(sample: MetricInput) -> Manifold:
+    """`manifold_metrics` of a sample and its reference."""
+    return manifold_metrics(*sample.tensors(), sample.settings.neighbours, sample.design)
 
 
 class Precision(Share, group="protocol"):
@@ -150,7 +214,7 @@ class Precision(Share, group="protocol"):
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: sample.once(precision_recall_of)[0]}
+        return {self.name: sample.once(manifold_of).precision}
 
     @classmethod
     def least(cls, settings: Settings) -> tuple[int, str]:
@@ -167,7 +231,43 @@ class Recall(Share, group="protocol"):
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: sample.once(precision_recall_of)[1]}
+        return {self.name: sample.once(manifold_of).recall}
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return Precision.least(settings)
+
+
+class Density(Share, group="protocol"):
+    """Mean number of the reference's balls that a sample is in, over k; 1 for the reference's law.
+
+    It counts real images nearby, so that outliers with large balls weigh less than in precision.
+    """
+
+    name = "density"
+    title = "Density"
+    high = math.inf
+    reads = (MAIN,)
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: sample.once(manifold_of).density}
+
+    @classmethod
+    def least(cls, settings: Settings) -> tuple[int, str]:
+        return Precision.least(settings)
+
+
+class Coverage(Share, group="protocol"):
+    """Share of the reference's balls with a sample in them; 1 - (1 + N / M)^-k for the same law."""
+
+    name = "coverage"
+    title = "Coverage"
+    reads = (MAIN,)
+    needs = "features"
+
+    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        return {self.name: sample.once(manifold_of).coverage}
 
     @classmethod
     def least(cls, settings: Settings) -> tuple[int, str]:

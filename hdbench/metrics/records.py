@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from hdbench.core.errors import UserError, reason
+from hdbench.metrics.base import Metric
 
 COLUMNS = {
     "suite": "str",
@@ -149,14 +150,23 @@ class Interval(NamedTuple):
 MISSING = Interval(math.nan, math.nan)
 
 
-def interval(values: Sequence[float] | np.ndarray, standard_error: float = math.nan) -> Interval:
-    """Mean over seeds and t-interval; of one value its sampling interval; else MISSING."""
+def interval(
+    values: Sequence[float] | np.ndarray,
+    standard_error: float = math.nan,
+    metric: type[Metric] | None = None,
+) -> Interval:
+    """Mean over seeds and t-interval; of one value its sampling interval; else MISSING.
+
+    Of one value of a share the half-width is that to the further limit: see `Share.limits`.
+    """
     values = np.asarray(values)  # a Series is indexed by its seeds
     n = len(values)
     if n == 0 or not np.isfinite(values).all():
         return MISSING
     if n == 1:
-        return Interval(float(values[0]), 1.96 * standard_error)
+        value = float(values[0])
+        low, high = (metric or Metric).limits(value, standard_error)
+        return Interval(value, max(value - low, high - value))
     return Interval(
         float(np.mean(values)),
         float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)),

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hdbench.core.errors import UserError
+from hdbench.metrics import metric_of
 from hdbench.metrics.base import Estimate
 from hdbench.metrics.comparison import variance_components
 from hdbench.metrics.design import Design
@@ -160,7 +161,8 @@ class Numbers:
     def __call__(self, entry: Entry, metric: str) -> Interval:
         """Mean over chains with its 95% interval; of one chain, with its sampling interval."""
         chains = self._distinct(entry, metric)
-        return interval(chains.value.to_numpy(), chains.se.iloc[0] if len(chains) else math.nan)
+        error = chains.se.iloc[0] if len(chains) else math.nan
+        return interval(chains.value.to_numpy(), error, metric_of(metric))
 
     def _distinct(self, entry: Entry, metric: str) -> pd.DataFrame:
         """By seed; a public teacher's samples are one set in every chain."""

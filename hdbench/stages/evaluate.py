@@ -20,7 +20,7 @@ from hdbench.evaluation.evaluate import evaluate as evaluate_request
 from hdbench.evaluation.features import Settings
 from hdbench.evaluation.protocols import protocol_named
 from hdbench.evaluation.request import Extractors, Request
-from hdbench.metrics import Design, Estimate, MetricInput, measure_metrics
+from hdbench.metrics import Design, Estimate, MetricInput, error_of, measure_metrics
 from hdbench.metrics.spectrum import powers
 from hdbench.networks.classifier import Classifier, classify, perceive
 from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
@@ -216,7 +216,7 @@ def write_metrics(
         writer = csv.writer(file)
         writer.writerow(["metric", "value", "se", "n"])
         writer.writerows(
-            [name, repr(e.value), repr(e.standard_error), counts[name]]
+            [name, repr(e.value), repr(error_of(name, e)), counts[name]]
             for name, e in estimates.items()
         )
     influences = {name: e.influence.astype(np.float32) for name, e in estimates.items()}

@@ -154,9 +154,9 @@ def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, sca
     fixed, given, both = torch.from_numpy(draw(m, d, 10**6)), [], []
     for seed in range(trials):
         x = torch.from_numpy(draw(n, d, seed, scale, shift))
-        given.append(manifold.precision_recall(x, fixed, 3))
+        given.append(manifold.manifold_metrics(x, fixed, 3))
         if seed < 300:
-            both.append(manifold.precision_recall(x, torch.from_numpy(draw(m, d, 10**7 + seed)), 3))
+            both.append(manifold.manifold_metrics(x, torch.from_numpy(draw(m, d, 10**7 + seed)), 3))
     for which in (0, 1):
         assert_covers(coverage([pair[which] for pair in given]))
         assert_covers(

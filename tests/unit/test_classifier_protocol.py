@@ -13,8 +13,8 @@ from hdbench.metrics import classification, frechet, manifold, spectrum
 N = 40
 CLASSES = 3
 PLAIN = [
-    *("fd_train", "fd_test", "precision", "recall", "accuracy", "classifier_score"),
-    *("power_band1", "power_band2"),
+    *("fd_train", "fd_test", "precision", "recall", "density", "coverage", "accuracy"),
+    *("classifier_score", "power_band1", "power_band2"),
 ]
 
 
@@ -46,11 +46,13 @@ def test_each_metric_is_that_of_its_own_function(real):
         reference = frechet.GaussianReference.of_statistics(*statistics)
         expected = frechet.estimate(features, reference)
         assert estimates[f"fd_{part}"].value == expected.value
-    precision, recall = manifold.precision_recall(
+    precision, recall, density, coverage = manifold.manifold_metrics(
         torch.from_numpy(features).double(), torch.from_numpy(real["train_features"]).double(), 3
     )
     assert estimates["precision"].value == precision.value
     assert estimates["recall"].value == recall.value
+    assert estimates["density"].value == density.value
+    assert estimates["coverage"].value == coverage.value
     assert estimates["recall"].standard_error == recall.standard_error > 0
     accuracy = classification.accuracy(probabilities, wanted)
     assert estimates["accuracy"].value == accuracy.value

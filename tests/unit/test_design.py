@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hdbench.core.errors import UserError
 from hdbench.metrics import Design, Estimate, MetricInput, measure_metrics
 from hdbench.metrics.comparison import paired_difference
 
@@ -109,3 +110,11 @@ def test_metrics_and_differences_have_the_samples_design():
     difference = paired_difference(a, ids, shuffled, [ids[row] for row in order])
     expected = Design(labels).standard_error(a.influence - VALUES)
     assert difference.standard_error == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("field", "what"), [("features", "sample"), ("reference", "image of the")])
+def test_features_that_are_not_finite_are_said_to_be(field, what):
+    arrays = {name: np.ones((9, 2)) for name in ("features", "reference")}
+    arrays[field][4, 1] = np.nan
+    with pytest.raises(UserError, match=f"features of {what}.* 4 are not finite; look at"):
+        measure_metrics(["precision"], MetricInput(**arrays))

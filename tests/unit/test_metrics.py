@@ -25,7 +25,7 @@ from hdbench.metrics import (
 )
 from hdbench.metrics.classification import accuracy, classifier_score
 from hdbench.metrics.frechet import GaussianReference
-from hdbench.metrics.manifold import precision_recall
+from hdbench.metrics.manifold import manifold_metrics
 from hdbench.metrics.spectrum import band_power, radial_power, relative_power
 
 
@@ -217,7 +217,9 @@ def brute_force(samples: np.ndarray, reference: np.ndarray, k: int) -> tuple[flo
 def test_precision_and_recall_against_brute_force(k):
     rng = np.random.default_rng(k)
     samples, reference = 0.8 * rng.normal(size=(60, 3)) + 0.7, rng.normal(size=(75, 3))
-    precision, recall = precision_recall(torch.from_numpy(samples), torch.from_numpy(reference), k)
+    precision, recall, *_ = manifold_metrics(
+        torch.from_numpy(samples), torch.from_numpy(reference), k
+    )
     expected = brute_force(samples, reference, k)
     assert all(0.1 < value < 0.95 for value in expected) and expected[0] != expected[1]
     assert (precision.value, recall.value) == pytest.approx(expected)
@@ -230,15 +232,15 @@ def test_precision_and_recall_of_float32_features_far_from_the_origin():
     """Distances keep the digits that |a|^2 - 2 a.b + |b|^2 in float32 would lose."""
     rng = np.random.default_rng(0)
     samples, reference = (100 + 0.5 * rng.normal(size=(80, 3)).astype(np.float32) for _ in range(2))
-    found = precision_recall(*(torch.from_numpy(x).double() for x in (samples, reference)), 2)
+    found = manifold_metrics(*(torch.from_numpy(x).double() for x in (samples, reference)), 2)[:2]
     expected = brute_force(samples.astype(np.float64), reference.astype(np.float64), 2)
     assert tuple(e.value for e in found) == pytest.approx(expected)
 
 
 def test_precision_and_recall_of_disjoint_and_of_equal_sets():
     x = torch.from_numpy(correlated(50, 4, 1))
-    assert [e.value for e in precision_recall(x, x, 3)] == [1.0, 1.0]
-    assert [e.value for e in precision_recall(x + 100, x, 3)] == [0.0, 0.0]
+    assert [e.value for e in manifold_metrics(x, x, 3)[:2]] == [1.0, 1.0]
+    assert [e.value for e in manifold_metrics(x + 100, x, 3)] == [0.0] * 4
 
 
 def test_mode_collapse_costs_recall_and_scatter_costs_precision():
@@ -247,9 +249,9 @@ def test_mode_collapse_costs_recall_and_scatter_costs_precision():
     collapsed, scattered = (
         torch.from_numpy(scale * rng.normal(size=(300, 2))) for scale in (0.2, 4)
     )
-    precision, recall = precision_recall(collapsed, real, 3)
+    precision, recall, *_ = manifold_metrics(collapsed, real, 3)
     assert precision.value > 0.95 and recall.value < 0.4
-    precision, recall = precision_recall(scattered, real, 3)
+    precision, recall, *_ = manifold_metrics(scattered, real, 3)
     assert precision.value < 0.4 and recall.value > 0.8
 
 
@@ -258,7 +260,7 @@ def test_radii_exclude_the_point_itself():
     assert manifold._balls(points, 1)[0].tolist() == [1, 1, 2, 4]
     assert manifold._balls(points, 2)[0].tolist() == [3, 2, 3, 6]
     inside_or_not = torch.tensor([[-1.0], [-1.1], [11.0], [11.5]])
-    precision, _ = precision_recall(inside_or_not, points, 1)
+    precision, *_ = manifold_metrics(inside_or_not, points, 1)
     assert (precision.influence > 0).tolist() == [True, False, True, False]
 
 
@@ -464,8 +466,8 @@ def test_what_several_metrics_need_is_computed_once():
     assert calls == [sample]
     rng = np.random.default_rng(0)
     sample = MetricInput(features=rng.normal(size=(40, 3)), reference=rng.normal(size=(50, 3)))
-    estimates = measure_metrics(["precision", "recall"], sample)
-    expected = precision_recall(*map(torch.from_numpy, (sample.features, sample.reference)), 3)
+    estimates = measure_metrics(["precision", "recall", "density", "coverage"], sample)
+    expected = manifold_metrics(*map(torch.from_numpy, (sample.features, sample.reference)), 3)
     for estimate, other in zip(estimates.values(), expected, strict=True):
         assert estimate is not other and estimate.value == other.value
         np.testing.assert_array_equal(estimate.influence, other.influence)

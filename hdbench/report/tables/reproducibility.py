@@ -10,7 +10,12 @@ from hdbench.suite.plan import Plan
 
 
 class Reproducibility(Table):
-    """The scatter of single chains, and which part of it finite sampling explains."""
+    """The scatter of single chains, and which part of it finite sampling explains.
+
+    Chains sample from noises of their own, so what sampling does not explain is of training: of the
+    teacher and the stages after it and, where `splits` is "chain", of the split of the originals
+    and the classifier.
+    """
 
     name = "reproducibility"
     caption = (
