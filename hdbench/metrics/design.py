@@ -58,16 +58,15 @@ class Design(NamedTuple):
         has no variance.
         """
         stratum = _numbered(np.zeros(n) if self.strata is None else self.strata)
-        cluster = np.arange(n) if self.clusters is None else self.clusters
-        pairs = np.stack([stratum, _numbered(cluster)], axis=1)
-        unique, unit = np.unique(pairs, axis=0, return_inverse=True)
-        of_unit = unique[:, 0]
+        cluster = np.arange(n) if self.clusters is None else _numbered(self.clusters)
+        unique, unit = np.unique(stratum * n + cluster, return_inverse=True)
+        of_unit = unique // n
         alone = np.bincount(of_unit)[of_unit] < 2
         of_unit = _numbered(np.where(alone, of_unit.max(initial=0) + 1, of_unit))
         last = of_unit.max(initial=0)
         if last and alone.sum() == 1:
             of_unit = np.where(alone, last - 1, of_unit)
-        return unit.ravel(), of_unit
+        return unit, of_unit
 
     def standard_error(self, values: np.ndarray) -> float:
         """Of the mean of values (N,) that belong to the samples; NaN for one unit."""
@@ -85,7 +84,7 @@ class Design(NamedTuple):
 
 def _numbered(values: np.ndarray) -> np.ndarray:
     """Values (n,) as 0, 1, ... in their order."""
-    return np.unique(values, return_inverse=True)[1].ravel()
+    return np.unique(values, return_inverse=True)[1]
 
 
 INDEPENDENT = Design()

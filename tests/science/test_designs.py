@@ -134,7 +134,7 @@ def test_the_training_part_is_unbiased_with_noises_of_their_own_alone():
     assert found[0] == pytest.approx(1, abs=0.04) and found[1] < 0.88
 
 
-@pytest.mark.parametrize("truth", [0.006, 0.02, 0.5, 0.98, 0.994])
+@pytest.mark.parametrize("truth", [0.005, 0.5, 0.98])
 @pytest.mark.parametrize("fixed", [False, True])
 def test_shares_near_0_and_1(truth, fixed):
     """Of 1,000 samples, also with labels that differ in it; the normal interval fails there."""
@@ -151,7 +151,7 @@ def test_shares_near_0_and_1(truth, fixed):
         inside.append(low <= truth <= high)
         normal.append(abs(estimate.value - truth) < 1.96 * estimate.standard_error)
     assert 0.93 < np.mean(inside) < 0.97
-    if truth in (0.006, 0.994):
+    if truth == 0.005:
         assert np.mean(normal) < 0.93
 
 
@@ -168,28 +168,20 @@ def test_at_0_and_1_an_interval_is_not_empty():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scale", "shift", "which"),
-    [
-        (1.2, 0.4, "precision recall density coverage"),
-        (0.9, 0.1, "precision recall density coverage"),  # all but density over .85
-        (0.5, 2.3, "precision density coverage"),  # .01 to .1
-    ],
-)
-def test_manifolds_with_fixed_labels(scale, shift, which):
-    """Of 100 samples against one reference, by Wilson's intervals."""
+def test_manifolds_with_fixed_labels():
+    """Of 100 samples against one reference: precision .9, density .8 and coverage .75 by Wilson's
+    intervals; recall is nearer to 1, see test_coverage.py.
+    """
     rng = np.random.default_rng(1)
     labels = np.arange(100) % CLASSES
     design = Design.of_labels(labels)
     centres = 0.3 * CENTRES
     real = centres[rng.integers(CLASSES, size=100)] + rng.normal(size=(100, 2))
     found = []
-    for _ in range(500):
-        x = scale * (centres[labels] + rng.normal(size=(100, 2))) + shift
+    for _ in range(300):
+        x = 1.2 * (centres[labels] + rng.normal(size=(100, 2))) + 0.4
         found.append(manifold_metrics(torch.from_numpy(x), torch.from_numpy(real), 3, design))
-    for metric in (Precision, Recall, Density, Coverage):
-        if metric.name not in which:
-            continue
+    for metric in (Precision, Density, Coverage):
         estimates = [getattr(e, metric.name) for e in found]
         truth = np.mean([e.value for e in estimates])
         limits = [metric.limits(e.value, metric.error(e)) for e in estimates]
@@ -218,7 +210,7 @@ def jackknife(measure: Callable[[np.ndarray], float], x: np.ndarray) -> np.ndarr
 )
 def test_influences_are_those_of_leaving_one_out(measure, tolerance):
     """Up to terms of order 1 / N; KID's and coverage's, scaled to their error, up to a factor."""
-    x, y = (np.random.default_rng(seed).normal(size=(80, 2)) for seed in (0, 1))
+    x, y = (np.random.default_rng(seed).normal(size=(60, 2)) for seed in (0, 1))
     influence = measure(x, y).influence
     expected = jackknife(lambda rows: measure(rows, y).value, x)
     factor = influence @ expected / (expected @ expected)
