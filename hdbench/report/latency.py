@@ -28,7 +28,9 @@ def latency_file(plan: Plan, results: Path) -> Path:
 def sampler_key(plan: Plan, row: Row) -> str:
     """A digest of what decides how long a row's sampling takes: network, sampler and batch."""
     stage = plan.stage(row.stages["sample"])
-    config = stage.config.model_dump(mode="json", exclude={"seed", "samples", "autoencoder"})
+    config = stage.config.model_dump(
+        mode="json", exclude={"seed", "chain", "samples", "autoencoder"}
+    )
     return digest_of({"config": config, "student": is_student(plan, row)})[:16]
 
 
