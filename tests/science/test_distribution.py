@@ -137,8 +137,28 @@ def test_decoupled_dmd_takes_guidance_at_its_own_noise():
         decoupled_dmd.decoupled_gradient(x_hat, z, t, z_s, s, None, v, conditional.v, fake.v)
         for v in (real, conditional.v)
     )
-    norm = (x_hat - conditional.denoised(z, t)).abs().mean(dim=(1, 2, 3), keepdim=True)
+    norm = (x_hat - conditional.denoised(z_s, s)).abs().mean(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close((with_guidance - without) * norm, expand(s) * push(z_s, s, None))
+
+
+def test_the_weight_of_guidance_in_decoupled_dmd_does_not_follow_the_time_of_matching():
+    """With the fake exact g is guidance alone: the size of 99% of rows is within 5 medians, where
+    the norm at t would make it 15."""
+    n = 4000
+    real, student = (Gaussian(torch.full((1, 2, 2), mean).double(), sd)
+                     for mean, sd in ((0.4, 0.5), (0.2, 0.4)))  # fmt: skip
+    x_hat = student.sample(n, rng(1))
+    t, s = (0.02 + 0.96 * torch.rand(n, generator=rng(seed)).double() for seed in (2, 3))
+    z, z_s = (
+        interpolate(x_hat, normal(n, 1, 2, 2, seed=5 + i), time) for i, time in enumerate((t, s))
+    )
+    guided_velocity = lambda z, t, c: real.v(z, t) + 1.0
+    g = decoupled_dmd.decoupled_gradient(x_hat, z, t, z_s, s, None, guided_velocity, real.v, real.v)
+    norm = lambda z, t: (x_hat - real.denoised(z, t)).abs().mean(dim=(1, 2, 3))
+    size = g.abs().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(size, s / norm(z_s, s))
+    tail = lambda sizes: sizes.quantile(0.99) / sizes.median()
+    assert tail(size) < 5 and tail(size * norm(z_s, s) / norm(z, t)) > 15
 
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.9])

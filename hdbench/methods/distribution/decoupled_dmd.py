@@ -2,12 +2,13 @@
 
 matching      DM = x_fake(z_t) - x_cond(z_t),  t in [t_min, t_max]
 augmentation  CA = x^w(z_s) - x_cond(z_s) = -s (v^w - v_cond)(z_s, s, c),  s in [ca_t_min, ca_t_max]
-direction     g = (DM - CA) / mean |x_hat - x_cond(z_t)|,  the mean per sample
+direction     g = DM / n(z_t) - CA / n(z_s),  n(z) = mean |x_hat - x_cond(z)|,  the mean per sample
 x_cond is the teacher's without guidance; with z_s = z_t the numerator is DMD's x_fake - x^w.
 The paper ties s to the times that the student has still to pass; after one step from noise those
 are all, so both ranges start alike here, and what is left is independent noise, which the paper
-finds to change little in four steps.  That the augmentation is divided by the norm of the matching
-term is ours.
+finds to change little in four steps.  Its Algorithm 1 adds both terms as they are; the norms are
+ours, DMD's for each term at its own time.  With the one of z_t for both, which goes to zero with t,
+guidance of a late time would have a weight without bound.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class DecoupledDMD(Matching):
 
     name: Literal["decoupled_dmd"] = "decoupled_dmd"
     title: ClassVar[str] = "Decoupled DMD"
+    version: ClassVar[int] = 2
 
     ca_t_min: float = Field(
         default=0.02, ge=0, le=1, description="guidance times are uniform in [ca_t_min, ca_t_max]"
@@ -79,8 +81,9 @@ def decoupled_gradient(
     conditional: Velocity,
     fake: Velocity,
 ) -> Tensor:
-    """(DM - CA) / mean |x_hat - x_cond|, (B, C, H, W), to be subtracted from x_hat."""
+    """DM / n(z_t) - CA / n(z_s), (B, C, H, W), to be subtracted from x_hat."""
+    v_cond = conditional(z_s, s, c)
     x_cond = denoised(conditional, z, t, c)
-    matching = denoised(fake, z, t, c) - x_cond
-    augmentation = -expand(s) * (real(z_s, s, c) - conditional(z_s, s, c))
-    return (matching - augmentation) / per_sample(x_hat - x_cond)
+    matching = (denoised(fake, z, t, c) - x_cond) / per_sample(x_hat - x_cond)
+    augmentation = -expand(s) * (real(z_s, s, c) - v_cond)
+    return matching - augmentation / per_sample(x_hat - z_s + expand(s) * v_cond)
