@@ -117,7 +117,7 @@ def claims_command(suite, results, metrics, rules, prereg, theory, flops, out):
     plan = load_plan(suite)
     source = metrics or metrics_file(plan, results)
     frame = read_metrics(source, strict=metrics is None)
-    declared, status = rules_for(plan, frame, source.with_name("run.json"), prereg, rules)
+    declared, status = rules_for(plan, frame, source, prereg, rules)
     numbers = Numbers(plan, frame, results, lenient=metrics is not None)
     values, counts = experiments_of(results, theory, flops)
     click.echo(status)

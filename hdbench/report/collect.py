@@ -7,6 +7,7 @@ over chains.  One chain: the value and 1.96 standard errors of sampling.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -71,8 +72,10 @@ def collect(
     if measured:
         run["latency"] = measured["provenance"]
     path = metrics_file(plan, results)
+    table = whole.to_csv(index=False, lineterminator="\n")
+    run["metrics"] = hashlib.sha256(table.encode()).hexdigest()
     contents = {
-        path: whole.to_csv(index=False, lineterminator="\n"),
+        path: table,
         path.with_name("run.json"): json.dumps(run, indent=1) + "\n",
         path.with_name("environment.csv"): environments(run).to_csv(
             index=False, lineterminator="\n"

@@ -150,9 +150,9 @@ class Numbers:
         fixed = self.plan.arms[entry.arm].refine is None
         values = {
             (chain, seed): chains[chain] if fixed or seed == chain else further[seed]
-            for chain, seeds in self.plan.suite.stage2_seeds.items()
-            if chain in chains.index
-            for seed in (chain, *seeds)
+            for chain in self.plan.suite.seeds
+            if chain in self.plan.suite.stage2_seeds and chain in chains.index
+            for seed in (chain, *self.plan.suite.stage2_seeds[chain])
             if fixed or seed == chain or seed in further
         }
         index = pd.MultiIndex.from_tuples(list(values), names=["chain", "seed"])

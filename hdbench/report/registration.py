@@ -2,8 +2,9 @@
 
 The file lies in workflow/prereg, named as the suite.  A run keeps to it if every stage ran from a
 clean commit that has the commit of the registration (of the tag prereg/<name>, if there is one)
-among its ancestors, with the file as it is now, and if its chains are the first of the registered
-seeds, complete and not more than the cap.  Stages record the file's digest beside their commit;
+among its ancestors, with the file as it is now, if its chains are the first of the registered
+seeds, complete and not more than the cap, with further stage-2 seeds at the registered chains, and
+if its metrics are as they were collected.  Stages record the file's digest beside their commit;
 neither is in their ids.
 """
 
@@ -86,13 +87,13 @@ def read_registration(path: Path) -> Registration:
 
 
 def rules_for(
-    plan: Plan, frame: pd.DataFrame, run: Path, prereg: Path | None, rules: Path | None
+    plan: Plan, frame: pd.DataFrame, metrics: Path, prereg: Path | None, rules: Path | None
 ) -> tuple[Rules, str]:
     """What judges a run, and in a sentence what that makes of its verdicts.
 
-    `frame` and `run` are its metrics and the file of its manifest.  It is `prereg`, or by default
-    the registration named as the suite if the run keeps to it; else `rules`, and the verdicts are
-    exploratory.  UserError where the run breaks the registration that is given.
+    `frame` is what the file `metrics` holds, beside which its manifest is.  It is `prereg`, or by
+    default the registration named as the suite if the run keeps to it; else `rules`, and the
+    verdicts are exploratory.  UserError where the run breaks the registration that is given.
     """
     if prereg is not None and rules is not None:
         raise UserError(f"{prereg}: a registration has its own rules; leave out --rules")
@@ -101,22 +102,27 @@ def rules_for(
         return read_rules(*([rules] if rules else [])), EXPLORATORY
     registration = read_registration(path)
     try:
-        return registration, kept(registration, path, plan, frame, run)
+        return registration, kept(registration, path, plan, frame, metrics)
     except UserError as error:
         if prereg is not None:
             raise
         return read_rules(), f"Exploratory, for the run does not keep to its registration: {error}."
 
 
-def kept(registration: Registration, path: Path, plan: Plan, frame: pd.DataFrame, run: Path) -> str:
+def kept(
+    registration: Registration, path: Path, plan: Plan, frame: pd.DataFrame, metrics: Path
+) -> str:
     """Says that a run keeps to its registration; UserError for the first thing that breaks it."""
     if path.stem.endswith(DRAFT):
         raise UserError(f"{path}: is a draft; make the registration with `hdbench preregister`")
     if registration.suite != plan.name:
         raise UserError(f"{path}: is of the suite {registration.suite}, not of {plan.name}")
+    check_teachers(registration, path, plan)
     seeds = check_seeds(registration, path, plan, frame)
     check_settings(registration, path, frame)
+    run = metrics.with_name("run.json")
     stages = stages_of(run)
+    check_metrics(metrics, run)
     check_clean(stages, run)
     since = committed(path)
     check_stages(stages, path, since)
@@ -124,6 +130,17 @@ def kept(registration: Registration, path: Path, plan: Plan, frame: pd.DataFrame
         f"Registered: {path} ({sha256(path)[:12]}) of commit {since[:12]}, {len(seeds)} of at most "
         f"{registration.cap} chains."
     )
+
+
+def check_teachers(registration: Registration, path: Path, plan: Plan) -> None:
+    """That the suite's further stage-2 seeds are at the chains that they are registered for."""
+    for chain, seeds in plan.suite.stage2_seeds.items():
+        registered = registration.stage2_seeds.get(chain, ())
+        if others := [seed for seed in seeds if seed not in registered]:
+            raise UserError(
+                f"{path}: the stage-2 seeds {_list(others)} are not registered at chain {chain}; "
+                "give the suite the registered ones"
+            )
 
 
 def check_seeds(
@@ -198,6 +215,15 @@ def stages_of(run: Path) -> list[dict[str, Any]]:
     if not commits:
         raise UserError(f"{run}: has no stages; make it again with `hdbench collect`")
     return stages
+
+
+def check_metrics(metrics: Path, run: Path) -> None:
+    """That a file of metrics is the one that was collected with a run's manifest."""
+    if json.loads(run.read_text(encoding="utf-8")).get("metrics") != sha256(metrics):
+        raise UserError(
+            f"{metrics}: is not the file that was collected with {run}; make both again with "
+            "`hdbench collect`"
+        )
 
 
 def check_clean(stages: list[dict[str, Any]], run: Path) -> None:

@@ -38,7 +38,7 @@ class Hypothesis(Config):
     within: Literal["margin"] | None = Field(None, description="in place of bounds: no effect")
     unit: Unit = Field("chain", description="what varies: whole chains, stage 2 alone, or nothing")
     teacher: int | None = Field(
-        None, description="chain whose stage-2 seeds are taken; by default the first with several"
+        None, description="chain whose stage-2 seeds are taken; by default the first of the suite's"
     )
 
     @model_validator(mode="after")

@@ -15,7 +15,9 @@ of the densities of the sample correlation r, at rho uniform on (-1, 1) over rho
 maximal invariant under changes of both means and scales, so again a martingale at rho = 0
 (Perez-Ortiz, Lardy, de Heide and Gruenwald, Ann. Statist. 52, 2024).
 
-Both suppose independent normal values, and neither depends on their order.
+Both suppose independent normal values, and neither depends on their order.  At level 5% whoever
+looks after each of 100 values errs in 2% of cases where they are Student's of 5 or 3 degrees of
+freedom, in 13% where they are exponential; of spreads, after each of 60, in 3, 8 and 5%.
 """
 
 from __future__ import annotations

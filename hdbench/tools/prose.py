@@ -285,8 +285,8 @@ def _probes(tables: Path) -> tuple[Intervals, set[tuple[str, str]]]:
 def _judged(suite: str, tables: Path):
     theory, flops = experiments_of(tables)
     numbers = _numbers(suite, tables)
-    frame = read_metrics(tables / suite / "metrics.csv")
-    rules, _ = rules_for(numbers.plan, frame, tables / suite / "run.json", None, None)
+    metrics = tables / suite / "metrics.csv"
+    rules, _ = rules_for(numbers.plan, read_metrics(metrics), metrics, None, None)
     return judge(numbers, rules, theory, flops)
 
 

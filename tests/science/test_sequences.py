@@ -146,6 +146,25 @@ def test_a_sequence_of_a_ratio_of_spreads_ends_where_the_evidence_does():
     assert low < narrower[0] < narrower[1] < high
 
 
+def test_the_errors_under_other_laws_are_those_that_the_documents_say():
+    """Heavy tails are harmless to a mean and not to a ratio of spreads; for skewness, the mean."""
+    rng = np.random.default_rng(7)
+    laws = {
+        "t5": lambda *size: rng.standard_t(5, size=size),
+        "t3": lambda *size: rng.standard_t(3, size=size),
+        "exponential": lambda *size: rng.exponential(size=size) - 1,
+    }
+    half = np.array([half_width(n, 0.05) * math.sqrt(n) for n in range(2, 101)])
+    bounds = np.array([largest_correlation(n, 0.05) for n in range(4, 61)])
+    said = {"t5": (0.02, 0.03), "t3": (0.02, 0.08), "exponential": (0.13, 0.05)}
+    for name, law in laws.items():
+        of_mean = np.mean((np.abs(t_statistics(law(10_000, 100))) > half).any(axis=1))
+        shared, a, b = law(3, 10_000, 60)
+        x, y = shared + a / 2, shared + b / 2
+        of_spread = np.mean((np.abs(correlations(x - y, x + y)) > bounds).any(axis=1))
+        assert (of_mean, of_spread) == pytest.approx(said[name], abs=0.008)
+
+
 def deviation(a, b) -> Deviation:
     return Deviation(a=np.asarray(a), b=np.asarray(b), n=len(a), mixture=1.0)
 

@@ -86,10 +86,12 @@ class Run:
         ]
         folder = Path("results/tiny")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").write_text(json.dumps({"stages": stages}))
         frame = synthetic(replace(plan, rows=plan.all_rows))
         frame = frame[frame.seed.isna() | frame.seed.isin(self.seeds)]
-        frame.to_csv(folder / "metrics.csv", index=False)
+        metrics = folder / "metrics.csv"
+        frame.to_csv(metrics, index=False)
+        run = {"stages": stages, "metrics": sha256(metrics)}
+        (folder / "run.json").write_text(json.dumps(run))
         return frame
 
     @property
@@ -235,6 +237,15 @@ def test_a_registration_that_has_changed_since_a_stage_ran_is_refused(registered
     refused("was not there when")
 
 
+def test_numbers_that_are_not_those_collected_are_refused(registered):
+    metrics = Path("results/tiny/metrics.csv")
+    frame = registered.write()
+    frame.assign(value=frame.value.where(frame.arm != "hd", frame.value / 2)).to_csv(
+        metrics, index=False
+    )
+    refused(f"{metrics}: is not the file that was collected with results/tiny/run.json")
+
+
 def test_other_settings_than_the_registered_are_refused(registered):
     suite(SEEDS[:6], {"base.refine.learning_rate": 0.0123})
     registered.write()
@@ -325,3 +336,6 @@ def test_stage_two_seeds_are_registered_and_complete_in_order_too(registered):
     registered.seeds = [11, 101, 103]
     registered.write()
     refused("seed 102 has no numbers of hd, dmd, though seed 103 after it has")
+    suite(SEEDS[:2], {"stage2_seeds": {"12": further}})
+    registered.write()
+    refused("the stage-2 seeds 101, 102, 103, 104, 105, 106 are not registered at chain 12")
