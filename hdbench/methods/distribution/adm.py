@@ -7,7 +7,9 @@ generator  raises D(z_s^fake, s, c),  through v_psi and z_t
 Hinge loss, on tokens of several blocks of the frozen teacher; g is that of
 hdbench.methods.distribution.adversarial.
 The critic sees no data, and there is no DMD term.  t is uniform in [gan.t_min, gan.t_max];
-delta = 1/64 is the paper's; head, blocks and update ratio are ours.
+delta = 1/64 is the paper's; head, blocks and update ratio are ours.  Of a component of variance
+s^2 in x_hat the discriminated variance has the share (1 - t)^2 s^2 / ((1 - t)^2 s^2 + t^2),
+whatever delta is: only small t show high frequencies.
 """
 
 from __future__ import annotations

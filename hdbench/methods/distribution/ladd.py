@@ -4,7 +4,9 @@ The GAN loss alone, hinge, on tokens of several blocks of the frozen teacher.  T
 network: the critic update trains the head.  g is that of hdbench.methods.distribution.adversarial.
 Real samples are the data's, where the paper takes the teacher's; times are uniform in [gan.t_min,
 gan.t_max], where it takes a logit-normal distribution; R1 may be added in its approximate form.
-One head reads all blocks, of the size of all heads.
+One head reads all blocks, of the size of all heads.  Features of a frozen network cost the critic
+a forward alone, so that several head steps a generator step are cheap, and a head that has not
+learnt tells the generator nothing, whatever size its gradient is brought to.
 """
 
 from __future__ import annotations
