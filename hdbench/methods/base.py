@@ -75,8 +75,8 @@ class Update:
     on_step: Callable[[int, int], Sequence[nn.Parameter] | None] = lambda step, steps: None
     """Called before every `step` of `steps`; gives the parameters that it drew anew, if any, whose
     optimiser's state then starts anew too."""
-    ema_start: Callable[[int, int], int] = lambda step, steps: 0
-    """The step at which the current average of weights began."""
+    round_of: Callable[[int, int], range] = lambda step, steps: range(steps)
+    """The steps of the round of `step`: its average of weights and its schedule begin there."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,14 +95,16 @@ class Trainer:
     def train_step(self) -> None:
         """All updates once, in order.  Scalars stay on the device until `read_scalars`."""
         steps = self.training.steps
-        factor = learning_rate_factor(self.training.schedule, self.step, steps)
+        schedule = self.training.schedule
         since = 0
         scalars = {}
         for update in self.updates:
             optimizer = self.optimizers[update.name]
             for parameter in update.on_step(self.step, steps) or ():
                 optimizer.state.pop(parameter, None)
-            since = max(since, update.ema_start(self.step, steps))
+            now = update.round_of(self.step, steps)
+            since = max(since, now.start)
+            factor = learning_rate_factor(schedule, self.step - now.start, len(now))
             for group in optimizer.param_groups:
                 group["lr"] = factor * group["peak"]
             for repeat in range(update.repeats):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -520,6 +521,18 @@ def test_the_average_of_weights_begins_anew_in_each_round():
                 for name, value in trainer.student.state_dict().items()
             }
     torch.testing.assert_close(trainer.ema, mean)
+
+
+def test_the_schedule_of_rates_begins_anew_in_each_round():
+    """Half a cosine from the peak over 4, 3 and 3 of 10 steps, and so in the round of one step."""
+    trainer = trainer_of(Progressive(start_steps=4), 10, batch=8)
+    (group,) = trainer.optimizers["student"].param_groups
+    factors = []
+    for _ in range(10):
+        trainer.train_step()
+        factors.append(group["lr"] / group["peak"])
+    falling = [[(1 + math.cos(math.pi * k / n)) / 2 for k in range(n)] for n in (4, 3, 3)]
+    assert factors == pytest.approx(sum(falling, []))
 
 
 def test_rounds_that_are_not_powers_of_two():

@@ -51,7 +51,7 @@ Regulariser = Annotated[
     MeanFlow | Consistency | Knowledge | StochasticConsistency, Field(discriminator="name")
 ]
 OnStep = Callable[[int, int], Sequence[nn.Parameter] | None]
-STATE_OPTIONS = ("frozen", "on_step", "ema_start")  # of a regulariser, taken over by the generator
+STATE_OPTIONS = ("frozen", "on_step", "round_of")  # of a regulariser, taken over by the generator
 
 
 class GeneratorObjective(Objective):

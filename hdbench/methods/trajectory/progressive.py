@@ -5,10 +5,9 @@ two steps  z'_m = z_t - (t - m) u'(z_t, m, t, c),   z'_r = z'_m - (m - r) u'(z'_
 loss       || u_theta(z_t, r, t, c) - (z_t - z'_r) / (t - r) ||^2
 u' is the student at the end of the last round; in the first round it is the teacher's v^w, whose
 two steps are Euler's, and on this path DDIM's.
-Rounds share the steps of the stage evenly, and in each the average of weights begins anew; the
-weights themselves, not that average, start and teach the next.  Here the learning rate follows the
-stage's one schedule and squares of velocities weigh alike; in the paper it falls in each round, and
-squares of x weigh max(SNR, 1).
+Rounds share the steps of the stage evenly, and in each the schedule of learning rates and the
+average of weights begin anew; the weights themselves, not that average, start and teach the next.
+Here squares of velocities weigh alike; in the paper squares of x weigh max(SNR, 1).
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ class Progressive(Regression):
 
     name: Literal["progressive"] = "progressive"
     title: ClassVar[str] = "Progressive distillation"
+    version: ClassVar[int] = 2
     learns_mean_velocity: ClassVar[bool] = True
 
     start_steps: int = Field(
@@ -75,8 +75,9 @@ class Progressive(Regression):
                 for old, new in zip(*states, strict=True):
                     to_local(old).copy_(to_local(new))
 
-        def ema_start(step: int, steps: int) -> int:
-            return -(-self.round_at(step, steps) * steps // self.rounds())
+        def round_of(step: int, steps: int) -> range:
+            first = self.round_at(step, steps)
+            return range(*(-(-i * steps // self.rounds()) for i in (first, first + 1)))
 
         def draw(d) -> Batch:
             x, c = d.data()
@@ -96,7 +97,7 @@ class Progressive(Regression):
             residual,
             frozen={"previous": previous},
             on_step=on_step,
-            ema_start=ema_start,
+            round_of=round_of,
         )
 
     def passes(self, depth, guided):
