@@ -183,13 +183,18 @@ class Judgement:
         return "The arm that a margin is a share of has no numbers."
 
     def _undecided(self, findings: list[str]) -> str:
-        pending = [i for i, word in enumerate(findings) if word in ("undecided", "not made")]
-        m = self.tests[next(i for i in pending if findings[i] == "undecided")]
-        tests = "its test is" if len(findings) == 1 else f"all {len(findings)} tests are"
-        text = f"At {plural(m.seeds, UNITS[m.test.unit])} {tests} undecided"
-        if len(pending) < len(findings):
-            named = ", ".join(map(self._named, pending))
-            text = text.replace("all", f"{len(pending)} of", 1) + f" ({named})"
+        pending = [i for i, word in enumerate(findings) if word == "undecided"]
+        m = self.tests[pending[0]]
+        k = len(findings)
+        of_all = len(pending) == k
+        count = f"all {k}" if of_all else f"{len(pending)} of {k}"
+        tests = "its test" if k == 1 else f"{count} tests"
+        verb = "is" if len(pending) == 1 else "are"
+        text = f"At {plural(m.seeds, UNITS[m.test.unit])} {tests} {verb} undecided"
+        if not of_all:
+            text += f" ({', '.join(map(self._named, pending))})"
+        if lacking := [i for i, word in enumerate(findings) if word == "not made"]:
+            text += f", {len(lacking)} not computed ({', '.join(map(self._named, lacking))})"
         if m.seeds < self.least:
             text += f", for no interval is bounded before {self.least}"
         if m.seeds < 2:

@@ -309,7 +309,13 @@ def test_the_sentence_says_which_test_decided_and_what_is_missing(numbers, tmp_p
     assert (
         judged(unsettled, A=claim(HD_DMD, td))
         .sentence.iloc[0]
-        .startswith("At 10 chains 1 of 2 tests are undecided (td@1 - dmd in fd_test); at these")
+        .startswith("At 10 chains 1 of 2 tests is undecided (td@1 - dmd in fd_test); at these")
+    )
+    absent = hypothesis("spread", {"hd": 1, "dmd": -1}, above=1, unit="stage2_seed")
+    either = judged(planted(numbers, -1.0, 20), A=claim(HD_DMD, absent, combine="any"))
+    assert either.sentence.iloc[0].startswith(
+        "At 10 chains 1 of 2 tests is undecided (hd - dmd in fd_test), 1 not computed "
+        "(hd / dmd in fd_test); at these"
     )
     narrow = only(planted(numbers, 0.0, 10), HD_DMD, HALF)
     assert narrow.sentence == "Its test is negligible. At the narrower margin: undecided."
