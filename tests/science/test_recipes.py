@@ -15,6 +15,7 @@ from hdbench.stages.trainer import Trainer
 from hdbench.suite.reading import read_recipe
 from hdbench.suite.training import Training
 from tests.science.test_objectives import rng, small_transformer
+from tests.support import shipped
 from tests.support.oracles import Gaussian, sign_nodes
 
 
@@ -110,3 +111,43 @@ def test_the_law_that_adm_discriminates_follows_high_frequencies(recipe):
     assert sensitivity(t, objective.delta, 0.1) > 0.08
     assert (objective.delta, gan.t_min, gan.t_max) == (1 / 64, 0.02, 0.98)
     assert sensitivity(0.5 + 0.48 * torch.linspace(0, 1, 400), 0.5, 0.1) < 0.01
+
+
+# shares of rows at t = 1 and power of the adaptive weight
+
+
+@pytest.mark.parametrize(
+    ("recipe", "share"),
+    [
+        *((name, 1 / 4) for name in ("meanflow", "improved_meanflow", "scm", "reflow")),
+        ("twinflow", 1 / 4),
+        ("shortcut", 1 / 4 + 1 / 4 * (2 - 1 / 64) / 7),  # besides: 1, 1/2, ..., 1/64 of each size
+        *((name, 1 / 8) for name in ("consistency", "slam", "scott_without_gan")),
+    ],
+)
+def test_a_quarter_of_rows_starts_from_noise_unless_the_paper_has_equal_steps(recipe, share):
+    """With exact shares where it is one of the suite's; of 8 equal steps one starts at t = 1."""
+    images = torch.zeros(10, 1, 1, 1)
+    problem = Problem(
+        student=nn.Linear(1, 1),
+        learning_rate=1.0,
+        pairs=(images, images, torch.zeros(10, dtype=torch.long)),
+    )
+    (update,) = training_of(recipe, "trajectory").objective.updates(problem)
+    b = update.draw(drawn(images, 8000))
+    start = b["t"] == 1
+    assert start.double().mean().item() == pytest.approx(share, abs=0.015)
+    if share != 1 / 8:
+        assert start[-2000:].all()
+    if recipe in ("reflow", "shortcut", "twinflow"):  # their ends at t = 1 are data
+        assert b["r"][-2000:].eq(0).all()
+
+
+@pytest.mark.parametrize("recipe", shipped.RECIPES)
+def test_a_power_other_than_one_has_a_source_or_a_reason(recipe):
+    """For each recipe with a trajectory stage of its own."""
+    _, written, whole = read_recipe(recipe, "")
+    objective = (written["trajectory"] or {}).get("objective", {})
+    if objective.get("adaptive_power", 1.0) != 1.0:
+        said = whole.hyper_parameters["trajectory.objective.adaptive_power"]
+        assert said.startswith(("paper", "code")) or "conditional mean" in said

@@ -377,6 +377,19 @@ def test_shortcut_draws_exact_shares(share, n):
     assert torch.equal(t[r == t], place[r == t])
 
 
+@pytest.mark.parametrize(("share", "one_step", "n"), [(0.25, 0.25, 64), (0.3, 0.5, 10), (0, 1, 8)])
+def test_shortcut_draws_an_exact_share_of_the_one_step_besides(share, one_step, n):
+    """The other rows are those without it."""
+    objective = Shortcut(consistency_share=share, prob_t_equals_1=one_step)
+    r, t, moving = objective.draw_times(draws(a_gaussian(), n))
+    ones = round(one_step * n)
+    assert moving.at == n - ones - round(share * n) == (r == t).sum()
+    assert t[n - ones :].eq(1).all() and r[n - ones :].eq(0).all()
+    same = Shortcut(consistency_share=(n - moving.at) / n).draw_times(draws(a_gaussian(), n))
+    assert torch.equal(r[: n - ones], same[0][: n - ones])
+    assert torch.equal(t[: n - ones], same[1][: n - ones])
+
+
 def test_shortcut_draws_every_size_on_its_own_grid():
     """Sizes 1/8, 1/4, 1/2, 1, never 1/16, equally often for F = 16, each from a multiple of it."""
     n = 8000
@@ -601,6 +614,7 @@ REACHES = [
     Reflow(),
     Progressive(start_steps=4),
     Shortcut(finest=8),
+    Shortcut(finest=8, prob_t_equals_1=0.25),
     Boot(intervals=8),
 ]
 
@@ -657,6 +671,7 @@ def test_training_reaches_the_optimum(objective):
             "start_steps = 8: must be a power of two times final_steps, 3",
         ),
         (Shortcut, {"finest": 12}, "finest = 12: must be a power of two"),
+        (Shortcut, {"consistency_share": 0.6, "prob_t_equals_1": 0.5}, "more than 1"),
         (ImprovedMeanFlow, {"prob_r_equals_t": 0.6, "prob_t_equals_1": 0.5}, "more than 1"),
     ],
 )
@@ -704,6 +719,7 @@ class SharedLedger(Ledger):
         Shortcut(),
         Shortcut(consistency_share=0.5),
         Shortcut(consistency_share=0.0),
+        Shortcut(prob_t_equals_1=0.25),
         ImprovedMeanFlow(),
         ImprovedMeanFlow(prob_r_equals_t=0.75),
         ImprovedMeanFlow(prob_r_equals_t=1.0, prob_t_equals_1=0.0),

@@ -7,8 +7,10 @@ self-consistency  || u_theta(z_t, r, t, c) - sg u'(z_t, r, t, c) ||^2    (Eqs. 4
 other rows        || u_theta(z_t, t, t, c) - v^w(z_t, t, c) ||^2
 The halves of the smallest step, of size 1/F, are Euler's: there, as in the paper, u_theta is asked
 at r = t.
-Not the paper's: the teacher's v^w in place of eps - x, t uniform in [0, 1) on those rows and not on
-the grid of 1/F, and targets by the student itself instead of its moving average.
+A share of the batch, prob_t_equals_1, may have d = t = 1 besides, the step that one-step samples
+take; of sizes equally likely that is one in log2 F of the self-consistency rows alone.
+Not the paper's: such a share, the teacher's v^w in place of eps - x, t uniform in [0, 1) for
+r = t and not on the grid of 1/F, and targets by the student itself and not its moving average.
 """
 
 from __future__ import annotations
@@ -36,7 +38,17 @@ class Shortcut(Regression):
         default=128, ge=2, description="F, a power of two: smallest steps from noise to data"
     )
     consistency_share: float = Field(
-        default=0.25, ge=0, le=1, description="share of rows with a self-consistency target"
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of rows with a self-consistency target of a size drawn",
+    )
+    prob_t_equals_1: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda share: share == 0,
+        description="share of rows, besides, with that of the one step from noise to data",
     )
 
     @model_validator(mode="after")
@@ -45,19 +57,30 @@ class Shortcut(Regression):
             raise ValueError(f"finest = {self.finest}: must be a power of two")
         return self
 
+    @model_validator(mode="after")
+    def _shares_fit(self):
+        if self.consistency_share + self.prob_t_equals_1 > 1:
+            raise ValueError("consistency_share and prob_t_equals_1 add up to more than 1")
+        return self
+
     def teacher_steps(self):
         return self.finest
 
     def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
-        """r, t (B,), r = t uniform in the first rows, a step in the last; where these begin."""
-        moving = d.split(d.batch - round(self.consistency_share * d.batch))
+        """r, t (B,): r = t uniform, then steps, last r = 0, t = 1; and the first step's row."""
+        one_step = round(self.prob_t_equals_1 * d.batch)
+        ones = d.split(d.batch - one_step)
+        moving = d.split(max(0, d.batch - one_step - round(self.consistency_share * d.batch)))
         levels = self.finest.bit_length() - 1
         level = d.uniform()[moving.at :]
         place = d.uniform()
         n = 2.0 ** torch.floor(level * levels).clamp(max=levels - 1)
         i = torch.floor(place[moving.at :] * n).clamp(max=n - 1)
         still = place[: moving.at]
-        return torch.cat([still, i / n]), torch.cat([still, (i + 1) / n]), moving
+        r, t = torch.cat([still, i / n]), torch.cat([still, (i + 1) / n])
+        r[ones.at :] = 0.0
+        t[ones.at :] = 1.0
+        return r, t, moving
 
     def updates(self, problem):
         def draw(d) -> Batch:
@@ -77,7 +100,7 @@ class Shortcut(Regression):
         return self.regression(problem, draw, residual)
 
     def passes(self, depth, guided):
-        share = self.consistency_share
+        share = self.consistency_share + self.prob_t_equals_1
         return {
             "teacher": Passes(forward=(2 if guided else 1) * (1 - share)),
             "target": Passes(forward=2 * share),
