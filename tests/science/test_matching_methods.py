@@ -13,6 +13,7 @@ from hdbench.methods import DMD, GDD, GNDM, AdversarialPretraining, FlashDMD, Si
 from hdbench.methods.base import Problem
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.methods.distribution import embedding_loss, gndm
+from hdbench.methods.distribution.dmd import dmd_gradient
 from hdbench.methods.distribution.flash_dmd import pull_towards
 from hdbench.methods.distribution.gan import HingeOnTeacher
 from hdbench.methods.distribution.gdd import OnClassifier
@@ -34,6 +35,7 @@ from tests.science.test_distribution import (
 )
 from tests.science.test_objectives import rng, small_transformer
 from tests.support.classes import TwoClasses
+from tests.support.oracles import Mixture
 from tests.support.tiny import run_until, stage_of, tiny_plan
 
 NOISES = torch.randn(4000, 1, 2, 2, generator=rng(7))
@@ -84,6 +86,32 @@ class OfBoth(TwoClasses):
 
     def forward(self, z, r, t, c):
         return super().forward(z, r, t, torch.full_like(c, self.null_label))
+
+
+def test_one_fake_of_the_mixture_pushes_a_step_past_the_law_while_another_lags():
+    """Scales .5, .8, .9 and 1 of the law, exact scores: dmd's direction enlarges the last as well,
+    which a fake of its own step leaves; and none where all are at the law."""
+    n = 4000
+    eps, noise = (torch.randn(n, 1, 2, 2, generator=rng(seed)).double() for seed in (1, 2))
+    t = 0.1 + 0.8 * torch.rand(n, generator=rng(3)).double()
+
+    def law(*scales: float) -> Mixture:
+        k = len(scales)
+        shares = torch.full((k,), 1 / k).double()
+        return Mixture(torch.zeros(k, 1, 2, 2).double(), torch.tensor(scales).double(), shares)
+
+    def growth(scale: float, fake: Mixture) -> float:
+        """Of the scale, by descent along the direction."""
+        x_hat = scale * eps
+        z = interpolate(x_hat, noise, t)
+        return -(dmd_gradient(x_hat, z, t, labels, law(1.0).v, fake.v) * eps).mean().item()
+
+    labels = torch.zeros(n, dtype=torch.long)
+    lagging = law(0.5, 0.8, 0.9, 1.0)
+    assert growth(1.0, lagging) > 0.02
+    assert growth(1.0, law(1.0)) == pytest.approx(0, abs=1e-12)
+    assert growth(1.0, law(1.0, 1.0, 1.0, 1.0)) == pytest.approx(0, abs=1e-12)
+    assert growth(1.1, law(1.1)) < 0 < growth(1.1, lagging)
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 Two time scales (Section 4.2: 5 fake updates a generator update), a GAN on the trained fake score's
 features (4.3) and, with generator_steps = 4, backward simulation (4.5).  In the paper the GAN's
 weight is a constant; here it is relative to the RMS of the direction, by the rule of all heads.
-Renoising times do not depend on the generator's step, as in the paper's code.
+Renoising times do not depend on the generator's step, as in the paper's code.  Nor does the fake,
+which is of the mixture of all steps' laws: while one lags, a step that has the real law already is
+pushed past it, towards a mixture that has.
 """
 
 from __future__ import annotations
