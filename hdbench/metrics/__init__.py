@@ -150,9 +150,13 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
 
 def _check_finite(sample: MetricInput) -> None:
     """UserError for features that are not finite, of which no metric has a meaning."""
-    sets = {"sample": sample.features, "image of the reference": sample.reference}
-    for what, features in sets.items():
-        if features is not None and not (finite := np.isfinite(features).all(1)).all():
+    samples = [sample.features, *(view.features for view in sample.views.values())]
+    references = [sample.reference, *(view.reference for view in sample.views.values())]
+    sets = [("sample", x) for x in (*samples, *(sample.clip or ()))]
+    sets += [("image of the reference", x) for x in references]
+    checked = {id(x): (what, x) for what, x in sets if x is not None}  # views share arrays
+    for what, features in checked.values():
+        if not (finite := np.isfinite(features).all(1)).all():
             raise UserError(
                 f"the features of {what} {int(finite.argmin())} are not finite; look at the image, "
                 "and at the weights of the network that sees it"

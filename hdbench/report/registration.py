@@ -28,6 +28,7 @@ from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
 
 EXPLORATORY = "Exploratory: the rules are workflow/claims.yaml, not a registration before the run."
+MOST = 10_000  # seeds
 DRAFT = ".draft"  # what ends the name of one that is still to be made
 
 
@@ -359,6 +360,8 @@ def seeds_of(text: str) -> range:
     first, dash, last = text.partition("-")
     if not (dash and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
         raise UserError(f"--seeds = {text!r}: give the first and the last, such as 11-42")
+    if int(last) - int(first) >= MOST:
+        raise UserError(f"--seeds = {text!r}: these are over {MOST:,}; give fewer")
     return range(int(first), int(last) + 1)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hdbench.core.errors import UserError
-from hdbench.metrics import Design, Estimate, MetricInput, measure_metrics
+from hdbench.metrics import Design, Estimate, MetricInput, View, measure_metrics
 from hdbench.metrics.comparison import paired_difference
 
 VALUES = np.random.default_rng(0).normal(size=120) + 3 * (np.arange(120) % 4)
@@ -118,3 +118,6 @@ def test_features_that_are_not_finite_are_said_to_be(field, what):
     arrays[field][4, 1] = np.nan
     with pytest.raises(UserError, match=f"features of {what}.* 4 are not finite; look at"):
         measure_metrics(["precision"], MetricInput(**arrays))
+    view = View(**arrays)  # that of another network than the main one
+    with pytest.raises(UserError, match=f"features of {what}.* 4 are not finite; look at"):
+        measure_metrics(["mind"], MetricInput(views={"inception.2048": view}))

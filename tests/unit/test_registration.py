@@ -290,6 +290,7 @@ def test_mistakes_of_a_registration_are_one_sentence(registered, tmp_path):
     outside = tmp_path / "out" / "tiny.yaml"
     for words, message in (
         (("--seeds", "11"), "give the first and the last, such as 11-42"),
+        (("--seeds", "11-99999999999"), "these are over 10,000; give fewer"),
         (("--seeds", "90-99"), "begins with seed 11, not with 90; set its seeds to [90]"),
         (("--seeds", "11-17", "--claim", "Z"), "unknown claim"),
         (("--seeds", "11-17", "--claim", "B"), "has no arm unknown"),
