@@ -23,6 +23,7 @@ from hdbench.core.errors import UserError
 from hdbench.core.files import sha256, write_atomic
 from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
 from hdbench.core.yaml_file import read_yaml
+from hdbench.report.collect import is_collected
 from hdbench.report.rules import Claim, Rules, Unit, read_rules
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
@@ -220,7 +221,7 @@ def stages_of(run: Path) -> list[dict[str, Any]]:
 
 def check_metrics(metrics: Path, run: Path) -> None:
     """That a file of metrics is the one that was collected with a run's manifest."""
-    if json.loads(run.read_text(encoding="utf-8")).get("metrics") != sha256(metrics):
+    if not is_collected(metrics, run):
         raise UserError(
             f"{metrics}: is not the file that was collected with {run}; make both again with "
             "`hdbench collect`"

@@ -15,7 +15,7 @@ from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images, to_uint8
 from hdbench.flow.path import guided
 from hdbench.metrics.records import read_metrics
-from hdbench.report.collect import collect
+from hdbench.report.collect import collect, is_collected
 from hdbench.stages import artifact, networks
 from hdbench.stages import context as stages
 from tests.support.tiny import run_until, stage_of, tiny_plan
@@ -118,6 +118,11 @@ def test_numbers_of_another_run_stand_where_there_are_no_results(run, tmp_path):
         merged["stages_done"] == manifest["stages_done"]
         and merged["core_seconds"] == manifest["core_seconds"]
     )
+    assert is_collected(part / plan.name / "metrics.csv", part / plan.name / "run.json")
+    read_metrics(file).assign(se=0.5).to_csv(file, index=False)
+    collect(plan, part, partial=True, keep=file)  # of an edited file
+    assert "metrics" not in json.loads((part / plan.name / "run.json").read_text())
+    file.write_text(text)
     with pytest.raises(UserError, match="does not exist yet"):  # hd is in neither
         collect(plan, part, keep=file)
 
