@@ -121,9 +121,10 @@ def measured(numbers: Numbers, name: str) -> Column:
 
 
 def quality(numbers: Numbers) -> list[Column]:
-    """The metrics of the suite's protocol."""
+    """The metrics of the suite's protocol; its density and coverage where they were measured."""
     protocol = PROTOCOLS[numbers.plan.suite.evaluation.protocol]
-    return [measured(numbers, name) for name in protocol.quality]
+    beside = [name for name in ("density", "coverage") if name in protocol.metrics]
+    return [*(measured(numbers, name) for name in protocol.quality), *further(numbers, beside)]
 
 
 def distance(numbers: Numbers) -> Column:

@@ -680,11 +680,14 @@ def test_the_classifier_protocol_by_hand_is_the_evaluate_stage(tmp_path):
     theirs = pd.read_csv(tmp_path / "results/stages" / stage / "metrics.csv")
     ours = read_metrics(tmp_path / "x.csv")
     assert ours.value.tolist() == theirs.value.tolist() and ours.se.tolist() == theirs.se.tolist()
-    assert "a reference stage" in refusal(
-        invoke(
-            "evaluate", "--samples", samples, "--protocol", "classifier", "--reference", tmp_path
-        )
-    )
+    evaluate = ["evaluate", "--protocol", "classifier", "--samples"]
+    assert "a reference stage" in refusal(invoke(*evaluate, samples, "--reference", tmp_path))
+    with np.load(samples) as arrays:
+        labels = np.where(arrays["labels"] == 1, 0, arrays["labels"])
+        np.savez(tmp_path / "few.npz", **dict(arrays) | {"labels": labels})
+    reference = tmp_path / "results/stages" / parents["reference"]
+    sentence = refusal(invoke(*evaluate, tmp_path / "few.npz", "--reference", reference))
+    assert "has no image of class 1" in sentence and "give samples of every class" in sentence
 
 
 # bad input

@@ -164,8 +164,8 @@ def test_precision_and_recall_given_the_reference_and_with_it(draw, n, m, d, sca
                 [pair[which] for pair in both], [pair[which].joint_standard_error for pair in both]
             )
         )
-    binomial = np.sqrt(np.mean([e.value * (1 - e.value) / m for _, e in given]))
-    assert np.std([e.value for _, e in both]) > 1.1 * binomial
+    binomial = np.sqrt(np.mean([e.recall.value * (1 - e.recall.value) / m for e in given]))
+    assert np.std([e.recall.value for e in both]) > 1.1 * binomial
 
 
 @pytest.mark.slow

@@ -746,6 +746,23 @@ def test_reproducibility_tells_sampling_from_training(tmp_path):
         rendered(tiny_plan(tmp_path), synthetic(tiny_plan(tmp_path)), "reproducibility")
     )
     assert alone["hd"]["fd_test_64_training"] == ""
+    explained = '"-": one chain alone does not scatter.'
+    single = rendered(tiny_plan(tmp_path), synthetic(tiny_plan(tmp_path)), "reproducibility")
+    assert explained in " ".join(single.footnotes)
+    assert explained not in " ".join(rendered(plan, frame, "reproducibility").footnotes)
+
+
+def test_density_and_coverage_are_columns_where_they_were_measured(tmp_path):
+    plan = tiny_plan(tmp_path)
+    frame = synthetic(plan)
+    before = [column.key for column in rendered(plan, frame, "main").columns]
+    assert "recall_64" in before and "coverage_64" not in before
+    recall = frame[frame.metric == "recall_64"]
+    frame = pd.concat([frame, recall.assign(metric="coverage_64", value=0.25)], ignore_index=True)
+    shown = rendered(plan, frame, "main")
+    keys = [column.key for column in shown.columns]
+    assert keys[keys.index("recall_64") + 1] == "coverage_64" and "density_64" not in keys
+    assert float(rows_of(shown)["hd"]["coverage_64"]) == 0.25
 
 
 def test_best_and_second_best_are_marked_only_where_intervals_support_it(tmp_path):

@@ -267,7 +267,9 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
             "from black with which FD train is least; FD train at that gain is this minimum.",
             "SD of": "SD: standard deviation of one chain's value; of sampling, by the influence "
             "of each sample; of training, what is left of the variance over chains, 0 where "
-            "sampling alone explains it.",
+            "sampling alone explains it."
+            + ' "-": one chain alone does not scatter.'
+            * numbers.alone,
             "ms/image": "ms/image: wall time of sampling as it was; other work on the machine "
             "shows in its interval.",
             "FLOPs": "FLOPs: counted by PyTorch for the network's evaluations of one image, 2 a "
