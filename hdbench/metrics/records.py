@@ -30,6 +30,8 @@ COLUMNS = {
     "protocol": "str",
     "digest": "str",
 }
+# as Python's and pandas' writers have them, but for digits in groups
+NUMBER = r"(?i)|nan|[-+]?(inf|(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)"
 KEY = ["arm", "seed", "nfe", "metric"]
 
 
@@ -53,10 +55,9 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
             _refuse(path, texts, wrong, "is not a whole number of at most 18 digits")
             frame[column] = pd.array([int(text) if text else pd.NA for text in texts], "Int64")
         elif kind == "float64":
-            numbers = pd.to_numeric(texts.replace("", "nan"), errors="coerce")
-            wrong = numbers.isna() & ~texts.str.lower().isin(["", "nan"])
+            wrong = ~texts.str.fullmatch(NUMBER)
             _refuse(path, texts, wrong, "is not a number")
-            frame[column] = numbers.astype(float)
+            frame[column] = [float(text or "nan") for text in texts]
         else:
             _refuse(path, texts, ~texts.map(str.isprintable), "has a character that is not shown")
             empty = texts.str.strip() == ""

@@ -286,7 +286,7 @@ def test_card_says_what_the_student_is_and_how_good(trained, exported):
     value = float(re.search(r"^fd_test,([^,]*),", measured.read_text(), re.MULTILINE)[1])
     mean, half = (float(part.replace(",", "")) for part in shown["FD test 64 ↓"].split(" ± "))
     assert mean == pytest.approx(value, rel=0.05) and half > 0
-    assert shown["Protocol"].startswith("classifier:")
+    assert shown["Protocol"].startswith("classifier[splits=chain]:")
 
 
 def test_card_without_metrics_and_without_an_adaptive_head(exported):
