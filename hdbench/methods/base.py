@@ -144,6 +144,10 @@ class Objective(Config):
         """Its discriminator head ("none" without one) and settings; None if it cannot have one."""
         return None
 
+    def unread_of_head(self) -> tuple[str, ...]:
+        """Fields of the head's settings that its training does not read."""
+        return ()
+
     def rounds(self) -> int:
         """Rounds of training, each of which needs at least one step."""
         return 1

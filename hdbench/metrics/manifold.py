@@ -48,9 +48,9 @@ def manifold_metrics(
     0 and 1.  Recall's error there is meant to be large rather than small, since its variance then
     comes from samples with large balls and falls more slowly than 1 / N.  Where a few such outliers
     or a rare mode decide it, one of them missing cannot be seen from the samples: recall of .05
-    from outliers beside the reference is covered in 70%.  Of rectified features (N, M of 250; d of 6
-    and 16) recall of .92 and .96 is covered in 96 and 98%, density of .48, skewed in 16 dimensions,
-    in 91%.
+    from outliers beside the reference is covered in 70%.  Of rectified
+    features (N, M of 250; d of 6 and 16) recall of .92 and .96 is covered in 96 and 98%, density of
+    .48, skewed in 16 dimensions, in 91%.
     """
     n = len(features)
     m = len(reference)

@@ -176,6 +176,10 @@ def objectives(tiny: Plan, results: Path, found: dict[tuple[str, ...], set[str]]
             if "pairs" in stage.parents:
                 pairs = pairs or small_pairs(tiny, like, results, found)
                 parents["pairs"] = pairs
+            if "classifier" in stage.parents:
+                parents["classifier"] = next(
+                    other for other in tiny.stages.values() if other.kind == "classifier"
+                )
             small = Stage.of(stage.kind, "small", config, parents)
             run_recorded(small, results, found)
             found[variant(stage)] = found[variant(small)]
@@ -305,7 +309,7 @@ def test_every_value_of_every_suite_renews_exactly_the_stages_that_read_it(reads
             is_new = Stage.own_key(old.kind, old.config) != Stage.own_key(new.kind, new.config)
             if is_new != bool(read - PERMISSIONS):
                 verdict = "new" if is_new else "not new"
-                wrong.append((name, ".".join(keys), new.kind, sorted(differing), verdict))
+                wrong.append((name, ".".join(keys), new.kind, tuple(sorted(differing)), verdict))
     report = "\n".join(map(str, dict.fromkeys(wrong)))
     print(f"{checked} values changed, {len(skipped)} skipped: {skipped}")
     assert checked > 900 and len(skipped) < 0.25 * checked, (checked, skipped)
@@ -343,7 +347,11 @@ def covered(config: Config, path: str) -> bool:
     is_constant = len({text.split("=")[1].rstrip(")") for text in bounds}) == 1 and len(bounds) == 2
     # by hdbench.suite.chain.without_unread: the same in all stages
     is_reset = isinstance(part, Pairs) or (
-        isinstance(part, GanSettings) and config.training.objective.head()[0] == "none"
+        isinstance(part, GanSettings)
+        and (
+            config.training.objective.head()[0] == "none"
+            or last in config.training.objective.unread_of_head()
+        )
     )
     if last == "name" or is_constant or is_reset or getattr(part, last) is None:
         return False

@@ -52,6 +52,9 @@ class GDD(LADD):
             )
         return self
 
+    def unread_of_head(self):
+        return (*super().unread_of_head(), "t_min", "t_max")
+
     def networks(self, problem):
         return replace(super().networks(problem), features=problem.classifier)
 

@@ -132,6 +132,9 @@ class GeneratorObjective(Objective):
     def head(self):
         return self.discriminator, self.gan
 
+    def unread_of_head(self):
+        return ("learning_rate",) if parameter_free(self.discriminator) else ()
+
     def pairs_needed(self):
         of_regulariser = self.regulariser.pairs_needed() if self.regulariser else None
         return self.contrast or of_regulariser
