@@ -7,6 +7,8 @@ to.
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 import textwrap
 from pathlib import Path
@@ -83,10 +85,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise UserError(f"{path}: is larger than {LARGEST_FILE:,} bytes; no such file is ours")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a suite file"
+        ) from None
+    if len(content) > LARGEST_FILE:
+        raise UserError(f"{path}: is larger than {LARGEST_FILE:,} bytes; no such file is ours")
+    return copy.deepcopy(_mapping(str(path), content))
+
+
+@functools.lru_cache(maxsize=256)  # a plan reads shared recipes once for each arm
+def _mapping(path: str, content: bytes) -> dict[str, Any]:
+    try:
         loader = _Loader(content.decode("utf-8-sig"))
-        loader.name = str(path)
+        loader.name = path
         node = loader.get_single_node()
         if node is not None and _expanded(node, {}) > LARGEST_NODES:
             raise UserError(
@@ -94,10 +106,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
                 "themselves; write them out"
             )
         data = None if node is None else loader.construct_document(node)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a suite file"
-        ) from None
     except RecursionError:
         raise UserError(f"{path}: is nested deeper than {DEEPEST} levels; fix it") from None
     except (yaml.YAMLError, ValueError) as error:
