@@ -51,7 +51,7 @@ GUIDANCE = Family("Guidance-distilled, one evaluation a step", PURPLE, "o", True
 FEW = Family("Few-step students", "0.6", "v")
 ONE = Family("One-step students", VERMILION, ".")
 AXES = {
-    "sampling_flops": ("FLOPs an image: millions", 1e-6),
+    "sampling_flops": ("MFLOPs an image", 1e-6),
     SINGLE: ("milliseconds, batch 1", 1.0),
     FULL: ("milliseconds an image, full batch", 1.0),
 }
@@ -85,14 +85,18 @@ class Efficiency(Figure):
         if not known:
             return nothing(sources, "the metrics have none of its arms")
         families = {e: family(plan.arms[e.arm], e.steps) for e in known}
-        figure, axes = plt.subplots(
-            1, len(AXES), figsize=(7.2, 3.2), sharey=True, layout="constrained"
-        )
-        measured = 0
-        for axis, (metric, (label, scale)) in zip(axes, AXES.items(), strict=True):
+        panels: dict[str, dict[Entry, float]] = {}
+        for metric, (label, scale) in AXES.items():
             costs = {e: scale * numbers(e, metric).value for e in known}
-            places = {e: x for e, x in costs.items() if math.isfinite(x) and x > 0}
-            measured += bool(places) and metric != "sampling_flops"
+            if places := {e: x for e, x in costs.items() if math.isfinite(x) and x > 0}:
+                panels[label] = places
+        if not panels:
+            return nothing(sources, "the metrics have no costs of its arms")
+        size = (2.4 * max(len(panels), 2), 3.2)
+        figure, (axes,) = plt.subplots(
+            1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained"
+        )
+        for axis, (label, places) in zip(axes, panels.items(), strict=True):
             for entry, x in places.items():
                 _, colour, marker, _ = families[entry]
                 look = {"color": colour, "marker": marker, "markersize": 4, "linestyle": "none"}
@@ -106,8 +110,7 @@ class Efficiency(Figure):
                     axis.plot(*zip(*line, strict=True), color=colour, linewidth=0.8, zorder=1)
             floor(sources, axis, numbers.counted(numbers.distance))
             axis.set_xlabel(label)
-            if places:
-                logarithmic(axis, "x")
+            logarithmic(axis, "x")
         axes[0].set_ylabel(f"{title_of(numbers, numbers.distance)}, lower is better")
         logarithmic(axes[0])
         shown = dict.fromkeys(families.values())
@@ -119,7 +122,8 @@ class Efficiency(Figure):
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=3)
         said = "Latencies are of one machine, see run.json, and have no interval"
         missing = "Latencies are not measured: `hdbench latency`, then `hdbench collect`"
-        notes = sources.notes(models, said if measured else missing, sources.intervals_are())
+        is_measured = AXES[SINGLE][0] in panels or AXES[FULL][0] in panels
+        notes = sources.notes(models, said if is_measured else missing, sources.intervals_are())
         return note_below(figure, notes)
 
 
