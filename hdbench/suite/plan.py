@@ -92,17 +92,36 @@ class Plan:
         return [stage_id for stage_id in self.stages if stage_id in needed]
 
 
-def rows_of(plan: Plan, arm: str, seed: int | None) -> list[Row]:
-    """The rows of an arm with one seed, a chain's or one of stage 2; by default the first."""
-    if arm not in plan.arms:
-        raise UserError(f"--arm = {arm!r}: unknown arm" + nearest(arm, plan.arms))
+def seed_of(plan: Plan, seed: int | None) -> int:
+    """A seed of the suite, a chain's or one of stage 2; by default the first chain's."""
     seed = plan.suite.seeds[0] if seed is None else seed
     known = [*plan.suite.seeds, *(s for seeds in plan.suite.stage2_seeds.values() for s in seeds)]
     if seed not in known:
         raise UserError(
             f"--seed = {seed}: suite {plan.stem} has the seeds {', '.join(map(str, known))}"
         )
+    return seed
+
+
+def rows_of(plan: Plan, arm: str, seed: int | None) -> list[Row]:
+    """The rows of an arm with one seed; see `seed_of`."""
+    if arm not in plan.arms:
+        raise UserError(f"--arm = {arm!r}: unknown arm" + nearest(arm, plan.arms))
+    seed = seed_of(plan, seed)
     return [row for row in plan.all_rows if row.arm == arm and row.seed in (seed, None)]
+
+
+def shared_stage(plan: Plan, kind: str, seed: int | None) -> Stage:
+    """The stage of a kind in SHARED that the rows of one seed are measured by; see `seed_of`."""
+    seed = seed_of(plan, seed)
+    rows = [row for row in plan.all_rows if row.seed in (seed, None)]
+    needed = plan.needed_for(stage for row in rows for stage in row.stages.values())
+    for stage in (*needed, *plan.made_from(needed)):  # no row needs `sensitivity`
+        if plan.stages[stage].kind == kind:
+            return plan.stages[stage]
+    raise UserError(
+        f"suite {plan.stem} has no {kind} stage of seed {seed}; `hdbench plan` lists its stages"
+    )
 
 
 def find_stage(
@@ -110,10 +129,7 @@ def find_stage(
 ) -> Stage:
     """The stage of this kind for an arm; of the first seed and step count where not given."""
     if kind in SHARED:
-        chain = [stage for row in plan.rows if row.seed == seed for stage in row.stages.values()]
-        for stage in plan.needed_for(chain) or plan.stages:
-            if plan.stages[stage].kind == kind:
-                return plan.stages[stage]
+        return shared_stage(plan, kind, seed)
     if arm is None and kind == "teacher":
         arm = next((row.arm for row in plan.rows if "teacher" in row.stages), None)
     if arm is None:

@@ -194,6 +194,18 @@ def test_a_shared_stage_needs_no_arm(plan, kind):
     assert find_stage(plan, kind, None, None, None).kind == kind
 
 
+def test_a_shared_stage_is_of_the_seeds_chain(tmp_path):
+    """Further seeds of stage 2 have their chain's; planted changes are of the first alone."""
+    changes = {"seeds": [0, 4], "stage2_seeds": {"4": [9]}, "evaluation.sensitivity": 32}
+    plan = tiny_plan(tmp_path, changes)
+    for seed, chain in ((None, 0), (0, 0), (4, 4), (9, 4)):
+        assert find_stage(plan, "data", None, seed, None).config.dataset.seed == chain
+        assert find_stage(plan, "classifier", None, seed, None).config.seed == chain
+    assert find_stage(plan, "sensitivity", None, 0, None).kind == "sensitivity"
+    with pytest.raises(UserError, match="has no sensitivity stage of seed 4"):
+        find_stage(plan, "sensitivity", None, 4, None)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -202,6 +214,11 @@ def test_a_shared_stage_needs_no_arm(plan, kind):
             "--arm = 'hd_pach': unknown arm; did you mean 'hd_patch'?",
         ),
         (("refine", "hd", 1, None), "--seed = 1: suite tiny has the seeds 0, 4"),
+        (("data", None, 1, None), "--seed = 1: suite tiny has the seeds 0, 4"),
+        (
+            ("clip", None, None, None),
+            "suite tiny has no clip stage of seed 0; `hdbench plan` lists its stages",
+        ),
         (("sample", "td", None, 3), "--steps = 3: arm td samples with 1, 2 steps"),
         (
             ("refine", "td", None, None),
