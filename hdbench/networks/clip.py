@@ -87,13 +87,12 @@ class Captioned(nn.Module):
         """x (B, 3, H, W), rows (B,) of captions -> unit features (B, d) of both, logits' scale."""
         return self.network(x, self.captions[rows])
 
-
-@torch.no_grad()
-def features(network: Captioned, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-    """Unit features (N, d) float32 of images (N, 3, H, W) in [-1, 1] and their captions."""
-    device = network.captions.device
-    batches = [
-        network(a.to(device), b.to(device))[:2]
-        for a, b in zip(x.split(500), rows.split(500), strict=True)
-    ]
-    return tuple(torch.cat(tensors).cpu() for tensors in zip(*batches, strict=True))
+    @torch.no_grad()
+    def features(self, x: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+        """Unit features (N, d) float32 of images (N, 3, H, W) in [-1, 1] and their captions."""
+        device = self.captions.device
+        batches = [
+            self(a.to(device), b.to(device))[:2]
+            for a, b in zip(x.split(500), rows.split(500), strict=True)
+        ]
+        return tuple(torch.cat(tensors).cpu() for tensors in zip(*batches, strict=True))

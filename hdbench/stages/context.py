@@ -90,6 +90,12 @@ def targets_of(context: Context, labels: Tensor) -> Tensor:
     return context.dataset().targets(labels)
 
 
+def categories_of(dataset, labels: Tensor) -> list[str] | None:
+    """The categories of the prompts of these labels (N,); None where labels are classes."""
+    prompts = dataset.prompts()
+    return prompts and [prompts[row]["category"] for row in labels.tolist()]
+
+
 def of_classifier(dataset) -> dict[str, Any]:
     """The classifier's sizes: one group of classes, or one for each attribute."""
     return {

@@ -23,7 +23,7 @@ from hdbench.evaluation.request import Extractors, Request
 from hdbench.metrics import Design, Estimate, MetricInput, error_of, measure_metrics
 from hdbench.metrics.spectrum import powers
 from hdbench.networks.classifier import Classifier, classify, perceive
-from hdbench.stages.context import PROMPTS, Context, Payload, targets_of
+from hdbench.stages.context import PROMPTS, Context, Payload, categories_of, targets_of
 from hdbench.stages.networks import load_classifier, load_clip
 from hdbench.stages.pictures import PICTURES, check_pictures
 from hdbench.stages.sample import rows_of
@@ -106,12 +106,10 @@ def metric_input(context: Context) -> MetricInput:
         targets, _ = load_images(context.parent("teacher").folder / "samples.npz")
         further["teacher"] = targets, classify(network, targets, context.device)[0]
     if "clip" in context.stage.parents:
-        from hdbench.networks.clip import features as towers  # optional: open_clip
-
         prompts = context.dataset().prompts()
         test_labels = load_images(context.parent("data").folder / "test.npz")[1]
         real_labels = test_labels[: len(real["test_features"])]
-        clip = towers(load_clip(context), to_float(images), labels)
+        clip = load_clip(context).features(to_float(images), labels)
         further |= {
             "captions": [prompts[row] for row in labels.tolist()],
             "real_captions": [prompts[row] for row in real_labels.tolist()],
@@ -158,9 +156,7 @@ def design_of(context: Context, labels: Tensor) -> Design:
     sampled = context.parent("sample").config
     dataset = context.dataset()
     if not isinstance(sampled, RealStage):
-        prompts = dataset.prompts()
-        groups = prompts and [prompts[row]["category"] for row in labels.tolist()]
-        return Design.of_labels(labels.numpy(), groups)
+        return Design.of_labels(labels.numpy(), categories_of(dataset, labels))
     made_from = dataset.originals_of(sampled.split)
     return Design(clusters=None if made_from is None else made_from[rows_of(sampled)])
 

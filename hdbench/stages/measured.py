@@ -20,7 +20,7 @@ from hdbench.evaluation.results import Evaluation, Result
 from hdbench.metrics import Design
 from hdbench.networks.classifier import Classifier, classify
 from hdbench.stages import artifact
-from hdbench.stages.context import WEIGHTS, of_classifier
+from hdbench.stages.context import WEIGHTS, categories_of, of_classifier
 from hdbench.suite.stage import config_of
 
 REFERENCE = "results/stages/reference/<id>"
@@ -98,15 +98,13 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
 
 def design_of(samples: Path, data: Dataset, labels: Tensor) -> Design:
     """What labels (N,) tell of how the samples were drawn; UserError for a class without any."""
-    absent = set(range(data.classes or 0)) - set(labels.tolist())
-    if data.label_kind == "class" and absent:
+    is_class = data.label_kind == "class" and data.classes is not None
+    if is_class and (absent := set(range(data.classes)) - set(labels.tolist())):
         raise UserError(
             f"{samples}: has no image of class {min(absent)}, and the reference has all "
             f"{data.classes}; give samples of every class"
         )
-    prompts = data.prompts()
-    groups = prompts and [prompts[row]["category"] for row in labels.tolist()]
-    return Design.told_by(labels.numpy(), groups)
+    return Design.told_by(labels.numpy(), categories_of(data, labels))
 
 
 def read_reference(stage: Path) -> Against:

@@ -126,7 +126,7 @@ def test_contrastive_training_learns_the_captions():
         optimizer.step()
         optimizer.zero_grad()
     assert loss.item() < 0.3 * first and scalars["accuracy"] == 1
-    images, texts = clip.features(student, x, rows)
+    images, texts = student.features(x, rows)
     assert torch.equal((images @ texts.T).argmax(1), torch.arange(8))
     assert "contrastive" in OBJECTIVES
 
