@@ -26,8 +26,8 @@ def sensitivity(context: Context) -> Payload:
     dataset = context.dataset()
     start = len(reference["train_features"])
     rows = slice(start, start + config.samples)
-    sets = {name: Images(*load_images(context.parent("data").folder / f"{name}.npz"))
-            for name in ("train", "test")}  # fmt: skip
+    folder = context.parent("data").folder
+    sets = {name: Images(*load_images(folder / f"{name}.npz")) for name in ("train", "test")}
     real = Images(*(array[rows] for array in sets["train"]))
     targets = targets_of(context, real.labels)
     classes = targets if targets.ndim == 1 else targets[:, 0]

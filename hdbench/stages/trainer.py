@@ -94,7 +94,7 @@ class Trainer:
 
     def train_step(self) -> None:
         """All updates once, in order.  Scalars stay on the device until `read_scalars`."""
-        steps = self.training.steps
+        steps = self.training.planned_steps
         schedule = self.training.schedule
         since = 0
         scalars = {}

@@ -114,9 +114,7 @@ class Chain:
                 neighbours=wanted.neighbours,
                 samples=min(wanted.sensitivity, wanted.samples),
             )
-            parents = {"data", "classifier", "reference"}
-            roles = {role: stage for role, stage in self.measuring.items() if role in parents}
-            self.add("sensitivity", self.suite.data.name, config, **roles)
+            self.add("sensitivity", self.suite.data.name, config, **measuring(self.suite))
 
     def critics_classifier(self, key: str) -> Stage:
         """A classifier as the one that measures, of the next seed."""

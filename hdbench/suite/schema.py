@@ -91,7 +91,6 @@ class Evaluation(Config):
         description="beside the protocol's own, by metric or group; each group is an artifact of "
         "its own",
     )
-
     sensitivity: int | None = Field(
         None,
         ge=2,
@@ -263,8 +262,8 @@ class Suite(Config):
     arms: dict[str, Any] = Field(min_length=1)
     claims: tuple[str, ...] | None = Field(
         None,
-        description="of workflow/claims.yaml, that the suite is made to judge by its "
-        "own numbers; by default all",
+        description="of workflow/claims.yaml, that the suite is made to judge by its own numbers; "
+        "by default all",
     )
     tables: Tables = Field(
         {},

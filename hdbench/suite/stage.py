@@ -6,6 +6,7 @@ the parents' artifacts.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -226,14 +227,17 @@ CONFIGS = {
     "evaluate": EvaluateStage | MetricsStage | ProtocolStage,
     "sensitivity": SensitivityStage,
 }
-_ADAPTERS: dict[str, TypeAdapter] = {}
+
+
+@functools.cache
+def adapter_of(kind: str) -> TypeAdapter:
+    """What reads a kind's configurations, built once."""
+    return TypeAdapter(CONFIGS[kind])
 
 
 def config_of(kind: str, data: dict[str, Any]) -> Any:
     """The configuration of a stage, of its kind's class in CONFIGS, from a manifest or job file."""
-    if kind not in _ADAPTERS:
-        _ADAPTERS[kind] = TypeAdapter(CONFIGS[kind])
-    return _ADAPTERS[kind].validate_json(json.dumps(data))
+    return adapter_of(kind).validate_json(json.dumps(data))
 
 
 def configs_in(value: Any) -> Iterator[Config]:

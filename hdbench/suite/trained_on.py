@@ -54,8 +54,8 @@ def read_by(plan: Plan, metric: str) -> frozenset[str]:
 def shared(plan: Plan, arm: str, metric: str) -> frozenset[str]:
     """Networks that the arm trains on and the metric reads; empty where the metric may decide."""
     declared = {name for kind in KINDS for cls in kind.values() for name in cls.trains_on}
-    read = declared & read_by(plan, metric)  # most often empty, and then no stage is looked at
-    return frozenset(read & trained_on(plan, arm)) if read and arm in plan.arms else frozenset()
+    read = read_by(plan, metric) & declared  # most often empty, and then no stage is looked at
+    return read & trained_on(plan, arm) if read and arm in plan.arms else frozenset()
 
 
 def refusal(plan: Plan, arms: Iterable[str], metric: str) -> str:
