@@ -27,7 +27,7 @@ from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import read_recipe, read_suite
-from hdbench.suite.stage import Stage
+from hdbench.suite.stage import PairsStage, Stage
 from tests.support import paper_scale
 from tests.support.shipped import SUITES as SHIPPED
 from tests.support.tiny import REPOSITORY, tiny_plan
@@ -194,8 +194,6 @@ def smaller(objective: Config) -> Config:
 
 
 def small_pairs(tiny: Plan, like: Stage, results: Path, found) -> Stage:
-    from hdbench.suite.stage import PairsStage
-
     config = PairsStage(
         network=like.config.network,
         shape=like.config.shape,

@@ -369,13 +369,13 @@ def _interrupt(*arguments):
     raise KeyboardInterrupt
 
 
-if __name__ == "__main__":
-    stems = sorted(path.stem for path in SUITES.glob("*.yaml"))
-    held = {name: shipped.ids_of(load_plan(name)) for name in stems}
-    shipped.IDS.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
-
-
 def test_weights_have_the_mode_of_the_umask(done):
     _, plan, results = done
     path = artifact.folder(results, stage_of(plan, "teacher", "td"))
     assert (path / WEIGHTS).stat().st_mode == (path / MANIFEST).stat().st_mode
+
+
+if __name__ == "__main__":
+    stems = sorted(path.stem for path in SUITES.glob("*.yaml"))
+    held = {name: shipped.ids_of(load_plan(name)) for name in stems}
+    shipped.IDS.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """A metric whose features a model was trained on is shown and marked, but decides nothing."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -33,7 +34,7 @@ def numbers(tmp_path) -> Numbers:
 @pytest.fixture
 def on_the_classifier(monkeypatch):
     """DMD as if its loss saw the classifier that measures."""
-    monkeypatch.setattr(DMD, "trains_on", ("classifier",))
+    monkeypatch.setattr(DMD, "trains_on", (CLASSIFIER,))
 
 
 def verdicts(numbers: Numbers):
@@ -56,17 +57,17 @@ def test_everything_says_what_it_trains_on_and_reads_in_known_names():
 
 def test_what_a_metric_reads_is_its_protocols_network(numbers):
     plan = numbers.plan
+    suite = plan.suite
     assert read_by(plan, "fd_test") == read_by(plan, "recall_64") == {"classifier"}
     assert read_by(plan, "power_band2_64") == read_by(plan, "train_images") == frozenset()
-    evaluation = plan.suite.evaluation.model_copy(update={"protocol": "imagenet256_wide"})
-    plan.suite.__dict__["evaluation"] = evaluation
+    evaluation = suite.evaluation.model_copy(update={"protocol": "imagenet256_wide"})
+    plan = replace(plan, suite=suite.model_copy(update={"evaluation": evaluation}))
     assert read_by(plan, "fid_50k") == read_by(plan, "mind") == {"inception"}
     assert read_by(plan, "recall") == {"inception"}
     assert read_by(plan, "fdr3_50k") == {"convnextv2", "dinov2", "clip"}
     assert read_by(plan, "fdr6") == read_by(plan, "fdr3") | {"inception", "mae", "siglip2"}
-    assert read_by(plan, "cmmd") == {"clip_336", "clip"} and read_by(plan, "fd_dinov2") == {
-        "dinov2"
-    }
+    assert read_by(plan, "cmmd") == {"clip_336", "clip"}
+    assert read_by(plan, "fd_dinov2") == {"dinov2"}
 
 
 def test_a_stage_below_counts_and_another_arm_does_not(numbers, on_the_classifier):
@@ -111,6 +112,6 @@ def test_tables_show_the_number_marked_and_do_not_rank_it(numbers, monkeypatch):
     table = render(numbers, "main")
     assert best in table.trained and best not in table.ranks
     text = document.to_markdown(table.document)
-    (row,) = [line for line in text.splitlines() if "0.001" in line and "DMD" in line][:1]
-    assert row.count("‖") >= 1 and "‖ Trained on the features" in text
+    row = next(line for line in text.splitlines() if "0.001" in line and "DMD" in line)
+    assert "‖" in row and "‖ Trained on the features" in text
     assert "trained on a metric's features" in table.records().note[best[0]]
