@@ -232,7 +232,8 @@ class Chain:
             guidance=guidance,
             times=arm.baseline.times.get(steps) if arm.baseline else None,
             autoencoder=data.autoencoder if data.stored == "latents" else None,
-            sampling=arm.sampling,
+            # its guidance is the stage's own
+            sampling=arm.sampling and arm.sampling.model_copy(update={"guidance": None}),
         )
 
     def teacher_sample(self, origin: _Origin) -> Stage:

@@ -34,6 +34,22 @@ from tests.support.tiny import REPOSITORY, tiny_plan
 
 PERMISSIONS = {"dataset.corrupt_allowed"}  # read, and in no digest: see the field
 Path_ = tuple[str, ...]
+GUIDED = {"objective": {"name": "guidance_distillation", "trajectory_steps": 2}}
+SAMPLERS = {
+    "arms.guided": {"trajectory": GUIDED, "refine": None, "steps": [2]},
+    "arms.decm": {"trajectory": {"objective": {"name": "dual_end"}}, "refine": None, "steps": [2]},
+    "evaluation.sensitivity": 40,
+} | {
+    f"arms.teacher_{name}": {
+        "trajectory": None, "refine": None, "steps": [4], "sampling": sampling
+    }
+    for name, sampling in {
+        "heun": {"solver": "heun"},
+        "deepcache": {"reuse": {"name": "deepcache", "first": 2, "last": 2, "every": 2}},
+        "faster": {"reuse": {"name": "faster_diffusion", "last": 1, "key_times": [1.0, 0.5]}},
+        "interval": {"guidance": {"scale": 1.5, "interval": [0.1, 0.8]}},
+    }.items()
+}  # fmt: skip
 
 
 def variant(stage: Stage) -> tuple[str, ...]:
@@ -118,6 +134,7 @@ def reads(tmp_path_factory) -> dict[tuple[str, ...], set[str]]:
         found: dict[tuple[str, ...], set[str]] = {}
         results = tmp_path_factory.mktemp("reads")
         plans = [tiny_plan(tmp_path_factory.mktemp("tiny"))]
+        plans.append(tiny_plan(tmp_path_factory.mktemp("samplers"), SAMPLERS))
         folder = tmp_path_factory.mktemp("paper")
         plans += [load_plan(str(path)) for path in paper_scale.write(folder).values()]
         captions = yaml.safe_load((REPOSITORY / "workflow/suites/captions.yaml").read_text())
