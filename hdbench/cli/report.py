@@ -147,15 +147,19 @@ def preregister_command(suite, claims, seeds, cap, metric, rules, out):
 
 
 @main.command("prose")
-@click.argument("documents", nargs=-1, required=True, type=FILE)
+@click.argument("documents", nargs=-1, type=FILE)
 @out_option
 @clean_errors
 def prose_command(documents, out):
-    """Write the numbers of Markdown DOCUMENTS anew from the collected metrics beside the tables."""
-    from hdbench.tools.prose import write  # start-up: of this command alone
+    """Render DOCUMENTS, X.in.md as X.md, with numbers of the metrics beside the tables.
 
-    for path in documents:
-        click.echo(f"{path}: {'changed' if write(path, out) else 'unchanged'}")
+    By default README.in.md and all sources below docs.  A placeholder is `{{ fd_test of hd - dmd in
+    textured_digits }}`; hdbench/tools/prose.py has the list.
+    """
+    from hdbench.tools.prose import rendered_path, sources, write  # start-up: of this command alone
+
+    for path in documents or sources():
+        click.echo(f"{rendered_path(path)}: {'changed' if write(path, out) else 'unchanged'}")
 
 
 @main.command("figures")

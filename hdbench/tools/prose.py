@@ -1,18 +1,21 @@
-"""Numbers in documents: `<!-- hdbench KEY -->...<!-- / -->` shows a number of a suite by its key.
+"""Numbers in documents: `X.in.md` with placeholders `{{ KEY }}` is rendered as `X.md`.
 
-SUITE METRIC ARM                      36.4 ± 3.9, mean and 95% interval over chains
-SUITE METRIC ARM@STEPS                of an arm in these sampling steps
-SUITE METRIC ARM - ARM                paired difference
-SUITE ratio METRIC ARM / ARM          paired ratio
-SUITE compare METRIC ARM - ARM        `lower (-10.7 ± 8.9)`, or higher, or not told apart
-SUITE lowest METRIC [ARM ...]         the arm with the lowest, and which are not told apart from it;
-                                      by default of all in one step
-SUITE updates                         fewest and most updates of a recipe's generator in stage 2
-SUITE verdict|finding CLAIM           of a claim
-SUITE chains|core_hours               how many there are, and what they took
-SUITE claims                          the table of verdicts
-SUITE methods                         every recipe with its source and distance by sampling steps
-probes [compare] METRIC ARM [- ARM]   of the probes; the difference within seeds
+METRIC of ARM                 36.4 ± 3.9, mean and 95% interval over chains
+METRIC of ARM@STEPS           of an arm in these sampling steps
+METRIC of ARM - ARM           paired difference
+METRIC of ARM / ARM           paired ratio
+compare METRIC of ARM - ARM   `lower (-10.7 ± 8.9)`, or higher, or not told apart
+lowest METRIC [of ARM, ...]   the arm with the lowest, and which are not told apart from it;
+                              by default of all in one step
+updates                       fewest and most updates of a recipe's generator in stage 2
+verdict|finding of CLAIM      of a claim
+chains, core_hours            how many there are, and what they took
+claims                        the table of verdicts
+methods                       every recipe with its source and distance by sampling steps
+
+` in SUITE` at the end says whose numbers they are; without it they are of the suite that the
+document names on top, between lines of `---`, as `suite: NAME`.  `probes` is one, whose arms are
+heads and whose differences are within seeds.
 
 Words are decided by the 95% interval of the paired difference, not by hand: without zero in it one
 is lower or higher, else they are not told apart.  One chain decides nothing beyond itself, and the
@@ -24,6 +27,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -47,78 +51,100 @@ from hdbench.suite.arms import describe, head_of
 from hdbench.suite.load import load_plan
 from hdbench.suite.reading import RECIPES
 
-SPAN = re.compile(r"<!-- hdbench (?P<key>[^>]*?) -->(?P<text>.*?)<!-- / -->", re.DOTALL)
+SUFFIX = ".in.md"
+HEAD = re.compile(r"---\nsuite: (?P<suite>\S+)\n---\n+")
+PLACEHOLDER = re.compile(r"\{\{ (?P<key>[^{}]+) \}\}")
+
+
+def sources(folder: Path = Path()) -> list[Path]:
+    """The sources of the documents of a repository: of the README and below `docs`."""
+    return [folder / f"README{SUFFIX}", *sorted((folder / "docs").rglob(f"*{SUFFIX}"))]
+
+
+def rendered_path(source: Path) -> Path:
+    """`X.md` of `X.in.md`; UserError for another name."""
+    if not source.name.endswith(SUFFIX):
+        raise UserError(f"{source}: not the source of a document; give a file X{SUFFIX}")
+    return source.with_name(source.name.removesuffix(SUFFIX) + ".md")
 
 
 def fill(text: str, tables: Path, source: str) -> str:
-    """The document, its spans rendered from tables/<suite>/metrics.csv.
+    """The document, its placeholders filled from tables/<suite>/metrics.csv.
 
-    UserError for a key that names nothing.
+    UserError for a placeholder that names nothing.
     """
-    if text.count("<!-- hdbench ") != len(SPAN.findall(text)):
-        raise UserError(f"{source}: a span of numbers is not closed; end it with <!-- / -->")
+    head = HEAD.match(text)
+    body = text[head.end() :] if head else text
+    suite = head["suite"] if head else ""
+    if body.count("{{") != len(PLACEHOLDER.findall(body)):
+        raise UserError(f"{source}: a placeholder is not closed; write {{{{ KEY }}}} on one line")
+    return PLACEHOLDER.sub(lambda match: value(match["key"], tables, source, suite), body)
 
-    def rendered(span: re.Match) -> str:
-        return f"<!-- hdbench {span['key']} -->{value(span['key'], tables, source)}<!-- / -->"
 
-    return SPAN.sub(rendered, text)
-
-
-def write(path: Path, tables: Path) -> bool:
-    """Fill the document in place; whether it changed."""
+def write(source: Path, tables: Path) -> bool:
+    """Render X.in.md as X.md; whether that changed."""
+    target = rendered_path(source)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a Markdown file") from None
-    filled = fill(text, tables, str(path))
-    write_atomic(path, filled)
-    return filled != text
+        raise UserError(f"{source}: cannot be read ({error}); give a file X{SUFFIX}") from None
+    filled = fill(text, tables, str(source))
+    before = target.read_text(encoding="utf-8") if target.exists() else None
+    write_atomic(target, filled)
+    return filled != before
 
 
-def value(key: str, tables: Path, source: str = "document") -> str:
-    """What a span shows."""
-    suite, _, rest = key.partition(" ")
+def value(key: str, tables: Path, source: str = "document", suite: str = "") -> str:
+    """What a placeholder shows; `suite` unless the key names another."""
+    question, _, named = key.partition(" in ")
+    suite = named.strip() or suite
+    if not suite:
+        raise UserError(f"{source}: {key}: of which suite? write {{{{ {key} in SUITE }}}}")
+    what, _, of = question.partition(" of ")
+    words = (what.split(), of.replace(",", " ").split())
     if suite == "probes":
-        return _of_probes(rest.split(), tables, key, source)
+        return _of_probes(*words, tables, key, source)
     numbers = _numbers(suite, tables)
-    match rest.split():
-        case ["chains"]:
+    match words:
+        case ["chains"], []:
             return str(len(numbers.plan.suite.seeds))
-        case ["core_hours"]:
+        case ["core_hours"], []:
             run = json.loads((tables / suite / "run.json").read_text(encoding="utf-8"))
             return f"{run['core_seconds'] / 3600:.1f}"
-        case ["claims"]:
+        case ["claims"], []:
             return _block(verdicts(_judged(suite, tables)))
-        case ["methods"]:
-            return _block(_methods(numbers))
-        case ["verdict" | "finding" as what, claim]:
-            frame = _judged(suite, tables)
-            rows = frame[frame.claim == claim]
-            if rows.empty:
-                raise UserError(
-                    f"{source}: {key}: no claim {claim!r}" + nearest(claim, set(frame.claim))
-                )
-            return rows.verdict.iloc[0] if what == "verdict" else rows.found.iloc[0]
-        case ["updates"]:
+        case ["methods"], []:
+            return _block(_methods(numbers, Path(source).parent))
+        case ["updates"], []:
             return _updates(numbers)
-        case ["compare", metric, arm, "-", other]:
+        case ["verdict" | "finding" as kind], [claim]:
+            return _of_claim(_judged(suite, tables), kind, claim, f"{source}: {key}")
+        case ["lowest", metric], arms:
+            return _lowest(numbers, metric, [_entry(numbers, arm, key, source) for arm in arms])
+        case ["compare", metric], [arm, "-", other]:
             entries = [_entry(numbers, name, key, source) for name in (arm, other)]
             return _compared(numbers.difference(*entries, metric=metric), numbers.alone)
-        case ["lowest", metric, *arms]:
-            return _lowest(numbers, metric, [_entry(numbers, arm, key, source) for arm in arms])
-        case [metric, arm]:
+        case [metric], [arm]:
             entry = _entry(numbers, arm, key, source)
             known = set(numbers.frame.metric)
             name = next((name for name in (metric, numbers.counted(metric)) if name in known), None)
             return _shown(numbers(entry, name) if name else numbers.part(entry, metric))
-        case [metric, arm, "-", other]:
+        case [metric], [arm, "-", other]:
             entries = [_entry(numbers, name, key, source) for name in (arm, other)]
             return _shown(numbers.difference(*entries, metric=metric), signed=True)
-        case ["ratio", metric, arm, "/", other]:
+        case [metric], [arm, "/", other]:
             for name in (arm, other):
                 _entry(numbers, name, key, source)
             return _ratio(numbers, metric, arm, other)
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/tools/prose.py")
+
+
+def _of_claim(judged: pd.DataFrame, kind: str, claim: str, place: str) -> str:
+    """The verdict of a claim, or what was found."""
+    rows = judged[judged.claim == claim]
+    if rows.empty:
+        raise UserError(f"{place}: no claim {claim!r}" + nearest(claim, set(judged.claim)))
+    return rows.verdict.iloc[0] if kind == "verdict" else rows.found.iloc[0]
 
 
 def _block(frame: pd.DataFrame) -> str:
@@ -190,26 +216,25 @@ def _ratio(numbers: Numbers, metric: str, arm: str, other: str) -> str:
     return f"{ratio:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _of_probes(words: list[str], tables: Path, key: str, source: str) -> str:
+def _of_probes(what: list[str], of: list[str], tables: Path, key: str, source: str) -> str:
     intervals, known = _probes(tables)
-    compare = words[:1] == ["compare"]
-    words = words[compare:]
-    match words:
-        case [metric, arm] | [metric, arm, "-", _] if not compare or len(words) == 4:
-            for name in words[1::2]:
+    match what, of:
+        case ([metric], [head] | [head, "-", _]) | (["compare", metric], [head, "-", _]):
+            for name in of[::2]:
                 if (name, metric) not in known:
                     raise UserError(
                         f"{source}: {key}: no {metric} of {name!r}"
                         + nearest(name, {arm for arm, _ in known})
                     )
-            if words[3:]:
-                difference = intervals.difference(arm, words[3], metric)
-                return _compared(difference) if compare else _shown(difference, signed=True)
-            return _shown(intervals(arm, metric))
+            if not of[1:]:
+                return _shown(intervals(head, metric))
+            difference = intervals.difference(head, of[2], metric)
+            return _compared(difference) if what[1:] else _shown(difference, signed=True)
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/tools/prose.py")
 
 
-def _methods(numbers: Numbers) -> pd.DataFrame:
+def _methods(numbers: Numbers, folder: Path) -> pd.DataFrame:
+    """Every method with its distances; its recipe is linked from a document in `folder`."""
     plan = numbers.plan
     fd = numbers.counted(numbers.distance)
     arms = [arm for arm in TABLES["methods"]().rows(plan) if not plan.arms[arm].real]
@@ -225,7 +250,8 @@ def _methods(numbers: Numbers) -> pd.DataFrame:
             most = max(entries)
             name += f", {most} steps: {_shown(numbers(entries[most], fd))}"
         if recipe:
-            name = f"[{name}]({RECIPES}/{plan.suite.arms[arm]['recipe']}.yaml)"
+            path = RECIPES / f"{plan.suite.arms[arm]['recipe']}.yaml"
+            name = f"[{name}]({os.path.relpath(path, folder)})"
             source = recipe.source.replace("arXiv ", "")
             source = (
                 f"[{source}](https://arxiv.org/abs/{source})"
