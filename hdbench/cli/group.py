@@ -6,12 +6,13 @@ import functools
 import io
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 import click
 
-from hdbench.core.errors import Ended
+from hdbench.core.errors import Ended, of_system
 
 
 def rank() -> str:
@@ -20,7 +21,7 @@ def rank() -> str:
 
 
 def clean_errors(command):
-    """Errors of hdbench.core.errors become one sentence and their exit code, Ctrl-C becomes 130."""
+    """Expected errors and the system's refusals become a sentence and an exit code, Ctrl-C 130."""
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
@@ -33,6 +34,14 @@ def clean_errors(command):
         except KeyboardInterrupt:
             code = 130
             text = "stopped; nothing is lost, the same command goes on from the last checkpoint"
+            alone = False
+        except Exception as error:
+            refused = of_system(error)
+            # a closed pipe is click's to end
+            if refused is None or isinstance(error, BrokenPipeError):
+                raise
+            code = refused.code
+            text = str(refused)
             alone = False
         if alone and os.environ.get("WORLD_SIZE") != "1":
             text = f"rank {rank()}: {text}"
@@ -102,11 +111,22 @@ class Tee:
     def __init__(self, stream: TextIO, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.stream = stream
-        self.file = path.open("w", encoding="utf-8", buffering=1)
+        self.path = path
+        self.file: TextIO | None = path.open("w", encoding="utf-8", buffering=1)
 
     def write(self, text: str) -> int:
-        self.file.write(text)
-        return self.stream.write(text)
+        count = self.stream.write(text)
+        try:
+            if self.file is not None:
+                self.file.write(text)
+        except OSError as error:
+            with suppress(OSError):  # of what it still held
+                self.file.close()
+            self.file = None
+            self.stream.write(
+                f"hdbench: {self.path}: {error.strerror}; no more messages go there\n"
+            )
+        return count
 
     def flush(self) -> None:
         self.stream.flush()
@@ -122,6 +142,7 @@ class Tee:
     type=FILE,
     help="Messages go to this file too; of several processes, those of the first.",
 )
+@clean_errors
 def main(log: Path | None) -> None:
     """Reproducible ablations of one-step diffusion distillation."""
     for stream in (sys.stdout, sys.stderr):

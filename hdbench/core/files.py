@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hidden(path: Path) -> Path:
+    """A name beside a file or folder to make it under, which no process of any machine has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+
+
+@contextmanager
+def removed_on_failure(path: Path) -> Iterator[Path]:
+    """The file or folder goes again if what is done inside fails, or is stopped."""
+    try:
+        yield path
+    except BaseException:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+        raise
+
+
+def settle(path: Path) -> None:
+    """Wait until the file is on the disk; a full network disk says so here and not before."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Text into a file that is either the old one or the new one, never half of it."""
     write_together({path: text.encode()})
@@ -28,17 +55,16 @@ def write_atomic(path: Path, text: str) -> None:
 
 def write_together(contents: dict[Path, bytes]) -> None:
     """Files of which none is ever half written: all of them or, if the file system can, none."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
+    temporary = {path: hidden(path) for path in contents}
     try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary[path].write_bytes(content)
-        for path in contents:
-            os.replace(temporary[path], path)
+        with ExitStack() as unfinished:
+            for path, content in contents.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                unfinished.enter_context(removed_on_failure(temporary[path]))
+                temporary[path].write_bytes(content)
+            for path in contents:
+                os.replace(temporary[path], path)
     except OSError as error:
-        for unfinished in temporary.values():
-            with suppress(OSError):
-                unfinished.unlink()
         raise UserError(
             f"{next(iter(contents))}: cannot be written ({error.strerror}); choose another folder"
         ) from None

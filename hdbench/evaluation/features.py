@@ -14,7 +14,6 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import sha256, share, write_atomic
+from hdbench.core.files import hidden, removed_on_failure, sha256, share, write_atomic
 from hdbench.core.progress import Progress
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.images import Images
@@ -187,17 +186,16 @@ def _ahead(pool: ThreadPoolExecutor, function, batches: list[range]) -> Iterable
 
 
 def _write(folder: Path, name: str, key: dict[str, Any], ids: list[str], arrays: Features) -> None:
-    temporary = folder / f".{name}.{os.getpid()}"
+    temporary = hidden(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {layer: np.ascontiguousarray(values) for layer, values in arrays.items()}, temporary
-        )
-        share(temporary)
-        os.replace(temporary, folder / f"{name}.safetensors")
+        with removed_on_failure(temporary):
+            save_file(
+                {layer: np.ascontiguousarray(values) for layer, values in arrays.items()}, temporary
+            )
+            share(temporary)
+            os.replace(temporary, folder / f"{name}.safetensors")
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise UserError(
             f"{folder}: cannot be written ({reason(error)}); choose another --cache folder"
         ) from None

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import MANIFEST, sha256, share, write_atomic
+from hdbench.core.files import MANIFEST, hidden, sha256, share, write_atomic
 from hdbench.core.npz import read_array
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.features import Settings, digest_of, discard, extract
@@ -204,7 +204,7 @@ def _is_covariance(mu: np.ndarray, sigma: np.ndarray) -> bool:
 
 
 def _publish(plan: Plan, features: dict[str, np.ndarray]) -> None:
-    temporary = plan.folder.with_name(f".{plan.folder.name}.{os.getpid()}")
+    temporary = hidden(plan.folder)
     statistics = plan.given or {layer: moments(features[layer]) for layer in plan.extractor.layers}
     arrays = {}
     for layer, (mu, sigma) in statistics.items():
@@ -316,7 +316,7 @@ def copy(reference: Reference, folder: Path) -> None:
     """Copy the reference to a folder of its own; UserError if something is there."""
     if folder.exists():
         raise UserError(f"{folder}: exists already; choose another --out folder or delete it")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary = hidden(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(reference.folder, temporary)

@@ -18,7 +18,7 @@ import torch
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
-from hdbench.core.files import MANIFEST, sha256, share, write_atomic
+from hdbench.core.files import MANIFEST, settle, sha256, share, write_atomic
 from hdbench.core.provenance import environment, registrations
 from hdbench.suite.stage import VERSIONS, Stage, versions_of
 
@@ -218,6 +218,8 @@ class Work:
         if self.final.exists():
             shutil.rmtree(self.final)
         share(self.path)
+        for name in (*payload, MANIFEST):  # else a fall of the machine could leave names alone
+            settle(self.path / name)
         os.rename(self.path, self.final)
         for leftover in self.final.iterdir():  # a folder's files are in an index
             if leftover.is_file() and leftover.name not in (*payload, MANIFEST):

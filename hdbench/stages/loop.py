@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hdbench.core import distributed
 from hdbench.core.errors import Interrupted, UserError
+from hdbench.core.files import removed_on_failure, settle
 from hdbench.core.progress import Progress, interruptible
 from hdbench.stages.trainer import Trainer
 
@@ -27,8 +28,10 @@ def save_checkpoint(path: Path, trainer: Trainer, spent: dict[str, float]) -> No
         temporary = path.with_suffix(".tmp")
         header = {"step": str(trainer.step), "spent": json.dumps(spent)}
         tensors = {name: value.contiguous() for name, value in state.items()}
-        save_file(tensors, temporary, metadata=header)
-        temporary.replace(path)
+        with removed_on_failure(temporary):
+            save_file(tensors, temporary, metadata=header)
+            settle(temporary)
+            temporary.replace(path)
 
 
 def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, float]:

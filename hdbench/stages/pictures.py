@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import sha256, write_atomic
+from hdbench.core.files import removed_on_failure, sha256, write_atomic
 from hdbench.core.pixels import load_images, to_uint8
 
 PICTURES = "samples"
@@ -43,8 +43,9 @@ class Pictures:
         for index, image in zip(indices, images, strict=True):
             self.files[index].parent.mkdir(exist_ok=True)
             temporary = self.files[index].with_suffix(".tmp")
-            Image.fromarray(image).save(temporary, "PNG")
-            temporary.replace(self.files[index])
+            with removed_on_failure(temporary):
+                Image.fromarray(image).save(temporary, "PNG")
+                temporary.replace(self.files[index])
         return torch.empty(0)
 
     def index(self) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from hdbench.core import distributed
-from hdbench.core.errors import OutOfMemory, UserError, first_sentence
+from hdbench.core.errors import Ended, OutOfMemory, UserError, first_sentence, of_system
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.context import Context
 from hdbench.stages.sources import (
@@ -110,20 +110,24 @@ def run_stage(
         )
         try:
             names, facts = STAGES[stage.kind](context)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+            work.publish(
+                names,
+                **facts,
+                sources=sources_of(stage),
+                inputs=inputs,
+                parent_manifests=manifests_of(results, stage),
+            )
+        except Ended:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(
+                    f"out of memory at {label} ({first_sentence(error)}); ask for more memory or "
+                    "lower the batch size"
+                ) from None
+            if (refused := of_system(error, work.path)) is None:
                 raise
-            raise OutOfMemory(
-                f"out of memory at {label} ({first_sentence(error)}); ask for more memory or lower "
-                "the batch size"
-            ) from None
-        work.publish(
-            names,
-            **facts,
-            sources=sources_of(stage),
-            inputs=inputs,
-            parent_manifests=manifests_of(results, stage),
-        )
+            raise refused from None
 
 
 def is_out_of_memory(error: Exception) -> bool:
