@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hdbench.evaluation.results import Evaluation
 
 ALLOWED = ("conversion", "mixed-sizes", "other-weights")
-
+IMAGES = "Folder of images (recursive; PNG, JPEG, WebP, BMP, TIFF, GIF, PPM)"
 
 evaluation_options = options(  # what `evaluate` and `reference` share
     click.option(
@@ -41,6 +41,13 @@ evaluation_options = options(  # what `evaluate` and `reference` share
         type=click.Choice(ALLOWED),
         help="conversion: images that are not RGB are converted; mixed-sizes: each image is "
         "resized by itself; other-weights: any file, not only the public one.",
+    ),
+    click.option(
+        "--array",
+        metavar="NAME[:nchw][:LOW..HIGH]",
+        help="Of npz files, the array of the samples (of --source), in place of arr_0 (N, H, W, 3) "
+        "uint8: its name, its layout, and the range of values that are converted to uint8, as "
+        "images:nchw:-1..1.",
     ),
     click.option(
         "--cache",
@@ -145,7 +152,7 @@ protocol_option = click.option(
     "--samples",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder of PNG or JPEG files (recursive) or of npz files, or one npz file with arr_0.",
+    help=f"{IMAGES} or of npz files, or one npz file with arr_0.",
 )
 @protocol_option
 @click.option(

@@ -124,13 +124,19 @@ def share(path: Path) -> None:
         file.chmod(0o666 & ~umask)
 
 
-def list_files(folder: Path) -> Iterator[Path]:
-    """The files under a folder but hidden ones; UserError for what would be left out silently."""
+def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files under a folder in the order of their paths, and what is hidden and left out.
+
+    UserError for what can be neither read nor followed.
+    """
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})")
 
+    files: list[Path] = []
+    left_out: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=refuse):
+        left_out += (Path(place, name) for name in (*folders, *names) if name.startswith("."))
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in folders:
             if (link := Path(place, name)).is_symlink():
@@ -138,7 +144,8 @@ def list_files(folder: Path) -> Iterator[Path]:
                     f"{link}: a link to a folder, which is not followed; put the folder itself "
                     "there, or links to files"
                 )
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+        files += (Path(place, name) for name in names if not name.startswith("."))
+    return sorted(files, key=lambda file: file.relative_to(folder).as_posix()), left_out
 
 
 def canonical(value: Any) -> str:

@@ -40,6 +40,17 @@ def read_array(file: Path, name: str) -> np.ndarray | None:
         with np.load(file, allow_pickle=False) as arrays:
             return arrays[name]
     except Exception as error:  # of zipfile, of each compression, of Python's tokenizer (headers)
-        raise UserError(
-            f"{file}: not a readable npz file ({reason(error)}); make it again"
-        ) from None
+        raise _unreadable(file, error) from None
+
+
+def array_names(file: Path) -> frozenset[str]:
+    """The names of an npz file's arrays; UserError for a broken file."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return frozenset(name.removesuffix(".npy") for name in archive.namelist())
+    except Exception as error:  # of zipfile, and of files
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file}: not a readable npz file ({reason(error)}); make it again")

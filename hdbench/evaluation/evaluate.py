@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from hdbench.core.errors import UserError
 from hdbench.datasets.prompts import read_prompts
 from hdbench.evaluation import references
+from hdbench.evaluation.archives import STANDARD
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.features import Features, digest_of, extract
 from hdbench.evaluation.images import Images, open_images, paired
@@ -74,11 +76,19 @@ def build_references(
                 built[protocol.name][name] = reference
             else:
                 plan = references.plan(
-                    source, protocol, extractor, request.settings.cache, request.allow
+                    source,
+                    protocol,
+                    extractor,
+                    request.settings.cache,
+                    request.allow,
+                    STANDARD if request.samples else request.form,
                 )
                 ids = () if plan.images is None else plan.images.ids
                 _check_reference(request, protocol, name, ids)
                 plans.append((protocol, name, plan))
+    opened = (plan.images for _, _, plan in plans if plan.images is not None)
+    for note in dict.fromkeys(note for images in opened for note in images.notes):
+        print(f"reference: {note}", file=sys.stderr, flush=True)
     if not references.build([plan for _, _, plan in plans], request.settings):
         return None
     for protocol, name, plan in plans:
@@ -105,9 +115,16 @@ def _check_reference(
 def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
     """The images and their prompts, or UserError where they are not what the protocols ask for."""
     mixed = all(protocol.any_sizes for protocol in request.protocols)
-    images = open_images(request.samples, allow=request.allow, mixed_sizes=mixed)
+    images = open_images(request.samples, allow=request.allow, mixed_sizes=mixed, form=request.form)
+    images = chosen(request, images, request.protocols)
+    prompts = [protocol.name for protocol in request.protocols if protocol.prompts]
+    return images, read_prompts(request.prompts, images.ids, prompts[0]) if prompts else None
+
+
+def chosen(request: Request, images: Images, protocols: Sequence[Protocol]) -> Images:
+    """So many of the images as are asked for; UserError where the protocols want another number."""
     count = len(images)
-    for protocol in request.protocols:
+    for protocol in protocols:
         if request.n is None and protocol.n not in (None, count):
             raise UserError(
                 f"{request.samples}: holds {count} images, {protocol.name} wants {protocol.n}; "
@@ -120,7 +137,7 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
                 f"--n = {request.n}: {request.samples} holds {count} images; give 2 to {count}"
             )
         images = images.subset(request.n)
-    for protocol in request.protocols:
+    for protocol in protocols:
         settings = protocol.settings(request.device)
         least, why = max(
             (metric.least(settings) for metric in protocol.classes()), key=lambda need: need[0]
@@ -130,8 +147,7 @@ def _samples(request: Request) -> tuple[Images, list[dict[str, str]] | None]:
                 f"{request.samples}: too few images, {len(images)}; {protocol.name} needs at least "
                 f"{least} for {why}"
             )
-    prompts = [protocol.name for protocol in request.protocols if protocol.prompts]
-    return images, read_prompts(request.prompts, images.ids, prompts[0]) if prompts else None
+    return images
 
 
 def _pairs(request: Request, images: Images) -> Images:
@@ -183,7 +199,7 @@ def _evaluation(
     sources = list(dict.fromkeys(reference.key["source"] for reference in real.values()))
     sources += [images.paired] if images.paired else []
     reference = digest_of(sources) if len(sources) > 1 else "".join(sources)
-    column = label(protocol, other, reference, request.layout)
+    column = label(protocol, other, reference, request.layout, images.converted > 0)
     facts = {
         "about": protocol.about,
         "samples": images.source,

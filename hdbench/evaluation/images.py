@@ -1,4 +1,4 @@
-"""Images of any origin: a folder of PNG or JPEG, or npz files, `arr_0` (N, H, W, 3) uint8.
+"""Images of any origin: a folder of image files, or npz files, `arr_0` (N, H, W, 3) uint8.
 
 Every file is read and its header checked before anything is computed; pixels are decoded one by
 one, when asked for.
@@ -14,28 +14,28 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hdbench.core import image_files
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import list_files, sha256
-from hdbench.core.npz import read_array
+from hdbench.core.files import list_files
+from hdbench.core.image_files import FORMATS, READ
 from hdbench.datasets import DATASETS
+from hdbench.evaluation.archives import CONVERSION, STANDARD, ArrayForm, read_archives
 
-FORMATS = ("PNG", "JPEG")
-SUFFIXES = (".png", ".jpg", ".jpeg")
 SMALLEST = 32  # side of images that AlexNet takes
-CONVERSION = "--allow conversion"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """N images in a fixed order, each with a unique id; `digest` covers contents and ids.
 
-    `load(i)` gives image i as (H, W, 3) uint8.  Ids: path inside the folder without suffix, or
-    position in the npz files.
+    `load(i)` gives image i as (H, W, 3) uint8, or (H, W, 1) where so many channels were asked for.
+    Ids: path inside the folder without suffix, or position in the npz files.  `notes` say what a
+    reader should know of them.
     """
 
     source: str
@@ -45,6 +45,8 @@ class Images:
     load: Callable[[int], np.ndarray]
     labels: np.ndarray | None = None  # (N,) int64
     paired: str = ""  # digest of the images that `paired` has put beside these
+    converted: int = 0  # how many were not RGB of 8 bits
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,38 +104,49 @@ def paired(images: Images, others: Images) -> Images:
     )
 
 
-def open_images(path: Path, *, allow: Collection[str] = (), mixed_sizes: bool = False) -> Images:
-    """The images of a folder (recursive) or of an npz file.
+def open_images(
+    path: Path,
+    *,
+    allow: Collection[str] = (),
+    mixed_sizes: bool = False,
+    form: ArrayForm = STANDARD,
+    channels: int = 3,
+) -> Images:
+    """The images of a folder (recursive) or of an npz file, whose array has this form.
 
-    `allow` may hold "conversion" (grey, palette and transparent images become RGB by Pillow's
-    convert) and "mixed-sizes".  Raises UserError for what cannot be read, is not RGB, or is not of
-    one size (unless `mixed_sizes`).
+    `allow` may hold "conversion" (see `hdbench.core.image_files`) and "mixed-sizes".  Raises
+    UserError for what cannot be read, is not RGB (with 1 channel: grey, of an npz alone), or is not
+    of one size (unless `mixed_sizes`).
     """
     if not path.exists():
-        raise UserError(
-            f"{path}: does not exist; give a folder of PNG or JPEG files, or an npz file"
-        )
+        raise UserError(f"{path}: does not exist; give a folder of images, or an npz file")
     if path.is_file():
-        if path.suffix != ".npz":
+        if path.suffix.lower() != ".npz":
             raise UserError(
-                f"{path}: not an npz file; give a folder of PNG or JPEG files, or an npz file with "
+                f"{path}: not an npz file; give a folder of images ({READ}), or an npz file with "
                 "arr_0"
             )
-        images = _open_npz([path], path, allow)
+        images = _open_npz([path], path, allow, form, channels)
     else:
-        files = sorted(list_files(path), key=lambda file: file.relative_to(path).as_posix())
-        pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
-        archives = [file for file in files if file.suffix == ".npz"]
+        files, hidden = list_files(path)
+        pictures = [file for file in files if image_files.is_picture(file)]
+        archives = [file for file in files if file.suffix.lower() == ".npz"]
         if pictures and archives:
             raise UserError(
                 f"{path}: holds both image files and npz files ({archives[0].name}); give a folder "
                 "of one kind"
             )
         if not pictures and not archives:
-            raise UserError(f"{path}: holds no .png, .jpg, .jpeg or .npz file")
+            raise UserError(f"{path}: holds no image file ({READ}) and no .npz file")
+        if pictures and form != STANDARD:
+            raise UserError(f"{path}: holds no npz file; leave out --array")
         images = (
-            _open_folder(pictures, path, allow) if pictures else _open_npz(archives, path, allow)
+            _open_folder(pictures, path, allow)
+            if pictures
+            else _open_npz(archives, path, allow, form, channels)
         )
+        left_out = image_files.ignored([*hidden, *(set(files) - {*pictures, *archives})], path)
+        images = replace(images, notes=(*images.notes, *left_out))
     if len(images.sizes) > 1 and not mixed_sizes and "mixed-sizes" not in allow:
         sizes = images.sizes.most_common()
         a, count = sizes[0]
@@ -189,18 +202,36 @@ def _open_folder(files: list[Path], folder: Path, allow: Collection[str]) -> Ima
         ThreadPoolExecutor() as pool,
     ):
         headers = list(pool.map(lambda file: _header(file, "conversion" in allow), files))
-    digest = _hash([f"{name} {digest}" for name, (digest, _) in zip(ids, headers, strict=True)])
+    digest = _hash([f"{name} {header.digest}" for name, header in zip(ids, headers, strict=True)])
+    converted = [header.deviation for header in headers if header.deviation]
+    unheeded = Counter(said for header in headers for said in header.unheeded)
+    notes = [
+        f"{count} of {len(files)}: {said}, which is ignored" for said, count in unheeded.items()
+    ]
+    if converted:
+        notes.insert(0, f"{len(converted)} of {len(files)} were converted to RGB: {converted[0]}")
     return Images(
         source=str(folder),
         ids=tuple(ids),
         digest=digest,
-        sizes=Counter(size for _, size in headers),
+        sizes=Counter(header.size for header in headers),
         load=lambda i: decode(files[i]),
+        converted=len(converted),
+        notes=tuple(f"{folder}: {note}" for note in notes),
     )
 
 
-def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
-    """SHA-256 and (H, W) of a file whose header says that it is an RGB image."""
+class Header(NamedTuple):
+    """What is known of an image file before it is decoded; see `hdbench.core.image_files`."""
+
+    digest: str  # SHA-256 of the file
+    size: tuple[int, int]  # (H, W)
+    deviation: str
+    unheeded: list[str]
+
+
+def _header(file: Path, convert: bool) -> Header:
+    """The header of an RGB image, or of any if it may be converted; UserError for what is none."""
     from PIL import Image, UnidentifiedImageError  # optional: Pillow
 
     try:
@@ -209,10 +240,13 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
             raise OSError("a link to nothing, or not a plain file")
         content = file.read_bytes()
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            mode = image.mode
             (width, height) = image.size
-            if mode == "RGB" and ";16" in str(image.tile):  # Pillow would drop the lower byte
-                mode = "RGB;16"
+            header = Header(
+                hashlib.sha256(content).hexdigest(),
+                (height, width),
+                image_files.deviation(image),
+                image_files.unheeded(image),
+            )
     except UnicodeEncodeError:
         raise UserError(f"{str(file)!a}: a name that is not UTF-8; rename it") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -226,25 +260,17 @@ def _header(file: Path, convert: bool) -> tuple[str, tuple[int, int]]:
             if not isinstance(error, UnidentifiedImageError)
             else "empty"
             if not content
-            else "neither PNG nor JPEG"
+            else f"not {READ}"
         )
         raise UserError(
             f"{file}: not a readable image ({what}); make it again or take it away"
         ) from None
-    if mode != "RGB" and not convert:
-        kind = {
-            "L": "a grey image",
-            "1": "a grey image",
-            "I;16": "a grey image",
-            "RGBA": "an image with transparency",
-            "RGB;16": "an image of 16 bits a channel",
-        }
+    if header.deviation and not convert:
         raise UserError(
-            f"{file}: {kind.get(mode, 'an image')} (mode {mode}), not RGB; give {CONVERSION} to "
-            "have every such image converted by Pillow's convert('RGB'), as torch-fidelity and "
-            "clean-fid do"
+            f"{file}: {header.deviation}, not RGB; give {CONVERSION} to have every such image "
+            "converted by Pillow's convert('RGB'), as torch-fidelity and clean-fid do"
         )
-    return hashlib.sha256(content).hexdigest(), (height, width)
+    return header
 
 
 def decode(file: Path) -> np.ndarray:
@@ -253,94 +279,22 @@ def decode(file: Path) -> np.ndarray:
 
     try:
         with Image.open(file, formats=FORMATS) as image:
-            return np.array(image.convert("RGB"))
+            return image_files.to_rgb(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{file}: broken image ({reason(error)}); make it again") from None
 
 
-def _open_npz(files: list[Path], source: Path, allow: Collection[str]) -> Images:
-    arrays = []
-    labels = []
-    names = []
-    for file in files:
-        arrays.append(_array(file, "conversion" in allow))
-        labels.append(_optional(file, ("labels", "arr_1"), len(arrays[-1]), np.integer))
-        names.append(_optional(file, ("ids",), len(arrays[-1]), np.str_))
-    if len({ids is None for ids in names}) > 1:
-        raise UserError(
-            f"{source}: some of its npz files hold ids and others do not; give ids to all or to "
-            "none"
-        )
-    ends = np.cumsum([len(array) for array in arrays])
-    width = max(6, len(str(ends[-1])))
-    ids = (
-        [str(name) for given in names for name in given]
-        if all(given is not None for given in names)
-        else [f"{row:0{width}}" for row in range(ends[-1])]
-    )
-    if twice := [name for name, count in Counter(ids).items() if count > 1]:
-        raise UserError(
-            f"{source}: the id {twice[0]!r} appears more than once; give each image its own"
-        )
-
-    def load(i: int) -> np.ndarray:
-        index = int(np.searchsorted(ends, i, side="right"))
-        image = arrays[index][i - (ends[index - 1] if index else 0)]
-        return np.array(np.broadcast_to(image, (*image.shape[:2], 3)))
-
+def _open_npz(
+    files: list[Path], source: Path, allow: Collection[str], form: ArrayForm, channels: int
+) -> Images:
+    arrays = read_archives(files, source, form, channels, "conversion" in allow)
     return Images(
         source=str(source),
-        ids=tuple(ids),
-        digest=_hash([sha256(file) for file in files]),
-        load=load,
-        sizes=Counter({array.shape[1:3]: len(array) for array in arrays}),
-        labels=np.concatenate(labels).astype(np.int64)
-        if all(given is not None for given in labels)
-        else None,
+        ids=arrays.ids,
+        digest=arrays.digest,
+        load=arrays.load,
+        sizes=arrays.sizes,
+        labels=arrays.labels,
+        converted=arrays.grey,
+        notes=arrays.notes,
     )
-
-
-def _array(file: Path, convert: bool) -> np.ndarray:
-    """arr_0 (N, H, W, 3 or 1) uint8, memory-mapped where the archive stores it uncompressed."""
-    array = read_array(file, "arr_0")
-    if array is None:
-        raise UserError(f"{file}: has no arr_0; images must be there as (N, H, W, 3) uint8")
-    if array.dtype != np.uint8:
-        broken = (
-            ""
-            if not np.issubdtype(array.dtype, np.floating) or np.isfinite(array).all()
-            else " with values not finite"
-        )
-        raise UserError(
-            f"{file}: arr_0 is {array.dtype}{broken}, not uint8; convert images once, with "
-            "hdbench.core.pixels.to_uint8"
-        )
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim != 4 or array.shape[3] not in (1, 3) or 0 in array.shape:
-        hint = (
-            "; it looks channels-first, transpose it"
-            if array.ndim == 4 and array.shape[1] in (1, 3)
-            else ""
-        )
-        raise UserError(f"{file}: arr_0 has the shape {array.shape}, not (N, H, W, 3){hint}")
-    if array.shape[3] == 1 and not convert:
-        raise UserError(
-            f"{file}: grey images (one channel), not RGB; give {CONVERSION} to have them repeated "
-            "over three channels"
-        )
-    return array
-
-
-def _optional(file: Path, names: tuple[str, ...], n: int, kind: type) -> np.ndarray | None:
-    for name in names:
-        array = read_array(file, name)
-        if array is not None:
-            if array.shape != (n,) or not np.issubdtype(array.dtype, kind):
-                what = "text" if kind is np.str_ else "whole number"
-                raise UserError(
-                    f"{file}: {name} is {array.dtype} of shape {array.shape}, not one {what} for "
-                    f"each of {n} images"
-                )
-            return np.array(array)
-    return None

@@ -94,11 +94,11 @@ def notes(
 ) -> list[str]:
     """What a reader should know, a sentence each; `texts` are the images' prompts."""
     cut = max((extractor.cut(texts) for extractor in extractors), default=0)
-    sentences = (
-        [f"{cut} of {len(texts)} prompts are longer than the text tower takes, and were cut"]
-        if cut
-        else []
-    )
+    sentences = list(images.notes)
+    if cut:
+        sentences.append(
+            f"{cut} of {len(texts)} prompts are longer than the text tower takes, and were cut"
+        )
     if protocol.image_size and set(images.sizes) != {(protocol.image_size,) * 2}:
         height, width = images.sizes.most_common(1)[0][0]
         sentences.append(

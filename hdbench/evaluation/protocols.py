@@ -329,11 +329,16 @@ def protocol_named(name: str) -> Protocol:
 
 
 def label(
-    protocol: Protocol, weights: dict[str, str], reference: str, layout: Layout = "library"
+    protocol: Protocol,
+    weights: dict[str, str],
+    reference: str,
+    layout: Layout = "library",
+    converted: bool = False,
 ) -> str:
     """The protocol column: name, deviations from the named protocol, the reference's digest.
 
-    `weights` holds the digests of those weights that are not the public ones.
+    `weights` holds the digests of those weights that are not the public ones; `converted` says that
+    some samples were not RGB of 8 bits.
     """
     named = PROTOCOLS[protocol.name]
     changed = [
@@ -344,6 +349,7 @@ def label(
     ]
     concerned = any(EXTRACTORS[name].layout for name in protocol.extractors)
     changed += [f"layout={layout}"] if concerned and layout != "library" else []
+    changed += ["images=converted"] if converted else []
     changed += [f"{role}={digest[:12]}" for role, digest in sorted(weights.items())]
     return ":".join(
         [protocol.name + "".join(f"[{text}]" for text in changed), reference[:16] or "-"]

@@ -3,7 +3,9 @@
 A reference is of one extractor.  It lies under a digest of its images' contents, the weights,
 preprocessing, layers, n and library versions, never under a name.  It is built from images, or from
 an npz that holds statistics (`mu, sigma`, ADM's also `mu_s, sigma_s`), whose images then serve
-precision and recall alone.
+precision and recall alone.  Statistics do not say of which preprocessing they are: those with
+`mu_s` or images are ADM's, others are of the extractor that their file is named for
+(`inception_clean.npz`); elsewhere the reference is computed from `arr_0`, or refused.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ from safetensors.numpy import load_file, save_file
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import MANIFEST, hidden, sha256, share, write_atomic
-from hdbench.core.npz import read_array
+from hdbench.core.npz import array_names, read_array
+from hdbench.evaluation.archives import STANDARD, ArrayForm
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.features import Settings, digest_of, discard, extract
 from hdbench.evaluation.images import Images, open_images
@@ -30,6 +33,7 @@ from hdbench.evaluation.protocols import Protocol
 from hdbench.metrics.frechet import GaussianReference, moments
 
 KIND = "reference of hdbench evaluate"
+FOREIGN = "not said to be of {name}'s preprocessing, as a file {name}.npz would"
 FILES = ("statistics.safetensors", "features.safetensors")
 
 
@@ -84,6 +88,7 @@ def plan(
     extractor: Extractor,
     cache: Path,
     allow: frozenset[str] = frozenset(),
+    form: ArrayForm = STANDARD,
 ) -> Plan:
     """What the reference of a folder or npz of images, or an npz of ADM's statistics, will be.
 
@@ -98,8 +103,11 @@ def plan(
         images = (
             source
             if isinstance(source, Images)
-            else open_images(source, allow=allow, mixed_sizes=mixed)
+            else open_images(source, allow=allow, mixed_sizes=mixed, form=form)
         )
+        if is_file and not given and array_names(source) & _names(extractor):
+            unused = f"{source}: its statistics are {FOREIGN.format(name=extractor.name)}"
+            images = replace(images, notes=(*images.notes, f"{unused}; its images are used"))
         needed = protocol.neighbours + 1 if {"precision", "recall"} & set(protocol.metrics) else 2
         if len(images) < needed:
             raise UserError(
@@ -117,6 +125,8 @@ def plan(
         "features": list(kept),
         "extractor": extractor.description(),
     }
+    if form != STANDARD:
+        key["array"] = asdict(form)
     return Plan(
         source=str(source.source if isinstance(source, Images) else source),
         images=images,
@@ -160,11 +170,19 @@ def _statistics(
     path: Path, protocol: Protocol, extractor: Extractor
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Statistics by layer, or nothing if the file holds images alone."""
-    if path.suffix != ".npz":
+    if path.suffix.lower() != ".npz":
         raise UserError(
             f"{path}: not an npz file; a reference is a folder of images, an npz file, or built by "
             "`hdbench reference`"
         )
+    there = array_names(path)
+    if path.stem != extractor.name and not there & set(extractor.marks):
+        if there & _names(extractor) and "arr_0" not in there:
+            raise UserError(
+                f"{path}: its statistics are {FOREIGN.format(name=extractor.name)}; rename it if "
+                "they are, or give the images"
+            )
+        return {}
     statistics = {
         layer: tuple(read_array(path, name) for name in names)
         for layer, names in extractor.statistics.items()
@@ -190,6 +208,11 @@ def _statistics(
                 f"{extractor.name} must be finite, ({d},) and ({d}, {d})"
             )
     return {layer: (np.array(mu), np.array(sigma)) for layer, (mu, sigma) in statistics.items()}
+
+
+def _names(extractor: Extractor) -> frozenset[str]:
+    """The names of its statistics in an npz."""
+    return frozenset(name for names in extractor.statistics.values() for name in names)
 
 
 def _is_covariance(mu: np.ndarray, sigma: np.ndarray) -> bool:
@@ -333,9 +356,10 @@ def source_changed(reference: Reference) -> str | None:
     source = Path(json.loads((reference.folder / MANIFEST).read_text(encoding="utf-8"))["source"])
     if not source.exists() or (source / MANIFEST).is_file():
         return None
+    form = ArrayForm(**reference.key.get("array", {}))
     digest = (
         sha256(source)
         if reference.key["statistics"] != "computed"
-        else open_images(source, allow=("conversion", "mixed-sizes")).digest
+        else open_images(source, allow=("conversion", "mixed-sizes"), form=form).digest
     )
     return None if digest == reference.key["source"] else str(source)

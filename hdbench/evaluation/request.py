@@ -11,6 +11,7 @@ import torch
 
 from hdbench.core.errors import UserError
 from hdbench.core.runtime import set_up
+from hdbench.evaluation.archives import STANDARD, ArrayForm
 from hdbench.evaluation.extractors import EXTRACTORS, Extractor, Layout, Setup
 from hdbench.evaluation.features import Settings, Shard
 from hdbench.evaluation.images import Images
@@ -34,6 +35,7 @@ class Request:
     intervals: bool = True
     layout: Layout = "library"
     name: str | None = None
+    form: ArrayForm = STANDARD  # of the npz files of samples, or of what a reference is built from
 
     @classmethod
     def from_options(
@@ -51,6 +53,7 @@ class Request:
         wait_seconds: float,
         resolution: int | None = None,
         kid_subset_size: int | None = None,
+        array: str | None = None,
         **fields: Any,
     ) -> Request:
         """The request that options of the command line make; `fields` go into it as they are.
@@ -69,6 +72,7 @@ class Request:
             settings=Settings(cache=cache, shard=shard, batch=batch, threads=threads),
             device=computing,
             allow=frozenset(allow),
+            form=STANDARD if array is None else ArrayForm.read(array),
             **fields,
         )
 

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from hdbench.core import files
 from hdbench.core.errors import UserError
-from hdbench.core.pixels import load_images
 from hdbench.datasets.base import Dataset
 from hdbench.evaluation.classifier import estimates, metric_input
+from hdbench.evaluation.evaluate import chosen
 from hdbench.evaluation.features import digest_of
+from hdbench.evaluation.images import Images, open_images
+from hdbench.evaluation.protocols import label
 from hdbench.evaluation.request import Request
 from hdbench.evaluation.results import Evaluation, Result
 from hdbench.metrics import Design
@@ -56,19 +59,21 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
             "labels (N,), such as results/stages/sample/<id>/samples.npz"
         )
     against = read_reference(request.references["classifier"])
-    images, labels = load_images(samples)
-    n = len(images)
-    if request.n not in (None, n) or (request.n is None and n != against.samples):
-        raise UserError(
-            f"{samples}: holds {n} images, the reference has {against.samples}; give --n {n} to "
-            "compare unequal numbers all the same"
-        )
     data = against.data
-    expected = (data.channels, data.image_size, data.image_size)
-    if images.shape[1:] != expected:
+    protocol = request.protocols[0].model_copy(update={"n": against.samples})
+    opened = open_images(
+        samples, allow=request.allow, form=request.form, channels=data.channels, mixed_sizes=True
+    )
+    sets = chosen(request, opened, [protocol])
+    if set(sets.sizes) != {(data.image_size,) * 2}:
+        height, width = next(iter(sets.sizes))
         raise UserError(
-            f"{samples}: images of shape {tuple(images.shape[1:])}, the reference's are {expected}"
+            f"{samples}: images of {width}x{height}, the reference's are "
+            f"{data.image_size}x{data.image_size}"
         )
+    labels = labels_of(samples, sets, data)
+    pixels = np.stack([sets.load(row) for row in range(len(sets))])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     design = design_of(samples, data, labels)
     network = against.network.to(request.device).eval()
     features, probabilities = classify(network, images, request.device)
@@ -82,18 +87,34 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
         attributes=data.attributes,
         design=design,
     )
-    ids = tuple(f"{row:06}" for row in range(n))
-    keyed = f"classifier:{against.digest}"
+    keyed = label(protocol, {}, against.digest, converted=sets.converted > 0)
     return [
         Evaluation(
             name=request.name or samples.stem,
             protocol=keyed,
             reference=against.digest,
-            digest=digest_of([files.sha256(samples), keyed])[:16],
-            results={name: Result(e, ids) for name, e in estimates(sample).items()},
-            facts={"samples": str(samples), "n": n},
+            digest=digest_of([sets.digest, keyed])[:16],
+            results={name: Result(e, sets.ids) for name, e in estimates(sample).items()},
+            facts={"samples": str(samples), "n": len(sets), "notes": list(sets.notes)},
         )
     ]
+
+
+def labels_of(samples: Path, images: Images, data: Dataset) -> Tensor:
+    """The labels (N,) int64 that the samples should have; UserError for none, or those of no image.
+
+    That each is the label of its image cannot be known.
+    """
+    if images.labels is None:
+        raise UserError(f"{samples}: has no labels; put them there as (N,) whole numbers")
+    known = data.classes if data.prompts() is None else len(data.prompts())
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if known is not None and not 0 <= low <= high < known:
+        raise UserError(
+            f"{samples}: has labels from {low} to {high}, and the reference's are 0 to {known - 1};"
+            " count them from 0"
+        )
+    return torch.from_numpy(images.labels)
 
 
 def design_of(samples: Path, data: Dataset, labels: Tensor) -> Design:

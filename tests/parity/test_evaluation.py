@@ -966,7 +966,7 @@ def broken_samples(kind: str, folder: Path) -> Path:
 
 BROKEN = [
     ("missing", "does not exist"),
-    ("empty", "holds no .png"),
+    ("empty", "holds no image file (PNG, JPEG"),
     ("few", "too few images, 1"),
     ("truncated", "broken image"),
     ("text", "not a readable image"),
@@ -987,7 +987,7 @@ BROKEN = [
     ("npz labels", "labels is int64 of shape (3,), not one whole number for each of 14"),
     ("npz truncated", "not a readable npz"),
     ("no bytes", "not a readable image (empty)"),
-    ("gif", "(neither PNG nor JPEG)"),
+    ("gif", "a palette image (mode P)"),
     ("bomb", "by its header more than 89,478,485 pixels"),
     ("16 bits", "an image of 16 bits a channel"),
     ("link", "gone.png: not a readable image (a link to nothing"),

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from hdbench.core import distributed
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
+from hdbench.core.image_files import FORMATS
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import Draws, sample_noise
 from hdbench.datasets.latents import Images
@@ -570,7 +571,7 @@ def test_damaged_files_end_in_a_sentence(tmp_path):
     """Of 600 damaged images none raises what is not caught."""
     rng, path = random.Random(0), tmp_path / "x"
     for trial in range(600):
-        content = bytearray(coded(CROPS[trial % 10], tars.FORMATS[trial % 3]))
+        content = bytearray(coded(CROPS[trial % 10], FORMATS[trial % len(FORMATS)]))
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         path.write_bytes(content[: rng.randint(1, len(content))] if trial % 2 else content)

@@ -26,10 +26,11 @@ from torch import Tensor
 from hdbench.core import distributed
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_atomic, write_together
+from hdbench.core.image_files import FORMATS, READ, to_rgb
 from hdbench.core.pixels import to_float
 from hdbench.core.seeds import sample_noise
 from hdbench.datasets.latents.config import ImageCollection
-from hdbench.datasets.latents.source import FORMATS, PROMPTS, Item, Listing, find, tolerate
+from hdbench.datasets.latents.source import PROMPTS, Item, Listing, find, tolerate
 from hdbench.networks import autoencoders
 
 BATCH = 32  # images encoded at once
@@ -73,9 +74,9 @@ def load(item: Item, size: int) -> np.ndarray | str:
         ) from None
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return center_crop(image.convert("RGB"), size)
+            return center_crop(Image.fromarray(to_rgb(image)), size)
     except UnidentifiedImageError:
-        return f"none of {', '.join(FORMATS)}" if content else "empty"
+        return f"not {READ}" if content else "empty"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return reason(error)
 

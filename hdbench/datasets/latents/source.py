@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 from hdbench.core.errors import UserError
 from hdbench.core.files import list_files
+from hdbench.core.image_files import READ, ignored, is_picture
 from hdbench.datasets.latents.config import ImageCollection
 from hdbench.datasets.prompts import described, read_prompts
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PROMPTS = "prompts.json"
 
 
@@ -49,8 +48,13 @@ def find(collection: ImageCollection) -> Listing:
     source = collection.source
     wanted = (".txt", ".json") if collection.text else (".cls",)
     if Path(source).is_dir():
-        paths = list_files(Path(source))
-        files = sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES)
+        paths, hidden = list_files(Path(source))
+        pictures = [path for path in paths if is_picture(path)]
+        for sentence in ignored(
+            [*hidden, *(set(paths) - {*pictures, Path(source) / PROMPTS})], source
+        ):
+            print(sentence, file=sys.stderr, flush=True)
+        files = list(map(str, pictures))
         items = [Item(file) for file in files]
         beside = [{}] * len(files)
         cut = []
@@ -68,7 +72,7 @@ def find(collection: ImageCollection) -> Listing:
             )
     tolerate(cut, 0, collection)
     if not items:
-        raise UserError(f"{source}: holds no {', '.join(SUFFIXES)} image; fix data.source")
+        raise UserError(f"{source}: holds no image ({READ}); fix data.source")
     if not collection.text:
         return Listing(items, class_labels(collection, items, beside), [], cut)
     rows = captions(collection, items, beside)
@@ -104,12 +108,13 @@ def read_tar(
                 stem, suffix = posixpath.splitext(name := member.name)
                 if posixpath.basename(name).startswith("."):
                     continue
-                if suffix.lower() in SUFFIXES and not member.isfile():
+                is_image = is_picture(name)
+                if is_image and not member.isfile():
                     raise UserError(
                         f"{path}: {name}: a link, not an image; make the tar with the images "
                         "themselves"
                     )
-                if suffix.lower() in SUFFIXES:
+                if is_image:
                     images.append((stem, Item(path, name, member.offset_data, member.size)))
                 elif suffix in wanted:
                     file.seek(member.offset_data)

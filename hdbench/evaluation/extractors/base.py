@@ -43,6 +43,7 @@ class Extractor(ABC):
     preprocessing: ClassVar[str]  # for tables: "bicubic to 224, ImageNet's mean"
     dimensions: ClassVar[Mapping[str, int]]  # of each layer's features; the main layer first
     statistics: ClassVar[Mapping[str, tuple[str, str]]] = {}  # layer -> names in an npz
+    marks: ClassVar[tuple[str, ...]] = ()  # arrays beside its statistics in files of its evaluator
     packages: ClassVar[tuple[str, ...]] = ()  # whose versions decide the features
     crops: ClassVar[bool] = False  # brings images of any size to a square of one
     layout: ClassVar[bool] = False  # whether --layout concerns it

@@ -154,6 +154,7 @@ class InceptionTensorflow(InceptionExtractor):
 
     name = "inception_tensorflow"
     preprocessing = "TensorFlow 1's bilinear to 299, (x - 128) / 128"
+    marks = ("arr_0", "mu_s")
     kind = "tensorflow"
 
     def prepare(self, image: np.ndarray) -> Tensor:
