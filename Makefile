@@ -34,7 +34,7 @@ $(INSTALLED): pyproject.toml $(PLUGIN)/pyproject.toml
 clean:  ## removes what was computed and rendered; the environment and published tables stay
 	rm -rf results .snakemake
 
-.PHONY: lint test-fast
+.PHONY: lint test-fast docs
 
 lint: $(VENV)/.dev  ## format, lint, workflow, types; nothing is changed
 	$(VENV)/bin/ruff check
@@ -45,6 +45,13 @@ lint: $(VENV)/.dev  ## format, lint, workflow, types; nothing is changed
 
 test-fast: $(INSTALLED)  ## what is quick of the units and the science
 	$(VENV)/bin/pytest --numprocesses logical --dist loadfile -m "(unit or science) and not slow" tests/unit tests/science
+
+docs: $(VENV)/.docs  ## the site in results/site/index.html; a warning or a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
+
+$(VENV)/.docs: $(INSTALLED)
+	$(VENV)/bin/pip install -e '.[docs]'
+	@touch $@
 
 $(VENV)/.dev: $(INSTALLED)
 	$(VENV)/bin/pip install -e '.[dev]'
