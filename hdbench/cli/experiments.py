@@ -78,13 +78,18 @@ def probes_command(config, threads, results, out):
     "--suite",
     default="local_flaws_tuning",
     show_default=True,
-    help="One seed with every head over a grid.",
+    help="One with `tuning`, or one seed with every head over a grid.",
 )
 @metrics_option
 @results_option
 @clean_errors
 def tuned_command(suite, metrics, results):
-    """Print each head's tuned values, of its arm with the smallest fd_train.
+    """Print the settings that are best on validation chains, and what finding them cost.
+
+    A suite with `tuning` has trials of its arms: run it, then this command, which writes
+    tuned/SUITE.yaml beside the folder of suites; then both again until no trial goes on.  An arm
+    {tuned: {suite: SUITE, arm: ARM}} of another suite is ARM with the settings of that file.  Of a
+    suite with a grid of heads, each head's arm with the smallest fd_train is printed.
 
     Numbers of another version of the suite serve too; standard error says so.
     """
@@ -95,7 +100,14 @@ def tuned_command(suite, metrics, results):
 
     plan = load_plan(suite)
     frame = read_metrics(metrics or metrics_file(plan, results))
-    for head, arm in tuning.chosen(plan, frame).items():
-        click.echo(f"{head}: {tuning.settings(plan, arm)}  # {arm}")
-    if tuning.is_of_another_version(plan, frame):
+    if plan.suite.tuning:
+        path, lines, advice = tuning.write_choices(plan, frame)
+        click.echo("\n".join([*lines, str(path)]))
+        for sentence in advice:
+            click.echo(sentence, err=True)
+    else:
+        for head, arm in tuning.chosen(plan, frame).items():
+            click.echo(f"{head}: {tuning.settings(plan, arm)}  # {arm}")
+    metric = plan.suite.tuning.criterion if plan.suite.tuning else tuning.METRIC
+    if tuning.is_of_another_version(plan, frame, metric):
         click.echo(f"These numbers were made by another version of {plan.name}.", err=True)

@@ -1,16 +1,28 @@
-"""How heads are tuned: each has its arm with the smallest fd_train on the validation seed."""
+"""How settings are chosen: by the smallest criterion on validation chains.
+
+A suite with `tuning` has the trials of `hdbench.suite.tuning`; in another with one seed, a grid of
+heads, each head has its arm with the smallest fd_train.
+"""
 
 from __future__ import annotations
 
-from math import isfinite
+from math import ceil, isfinite, nan
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import yaml
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import write_atomic
 from hdbench.experiments.units import choose
+from hdbench.metrics import metric_of
 from hdbench.metrics.records import with_count
 from hdbench.suite.arms import head_of
+from hdbench.suite.budget import trained_cost
 from hdbench.suite.plan import Plan
+from hdbench.suite.trials import choices_file
+from hdbench.suite.tuning import Choice, Choices, Trial, Tuning
 
 METRIC = "fd_train"
 TUNED = ("learning_rate", "relative_weight")  # of the head
@@ -38,13 +50,13 @@ def chosen(plan: Plan, frame: pd.DataFrame) -> dict[str, str]:
     """
     if len(plan.suite.seeds) > 1:
         raise UserError(
-            f"suite {plan.name}: seeds = {list(plan.suite.seeds)}: heads are tuned on one seed; "
-            "name another suite"
+            f"suite {plan.name}: seeds = {list(plan.suite.seeds)}: heads are tuned on one seed, "
+            "and other methods by a suite with `tuning`; name another suite"
         )
     values = distances(plan, frame)
     arms = grid(plan)
     for candidates in arms.values():
-        if missing := [arm for arm in candidates if arm not in values]:
+        if missing := [arm for arm in candidates if not isfinite(values.get(arm, nan))]:
             raise UserError(
                 f"suite {plan.name}: no {METRIC} of {', '.join(missing)}; run the suite first (an "
                 "arm that has diverged has none: take its settings out of the grid of all heads)"
@@ -54,26 +66,161 @@ def chosen(plan: Plan, frame: pd.DataFrame) -> dict[str, str]:
     )
 
 
-def distances(plan: Plan, frame: pd.DataFrame) -> dict[str, float]:
-    """`METRIC` by arm where it is finite: of present evaluations, or all if there are none."""
-    rows = numbers(plan, frame)
-    if not is_of_another_version(plan, frame):
-        rows = rows[rows.digest == rows.arm.map(digests(plan))]
-    return {row.arm: row.value for row in rows.itertuples() if isfinite(row.value)}
+def choices(plan: Plan, frame: pd.DataFrame) -> Choices:
+    """What the rule of tuning has chosen from a suite's numbers, as far as its rungs have run.
+
+    UserError where a trial of the first rung has no number on every chain, or all of an arm's
+    have diverged.
+    """
+    tuning = plan.suite.tuning
+    assert tuning is not None
+    scores = distances(plan, frame, tuning.criterion) | dict.fromkeys(tuning.diverged, nan)
+    trials: dict[str, dict[str, Trial]] = {}
+    for name, trial in plan.suite.trials.items():
+        trials.setdefault(trial.arm, {})[name] = trial
+    ranked = {arm: rungs(plan, tuning, scores, given) for arm, given in trials.items()}
+    finished = min(len(ranks) for ranks in ranked.values())
+    going_on = [
+        {arm: halved(ranks[rung], trials[arm]) for arm, ranks in ranked.items()}
+        for rung in range(min(finished, len(tuning.rungs) - 1))
+    ]
+    best = {arm: next(iter(ranks[-1].items())) for arm, ranks in ranked.items()}
+    return Choices(
+        suite=plan.stem,
+        seeds=plan.suite.seeds,
+        criterion=tuning.criterion,
+        going_on=tuple(going_on),
+        arms={
+            arm: choice(plan, frame, trials[arm], *best[arm])
+            for arm in ranked
+            if finished == len(tuning.rungs)
+        },
+    )
 
 
-def is_of_another_version(plan: Plan, frame: pd.DataFrame) -> bool:
+def write_choices(plan: Plan, frame: pd.DataFrame) -> tuple[Path, list[str], list[str]]:
+    """Write the file of `choices`; its path, a line an arm for people, and what is to do next."""
+    result = choices(plan, frame)
+    path = choices_file(plan.sources[0])
+    content = result.model_dump(mode="json", exclude_none=True)
+    write_atomic(path, yaml.safe_dump(content, sort_keys=False, width=120))
+    if not result.arms:
+        lines = [f"{arm}: {', '.join(labels)} go on" for arm, labels in result.going_on[-1].items()]
+        return path, lines, [f"Run {plan.given} again, then this command: these trials go on."]
+    lines = [f"{arm}: {sentence(result, best)}" for arm, best in result.arms.items()]
+    edge = [arm for arm, best in result.arms.items() if not best.interior]
+    advice = (
+        f"The best rate is at the edge of tuning.rates for {', '.join(edge)}: extend it, which is "
+        "for all arms, and run again."
+    )
+    return path, lines, [advice] if edge else []
+
+
+def sentence(result: Choices, best: Choice) -> str:
+    """What was chosen and what it cost."""
+    core = "" if best.core_seconds is None else f", {best.core_seconds:,.0f} core-s"
+    changed = ", ".join(f"{path} = {value}" for path, value in best.settings.items())
+    return (
+        f"{changed or 'as declared'}  # {result.criterion} {best.score:.4g}; {best.trials} trials, "
+        f"{best.runs} runs on each of {len(result.seeds)} chains, "
+        f"{1e-3 * best.forward_equivalents:,.0f} kFE{core}; "
+        + ("interior" if best.interior else "at the edge of the rates")
+    )
+
+
+def rungs(
+    plan: Plan, tuning: Tuning, scores: dict[str, float], trials: dict[str, Trial]
+) -> list[dict[str, float]]:
+    """Of every rung that has run whole, an arm's trials that ended and their scores, best first."""
+    sign = 1 if metric_of(tuning.criterion).better == "lower" else -1
+    finished: list[dict[str, float]] = []
+    labels = {trial.label for trial in trials.values()}
+    for share in tuning.rungs:
+        of_rung = {t.label: n for n, t in trials.items() if t.share == share and t.label in labels}
+        missing = [name for name in of_rung.values() if name not in scores]
+        if missing and not finished:
+            raise UserError(
+                f"suite {plan.name}: no {tuning.criterion} of {', '.join(missing)} on every chain; "
+                "run the suite first (trials that have diverged are named in tuning.diverged)"
+            )
+        if missing or of_rung.keys() != labels:
+            break
+        ended = {name: scores[name] for name in of_rung.values() if isfinite(scores[name])}
+        if not ended:
+            raise UserError(
+                f"suite {plan.name}: {', '.join(of_rung.values())} have diverged, so none is "
+                "left; give their arm other settings"
+            )
+        finished.append(dict(sorted(ended.items(), key=lambda item: sign * item[1])))
+        labels = set(halved(finished[-1], trials))
+    return finished
+
+
+def halved(ranked: dict[str, float], trials: dict[str, Trial]) -> tuple[str, ...]:
+    """Labels of the better half, one more of an odd number."""
+    return tuple(trials[name].label for name in list(ranked)[: ceil(len(ranked) / 2)])
+
+
+def choice(
+    plan: Plan, frame: pd.DataFrame, trials: dict[str, Trial], best: str, score: float
+) -> Choice:
+    """An arm's best trial, and what all of its trials cost."""
+    tuning = plan.suite.tuning
+    assert tuning is not None
+    trial = trials[best]
+    return Choice(
+        settings=trial.settings,
+        trials=len({trial.label for trial in trials.values()}),
+        runs=len(trials),
+        forward_equivalents=trained_cost(plan, trials),
+        core_seconds=core_seconds(plan, frame, trials),
+        score=score,
+        interior=tuning.rates[0] < trial.rate < tuning.rates[-1],
+    )
+
+
+def core_seconds(plan: Plan, frame: pd.DataFrame, trials: dict[str, Trial]) -> float | None:
+    """Of all trainings of trials, each stage once; None where they were not measured."""
+    costs = frame[frame.protocol == "cost"].set_index(["arm", "seed", "metric"]).value
+    kinds = {"trajectory": "trajectory", "refine": "refine"}
+    total = {}
+    for row in (row for row in plan.rows if row.arm in trials):
+        pairs = [kind for kind in row.stages if kind.endswith("pairs")]
+        for kind, name in (kinds | dict.fromkeys(pairs, "pairs")).items():
+            if kind in row.stages:
+                key = (row.arm, row.seed, f"{name}_core_seconds")
+                total[row.stages[kind]] = costs.get(key, nan)
+    seconds = float(np.sum(list(total.values())))
+    return round(seconds, 1) if isfinite(seconds) else None
+
+
+def distances(plan: Plan, frame: pd.DataFrame, metric: str = METRIC) -> dict[str, float]:
+    """The mean of a metric over the suite's chains, of arms that have it on all of them.
+
+    Of present evaluations, or all if there are none.
+    """
+    rows = numbers(plan, frame, metric)
+    if not is_of_another_version(plan, frame, metric):
+        present = digests(plan)
+        keys = zip(rows.arm, rows.seed, strict=True)
+        rows = rows[rows.digest == [present.get(key) for key in keys]]
+    by_arm = rows.groupby("arm").value
+    whole = by_arm.size() == len(plan.suite.seeds)
+    return by_arm.agg(lambda values: values.mean(skipna=False))[whole].to_dict()
+
+
+def is_of_another_version(plan: Plan, frame: pd.DataFrame, metric: str = METRIC) -> bool:
     """Whether the frame has numbers of the suite, but none of its present evaluations."""
-    rows = numbers(plan, frame)
+    rows = numbers(plan, frame, metric)
     return len(rows) > 0 and not set(rows.digest) & set(digests(plan).values())
 
 
-def numbers(plan: Plan, frame: pd.DataFrame) -> pd.DataFrame:
-    """The suite's rows of `METRIC`."""
-    metric = with_count(METRIC, plan.suite.evaluation.samples)
-    return frame[(frame.suite == plan.name) & (frame.metric == metric)]
+def numbers(plan: Plan, frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The suite's rows of a metric."""
+    name = with_count(metric, plan.suite.evaluation.samples)
+    return frame[(frame.suite == plan.name) & (frame.metric == name)]
 
 
-def digests(plan: Plan) -> dict[str, str]:
-    """Those of the present evaluations, by arm."""
-    return {row.arm: plan.stage(row.stages["evaluate"]).digest for row in plan.rows}
+def digests(plan: Plan) -> dict[tuple[str, int | None], str]:
+    """Those of the present evaluations, by arm and seed."""
+    return {(row.arm, row.seed): plan.stage(row.stages["evaluate"]).digest for row in plan.rows}

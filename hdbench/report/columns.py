@@ -189,6 +189,24 @@ def training(numbers: Numbers) -> Column:
     return cost(numbers, "training_forward_equivalents", "Training, kFE", 1e-3)
 
 
+def tuning(numbers: Numbers) -> list[Column]:
+    """How many settings were tried for an arm, and the compute of these; of suites with any."""
+    tuned = numbers.plan.suite.tuned
+
+    def trials(e: Entry) -> Value:
+        return tuned[e.arm].choice.trials if e.arm in tuned else "-"
+
+    def compute(e: Entry) -> Value:
+        known = e.arm in tuned
+        return Interval(tuned[e.arm].choice.forward_equivalents, math.nan) if known else MISSING
+
+    columns = [
+        text("trials", "Trials", trials),
+        Column(key="tuning_cost", title="Tuning, kFE", cell=compute, scale=1e-3),
+    ]
+    return columns if tuned else []
+
+
 def head_parameters(numbers: Numbers) -> Column:
     return cost(numbers, "head_parameters", "Head parameters")
 

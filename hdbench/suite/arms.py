@@ -58,6 +58,8 @@ def is_teacher(arm: Arm) -> bool:
 def describe(plan: Plan, name: str) -> str:
     """The arm for people: its title, or `MeanFlow → DMD + patch` and what else it changes."""
     arm = plan.arms[name]
+    if name in plan.suite.tuned:
+        return f"{describe(plan, plan.suite.tuned[name].arm)}, tuned"
     if arm.title:
         return arm.title
     if arm.real:

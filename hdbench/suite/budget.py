@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
 from hdbench.methods.base import Pairs, total
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import RECIPES
 from hdbench.suite.schema import Arm
+from hdbench.suite.stage import DistillStage, PairsStage
 from hdbench.suite.training import EqualTotal, Training
 
 
@@ -20,6 +23,21 @@ def cost_per_step(plan: Plan, training: Training) -> float:
 def pairs_cost(pairs: Pairs, guided: bool) -> int:
     """Forward-equivalents of making them: each Euler step is one forward, two with guidance."""
     return pairs.count * pairs.steps * (2 if guided else 1)
+
+
+def trained_cost(plan: Plan, arms: Container[str]) -> float:
+    """Forward-equivalents of all that was trained for these arms, over chains, each stage once."""
+    guided = plan.suite.teacher.guidance.active
+    trained = {
+        stage for row in plan.all_rows if row.arm in arms for stage in row.stages.values()
+    }  # one stage may serve several arms
+    total = 0.0
+    for config in (plan.stage(stage).config for stage in sorted(trained)):
+        if isinstance(config, DistillStage):
+            total += config.training.planned_steps * cost_per_step(plan, config.training)
+        elif isinstance(config, PairsStage):
+            total += pairs_cost(Pairs(count=config.count, steps=config.steps), guided)
+    return total
 
 
 def total_cost(plan: Plan, arm: Arm) -> float:
@@ -59,7 +77,7 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
         return arm.model_copy(update={kind: training.model_copy(update={"steps": steps})})
 
     left = total_cost(plan, target) - total_cost(plan, with_steps(0))
-    steps = round(left / cost_per_step(plan, training))
+    steps = round(training.steps.share * left / cost_per_step(plan, training))
     if steps < 1:
         raise UserError(
             f"{source}: arms.{name}: the compute of {other!r} leaves no step for {kind}"

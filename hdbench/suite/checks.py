@@ -12,7 +12,7 @@ from hdbench.evaluation.protocols import BESIDE, PROTOCOLS
 from hdbench.methods import OBJECTIVES
 from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import build_head
-from hdbench.metrics import METRICS
+from hdbench.metrics import METRICS, metric_of
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.arms import is_teacher
@@ -37,6 +37,22 @@ def _check_stage2_seeds(suite: Suite, source: str) -> None:
         )
 
 
+def _check_tuning(suite: Suite, source: str) -> None:
+    """What settings are chosen by is measured, and one of its ends is better."""
+    if not suite.tuning:
+        return
+    criterion = suite.tuning.criterion
+    evaluation = suite.evaluation
+    measured = (*PROTOCOLS[evaluation.protocol].metrics, *evaluation.metrics)
+    kind = metric_of(criterion)
+    if kind is None or kind.name not in measured or not kind.better:
+        known = [name for name in measured if METRICS[name].better]
+        raise UserError(
+            f"{source}: tuning.criterion = {criterion!r}: the suite measures nothing of that name "
+            "by which settings are better" + nearest(criterion, known)
+        )
+
+
 def check(plan: Plan, source: str) -> None:
     """UserError for the first combination of keys that cannot be; `source` is the suite's file."""
     suite = plan.suite
@@ -47,6 +63,7 @@ def check(plan: Plan, source: str) -> None:
             f"{data.image_size}; choose a divisor"
         )
     _check_stage2_seeds(suite, source)
+    _check_tuning(suite, source)
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)

@@ -9,19 +9,19 @@ from hdbench.core.errors import UserError
 from hdbench.core.files import digest_of
 from hdbench.suite.chain import Chain
 from hdbench.suite.checks import check
-from hdbench.suite.overrides import differs, leaves, merge
+from hdbench.suite.overrides import differs, leaves
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import (
     ARMS_OF_TABLES,
-    RECIPES,
     SUITES,
+    arm_in_full,
     find_suite,
-    read_recipe,
     read_suite,
     recipe_files,
     suite_files,
 )
 from hdbench.suite.schema import Arm, Suite
+from hdbench.suite.trials import written_out
 
 # folders of results/ beside the suites
 TAKEN = ("stages", "logs", "evaluation", "theory", "flops", "probes")
@@ -41,34 +41,21 @@ def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
 def load_plan(name: str) -> Plan:
     """Read, validate and plan a suite; every mistake in it is a UserError, before any compute."""
     path = find_suite(name)
-    data = read_suite(path)
+    data = written_out(read_suite(path), path)
     suite = validate(Suite, data, str(path))
     arms = {}
     recipes = {}
     sources = suite_files(path)
     for arm, override in suite.arms.items():
         check_identifier(arm, f"{path}: arms")
-        override = {} if override is None else override
-        base = data["base"]
+        override, _, recipe, file = written = arm_in_full(override, data["base"], path, arm)
         whose = "the base"
-        if isinstance(override, dict) and "recipe" in override:
-            # the recipes are in a folder beside that of the suite, or those shipped
-            beside = path.parent.parent / RECIPES.name
-            folder = beside if beside.is_dir() else RECIPES
-            file, base, recipes[arm] = read_recipe(
-                override["recipe"], f"{path}: arms.{arm}", folder
-            )
-            override = {key: value for key, value in override.items() if key != "recipe"}
-            for keys, value in leaves(override).items():
-                if keys[-2:] == ("objective", "name"):
-                    raise UserError(
-                        f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective "
-                        "stays what it is; leave out recipe, or the name"
-                    )
+        if recipe and file:
+            recipes[arm] = recipe
             sources += tuple(shared for shared in recipe_files(file) if shared not in sources)
             whose = str(file)
-        arms[arm] = validate(Arm, merge(base, override), str(path), ("arms", arm))
-        overridden = recipes[arm].arm if arm in recipes else suite.base
+        arms[arm] = validate(Arm, written.whole, str(path), ("arms", arm))
+        overridden = recipe.arm if recipe else suite.base
         for keys, value in leaves(override).items():
             if keys and not differs(overridden, arms[arm], keys):
                 raise UserError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
 from hdbench.core.yaml_file import read_yaml
 from hdbench.suite.grids import expand
-from hdbench.suite.overrides import merge
+from hdbench.suite.overrides import leaves, merge
 from hdbench.suite.schema import Recipe
 
 SUITES = Path("workflow/suites")
@@ -96,6 +96,38 @@ def read_recipe(
     data.pop("extends", None)
     recipe = validate(Recipe, data, str(path))
     return path, data["arm"], recipe
+
+
+class InFull(NamedTuple):
+    """An arm's entry, what it is put over, and with both the whole arm; not validated."""
+
+    override: Any
+    base: dict[str, Any]
+    recipe: Recipe | None
+    file: Path | None  # of the recipe
+
+    @property
+    def whole(self) -> Any:
+        return merge(self.base, self.override)
+
+
+def arm_in_full(entry: Any, base: dict[str, Any], path: Path, arm: str) -> InFull:
+    """An entry over the suite's base, or over the recipe that it names; `path` is the suite's."""
+    entry = {} if entry is None else entry
+    if not isinstance(entry, dict) or "recipe" not in entry:
+        return InFull(entry, base, None, None)
+    # the recipes are in a folder beside that of the suite, or those shipped
+    beside = path.parent.parent / RECIPES.name
+    folder = beside if beside.is_dir() else RECIPES
+    file, base, recipe = read_recipe(entry["recipe"], f"{path}: arms.{arm}", folder)
+    override = {key: value for key, value in entry.items() if key != "recipe"}
+    for keys, value in leaves(override).items():
+        if keys[-2:] == ("objective", "name"):
+            raise UserError(
+                f"{path}: arms.{arm}.{'.'.join(keys)} = {value!r}: a recipe's objective stays "
+                "what it is; leave out recipe, or the name"
+            )
+    return InFull(override, base, recipe, file)
 
 
 def recipe_files(path: Path) -> tuple[Path, ...]:

@@ -18,6 +18,7 @@ from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
 from hdbench.suite.tables import Tables
 from hdbench.suite.training import ClassifierTraining, ClipText, Training, absent
+from hdbench.suite.tuning import Knob, Trial, TunedArm, Tuning
 
 Dataset = DATASETS.union()
 
@@ -177,13 +178,12 @@ class Arm(Config):
             )
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
-        last = self.refine or self.trajectory
-        trained = last.objective.sampling_steps() if last else 0
-        if trained is None:
-            trained = 1 if self.refine else 0
+        trained = self.trained_steps
         if trained == 1 and max(self.steps) > 1:
             which = (
-                "an arm with 'refine'" if self.refine else f"a student of {last.objective.title}"
+                "an arm with 'refine'"
+                if self.refine
+                else f"a student of {self.trajectory.objective.title}"
             )
             raise ValueError(
                 f"steps = {list(self.steps)}: {which} is a one-step generator; set steps to [1]"
@@ -194,6 +194,13 @@ class Arm(Config):
                 "with them, or with divisors of them"
             )
         return self
+
+    @property
+    def trained_steps(self) -> int:
+        """Sampling steps that its generator is trained for; 0: any number."""
+        last = self.refine or self.trajectory
+        trained = last.objective.sampling_steps() if last else 0
+        return trained if trained is not None else int(bool(self.refine))
 
 
 class Recipe(Config):
@@ -206,6 +213,13 @@ class Recipe(Config):
     hyper_parameters: dict[str, str] = Field(
         description="where values are from, by path in `arm`; a path covers those below"
     )
+    knob: Knob | None = Field(None, description="what of the method's own is tuned with its rate")
+
+    @model_validator(mode="after")
+    def _knob_is_of_the_arm(self):
+        if self.knob and (problem := self.knob.problem(self.arm.model_dump(mode="json"))):
+            raise ValueError(f"knob.{problem}")
+        return self
 
     @model_validator(mode="after")
     def _every_value_has_a_source(self):
@@ -265,11 +279,20 @@ class Suite(Config):
         description="of workflow/claims.yaml, that the suite is made to judge by its own numbers; "
         "by default all",
     )
+    tuning: Tuning | None = Field(
+        None,
+        exclude_if=absent,
+        description="its arms stand for trials of their settings, on seeds that nothing reports",
+    )
     tables: Tables = Field(
         {},
         description="those of hdbench.report.tables that are rendered, or what differs from their "
         "defaults, by table; null leaves one out",
     )
+
+    # made of `tuning`, and of arms that say `tuned`; see hdbench.suite.trials
+    trials: dict[str, Trial] = Field({}, exclude_if=absent)
+    tuned: dict[str, TunedArm] = Field({}, exclude_if=absent)
 
     directives: ClassVar[tuple[str, ...]] = ("extends", "only")
 

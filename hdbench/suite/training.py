@@ -27,6 +27,13 @@ class EqualTotal(Config):
     equal_total: str = Field(
         description="the arm whose trajectory and refine stages together set the budget"
     )
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        exclude_if=lambda share: share == 1,
+        description="of those steps, as a trial of tuning takes them",
+    )
 
 
 class Training(Config):

@@ -683,7 +683,7 @@ def test_a_recipe_says_where_every_value_is_from(tmp_path, monkeypatch, change, 
     data = merge(shared, data, unnamed=True) | change
     data.pop("extends")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
-    monkeypatch.setattr("hdbench.suite.load.RECIPES", tmp_path)
+    monkeypatch.setattr("hdbench.suite.reading.RECIPES", tmp_path)
     path = write_suite(tmp_path, {"arms.kd": {"recipe": "mine"}})
     result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
     assert (
@@ -845,7 +845,7 @@ def test_a_recipe_extends_shared_values_with_their_sources(tmp_path, monkeypatch
     kept = [line for line in shared if not line.startswith('  trajectory: "')]
     (tmp_path / "_trajectory.yaml").write_text("\n".join(kept))
     (tmp_path / "mine.yaml").write_text(text)
-    monkeypatch.setattr("hdbench.suite.load.RECIPES", tmp_path)
+    monkeypatch.setattr("hdbench.suite.reading.RECIPES", tmp_path)
     path = write_suite(tmp_path, {"arms.kd": {"recipe": "mine"}})
     result = CliRunner().invoke(main, ["plan", "--suite", str(path)])
     assert result.exit_code == 2 and result.output.count("\n") == 1

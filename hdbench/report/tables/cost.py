@@ -40,6 +40,7 @@ class Cost(Table):
             columns.head_parameters(numbers),
             columns.flops(numbers),
             columns.training(numbers),
+            *columns.tuning(numbers),
             columns.cost(numbers, "trajectory_core_seconds", "TD, core-s"),
             columns.cost(numbers, "refine_core_seconds", "Stage 2, core-s"),
             columns.cost(numbers, "training_gpu_seconds", "GPU s"),

@@ -16,6 +16,7 @@ from hdbench.report.tables.main import Main
 from hdbench.report.tables.methods import Methods
 from hdbench.report.tables.reproducibility import Reproducibility
 from hdbench.report.tables.sensitivity import Sensitivity
+from hdbench.report.tables.tuning import Tuning
 from hdbench.suite.plan import Plan
 
 TABLES: Registry[Table] = Registry(
@@ -33,6 +34,7 @@ TABLES: Registry[Table] = Registry(
         Factors,
         Distances,
         Sensitivity,
+        Tuning,
     ],
 )
 

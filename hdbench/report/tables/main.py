@@ -28,5 +28,6 @@ class Main(Table):
             *columns.scores(numbers),
             *columns.power(numbers),
             columns.training(numbers),
+            *columns.tuning(numbers),
             columns.speed(numbers),
         ]

@@ -63,6 +63,7 @@ class Methods(Table):
             *columns.power(numbers),
             *differences,
             columns.training(numbers),
+            *columns.tuning(numbers),
             columns.cost(numbers, "training_core_seconds", "Core-s"),
             columns.flops(numbers),
             columns.speed(numbers),
