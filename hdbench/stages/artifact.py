@@ -12,15 +12,56 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
 from hdbench.core.files import MANIFEST, settle, sha256, share, write_atomic
 from hdbench.core.provenance import environment, registrations
 from hdbench.suite.stage import VERSIONS, Stage, versions_of
+
+Count = Annotated[float, Field(ge=0)]
+
+
+class Manifest(BaseModel):
+    """What readers of a manifest count on; what older ones lack is None or empty."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    id: str
+    kind: str
+    digest: str
+    config: dict[str, Any]
+    parents: dict[str, str]
+    environment: dict[str, Any]
+    payload: dict[str, str]
+    wall_seconds: Count
+    core_seconds: Count
+    gpu_seconds: Count | None = None
+    queue_seconds: Count | None = None
+    peak_memory_bytes: Count | None = None
+    peak_gpu_memory_bytes: Count | None = None
+    forward_equivalents: Count | None = None
+    parameters: Count | None = None
+    head_parameters: Count | None = None
+    milliseconds_per_sample: Count | None = None
+    protocol: str | None = None
+    registrations: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    parent_manifests: dict[str, str] = {}
+    inputs: dict[str, dict[str, str | None]] = {}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest with what `Manifest` says; OSError, or ValueError for anything else."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        Manifest.model_validate_json(text)
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def folder(results: Path, stage_id: str) -> Path:
@@ -32,9 +73,7 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     """An artifact's folder and manifest; UserError if it is missing or not what that says."""
     path = folder(results, stage_id)
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        made_as = manifest["id"]
-        payload = manifest["payload"].items()
+        manifest = read_manifest(path / MANIFEST)
     except FileNotFoundError:
         kind = stage_id.split("/")[0]
         raise UserError(
@@ -43,15 +82,15 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
         ) from None
     except OSError as error:
         raise UserError(f"{path / MANIFEST}: cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except ValueError:
         raise UserError(
             f"{path / MANIFEST}: not a manifest; delete the folder {path} and run again"
         ) from None
-    if made_as != stage_id:
+    if manifest["id"] != stage_id:
         raise UserError(
-            f"{path / MANIFEST}: is of {made_as}; delete the folder {path} and run again"
+            f"{path / MANIFEST}: is of {manifest['id']}; delete the folder {path} and run again"
         )
-    for name, digest in payload:
+    for name, digest in manifest["payload"].items():
         if not (path / name).is_file():
             raise UserError(
                 f"{path / name}: named in the manifest but missing; delete the folder {path} "

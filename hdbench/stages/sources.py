@@ -49,13 +49,11 @@ def sources_of(stage: Stage) -> dict[str, str]:
 
 
 def manifest_of(results: Path, stage_id: str) -> dict[str, Any]:
-    """A stage's manifest, unchecked; {} where none can be read."""
+    """A stage's manifest without a look at its files; {} where none can be read."""
     try:
-        text = (artifact.folder(results, stage_id) / MANIFEST).read_text(encoding="utf-8")
-        manifest = json.loads(text)
+        return artifact.read_manifest(artifact.folder(results, stage_id) / MANIFEST)
     except (OSError, ValueError):
         return {}
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def manifests_of(results: Path, stage: Stage) -> dict[str, str]:

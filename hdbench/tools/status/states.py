@@ -95,9 +95,9 @@ def manifest_of(results: Path, stage: Stage) -> dict[str, Any]:
     """The finished stage's seconds; `failed` where the manifest cannot be read."""
     path = artifact.folder(results, stage.id)
     try:
-        manifest = json.loads((path / files.MANIFEST).read_text())
-        return {"state": "done", "seconds": float(manifest["wall_seconds"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = artifact.read_manifest(path / files.MANIFEST)
+        return {"state": "done", "seconds": manifest["wall_seconds"]}
+    except (OSError, ValueError):
         why = f"its manifest cannot be read; delete the folder {path} and run again"
         return {"state": "failed", "why": why}
 
