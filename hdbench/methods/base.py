@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -210,7 +209,7 @@ def adaptive_mean_square(delta: Tensor, power: float, offset: float) -> Tensor:
 
 
 def after_split(split: Split, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
-    """function of the rows from the split on, without gradient; (n, ...) for the n such rows here.
+    """function of the rows from the split on, (n, ...) for the n such rows here.
 
     Ranks call it equally often, since a network may be sharded over them: one without such rows
     takes any and keeps none.
@@ -219,8 +218,7 @@ def after_split(split: Split, function: Callable[..., Tensor], *arguments: Tenso
     if not split.after:
         return arguments[0][split.at :]
     rows = slice(split.at, None) if n else slice(0, 1)
-    with torch.no_grad():
-        return function(*(x[rows] for x in arguments))[:n]
+    return function(*(x[rows] for x in arguments))[:n]
 
 
 def before_split(split: Split, function: Callable[..., Tensor], *arguments: Tensor) -> Tensor:
@@ -228,5 +226,4 @@ def before_split(split: Split, function: Callable[..., Tensor], *arguments: Tens
     if not split.before:
         return arguments[0][: split.at]
     rows = slice(0, max(split.at, 1))
-    with torch.no_grad():
-        return function(*(x[rows] for x in arguments))[: split.at]
+    return function(*(x[rows] for x in arguments))[: split.at]

@@ -30,6 +30,8 @@ from hdbench.methods.base import (
     Passes,
     Regression,
     adaptive_mean_square,
+    after_split,
+    before_split,
     student_update,
 )
 from hdbench.methods.trajectory.meanflow import meanflow_residual
@@ -89,21 +91,18 @@ class DualEnd(Regression):
             u, teacher = problem.student, problem.teacher_velocity
             with torch.no_grad():
                 v = teacher(z, t, c)
-            cut = b["noisy"].at
-            residuals = []
-            if b["noisy"].before:
-                rows = slice(0, max(cut, 1))
-                to_data = meanflow_residual(
-                    u, v[rows], z[rows], r[rows], t[rows], c[rows], b["moving"]
+
+            def to_data(*rows: Tensor) -> Tensor:
+                return meanflow_residual(u, *rows, moving=b["moving"])
+
+            def to_noisy(*rows: Tensor) -> Tensor:
+                return noise_residual(
+                    u, teacher, *rows, eulerian=self.eulerian, lagrangian=self.lagrangian
                 )
-                residuals.append(to_data[:cut])
-            if b["noisy"].after:
-                n = len(z) - cut
-                rows = slice(cut, None) if n else slice(0, 1)
-                weights = self.eulerian, self.lagrangian
-                points = (v[rows], z[rows], r[rows], t[rows], c[rows])
-                residuals.append(noise_residual(u, teacher, *points, *weights)[:n])
-            delta = torch.cat(residuals)
+
+            rows = v, z, r, t, c
+            before = before_split(b["noisy"], to_data, *rows)
+            delta = torch.cat([before, after_split(b["noisy"], to_noisy, *rows)])
             value = adaptive_mean_square(delta, self.adaptive_power, self.adaptive_offset)
             still = b["moving"].at
             cosine = F.cosine_similarity((delta + v)[:still].flatten(1), v[:still].flatten(1))

@@ -49,6 +49,7 @@ def velocity_residual(
 
     MeanFlow's residual with v_theta for v is V - v_theta.
     """
-    student_velocity = after_split(moving, u, z, t, t, c)
+    with torch.no_grad():
+        student_velocity = after_split(moving, u, z, t, t, c)
     along = torch.cat([v[: moving.at], student_velocity])
     return meanflow_residual(u, along, z, r, t, c, moving) + (along - v)

@@ -16,7 +16,7 @@ from torch import Tensor
 from hdbench.core.seeds import Draws, Split
 from hdbench.flow.jvp import jvp
 from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import AdaptivePower, Batch, Passes, Regression
+from hdbench.methods.base import AdaptivePower, Batch, Passes, Regression, after_split, before_split
 
 
 class MeanFlow(Regression):
@@ -98,21 +98,17 @@ def meanflow_residual(
     """u_theta - sg(v - (t - r) du_theta/dt), v and z (B, C, H, W); r <= t and c (B,).
 
     The JVP, with tangents (v, 0, 1) for (z, r, t), runs on the rows from `moving` on alone: before,
-    r = t and t - r multiplies it by 0.  Ranks call u equally often, since its parameters may be
-    sharded over them: one without such rows takes any and keeps none.
+    r = t and t - r multiplies it by 0.
     """
-    v = v.detach()
-    n = len(z) - moving.at
-    residuals = []
-    if moving.before:
-        still = slice(0, max(moving.at, 1))
-        regressed = u(z[still], r[still], t[still], c[still]) - v[still]
-        residuals.append(regressed[: moving.at])
-    if moving.after:
-        rows = slice(moving.at, None) if n else slice(0, 1)
-        v, z, r, t, c = (x[rows] for x in (v, z, r, t, c))
-        value, du_dt = jvp(
-            lambda z, r, t: u(z, r, t, c), (z, r, t), (v, torch.zeros_like(r), torch.ones_like(t))
-        )
-        residuals.append((value - (v - expand(t - r) * du_dt))[:n])
-    return torch.cat(residuals)
+
+    def regressed(v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return u(z, r, t, c) - v
+
+    def along_the_flow(v: Tensor, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        tangents = v, torch.zeros_like(r), torch.ones_like(t)
+        value, du_dt = jvp(lambda z, r, t: u(z, r, t, c), (z, r, t), tangents)
+        return value - (v - expand(t - r) * du_dt)
+
+    rows = v.detach(), z, r, t, c
+    before = before_split(moving, regressed, *rows)
+    return torch.cat([before, after_split(moving, along_the_flow, *rows)])

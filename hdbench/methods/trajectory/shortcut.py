@@ -108,6 +108,7 @@ class Shortcut(Regression):
         }
 
 
+@torch.no_grad()
 def shortcut_target(
     u: MeanVelocity,
     v: Velocity,

@@ -63,21 +63,20 @@ class TwinFlow(Regression):
 
         def loss(b: Batch) -> Loss:
             c, r, t, n = b["c"], b["r"], b["t"], b["twin"].at
-            samples = before_split(b["twin"], lambda e, c: generate(u, e, c), b["eps"], c)
+            with torch.no_grad():
+                samples = before_split(b["twin"], lambda e, c: generate(u, e, c), b["eps"], c)
             x = torch.cat([samples, b["x"][n:]])
             eps = torch.cat([b["eps_twin"][:n], b["eps"][n:]])
             z = interpolate(x, eps, t)
             sign = torch.ones_like(t)
             sign[:n] = -1.0
             value = u(z, sign * r, sign * t, c)
-            base = after_split(
-                b["twin"],
-                lambda value, *a: base_residual(u, v, self.step, value, *a),
-                *(value.detach(), z, r, t, c),
-            )
+            with torch.no_grad():
+                own = value, z, r, t, c
+                base = after_split(b["twin"], lambda *a: base_residual(u, v, self.step, *a), *own)
+                renoised = interpolate(eps - value, b["eps_twin"], b["s"])
+                twin = after_split(b["ends"], lambda *a: difference(u, *a), renoised, b["s"], c)
             delta = torch.cat([value[:n] - (eps - x)[:n], moved(value[n:], base)])
-            renoised = interpolate(eps - value.detach(), b["eps_twin"], b["s"])
-            twin = after_split(b["ends"], lambda *a: difference(u, *a), renoised, b["s"], c)
             rectified = moved(value[b["ends"].at :], twin)
             how = self.adaptive_power, self.adaptive_offset
             total = adaptive_mean_square(delta, *how)
