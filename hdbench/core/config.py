@@ -40,7 +40,7 @@ MISSING_NAMES = ("nan", "na", "null", "none")  # which tables read as no value
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OUTSIDE = "outside"
-# a path of the user's, or a glob: its content belongs to what is made from it, see `paths_in`
+# a path of the user's, or a glob, whose content belongs to what is made from it
 OutsidePath = Annotated[str, OUTSIDE]
 
 C = TypeVar("C", bound=Config)

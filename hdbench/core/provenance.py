@@ -49,4 +49,4 @@ def processor() -> str:
     except OSError:  # not Linux
         lines = []
     named = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or "unknown")
+    return next(named, platform.processor() or UNKNOWN)

@@ -25,7 +25,8 @@ class HeadPool(nn.Module):
     def __init__(self, fresh: Callable[..., Head], heads: int, judging: int | None, refresh: float):
         """`fresh(*axes)` makes a head, on the device, from these axes of its seed."""
         super().__init__()
-        self.heads = nn.ModuleList(fresh(*([number] if number else [])) for number in range(heads))
+        # the first from the seed of a head without a pool
+        self.heads = nn.ModuleList([fresh(), *(fresh(number) for number in range(1, heads))])
         self.fresh = fresh
         self.judging = judging or heads
         self.refresh = refresh

@@ -63,9 +63,6 @@ class ADM(Matching):
             )
         return require_head(self)
 
-    def draw_direction(self, d):
-        return {}
-
     def draw_discriminator(self, d, problem):
         return {"eps_r1": d.noise(), "t_gan": d.uniform(self.gan.t_min, self.gan.t_max)}
 

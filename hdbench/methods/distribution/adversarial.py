@@ -37,9 +37,6 @@ class Adversarial(Matching):
             )
         return require_head(self)
 
-    def draw_direction(self, d):
-        return {}
-
 
 def require_head(objective: GeneratorObjective) -> GeneratorObjective:
     """The objective itself; ValueError without a head."""

@@ -9,10 +9,10 @@ relative_weight itself.  The GAN loss is in hdbench.methods.distribution.gan.
 
 Backward simulation (DMD2, arXiv 2405.14867, Section 4.5): with S = generator_steps > 1 a row trains
 at the input z_k of its own random step k = 0 .. S - 1 (its code: one for the batch) of consistency
-sampling, t_k = 1 - k / S, simulated without gradient. A regulariser is the loss of a trajectory
+sampling, t_k = 1 - k / S, simulated without gradient.  A regulariser is the loss of a trajectory
 objective, kept while the generator is refined: with `meanflow` regularised HD, with `knowledge` the
 regression on the teacher's ODE pairs of DMD (arXiv 2311.18828, Eq. 9; 0.25 LPIPS there, a mean
-square here). With `contrast` the head's real samples are the teacher's, of its ODE, and not the
+square here).  With `contrast` the head's real samples are the teacher's, of its ODE, and not the
 data's.
 """
 
@@ -256,7 +256,9 @@ class GeneratorObjective(Objective):
         return loss, scalars
 
     def draw_generator(self, d, problem: Problem, regulariser: Update | None = None) -> Batch:
-        b = self.draw_start(d, problem) | self.draw_direction(d)
+        b = self.draw_start(d, problem)
+        if self.directed:
+            b |= self.draw_direction(d)
         if self.discriminator != "none":
             b |= self.draw_judgement(d)
         if regulariser:
