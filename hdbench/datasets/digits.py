@@ -44,9 +44,9 @@ class Digits(Dataset):
         return (Factor(name="digit", law=uniform(self.classes), is_label=True),)
 
     def read_factors(self, images: Tensor) -> dict[str, np.ndarray]:
-        """The digit of the original of train that is likest to each image."""
+        """The digit of the original of train that is most similar to each image."""
         ink, labels = originals(self.seed)["train"]
-        return {"digit": labels[likest(images[:, 0].numpy(), ink)][:, None]}
+        return {"digit": labels[most_similar(images[:, 0].numpy(), ink)][:, None]}
 
     def build(self) -> Splits:
         return {
@@ -71,8 +71,8 @@ def as_images(ink: np.ndarray) -> Tensor:
     return torch.from_numpy(np.rint(ink * 255).astype(np.uint8)).unsqueeze(1)
 
 
-def likest(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
-    """For images (N, H, W) the rows (N,) of the templates (M, H, W) of the largest cosine."""
+def most_similar(images: np.ndarray, templates: np.ndarray) -> np.ndarray:
+    """For images (N, H, W) the rows (N,) of the templates (M, H, W) with the largest cosine."""
 
     def unit(x: np.ndarray) -> np.ndarray:
         vectors = x.reshape(len(x), -1).astype(np.float32)

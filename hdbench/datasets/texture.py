@@ -44,7 +44,7 @@ def low_pass(images: np.ndarray, width: float) -> np.ndarray:
 
 
 def _gaussian(side: int, width: float) -> np.ndarray:
-    """The matrix (side, side) of a Gaussian; where it is narrow its sum is 1 to 2%."""
+    """The matrix (side, side) of a Gaussian; inner rows sum to 1, to 2% at a width of 1/2."""
     kernel = np.exp(-0.5 * (np.arange(side) / width) ** 2)
     return toeplitz(kernel / (np.sqrt(2 * np.pi) * width))
 

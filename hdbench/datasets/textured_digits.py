@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hdbench.datasets import texture
 from hdbench.datasets.base import Dataset, Splits
-from hdbench.datasets.digits import likest, originals
+from hdbench.datasets.digits import most_similar, originals
 from hdbench.datasets.factors import Factor, uniform
 
 SIDE = 16  # of a digit with the room for its shift
@@ -123,12 +123,12 @@ class TexturedDigits(Dataset):
     def read_factors(self, images: Tensor) -> dict[str, np.ndarray]:
         """Values by factor: digits, rows of SHIFTS, directions, sectors of the circle, amounts.
 
-        Digit and shift are those at which an original of train is likest to the image without its
-        wave and after a low-pass.
+        Digit and shift are those of the shifted original of train that is most similar to the image
+        without its wave, both after a low-pass.
         """
         reading = texture.read(self.taken_apart(images)[:, 0].numpy(), self.wavelength)
         templates, digits, shifts = bank(self.seed, texture.OF_STRUCTURE * self.wavelength)
-        row = likest(reading.structure, templates)
+        row = most_similar(reading.structure, templates)
         values = {
             "digit": digits[row],
             "shift": shifts[row],
@@ -137,8 +137,8 @@ class TexturedDigits(Dataset):
             "contrast": reading.contrast,
             "coherence": reading.coherence,
         }
-        return {factor.name: values[factor.name].reshape(len(images), -1)
-                for factor in self.factors()}  # fmt: skip
+        planted = [factor.name for factor in self.factors()]
+        return {name: values[name].reshape(len(images), -1) for name in planted}
 
     def variants(self, split: str, rows: slice) -> dict[str, Tensor]:
         if not self.contrast:

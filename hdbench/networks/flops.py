@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.networks.config import SanaConfig, TransformerConfig
-from hdbench.networks.reuse import DeepCache, FasterDiffusion, reusing
+from hdbench.networks.reuse import Reuse, reusing
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ def forward_flops(
     classes: int,
     mean_velocity: bool,
     prompt_length: int = 0,
-    reuse: DeepCache | FasterDiffusion | None = None,
+    reuse: Reuse | None = None,
 ) -> int:
     """FLOPs of one forward of one image: 2 for each multiplication and addition of a product.
 
-    With `reuse` of one that is not key: without the blocks that are reused.
+    With `reuse`, of a forward between key evaluations: without the blocks that are reused.
     """
     conditions = (
         Unencoded(prompt_length, config.caption_width) if isinstance(config, SanaConfig) else None

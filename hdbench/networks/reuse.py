@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import cycle
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from hdbench.networks.base import TokenNetwork
 
 class BlockReuse(Config):
     """Which blocks are reused (1 = first), and at which evaluations they are computed."""
+
+    keeps_residual: ClassVar[bool]
+    """Whether what a block added is kept, and not what it gave."""
 
     first: int = Field(ge=1)
     last: int = Field(ge=1)
@@ -44,6 +47,10 @@ class BlockReuse(Config):
 
 
 class DeepCache(BlockReuse):
+    """What the blocks in the middle add, at every n-th evaluation."""
+
+    keeps_residual: ClassVar[bool] = True
+
     name: Literal["deepcache"] = "deepcache"
     every: int = Field(ge=2, description="evaluations from one key to the next")
 
@@ -52,6 +59,10 @@ class DeepCache(BlockReuse):
 
 
 class FasterDiffusion(BlockReuse):
+    """What the first blocks give, at key times."""
+
+    keeps_residual: ClassVar[bool] = False
+
     name: Literal["faster_diffusion"] = "faster_diffusion"
     first: Literal[1] = 1
     key_times: tuple[Fraction, ...] = Field(
@@ -83,28 +94,26 @@ class _Evaluations:
 class ReusedBlock(nn.Module):
     """A block that is computed at key evaluations alone."""
 
-    def __init__(self, block: nn.Module, evaluations: _Evaluations, adds: bool):
+    def __init__(self, block: nn.Module, evaluations: _Evaluations, keeps_residual: bool):
         super().__init__()
         self.block = block
         self.evaluations = evaluations
-        self.adds = adds
+        self.keeps_residual = keeps_residual
         self.kept: Tensor | None = None
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         if self.evaluations.computes:
             y = self.block(x, *others)
-            self.kept = y - x if self.adds else y
+            self.kept = y - x if self.keeps_residual else y
             return y
         assert self.kept is not None
-        return x + self.kept if self.adds else self.kept
+        return x + self.kept if self.keeps_residual else self.kept
 
 
-def reusing(
-    network: TokenNetwork, reuse: DeepCache | FasterDiffusion, keys: Sequence[bool]
-) -> None:
+def reusing(network: TokenNetwork, reuse: Reuse, keys: Sequence[bool]) -> None:
     """Change the network so that its evaluations, in turns of len(keys), reuse its blocks."""
     evaluations = _Evaluations(keys)
     network.register_forward_pre_hook(evaluations.next)
     for number in range(reuse.first - 1, reuse.last):
         block = network.blocks[number]
-        network.blocks[number] = ReusedBlock(block, evaluations, reuse.name == "deepcache")
+        network.blocks[number] = ReusedBlock(block, evaluations, reuse.keeps_residual)

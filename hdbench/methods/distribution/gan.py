@@ -29,8 +29,8 @@ class GanSettings(Config):
     loss: Literal["non_saturating", "hinge"] = "non_saturating"
     feature_network: Literal["teacher", "fake", "classifier"] = Field(
         default="teacher",
-        description="frozen teacher (LADD, arXiv 2403.12015) or the trained fake score "
-        "(DMD2, arXiv 2405.14867)",
+        description="frozen teacher (LADD, arXiv 2403.12015), the trained fake score "
+        "(DMD2, arXiv 2405.14867) or, for gdd alone, a frozen classifier",
     )
     blocks: tuple[int, ...] = Field(
         default=(2, 3), min_length=1, description="blocks whose tokens are read, 1 = first"
@@ -59,7 +59,7 @@ class GanSettings(Config):
         default=None,
         ge=1,
         exclude_if=lambda judging: judging is None,
-        description="of them, drawn for each step, judge and are trained; by default all",
+        description="how many of them, drawn for each step, judge and are trained; by default all",
     )
     refresh: float = Field(
         default=0.0,
