@@ -81,10 +81,15 @@ class Fingerprint:
     LARGE = 20e9
 
     def __init__(self, path: str):
+        """UserError for a path that cannot be looked at."""
         place = Path(path)
-        listed = [place] if place.is_file() else place.rglob("*") if place.is_dir() else glob(path)
-        files = sorted(file for file in map(Path, listed) if file.is_file())
-        self.stats = {file: file.stat() for file in files}
+        try:
+            is_one = place.is_file()
+            listed = [place] if is_one else place.rglob("*") if place.is_dir() else glob(path)
+            files = sorted(file for file in map(Path, listed) if file.is_file())
+            self.stats = {file: file.stat() for file in files}
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
     @property
     def quick(self) -> str | None:

@@ -45,12 +45,17 @@ def choose(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device = {device}: no CUDA device is visible; use --device cpu")
+    unknown = UserError(f"--device = {device}: unknown device; use cpu, cuda or auto")
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise UserError(f"--device = {device}: unknown device; use cpu, cuda or auto") from None
+        raise unknown from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise unknown
     if chosen.type == "cuda" and distributed.place().world_size > 1:
         return cuda_of_rank(chosen)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device = {device}: no such CUDA device is visible; use cuda")
     return chosen
 
 

@@ -22,7 +22,7 @@ from hdbench import stages
 from hdbench.cli import main
 from hdbench.core import runtime
 from hdbench.core.errors import Divergence, UserError
-from hdbench.core.files import MANIFEST
+from hdbench.core.files import MANIFEST, Fingerprint
 from hdbench.methods.pretraining import flow_matching
 from hdbench.stages import artifact
 from hdbench.stages.artifact import Work, folder
@@ -437,3 +437,8 @@ def test_a_huge_learning_rate_ends_with_one_sentence_and_code_1(tmp_path, monkey
     (work,) = (tmp_path / "stages/teacher").glob(".*.partial")
     assert {path.name for path in work.iterdir()} == {CHECKPOINT, SOURCES}
     assert all(tensor.isfinite().all() for tensor in load_file(work / CHECKPOINT).values())
+
+
+def test_a_users_path_that_cannot_be_looked_at_is_one_sentence():
+    with pytest.raises(UserError, match=r"^x{300}: cannot be read \(File name too long\)$"):
+        Fingerprint("x" * 300)

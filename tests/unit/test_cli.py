@@ -336,7 +336,23 @@ def test_a_device_that_is_not_there(tmp_path):
 )
 def test_the_device_auto_is_cuda_where_it_is_visible(monkeypatch, device, visible, found):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert runtime.choose(device) == torch.device(found)
+
+
+@pytest.mark.parametrize(
+    ("device", "problem"),
+    [
+        ("gpu", "unknown device; use cpu, cuda or auto"),
+        ("meta", "unknown device; use cpu, cuda or auto"),
+        ("cuda:2", "no such CUDA device is visible; use cuda"),
+    ],
+)
+def test_a_device_that_nothing_runs_on_is_one_sentence(monkeypatch, device, problem):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=f"^--device = {device}: {problem}$"):
+        runtime.choose(device)
 
 
 @pytest.mark.parametrize(
