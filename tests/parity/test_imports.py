@@ -181,7 +181,8 @@ def test_fewer_images_are_taken_where_partial_says_so(tmp_path):
     assert result.exit_code == 0 and f"geneval_{len(rows)}" in result.output
     one = write_geneval(tmp_path / "one.jsonl", geneval_rows(images=1))
     result = invoke("geneval", one)
-    assert result.exit_code == 0 and "note: 1 images a prompt, those of geneval 4" in result.output
+    assert result.exit_code == 0
+    assert "note: 1 images per prompt, where geneval has 4" in result.output
 
 
 def lacking(row: int):
@@ -195,7 +196,7 @@ def with_value(key: str, value: object):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda rows: [], "holds 0 results of geneval; an interval needs two at least"),
+        (lambda rows: [], "holds 0 results of geneval; an interval needs at least two"),
         (
             lambda rows: [*rows, rows[5]],
             r"\d{5}/000\d appears 2 times; give the results of one run",
@@ -203,6 +204,7 @@ def with_value(key: str, value: object):
         (lacking(7), r"has 3 of 4 images of the prompt \d{5}; score all images, or give --partial"),
         (with_value("correct", 1), "line 1: correct is 1, neither true nor false"),
         (with_value("tag", "color"), r"line 1: the tag 'color' is no task of it; did you mean"),
+        (with_value("tag", ["color"]), r"line 1: the tag \['color'\] is no task of it"),
         (with_value("filename", "0.png"), "line 1: '0.png' is not <prompt>/samples/<image>"),
         (with_value("filename", 3), "line 1: not an object with filename, tag, prompt and correct"),
         (lambda rows: [rows[0], {"tag": "counting"}], "line 2: not an object with filename"),
@@ -222,8 +224,8 @@ def test_a_geneval_file_that_is_none_is_one_sentence(tmp_path, change, sentence)
         (lambda lines: lines[:0], "holds 0 results of dpg_bench"),
         (lambda lines: lines[:900], "has 900 of the 1,065 prompts of dpg_bench; score all images"),
         (lacking(3), "the mean of its 1064 prompts is .*, its summary says .*; lines are missing"),
-        (lambda lines: lines + lines, "its summary has not one line 'DPG-Bench score:'"),
-        (lambda lines: [lines[0], *lines[:-1]], "its summary has not one line"),
+        (lambda lines: lines + lines, "its summary does not have exactly one line 'DPG-Bench"),
+        (lambda lines: [lines[0], *lines[:-1]], "does not have exactly one line"),
         (lambda lines: [lines[0], *lines[:1065]], "COCOval20140000000 appears 2 times"),
         (lambda lines: ["a.png, 0.5, 0.7, 0.9", *lines], "line 1: 0.9 is not the mean of"),
         (lambda lines: ["a.png, 0.5", *lines], "line 1: not an image's path, its scores"),
@@ -244,6 +246,8 @@ def test_a_dpg_file_that_is_none_is_one_sentence(tmp_path, change, sentence):
         ("image,prompt,score\na,b,0.1\nb,c", "line 3: not an image, its prompt, and a score"),
         ("image,prompt,score\na,b,nan\nb,c,1", "line 2: not an image, its prompt, and a score"),
         ("image,prompt,score\na,b,0.1\na,c,0.2", "a appears 2 times"),
+        ("image,prompt,score\na,b,0.1\n\nb,c", "line 4: not an image, its prompt, and a score"),
+        (200_000 * "a", "line 1: field larger than field limit"),
         ("", "line 1: no column image"),
     ],
 )

@@ -47,8 +47,8 @@ class Importer(ABC):
         """UserError where an image appears twice or, unless `partial`, one is missing."""
         if len(scores.ids) < 2:
             raise UserError(
-                f"{path}: holds {len(scores.ids)} results of {self.name}; an interval needs two at "
-                "least"
+                f"{path}: holds {len(scores.ids)} results of {self.name}; an interval needs at "
+                "least two"
             )
         name, count = Counter(scores.ids).most_common(1)[0]
         if count > 1:
@@ -84,8 +84,8 @@ class Importer(ABC):
         if self.images in (None, images):
             return []
         return [
-            f"{images:.3g} images a prompt, those of {self.name} {self.images}: the value is as "
-            "good on average, its interval another"
+            f"{images:.3g} images per prompt, where {self.name} has {self.images}: the value is "
+            "the same on average, its interval is not"
         ]
 
 

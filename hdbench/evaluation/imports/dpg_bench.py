@@ -65,7 +65,9 @@ class DpgBenchResults(Importer):
         try:
             (score,) = map(float, said)
         except ValueError:
-            raise UserError(f"{path}: its summary has not one line {SUMMARY!r}; {REMEDY}") from None
+            raise UserError(
+                f"{path}: its summary does not have exactly one line {SUMMARY!r}; {REMEDY}"
+            ) from None
         if means and abs(score - 100 * np.mean(means)) > 1e-4:
             raise UserError(
                 f"{path}: the mean of its {len(means)} prompts is {100 * np.mean(means):.4f}, its "

@@ -43,28 +43,27 @@ class GenEvalResults(Importer):
             try:
                 row = json.loads(line)
                 place = PurePosixPath(row["filename"].replace("\\", "/"))
-                text = (row["tag"], row["prompt"])
-                correct = row["correct"]
+                task, prompt, correct = row["tag"], row["prompt"], row["correct"]
             except (ValueError, KeyError, TypeError, AttributeError):
                 problem = "not an object with filename, tag, prompt and correct"
                 raise refuse(path, number, problem, REMEDY) from None
             if not isinstance(correct, bool):
                 problem = f"correct is {correct!r}, neither true nor false"
                 raise refuse(path, number, problem, REMEDY)
-            if text[0] not in self.tasks:
-                problem = f"the tag {unknown(text[0], list(self.tasks))}"
+            if task not in list(self.tasks):  # a list, for it may be of any type
+                problem = f"the tag {unknown(task, list(self.tasks))}"
                 raise refuse(path, number, problem, REMEDY)
             if len(place.parts) < 3 or place.parts[-2] != "samples":
                 problem = f"{str(place)!r} is not <prompt>/samples/<image>"
                 raise refuse(path, number, problem, REMEDY)
             folder = place.parts[-3]
-            if texts.setdefault(folder, text) != text:
+            if texts.setdefault(folder, (task, prompt)) != (task, prompt):
                 problem = f"the prompt of {folder} is another than before"
                 raise refuse(path, number, problem, REMEDY)
             ids.append(f"{folder}/{place.stem}")
             values.append(correct)
             folders.append(folder)
-            tasks.append(text[0])
+            tasks.append(task)
         return Scores(
             ids=tuple(ids),
             values=np.array(values, dtype=np.float64),

@@ -24,8 +24,12 @@ class VqaScores(Importer):
 
     def read(self, path: Path) -> Scores:
         rows = csv.reader(read_text(path))
-        columns = next(rows, [])
         wanted = ("image", "prompt", "score")
+        try:
+            columns = next(rows, [])
+            lines = [(rows.line_num, row) for row in rows if row]
+        except csv.Error as error:
+            raise refuse(path, rows.line_num, str(error), REMEDY) from None
         if missing := [name for name in wanted if name not in columns]:
             problem = f"no column {missing[0]}"
             raise refuse(path, 1, problem, REMEDY)
@@ -33,7 +37,7 @@ class VqaScores(Importer):
         ids = []
         prompts = []
         values = []
-        for number, row in enumerate(filter(None, rows), 2):
+        for number, row in lines:
             try:
                 image, prompt, score = (row[place] for place in places)
                 value = float(score)
