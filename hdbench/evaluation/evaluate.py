@@ -20,7 +20,7 @@ from hdbench.evaluation.measure import design_of, measure, notes
 from hdbench.evaluation.protocols import Protocol, label
 from hdbench.evaluation.references import Reference
 from hdbench.evaluation.request import Extractors, Request
-from hdbench.evaluation.results import Evaluation, Result
+from hdbench.evaluation.results import Evaluation, results_of
 
 
 def evaluate(request: Request) -> list[Evaluation] | None:
@@ -187,13 +187,6 @@ def _evaluation(
         if protocol.categories
         else (),
     )
-    ids = np.array(images.ids)
-    results = {
-        metric: Result(
-            estimate, images.ids if estimate.rows is None else tuple(ids[estimate.rows].tolist())
-        )
-        for metric, estimate in estimates.items()
-    }
     weights = {role: extractors.weights[role] for role in protocol.networks}
     other = {role: used.sha256 for role, used in weights.items() if not used.public}
     sources = list(dict.fromkeys(reference.key["source"] for reference in real.values()))
@@ -217,7 +210,7 @@ def _evaluation(
         name=request.name or Path(images.source).stem,
         protocol=column,
         reference=reference,
-        results=results,
+        results=results_of(estimates, images.ids),
         digest=digest_of([images.digest, column, request.n])[:16],
         facts=facts,
     )

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,13 @@ class Result(NamedTuple):
 
     estimate: Estimate
     ids: tuple[str, ...]
+
+
+def results_of(estimates: Mapping[str, Estimate], ids: Sequence[str]) -> dict[str, Result]:
+    """The estimates by metric, each with those of the samples' ids (N,) that it is of."""
+    array = np.array(ids)
+    rows = {name: slice(None) if e.rows is None else e.rows for name, e in estimates.items()}
+    return {name: Result(e, tuple(array[rows[name]].tolist())) for name, e in estimates.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from hdbench.evaluation.features import digest_of
 from hdbench.evaluation.images import Images, open_images
 from hdbench.evaluation.protocols import label
 from hdbench.evaluation.request import Request
-from hdbench.evaluation.results import Evaluation, Result
+from hdbench.evaluation.results import Evaluation, results_of
 from hdbench.metrics import Design
 from hdbench.networks.classifier import Classifier, classify
 from hdbench.stages import artifact
@@ -94,7 +94,7 @@ def evaluate_by_classifier(request: Request) -> list[Evaluation]:
             protocol=keyed,
             reference=against.digest,
             digest=digest_of([sets.digest, keyed])[:16],
-            results={name: Result(e, sets.ids) for name, e in estimates(sample).items()},
+            results=results_of(estimates(sample), sets.ids),
             facts={"samples": str(samples), "n": len(sets), "notes": list(sets.notes)},
         )
     ]

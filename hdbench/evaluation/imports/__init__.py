@@ -15,7 +15,7 @@ from hdbench.evaluation.imports.base import Importer, Scores
 from hdbench.evaluation.imports.dpg_bench import DpgBenchResults
 from hdbench.evaluation.imports.geneval import GenEvalResults
 from hdbench.evaluation.imports.vqascore import VqaScores
-from hdbench.evaluation.results import Evaluation, Result
+from hdbench.evaluation.results import Evaluation, results_of
 from hdbench.metrics import Design, MetricInput, measure_metrics
 
 __all__ = ["IMPORTERS", "Importer", "evaluation_of"]
@@ -35,20 +35,13 @@ def evaluation_of(
     scores = importer.read(path)
     importer.check(path, scores, partial)
     sample = MetricInput(scores=scores.values, captions=_captions(scores), design=_design(scores))
-    ids = np.array(scores.ids)
-    results = {
-        metric: Result(
-            estimate, scores.ids if estimate.rows is None else tuple(ids[estimate.rows].tolist())
-        )
-        for metric, estimate in measure_metrics(importer.metrics, sample).items()
-    }
     digest = sha256(path)
     return Evaluation(
         name=name or path.stem,
         protocol=f"{importer.name}:-",
         reference="",
         digest=digest[:16],
-        results=results,
+        results=results_of(measure_metrics(importer.metrics, sample), scores.ids),
         facts={
             "about": importer.about,
             "scores": str(path),
