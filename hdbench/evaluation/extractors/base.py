@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar, Literal
@@ -31,9 +31,9 @@ class Setup:
 class Extractor(ABC):
     """One network under one preprocessing; a pass decodes each image once for all extractors.
 
-    A subclass sets the class variables and defines `load`, `prepare` and `__call__`.  `prepare`
-    runs on the CPU, in several threads.  A layer called "text" makes the protocol ask for a prompt
-    for each image.
+    A subclass sets the class variables and defines `load` and `__call__`, and `prepare` where that
+    does more than move the channels; it runs on the CPU, in several threads.  A layer called "text"
+    makes the protocol ask for a prompt for each image.
     """
 
     name: ClassVar[str]
@@ -79,9 +79,9 @@ class Extractor(ABC):
         """How many of the prompts are longer than the network takes, so that their ends are cut."""
         return 0
 
-    @abstractmethod
     def prepare(self, image: np.ndarray) -> Tensor:
-        """One image, (H, W, 3) uint8 -> a tensor of the extractor's choice."""
+        """One image (H, W, C) uint8, a pair with C = 6 -> a tensor of any kind; here (C, H, W)."""
+        return torch.from_numpy(image).permute(2, 0, 1)
 
     @abstractmethod
     def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]:
@@ -99,6 +99,18 @@ def bicubic(image: Any, size: tuple[int, int]) -> Tensor:
     """Pillow's image resized by its bicubic filter, (3, *size) uint8."""
     resized = image.resize(size[::-1], resample=BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+
+
+def to_one_size(
+    resize: Callable[[Tensor], Tensor], prepared: list[Tensor], device: torch.device
+) -> Tensor:
+    """Prepared images (3, H, W) of any sizes as (B, 3, side, side), in one batch if they are alike.
+
+    `resize` takes (B, 3, H, W) on the device.
+    """
+    alike = len({image.shape for image in prepared}) == 1
+    batches = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
+    return torch.cat([resize(batch.to(device)) for batch in batches])
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hdbench.core.errors import UserError, reason
-from hdbench.evaluation.extractors.base import Extractor, Setup, as_pillow, bicubic, mismatch
+from hdbench.evaluation.extractors.base import (
+    Extractor,
+    Setup,
+    as_pillow,
+    bicubic,
+    mismatch,
+    to_one_size,
+)
 from hdbench.evaluation.extractors.clip import read_clip, read_folder
 from hdbench.evaluation.weights import Weights
 from hdbench.networks.tensors import read_tensors
@@ -68,16 +75,11 @@ class TimmEncoder(Extractor):
         state = read_tensors(weights.file, ("state_dict", "model"))
         return {name: tensor.float() for name, tensor in state.items()}
 
-    def prepare(self, image: np.ndarray) -> Tensor:
-        return torch.from_numpy(image).permute(2, 0, 1)
-
     @torch.no_grad()
     def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]:
         device = self.setup.device
-        alike = len({image.shape for image in prepared}) == 1
-        batches = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
         mean, std = (torch.tensor(row, device=device)[:, None, None] for row in self.scaling)
-        x = torch.cat([self.resized(batch.to(device)) for batch in batches])
+        x = to_one_size(self.resized, prepared, device)
         features = self.loaded.forward_features((x - mean) / std)
         features = features.mean((2, 3)) if features.ndim == 4 else self.loaded.pool(features)
         return {"token": features.float().cpu().numpy()}

@@ -22,6 +22,7 @@ from hdbench.evaluation.extractors.base import (
     Setup,
     as_pillow,
     mismatch,
+    to_one_size,
     versions,
 )
 from hdbench.evaluation.weights import Weights
@@ -136,9 +137,7 @@ class InceptionExtractor(Extractor):
             return {
                 layer: np.concatenate([batch[layer] for batch in batches]) for layer in self.layers
             }
-        alike = len({image.shape for image in prepared}) == 1
-        batches = [torch.stack(prepared)] if alike else [image[None] for image in prepared]
-        x = torch.cat([self.scaled(batch.to(device)) for batch in batches])
+        x = to_one_size(self.scaled, prepared, device)
         return {
             layer: values.float().cpu().numpy()
             for layer, values in self.loaded(x, self.layers).items()
@@ -156,9 +155,6 @@ class InceptionTensorflow(InceptionExtractor):
     preprocessing = "TensorFlow 1's bilinear to 299, (x - 128) / 128"
     marks = ("arr_0", "mu_s")
     kind = "tensorflow"
-
-    def prepare(self, image: np.ndarray) -> Tensor:
-        return torch.from_numpy(image).permute(2, 0, 1)
 
     def scaled(self, x: Tensor) -> Tensor:
         from torch_fidelity.interpolate_compat_tensorflow import (  # optional: torch-fidelity

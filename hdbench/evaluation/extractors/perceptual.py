@@ -48,9 +48,6 @@ class Lpips(Extractor):
             ) from None
         return network.to(setup.device).eval().requires_grad_(False)
 
-    def prepare(self, image: np.ndarray) -> Tensor:
-        return torch.from_numpy(image).permute(2, 0, 1)
-
     @torch.no_grad()
     def __call__(self, prepared: list[Tensor], texts: list[str] | None) -> dict[str, np.ndarray]:
         x = torch.stack(prepared).to(self.setup.device) / 127.5 - 1
