@@ -48,9 +48,9 @@ def manifold_metrics(
     0 and 1.  Recall's error there is meant to be large rather than small, since its variance then
     comes from samples with large balls and falls more slowly than 1 / N.  Where a few such outliers
     or a rare mode decide it, one of them missing cannot be seen from the samples: recall of .05
-    from outliers beside the reference is covered in 70%.  Of rectified
-    features (N, M of 250; d of 6 and 16) recall of .92 and .96 is covered in 96 and 98%, density of
-    .48, skewed in 16 dimensions, in 91%.
+    from outliers beside the reference is covered in 70%.  Of rectified features (N, M of 250; d of
+    6 and 16) recall of .92 and .96 is covered in 96 and 98%, density of .48, skewed in 16
+    dimensions, in 91%.
     """
     n = len(features)
     m = len(reference)
@@ -110,14 +110,12 @@ class _Seen(NamedTuple):
 def _compare(features: Tensor, reference: Tensor, neighbours: int, design: Design) -> _Seen:
     radius, *subsets = _balls(features, neighbours, design)
     reference_radius, *reference_subsets = _balls(reference, neighbours)
-    sums = torch.zeros(5, len(features), dtype=torch.float64, device=features.device)
-    in_reference, points, alone, balls, only = sums
-    in_reference_subsets = torch.zeros(2 * PARTITIONS, 4, len(features), dtype=torch.bool).to(
-        sums.device
-    )
+    n, device = len(features), features.device
+    in_reference, points, alone, balls, only = torch.zeros(5, n, dtype=torch.float64, device=device)
+    in_reference_subsets = torch.zeros(2 * PARTITIONS, 4, n, dtype=torch.bool, device=device)
     of_points = []
     of_subsets = []
-    for rows in torch.arange(len(reference), device=features.device).split(BLOCK):
+    for rows in torch.arange(len(reference), device=device).split(BLOCK):
         cross = _distances(reference[rows], features)
         places, radii = (of[:, rows] for of in reference_subsets)
         in_reference += (cross <= reference_radius[rows, None]).sum(0)
@@ -238,40 +236,36 @@ def manifold_of(sample: MetricInput) -> Manifold:
     return manifold_metrics(*sample.tensors(), sample.settings.neighbours, sample.design)
 
 
-class Precision(Share, group="protocol"):
-    """Share of the samples that lie in the reference's manifold."""
+class OfManifold(Share):
+    """One of the four, by its name."""
 
-    name = "precision"
-    title = "Precision"
     reads = (MAIN,)
     needs = "features"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: sample.once(manifold_of).precision}
+        return {self.name: getattr(sample.once(manifold_of), self.name)}
 
     @classmethod
     def least(cls, settings: Settings) -> tuple[int, str]:
         return settings.neighbours + 2, f"{settings.neighbours} neighbours"
 
 
-class Recall(Share, group="protocol"):
+class Precision(OfManifold, group="protocol"):
+    """Share of the samples that lie in the reference's manifold."""
+
+    name = "precision"
+    title = "Precision"
+
+
+class Recall(OfManifold, group="protocol"):
     """Share of the reference that lies in the samples' manifold."""
 
     name = "recall"
     title = "Recall"
     version = 3  # in the second, its error was too small where it is near 0 or 1
-    reads = (MAIN,)
-    needs = "features"
-
-    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: sample.once(manifold_of).recall}
-
-    @classmethod
-    def least(cls, settings: Settings) -> tuple[int, str]:
-        return Precision.least(settings)
 
 
-class Density(Share, group="protocol"):
+class Density(OfManifold, group="protocol"):
     """Mean number of the reference's balls that a sample is in, over k; 1 for the reference's law.
 
     It counts real images nearby, so that outliers with large balls weigh less than in precision.
@@ -280,28 +274,10 @@ class Density(Share, group="protocol"):
     name = "density"
     title = "Density"
     high = math.inf
-    reads = (MAIN,)
-    needs = "features"
-
-    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: sample.once(manifold_of).density}
-
-    @classmethod
-    def least(cls, settings: Settings) -> tuple[int, str]:
-        return Precision.least(settings)
 
 
-class Coverage(Share, group="protocol"):
+class Coverage(OfManifold, group="protocol"):
     """Share of the reference's balls with a sample in them; 1 - (1 + N / M)^-k for the same law."""
 
     name = "coverage"
     title = "Coverage"
-    reads = (MAIN,)
-    needs = "features"
-
-    def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: sample.once(manifold_of).coverage}
-
-    @classmethod
-    def least(cls, settings: Settings) -> tuple[int, str]:
-        return Precision.least(settings)
