@@ -15,18 +15,13 @@ from hdbench.core.config import Config, nearest
 from hdbench.core.errors import UserError
 from hdbench.evaluation.extractors import EXTRACTORS, Layout
 from hdbench.metrics import MAIN, METRICS, Metric, Settings
+from hdbench.metrics.fdr import VALIDATION
 
 CLIP_SCORE = (
     "CLIP score by OpenAI's ViT-L/14 (quickgelu), 100 cos, neither clamped nor with a prefix"
 )
-FDR6 = (  # the first is the main one of protocols that have these
-    "inception_tensorflow",
-    "fdr_convnextv2",
-    "fdr_dinov2",
-    "fdr_mae",
-    "fdr_siglip2",
-    "fdr_clip",
-)
+# extractors; the first is the main one of protocols that have these
+FDR6 = tuple(view.partition(".")[0] for view in VALIDATION)
 
 
 class Protocol(Config):
@@ -75,20 +70,17 @@ class Protocol(Config):
 
     def layers(self, extractor: str) -> tuple[str, ...]:
         """Layers of one of the extractors that the metrics need."""
-        needed = {source for metric in self.classes() for source in self.sources(metric)}
-        dimensions = EXTRACTORS[extractor].dimensions
-        return tuple(layer for layer in dimensions if (extractor, layer) in needed)
+        return self._read(extractor, self.classes())
 
     def reference_layers(self, extractor: str, kind: str | None = None) -> tuple[str, ...]:
         """Layers that its reference must have; with kind "features" not only their statistics."""
-        needed = {
-            source
-            for metric in self.classes()
-            if metric.needs and kind in (None, metric.needs)
-            for source in self.sources(metric)
-        }
+        metrics = [x for x in self.classes() if x.needs and kind in (None, x.needs)]
+        return self._read(extractor, metrics)
+
+    def _read(self, extractor: str, metrics: list[type[Metric]]) -> tuple[str, ...]:
+        read = {source for metric in metrics for source in self.sources(metric)}
         dimensions = EXTRACTORS[extractor].dimensions
-        return tuple(layer for layer in dimensions if (extractor, layer) in needed)
+        return tuple(layer for layer in dimensions if (extractor, layer) in read)
 
     @property
     def compared(self) -> tuple[str, ...]:

@@ -197,9 +197,12 @@ def _statistics(
             missing = [
                 name for name, array in zip(names, (mu, sigma), strict=True) if array is None
             ]
+            reading = (
+                x for x in protocol.classes() if (extractor.name, layer) in protocol.sources(x)
+            )
             raise UserError(
                 f"{path}: has no {' and no '.join(missing)}, which {protocol.name} needs for "
-                f"{'sFID' if layer == 'spatial' else 'FID'}"
+                f"{next(reading).title}"
             )
         if mu.shape != (d,) or sigma.shape != (d, d) or not _is_covariance(mu, sigma):
             raise UserError(
