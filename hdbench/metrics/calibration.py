@@ -5,7 +5,7 @@ g*  = argmin_g D(g),             D(g): d^2 of x_g to train, E(g): to test; g in 
 
 With l = log g, by the implicit function theorem and, at the minimum, the envelope theorem
 IF[l*] = -IF[D]' / D'',   IF[D(l*)] = IF[D],   IF[E(l*)] = IF[E] + E' IF[l*],
-where ' is d/dl at l*, by central differences; a parabola through them says l* exactly.
+where ' is d/dl at l*, by central differences; l* is the vertex of a parabola through them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def terms(sample: MetricInput) -> dict[str, tuple[Estimate, Estimate]]:
     """Mean and covariance term of the distance by split; their sum is the distance."""
     both = {}
     for split in splits(sample):
-        reference = frechet.of_set(sample, split)
+        reference = sample.once(frechet.of_set, split)
         whole = frechet.estimate(sample.features, reference)
         mean = frechet.mean_term(sample.features, reference)
         rest = Estimate(whole.value - mean.value, whole.influence - mean.influence)
@@ -92,7 +92,7 @@ def calibrated(sample: MetricInput) -> Calibrated | None:
     """
     if sample.network is None or sample.data is None or sample.data.background is None:
         return None
-    references = {split: frechet.of_set(sample, split) for split in splits(sample)}
+    references = {split: sample.once(frechet.of_set, split) for split in splits(sample)}
 
     def features(log_gain: float, count: int | None = None) -> np.ndarray:
         shown = with_gain(sample.images[:count], sample.data.background, math.exp(log_gain))

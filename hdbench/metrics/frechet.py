@@ -164,7 +164,7 @@ class FdTrain(Metric, group="protocol"):
     reads = (MAIN,)
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
-        return {self.name: estimate(sample.features, of_set(sample, "train"))}
+        return {self.name: estimate(sample.features, sample.once(of_set, "train"))}
 
 
 class FdTest(Metric, group="protocol"):
@@ -180,7 +180,7 @@ class FdTest(Metric, group="protocol"):
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         if sample.real_split == "test":
             return {}
-        return {self.name: estimate(sample.features, of_set(sample, "test"))}
+        return {self.name: estimate(sample.features, sample.once(of_set, "test"))}
 
 
 class FdTestOfCategory(Metric, group="protocol"):

@@ -41,10 +41,10 @@ def with_count(metric: str, n: int) -> str:
 
 
 def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
-    """A .csv or .csv.gz of numbers; UserError, with the line, for what is none.
+    """The numbers of a .csv or .csv.gz; UserError, with the line, where one is malformed.
 
-    `strict`: all numbers are of one run, see `check`.  A file that anybody gives must hold numbers,
-    and may hold one twice if both are the same.
+    `strict`: all numbers are of one run, see `check`.  Otherwise there must be some, and one may
+    appear twice if both are the same.
     """
     rows = _rows(path)
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -85,14 +85,16 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         opened = gzip.open if path.name.endswith(".gz") else open
         with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            header, *rows = csv.reader(file, strict=True)
+            lines = list(csv.reader(file, strict=True))
+        if not lines:
+            raise ValueError("no header")
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
     except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:
-        why = "no header" if "unpack" in str(error) else reason(error)
         raise UserError(
-            f"{path}: not a file of metrics ({why}); make it with `hdbench collect`"
+            f"{path}: not a file of metrics ({reason(error)}); make it with `hdbench collect`"
         ) from None
+    header, *rows = lines
     if header != list(COLUMNS):
         shown = textwrap.shorten(", ".join(header), 200, placeholder=" ...")
         raise UserError(

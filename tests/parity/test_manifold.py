@@ -28,8 +28,9 @@ def test_all_four_by_whole_matrices_of_distances(n, m, d, k):
 
 
 def test_coverage_of_the_references_own_law_is_known():
-    """A ball to the k-th of M neighbours has no one of N samples with probability C / C', that is
-    prod_j (M - j) / (N + M - j) for j = 1 to k; density is 1.
+    """All k nearest of N + M - 1 others are real, by chance, and a sample is in k of M balls.
+
+    So 1 - coverage = prod_j (M - j) / (N + M - j) for j = 1 to k, and density is 1.
     """
     rng = np.random.default_rng(0)
     n, m, k = 80, 60, 3
@@ -39,4 +40,4 @@ def test_coverage_of_the_references_own_law_is_known():
     ]
     missed = np.prod([(m - j) / (n + m - j) for j in range(1, k + 1)])
     assert np.mean([e.coverage.value for e in found]) == pytest.approx(1 - missed, abs=0.006)
-    assert np.mean([e.density.value for e in found]) == pytest.approx(m / (m - 1), abs=0.02)
+    assert np.mean([e.density.value for e in found]) == pytest.approx(1, abs=0.02)

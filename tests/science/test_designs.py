@@ -93,9 +93,10 @@ def test_paired_difference_of_fixed_labels():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_chains_with_noises_of_their_own(shared):
-    """Four chains of two arms, which share their chain's noises and training: intervals of an arm
-    and of the difference cover, and the training part is unbiased.  With one set of noises for all
-    chains an arm's interval leaves it out, and the training part is too small.
+    """Intervals of an arm and of a difference cover, and the training part is unbiased.
+
+    Four chains of two arms, which share their chain's noises and training.  With one set of noises
+    for all chains an arm's interval leaves it out, and the training part is too small.
     """
     rng = np.random.default_rng(0)
     chains, n, sd = 4, 60, 0.15
