@@ -223,6 +223,11 @@ def _check_classifier(suite: Suite, source: str) -> None:
             f"{source}: evaluation.neighbours = {suite.evaluation.neighbours}: must be below "
             f"evaluation.samples = {suite.evaluation.samples}"
         )
+    if (changed := suite.evaluation.sensitivity) and changed <= suite.evaluation.neighbours:
+        raise UserError(
+            f"{source}: evaluation.sensitivity = {changed}: must be above "
+            f"evaluation.neighbours = {suite.evaluation.neighbours}"
+        )
     if suite.evaluation.bands > data.image_size // 2:
         raise UserError(
             f"{source}: evaluation.bands = {suite.evaluation.bands}, but images of side "

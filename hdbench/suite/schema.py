@@ -55,6 +55,7 @@ def _named(default: str) -> Discriminator:
 
 
 Network = NetworkConfig
+Seed = Annotated[int, Field(ge=0)]
 Text = Annotated[
     Annotated[TextConfig, Tag("pipeline")] | Annotated[ClipText, Tag("clip")], _named("pipeline")
 ]
@@ -260,10 +261,10 @@ class Suite(Config):
     )
     teacher: Teacher
     evaluation: Evaluation
-    seeds: tuple[int, ...] = Field(
+    seeds: tuple[Seed, ...] = Field(
         min_length=1, description="each seed is a complete chain: teacher, TD, stage 2"
     )
-    stage2_seeds: dict[int, tuple[int, ...]] = Field(
+    stage2_seeds: dict[int, tuple[Seed, ...]] = Field(
         {}, exclude_if=absent, description="by chain, further seeds of its stage 2 alone"
     )
     splits: Literal["chain", "suite"] = Field(

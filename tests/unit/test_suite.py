@@ -204,6 +204,8 @@ MISTAKES = [
     ),
     ("seeds", [], "seeds = []: must have at least 1 entry"),
     ("seeds", [0, 0], "seeds = [0, 0]: one appears twice; remove it"),
+    ("seeds", [-1], "seeds.0 = -1: must be greater than or equal to 0"),
+    ("stage2_seeds", {"0": [-3]}, "stage2_seeds.0.0 = -3: must be greater than or equal to 0"),
     # combinations
     ("network.patch", 3, "network.patch = 3 does not divide the image side 8; choose a divisor"),
     (
@@ -238,6 +240,11 @@ MISTAKES = [
         "evaluation.neighbours",
         64,
         "evaluation.neighbours = 64: must be below evaluation.samples = 64",
+    ),
+    (
+        "evaluation.sensitivity",
+        3,
+        "evaluation.sensitivity = 3: must be above evaluation.neighbours = 3",
     ),
     (
         "evaluation.bands",
