@@ -27,7 +27,9 @@ class Effect(ABC):
         """Its value at these seeds."""
 
     @abstractmethod
-    def interval(self, level: float, n: int | None = None, share: float = 0.0):
+    def interval(
+        self, level: float, n: int | None = None, share: float = 0.0
+    ) -> tuple[float, float]:
         """Its confidence sequence at n seeds of the same moments, of these where n is not given.
 
         `share` times the reference of relative margins is subtracted, seed by seed.
@@ -50,7 +52,9 @@ class Mean(Effect):
     def estimate(self) -> float:
         return float(self.values.mean())
 
-    def interval(self, level: float, n: int | None = None, share: float = 0.0):
+    def interval(
+        self, level: float, n: int | None = None, share: float = 0.0
+    ) -> tuple[float, float]:
         values = self.values
         if share:
             assert self.reference is not None
@@ -75,7 +79,9 @@ class Deviation(Effect):
     def estimate(self) -> float:
         return abs(float(self.a.mean())) - abs(float(self.b.mean()))
 
-    def interval(self, level: float, n: int | None = None, share: float = 0.0):
+    def interval(
+        self, level: float, n: int | None = None, share: float = 0.0
+    ) -> tuple[float, float]:
         sides = (self.b - self.a, self.b + self.a)
         box = [mean_interval(x, level / 2, self.mixture, n) for x in sides]
         if not all(math.isfinite(end) for interval in box for end in interval):
@@ -97,7 +103,9 @@ class Spread(Effect):
             return math.nan
         return math.log(float(np.std(self.a, ddof=1) / np.std(self.b, ddof=1)))
 
-    def interval(self, level: float, n: int | None = None, share: float = 0.0):
+    def interval(
+        self, level: float, n: int | None = None, share: float = 0.0
+    ) -> tuple[float, float]:
         low, high = spread_interval(self.a, self.b, level, n)
         return (math.log(low) if low else -math.inf), math.log(high)
 
@@ -107,13 +115,20 @@ class Exact(Effect):
     """A count, which is the same in every chain."""
 
     value: float
+    reference: float | None = None
 
     @property
     def estimate(self) -> float:
         return self.value
 
-    def interval(self, level: float, n: int | None = None, share: float = 0.0):
-        return self.value, self.value
+    def interval(
+        self, level: float, n: int | None = None, share: float = 0.0
+    ) -> tuple[float, float]:
+        value = self.value
+        if share:
+            assert self.reference is not None
+            value -= share * self.reference
+        return value, value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +158,8 @@ def measured(source: Values, test: Hypothesis, margin: Margin | None, mixture: f
         return Measured(test=test, problem=_without(test.unit))
     x = values[list(test.arms)].to_numpy(float)
     reference = values[list(there)[-1]].to_numpy(float) if len(there) > len(test.arms) else None
-    problem = _problem(test, x)
-    if problem or (reference is not None and not np.isfinite(reference).all()):
-        return Measured(test=test, seeds=n, problem=problem or "a number is missing or not finite")
+    if problem := _problem(test, x, reference):
+        return Measured(test=test, seeds=n, problem=problem)
     common = {"n": n, "mixture": mixture}
     effect = effect_of(test, x, reference, common)
     return Measured(test=test, effect=effect, seeds=n, reference=reference)
@@ -163,7 +177,8 @@ def effect_of(
         return Deviation(a=np.log(a), b=np.log(b), **common)
     contrast = (np.log(x) if test.effect == "ratio" else x) @ coefficients
     if test.unit == "exact":
-        return Exact(value=float(contrast[0]), **common)
+        of = None if reference is None else float(reference[0])
+        return Exact(value=float(contrast[0]), reference=of, **common)
     return Mean(values=contrast, reference=reference, **common)
 
 
@@ -184,17 +199,19 @@ def _without(unit: Unit) -> str:
     return "no chain has numbers of all its arms"
 
 
-def _problem(test: Hypothesis, x: np.ndarray) -> str:
-    """Why values (N, arms) are none for the test, or an empty text."""
-    if not np.isfinite(x).all():
+def _problem(test: Hypothesis, x: np.ndarray, reference: np.ndarray | None) -> str:
+    """Why values (N, arms) and their margin's (N,) are none for the test, or an empty text."""
+    counts = x if reference is None else np.column_stack([x, reference])
+    if not np.isfinite(counts).all():
         return "a number is missing or not finite"
     if test.effect in ("ratio", "deviation") and (x <= 0).any():
         return "a number is not positive, so that it has no logarithm"
     if len(x) < 2:
         return ""
-    constant = np.ptp(x, axis=0) == 0
     if test.unit == "exact":
-        return "" if constant.all() else "a number that is declared exact differs between chains"
+        differs = np.ptp(counts, axis=0).any()
+        return "a number that is declared exact differs between chains" if differs else ""
+    constant = np.ptp(x, axis=0) == 0
     if constant.all() or (test.effect == "spread" and constant.any()):
         return "a number is the same for all seeds; a count is of the unit `exact`"
     return ""

@@ -119,8 +119,8 @@ def detectable(n: int, level: float = 0.05, power: float = 0.9) -> float:
         return math.inf
     bound = stats.t.ppf(1 - level / 2, n - 1)
 
-    def missing(effect: float) -> float:
-        """Power that is lacking; what is found on the wrong side counts for nothing."""
+    def surplus(effect: float) -> float:
+        """Power beyond what is asked; what is found on the wrong side counts for nothing."""
         return float(stats.nct.sf(bound, n - 1, effect * math.sqrt(n)) - power)
 
-    return float(optimize.brentq(missing, 0, 4 * bound / math.sqrt(n)))
+    return float(optimize.brentq(surplus, 0, 4 * bound / math.sqrt(n)))

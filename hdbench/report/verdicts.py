@@ -58,9 +58,9 @@ def finding(
     if margin is not None and (margin.of is None or m.reference is not None):
         constant, share = margin.ends(secondary and margin.secondary is not None)
     if m.test.within:
+        if math.isnan(constant):
+            return "not made"
         low, high = (-constant, -share), (constant, share)
-    if (low or high) and math.isnan(constant) and m.test.within:
-        return "not made"
 
     def above(end: tuple[float, float], level: float) -> bool:
         return effect.side(level, end[0], n, end[1]) == 1

@@ -188,6 +188,12 @@ def test_a_count_is_exact_and_takes_no_share_of_the_level(numbers):
     chained = test.model_copy(update={"unit": "chain"})
     row = only(counted, chained)
     assert row.verdict == "not testable here" and "unit `exact`" in row.sentence
+    within = hypothesis(
+        "difference", {"teacher@4": 1, "hd": -1}, "sampling_flops", within="margin", unit="exact"
+    )
+    for share, verdict in ((0.9, "supported"), (0.8, "contradicted")):  # of 8, the gap is 7
+        margin = Margin(metrics=("sampling_flops",), share=share, of="teacher@4", reason="x")
+        assert only(counted, within, margin).verdict == verdict
     differing = test.model_copy(update={"metric": "fd_test"})
     assert "declared exact differs" in only(counted, differing).sentence
 

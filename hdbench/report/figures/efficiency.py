@@ -26,7 +26,6 @@ from hdbench.report.figures.style import (
     title_of,
 )
 from hdbench.report.latency import FULL, SINGLE
-from hdbench.report.numbers import Entry
 from hdbench.suite.schema import Arm
 
 
@@ -102,12 +101,11 @@ class Efficiency(Figure):
                 look = {"color": colour, "marker": marker, "markersize": 4, "linestyle": "none"}
                 error_bars(axis, x, known[entry][0], look)
             for arm in models:
-                line = [
-                    (x, known[e][0].value) for e, x in places.items() if joins(e, arm, families)
-                ]
+                line = [e for e in places if e.arm == arm and families[e].joined]
                 if len(line) > 1:
-                    colour = next(f.colour for e, f in families.items() if e.arm == arm)
-                    axis.plot(*zip(*line, strict=True), color=colour, linewidth=0.8, zorder=1)
+                    points = [(places[e], known[e][0].value) for e in line]
+                    colour = families[line[0]].colour
+                    axis.plot(*zip(*points, strict=True), color=colour, linewidth=0.8, zorder=1)
             floor(sources, axis, numbers.counted(numbers.distance))
             axis.set_xlabel(label)
             logarithmic(axis, "x")
@@ -125,8 +123,3 @@ class Efficiency(Figure):
         is_measured = AXES[SINGLE][0] in panels or AXES[FULL][0] in panels
         notes = sources.notes(models, said if is_measured else missing, sources.intervals_are())
         return note_below(figure, notes)
-
-
-def joins(entry: Entry, arm: str, families: dict[Entry, Family]) -> bool:
-    """Whether the entry is on the arm's line."""
-    return entry.arm == arm and families[entry].joined
