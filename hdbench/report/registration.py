@@ -27,6 +27,7 @@ from hdbench.report.collect import is_collected
 from hdbench.report.rules import Claim, Rules, Unit, read_rules
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
+from hdbench.suite.reading import SUITES, read_suite
 
 EXPLORATORY = "Exploratory: the rules are workflow/claims.yaml, not a registration before the run."
 MOST = 10_000  # seeds
@@ -274,6 +275,21 @@ def check_stages(stages: list[dict[str, Any]], path: Path, since: str) -> None:
             )
 
 
+def check_arms(rules: Rules, path: Path, plan: Plan) -> None:
+    """That the arms that claims name are of this suite or of another in workflow/suites."""
+    claims = {
+        arm: name for name, claim in rules.claims.items() for arm in arms_of({name: claim}, rules)
+    }
+    if others := [arm for arm in claims if arm not in plan.arms]:
+        suites = map(read_suite, SUITES.glob("*.yaml"))
+        known = {*plan.arms, *(arm for suite in suites for arm in suite.get("arms") or ())}
+        if unknown := [arm for arm in others if arm not in known]:
+            raise UserError(
+                f"{path}: claims.{claims[unknown[0]]}: no suite has an arm {unknown[0]!r}"
+                + nearest(unknown[0], known)
+            )
+
+
 def register(
     plan: Plan,
     rules: Rules,
@@ -348,10 +364,11 @@ def preregister(
     draft = path.stem.endswith(DRAFT)
     if path.exists() and not draft:
         raise UserError(f"{path}: a registration is there, and stays as it is; name another --out")
+    declared = read_rules(rules)
+    if not claims:  # a claim with a misspelt arm would be left out as one of another suite
+        check_arms(declared, rules, plan)
     order = seeds_of(seeds)
-    registration = register(
-        plan, read_rules(rules), claims, order, cap or len(order), metric, draft
-    )
+    registration = register(plan, declared, claims, order, cap or len(order), metric, draft)
     write_atomic(path, text_of(registration))
     return path
 

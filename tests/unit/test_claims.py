@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from hdbench.cli import main
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
+from hdbench.metrics import metric_of
 from hdbench.report.claims import judge, write_claims
 from hdbench.report.effects import Mean, Measured, measured
 from hdbench.report.numbers import Numbers
@@ -448,6 +449,7 @@ def test_the_suites_have_every_arm_of_the_claims_that_they_judge(suite):
     for claim in (rules.claims[name] for name in plan.suite.claims or CLAIMS):
         for test in claim.tests if claim.source == "suite" else ():
             units.add(test.unit)
+            assert metric_of(test.metric), test.metric
             for name in test.arms:
                 arm, _, number = name.partition("@")
                 assert arm in plan.arms and (not number or (arm, int(number)) in steps), name

@@ -39,7 +39,7 @@ RULES = {
                 {
                     "effect": "difference",
                     "metric": "recall",
-                    "arms": {"hd": 1, "unknown": -1},
+                    "arms": {"hd": 1, "elsewhere": -1},
                     "below": 0,
                 }
             ],
@@ -112,6 +112,7 @@ def registered(tmp_path, monkeypatch) -> Run:
     Path("workflow/suites").mkdir(parents=True)
     Path("workflow/claims.yaml").write_text(yaml.safe_dump(RULES))
     Path(".gitignore").write_text("results\n")
+    write_suite(Path("workflow/suites"), {"arms.elsewhere": {}}, "other")
     suite(SEEDS[:1])
     git("init", "--quiet")
     commit("before")
@@ -293,11 +294,26 @@ def test_mistakes_of_a_registration_are_one_sentence(registered, tmp_path):
         (("--seeds", "11-99999999999"), "these are over 10,000; give fewer"),
         (("--seeds", "90-99"), "begins with seed 11, not with 90; set its seeds to [90]"),
         (("--seeds", "11-17", "--claim", "Z"), "unknown claim"),
-        (("--seeds", "11-17", "--claim", "B"), "has no arm unknown"),
+        (("--seeds", "11-17", "--claim", "B"), "has no arm elsewhere"),
     ):
         result = invoke("preregister", "--suite", "tiny", "--out", outside, *words)
         assert (result.exit_code, result.output.count("\n")) == (2, 1), result.output
         assert message in result.output
+
+
+def test_a_claim_is_not_left_out_of_a_registration_for_a_misspelt_arm(registered):
+    rules = Path("workflow/claims.yaml")
+    known = rules.read_text()
+    rules.write_text(known.replace("elsewhere", "elsewhre"))
+    register = ("preregister", "--suite", "tiny", "--seeds", "11-17", "--cap", 6)
+    result = invoke(*register, "--out", "other.yaml")
+    assert (result.exit_code, result.output) == (
+        2,
+        f"hdbench: {rules}: claims.B: no suite has an arm 'elsewhre'; did you mean 'elsewhere'?\n",
+    )
+    assert invoke(*register, "--out", "named.yaml", "--claim", "A").exit_code == 0
+    rules.write_text(known)
+    assert invoke(*register, "--out", "other.yaml").exit_code == 0
 
 
 def test_a_registration_that_is_not_committed_is_refused(registered):
