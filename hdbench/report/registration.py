@@ -24,14 +24,20 @@ from hdbench.core.files import sha256, write_atomic
 from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
 from hdbench.core.yaml_file import read_yaml
 from hdbench.report.collect import is_collected
-from hdbench.report.rules import Claim, Rules, Unit, read_rules
+from hdbench.report.rules import RULES, Claim, Rules, Unit, read_rules
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import SUITES, read_suite
 
-EXPLORATORY = "Exploratory: the rules are workflow/claims.yaml, not a registration before the run."
 MOST = 10_000  # seeds
 DRAFT = ".draft"  # what ends the name of one that is still to be made
+
+
+def exploratory(rules: Path) -> str:
+    return f"Exploratory: the rules are {rules}, not a registration before the run."
+
+
+EXPLORATORY = exploratory(RULES)
 
 
 class Registration(Rules):
@@ -102,7 +108,8 @@ def rules_for(
         raise UserError(f"{prereg}: a registration has its own rules; leave out --rules")
     path = prereg or REGISTRATIONS / f"{plan.name}.yaml"
     if prereg is None and (rules is not None or not path.is_file()):
-        return read_rules(*([rules] if rules else [])), EXPLORATORY
+        declared = rules or RULES
+        return read_rules(declared), exploratory(declared)
     registration = read_registration(path)
     try:
         return registration, kept(registration, path, plan, frame, metrics)

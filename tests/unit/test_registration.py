@@ -163,7 +163,9 @@ def test_without_a_registration_verdicts_are_exploratory(registered):
     assert said.startswith("Exploratory: the rules are workflow/claims.yaml")
     assert said in Path("results/tiny/tables/claims.md").read_text()
     registered.write()
-    assert judged("--rules", "workflow/claims.yaml").output.startswith("Exploratory: ")
+    Path("mine.yaml").write_text(yaml.safe_dump(RULES))
+    said = judged("--rules", "mine.yaml").output
+    assert said.startswith("Exploratory: the rules are mine.yaml, not")
 
 
 def test_a_registration_has_the_rules_arms_seeds_and_settings(registered):
