@@ -1,4 +1,4 @@
-"""Commands around a run: cost, doctor, export."""
+"""Commands around a run: export, cost, latency, doctor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from hdbench.cli.group import (
     FOLDER,
     clean_errors,
     config_option,
+    device_option,
     main,
     out_option,
     results_option,
     seed_option,
     suite_option,
+    threads_option,
 )
 
 
@@ -61,9 +63,15 @@ def cost_command(suite, results, out, config, gpu, memory):
 
 
 @main.command("latency")
-@click.option("--rounds", default=5, show_default=True, help="Measurements of each sampler.")
-@click.option("--device", default="cpu", show_default=True, help="Where it is measured: cuda.")
-@click.option("--threads", default=1, show_default=True, help="Of the CPU.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Measurements of each sampler.",
+)
+@device_option
+@threads_option
 @suite_option
 @results_option
 @clean_errors

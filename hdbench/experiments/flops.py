@@ -25,13 +25,13 @@ from hdbench.core.files import write_together
 from hdbench.core.yaml_file import read_yaml
 from hdbench.experiments.report import csv, metrics_frame
 from hdbench.experiments.units import check_distinct, unit_digest
-from hdbench.metrics.records import read_metrics
+from hdbench.experiments.values import read_numbers, values_of
 from hdbench.networks.autoencoders import PUBLIC
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.flops import forward_flops
 from hdbench.report import document
 from hdbench.report.document import Cell, Document, number
-from hdbench.report.rules import Unit, Values
+from hdbench.report.rules import Values
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
 
@@ -237,20 +237,10 @@ def read_flops(path: Path, config: Path = CONFIG, missing_is_none: bool = False)
     """
     if missing_is_none and not path.exists():
         return None
-    frame = read_metrics(path)
+    frame = read_numbers(path, "flops")
     declared = read_flops_config(config)
     if set(frame.digest) != {digest(declared, latents_plan(declared))}:
         if missing_is_none:
             return None
         raise UserError(f"{path}: not the counts of {config}; make it with `hdbench flops`")
-    counts = {
-        key: group.set_index("seed").value for key, group in frame.groupby(["arm", "nfe", "metric"])
-    }
-
-    def values(name: str, metric: str, unit: Unit = "exact") -> pd.Series | None:
-        if unit != "exact":
-            return None
-        arm, _, steps = name.partition("@")
-        return counts.get((arm, int(steps or 1), metric))
-
-    return values
+    return values_of(frame, "exact")

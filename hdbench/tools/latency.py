@@ -23,19 +23,19 @@ from hdbench.core.progress import Progress
 from hdbench.core.provenance import environment
 from hdbench.core.seeds import sample_noise, seeded
 from hdbench.report.latency import FULL, SINGLE, is_student, latency_file, sampler_key
+from hdbench.stages.context import shape
 from hdbench.stages.sample import sampler_for
 from hdbench.suite.plan import Plan, Row
 
 
 def measure(plan: Plan, results: Path, device: torch.device, rounds: int) -> Path:
-    """results/<suite>/latency.json: milliseconds an image, by sampler, at batch 1 and the suite's.
+    """Write results/<suite>/latency.json: milliseconds an image of each sampler; its path.
 
-    UserError for a suite with text, whose networks need encoded prompts.
+    At batch 1 and at the suite's.  UserError for a suite with text, whose networks need encoded
+    prompts.
     """
     if plan.suite.text:
         raise UserError(f"{plan.stem}: text: latencies are of suites without prompts")
-    if rounds < 1:
-        raise UserError(f"--rounds = {rounds}: must be at least 1")
     full = plan.suite.evaluation.batch
     rows = {sampler_key(plan, row): row for row in plan.rows if "teacher" in row.stages}
     samplers = {key: sampler(plan, row, device) for key, row in rows.items()}
@@ -66,32 +66,28 @@ def measure(plan: Plan, results: Path, device: torch.device, rounds: int) -> Pat
 
 
 def sampler(plan: Plan, row: Row, device: torch.device) -> Callable[[int], Callable[[], Tensor]]:
-    """Draws noise for so many images, and gives what samples them as the row does.
+    """A function of a batch's size: it draws noises, and returns the call that samples them.
 
-    The network is a fresh one.
+    The call is the row's sampler, with a fresh network.
     """
     config = plan.stage(row.stages["sample"]).config
-    shape = config.shape
     with seeded("latency"):
         network = config.network.build(
-            image_size=shape.image_size,
-            channels=shape.channels,
-            classes=shape.classes,
-            mean_velocity=is_student(plan, row),
-            conditions=None,
+            **shape(config.shape), mean_velocity=is_student(plan, row), conditions=None
         )
     noises, sample = sampler_for(config, network.to(device).requires_grad_(False))
 
     def images(batch: int) -> Callable[[], Tensor]:
-        eps = sample_noise(("latency",), range(batch), (noises, *shape.dimensions)).to(device)
-        labels = (torch.arange(batch) % shape.classes).to(device)
+        dimensions = (noises, *config.shape.dimensions)
+        eps = sample_noise(("latency",), range(batch), dimensions).to(device)
+        labels = (torch.arange(batch) % config.shape.classes).to(device)
         return lambda: sample(eps.transpose(0, 1), labels)
 
     return images
 
 
 def seconds(sample: Callable[[], Tensor], device: torch.device) -> float:
-    """Of one call, until the device has done it."""
+    """Wall seconds of one call, until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     begun = time.perf_counter()

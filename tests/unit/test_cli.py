@@ -406,6 +406,12 @@ def test_memory_that_runs_out_is_one_sentence_and_the_code_of_a_kill(
     assert result.output.endswith("); ask for more memory or lower the batch size\n")
 
 
+@pytest.mark.parametrize("option", ["--rounds", "--threads"])
+def test_latencies_need_at_least_one_round_and_thread(option):
+    result = invoke("latency", "--suite", "digits", option, 0)
+    assert result.exit_code == 2 and f"'{option}': 0 is not in the range x>=1" in result.output
+
+
 def test_a_rank_left_over_from_another_program_is_said(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     result = invoke("stage", "teacher", "--suite", "digits")

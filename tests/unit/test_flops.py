@@ -98,12 +98,19 @@ def test_the_committed_counts_are_these(config, frame, tmp_path, monkeypatch):
         assert (tmp_path / name).read_bytes() == (COMMITTED / name).read_bytes()
 
 
-def test_claims_read_counts_of_the_present_configuration_alone(tmp_path, monkeypatch):
+def test_claims_read_counts_of_the_present_configuration_alone(frame, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     values = flops.read_flops(COMMITTED / "metrics.csv")
-    assert values("student", "sampling_flops").loc[0] == 237236649984
+    counted = frame.set_index(["arm", "nfe", "metric"]).value
+    for name, nfe in (("student", 1), ("teacher", 250)):
+        of_arm = values(name if nfe == 1 else f"{name}@{nfe}", "sampling_flops")
+        assert of_arm.loc[0] == counted[name, nfe, "sampling_flops"]
     assert values("teacher@7", "sampling_flops") is None
-    assert flops.read_flops(tmp_path / "none.csv", missing_is_none=True) is None
+    assert values("student", "sampling_flops", "chain") is None
+    missing = tmp_path / "none.csv"
+    assert flops.read_flops(missing, missing_is_none=True) is None
+    with pytest.raises(UserError, match=r"none\.csv: does not exist; make it with `hdbench flops`"):
+        flops.read_flops(missing)
     other = tmp_path / "flops.yaml"
     shutil.copy(flops.CONFIG, other)
     other.write_text(other.read_text().replace("[250, 50, 25]", "[250]"))
