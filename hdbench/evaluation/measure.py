@@ -86,7 +86,7 @@ def design_of(images: Images, captions: Sequence[Mapping[str, str]] = ()) -> Des
     """
     if captions:
         return Design.of_labels(np.arange(len(captions)), [row["category"] for row in captions])
-    return INDEPENDENT if images.labels is None else Design.told_by(images.labels)
+    return INDEPENDENT if images.labels is None else Design.inferred(images.labels)
 
 
 def notes(

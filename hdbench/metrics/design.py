@@ -40,8 +40,8 @@ class Design(NamedTuple):
         return cls(strata=np.where(alone, -1 - group, label))
 
     @classmethod
-    def told_by(cls, labels: np.ndarray, groups: Sequence[Any] | None = None) -> Design:
-        """`of_labels` where each label is there equally often, up to one: only fixed ones are."""
+    def inferred(cls, labels: np.ndarray, groups: Sequence[Any] | None = None) -> Design:
+        """`of_labels` if each label is as frequent as any other, up to one; else they were drawn."""
         balanced = np.ptp(np.unique(labels, return_counts=True)[1]) <= 1
         return cls.of_labels(labels, groups) if balanced else INDEPENDENT
 

@@ -125,7 +125,7 @@ def design_of(samples: Path, data: Dataset, labels: Tensor) -> Design:
             f"{samples}: has no image of class {min(absent)}, and the reference has all "
             f"{data.classes}; give samples of every class"
         )
-    return Design.told_by(labels.numpy(), categories_of(data, labels))
+    return Design.inferred(labels.numpy(), categories_of(data, labels))
 
 
 def read_reference(stage: Path) -> Against:

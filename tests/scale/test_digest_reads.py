@@ -312,7 +312,9 @@ def test_every_value_of_every_suite_renews_exactly_the_stages_that_read_it(reads
         checked += 1
         for key, new in after.items():
             old = roles[name].get(key)
-            if old is None or variant(old) != variant(new):
+            if old is None or old.config == new.config:
+                continue  # nothing of its own differs: its digest neither
+            if variant(old) != variant(new):
                 continue  # another method or network: another stage
             before, present = values_of(old.config), values_of(new.config)
             differing = {

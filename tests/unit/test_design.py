@@ -75,9 +75,9 @@ def test_labels_of_one_sample_are_taken_together():
 def test_labels_tell_whether_they_were_fixed():
     """Equally many of each, up to one, are no accident of a draw."""
     fixed = np.arange(118) % 4
-    assert (Design.told_by(fixed).strata == fixed).all()
+    assert (Design.inferred(fixed).strata == fixed).all()
     drawn = np.random.default_rng(0).integers(4, size=118)
-    assert Design.told_by(drawn) == Design()
+    assert Design.inferred(drawn) == Design()
 
 
 def test_one_unit_has_no_error():
