@@ -41,7 +41,7 @@ class Design(NamedTuple):
 
     @classmethod
     def inferred(cls, labels: np.ndarray, groups: Sequence[Any] | None = None) -> Design:
-        """`of_labels` if each label is as frequent as any other, up to one; else they were drawn."""
+        """`of_labels` if labels are equally frequent, up to one; else they were drawn."""
         balanced = np.ptp(np.unique(labels, return_counts=True)[1]) <= 1
         return cls.of_labels(labels, groups) if balanced else INDEPENDENT
 

@@ -26,6 +26,7 @@ from hdbench.report.figures.style import (
     title_of,
 )
 from hdbench.report.latency import FULL, SINGLE
+from hdbench.report.numbers import Entry
 from hdbench.suite.schema import Arm
 
 
