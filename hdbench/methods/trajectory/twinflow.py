@@ -72,8 +72,8 @@ class TwinFlow(Regression):
             sign[:n] = -1.0
             value = u(z, sign * r, sign * t, c)
             with torch.no_grad():
-                own = value, z, r, t, c
-                base = after_split(b["twin"], lambda *a: base_residual(u, v, self.step, *a), *own)
+                point = value, z, r, t, c
+                base = after_split(b["twin"], lambda *a: base_residual(u, v, self.step, *a), *point)
                 renoised = interpolate(eps - value, b["eps_twin"], b["s"])
                 twin = after_split(b["ends"], lambda *a: difference(u, *a), renoised, b["s"], c)
             delta = torch.cat([value[:n] - (eps - x)[:n], moved(value[n:], base)])
