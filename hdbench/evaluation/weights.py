@@ -135,22 +135,28 @@ def find(role: str, given: str | None, cache: Path, allowed: bool) -> Weights:
     return Weights(role, path, digest, digest == public.sha256)
 
 
-def _folder(role: str, path: Path, allowed: bool) -> Weights:
-    files = sorted(path.glob("*.safetensors"))
+def file_in(role: str, folder: Path) -> Path:
+    """The file of tensors in a library's folder; UserError where it is no such folder."""
+    files = sorted(folder.glob("*.safetensors"))
     kind = PUBLIC[role].kind
     if kind is None:
-        raise UserError(f"--weights {role}={path}: a folder; give the file {PUBLIC[role].file}")
-    if not (path / FOLDERS[kind]).is_file() or len(files) != 1:
+        raise UserError(f"--weights {role}={folder}: a folder; give the file {PUBLIC[role].file}")
+    if not (folder / FOLDERS[kind]).is_file() or len(files) != 1:
         raise UserError(
-            f"--weights {role}={path}: a folder of weights must be {kind}'s, with {FOLDERS[kind]} "
-            "and one .safetensors file"
+            f"--weights {role}={folder}: a folder of weights must be {kind}'s, with "
+            f"{FOLDERS[kind]} and one .safetensors file (it has {len(files)})"
         )
+    return files[0]
+
+
+def _folder(role: str, path: Path, allowed: bool) -> Weights:
+    file = file_in(role, path)
     if not allowed:
         raise UserError(
             f"--weights {role}={path}: not the public {PUBLIC[role].file}; give --allow "
             "other-weights to use it, and the protocol column will name its digest"
         )
-    digests = [sha256(path / FOLDERS[kind]), sha256(files[0])]
+    digests = [sha256(path / FOLDERS[str(PUBLIC[role].kind)]), sha256(file)]
     return Weights(role, path, hashlib.sha256("".join(digests).encode()).hexdigest(), False)
 
 

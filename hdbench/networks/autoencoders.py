@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hdbench.core.config import Config, OutsidePath
 from hdbench.core.errors import UserError, reason
+from hdbench.networks.tensors import check_types, check_values, contents, is_meta, of_shards
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, AutoencoderKL, ModelMixin
@@ -104,7 +105,7 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
     """The model in diffusers' folder `given`, or in `component` of a pipeline there.
 
     On the CPU, float32, in evaluation mode; `public` names weights to get.  UserError for what is
-    missing or not this model's.
+    missing or not this model's.  Under `torch.device("meta")` the weights' headers alone are read.
     """
     folder = Path(given, component) if Path(given, component).is_dir() else Path(given)
     if not folder.is_dir():
@@ -123,6 +124,13 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
         raise UserError(
             f"{folder}: holds {name}, not {kind.__name__}; give a folder such as {public}"
         )
+    headers = read_headers(folder)
+    if is_meta():
+        diffusers_class: Any = kind
+        model = diffusers_class.from_config(diffusers_class.load_config(folder))
+        model._fix_state_dict_keys_on_load(headers)  # as `from_pretrained` does
+        check_shapes(folder, model.state_dict(), headers)
+        return model.eval()
     try:
         model, about = kind.from_pretrained(
             folder,
@@ -138,7 +146,42 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
             "get them again"
         ) from None
     check_keys(folder, missing=about["missing_keys"], unexpected=about["unexpected_keys"])
+    check_values(model.state_dict(), folder)
     return model
+
+
+def read_headers(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder's .safetensors files on the meta device, of checked types.
+
+    Of several variants those of the one that is read.  UserError without a whole file, or where an
+    index of shards names another.
+    """
+    kind = variant(folder)
+    indices = sorted(folder.glob(f"*.safetensors.index{f'.{kind}' if kind else ''}.json"))
+    files = [file for file in folder.glob("*.safetensors") if variant_of(file) == (kind or "")]
+    if not indices and not files:
+        raise UserError(
+            f"{folder}: its weights cannot be read as .safetensors (no such file is there); "
+            "get them again"
+        )
+    tensors: dict[str, Tensor] = {}
+    with torch.device("meta"):
+        for file in indices or files:
+            tensors |= of_shards(file) if indices else contents(file)
+    check_types(tensors, folder)
+    return tensors
+
+
+def check_shapes(folder: Path, model: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """UserError where a folder's tensors are not a model's, by name and shape."""
+    check_keys(
+        folder, missing=model.keys() - stored.keys(), unexpected=stored.keys() - model.keys()
+    )
+    if wrong := [name for name, x in model.items() if x.shape != stored[name].shape]:
+        raise UserError(
+            f"{folder}: {wrong[0]} has the shape {list(stored[wrong[0]].shape)}, not "
+            f"{list(model[wrong[0]].shape)} of its config.json; get the folder again"
+        )
 
 
 def check_keys(folder: Path, **problems: Iterable[str]) -> None:
@@ -154,8 +197,10 @@ def check_keys(folder: Path, **problems: Iterable[str]) -> None:
 
 def variant(folder: Path) -> str | None:
     """The variant of a folder's files, bf16 of model.bf16.safetensors; None if some have none."""
-    variants = {
-        re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2]
-        for path in folder.glob("*.safetensors")
-    }
+    variants = {variant_of(path) for path in folder.glob("*.safetensors")}
     return None if not variants or "" in variants else min(variants)
+
+
+def variant_of(path: Path) -> str:
+    """The variant in a file's name, or ""."""
+    return re.sub(r"-\d+-of-\d+$", "", path.stem).partition(".")[2]

@@ -16,6 +16,7 @@ no velocity and takes its guidance as an input.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from hdbench.core.errors import UserError
 from hdbench.networks.autoencoders import pretrained
 from hdbench.networks.base import TokenNetwork, dual, xavier
+from hdbench.networks.prediction import ALLOW, LEAST, noise_correlation
 from hdbench.networks.sizes import SanaSizes
 from hdbench.networks.text import PUBLIC, Conditions
 
@@ -226,3 +228,48 @@ def read(path: Path, config: SanaSizes, *, image_size: int, channels: int) -> di
             + ", which data and network do not fit; choose another checkpoint or other data"
         )
     return {f"transformer.{key}": tensor for key, tensor in model.state_dict().items()}
+
+
+class RandomConditions:
+    """In place of encoded prompts: 8 random tokens for any row."""
+
+    def __init__(self, width: int):
+        self.width = width
+
+    def __getitem__(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = torch.randn(len(c), 8, self.width, generator=torch.Generator().manual_seed(2))
+        return tokens, torch.ones(len(c), 8, dtype=torch.bool)
+
+
+@torch.no_grad()
+def check_prediction(
+    state: Mapping[str, Tensor], config: SanaSizes, *, image_size: int, channels: int, source: Path
+) -> dict[str, float]:
+    """The correlation at t = 1 of a converted network's answer to noise with that noise.
+
+    A velocity eps - E[x], and what a network of SANA-Sprint gives, eps - x_hat, have a positive
+    one.  UserError where it is less than `prediction.LEAST`.
+    """
+    conditions: Any = RandomConditions(config.caption_width)
+    with torch.device("meta"):
+        network = SanaNetwork(
+            config,
+            image_size=image_size,
+            channels=channels,
+            conditions=conditions,
+            mean_velocity=False,
+        )
+    network.load_state_dict(state, assign=True)
+
+    def answer(z: Tensor) -> Tensor:
+        ones = torch.ones(len(z))
+        return network(z, ones, ones, torch.zeros(len(z), dtype=torch.long))
+
+    at_noise = noise_correlation(answer, (channels, image_size, image_size))
+    if at_noise < LEAST:
+        raise UserError(
+            f"{source}: does not behave as a SANA, which predicts the velocity: what it gives for "
+            f"noise correlates with that noise by {at_noise:.2f} at its last time, where a trained "
+            f"one has about 1; give another folder, or set checkpoint.allow to [{ALLOW}]"
+        )
+    return {"at_noise": at_noise}

@@ -26,7 +26,8 @@ from hdbench.core import distributed
 from hdbench.core.config import Config, OutsidePath
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import write_together
-from hdbench.networks.autoencoders import check_keys, variant
+from hdbench.networks.autoencoders import check_keys, read_headers, variant
+from hdbench.networks.tensors import check_values
 
 if TYPE_CHECKING:
     from diffusers import SanaPipeline
@@ -233,6 +234,7 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
                 f"{folder}: there is no such folder; put a SANA pipeline of diffusers at "
                 f"{config.path}, such as {PUBLIC} of the Hugging Face hub"
             )
+    read_headers(encoder)
     try:
         components = {
             "tokenizer": AutoTokenizer.from_pretrained(
@@ -253,5 +255,6 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
             "get it again"
         ) from None
     check_keys(encoder, missing=about["missing_keys"])
+    check_values(components["text_encoder"].state_dict(), encoder)
     components["text_encoder"].to(device).eval()
     return SanaPipeline(vae=None, transformer=None, scheduler=None, **components)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.metrics import classification
 from hdbench.networks import checkpoints
 from hdbench.networks.classifier import Classifier, classify
+from hdbench.networks.prediction import ALLOW, check_prediction
 from hdbench.networks.projected import ProjectedClassifier
+from hdbench.networks.tensors import is_meta
 from hdbench.networks.trainable import merged, restrict
 from hdbench.stages.context import (
     PAIRS,
@@ -58,11 +61,13 @@ def classifier(context: Context) -> Payload:
 def teacher(context: Context) -> Payload:
     config = context.config
     if isinstance(config, CheckpointStage):
-        weights = {name: value.contiguous() for name, value in read_checkpoint(config).items()}
+        weights, answers = read_checkpoint(config)
+        weights = {name: value.contiguous() for name, value in weights.items()}
         save_file(weights, context.work.path / WEIGHTS)
         return [WEIGHTS], {
             "parameters": sum(value.numel() for value in weights.values()),
             "forward_equivalents": 0,
+            "answers": answers,
         }
     training = config.training
     network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
@@ -209,13 +214,24 @@ def enable_options(training: Training, network: nn.Module) -> nn.Module:
     return network
 
 
-def read_checkpoint(config: CheckpointStage) -> dict[str, Tensor]:
-    """A public network's weights by our names; UserError where family or size is another."""
-    path = Path(config.checkpoint.path)
+def read_checkpoint(config: CheckpointStage) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """A public network's weights by our names, and how it answers to noise.
+
+    UserError where family, size, type or behaviour is another.  Under `torch.device("meta")`
+    nothing is asked of the network.
+    """
+    checkpoint = config.checkpoint
+    path = Path(checkpoint.path)
     sizes = shape(config.shape)
-    if config.checkpoint.format == "sana":
-        from hdbench.networks.sana import read  # optional: diffusers
+    asks = ALLOW not in checkpoint.allow and not is_meta()
+    if checkpoint.format == "sana":
+        from hdbench.networks import sana  # optional: diffusers
 
         del sizes["classes"]  # its labels are rows of prompts
-        return read(path, config.network, **sizes)
-    return checkpoints.read(path, config.checkpoint.format, config.network, **sizes)
+        weights = sana.read(path, config.network, **sizes)
+        check = sana.check_prediction
+    else:
+        weights = checkpoints.read(path, checkpoint.format, config.network, **sizes)
+        check = partial(check_prediction, kind=checkpoint.format)
+    answers = check(weights, config=config.network, **sizes, source=path) if asks else {}
+    return weights, answers

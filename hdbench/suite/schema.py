@@ -13,6 +13,7 @@ from hdbench.evaluation.weights import PUBLIC
 from hdbench.flow.guidance import Guidance
 from hdbench.metrics import metrics_named
 from hdbench.networks.config import NetworkConfig
+from hdbench.networks.prediction import ALLOW
 from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
@@ -27,7 +28,14 @@ class Checkpoint(Config):
     """A public network, converted once by a `teacher` stage that trains nothing."""
 
     format: Literal["sit", "dit", "sana"]
-    path: OutsidePath = Field(description="the published file, or a folder in diffusers' format")
+    path: OutsidePath = Field(
+        description="the published file, an index of its shards, or a folder in diffusers' format"
+    )
+    allow: tuple[Literal[ALLOW], ...] = Field(
+        (),
+        exclude_if=lambda allowed: not allowed,
+        description="any-prediction: take a network that does not behave as its format",
+    )
 
 
 class Teacher(Config):

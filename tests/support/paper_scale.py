@@ -18,6 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
+from hdbench.networks.prediction import ALLOW
 from hdbench.suite.overrides import merge
 from hdbench.suite.reading import find_suite, read_suite
 from tests.support.material import clip_weights, inception_weights, pictures, write_folder
@@ -39,6 +40,11 @@ ARMS = {  # few, since a Frechet distance of 2,048 dimensions takes seconds
     "mjhq_1024": ("teacher", "sprint", "hd_awd_logit"),
 }
 CATEGORIES = ("animals", "food")
+
+
+def untrained(path: Path) -> dict[str, Any]:
+    """A suite's checkpoint of random weights, which behaves as no family does."""
+    return {"path": str(path), "allow": [ALLOW]}
 
 
 def write(folder: Path) -> dict[str, Path]:
@@ -114,7 +120,7 @@ def write(folder: Path) -> dict[str, Path]:
             },
             "network": sizes | {"position_side": LATENT_SIDE // 2},
             "evaluation": {"reference": f"{folder}/images"},
-            "teacher": {"checkpoint": {"path": f"{folder}/weights/sit.pt"}},
+            "teacher": {"checkpoint": untrained(folder / "weights/sit.pt")},
         },
     )
     tiny = {"width": 16, "depth": 2, "heads": 2, "cross_heads": 4, "caption_width": CAPTION_WIDTH}
@@ -132,7 +138,7 @@ def write(folder: Path) -> dict[str, Path]:
             },
             "text": {"path": f"{folder}/weights/sana", "length": 16, "dtype": "float32"},
             "network": tiny,
-            "teacher": {"checkpoint": {"path": f"{folder}/weights/sana"}},
+            "teacher": {"checkpoint": untrained(folder / "weights/sana")},
             "evaluation": {
                 "reference": f"{folder}/mjhq",
                 "prompts": f"{folder}/mjhq/meta_data.json",
@@ -143,13 +149,13 @@ def write(folder: Path) -> dict[str, Path]:
                     "steps": [2],
                     "baseline": {
                         "network": tiny,
-                        "checkpoint": {"path": f"{folder}/weights/sprint"},
+                        "checkpoint": untrained(folder / "weights/sprint"),
                     },
                 }
             },
         },
     )
-    dit = merge(sit, {"teacher": {"checkpoint": {"path": f"{folder}/weights/dit.pt"}}})
+    dit = merge(sit, {"teacher": {"checkpoint": untrained(folder / "weights/dit.pt")}})
     suites = {}
     for name, changes in {"imagenet256": sit, "imagenet256_dit": dit, "mjhq_1024": sana}.items():
         data = merge(read_suite(find_suite(name)), changes)

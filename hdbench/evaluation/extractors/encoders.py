@@ -54,11 +54,12 @@ class TimmEncoder(Extractor):
         if weights.path.is_dir():
             architecture, folder_arguments = read_arguments(weights, architecture)
         arguments = {"num_classes": 0, **folder_arguments, **cls.arguments}
+        state = cls.tensors(weights)
         try:
             network = timm.create_model(
                 architecture,
                 pretrained=True,
-                pretrained_cfg_overlay={"state_dict": cls.tensors(weights), "num_classes": 0},
+                pretrained_cfg_overlay={"state_dict": state, "num_classes": 0},
                 **arguments,
             )
         except RuntimeError as error:
@@ -72,7 +73,7 @@ class TimmEncoder(Extractor):
     @classmethod
     def tensors(cls, weights: Weights) -> dict[str, Tensor]:
         """float32 tensors of the weights, as timm takes them."""
-        state = read_tensors(weights.file, ("state_dict", "model"))
+        state = read_tensors(weights.file)
         return {name: tensor.float() for name, tensor in state.items()}
 
     @torch.no_grad()

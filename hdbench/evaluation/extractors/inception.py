@@ -80,7 +80,8 @@ class Inception:
         modules = [module for name, module in network.named_children() if name != "fc"]
         self.body = nn.Sequential(*modules)
         self.body.to(device, memory_format=self._format)  # pyright: ignore[reportCallIssue]
-        self.classifier = network.fc.weight.detach().numpy()
+        weight = network.fc.weight.detach()
+        self.classifier = None if weight.is_meta else weight.numpy()
         network.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 
     def _keep_spatial(self, module: nn.Module, inputs: Any, output: Tensor) -> None:

@@ -1,82 +1,65 @@
 """Whether what is at a path is of the right kind: names, headers and the first bytes of files.
 
-Every check raises a UserError that says what is wrong; whoever calls it adds what to do.
+Weights pass the same code as in their stage, on the meta device: names, shapes and types without
+values.  Every check raises a UserError that says what is wrong; whoever calls it adds what to do.
 """
 
 from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from glob import iglob
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+import torch
 
 from hdbench.core.errors import UserError
-from hdbench.networks.checkpoints import MODELS, check_keys, unwrapped
-from hdbench.suite.schema import Checkpoint
+from hdbench.evaluation.extractors import EXTRACTORS, Setup
+from hdbench.evaluation.protocols import Protocol
+from hdbench.evaluation.weights import Weights, file_in
+from hdbench.networks import autoencoders
+from hdbench.networks.autoencoders import AutoencoderConfig
+from hdbench.stages.train import read_checkpoint
+from hdbench.suite.stage import CheckpointStage
 
 
-def check_weights(path: Path) -> None:
-    """A file that could be PyTorch's; a folder or hub id is left to `hdbench evaluate`."""
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(2) not in (b"PK", b"\x80\x02") and path.suffix != ".safetensors":
-                raise UserError("not a file of weights")
-    if path.suffix == ".safetensors":
-        shapes_in(path)
+def check_checkpoint(config: CheckpointStage, path: Path) -> None:
+    """What the stage checks that converts it, but for the values of its tensors."""
+    with torch.device("meta"):
+        read_checkpoint(config)
 
 
-def shapes_in(path: Path) -> dict[str, list[int]]:
-    """Shapes by name, from the header alone."""
-    try:
-        with safe_open(path, "np") as file:
-            return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path.name} is not a whole .safetensors file ({error})") from None
+def check_autoencoder(config: AutoencoderConfig, path: Path) -> None:
+    """What a stage checks that loads it, but for the values of its tensors."""
+    with torch.device("meta"):
+        autoencoders.load(config, torch.device("meta"))
 
 
-def check_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """A SANA's transformer, or a file of weights of the format's family."""
-    if checkpoint.format == "sana":
-        return check_model("transformer", "SanaTransformer2DModel", path)
-    check_weights(path)
-    if path.suffix == ".safetensors":
-        tensors = unwrapped(
-            {key: SimpleNamespace(ndim=len(shape)) for key, shape in shapes_in(path).items()}
-        )
-        check_keys(tensors, MODELS[checkpoint.format], path.name)
-    elif path.is_dir():
-        raise UserError("a folder, not a file")
-
-
-def check_model(subfolder: str, kind: str, path: Path) -> None:
-    """A model of a class in diffusers' format, or a pipeline with it inside; files are whole."""
-    folder = path / subfolder if (path / subfolder).is_dir() else path
-    if read_json(folder / "config.json").get("_class_name") != kind:
-        raise UserError(f"{folder / 'config.json'} is not of an {kind}")
-    check_shards(folder)
+def check_network(role: str, protocols: Sequence[Protocol], path: Path) -> None:
+    """What every extractor of the role checks when it loads it, but for the tensors' values."""
+    if path.is_dir():
+        file_in(role, path)
+    weights = Weights(role, path, "", False)
+    kinds = {
+        (kind.loading or name): (kind, protocol.resolution)
+        for protocol in protocols
+        for name in protocol.extractors
+        if (kind := EXTRACTORS[name]).network == role
+    }
+    meta = torch.device("meta")
+    with meta:
+        for kind, resolution in kinds.values():
+            kind.load(weights, Setup(device=meta, resolution=resolution))
 
 
 def check_text(path: Path) -> None:
-    """A pipeline with a text encoder and a tokenizer."""
+    """A pipeline with a tokenizer, and a text encoder whose files are whole and floating."""
     read_json(path / "text_encoder/config.json")
-    check_shards(path / "text_encoder")
+    autoencoders.read_headers(path / "text_encoder")
     if not any((path / "tokenizer").glob("tokenizer*")):
         raise UserError(f"no tokenizer in {path / 'tokenizer'}")
-
-
-def check_shards(folder: Path) -> None:
-    """The folder's .safetensors files, all that an index beside them names."""
-    files = {file.name for file in folder.glob("*.safetensors")}
-    for index in folder.glob("*.safetensors.index*.json"):
-        files |= set(read_json(index).get("weight_map", {}).values())
-    if not files:
-        raise UserError(f"no .safetensors file in {folder}")
-    for file in sorted(files):
-        shapes_in(folder / file)
 
 
 def read_json(path: Path) -> dict:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hdbench.datasets.latents.config import ImageCollection
-from hdbench.evaluation.protocols import BESIDE, protocol_named
+from hdbench.evaluation.protocols import BESIDE, Protocol, protocol_named
 from hdbench.evaluation.weights import places
-from hdbench.networks import autoencoders
 from hdbench.networks.text import TextConfig
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Evaluation
+from hdbench.suite.stage import CheckpointStage
 from hdbench.tools.doctor import checks
+
+HEADERS = "names, shapes and types fit, values not read"
 
 
 class Need(NamedTuple):
@@ -27,6 +29,8 @@ class Need(NamedTuple):
     path: str
     check: Callable[[Path], None] | None
     """Raises UserError where what is at the path is not of the right kind."""
+    checked: str = ""
+    """What the check looks at, where that is not all."""
 
 
 def needs(plan: Plan, results: Path, device: str = "cpu") -> list[Need]:
@@ -45,10 +49,15 @@ def of_checkpoints(plan: Plan) -> Iterator[Need]:
     for name, arm in plan.arms.items():
         if arm.baseline:
             checkpoints[f"baseline {name}"] = arm.baseline.checkpoint
+    stages = {
+        stage.config.checkpoint: stage.config
+        for stage in plan.stages.values()
+        if isinstance(stage.config, CheckpointStage)
+    }
     for what, public in checkpoints.items():
-        if public:
-            check = partial(checks.check_checkpoint, public)
-            yield Need(what, public.format, public.path, check)
+        if public in stages:
+            check = partial(checks.check_checkpoint, stages[public])
+            yield Need(what, public.format, public.path, check, HEADERS)
 
 
 def of_data(plan: Plan) -> Iterator[Need]:
@@ -57,10 +66,10 @@ def of_data(plan: Plan) -> Iterator[Need]:
     text = plan.suite.text
     if data.stored == "latents":
         autoencoder = data.autoencoder
-        check = partial(checks.check_model, "vae", autoencoders.PUBLIC[autoencoder.name][0])
-        yield Need("autoencoder", autoencoder.name, autoencoder.path, check)
+        check = partial(checks.check_autoencoder, autoencoder)
+        yield Need("autoencoder", autoencoder.name, autoencoder.path, check, HEADERS)
     if isinstance(text, TextConfig):
-        yield Need("text encoder", "text", text.path, checks.check_text)
+        yield Need("text encoder", "text", text.path, checks.check_text, "files are whole")
         yield Need("package", "package", "transformers", None)
     if isinstance(data, ImageCollection):
         yield Need("data", "images", data.source, checks.check_images)
@@ -72,15 +81,22 @@ def of_evaluation(evaluation: Evaluation, results: Path) -> Iterator[Need]:
         yield Need("reference", evaluation.protocol, evaluation.reference, checks.check_reference)
         for role in networks_of(evaluation):
             path = evaluation.weights.get(role) or place_of(role, results)
-            yield Need(role, role, path, checks.check_weights)
+            check = partial(checks.check_network, role, protocols_of(evaluation))
+            yield Need(role, role, path, check, HEADERS)
     if evaluation.prompts:
         yield Need("prompts", "prompts", evaluation.prompts, checks.check_prompts)
 
 
-def networks_of(evaluation: Evaluation) -> list[str]:
-    """Roles of the networks of a suite's protocol, then of those beside it."""
+def protocols_of(evaluation: Evaluation) -> list[Protocol]:
+    """A suite's protocol, then those beside it."""
     names = [evaluation.protocol, *(BESIDE[metric] for metric in evaluation.metrics)]
-    return list(dict.fromkeys(role for name in names for role in protocol_named(name).networks))
+    return [protocol_named(name) for name in names]
+
+
+def networks_of(evaluation: Evaluation) -> list[str]:
+    """Roles of the networks of a suite's protocols, each once."""
+    roles = (role for protocol in protocols_of(evaluation) for role in protocol.networks)
+    return list(dict.fromkeys(roles))
 
 
 def place_of(role: str, results: Path) -> str:

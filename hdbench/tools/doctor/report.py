@@ -1,7 +1,7 @@
 """Whether what a suite needs is there and of the right kind, and if not where to get and put it.
 
-Checks are cheap: names, headers and the first bytes of files; with `verify` sizes and, where one is
-known, SHA-256.
+Checks are cheap: names, headers and the first bytes of files, of weights all that their stage
+checks but values; with `verify` sizes and, where one is known, SHA-256.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LARGEST_ERROR = 0.15  # of an approximate size
 
 class Finding(NamedTuple):
     need: Need
-    state: Literal["ok", "missing", "broken"]
+    state: Literal["ok", "missing", "broken", "unknown"]
     note: str
     """What is wrong and where to get it, or which public thing it is."""
 
@@ -37,17 +37,20 @@ def look(
     for need in needs(plan, results, device):
         source, advice = sources.find(need.kind, need.path)
         path = Path(need.path)
+        if need.path.startswith("hf-hub:"):
+            yield Finding(need, "unknown", "a name of the hub, not looked up")
+            continue
         try:
             present = is_present(need)
             if present and need.check:
                 need.check(path)
-            verification = ""
+            checked = f"{need.checked}: " if need.checked else ""
             if present and verify and source and path.is_file():
-                verification = verified(path, source)
+                checked += verified(path, source)
         except UserError as error:
             yield Finding(need, "broken", f"{error}; {advice}" if need.check else str(error))
         else:
-            note = f"{verification}{source or ''}" if present else advice
+            note = f"{checked}{source or ''}".removesuffix(": ") if present else advice
             yield Finding(need, "ok" if present else "missing", note)
 
 
@@ -57,7 +60,7 @@ def is_present(need: Need) -> bool:
         return importlib.util.find_spec(need.path) is not None
     if need.kind == "device":
         return bool(choose(need.path))
-    return need.path.startswith("hf-hub:") or Path(need.path).exists() or any(iglob(need.path))
+    return Path(need.path).exists() or any(iglob(need.path))
 
 
 def verified(path: Path, source: Source) -> str:
@@ -91,8 +94,8 @@ def report(plan: Plan, findings: list[Finding]) -> str:
     ]
     if any(line.endswith(MARK) for line in lines):
         lines.append(f"{MARK} as far as known, not read at its source")
-    absent = sum(finding.state != "ok" for finding in findings)
-    present = len(findings) - absent
+    absent = sum(finding.state in ("missing", "broken") for finding in findings)
+    present = sum(finding.state == "ok" for finding in findings)
     summary = (
         f"{plan.stem}: {present} of {len(findings)} things that it needs from outside are there"
     )
