@@ -204,6 +204,11 @@ def check_keys(tensors: dict[str, Tensor], name: str, source: str) -> int:
         raise UserError(f"{source}: looks like {family}; give a {name}")
     depth = len({match[1] for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))})
     expected = ["pos_embed", *names(max(depth, 1)).values()]
+    prefixes = {key.partition(".")[0] for key in tensors}
+    if len(prefixes) == 1 and (prefix := f"{prefixes.pop()}.") and prefix + "pos_embed" in tensors:
+        raise UserError(
+            f"{source}: not a {name}: all of its names begin with {prefix}; save it without"
+        )
     axes = {"x_embedder.proj.weight": (4,), "pos_embed": (2, 3)}
     other_axes = [
         key

@@ -212,7 +212,7 @@ def unwrapped(
         path.append(name)
     tensors = {key: x for key, x in state.items() if isinstance(x, Tensor) and not counts(key, x)}
     left_out += [key for key in state if key not in tensors]
-    if not tensors or any(holds_tensors(state[key]) for key in state if key not in tensors):
+    if not tensors or not all(counts(key, state[key]) for key in state if key not in tensors):
         raise no_weights(source, path, state)
     notes = [f"its {'.'.join(path)}"] if path else []
     notes += [f"without the prefix {' and '.join(prefixes)}"] if prefixes else []

@@ -15,6 +15,9 @@ from hdbench.core.errors import UserError
 from hdbench.networks.checkpoints import NEEDED, convert
 from hdbench.networks.prediction import answers_of, check_prediction, correlation, drawn, smooth
 from hdbench.networks.transformer import TransformerConfig
+from hdbench.stages.train import read_checkpoint
+from hdbench.suite.schema import Checkpoint
+from hdbench.suite.stage import CheckpointStage, Shape
 from tests.support.sit_reference import Reference, random_reference
 
 DATA = {"image_size": 8, "channels": 4, "classes": 5}
@@ -156,3 +159,19 @@ def test_a_check_is_repeatable_and_leaves_the_global_generator_alone():
     after = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(after, torch.rand(1)) and checked(network, "sit") == first
+
+
+def test_a_stage_refuses_a_file_of_the_other_family_unless_it_is_allowed(tmp_path):
+    torch.save({"ema": trained("dit", "offset").state_dict()}, tmp_path / "it.pt")
+
+    def stage(*allow: str, kind: str = "sit") -> CheckpointStage:
+        network = TransformerConfig(**SIZES, **NEEDED[kind], time_features=256, position_side=4)
+        public = Checkpoint(format=kind, path=str(tmp_path / "it.pt"), allow=allow)
+        return CheckpointStage(network=network, shape=Shape(**DATA), checkpoint=public)
+
+    with pytest.raises(UserError, match=r"set checkpoint.allow to \[any-prediction\]"):
+        read_checkpoint(stage())
+    weights, answers = read_checkpoint(stage("any-prediction"))
+    assert weights and not answers
+    assert read_checkpoint(stage(kind="dit"))[1]["at_999"] > 0.9
+    assert "allow" not in stage().model_dump(mode="json")["checkpoint"]

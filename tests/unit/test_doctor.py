@@ -71,6 +71,11 @@ AUTOENCODER = {
 NETWORK = SIZES | {"position_side": SIDE // 2}  # of imagenet256, as `sit` writes it
 
 
+def halved(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
 SANA = {"width": 16, "depth": 2, "heads": 2, "cross_heads": 4, "caption_width": CAPTION_WIDTH}
 
 
@@ -225,6 +230,10 @@ def test_a_sana_pipeline_is_looked_at_part_by_part(tmp_path):
             lambda path: save_file({"x": torch.zeros(1)}, path.with_suffix(".safetensors")),
             "not a SiT: it lacks ",
         ),
+        (lambda path: torch.save([torch.ones(2)], path.with_suffix(".pt")), "holds a list of 1"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path.with_suffix(".pt")), "of objects"),
+        (lambda path: torch.save({"x": torch.ones(2)}, path.with_suffix(".pt")), "it lacks "),
+        (lambda path: halved(sit(path.with_suffix(".pt"))), "its end is missing"),
     ],
 )
 def test_a_checkpoint_of_another_family(tmp_path, make, said):
