@@ -27,8 +27,8 @@ MODELS = {"sit": "SiT", "dit": "DiT"}
 AVERAGES = ("ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema")
 WRAPPERS = (*AVERAGES, "model", "state_dict", "model_state_dict")
 NEEDED: dict[str, dict[str, Any]] = {  # of the configuration, where no shape tells
-    "sit": {"time_scale": 1.0, "reversed_time": True, "prediction": "velocity"},
-    "dit": {"time_scale": 1.0, "reversed_time": False, "prediction": "epsilon"},
+    "sit": {"time_scale": 1.0, "reversed_time": True, "prediction": "velocity", "gelu": "tanh"},
+    "dit": {"time_scale": 1.0, "reversed_time": False, "prediction": "epsilon", "gelu": "tanh"},
 }
 LAYERS = {
     "patch_embed": "x_embedder.proj",

@@ -7,10 +7,13 @@ fit both (tests/parity/test_embeddings.py).
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Gelu = Literal["tanh", "erf"]  # by its approximation, or exact
 
 
 def timestep_embedding(t: Tensor, size: int) -> Tensor:
@@ -47,23 +50,24 @@ class TimestepEmbedding(nn.Module):
 
 
 class _Projected(nn.Module):
-    """(..., width) -> (..., hidden): linear, GELU by its tanh approximation."""
+    """(..., width) -> (..., hidden): linear, GELU."""
 
-    def __init__(self, width: int, hidden: int):
+    def __init__(self, width: int, hidden: int, gelu: Gelu):
         super().__init__()
         self.proj = nn.Linear(width, hidden)
+        self.approximate = "tanh" if gelu == "tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return F.gelu(self.proj(x), approximate=self.approximate)
 
 
 class FeedForward(nn.Module):
     """(..., width) -> (..., width): linear to mlp_ratio * width, GELU, linear."""
 
-    def __init__(self, width: int, mlp_ratio: float):
+    def __init__(self, width: int, mlp_ratio: float, gelu: Gelu = "tanh"):
         super().__init__()
         hidden = int(width * mlp_ratio)
-        layers = [_Projected(width, hidden), nn.Identity(), nn.Linear(hidden, width)]
+        layers = [_Projected(width, hidden, gelu), nn.Identity(), nn.Linear(hidden, width)]
         self.net = nn.ModuleList(layers)  # the second is in the place of diffusers' dropout
 
     def forward(self, x: Tensor) -> Tensor:

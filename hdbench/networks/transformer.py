@@ -18,6 +18,7 @@ from hdbench.flow.path import expand
 from hdbench.networks.base import TokenNetwork, xavier
 from hdbench.networks.embeddings import (
     FeedForward,
+    Gelu,
     TimestepEmbedding,
     sincos_positions,
     timestep_embedding,
@@ -62,6 +63,11 @@ class TransformerConfig(Config):
         default="velocity",
         exclude_if=lambda kind: kind == "velocity",
         description="what the network gives; epsilon: the noise, at a DDPM step, not t (DiT)",
+    )
+    gelu: Gelu = Field(
+        default="tanh",
+        exclude_if=lambda form: form == "tanh",
+        description="GELU by its tanh approximation (SiT and DiT), or exact, which costs half",
     )
 
     @model_validator(mode="after")
@@ -113,12 +119,12 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class Block(nn.Module):
     """DiT's block with adaLN-Zero: tokens x (B, N, d), condition (B, d), already through SiLU."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float):
+    def __init__(self, width: int, heads: int, mlp_ratio: float, gelu: Gelu):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.feed_forward = FeedForward(width, mlp_ratio)
+        self.feed_forward = FeedForward(width, mlp_ratio, gelu)
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -212,7 +218,7 @@ class Transformer(TokenNetwork):
         self.time_embed = TimestepEmbedding(config.time_embedding_size, width)
         self.label_embed = nn.Embedding(classes + 1, width)  # the last row is the null label
         self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth)
+            Block(width, config.heads, config.mlp_ratio, config.gelu) for _ in range(config.depth)
         )
         self.out_modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, channels * config.patch**2)

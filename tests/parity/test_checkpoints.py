@@ -339,6 +339,7 @@ def test_keys_that_are_missing_or_too_many(tensors):
             '"epsilon")',
         ),
         ({"time_scale": 1000.0}, "network.time_scale to 1.0 (not 1000.0)"),
+        ({"gelu": "erf"}, 'network.gelu to "tanh" (not "erf")'),
         ({"width": 64, "depth": 3}, "network.width to 32 (not 64), network.depth to 2 (not 3)"),
     ],
 )

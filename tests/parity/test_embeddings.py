@@ -54,6 +54,11 @@ def seeded(build, *arguments, **settings) -> nn.Module:
             torch.linspace(-3, 3, 6400).view(5, 20, 64),
         ),
         (
+            lambda: ours.FeedForward(64, 4.0, "erf"),
+            lambda: attention.FeedForward(64, mult=4.0, activation_fn="gelu"),
+            torch.linspace(-3, 3, 6400).view(5, 20, 64),
+        ),
+        (
             lambda: ours.FeedForward(48, 2.5),
             lambda: attention.FeedForward(48, mult=2.5, activation_fn="gelu-approximate"),
             torch.linspace(-3, 3, 480).view(10, 48),

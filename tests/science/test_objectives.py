@@ -124,6 +124,18 @@ def test_flow_matching_gradient_vanishes_for_a_mixture_in_expectation():
         assert (abs(ratio) < 4) == vanishes
 
 
+def test_times_are_logit_normal():
+    """P(t <= q) = Phi((logit q - m) / s), and t stays in [0, 1] where u is 0 or nearly 1."""
+    u = torch.cat([torch.linspace(0, 1 - 2**-24, 1001), torch.tensor([0.5])])
+    assert torch.equal(FlowMatching().times(u), u)
+    for m, s in ((0.0, 1.0), (0.7, 0.5)):
+        t = FlowMatching(logit_normal=(m, s)).times(u)
+        assert t[0] == 0 and t[1000] <= 1 and (t[:1001].diff() > 0).all()
+        phi = 0.5 * (1 + torch.erf((t.double().logit() - m) / (s * 2**0.5)))
+        torch.testing.assert_close(phi[:-2].float(), u[:-2], atol=1e-5, rtol=0)
+        assert t[-1] == pytest.approx(1 / (1 + math.exp(-m)))
+
+
 def test_label_dropout_replaces_its_share_by_the_null_label():
     network = small_transformer(False)
     problem = Problem(student=network, learning_rate=1e-3)

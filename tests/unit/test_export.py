@@ -39,6 +39,7 @@ VARIANTS = {  # how the network is told time and position, and what it gives
     "grid of 16": {"patch": 1},
     "diffusers' positions": {"position_side": 8},
     "reversed": {"reversed_time": True},
+    "exact GELU": {"gelu": "erf"},
     "epsilon": {"prediction": "epsilon", "time_features": 256, "position_side": 8},
     "latents": {},
 }
@@ -241,7 +242,8 @@ def test_time_position_and_prediction_fold(exported, name):
     )
     compare(exported[name], variant(name), decode)
     lines = (exported[name] / "lines.py").read_text()
-    assert ("get_2d_sincos_pos_embed" in lines) == (name in ("own", "reversed", "latents"))
+    own_positions = ("own", "reversed", "exact GELU", "latents")
+    assert ("get_2d_sincos_pos_embed" in lines) == (name in own_positions)
     assert ("AutoencoderKL" in lines) == (name == "latents")
 
 

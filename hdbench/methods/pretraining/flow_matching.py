@@ -1,11 +1,12 @@
 """Flow matching (Lipman et al., arXiv 2210.02747; SiT, arXiv 2401.08740, Eq. 6).
 
 loss  || v_theta(z_t, t, c) - (eps - x) ||^2 (mean),   z_t = (1 - t) x + t eps
+t     uniform, or logit t ~ N(m, s^2) (Stable Diffusion 3, arXiv 2403.03206, Sec. 3.1)
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -26,15 +27,28 @@ class FlowMatching(Objective):
         default=0.1, ge=0, le=1, description="share of labels made the null label, for guidance"
     )
 
+    logit_normal: tuple[float, Annotated[float, Field(gt=0)]] | None = Field(
+        default=None,
+        exclude_if=lambda moments: moments is None,
+        description="mean and standard deviation of logit t; None: t is uniform",
+    )
+
     def sampler(self):
         return "ode"
+
+    def times(self, u: Tensor) -> Tensor:
+        """t (B,) in [0, 1] from u (B,), uniform in [0, 1): the inverse distribution function."""
+        if self.logit_normal is None:
+            return u
+        mean, deviation = self.logit_normal
+        return torch.sigmoid(mean + deviation * torch.special.ndtri(u))
 
     def updates(self, problem):
         def draw(d) -> Batch:
             x, c = d.data()
             null_label: Any = problem.student.null_label
             c = torch.where(d.uniform() < self.label_dropout, null_label, c)
-            return {"x": x, "eps": d.noise(), "t": d.uniform(), "c": c}
+            return {"x": x, "eps": d.noise(), "t": self.times(d.uniform()), "c": c}
 
         v = velocity(problem.student)
         return [student_update(problem, draw, lambda b: flow_matching_loss(v, **b))]

@@ -62,6 +62,7 @@ def empty_model(network: Transformer) -> DiTTransformer2DModel:
         sample_size=network.grid * config.patch,
         patch_size=config.patch,
         num_embeds_ada_norm=network.classes,
+        activation_fn="gelu-approximate" if config.gelu == "tanh" else "gelu",
         norm_eps=1e-6,
     ).eval()
 
