@@ -9,12 +9,14 @@ import click
 
 from hdbench.cli.group import (
     FILE,
+    FOLDER,
     clean_errors,
     main,
     metrics_option,
     out_option,
     rendered_option,
     results_option,
+    seed_option,
     suite_option,
 )
 from hdbench.core.files import write_atomic
@@ -218,6 +220,32 @@ def published_command(names, files, numbers, without_remembered, out):
     from hdbench.report import published  # start-up: of this command alone
 
     for path in published.write_published(names, numbers, files, not without_remembered, out):
+        click.echo(path)
+
+
+@main.command("ship")
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("workflow/shipped"),
+    show_default=True,
+    help="Folder that stages take finished teachers from.",
+)
+@seed_option
+@suite_option
+@results_option
+@clean_errors
+def ship_command(suite, results, seed, out):
+    """Copy a chain's teacher, its curve and its evaluation to where suites take teachers from.
+
+    It must be trained from a commit without changes, and evaluated. Stages of the same digest then
+    take its weights instead of training, unless --teachers trained (`snakemake --config
+    teachers=trained`).
+    """
+    from hdbench.report.ship import ship  # start-up: of this command alone
+    from hdbench.suite.load import load_plan
+
+    for path in ship(load_plan(suite), results, seed, out):
         click.echo(path)
 
 

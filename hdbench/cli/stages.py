@@ -55,22 +55,33 @@ _run_options = options(  # how stages are computed
         show_default=True,
         help="Of several processes (torchrun): each holds all that it trains, or its part.",
     ),
+    click.option(
+        "--teachers",
+        type=click.Choice(["shipped", "trained"]),
+        default="shipped",
+        show_default=True,
+        help="Take a teacher that the repository ships, by its digest, or train each anew.",
+    ),
 )
 
 
-def _compute(jobs, results, remove, threads, device, checkpoint_seconds, sharding) -> None:
+def _compute(
+    jobs, results, remove, threads, device, checkpoint_seconds, sharding, teachers
+) -> None:
     """Run these jobs in order, after the artifacts of the stages `remove` are removed."""
     from hdbench.core.distributed import from_rank_0, ranks  # start-up: of this command alone
     from hdbench.core.runtime import set_up
     from hdbench.stages.artifact import remove_artifacts
     from hdbench.stages.run import run_stage
+    from hdbench.stages.shipped import SHIPPED
 
     device = set_up(threads, device)
     with ranks(device):
         for path in from_rank_0(lambda: remove_artifacts(results, remove)):
             click.echo(f"removed: {path}", err=True)
         for stage, arms in jobs:
-            run_stage(stage, results, device, checkpoint_seconds, sharding, arms)
+            shipped = SHIPPED if teachers == "shipped" else None
+            run_stage(stage, results, device, checkpoint_seconds, sharding, arms, shipped)
 
 
 def _stage_command(kind: str) -> click.Command:

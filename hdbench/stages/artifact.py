@@ -72,6 +72,11 @@ def folder(results: Path, stage_id: str) -> Path:
 def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     """An artifact's folder and manifest; UserError if it is missing or not what that says."""
     path = folder(results, stage_id)
+    return path, checked(path, stage_id, f"delete the folder {path} and run again")
+
+
+def checked(path: Path, stage_id: str, remedy: str) -> dict[str, Any]:
+    """The manifest of an artifact in this folder; UserError, with the remedy, for any damage."""
     try:
         manifest = read_manifest(path / MANIFEST)
     except FileNotFoundError:
@@ -83,24 +88,15 @@ def load(results: Path, stage_id: str) -> tuple[Path, dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{path / MANIFEST}: cannot be read ({error.strerror})") from None
     except ValueError:
-        raise UserError(
-            f"{path / MANIFEST}: not a manifest; delete the folder {path} and run again"
-        ) from None
+        raise UserError(f"{path / MANIFEST}: not a manifest; {remedy}") from None
     if manifest["id"] != stage_id:
-        raise UserError(
-            f"{path / MANIFEST}: is of {manifest['id']}; delete the folder {path} and run again"
-        )
+        raise UserError(f"{path / MANIFEST}: is of {manifest['id']}; {remedy}")
     for name, digest in manifest["payload"].items():
         if not (path / name).is_file():
-            raise UserError(
-                f"{path / name}: named in the manifest but missing; delete the folder {path} "
-                "and run again"
-            )
+            raise UserError(f"{path / name}: named in the manifest but missing; {remedy}")
         if sha256(path / name) != digest:
-            raise UserError(
-                f"{path / name}: differs from its manifest; delete the folder {path} and run again"
-            )
-    return path, manifest
+            raise UserError(f"{path / name}: differs from its manifest; {remedy}")
+    return manifest
 
 
 def allocation() -> tuple[float, float | None]:
@@ -252,6 +248,11 @@ class Work:
             **facts,
             "payload": {name: sha256(self.path / name) for name in sorted(payload)},
         }
+        self.replace_final(manifest)
+
+    def replace_final(self, manifest: dict[str, Any]) -> None:
+        """Make `path`, with this manifest, the artifact; what its payload does not name goes."""
+        payload = manifest["payload"]
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=1, allow_nan=False) + "\n")
         # an empty folder made by the workflow engine, or a broken artifact that is made again
         if self.final.exists():

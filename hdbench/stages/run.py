@@ -14,6 +14,7 @@ from hdbench.core import distributed
 from hdbench.core.errors import Ended, OutOfMemory, UserError, first_sentence, of_system
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.context import Context
+from hdbench.stages.shipped import SHIPPED, take
 from hdbench.stages.sources import (
     differences,
     inputs_of,
@@ -46,8 +47,11 @@ def label_of(stage: Stage, arms: Sequence[str]) -> str:
     return f"{stage.kind} {stage.label}{users}"
 
 
-def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
-    """Whether there is work to do, its lock then `held`; UserError for what must be fixed first."""
+def claim(work: artifact.Work, results: Path, held: ExitStack, shipped: Path | None) -> bool:
+    """Whether there is work to do, its lock then `held`; UserError for what must be fixed first.
+
+    A stage that is in the folder `shipped` is taken from there, which leaves none.
+    """
     stage = work.stage
     artifact.allocation()  # refuses what is no number
     if artifact.exists(results, stage.id):
@@ -70,7 +74,7 @@ def claim(work: artifact.Work, results: Path, held: ExitStack) -> bool:
             f"processes; start at most {batch}"
         )
     held.enter_context(work.locked())
-    if artifact.exists(results, stage.id):
+    if artifact.exists(results, stage.id) or shipped and take(work, results, shipped):
         return False
     for sentence in resumption(stage, work.path):
         print(sentence, file=sys.stderr, flush=True)
@@ -85,8 +89,9 @@ def run_stage(
     checkpoint_seconds: float,
     sharding: str = "none",
     arms: Sequence[str] = (),
+    shipped: Path | None = SHIPPED,
 ) -> None:
-    """Compute and publish a stage, unless its artifact is there and sound.
+    """Compute and publish a stage, unless its artifact is there and sound, or is `shipped`.
 
     Rank 0 alone looks, holds the lock, publishes, and computes what is not split.
     """
@@ -94,7 +99,7 @@ def run_stage(
     work = artifact.Work(results, stage, device, ranks)
     label = label_of(stage, arms)
     with ExitStack() as held:
-        claimed = distributed.from_rank_0(lambda: claim(work, results, held))
+        claimed = distributed.from_rank_0(lambda: claim(work, results, held, shipped))
         if not claimed or distributed.rank() >= ranks:
             return
         # before they are read

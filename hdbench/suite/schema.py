@@ -330,6 +330,7 @@ class RunConfig(Config):
     results: str
     device: str
     sharding: Literal["none", "fsdp2"]
+    teachers: Literal["shipped", "trained"]
     theory: str
     flops: str
     probes: str

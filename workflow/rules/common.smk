@@ -53,7 +53,8 @@ def command(*words):
 
 def stage_command():
     """The same for every kind's rule, which names its kind by a parameter."""
-    how = quoted(("--device", config["device"], "--sharding", config["sharding"], *SUITE))
+    options = [f"--{name}={config[name]}" for name in ("device", "sharding", "teachers")]
+    how = quoted((*options, *SUITE))
     stage = f"{{params.kind}} {how} --id {{params.kind}}/{{wildcards.stage}} --threads {{threads}}"
     return f"{command('stage')} {stage}"
 

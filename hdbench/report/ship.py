@@ -1,0 +1,79 @@
+"""Copies of trained and evaluated teachers into the folder that suites take them from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from hdbench.core.errors import UserError
+from hdbench.core.files import MANIFEST, write_together
+from hdbench.core.provenance import DIRTY, UNKNOWN
+from hdbench.report.collect import metrics
+from hdbench.stages import artifact
+from hdbench.suite.plan import Plan, find_stage
+
+CURVE = 100  # steps of which a shipped curve has the mean
+
+
+def ship(plan: Plan, results: Path, seed: int | None, out: Path) -> list[Path]:
+    """A chain's teacher as out/teacher/<label>-<digest>/, with its evaluation; the files.
+
+    UserError for a teacher that was not trained from a commit without changes, or not evaluated.
+    """
+    stage = find_stage(plan, "teacher", None, seed, None)
+    source, manifest = artifact.load(results, stage.id)
+    commit = manifest["environment"]["commit"]
+    if "shipped" in manifest:
+        raise UserError(f"{source}: was itself taken from {manifest['shipped']['folder']}")
+    if stage.training is None:
+        raise UserError(f"{source}: is a public network, which is not trained; give its own suite")
+    if commit == UNKNOWN or commit.endswith(DIRTY):
+        raise UserError(
+            f"{source}: was trained from a tree with changes or of no known commit ({commit}); "
+            "commit, and train it again with --again --teachers trained"
+        )
+    texts = {
+        "history.csv": thinned(source / "history.csv"),
+        "evaluation.csv": evaluation(plan, results, seed),
+    }
+    contents = {name: text.encode() for name, text in texts.items()}
+    contents["weights.safetensors"] = (source / "weights.safetensors").read_bytes()
+    manifest["payload"] = {
+        name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)
+    }
+    contents[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
+    folder = out / stage.id
+    write_together({folder / name: content for name, content in contents.items()})
+    return [folder / name for name in contents]
+
+
+def evaluation(plan: Plan, results: Path, seed: int | None) -> str:
+    """What was measured of the chain's teacher, however it was sampled, and of real images."""
+    teacher = find_stage(plan, "teacher", None, seed, None)
+    seed = plan.suite.seeds[0] if seed is None else seed
+    numbers = []
+    for row in plan.rows:
+        if row.seed not in (seed, None) or {"trajectory", "refine"} & row.stages.keys():
+            continue
+        if row.stages.get("teacher", teacher.id) != teacher.id:
+            continue  # a public network
+        if all(artifact.exists(results, stage) for stage in plan.evaluations(row)):
+            named = {"arm": row.arm, "steps": row.steps, "nfe": row.nfe}
+            numbers += [named | number for number in metrics(plan, results, row)]
+    if not any(number["steps"] for number in numbers):
+        raise UserError(
+            f"{teacher.id}: none of its samples is evaluated; make them first, with "
+            f"`hdbench arm teacher --suite {plan.given}`"
+        )
+    return pd.DataFrame(numbers).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+
+
+def thinned(history: Path) -> str:
+    """Of a history.csv, every scalar's mean over `CURVE` steps, at the last of them."""
+    frame = pd.read_csv(history)
+    steps = frame.groupby((frame.step - 1) // CURVE)
+    means = steps.mean().assign(step=steps.step.max())
+    return means.to_csv(index=False, lineterminator="\n", float_format="%.6g")
