@@ -20,6 +20,7 @@ from hdbench.cli.group import (
     suite_option,
 )
 from hdbench.core.files import write_atomic
+from hdbench.core.provenance import SHIPPED
 
 
 @main.command("collect")
@@ -227,7 +228,7 @@ def published_command(names, files, numbers, without_remembered, out):
 @click.option(
     "--out",
     type=FOLDER,
-    default=Path("workflow/shipped"),
+    default=SHIPPED,
     show_default=True,
     help="Folder that stages take finished teachers from.",
 )
@@ -243,9 +244,8 @@ def ship_command(suite, results, seed, out):
     teachers=trained`).
     """
     from hdbench.report.ship import ship  # start-up: of this command alone
-    from hdbench.suite.load import load_plan
 
-    for path in ship(load_plan(suite), results, seed, out):
+    for path in ship(suite, results, seed, out):
         click.echo(path)
 
 

@@ -18,6 +18,7 @@ from hdbench.cli.group import (
     threads_option,
 )
 from hdbench.core.errors import UserError
+from hdbench.core.provenance import SHIPPED
 
 KIND_HELP = {
     "data": "Build the data set's train and test splits.",
@@ -73,7 +74,6 @@ def _compute(
     from hdbench.core.runtime import set_up
     from hdbench.stages.artifact import remove_artifacts
     from hdbench.stages.run import run_stage
-    from hdbench.stages.shipped import SHIPPED
 
     device = set_up(threads, device)
     with ranks(device):

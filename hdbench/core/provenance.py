@@ -10,6 +10,7 @@ from pathlib import Path
 from hdbench.core.files import sha256
 
 REGISTRATIONS = Path("workflow/prereg")
+SHIPPED = Path("workflow/shipped")  # finished stages, which are taken by their digest
 DIRTY = "-dirty"  # what ends the commit of a tree with changes
 UNKNOWN = "unknown"
 

@@ -13,16 +13,18 @@ from hdbench.core.files import MANIFEST, write_together
 from hdbench.core.provenance import DIRTY, UNKNOWN
 from hdbench.report.collect import metrics
 from hdbench.stages import artifact
+from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan, find_stage
 
 CURVE = 100  # steps of which a shipped curve has the mean
 
 
-def ship(plan: Plan, results: Path, seed: int | None, out: Path) -> list[Path]:
+def ship(suite: str, results: Path, seed: int | None, out: Path) -> list[Path]:
     """A chain's teacher as out/teacher/<label>-<digest>/, with its evaluation; the files.
 
     UserError for a teacher that was not trained from a commit without changes, or not evaluated.
     """
+    plan = load_plan(suite)
     stage = find_stage(plan, "teacher", None, seed, None)
     source, manifest = artifact.load(results, stage.id)
     commit = manifest["environment"]["commit"]

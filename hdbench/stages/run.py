@@ -12,9 +12,10 @@ import torch
 
 from hdbench.core import distributed
 from hdbench.core.errors import Ended, OutOfMemory, UserError, first_sentence, of_system
+from hdbench.core.provenance import SHIPPED
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.context import Context
-from hdbench.stages.shipped import SHIPPED, take
+from hdbench.stages.shipped import take
 from hdbench.stages.sources import (
     differences,
     inputs_of,

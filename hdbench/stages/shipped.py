@@ -16,7 +16,6 @@ from hdbench.core.files import MANIFEST, sha256
 from hdbench.stages.artifact import Work, checked
 from hdbench.stages.sources import manifests_of
 
-SHIPPED = Path("workflow/shipped")
 KINDS = ("teacher",)
 
 

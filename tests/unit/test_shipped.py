@@ -59,7 +59,7 @@ def fresh(trained, tmp_path, monkeypatch):
     """A place with the shipped teacher, which stages take by default, and no results."""
     suite, plan, teacher, results, out = trained
     shutil.copytree(out, tmp_path / "shipped")
-    monkeypatch.setattr("hdbench.stages.shipped.SHIPPED", tmp_path / "shipped")
+    monkeypatch.setattr("hdbench.cli.stages.SHIPPED", tmp_path / "shipped")
     command = ("stage", "teacher", "--suite", suite, "--results", tmp_path / "results")
     data = plan.stages[teacher].parents["data"]
     run_until(plan, tmp_path / "results", data)
