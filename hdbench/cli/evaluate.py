@@ -11,6 +11,7 @@ import click
 from hdbench.cli.group import (
     FILE,
     FOLDER,
+    PATH,
     clean_errors,
     device_option,
     main,
@@ -151,7 +152,7 @@ protocol_option = click.option(
 @click.option(
     "--samples",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help=f"{IMAGES} or of npz files, or one npz file with arr_0.",
 )
 @protocol_option
@@ -221,11 +222,7 @@ def evaluate_command(protocols, sources, out, table, **options):
 
 
 @main.command("reference")
-@click.option(
-    "--source",
-    type=click.Path(path_type=Path),
-    help="Real images: a folder, an npz file, or ADM's npz.",
-)
+@click.option("--source", type=PATH, help="Real images: a folder, an npz file, or ADM's npz.")
 @click.option(
     "--dataset",
     metavar="NAME:SPLIT",

@@ -13,6 +13,7 @@ from typing import TextIO
 import click
 
 from hdbench.core.errors import Ended, of_system
+from hdbench.core.files import expanded
 
 
 def rank() -> str:
@@ -53,8 +54,19 @@ def clean_errors(command):
     return wrapped
 
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+class UserPath(click.Path):
+    """A path as `Path`, with the `~` that a shell leaves where it is after `=` or in quotes."""
+
+    def __init__(self, **options):
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value, param, ctx):
+        return super().convert(expanded(value), param, ctx)
+
+
+PATH = UserPath()
+FILE = UserPath(dir_okay=False)
+FOLDER = UserPath(file_okay=False)
 
 suite_option = click.option(
     "--suite",

@@ -10,6 +10,7 @@ import click
 from hdbench.cli.group import (
     FILE,
     FOLDER,
+    PATH,
     clean_errors,
     main,
     metrics_option,
@@ -250,8 +251,8 @@ def ship_command(suite, results, seed, out):
 
 
 @main.command("compare")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 @click.option(
     "--metric",
     "metrics",

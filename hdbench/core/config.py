@@ -10,9 +10,10 @@ import typing
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, ValidationError
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import expanded
 
 
 def check_identifier(name: str, source: str) -> None:
@@ -40,8 +41,9 @@ MISSING_NAMES = ("nan", "na", "null", "none")  # which tables read as no value
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OUTSIDE = "outside"
+UserPath = Annotated[str, AfterValidator(expanded)]
 # a path of the user's, or a glob, whose content belongs to what is made from it
-OutsidePath = Annotated[str, OUTSIDE]
+OutsidePath = Annotated[UserPath, OUTSIDE]
 
 C = TypeVar("C", bound=Config)
 _WORDS = {

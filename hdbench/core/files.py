@@ -9,13 +9,18 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import Any
 
 from hdbench.core.errors import UserError
 
 MANIFEST = "manifest.json"
+
+
+def expanded(path: str | os.PathLike[str]) -> str:
+    """A path of the user's, of any command or file, with `~` and `~NAME` as a shell has them."""
+    return os.path.expanduser(path)
 
 
 def sha256(path: Path) -> str:
@@ -86,6 +91,8 @@ class Fingerprint:
         try:
             is_one = place.is_file()
             listed = [place] if is_one else place.rglob("*") if place.is_dir() else glob(path)
+            if place.name.endswith(".index.json"):  # of shards, which have its first name
+                listed = place.parent.glob(f"{escape(place.name.partition('.')[0])}*")
             files = sorted(file for file in map(Path, listed) if file.is_file())
             self.stats = {file: file.stat() for file in files}
         except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import expanded
 from hdbench.core.runtime import set_up
 from hdbench.evaluation.archives import STANDARD, ArrayForm
 from hdbench.evaluation.extractors import EXTRACTORS, Extractor, Layout, Setup
@@ -107,7 +108,7 @@ def by_role(texts: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--weights = {text!r}: write {wanted}")
         if role in files:
             raise UserError(f"--weights = {text!r}: there are others for {role}; give one")
-        files[role] = path
+        files[role] = expanded(path)
     return files
 
 
@@ -123,7 +124,7 @@ def by_protocol(protocols: Sequence[str], texts: Sequence[str]) -> dict[str, Pat
             raise UserError(
                 f"--reference = {text!r}: there is another for {name or 'all protocols'}; give one"
             )
-        paths[name] = Path(path)
+        paths[name] = Path(expanded(path))
     default = paths.pop("", None)
     return ({} if default is None else dict.fromkeys(protocols, default)) | paths
 

@@ -329,7 +329,7 @@ def check_values(tensors: Mapping[str, Tensor], source: Path) -> None:
         if x.ndim > 1 and x.numel() > 1:
             matrices += 1
             constant += [name] if low == high else []
-    if 2 * len(constant) > matrices:
+    if len(constant) > max(1, matrices / 2):  # of a single one its names say more
         raise UserError(
             f"{source}: {len(constant)} of its {matrices} matrices have one value alone "
             f"({constant[0]}); give weights that were trained"

@@ -234,7 +234,6 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
                 f"{folder}: there is no such folder; put a SANA pipeline of diffusers at "
                 f"{config.path}, such as {PUBLIC} of the Hugging Face hub"
             )
-    read_headers(encoder)
     try:
         components = {
             "tokenizer": AutoTokenizer.from_pretrained(
@@ -255,6 +254,7 @@ def load(config: TextConfig, device: torch.device) -> SanaPipeline:
             "get it again"
         ) from None
     check_keys(encoder, missing=about["missing_keys"])
+    read_headers(encoder)  # their types, which loading has cast
     check_values(components["text_encoder"].state_dict(), encoder)
     components["text_encoder"].to(device).eval()
     return SanaPipeline(vae=None, transformer=None, scheduler=None, **components)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
+from hdbench.core.files import expanded
 from hdbench.core.yaml_file import read_yaml
 from hdbench.suite.grids import expand
 from hdbench.suite.overrides import leaves, merge
@@ -19,7 +20,7 @@ ARMS_OF_TABLES = ("rows", "also", "without", "against")  # keys of a table's opt
 
 def find_suite(name: str) -> Path:
     """The file of a suite given by name (in workflow/suites) or by path."""
-    path = Path(name)
+    path = Path(expanded(name))
     if path.suffix in (".yaml", ".yml"):
         return path
     path = SUITES / f"{name}.yaml"

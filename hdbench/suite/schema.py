@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from hdbench.core.config import Config, Fraction, OutsidePath, nearest
+from hdbench.core.config import Config, Fraction, OutsidePath, UserPath, nearest
 from hdbench.datasets import DATASETS
 from hdbench.evaluation.protocols import PROTOCOLS, SUITE_PROTOCOLS
 from hdbench.evaluation.weights import PUBLIC
@@ -83,13 +83,13 @@ class Evaluation(Config):
         0, ge=0, description="axis of the sampling noise, with the chain's: all its arms share it"
     )
     protocol: Literal[SUITE_PROTOCOLS] = "classifier"
-    reference: str | None = Field(
+    reference: UserPath | None = Field(
         None, description="real images, or ADM's npz; of every protocol but `classifier`"
     )
-    weights: dict[Literal[tuple(PUBLIC)], str] = Field(
+    weights: dict[Literal[tuple(PUBLIC)], UserPath] = Field(
         {}, description="by path; without, the public files"
     )
-    prompts: str | None = Field(
+    prompts: UserPath | None = Field(
         None, description="MJHQ's meta_data.json: a sample for each of its prompts, in order"
     )
     batch: int = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,12 @@ from hdbench import stages
 from hdbench.cli import main
 from hdbench.core import runtime
 from hdbench.core.errors import UserError
+from hdbench.evaluation.request import by_protocol, by_role
 from hdbench.stages import artifact
 from hdbench.stages.run import label_of
 from hdbench.suite.plan import Plan, find_stage
-from hdbench.suite.stage import KINDS
+from hdbench.suite.schema import Checkpoint, Evaluation
+from hdbench.suite.stage import KINDS, ProtocolStage, outside_paths
 from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
 STAGE_OPTIONS = {
@@ -416,3 +419,26 @@ def test_a_rank_left_over_from_another_program_is_said(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     result = invoke("stage", "teacher", "--suite", "digits")
     assert result.exit_code == 2 and "WORLD_SIZE is not set, though RANK is" in result.output
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    """Of options, also after `=`, and of every field of a suite that is a path of the user's."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(REPOSITORY / "workflow/suites/demo.yaml", tmp_path / "mine.yaml")
+    runner = CliRunner()
+    assert runner.invoke(main, ["plan", "--suite", "~/mine.yaml"]).exit_code == 0
+    compared = runner.invoke(main, ["compare", "~/a.csv", "~/b.csv"])
+    assert f"{tmp_path}/a.csv: " in compared.output
+    assert by_role(["clip=~/w.pt"]) == {"clip": f"{tmp_path}/w.pt"}
+    assert by_role(["clip=hf-hub:a/b/c"]) == {"clip": "hf-hub:a/b/c"}
+    assert by_protocol(["cmmd"], ["cmmd=~/r", "~/x"])["cmmd"] == tmp_path / "r"
+    checkpoint = Checkpoint(format="sit", path="~/it.pt")
+    stage = ProtocolStage(protocol="cmmd", weights={"clip": "~/w.pt"}, samples=2)
+    assert checkpoint.path == f"{tmp_path}/it.pt"
+    assert list(outside_paths(stage)) == [f"{tmp_path}/w.pt"]
+    evaluation = Evaluation(samples=2, protocol="cmmd", reference="~/r", weights={"clip": "~/w"})
+    assert (evaluation.reference, evaluation.weights) == (
+        f"{tmp_path}/r",
+        {"clip": f"{tmp_path}/w"},
+    )
+    assert by_role(["clip=~nobody-of-this-name/w"]) == {"clip": "~nobody-of-this-name/w"}

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import Fingerprint
 from hdbench.networks import autoencoders
 from hdbench.networks.checkpoints import NEEDED, read
 from hdbench.networks.tensors import read_tensors
@@ -308,6 +309,17 @@ def test_shards_are_read_by_their_index_or_folder(suffix, tmp_path):
         tensors = converted(path)
         assert tensors.keys() == wanted.keys() == converted(path, meta=True).keys()
         assert all(torch.equal(tensors[key], wanted[key]) for key in wanted)
+
+
+def test_an_index_stands_for_the_content_of_its_shards(tmp_path):
+    index = shards(tmp_path, sit())
+    record = Fingerprint(str(index)).record()
+    content = (tmp_path / "model-00001-of-00002.safetensors").read_bytes()
+    bytes_of(tmp_path / "other.safetensors", content)
+    assert not Fingerprint(str(index)).differs(record)
+    changed_content = content[:-1] + bytes([content[-1] ^ 1])
+    bytes_of(tmp_path / "model-00001-of-00002.safetensors", changed_content)
+    assert Fingerprint(str(index)).differs(record)
 
 
 BROKEN_SHARDS = {
