@@ -160,6 +160,14 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix()), left_out
 
 
+def from_json(text: str | bytes) -> Any:
+    """The value in a JSON text; ValueError for any other text, too deep a nesting among them."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces, the form that is hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

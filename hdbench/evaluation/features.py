@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import hidden, removed_on_failure, sha256, share, write_atomic
+from hdbench.core.files import from_json, hidden, removed_on_failure, sha256, share, write_atomic
 from hdbench.core.progress import Progress
 from hdbench.evaluation.extractors import Extractor
 from hdbench.evaluation.images import Images
@@ -252,7 +252,7 @@ def _merged(
 
 def _read(folder: Path, name: str, key: dict[str, Any]) -> tuple[list[str], Features]:
     try:
-        manifest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        manifest = from_json((folder / f"{name}.json").read_text(encoding="utf-8"))
         same = manifest["key"] == key
         digest = manifest["sha256"]
         ids = manifest["ids"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import pickle
 import re
 import sys
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError, reason
+from hdbench.core.files import from_json
 
 INDEX = ".index.json"  # end of the name of a file that names shards
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # of a trainer's file
@@ -140,7 +140,7 @@ def objects_in(path: Path) -> str:
 def of_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all files that an index names; UserError for what does not fit it."""
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = from_json(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted({Path(file) for file in places.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(

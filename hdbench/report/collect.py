@@ -18,6 +18,7 @@ import pandas as pd
 
 from hdbench.core import files
 from hdbench.core.errors import UserError
+from hdbench.core.files import from_json
 from hdbench.metrics.records import COLUMNS, read_metrics, with_count
 from hdbench.networks.flops import forward_flops
 from hdbench.networks.reuse import DeepCache, FasterDiffusion
@@ -89,7 +90,7 @@ def collect(
 
 def is_collected(metrics: Path, run: Path) -> bool:
     """Whether a file of metrics is the one that was collected with a run's manifest."""
-    recorded = json.loads(run.read_text(encoding="utf-8")).get("metrics")
+    recorded = from_json(run.read_text(encoding="utf-8")).get("metrics")
     return recorded == files.sha256(metrics)
 
 
@@ -232,7 +233,7 @@ def stages_of(path: Path, wanted: set[str]) -> list[dict[str, Any]]:
     try:
         stages = {
             stage["id"]: stage
-            for stage in json.loads(path.read_text(encoding="utf-8"))["stages"]
+            for stage in from_json(path.read_text(encoding="utf-8"))["stages"]
             if stage["id"] in wanted and stage["core_seconds"] >= 0 and dict(stage["environment"])
         }
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,13 +6,12 @@ metrics and its provenance to run.json.  A sampler is known by what decides its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import digest_of
+from hdbench.core.files import digest_of, from_json
 from hdbench.suite.plan import Plan, Row
 
 FILE = "latency.json"
@@ -43,7 +42,7 @@ def is_student(plan: Plan, row: Row) -> bool:
 def read_latencies(path: Path) -> dict[str, Any] | None:
     """What `hdbench latency` wrote, or None; UserError for a file that it did not write."""
     try:
-        measured = json.loads(path.read_text(encoding="utf-8"))
+        measured = from_json(path.read_text(encoding="utf-8"))
         numbers = [ms for times in measured["milliseconds"].values() for ms in times.values()]
         if not all(ms > 0 for ms in numbers) or not dict(measured["provenance"]):
             raise ValueError("a time that cannot be")

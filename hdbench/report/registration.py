@@ -10,7 +10,6 @@ neither is in their ids.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from pydantic import Field, model_validator
 
 from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
-from hdbench.core.files import sha256, write_atomic
+from hdbench.core.files import from_json, sha256, write_atomic
 from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
 from hdbench.core.yaml_file import read_yaml
 from hdbench.report.collect import is_collected
@@ -215,7 +214,7 @@ def check_settings(registration: Registration, path: Path, frame: pd.DataFrame) 
 def stages_of(run: Path) -> list[dict[str, Any]]:
     """The stages in a run's manifest; UserError where it is none."""
     try:
-        stages = json.loads(run.read_text(encoding="utf-8"))["stages"]
+        stages = from_json(run.read_text(encoding="utf-8"))["stages"]
         commits = {stage["id"]: stage["environment"]["commit"] for stage in stages}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

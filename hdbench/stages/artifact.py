@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
-from hdbench.core.files import MANIFEST, settle, sha256, share, write_atomic
+from hdbench.core.files import MANIFEST, from_json, settle, sha256, share, write_atomic
 from hdbench.core.provenance import environment, registrations
 from hdbench.suite.stage import VERSIONS, Stage, versions_of
 
@@ -57,11 +57,8 @@ class Manifest(BaseModel):
 def read_manifest(path: Path) -> dict[str, Any]:
     """A manifest with what `Manifest` says; OSError, or ValueError for anything else."""
     text = path.read_text(encoding="utf-8")
-    try:
-        Manifest.model_validate_json(text)
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+    Manifest.model_validate_json(text)
+    return from_json(text)
 
 
 def folder(results: Path, stage_id: str) -> Path:

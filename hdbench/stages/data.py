@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_atomic
+from hdbench.core.files import from_json, write_atomic
 from hdbench.core.seeds import seeded
 from hdbench.datasets.prompts import read_prompts
 from hdbench.methods.base import Problem
@@ -45,7 +45,7 @@ def text(context: Context) -> Payload:
         sampled = [0, len(prompts), context.dataset().stride]
         return write_table(load_clip(context).network, prompts, folder), {"sampled": sampled}
     path = context.parent("data").folder / "prompts.json"
-    captions = [row["prompt"] for row in json.loads(path.read_text(encoding="utf-8"))]
+    captions = [row["prompt"] for row in from_json(path.read_text(encoding="utf-8"))]
     sampled = sampled_prompts(context)
     wanted = [row["prompt"] for row in sampled.values()]
     names = encode(
@@ -61,7 +61,7 @@ def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
     path = Path(context.config.prompts)
     names = ()
     with suppress(OSError, ValueError):  # `read_prompts` says what is wrong
-        names = tuple(json.loads(path.read_text(encoding="utf-8-sig")))
+        names = tuple(from_json(path.read_text(encoding="utf-8-sig")))
     rows = read_prompts(path, names, "evaluation.prompts")
     if not rows:
         raise UserError(f"{path}: has no prompts; name another file in evaluation.prompts")

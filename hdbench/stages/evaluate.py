@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdbench.core.files import write_atomic
+from hdbench.core.files import from_json, write_atomic
 from hdbench.core.pixels import load_images, to_float
 from hdbench.evaluation import classifier as classifier_protocol
 from hdbench.evaluation.evaluate import build_references
@@ -192,7 +192,7 @@ def references_of(context: Context) -> dict[str, Path | dict[str, Path]]:
     if "reference" not in context.stage.parents:
         return {}
     built = context.parent("reference").folder / "reference.json"
-    places = json.loads(built.read_text(encoding="utf-8"))
+    places = from_json(built.read_text(encoding="utf-8"))
     if "folder" in places:  # of a protocol with one extractor, as it was written before
         places = {protocol.extractors[0]: places}
     folder_of = context.results / "evaluation/references"

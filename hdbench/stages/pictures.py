@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import removed_on_failure, sha256, write_atomic
+from hdbench.core.files import from_json, removed_on_failure, sha256, write_atomic
 from hdbench.core.pixels import load_images, to_uint8
 
 PICTURES = "samples"
@@ -57,7 +57,7 @@ class Pictures:
 
 def check_pictures(folder: Path) -> None:
     """UserError where a sample stage's pictures are not those of the index in its manifest."""
-    index = json.loads((folder / f"{PICTURES}.json").read_text(encoding="utf-8"))
+    index = from_json((folder / f"{PICTURES}.json").read_text(encoding="utf-8"))
     files = {file.name: file for file in (folder / PICTURES).glob("*.png")}
     wrong = sorted(index.keys() ^ files.keys()) or [
         name for name, digest in index.items() if sha256(files[name]) != digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from hdbench.core import distributed
 from hdbench.core.errors import Divergence, UserError
+from hdbench.core.files import from_json
 from hdbench.core.pixels import load_images, save_images, to_uint8
 from hdbench.core.progress import Progress
 from hdbench.core.seeds import sample_noise
@@ -190,7 +190,7 @@ def names_of(context: Context, n: int) -> list[str]:
     if "text" not in context.stage.parents:
         return [f"{index:06}" for index in range(n)]
     path = context.parent("text").folder / PROMPTS
-    names = list(json.loads(path.read_text(encoding="utf-8")))
+    names = list(from_json(path.read_text(encoding="utf-8")))
     if len(names) < n:
         raise UserError(
             f"{path}: has {len(names)} prompts, evaluation.samples = {n}; lower it, or name "

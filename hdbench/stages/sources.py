@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import MANIFEST, Fingerprint, sha256, write_atomic
+from hdbench.core.files import MANIFEST, Fingerprint, from_json, sha256, write_atomic
 from hdbench.stages import STAGES, artifact
 from hdbench.stages.loop import CHECKPOINT
 from hdbench.suite.stage import Stage, classes_of, configs_in, outside_paths
@@ -133,7 +133,7 @@ def resumption(stage: Stage, work: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return []  # a broken checkpoint is refused when it is loaded
     try:
-        made_with = json.loads((work / SOURCES).read_text(encoding="utf-8"))
+        made_with = from_json((work / SOURCES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         made_with = {}
     return [f"{stage.id} goes on from step {step} of {stage.training.steps}"] + [

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
 from hdbench.core.config import Config
 from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic
@@ -21,6 +19,17 @@ class Job(NamedTuple):
 
     stage: Stage
     arms: Sequence[str]
+
+
+class JobFile(Config):
+    """What a job file holds; `config` is the stage's own, of its kind's class."""
+
+    kind: str
+    label: str
+    digest: str
+    parents: dict[str, str]
+    config: dict[str, Any]
+    arms: list[str]
 
 
 def job_file(results: Path, stage_id: str) -> Path:
@@ -58,18 +67,16 @@ def read_job(results: Path, stage_id: str) -> Job | None:
     """The job of a stage, or None where no plan has written it; UserError for a broken file."""
     path = job_file(results, stage_id)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind = content["kind"]
-        config = config_of(kind, content["config"])
-        stage = Stage.from_ids(kind, content["label"], config, content["parents"])
-        arms = content["arms"]
+        job = JobFile.model_validate_json(path.read_text(encoding="utf-8"))
+        config = config_of(job.kind, job.config)
+        stage = Stage.from_ids(job.kind, job.label, config, job.parents)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path}: not a job file ({type(error).__name__}); delete it") from None
+    except (ValueError, KeyError):
+        raise UserError(f"{path}: not a job file; delete it") from None
     if stage.id != stage_id:
         raise UserError(
             f"{path}: it or the version of a class has changed: it is now of {stage.id}; "
             "plan the suite anew, or delete the file"
         )
-    return Job(stage, arms)
+    return Job(stage, job.arms)

@@ -25,7 +25,6 @@ words say so.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import os
 import re
@@ -36,7 +35,7 @@ import pandas as pd
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_atomic
+from hdbench.core.files import from_json, write_atomic
 from hdbench.experiments.probes.report import reported
 from hdbench.experiments.report import Intervals
 from hdbench.experiments.sources import experiments_of
@@ -109,7 +108,7 @@ def value(key: str, tables: Path, source: str = "document", suite: str = "") -> 
         case ["chains"], []:
             return str(len(numbers.plan.suite.seeds))
         case ["core_hours"], []:
-            run = json.loads((tables / suite / "run.json").read_text(encoding="utf-8"))
+            run = from_json((tables / suite / "run.json").read_text(encoding="utf-8"))
             return f"{run['core_seconds'] / 3600:.1f}"
         case ["claims"], []:
             return _block(verdicts(_judged(suite, tables)))

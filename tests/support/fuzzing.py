@@ -28,7 +28,9 @@ from hypothesis import strategies as st
 
 from hdbench.cli import main
 from hdbench.core import runtime
+from hdbench.report.latency import FULL, SINGLE, latency_file, sampler_key
 from hdbench.stages import artifact
+from hdbench.suite.jobs import write_jobs
 from hdbench.suite.plan import Plan
 from tests.support.material import clip_weights, pictures, write_folder
 from tests.support.mutations import WORDS, changed
@@ -109,6 +111,10 @@ def prepare(folder: Path) -> Ground:
         words += ["--suite", "inputs/tiny.yaml", "--out", "inputs/prereg.yaml"]
         result = CliRunner().invoke(main, words)
         assert result.exit_code == 0, result.output
+        write_jobs(plan, Path("results"))
+        sampler = sampler_key(plan, next(row for row in plan.rows if row.arm == "td"))
+        latency = {"milliseconds": {sampler: {SINGLE: 1.5, FULL: 9.0}}, "provenance": {"a": "b"}}
+        latency_file(plan, Path("results")).write_text(json.dumps(latency))
         rows = [
             {"filename": f"{n}/samples/0.png", "tag": tag, "prompt": tag, "correct": n > 0}
             for n, tag in enumerate(("counting", "counting", "colors", "colors"))
@@ -185,6 +191,7 @@ def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
             f"collect --partial --keep {results}/metrics.csv SUITE",
             own=collected,
         ),
+        "latency": kind(f"{results}/latency.json", "collect --partial SUITE", own=collected),
         "geneval": kind("inputs/geneval.json", "import geneval inputs/geneval.json --partial"),
         "dpg": kind("inputs/dpg.txt", "import dpg_bench inputs/dpg.txt --partial"),
         "vqascore": kind("inputs/vqa.csv", "import vqascore inputs/vqa.csv"),
@@ -199,6 +206,7 @@ def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
             name = stage.split("/")[0]
             again = f"stage {name} --id {stage} SUITE"
             by_name[f"manifest of {name}"] = kind(path, *reading, again, own=collected)
+            by_name[f"job of {name}"] = kind(f"results/stages/{stage}.json", again, again)
     return by_name
 
 
@@ -238,7 +246,9 @@ def odd_options(draw, ground: Ground) -> Case:
         if not option.is_flag:
             is_output = option.name in ("out", "results", "cache", "table")
             words.append("out/" * is_output + draw(st.sampled_from(WORDS)))
-    return Case(tuple(words), own=tuple(ground.kinds["run"].own))
+    return Case(
+        tuple(words), own=tuple(path for kind in ground.kinds.values() for path in kind.own)
+    )
 
 
 @contextmanager

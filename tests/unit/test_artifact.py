@@ -147,6 +147,22 @@ def break_manifest(path: Path, change) -> None:
         (MANIFEST, lambda path: (path / MANIFEST).write_text('{"id": '), "not a manifest"),
         (MANIFEST, lambda path: break_manifest(path, list), "not a manifest"),
         (MANIFEST, lambda path: break_manifest(path, lambda m: {"id": m["id"]}), "not a manifest"),
+        (
+            MANIFEST,
+            lambda path: break_manifest(path, lambda m: m | {"parameters": "many"}),
+            "not a manifest",
+        ),
+        (
+            MANIFEST,
+            lambda path: break_manifest(path, lambda m: m | {"core_seconds": -1}),
+            "not a manifest",
+        ),
+        (
+            MANIFEST,
+            lambda path: break_manifest(path, lambda m: m | {"environment": None}),
+            "not a manifest",
+        ),
+        (MANIFEST, lambda path: (path / MANIFEST).write_text("[" * 5000), "not a manifest"),
     ],
 )
 def test_a_broken_artifact_is_refused_by_itself_and_by_what_needs_it(

@@ -164,3 +164,13 @@ def test_half_a_file_is_no_file(name, ground):
     words = kind.commands[-1 if name.startswith("manifest") else 0]
     problem, code = outcome(ground, Case(words, kind.path, half, kind.own))
     assert (problem, code) == ("", 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest of teacher", "job of teacher", "run", "latency", "geneval", "prompts"]
+)
+@pytest.mark.parametrize("content", [b"[" * 5000, b"null", b'{"a": 1}', b"\xff", b""])
+def test_json_of_another_form_is_refused(name, content, ground):
+    kind = ground.kinds[name]
+    words = kind.commands[-1 if name.startswith("manifest") else 0]
+    assert outcome(ground, Case(words, kind.path, content, kind.own)) == ("", 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import posixpath
 import sys
 import tarfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import list_files
+from hdbench.core.files import from_json, list_files
 from hdbench.core.image_files import READ, ignored, is_picture
 from hdbench.datasets.latents.config import ImageCollection
 from hdbench.datasets.prompts import described, read_prompts
@@ -202,7 +201,7 @@ def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
     with suppress(ValueError, RecursionError):  # of JSON and of UTF-8
         if ".txt" in beside:
             return {"prompt": beside[".txt"].decode().strip()}
-        row = json.loads(beside.get(".json", b"{}"))
+        row = from_json(beside.get(".json", b"{}"))
         if isinstance(row, dict):
             row = {"prompt": row.get("caption")} | row
         if prompt := described(row):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from hdbench.core.files import from_json
 from hdbench.evaluation.imports.base import Importer, Scores, read_text, refuse, unknown
 
 REMEDY = "give the file as GenEval's evaluate_images.py wrote it"
@@ -41,7 +41,7 @@ class GenEvalResults(Importer):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = from_json(line)
                 place = PurePosixPath(row["filename"].replace("\\", "/"))
                 task, prompt, correct = row["tag"], row["prompt"], row["correct"]
             except (ValueError, KeyError, TypeError, AttributeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import from_json
 from hdbench.stages import artifact
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS
@@ -74,7 +74,7 @@ def measured_seconds(tables: Path) -> dict[str, float]:
     seconds = {}
     for path in sorted(tables.glob("*/run.json")):
         try:
-            stages = json.loads(path.read_text(encoding="utf-8"))["stages"]
+            stages = from_json(path.read_text(encoding="utf-8"))["stages"]
             seconds |= {stage["id"]: float(stage["core_seconds"]) for stage in stages}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(

@@ -6,7 +6,6 @@ values.  Every check raises a UserError that says what is wrong; whoever calls i
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Sequence
 from glob import iglob
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import from_json
 from hdbench.evaluation.extractors import EXTRACTORS, Setup
 from hdbench.evaluation.protocols import Protocol
 from hdbench.evaluation.weights import Weights, file_in
@@ -65,7 +65,7 @@ def check_text(path: Path) -> None:
 def read_json(path: Path) -> dict:
     """The mapping in a file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = from_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not JSON"
         raise UserError(f"{path} cannot be read ({reason})") from None
