@@ -267,12 +267,19 @@ def test_rows_whose_training_objective_is_what_is_measured_are_marked(tmp_path):
     trained = [
         row
         for row in rows_of(NUMBERS)
-        if row["benchmark"] == "ImageNet-256" and "fid" in row["trained_on"].split()
+        if row["benchmark"] == "ImageNet-256" and row["trained_on"]
     ]
     groups, notes = markdown(tmp_path / "imagenet256.md")
     marked = [row for rows in groups.values() for row in rows if "◇" in row[0]]
     assert len(marked) == len(trained) > 30 and {row[PLACE] for row in marked} == {"-"}
     assert any(note.startswith("◇") and "FID and FDr6" in note for note in notes)
+
+
+def test_every_method_that_trains_on_representations_says_on_which_columns_it_does():
+    distances = ("fid", "fdr6", "sw_r14", "mmd_r14")
+    rows = [row for row in rows_of(NUMBERS) if row["family"] == "FD-loss"]
+    measured = [row for row in rows if any(row[name] for name in distances)]
+    assert len(measured) > 30 and not [r["method"] for r in measured if not r["trained_on"]]
 
 
 def test_an_unknown_benchmark_is_one_sentence(tmp_path):
