@@ -132,8 +132,8 @@ def metrics_named(names: Iterable[str]) -> tuple[str, ...]:
 def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Estimate]:
     """The named metrics of a sample, in order; a metric without a meaning for it is left out.
 
-    Raises UserError for an unknown name, and for a metric that gives another's name or an influence
-    that is not of the samples.
+    Raises UserError for an unknown name, for fewer samples than a metric takes or features that are
+    not there, and for a metric that gives another's name or an influence not of the samples.
     """
     _check_finite(sample)
     estimates: dict[str, Estimate] = {}
@@ -142,10 +142,34 @@ def measure_metrics(names: Iterable[str], sample: MetricInput) -> dict[str, Esti
             raise UserError(
                 f"evaluation.metrics = {name!r}: no such metric" + nearest(name, METRICS)
             )
-        for given, estimate in METRICS[name]().measure(sample).items():
+        _check_enough(METRICS[name], sample)
+        for given, estimate in _measured(METRICS[name], sample).items():
             _check(METRICS[name], given, estimate, sample)
             estimates[given] = estimate._replace(design=sample.design.take(estimate.rows))
     return estimates
+
+
+def _measured(metric: type[Metric], sample: MetricInput) -> dict[str, Estimate]:
+    """`measure`; UserError for features that are not among the sample's views."""
+    try:
+        return metric().measure(sample)
+    except KeyError as error:
+        if (view := error.args[0]) not in {v for kind in METRICS.values() for v in kind.reads}:
+            raise
+        raise UserError(f"{metric.name}: needs the features {view} among the views") from None
+
+
+def _check_enough(metric: type[Metric], sample: MetricInput) -> None:
+    """UserError for fewer samples, or images of its reference, than a metric takes."""
+    least, why = metric.least(sample.settings)
+    counts = {"samples": sample.size}
+    if metric.needs == "features" and sample.reference is not None:
+        counts["images of the reference"] = len(sample.reference)
+    for what, count in counts.items():
+        if count < least:
+            raise UserError(
+                f"too few {what}, {count}: {metric.name} needs at least {least} for {why}"
+            )
 
 
 def _check_finite(sample: MetricInput) -> None:

@@ -427,6 +427,25 @@ def test_a_wrong_metric_is_one_sentence(registered, monkeypatch):
         measure_metrics(["total_variation"], a_sample())
 
 
+def test_fewer_samples_than_a_metric_takes_are_one_sentence():
+    rng = np.random.default_rng(0)
+
+    def sample(n: int, m: int) -> MetricInput:
+        features = rng.normal(size=(n, 2)), rng.normal(size=(m, 2))
+        sets = {f"{name}_features": features[1] for name in ("train", "held_out", "test")}
+        return MetricInput(features=features[0], reference=features[1], real=sets)
+
+    for name, least in (("fd_train", 2), ("precision", 5), ("density", 5), ("kid", 1000)):
+        with pytest.raises(UserError, match=f"too few samples, {least - 1}: {name} needs at least"):
+            measure_metrics([name], sample(least - 1, 1000))
+        assert name in measure_metrics([name], sample(least, 1000))
+    with pytest.raises(UserError, match="too few images of the reference, 4: recall needs at leas"):
+        measure_metrics(["recall"], sample(50, 4))
+    for name in ("fid", "fdr6", "fdr3", "pickscore"):
+        with pytest.raises(UserError, match=rf"{name}: needs the features \S+ among the views"):
+            measure_metrics([name], sample(50, 50))
+
+
 def test_every_metric_states_the_contract_and_no_two_claim_a_name():
     for name, metric in METRICS.items():
         assert metric.title and metric.low < metric.high and metric.version >= 1, name

@@ -265,9 +265,7 @@ def test_rows_within_the_published_gap_share_a_place(tmp_path):
 def test_rows_whose_training_objective_is_what_is_measured_are_marked(tmp_path):
     publish(tmp_path, "--benchmark", "imagenet256")
     trained = [
-        row
-        for row in rows_of(NUMBERS)
-        if row["benchmark"] == "ImageNet-256" and row["trained_on"]
+        row for row in rows_of(NUMBERS) if row["benchmark"] == "ImageNet-256" and row["trained_on"]
     ]
     groups, notes = markdown(tmp_path / "imagenet256.md")
     marked = [row for rows in groups.values() for row in rows if "◇" in row[0]]
