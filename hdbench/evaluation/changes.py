@@ -20,13 +20,17 @@ WRONG = 20  # one image in so many
 
 
 class Images(NamedTuple):
-    """Images (N, C, H, W) uint8 and the labels (N,) int64 that they should show."""
+    """Images (N, C, H, W) uint8, the labels (N,) int64 that they should show, and their originals.
+
+    Images of one original (N,) int64 are no independent draws.
+    """
 
     images: Tensor
     labels: Tensor
+    originals: Tensor
 
-    def take(self, index: Tensor) -> Images:
-        return Images(self.images[index], self.labels[index])
+    def take(self, index: Tensor | slice) -> Images:
+        return Images(*(array[index] for array in self))
 
 
 def changes(real: Images, classes: Tensor, background: int | None) -> dict[str, Images]:
@@ -34,7 +38,7 @@ def changes(real: Images, classes: Tensor, background: int | None) -> dict[str, 
 
     `classes` (N,) int64 are what is dropped and confused; the gain needs a `background`.
     """
-    images, labels = real
+    images, labels, _ = real
     noise = NOISE * torch.randn(images.shape, generator=generator("changes", "noise"))
     blurred = gaussian_filter(images.double().numpy(), (0, 0, BLUR, BLUR), mode="nearest")
     changed = {
@@ -45,10 +49,12 @@ def changes(real: Images, classes: Tensor, background: int | None) -> dict[str, 
     if background is not None:
         dimmed = to_uint8(with_gain(images, background, GAIN))
         changed = {f"Gain × {GAIN}": dimmed} | changed
-    variants = {name: Images(x, labels) for name, x in changed.items()}
+    variants = {name: real._replace(images=x) for name, x in changed.items()}
     if len(classes.unique()) > 1:
         variants["One class missing"] = real.take(without(classes, int(classes.min())))
-        variants[f"Class wrong in 1 of {WRONG}"] = Images(images[confused(classes)], labels)
+        variants[f"Class wrong in 1 of {WRONG}"] = real.take(confused(classes))._replace(
+            labels=labels
+        )
     return variants | {"Half of them, twice": real.take(torch.arange(len(labels)) // 2)}
 
 

@@ -44,7 +44,7 @@ VERSIONS = {
     "refine": 1,
     "sample": 1,
     "evaluate": 2,  # in the first, errors took fixed labels and shared originals for drawn
-    "sensitivity": 1,
+    "sensitivity": 2,
 }
 KINDS = tuple(VERSIONS)
 

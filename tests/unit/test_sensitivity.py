@@ -25,7 +25,7 @@ from tests.unit.test_tables import synthetic
 TEXTURED = {
     "data": {"name": "textured_digits", "train": 600, "test": 300},
     "network.patch": 4,
-    "evaluation": {"samples": 300, "metrics": ["factors"], "sensitivity": 200},
+    "evaluation": {"samples": 300, "metrics": ["factors"], "sensitivity": 300},
     "arms": {"real_test": {"trajectory": None, "refine": None, "real": "test"}},
     "tables": {},
 }
@@ -33,12 +33,13 @@ TEXTURED = {
 
 @pytest.fixture(scope="module")
 def real() -> Images:
-    return Images(*TexturedDigits(train=400, test=2).build()["train"])
+    images, labels = TexturedDigits(train=400, test=2).build()["train"]
+    return Images(images, labels, torch.arange(len(labels)))
 
 
 def test_changes_have_the_sizes_that_their_names_say(real):
     changed = changes(real, real.labels, 0)
-    levels = {name: images.double() for name, (images, _) in changed.items()}
+    levels = {name: images.double() for name, (images, _, _) in changed.items()}
     x = real.images.double()
     bright = x > 200
     ratio = levels[f"Gain × {GAIN}"][bright] / x[bright]
@@ -54,7 +55,7 @@ def test_changes_have_the_sizes_that_their_names_say(real):
     expected = np.apply_along_axis(np.convolve, 2, expected, kernel / kernel.sum(), "same")
     inside = np.s_[:, :, 2:-2, 2:-2]
     np.testing.assert_allclose(blurred.numpy()[inside], expected[inside], atol=0.6)
-    assert all(len(images) == len(labels) == 400 for images, labels in changed.values())
+    assert all(len(images) == len(labels) == 400 for images, labels, _ in changed.values())
     assert f"Gain × {GAIN}" not in changes(real, real.labels, None)
 
 
@@ -68,11 +69,13 @@ def test_classes_are_dropped_and_confused_and_samples_repeated(real):
     assert (labels[wrong] != labels)[changed].all()
     assert torch.equal(wrong.sort().values, torch.arange(400))  # the same images, other labels
     by_name = changes(real, labels, 0)
-    images, told = by_name[f"Class wrong in 1 of {WRONG}"]
+    images, told, originals = by_name[f"Class wrong in 1 of {WRONG}"]
     assert torch.equal(told, labels) and torch.equal(images, real.images[wrong])
-    twice, same = by_name["Half of them, twice"]
+    assert torch.equal(originals, wrong)
+    twice, same, originals = by_name["Half of them, twice"]
     assert torch.equal(twice[::2], twice[1::2]) and torch.equal(twice[::2], real.images[:200])
     assert torch.equal(same[::2], labels[:200])
+    assert torch.equal(originals, torch.arange(200).repeat_interleave(2))  # not 400 draws
 
 
 def test_changes_are_over_the_error_of_two_independent_sets():
@@ -151,3 +154,21 @@ def test_the_command_writes_the_tables_beside_the_others(measured):
     assert 2 / 3 < distances.gain_300["real_test"] < 1.5
     terms = distances[["fd_mean_train_300", "fd_covariance_train_300"]].loc["real_test"]
     assert terms.sum() == pytest.approx(distances.fd_train_300["real_test"])
+
+
+@pytest.mark.slow
+def test_errors_are_those_of_originals_and_the_table_says_which_chain(measured):
+    plan = tiny_plan(measured, TEXTURED)
+    shown = TABLES["sensitivity"]().document(Numbers(plan, synthetic(plan), measured / "results"))
+    assert any("those of chain 0 alone" in note for note in shown.notes)
+    records = shown.records.set_index(["metric", "change"])
+    data = plan.suite.of_chain(0).data
+    contrast = data.read_factors(data.build()["train"][0][300:])["contrast"][:, 0] / data.contrast
+    originals = data.originals_of("train")[300:]
+    frame = pd.DataFrame({"value": contrast - contrast.mean(), "original": originals})
+    totals = frame.groupby("original").value.sum()
+    error = (len(totals) / (len(totals) - 1) * (totals**2).sum()) ** 0.5 / len(contrast)
+    assert len(totals) < 300
+    assert records.se["factor_mean_contrast", UNCHANGED] == pytest.approx(error, rel=1e-6)
+    twice = records.se["factor_mean_contrast", "Half of them, twice"]
+    assert twice > 1.2 * error  # 150 images, not 300

@@ -58,7 +58,7 @@ class Sensitivity(Table):
             caption=caption,
             columns=["Metric", "Unchanged", *records.change.drop_duplicates()[1:]],
             rows=[row(metric, group) for metric, group in records.groupby("metric", sort=False)],
-            notes=notes(stage.config.samples),
+            notes=notes(stage.config.samples, plan.suite.seeds[0]),
             records=records,
         )
 
@@ -99,11 +99,14 @@ def cell(z: float) -> Cell:
     return Cell(text, "bold" if abs(z) >= SEEN else "", math=True)
 
 
-def notes(n: int) -> list[str]:
+def notes(n: int, chain: int) -> list[str]:
     return [
         f"Unchanged: {n:,} images of train that no reference holds, with 95% intervals. Other "
         "columns: the change of the metric over its standard error between two independent sets of "
-        f"{n:,} images; bold from {SEEN:g} on. At k times as many images about sqrt(k) times that.",
+        f"{n:,} images; bold from {SEEN:g} on. At k times as many images of as many more originals "
+        "about sqrt(k) times that.",
+        "Standard errors are those of a sample of originals: images that were made from one are "
+        f"not independent. Data, classifier and reference are those of chain {chain} alone.",
         "Every change is planted in the same images, but for the last two columns, which are other "
         "images: those of the reference itself, and those of test, whose shapes are not in train.",
     ]
