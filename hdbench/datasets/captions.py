@@ -18,7 +18,8 @@ from pydantic import Field
 from torch import Tensor
 
 from hdbench.datasets.base import Dataset, Splits
-from hdbench.datasets.digits import originals
+from hdbench.datasets.digits import most_similar, originals
+from hdbench.datasets.factors import Factor, uniform
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = {
@@ -37,6 +38,8 @@ BACKGROUNDS = {
     "navy": (15, 20, 80),
 }
 NUMBERS = ("train", "test", "score")  # in this order splits have their generators
+NAMES = ("digit", "colour", "place", "background")
+WORDS = (DIGITS, tuple(COLOURS), tuple(PLACES), tuple(BACKGROUNDS))
 ATTRIBUTES = (len(DIGITS), len(COLOURS), len(PLACES), len(BACKGROUNDS))
 CAPTIONS = (
     "a {colour} {digit} at the {place} on {background}",
@@ -102,11 +105,10 @@ class Captions(Dataset):
         """Every caption with its category, and whether it is held out; a label is a row."""
         hidden = self.hidden_combinations()
         rows = np.arange(self.classes)
-        names = DIGITS, tuple(COLOURS), tuple(PLACES), tuple(BACKGROUNDS)
         table = []
         for row, indices in zip(rows, attributes_of(rows), strict=True):
             digit, colour, place, background = (
-                words[index] for words, index in zip(names, indices, strict=True)
+                words[index] for words, index in zip(WORDS, indices, strict=True)
             )
             text = CAPTIONS[row % len(CAPTIONS)].format(
                 digit=digit, colour=colour, place=place, background=background
@@ -121,19 +123,51 @@ class Captions(Dataset):
         splits = {}
         for split in NUMBERS:
             ink, rows, index, rng = self._drawn(split)
-            splits[split] = draw(ink[index], rows, rng), torch.from_numpy(rows.astype(np.int64))
+            images = draw(ink[index], attributes_of(rows), rng)
+            splits[split] = images, torch.from_numpy(rows.astype(np.int64))
         return splits
 
     def originals_of(self, split: str) -> np.ndarray | None:
         return self._drawn(split)[2]
 
-    def _drawn(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.random.Generator]:
-        """Ink (M, 8, 8) of the split, the rows (N,) and originals (N,) drawn, and the generator."""
+    def factors(self) -> tuple[Factor, ...]:
+        return tuple(
+            Factor(name=name, law=uniform(values), attribute=attribute)
+            for attribute, (name, values) in enumerate(zip(NAMES, ATTRIBUTES, strict=True))
+        )
+
+    def read_factors(self, images: Tensor) -> dict[str, np.ndarray]:
+        """Each attribute's number by its name, without a learned network; see `read`."""
+        attributes, ink = read(images.permute(0, 2, 3, 1).numpy().astype(np.float64))
+        templates, digits = self._shapes("train")
+        digit = digits[most_similar(ink, templates)]
+        columns = np.column_stack([digit, attributes])
+        return {name: columns[:, [k]] for k, name in enumerate(NAMES)}
+
+    def variants(self, split: str, rows: slice) -> dict[str, Tensor]:
+        """Half of the images with the first colour, place or background have the second one."""
+        variants = {}
+        for k in range(1, len(NAMES)):  # another digit would be another original
+            ink, drawn, index, rng = self._drawn(split)
+            attributes = attributes_of(drawn)
+            first = attributes[:, k] == 0
+            attributes[first & (np.cumsum(first) % 2 == 0), k] = 1
+            before, after, *_ = WORDS[k]
+            name = f"{NAMES[k].capitalize()}: half of {before} is {after}"
+            variants[name] = draw(ink[index], attributes, rng)[rows]
+        return variants
+
+    def _shapes(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ink (M, 8, 8) and digits (M,) of a split's originals."""
         shapes = originals(self.seed)
         ink, digits = shapes["train"]
         half = len(digits) // 2
         halves = {"train": (ink[:half], digits[:half]), "score": (ink[half:], digits[half:])}
-        ink, digits = (shapes | halves)[split]
+        return (shapes | halves)[split]
+
+    def _drawn(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.random.Generator]:
+        """Ink (M, 8, 8) of the split, the rows (N,) and originals (N,) drawn, and the generator."""
+        ink, digits = self._shapes(split)
         rng = np.random.default_rng((self.seed, 2 + NUMBERS.index(split)))
         seen = np.flatnonzero(np.repeat(~self.hidden_combinations(), len(CAPTIONS)))
         rows = rng.choice(seen if split == "train" else self.classes, self.counts[split])
@@ -151,19 +185,45 @@ def drawn_originals(digits: np.ndarray, rows: np.ndarray, rng: np.random.Generat
     return np.array([rng.choice(choices[digit]) for digit in attributes_of(rows)[:, 0]])
 
 
-def draw(ink: np.ndarray, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """An image (N, 3, 16, 16) uint8 for each row of `prompts`, of ink (N, 8, 8)."""
-    images = np.empty((len(rows), 16, 16, 3))
-    shown = zip(images, ink, attributes_of(rows), strict=True)
+def draw(ink: np.ndarray, attributes: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """An image (N, 3, 16, 16) uint8 of ink (N, 8, 8) with each row of `attributes_of` (N, 4)."""
+    images = np.empty((len(ink), 16, 16, 3))
+    shown = zip(images, ink, attributes, strict=True)
     for image, shape, (_, colour, place, background) in shown:
         image[:] = list(BACKGROUNDS.values())[background]
         top, left = list(PLACES.values())[place]
         alpha = shape[..., None]
         cell = image[top : top + 8, left : left + 8]
         cell += alpha * (np.array(list(COLOURS.values())[colour]) - cell)
-    images += rng.normal(0, 3, (len(rows), 1, 1, 3))  # the light differs from image to image
+    images += rng.normal(0, 3, (len(ink), 1, 1, 3))  # the light differs from image to image
     return (
         torch.from_numpy(np.rint(images).clip(0, 255).astype(np.uint8))
         .permute(0, 3, 1, 2)
         .contiguous()
     )
+
+
+def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colour, place and background (N, 3) and the ink (N, 8, 8) that images (N, 16, 16, 3) show.
+
+    x = b + a (colour - background) in one quarter: b, the median over the image of which ink is at
+    most a quarter, is nearest to the background; the quarter has the largest square of x - b; the
+    colour leaves the least of it unexplained by ink a in [0, 1].
+    """
+    colours, backgrounds = (np.array(list(of.values()), float) for of in (COLOURS, BACKGROUNDS))
+    level = np.median(images, axis=(1, 2), keepdims=True)
+    background = np.square(level[:, 0] - backgrounds).sum(2).argmin(1)
+    quarters = np.stack(
+        [(images - level)[:, y : y + 8, x : x + 8] for y, x in PLACES.values()], axis=1
+    )
+    place = np.square(quarters).sum((2, 3, 4)).argmax(1)
+    shown = quarters[np.arange(len(images)), place]  # (N, 8, 8, 3)
+    inks, left = [], []
+    for colour in colours:
+        away = (colour - backgrounds[background])[:, None, None]
+        ink = ((shown * away).sum(3) / np.square(away).sum(3)).clip(0, 1)
+        inks.append(ink)
+        left.append(np.square(shown - ink[..., None] * away).sum((1, 2, 3)))
+    colour = np.argmin(left, axis=0)
+    ink = np.stack(inks)[colour, np.arange(len(images))]
+    return np.column_stack([colour, place, background]), ink

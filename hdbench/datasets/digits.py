@@ -41,7 +41,7 @@ class Digits(Dataset):
         return 0
 
     def factors(self) -> tuple[Factor, ...]:
-        return (Factor(name="digit", law=uniform(self.classes), is_label=True),)
+        return (Factor(name="digit", law=uniform(self.classes), attribute=0),)
 
     def read_factors(self, images: Tensor) -> dict[str, np.ndarray]:
         """The digit of the original of train that is most similar to each image."""

@@ -16,7 +16,7 @@ class Factor:
     name: str
     law: tuple[float, ...] = ()  # probabilities of the values 0, 1, ...
     amount: float = math.nan  # of a factor without a law, over 0
-    is_label: bool = False  # its value is the label, so an image has a right one
+    attribute: int | None = None  # which attribute of the label its value is, if any
 
 
 def uniform(values: int) -> tuple[float, ...]:

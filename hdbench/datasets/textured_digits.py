@@ -107,7 +107,7 @@ class TexturedDigits(Dataset):
         return images
 
     def factors(self) -> tuple[Factor, ...]:
-        digit = Factor(name="digit", law=uniform(self.classes), is_label=True)
+        digit = Factor(name="digit", law=uniform(self.classes), attribute=0)
         shift = Factor(name="shift", law=uniform(len(SHIFTS)))
         if not self.contrast:
             return digit, shift

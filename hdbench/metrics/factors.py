@@ -49,16 +49,19 @@ def values_of(sample: MetricInput) -> list[tuple[Factor, np.ndarray]]:
 
 
 class FactorAccuracy(Share, group="factors"):
-    """`accuracy` of the factor that labels are."""
+    """`accuracy` of each factor that labels say."""
 
     name = "factor_accuracy_{factor}"
     title = "Accuracy of {factor}"
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
+        if sample.wanted is None:
+            return {}
+        wanted = sample.wanted.reshape(len(sample.wanted), -1)
         return {
-            f"factor_accuracy_{factor.name}": accuracy(values, sample.wanted)
+            f"factor_accuracy_{factor.name}": accuracy(values, wanted[:, factor.attribute])
             for factor, values in sample.once(values_of)
-            if factor.is_label
+            if factor.attribute is not None
         }
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hdbench.core.pixels import to_float
-from hdbench.datasets import Canvas, Digits, TexturedDigits, texture
+from hdbench.datasets import Canvas, Captions, Digits, TexturedDigits, texture
+from hdbench.datasets.captions import NAMES, attributes_of
 from hdbench.datasets.textured_digits import SECTORS, SHIFTS
 from hdbench.metrics import (
     METRICS,
@@ -184,14 +185,51 @@ def test_variants_change_their_factor_and_no_other():
         assert (other["digit"] == real["digit"]).mean() > 0.97
 
 
+def test_colour_place_and_background_of_captions_are_read_without_an_error():
+    """Whatever the shape: of splits whose digits no template is of; digits of these in 97%."""
+    data = Captions(train=N, test=N, score=N)
+    for split, (images, rows) in data.build().items():
+        truth, read = attributes_of(rows.numpy()), data.read_factors(images)
+        for k, name in enumerate(NAMES):
+            right = (read[name][:, 0] == truth[:, k]).mean()
+            assert right >= (0.95 if name == "digit" and split != "train" else 1), (split, name)
+        dimmed = ((images - 20.0).clamp(0, 255) * 0.9).byte()  # neither light nor gain is a colour
+        assert (data.read_factors(dimmed)["colour"] == read["colour"]).mean() > 0.95
+
+
+def test_half_of_an_attribute_changed_moves_its_coverage_and_accuracy_by_what_was_planted():
+    data = Captions(train=4 * N, test=2, score=2)
+    images, rows = data.build()["train"]
+    wanted = attributes_of(rows.numpy())
+    shares = dict(zip(NAMES, wanted.T, strict=True))
+    for name, changed in data.variants("train", slice(None)).items():
+        factor = name.partition(":")[0].lower()
+        estimates = measure_metrics(
+            ["factor_accuracy_{factor}", "factor_coverage_{factor}"],
+            MetricInput(images=changed, wanted=wanted, data=data),
+        )
+        moved = (shares[factor] == 0).sum() // 2 / len(rows)
+        for other in NAMES[1:]:
+            right = 1 - moved * (other == factor)
+            assert estimates[f"factor_accuracy_{other}"].value == pytest.approx(right, abs=1e-9)
+        values = len(next(f.law for f in data.factors() if f.name == factor))
+        p = np.bincount(shares[factor], minlength=values) / len(rows) + moved * np.eye(values)[1]
+        p[0] -= moved
+        assert estimates[f"factor_coverage_{factor}"].value == pytest.approx(
+            np.exp(-(p * np.log(p)).sum()) / values
+        )
+
+
 def test_metrics_are_of_the_factors_that_a_data_set_says():
     for data, names in (
         (Digits(), {"factor_accuracy_digit", "factor_coverage_digit"}),
+        (Captions(train=N, test=N, score=N),
+         {f"factor_{kind}_{name}" for kind in ("accuracy", "coverage") for name in NAMES}),
         (DATA["textured"], {"factor_accuracy_digit", "factor_coverage_orientation",
                             "factor_mean_coherence", "factor_distance_contrast"}),
     ):  # fmt: skip
         images, labels = data.build()["test"]
-        sample = MetricInput(images=images, wanted=labels.numpy(), data=data)
+        sample = MetricInput(images=images, wanted=data.targets(labels).numpy(), data=data)
         families = [f"factor_{kind}_{{factor}}" for kind in
                     ("accuracy", "coverage", "mean", "distance")]  # fmt: skip
         estimates = measure_metrics(families, sample)

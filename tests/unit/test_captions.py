@@ -113,7 +113,10 @@ def test_contrastive_training_learns_the_captions():
     parts = originals(0)
     ink, digits = parts["train"]
     index = captions.drawn_originals(digits, rows.numpy(), generator)
-    x = captions.draw(ink[index], rows.numpy(), generator).float() / 127.5 - 1
+    x = (
+        captions.draw(ink[index], captions.attributes_of(rows.numpy()), generator).float() / 127.5
+        - 1
+    )
     torch.manual_seed(0)
     student = clip.Captioned(clip.build(MODEL), [row["prompt"] for row in SMALL.prompts()])
     (update,) = Contrastive().updates(Problem(student=student, learning_rate=1e-3))
