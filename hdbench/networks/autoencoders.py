@@ -168,7 +168,7 @@ def read_headers(folder: Path) -> dict[str, Tensor]:
     with torch.device("meta"):
         for file in indices or files:
             tensors |= of_shards(file) if indices else contents(file)
-    check_types(tensors, folder)
+        check_types(tensors, folder)
     return tensors
 
 

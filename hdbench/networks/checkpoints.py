@@ -70,7 +70,7 @@ def read(
 
     UserError without the file.  Under `torch.device("meta")` all but the values is checked.
     """
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise UserError(
             f"{path}: there is no such file; put the {MODELS[kind]} checkpoint there, "
             "or give its path"

@@ -292,21 +292,30 @@ def no_weights(source: Path, path: Sequence[str], state: Any) -> UserError:
 
 
 def check_types(tensors: Mapping[str, Tensor], source: Path) -> None:
-    """UserError for complex, quantised and integer weights."""
-    wrong = {
-        name: str(x.dtype).removeprefix("torch.")
-        for name, x in tensors.items()
-        if x.is_complex()
-        or x.is_quantized
-        or (x.is_floating_point() and x.element_size() < 2)
-        or not (x.is_floating_point() or x.ndim == 0 or name.rpartition(".")[2] in INTEGERS)
-    }
-    if wrong:
+    """UserError for complex, quantised, sparse, empty and integer weights."""
+    if wrong := {name: kind for name, x in tensors.items() if (kind := no_weight(name, x))}:
         name = next(iter(wrong))
         raise UserError(
-            f"{source}: {len(wrong)} of its {len(tensors)} tensors are no floating-point numbers "
-            f"of 16 bits or more ({name} is {wrong[name]}); give the weights as they were trained"
+            f"{source}: {len(wrong)} of its {len(tensors)} tensors are no plain floating-point "
+            f"numbers of 16 bits or more ({name} is {wrong[name]}); give the weights as they were "
+            "trained"
         )
+
+
+def no_weight(name: str, x: Tensor) -> str | None:
+    """What a tensor is that can be no weight, nor one of the integers that networks have."""
+    if x.layout != torch.strided:
+        return str(x.layout).removeprefix("torch.")
+    if not x.numel():
+        return "empty"
+    if x.is_meta and not is_meta():
+        return "without values"
+    if x.is_floating_point() and x.element_size() >= 2:
+        return None
+    integer = not (x.is_floating_point() or x.is_complex() or x.is_quantized)
+    if integer and (x.ndim == 0 or name.rpartition(".")[2] in INTEGERS):
+        return None
+    return str(x.dtype).removeprefix("torch.")
 
 
 def check_values(tensors: Mapping[str, Tensor], source: Path) -> None:
@@ -317,7 +326,7 @@ def check_values(tensors: Mapping[str, Tensor], source: Path) -> None:
     matrices = 0
     constant: list[str] = []
     for name, x in tensors.items():
-        if x.is_meta or not x.is_floating_point() or not x.numel():
+        if x.is_meta or not x.is_floating_point():
             continue
         low, high = (value.item() for value in x.detach().aminmax())  # NaN if one is
         if not (-torch.inf < low and high < torch.inf):

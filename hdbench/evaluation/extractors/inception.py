@@ -26,7 +26,7 @@ from hdbench.evaluation.extractors.base import (
     versions,
 )
 from hdbench.evaluation.weights import Weights
-from hdbench.networks.tensors import as_buffer, is_torchscript, read_tensors
+from hdbench.networks.tensors import as_buffer, check_values, is_torchscript, read_tensors
 
 CPU_BATCH = 8  # images a forward on a CPU: larger batches are slower, and may round otherwise
 SPATIAL_CHANNELS = 7  # of mixed_6/conv, 17 x 17: the ADM evaluator's features of sFID
@@ -49,13 +49,13 @@ class Inception:
         # clean-fid's file: the archive's own code, in TorchScript's sandboxed language
         if is_torchscript(weights.path):
             try:
-                self.body: nn.Module = (
-                    torch.jit.load(weights.path, map_location=device).eval().layers
-                )
+                archive = torch.jit.load(weights.path, map_location=device).eval()
+                self.body: nn.Module = archive.layers
             except (RuntimeError, AttributeError) as error:
                 raise UserError(
                     f"{weights.path}: not clean-fid's Inception ({reason(error)})"
                 ) from None
+            check_values(archive.state_dict(), weights.path)
             return
         from torch_fidelity.feature_extractor_inceptionv3 import (  # optional: torch-fidelity
             BasicConv2d,
