@@ -5,6 +5,7 @@ CORES ?= all
 SUITE ?= demo
 INSTALLED := $(VENV)/.installed
 PLUGIN := ./plugins/snakemake-executor-plugin-submitit
+LOCK := requirements.lock
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: demo run test test-slurm bench clean
@@ -25,18 +26,19 @@ test-slurm: $(INSTALLED)  ## on a real one-node SLURM, from Debian's packages, i
 bench: $(INSTALLED)
 	$(VENV)/bin/python benchmarks/step_cost.py
 
-$(INSTALLED): pyproject.toml $(PLUGIN)/pyproject.toml
+$(INSTALLED): $(LOCK) pyproject.toml $(PLUGIN)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hdbench needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -e '.[test]' -e $(PLUGIN)
+	$(VENV)/bin/pip install --require-hashes -r $(LOCK)
+	$(VENV)/bin/pip install --no-deps --no-build-isolation -e . -e $(PLUGIN)
 	@touch $@
 
 clean:  ## removes what was computed and rendered; the environment and published tables stay
 	rm -rf results .snakemake
 
-.PHONY: lint test-fast docs
+.PHONY: lint test-fast docs lock
 
-lint: $(VENV)/.dev  ## format, lint, workflow, types; nothing is changed
+lint: $(INSTALLED)  ## format, lint, workflow, types; nothing is changed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/snakefmt --check Snakefile workflow
@@ -46,13 +48,9 @@ lint: $(VENV)/.dev  ## format, lint, workflow, types; nothing is changed
 test-fast: $(INSTALLED)  ## what is quick of the units and the science
 	$(VENV)/bin/pytest --numprocesses logical --dist loadfile -m "(unit or science) and not slow" tests/unit tests/science
 
-docs: $(VENV)/.docs  ## the site in results/site/index.html; a warning or a broken link is an error
+docs: $(INSTALLED)  ## the site in results/site/index.html; a warning or a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build
 
-$(VENV)/.docs: $(INSTALLED)
-	$(VENV)/bin/pip install -e '.[docs]'
-	@touch $@
-
-$(VENV)/.dev: $(INSTALLED)
-	$(VENV)/bin/pip install -e '.[dev]'
-	@touch $@
+lock: $(INSTALLED)  ## what pyproject.toml asks for, at the locked versions where they still do; UPGRADE=--upgrade renews all
+	$(VENV)/bin/uv pip compile --quiet pyproject.toml $(PLUGIN)/pyproject.toml --all-extras --universal --python-version 3.11 \
+	    --generate-hashes --no-annotate --custom-compile-command "make lock" $(UPGRADE) --output-file $(LOCK)

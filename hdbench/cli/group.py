@@ -15,6 +15,15 @@ import click
 from hdbench.core.errors import Ended, of_system
 from hdbench.core.files import expanded
 
+# modules that come with an extra of the package, as pyproject.toml has them
+EXTRAS = {
+    "snakemake": "workflow",
+    "sklearn": "workflow",
+    "diffusers": "workflow",
+    "matplotlib": "report",
+    "tokenizers": "scale",
+}
+
 
 def rank() -> str:
     """What the launcher calls this process; "0" where there is no launcher."""
@@ -32,6 +41,15 @@ def clean_errors(command):
             code = error.code
             text = str(error)
             alone = error.alone
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            code = 2
+            text = (
+                f"{error.name} is not installed, of which this command has need; "
+                f"`pip install 'hdbench[{EXTRAS[error.name]}]'` brings it"
+            )
+            alone = False
         except KeyboardInterrupt:
             code = 130
             text = "stopped; nothing is lost, the same command goes on from the last checkpoint"
