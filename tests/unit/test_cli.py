@@ -74,6 +74,8 @@ COMMANDS = {
     "probes": {"--config", "--threads", "--results", "--out"},
     "tuned": {"--suite", "--metrics", "--results"},
     "prose": {"documents", "--out"},
+    "init": {"folder"},
+    "run": {"--cores", "--suite", "--results"},
     "export": {"--arm", "--seed", "--suite", "--results", "--out"},
     "figures": {"--metrics", "--suite", "--results", "--out"},
     "show": {"--suite", "--results", "--out"},
