@@ -11,6 +11,7 @@ import click
 from hdbench.cli.group import FOLDER, clean_errors, main, results_option, suite_option
 from hdbench.cli.stages import show_command
 from hdbench.core.errors import UserError
+from hdbench.tools.workspace import make_workspace
 
 
 @main.command("init")
@@ -18,8 +19,6 @@ from hdbench.core.errors import UserError
 @clean_errors
 def init_command(folder):
     """Copy the workflow with its suites and recipes into FOLDER, from which suites then run."""
-    from hdbench.tools.workspace import make_workspace  # start-up: of this command alone
-
     paths = make_workspace(folder)
     click.echo(f"{len(paths)} files in {folder}; from there: hdbench run --suite digits")
 
