@@ -214,6 +214,7 @@ def run_manifest(plan: Plan, manifests: Manifests, other: Path | None) -> dict[s
         "ranks",
         "environment",
         "registrations",
+        "shipped",
     )
     stages = [{key: m[key] for key in recorded if key in m} for m in manifests.values()]
     if other:

@@ -24,6 +24,7 @@ from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
 from hdbench.core.yaml_file import read_yaml
 from hdbench.report.collect import is_collected
 from hdbench.report.rules import RULES, Claim, Rules, Unit, read_rules
+from hdbench.report.ship import is_shipped
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import SUITES, read_suite
@@ -261,8 +262,9 @@ def committed(path: Path) -> str:
 
 
 def check_stages(stages: list[dict[str, Any]], path: Path, since: str) -> None:
-    """That all stages ran after the registration, with the file as it is."""
+    """That all stages ran after the registration, with the file as it is, or shipped with it."""
     digest = sha256(path)
+    stages = [stage for stage in stages if not is_shipped(stage, path, since)]
     for commit in sorted({stage["environment"]["commit"] for stage in stages}):
         said = git(path.parent, "merge-base", "--is-ancestor", since, commit)
         if said is None or said.returncode:
@@ -272,8 +274,7 @@ def check_stages(stages: list[dict[str, Any]], path: Path, since: str) -> None:
                 f"registration's, {since[:12]}, in this repository; run it again"
             )
     for stage in stages:
-        recorded = stage.get("registrations", {}).get(path.stem)
-        if recorded != digest:
+        if (recorded := stage.get("registrations", {}).get(path.stem)) != digest:
             then = "was not there" if recorded is None else f"was another ({recorded[:12]})"
             raise UserError(
                 f"{path}: {then} when {stage['id']} ran; restore it (`git log -- {path}`), or "

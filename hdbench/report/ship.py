@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from hdbench.core.errors import UserError
 from hdbench.core.files import MANIFEST, write_together
-from hdbench.core.provenance import DIRTY, UNKNOWN
+from hdbench.core.provenance import DIRTY, SHIPPED, UNKNOWN, git
 from hdbench.report.collect import metrics
 from hdbench.stages import artifact
 from hdbench.suite.load import load_plan
@@ -79,3 +80,22 @@ def thinned(history: Path) -> str:
     steps = frame.groupby((frame.step - 1) // CURVE)
     means = steps.mean().assign(step=steps.step.max())
     return means.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+
+
+def is_shipped(stage: dict[str, Any], registration: Path, since: str) -> bool:
+    """Whether a stage of a run was taken as shipped, which then is older than its registration.
+
+    UserError unless the registration's commit `since` ships the same.
+    """
+    if "shipped" not in stage:
+        return False
+    file = SHIPPED / stage["id"] / MANIFEST
+    said = git(Path(), "show", f"{since}:./{file}")
+    shipped = hashlib.sha256(said.stdout.encode()).hexdigest() if said and said.stdout else None
+    if shipped != stage["shipped"]["manifest"]:
+        raise UserError(
+            f"{registration}: {stage['id']} was taken as shipped, and {file} "
+            f"{'is not in' if shipped is None else 'is another in'} the registration's commit, "
+            f"{since[:12]}; commit it, then register anew"
+        )
+    return True

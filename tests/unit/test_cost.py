@@ -120,7 +120,7 @@ def test_imagenet_by_hand(model):
     }
 
 
-def test_core_seconds_are_those_measured_or_at_a_measured_pace_or_counted(tmp_path, model):
+def test_core_seconds_are_measured_or_at_a_measured_pace_or_counted(tmp_path, model, monkeypatch):
     plan, tables = tiny_plan(tmp_path), tmp_path / "tables"
     (tables / "tiny").mkdir(parents=True)
     hd, other, teacher = (
@@ -141,6 +141,12 @@ def test_core_seconds_are_those_measured_or_at_a_measured_pace_or_counted(tmp_pa
         {hd: 12.5, other: 12.5 * total[other] / total[hd], teacher: total[teacher] / 32e9}
     )
     assert found.basis == {"measured": 1, "alike": 1, "counted": 1}
+    (tmp_path / teacher).mkdir(parents=True)
+    (tmp_path / teacher / "manifest.json").touch()
+    monkeypatch.setattr("hdbench.tools.cost.report.SHIPPED", tmp_path)
+    found = estimate(plan, [hd, teacher], model, tables)
+    assert found.seconds == {hd: 12.5, teacher: 0}
+    assert found.basis == {"measured": 1, "shipped": 1}
     (tables / "tiny/run.json").write_text("[]")
     with pytest.raises(UserError, match="not the manifest of a run"):
         estimate(plan, [hd], model, tables)

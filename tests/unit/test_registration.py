@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from hdbench.cli import main
 from hdbench.core.files import sha256
-from hdbench.core.provenance import DIRTY, registrations
+from hdbench.core.provenance import DIRTY, SHIPPED, registrations
 from hdbench.stages import artifact
 from hdbench.suite.load import load_plan
 from tests.support.tiny import run_until, write_suite
@@ -224,6 +224,33 @@ def test_dirty_unknown_and_unrelated_commits_are_refused(registered):
         registered.commits = {registered.first: unrelated}
         registered.write()
         refused(f"{registered.first} ran from commit {unrelated[:12]}, which is not after")
+
+
+def test_a_stage_that_was_taken_is_what_the_registration_ships(registered):
+    """It is older than the registration, and of whatever commit: that commit has its manifest."""
+    teacher = next(stage for stage in load_plan("tiny").stages if stage.startswith("teacher/"))
+    registered.commits = {teacher: git("rev-parse", "HEAD~1")}
+    file = SHIPPED / teacher / "manifest.json"
+
+    def run_with(manifest: str) -> None:
+        registered.write()
+        run = json.loads(Path("results/tiny/run.json").read_text())
+        (stage,) = (stage for stage in run["stages"] if stage["id"] == teacher)
+        stage["shipped"] = {"folder": str(file.parent), "manifest": manifest}
+        del stage["registrations"]
+        Path("results/tiny/run.json").write_text(json.dumps(run))
+
+    run_with("0" * 64)
+    refused(f"{teacher} was taken as shipped, and {file} is not in the registration's commit")
+    file.parent.mkdir(parents=True)
+    file.write_text("a manifest")
+    commit("shipped")
+    git("tag", "prereg/tiny")
+    run_with(sha256(file))
+    result = judged("--prereg", PREREG)
+    assert result.exit_code == 0, result.output
+    run_with("0" * 64)
+    refused(f"{teacher} was taken as shipped, and {file} is another in the registration's commit")
 
 
 def test_a_registration_that_has_changed_since_a_stage_ran_is_refused(registered):

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json
+from hdbench.core.files import MANIFEST, from_json
+from hdbench.core.provenance import SHIPPED
 from hdbench.stages import artifact
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS
@@ -33,7 +34,7 @@ class Estimate(NamedTuple):
     seconds: dict[str, float]
     """Of a GPU or a core."""
     basis: dict[str, int]
-    """How many are `measured`, `alike` (at a measured pace) or `counted`."""
+    """How many are `shipped`, `measured`, `alike` (at a measured pace) or `counted`."""
 
 
 def estimate(plan: Plan, stages: Iterable[str], model: CostModel, tables: Path) -> Estimate:
@@ -49,7 +50,10 @@ def estimate(plan: Plan, stages: Iterable[str], model: CostModel, tables: Path) 
 def core_seconds(
     plan: Plan, counted: Costs, stages: Iterable[str], model: CostModel, measured: dict[str, float]
 ) -> Estimate:
-    """Measured, or at the median pace of measured stages of the kind, or at the model's."""
+    """Measured, or at the median pace of measured stages of the kind, or at the model's.
+
+    A shipped stage costs nothing.
+    """
     costs = {stage.id: counted.of(stage) for stage in plan.stages.values()}
     flops = {stage: sum(cost.flops.values()) for stage, cost in costs.items()}
     paces: dict[str, list[float]] = {}
@@ -59,7 +63,10 @@ def core_seconds(
     basis: Counter[str] = Counter()
     seconds = {}
     for stage in map(plan.stage, stages):
-        if stage.id in measured:
+        if (SHIPPED / stage.id / MANIFEST).is_file():
+            basis["shipped"] += 1
+            seconds[stage.id] = 0.0
+        elif stage.id in measured:
             basis["measured"] += 1
             seconds[stage.id] = measured[stage.id]
         else:
@@ -118,6 +125,7 @@ def assumptions(plan: Plan, model: CostModel, estimated: Estimate) -> str:
     """What the hours rest on."""
     if plan.suite.data.stored == "memory":
         texts = {
+            "shipped": "taken as shipped",
             "measured": "measured before",
             "alike": "at the pace of measured ones of their kind",
             "counted": f"counted, at {model.cpu.gflops:g} GFLOP/s a core",
