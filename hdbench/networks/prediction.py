@@ -10,11 +10,11 @@ A SiT whose time runs the other way (REPA's), given as a SiT, is told at half ti
 x, where the output correlates with x - eps for a SiT and with eps - x for the other; on white data
 both are one function.  Given as a DiT it may pass, where its file has no other tensors.
 
-Rates, in networks of width 32 and 64 as tests/science/test_prediction.py makes them: of 64 SiT and
-DiT trained for 30 to 300 steps on white, smooth, shifted and textured data none was taken for the
-other, and one, a SiT of 30 steps, was refused as its own.  With random weights the correlation
-scatters by about 1 / (values of a patch): of 450 with 12 or 16 of them none was taken for any
-family, of 150 with 4 of them 28.  An untrained network is so refused, and a suite's
+Rates, in networks of width 32 and 64 as tests/science/test_prediction.py makes them: of 65 SiT and
+DiT trained for 30 to 300 steps on white, smooth, shifted and textured data one was taken for the
+other, a SiT of 30 steps on white data, whose loss had not fallen.  With random weights the
+correlation scatters by about 1 / (values of a patch): of 450 with 12 or 16 of them none was taken
+for any family, of 150 with 4 of them 28.  An untrained network is so refused, and a suite's
 `checkpoint.allow` takes it.
 """
 
