@@ -14,9 +14,12 @@ from hdbench.methods.distribution.adversarial_pretraining import AdversarialPret
 from hdbench.methods.distribution.decoupled_dmd import DecoupledDMD
 from hdbench.methods.distribution.dmd import DMD
 from hdbench.methods.distribution.dmd2 import DMD2
+from hdbench.methods.distribution.drifting import Drifting
 from hdbench.methods.distribution.embedding_loss import EmbeddingLoss
 from hdbench.methods.distribution.f_distill import FDistill
+from hdbench.methods.distribution.fake_score_free import FakeScoreFree
 from hdbench.methods.distribution.flash_dmd import FlashDMD
+from hdbench.methods.distribution.frechet_loss import FrechetLoss
 from hdbench.methods.distribution.gdd import GDD
 from hdbench.methods.distribution.gndm import GNDM
 from hdbench.methods.distribution.ladd import LADD
@@ -72,6 +75,9 @@ DISTRIBUTION = (
     FlashDMD,
     GNDM,
     GDD,
+    FakeScoreFree,
+    FrechetLoss,
+    Drifting,
 )
 
 OBJECTIVES: Registry[Objective] = Registry(

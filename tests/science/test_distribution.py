@@ -21,6 +21,7 @@ from hdbench.methods import (
     DMD,
     LADD,
     OBJECTIVES,
+    SCM,
     Adversarial,
     Consistency,
     DecoupledDMD,
@@ -44,6 +45,7 @@ from hdbench.methods.distribution import (
     vsd,
 )
 from hdbench.methods.distribution import generator as generator_module
+from hdbench.methods.distribution.generator import GeneratorObjective
 from hdbench.methods.distribution.networks import Networks
 from hdbench.methods.trajectory import consistency
 from hdbench.networks.classifier import Classifier
@@ -63,10 +65,10 @@ from tests.support.oracles import (
     uniform_times,
 )
 
-METHODS = [method().name for method in DISTRIBUTION]
+METHODS = [method().name for method in DISTRIBUTION if issubclass(method, GeneratorObjective)]
 REGULARISERS = {
     objective.name: objective
-    for objective in (MeanFlow(), Consistency(), Knowledge(), StochasticConsistency())
+    for objective in (MeanFlow(), Consistency(), SCM(), Knowledge(), StochasticConsistency())
 }
 
 

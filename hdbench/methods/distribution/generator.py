@@ -10,10 +10,10 @@ relative_weight itself.  The GAN loss is in hdbench.methods.distribution.gan.
 Backward simulation (DMD2, arXiv 2405.14867, Section 4.5): with S = generator_steps > 1 a row trains
 at the input z_k of its own random step k = 0 .. S - 1 (its code: one for the batch) of consistency
 sampling, t_k = 1 - k / S, simulated without gradient.  A regulariser is the loss of a trajectory
-objective, kept while the generator is refined: with `meanflow` regularised HD, with `knowledge` the
-regression on the teacher's ODE pairs of DMD (arXiv 2311.18828, Eq. 9; 0.25 LPIPS there, a mean
-square here).  With `contrast` the head's real samples are the teacher's, of its ODE, and not the
-data's.
+objective, kept while the generator is refined: with `meanflow` regularised HD, with `scm` rCM
+(arXiv 2510.08431), with `knowledge` the regression on the teacher's ODE pairs of DMD (arXiv
+2311.18828, Eq. 9; 0.25 LPIPS there, a mean square here).  With `contrast` the head's real samples
+are the teacher's, of its ODE, and not the data's.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ from hdbench.methods.pretraining.flow_matching import flow_matching_loss
 from hdbench.methods.trajectory.consistency import Consistency, consistency
 from hdbench.methods.trajectory.knowledge import Knowledge
 from hdbench.methods.trajectory.meanflow import MeanFlow
+from hdbench.methods.trajectory.scm import SCM
 from hdbench.methods.trajectory.stochastic_consistency import StochasticConsistency
 
 Regulariser = Annotated[
-    MeanFlow | Consistency | Knowledge | StochasticConsistency, Field(discriminator="name")
+    MeanFlow | Consistency | SCM | Knowledge | StochasticConsistency, Field(discriminator="name")
 ]
 OnStep = Callable[[int, int], Sequence[nn.Parameter] | None]
 STATE_OPTIONS = ("frozen", "on_step", "round_of")  # of a regulariser, taken over by the generator
