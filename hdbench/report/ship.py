@@ -28,12 +28,12 @@ def ship(suite: str, results: Path, seed: int | None, out: Path) -> list[Path]:
     plan = load_plan(suite)
     stage = find_stage(plan, "teacher", None, seed, None)
     source, manifest = artifact.load(results, stage.id)
-    commit = manifest["environment"]["commit"]
+    commit = manifest["environment"].get("commit", UNKNOWN)
     if "shipped" in manifest:
-        raise UserError(f"{source}: was itself taken from {manifest['shipped']['folder']}")
+        raise UserError(f"{source}: was itself taken from {manifest['shipped'].get('folder')}")
     if stage.training is None:
         raise UserError(f"{source}: is a public network, which is not trained; give its own suite")
-    if commit == UNKNOWN or commit.endswith(DIRTY):
+    if commit == UNKNOWN or str(commit).endswith(DIRTY):
         raise UserError(
             f"{source}: was trained from a tree with changes or of no known commit ({commit}); "
             "commit, and train it again with --again --teachers trained"

@@ -24,6 +24,7 @@ from hdbench.core.provenance import environment, registrations
 from hdbench.suite.stage import VERSIONS, Stage, versions_of
 
 Count = Annotated[float, Field(ge=0)]
+FileName = Annotated[str, Field(pattern=r"^[^/]+$")]
 
 
 class Manifest(BaseModel):
@@ -36,7 +37,7 @@ class Manifest(BaseModel):
     config: dict[str, Any]
     parents: dict[str, str]
     environment: dict[str, Any]
-    payload: dict[str, str]
+    payload: dict[FileName, str]
     wall_seconds: Count
     core_seconds: Count
     gpu_seconds: Count | None = None
@@ -52,6 +53,7 @@ class Manifest(BaseModel):
     sources: dict[str, str] = {}
     parent_manifests: dict[str, str] = {}
     inputs: dict[str, dict[str, str | None]] = {}
+    shipped: dict[str, Any] = {}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

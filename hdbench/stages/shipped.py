@@ -46,7 +46,9 @@ def take(work: Work, results: Path, shipped: Path) -> bool:
     manifest["shipped"] = {
         "folder": str(source),
         "manifest": sha256(source / MANIFEST),
-        "sources": manifest["sources"],  # no present file is compared with them: the digest says
+        "sources": manifest.get(
+            "sources", {}
+        ),  # no present file is compared with them: the digest says
     }
     manifest |= {"sources": {}, "parent_manifests": manifests_of(results, stage)}
     work.replace_final(manifest)

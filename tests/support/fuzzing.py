@@ -88,7 +88,7 @@ SUITE = ("--suite", "inputs/tiny.yaml", "--results", "results")
 
 
 def prepare(folder: Path) -> Ground:
-    """Run the arms td and real_test of the tiny suite, and write a good file of each kind."""
+    """Run teacher, td and real_test of the tiny suite, and write a good file of each kind."""
     from tests.unit.test_tables import synthetic
 
     inputs = folder / "inputs"
@@ -96,7 +96,7 @@ def prepare(folder: Path) -> Ground:
     with in_folder(folder):
         plan = tiny_plan(inputs, {"seeds": [0, 1]})
         for row in plan.rows:
-            if row.arm in ("td", "real_test") and row.seed in (0, None):
+            if row.arm in ("teacher", "td", "real_test") and row.seed in (0, None):
                 run_until(plan, Path("results"), row.stages["evaluate"])
         CliRunner().invoke(main, ["collect", "--partial", *SUITE], catch_exceptions=False)
         synthetic(plan).to_csv(inputs / "metrics.csv", index=False)
@@ -129,6 +129,13 @@ def prepare(folder: Path) -> Ground:
     ground = Ground(folder)
     ground.kinds = kinds(plan, folder)
     return ground
+
+
+FURTHER = {  # that read a manifest of this kind of stage
+    "teacher": ("ship SUITE --seed 0 OUT",),
+    "evaluate": ("ship SUITE --seed 0 OUT",),
+    "trajectory": ("export --arm td SUITE OUT",),
+}
 
 
 def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
@@ -205,7 +212,8 @@ def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
         if (folder / path).is_file():
             name = stage.split("/")[0]
             again = f"stage {name} --id {stage} SUITE"
-            by_name[f"manifest of {name}"] = kind(path, *reading, again, own=collected)
+            more = FURTHER.get(name, ())
+            by_name[f"manifest of {name}"] = kind(path, *reading, *more, again, own=collected)
             by_name[f"job of {name}"] = kind(f"results/stages/{stage}.json", again, again)
     return by_name
 

@@ -9,6 +9,7 @@ import yaml
 from diffusers import ModelMixin
 from tabulate import tabulate
 
+from hdbench.core.provenance import UNKNOWN
 from hdbench.metrics.records import COLUMNS, Interval, read_metrics
 from hdbench.report.numbers import Entry, Numbers, metrics_file
 from hdbench.report.tables import FOOTNOTES, TABLES, caption, explanations, marks
@@ -35,7 +36,8 @@ def card(
     numbers = Numbers(plan, frame, results)
     entry = Entry(name, 1, 1)
     mark, table, notes = metrics(numbers, entry)
-    made_with = ", ".join(f"{key} {environment[key]}" for key in ("torch", "diffusers", "commit"))
+    keys = ("torch", "diffusers", "commit")
+    made_with = ", ".join(f"{key} {environment.get(key, UNKNOWN)}" for key in keys)
     return f"""---
 {front_matter(plan)}---
 
