@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from hdbench.cli import main
 from hdbench.core import runtime
 from hdbench.core.files import MANIFEST, sha256
+from hdbench.core.provenance import SHIPPED
 from hdbench.report.ship import CURVE, thinned
 from hdbench.stages import artifact, run
 from hdbench.stages.context import WEIGHTS
 from hdbench.suite.load import load_plan
-from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
+from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -170,3 +171,15 @@ def test_a_shipped_curve_is_of_means(tmp_path):
     frame = pd.read_csv(tmp_path / "thin.csv")
     assert frame.step.tolist() == [CURVE, 2 * CURVE, 2 * CURVE + 50]
     assert frame["student/loss"].tolist() == [CURVE + 1, 3 * CURVE + 1, 4 * CURVE + 51]
+
+
+def test_what_the_repository_ships_is_whole_and_of_the_reference_run(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    plan = load_plan("textured_digits")
+    shipped = [f"{path.parent.name}/{path.name}" for path in SHIPPED.glob("*/*")]
+    assert shipped and set(shipped) <= plan.stages.keys()
+    for stage in shipped:
+        manifest = artifact.checked(SHIPPED / stage, stage, "")
+        assert len(manifest["environment"]["commit"]) == 40
+        measured = pd.read_csv(SHIPPED / stage / "evaluation.csv")
+        assert {"teacher_unguided", "real_train", "real_test"} <= set(measured.arm)
