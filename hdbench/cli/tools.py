@@ -62,6 +62,29 @@ def cost_command(suite, results, out, config, gpu, memory):
         click.echo(report(plan, to_do(plan, results), model, out))
 
 
+@main.command("rehearse")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--gpu", help="One of the cost model's GPUs, in place of its own choice.")
+@config_option("workflow/cost.yaml", "The cost model, which says how much memory a GPU has.")
+@suite_option
+@results_option
+@clean_errors
+def rehearse_command(suite, results, config, gpu, jobs):
+    """Run one step of every kind of stage at full size without a GPU.
+
+    Says parameters, FLOPs, memory and where the host would wait for the device.  A tensor left on
+    the host, a value that the host reads, a result in float64 and too little memory are errors.
+    """
+    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
+    from hdbench.tools.cost.model import read_model  # start-up: pydantic
+    from hdbench.tools.rehearsal.report import refuse, rehearsals, report  # start-up: torch
+
+    plan = load_plan(suite)
+    table, wrong = report(plan, rehearsals(plan, results, jobs), read_model(config, gpu))
+    click.echo(table)
+    refuse(wrong)
+
+
 @main.command("latency")
 @click.option(
     "--rounds",

@@ -101,7 +101,14 @@ class Conditions:
 
         Both are on c's device; UserError for a label that is not a row.
         """
-        rows = c.cpu()
+        tokens, mask = self.gather(c.cpu())
+        places = mask.flatten().nonzero()[:, 0].to(c.device)  # on the host, which need not wait
+        embeddings = tokens.new_zeros(*mask.shape, self.width, device=c.device)
+        embeddings.flatten(0, 1)[places] = tokens.to(c.device)
+        return embeddings, mask.to(c.device)
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens (T, D) of rows (B,), one after another, and their mask (B, L), on the host."""
         if wrong := rows[(rows < 0) | (rows >= len(self))].tolist():
             raise UserError(
                 f"label {wrong[0]}: the table of encoded prompts has {len(self)} rows, 0 to "
@@ -115,10 +122,7 @@ class Conditions:
         for shard in shards.unique().tolist():
             inside = shards == shard
             tokens[inside] = self.tokens[shard][wanted[inside]]
-        mask = mask.to(c.device)
-        embeddings = torch.zeros(*mask.shape, self.width, dtype=tokens.dtype, device=c.device)
-        embeddings[mask] = tokens.to(c.device)
-        return embeddings, mask
+        return tokens, mask
 
     def __deepcopy__(self, memo: dict) -> Conditions:
         return self

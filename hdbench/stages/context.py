@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hdbench.core.progress import Progress
+from hdbench.networks.autoencoders import Autoencoder, AutoencoderConfig, load
+from hdbench.networks.text import Conditions
 from hdbench.stages import artifact
 from hdbench.suite.stage import Stage, config_of
 
@@ -60,6 +63,32 @@ class Context:
     def dataset(self):
         """The configuration of the parent `data`."""
         return self.parent("data").config.dataset
+
+    def weights(self, role: str) -> dict[str, Tensor]:
+        """The state dict that a parent has written."""
+        return load_file(self.parent(role).folder / WEIGHTS)
+
+    def rows(self, split: str) -> tuple[Any, Tensor]:
+        """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that is drawn from like them,
+        and labels (N,).
+        """
+        return self.dataset().open(self.parent("data").folder, split)
+
+    def ode_pairs(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The parent `pairs`, if there is one: eps and x (M, C, H, W), and labels (M,)."""
+        if "pairs" not in self.stage.parents:
+            return None
+        arrays = load_file(self.parent("pairs").folder / PAIRS)
+        return arrays["eps"], arrays["x"], arrays["labels"]
+
+    def conditions(self) -> Conditions | None:
+        """The prompts that the parent `text` has encoded, if there is one."""
+        has_text = "text" in self.stage.parents
+        return Conditions(self.parent("text").folder) if has_text else None
+
+    def autoencoder(self, config: AutoencoderConfig) -> Autoencoder:
+        """The frozen autoencoder of this configuration."""
+        return load(config, self.device)
 
 
 # names of the files in the work folder, and facts for the manifest

@@ -24,15 +24,14 @@ def data(context: Context) -> Payload:
 
 def clip(context: Context) -> Payload:
     """A CLIP on the images and captions of one split of the data."""
+    return train(context, captioning_problem(context), context.config.split)
+
+
+def captioning_problem(context: Context) -> Problem:
     config = context.config
-    training = config.training
     with seeded(config.seed, "clip", config.split):
-        network = new_clip(context, config.model)
-    return train(
-        context,
-        Problem(student=network.to(context.device), learning_rate=training.learning_rate),
-        config.split,
-    )
+        network = new_clip(context, config.model).to(context.device)
+    return Problem(student=network, learning_rate=config.training.learning_rate)
 
 
 def text(context: Context) -> Payload:

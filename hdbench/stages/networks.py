@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
-
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import seeded
 from hdbench.networks.classifier import Classifier
-from hdbench.networks.text import Conditions
 from hdbench.stages.context import WEIGHTS, Context, of_classifier, prompts_of, shape
 
 if TYPE_CHECKING:
@@ -20,8 +17,7 @@ if TYPE_CHECKING:
 def new_network(
     context: Context, *, mean_velocity: bool, axes: tuple[str | int, ...]
 ) -> Transformer:
-    has_text = "text" in context.stage.parents
-    conditions = Conditions(context.parent("text").folder) if has_text else None
+    conditions = context.conditions()
     with seeded(*axes):
         network = context.config.network.build(
             **shape(context.config.shape), mean_velocity=mean_velocity, conditions=conditions
@@ -34,12 +30,12 @@ def load_network(context: Context, role: str, *, mean_velocity: bool) -> Transfo
 
     A mean velocity network that starts from a velocity network keeps its zero embedding of t - r.
     """
-    path = context.parent(role).folder / WEIGHTS
     network = new_network(context, mean_velocity=mean_velocity, axes=("interval embedding",))
-    missing, unexpected = network.load_state_dict(load_file(path), strict=False)
+    missing, unexpected = network.load_state_dict(context.weights(role), strict=False)
     if unexpected or any(not key.startswith("interval_embed.") for key in missing):
         raise UserError(
-            f"{path}: not the weights of this network (missing {missing}, unexpected {unexpected})"
+            f"{context.parent(role).folder / WEIGHTS}: not the weights of this network (missing "
+            f"{missing}, unexpected {unexpected})"
         )
     return network
 
@@ -53,12 +49,12 @@ def new_clip(context: Context, model: dict[str, Any]) -> Captioned:
 def load_clip(context: Context) -> Captioned:
     clip = context.parent("clip")
     network = new_clip(context, clip.config.model)
-    network.load_state_dict(load_file(clip.folder / WEIGHTS))
+    network.load_state_dict(context.weights("clip"))
     return network.to(context.device).eval().requires_grad_(False)
 
 
 def load_classifier(context: Context) -> Classifier:
     trained = context.parent("classifier")
     network = Classifier(trained.config.network, **of_classifier(context.dataset()))
-    network.load_state_dict(load_file(trained.folder / WEIGHTS))
+    network.load_state_dict(context.weights("classifier"))
     return network.to(context.device).eval()

@@ -18,13 +18,13 @@ from hdbench.core.progress import Progress
 from hdbench.core.seeds import sample_noise
 from hdbench.flow.guidance import Guidance
 from hdbench.flow.samplers import sample_consistency, sample_flow_map, sample_mix, sample_ode
-from hdbench.networks.autoencoders import load
+from hdbench.networks.autoencoders import Autoencoder
 from hdbench.networks.base import TokenNetwork
 from hdbench.stages.context import PAIRS, PROMPTS, Context, Payload, labels_of
 from hdbench.stages.networks import load_network
 from hdbench.stages.pictures import Pictures
 from hdbench.stages.train import training_data
-from hdbench.suite.stage import RealStage, SampleStage
+from hdbench.suite.stage import PairsStage, RealStage, SampleStage
 
 DECODE_BATCH = 8  # latents that the autoencoder takes at once
 
@@ -88,19 +88,14 @@ def pairs(context: Context) -> Payload:
     config = context.config
     n = config.count
     steps = config.steps
-    network = load_network(context, "teacher", mean_velocity=False).requires_grad_(False)
-    v = config.guidance.of(network)
     axes = (config.seed, "pairs")
     if "text" in context.stage.parents:  # the prompts of the data, never those of the samples
         rows = training_data(context, "train")[1].unique()
     else:
         rows = torch.arange(config.shape.classes)
     labels = rows[torch.arange(n) % len(rows)]
-
-    def sampler(eps: Tensor, c: Tensor) -> Tensor:
-        return sample_ode(v, eps[0], c, steps)
-
-    x, _ = generated(context, sampler, axes, 1, labels, lambda x, indices: x)
+    solver = solver_of(config, load_network(context, "teacher", mean_velocity=False))
+    x, _ = generated(context, solver, axes, 1, labels, lambda x, indices: x)
     if distributed.rank() == 0:
         eps = sample_noise(axes, range(n), (1, *config.shape.dimensions))[:, 0]
         arrays = {"eps": eps.contiguous(), "x": x.contiguous(), "labels": labels}
@@ -110,13 +105,19 @@ def pairs(context: Context) -> Payload:
     return [PAIRS], facts
 
 
+def solver_of(config: PairsStage, network: TokenNetwork) -> Callable[[Tensor, Tensor], Tensor]:
+    """The guided teacher's ODE, from one noise (1, B, C, H, W) and labels (B,) to x."""
+    v = config.guidance.of(network.requires_grad_(False))
+    return lambda eps, c: sample_ode(v, eps[0], c, config.steps)
+
+
 def sample(context: Context) -> Payload:
     """N images, class-balanced: of the parent's network, or real ones of a split."""
     config = context.config
     if isinstance(config, RealStage):
         return real_images(context)
     labels = labels_of(context, range(config.samples))
-    noises, sampler = sampler_of(context)
+    noises, sampler = sampler_for(config, sampling_network(context))
     axes = (config.seed, config.chain, "sample")
     if config.autoencoder is None:
         images, seconds = generated(
@@ -126,18 +127,24 @@ def sample(context: Context) -> Payload:
             save_images(context.work.path / "samples.npz", images, labels)
         payload = ["samples.npz"]
     else:
-        autoencoder = load(config.autoencoder, context.device)
         pictures = Pictures(context.work.path, names_of(context, config.samples))
-
-        def decoded(eps: Tensor, c: Tensor) -> Tensor:
-            latents = sampler(eps, c)
-            return torch.cat([autoencoder.decode(z) for z in latents.split(DECODE_BATCH)])
-
+        decode = decoder_of(context.autoencoder(config.autoencoder))
         _, seconds = generated(
-            context, decoded, axes, noises, labels, pictures.write, pictures.written
+            context,
+            lambda eps, c: decode(sampler(eps, c)),
+            axes,
+            noises,
+            labels,
+            pictures.write,
+            pictures.written,
         )
         payload = distributed.from_rank_0(pictures.index)
     return payload, {} if seconds is None else {"milliseconds_per_sample": round(1000 * seconds, 4)}
+
+
+def decoder_of(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]:
+    """Latents (B, C, H, W) to images."""
+    return lambda x: torch.cat([autoencoder.decode(z) for z in x.split(DECODE_BATCH)])
 
 
 def real_images(context: Context) -> Payload:
@@ -156,20 +163,19 @@ def rows_of(config: RealStage) -> slice:
     return slice(n, 2 * n) if config.split == "train" else slice(0, n)
 
 
-def sampler_of(context: Context) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
-    """How many noises a sample takes, and the sampler by the parent's network.
-
-    That takes noises (noises, B, C, H, W) and labels (B,) to x (B, C, H, W).
-    """
+def sampling_network(context: Context) -> TokenNetwork:
+    """The parent's network, frozen."""
     is_student = context.parent("source").manifest["kind"] != "teacher"
-    network = load_network(context, "source", mean_velocity=is_student).requires_grad_(False)
-    return sampler_for(context.config, network)
+    return load_network(context, "source", mean_velocity=is_student).requires_grad_(False)
 
 
 def sampler_for(
     config: SampleStage, network: TokenNetwork
 ) -> tuple[int, Callable[[Tensor, Tensor], Tensor]]:
-    """As `sampler_of`, of this network, which the reuse of features changes."""
+    """How many noises a sample takes, and the sampler by a network, which reuse changes.
+
+    That takes noises (noises, B, C, H, W) and labels (B,) to x (B, C, H, W).
+    """
     if config.sampler == "consistency" and config.steps > 1:
         return config.steps, lambda eps, c: sample_consistency(network, eps, c, config.times)
     if config.sampler == "mix" and config.steps > 1:

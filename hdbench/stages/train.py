@@ -25,15 +25,7 @@ from hdbench.networks.prediction import ALLOW, check_prediction
 from hdbench.networks.projected import ProjectedClassifier
 from hdbench.networks.tensors import is_meta
 from hdbench.networks.trainable import merged, restrict
-from hdbench.stages.context import (
-    PAIRS,
-    WEIGHTS,
-    Context,
-    Payload,
-    of_classifier,
-    shape,
-    targets_of,
-)
+from hdbench.stages.context import WEIGHTS, Context, Payload, of_classifier, shape, targets_of
 from hdbench.stages.loop import run
 from hdbench.stages.networks import load_classifier, load_network, new_network
 from hdbench.stages.trainer import Trainer
@@ -43,10 +35,7 @@ from hdbench.suite.training import Training
 
 def classifier(context: Context) -> Payload:
     config = context.config
-    training = config.training
-    with seeded(config.seed, "classifier"):
-        network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
-    names, facts = train(context, Problem(student=network, learning_rate=training.learning_rate))
+    names, facts = train(context, classification_problem(context))
     if distributed.rank():
         return names, facts
     network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
@@ -56,6 +45,13 @@ def classifier(context: Context) -> Payload:
     wanted = targets_of(context, labels).numpy()
     right = classification.accuracy(probabilities, wanted, network.attributes)
     return names, facts | {"test_accuracy": right.value}
+
+
+def classification_problem(context: Context) -> Problem:
+    config = context.config
+    with seeded(config.seed, "classifier"):
+        network = Classifier(config.network, **of_classifier(context.dataset())).to(context.device)
+    return Problem(student=network, learning_rate=config.training.learning_rate)
 
 
 def teacher(context: Context) -> Payload:
@@ -69,14 +65,28 @@ def teacher(context: Context) -> Payload:
             "forward_equivalents": 0,
             "answers": answers,
         }
+    return train(context, teacher_problem(context))
+
+
+def teacher_problem(context: Context) -> Problem:
+    config = context.config
     training = config.training
     network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
     network = enable_options(training, network)
-    return train(context, Problem(student=network, learning_rate=training.learning_rate))
+    return Problem(student=network, learning_rate=training.learning_rate)
 
 
 def distill(context: Context) -> Payload:
     """Trajectory and refine: a student from its parent's weights, under the stage's objective."""
+    facts: dict[str, Any] = {}
+    problem = distillation(context, facts)
+    names, counted = train(context, problem, guided=context.config.guidance.active)
+    return names, counted | facts
+
+
+def distillation(context: Context, facts: dict[str, Any] | None = None) -> Problem:
+    """The networks of trajectory and refine; `facts` gets what the manifest is to say of them."""
+    facts = {} if facts is None else facts
     config = context.config
     training = config.training
 
@@ -85,7 +95,6 @@ def distill(context: Context) -> Payload:
 
     frozen = load_teacher().requires_grad_(False)
     axes = (config.seed, context.stage.kind)
-    facts: dict[str, Any] = {}
 
     def head(name: str, settings, *more: int) -> nn.Module:
         with seeded(*axes, "head", *more):
@@ -99,24 +108,18 @@ def distill(context: Context) -> Payload:
         facts["head_parameters"] = settings.heads * parameter_count(module)
         return module.to(context.device)
 
-    ode_pairs = None
-    if "pairs" in context.stage.parents:
-        arrays = load_file(context.parent("pairs").folder / PAIRS)
-        ode_pairs = arrays["eps"], arrays["x"], arrays["labels"]
     student = load_network(context, "student", mean_velocity=True)
     student.gradient_checkpointing = training.gradient_checkpointing
-    problem = Problem(
+    return Problem(
         student=student,
         learning_rate=training.learning_rate,
         teacher=frozen,
         teacher_velocity=config.guidance.of(frozen),
         copy_teacher=load_teacher,
         head=head,
-        pairs=ode_pairs,
+        pairs=context.ode_pairs(),
         classifier=critics_classifier(context, frozen, axes),
     )
-    names, counted = train(context, problem, guided=config.guidance.active)
-    return names, counted | facts
 
 
 def critics_classifier(context: Context, network: nn.Module, axes: tuple) -> nn.Module | None:
@@ -138,11 +141,8 @@ def train(
 ) -> Payload:
     """Run the objective's updates to the end; rank 0 writes the student's EMA and the history."""
     training = context.config.training
-    x, labels = training_data(context, split)
-    axes = (context.config.seed, context.stage.kind)
     parameters = parameter_count(problem.student)
-    updates = restricted_updates(training, problem, axes)
-    trainer = Trainer(updates, training, problem.student, axes, x, labels, context.sharding)
+    trainer = trainer_of(context, problem, split)
     run(trainer, context.work, context.label, context.checkpoint_seconds)
     weights = {name: sharding.on_rank_0(value) for name, value in trainer.ema.items()}
     if distributed.rank() == 0:
@@ -161,6 +161,15 @@ def train(
         "forward_equivalents": total(passes) * samples,
         "parameters": parameters,
     }
+
+
+def trainer_of(context: Context, problem: Problem, split: str = "train") -> Trainer:
+    """What trains the stage's objective on this problem."""
+    training = context.config.training
+    x, labels = training_data(context, split)
+    axes = (context.config.seed, context.stage.kind)
+    updates = restricted_updates(training, problem, axes)
+    return Trainer(updates, training, problem.student, axes, x, labels, context.sharding)
 
 
 def restricted_updates(training: Training, problem: Problem, axes: tuple) -> list[Update]:
@@ -194,10 +203,10 @@ def network_evaluations(passes: dict[str, Passes], samples: int) -> dict[str, fl
 
 
 def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
-    """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that is drawn from like them, and
-    labels (N,); for a classifier the wanted classes, (N, A) of several attributes.
+    """The rows of the data; for a classifier with the wanted classes, (N, A) of several attributes,
+    as labels.
     """
-    images, labels = context.dataset().open(context.parent("data").folder, split)
+    images, labels = context.rows(split)
     return images, targets_of(context, labels) if context.stage.kind == "classifier" else labels
 
 

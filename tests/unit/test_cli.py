@@ -85,6 +85,7 @@ COMMANDS = {
     "arm": {"name"} | STAGE_OPTIONS - {"--id", "--arm", "--steps"},
     "compare": {"a", "b", "--metric", "--all", "--out", "--fail-if-moved"},
     "cost": {"--suite", "--results", "--out", "--config", "--gpu", "--memory"},
+    "rehearse": {"--suite", "--results", "--config", "--gpu", "--jobs"},
     "latency": {"--suite", "--results", "--rounds", "--device", "--threads"},
     "doctor": {"--suite", "--results", "--config", "--device", "--verify"},
     "status": {"--suite", "--results", "--watch", "--cores"},

@@ -1,0 +1,180 @@
+"""The rehearsals of a suite: each different stage once, kept by what decides them, as a table."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, fields
+from functools import cache
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from hdbench.core.errors import UserError
+from hdbench.core.files import digest_of, sha256, write_atomic
+from hdbench.suite.load import load_plan
+from hdbench.suite.plan import Plan
+from hdbench.suite.stage import (
+    CheckpointStage,
+    DataStage,
+    PairsStage,
+    ProtocolStage,
+    SampleStage,
+    Stage,
+)
+from hdbench.tools.cost.model import CostModel
+from hdbench.tools.numbers import WIDTH, number
+from hdbench.tools.rehearsal.device import PACKAGE
+from hdbench.tools.rehearsal.stages import STEPS, Rehearsal, rehearse
+from hdbench.tools.rehearsal.watch import CATEGORIES
+
+FOLDER = "rehearsals"  # in the results
+UNTRAINED = (CheckpointStage, PairsStage, ProtocolStage, SampleStage)
+
+
+@cache
+def sources() -> str:
+    """SHA-256 of this package's own code."""
+    return digest_of([sha256(path) for path in sorted(PACKAGE.rglob("*.py"))])
+
+
+def is_rehearsed(plan: Plan, stage: Stage) -> bool:
+    """Whether a stage is of a kind that is rehearsed."""
+    encoded = isinstance(stage.config, DataStage) and plan.suite.data.stored == "latents"
+    return bool(stage.training) or encoded or isinstance(stage.config, UNTRAINED)
+
+
+def key_of(plan: Plan, stage: Stage) -> str:
+    """Of all that decides a rehearsal: stages of one key have the same."""
+    config = stage.config.model_dump(mode="json")
+    for name in ("seed", "chain", "samples", "count", "times", "checkpoint"):
+        config.pop(name, None)
+    if stage.training:
+        del config["training"]["steps"]
+    elif "steps" in config:
+        config["steps"] = min(config["steps"], STEPS)
+    text = plan.suite.text.model_dump(mode="json") if plan.suite.text else None
+    parents = {role: plan.stage(id_).kind == "teacher" for role, id_ in stage.parents.items()}
+    if stage.training:
+        parents.pop("student", None)  # of which the weights alone are read
+    data = plan.suite.data.model_dump(mode="json")
+    return digest_of([stage.kind, config, text, parents, data, torch.__version__, sources()])
+
+
+def different(plan: Plan) -> dict[str, Stage]:
+    """The first stage of each key."""
+    stages: dict[str, Stage] = {}
+    for stage in plan.stages.values():
+        if is_rehearsed(plan, stage):
+            stages.setdefault(key_of(plan, stage), stage)
+    return stages
+
+
+def read(results: Path, key: str) -> Rehearsal | None:
+    """A rehearsal that was kept."""
+    try:
+        text = (results / FOLDER / f"{key[:16]}.json").read_text(encoding="utf-8")
+        values = json.loads(text)
+    except (OSError, ValueError):
+        return None
+    known = isinstance(values, dict) and values.keys() == {x.name for x in fields(Rehearsal)}
+    return Rehearsal(**values) if known else None
+
+
+def rehearse_one(suite: str, stage: str) -> Rehearsal:
+    """By names, for another process."""
+    plan = load_plan(suite)
+    return rehearse(plan, plan.stage(stage))
+
+
+def rehearsals(plan: Plan, results: Path, jobs: int) -> Iterator[Rehearsal]:
+    """Of every different stage, those that are not kept made by so many processes."""
+    stages = different(plan)
+    kept = {key: read(results, key) for key in stages}
+    missing = [stages[key].id for key, rehearsal in kept.items() if rehearsal is None]
+    with ExitStack() as stack:
+        make = map
+        if jobs > 1 and missing:
+            pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+            make = stack.enter_context(pool).map
+        made = make(rehearse_one, repeat(plan.given), missing)
+        for key, rehearsal in kept.items():
+            if rehearsal is None:
+                rehearsal = next(made)
+                path = results / FOLDER / f"{key[:16]}.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, json.dumps(asdict(rehearsal)) + "\n")
+            yield rehearsal
+
+
+def report(plan: Plan, rehearsed: Iterable[Rehearsal], model: CostModel) -> tuple[str, list[str]]:
+    """A table of rehearsals with where the host waits; and sentences on what is wrong."""
+    memory = 1e9 * model.gpus[model.gpu].memory
+    rows = []
+    waits: dict[str, int] = {}
+    wrong = []
+    for rehearsal in rehearsed:
+        stage = plan.stage(rehearsal.stage)
+        rows.append(row_of(stage, rehearsal))
+        waits |= rehearsal.waits
+        wrong += [f"{rehearsal.stage}: {fault}" for fault in rehearsal.faults]
+        if rehearsal.peak > memory:
+            wrong.append(
+                f"{rehearsal.stage}: needs {rehearsal.peak / 1e9:.1f} GB with {rehearsal.rows} "
+                f"rows at once, an {model.gpu} has {memory / 1e9:g}; lower {remedy(stage)}"
+            )
+    headers = ["rule", "what", "rows", "M parameters", "GFLOP", *CATEGORIES, "peak GB", "waits"]
+    table = tabulate(
+        rows, headers, disable_numparse=True, colalign=("left", "left", *["right"] * 8)
+    )
+    text = (
+        "GFLOP: of a sample and training step, of an evaluation of the sampling network (+ "
+        "decoding one image), or of an image. Categories in GB at the peak, with replicas on one "
+        "GPU: parameters are those of all networks and averages. Waits: times a step that the "
+        "host waits for the device"
+        + ("" if not waits else ": " + "; ".join(sorted(waits)))
+        + f". Kept in results/{FOLDER}."
+    )
+    return "\n".join([table, *textwrap.wrap(text, WIDTH)]), wrong
+
+
+def row_of(stage: Stage, rehearsal: Rehearsal) -> list[Any]:
+    decoding = f" + {number(rehearsal.decoding / 1e9)}" if rehearsal.decoding else ""
+    return [
+        stage.kind,
+        what(stage),
+        rehearsal.rows,
+        number(rehearsal.parameters / 1e6),
+        number(rehearsal.flops / 1e9) + decoding,
+        *(number(rehearsal.memory[category] / 1e9) for category in CATEGORIES),
+        number(rehearsal.peak / 1e9),
+        sum(rehearsal.waits.values()),
+    ]
+
+
+def what(stage: Stage) -> str:
+    """What tells a stage from others of its kind."""
+    if not stage.training:
+        return stage.label
+    objective = stage.training.objective
+    head, gan = objective.head() or ("none", None)
+    return objective.name if head == "none" else f"{objective.name} {head} on {gan.feature_network}"
+
+
+def remedy(stage: Stage) -> str:
+    if stage.training:
+        return "training.micro_batch, or set training.gradient_checkpointing"
+    return "the batch" if stage.kind in ("sample", "pairs") else "the batch of images"
+
+
+def refuse(wrong: list[str]) -> None:
+    """UserError for what is wrong, all of it."""
+    if wrong:
+        raise UserError("; ".join(wrong))
