@@ -75,12 +75,9 @@ def rehearse_command(suite, results, config, gpu, jobs):
     Says parameters, FLOPs, memory and where the host would wait for the device.  A tensor left on
     the host, a value that the host reads, a result in float64 and too little memory are errors.
     """
-    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
-    from hdbench.tools.cost.model import read_model  # start-up: pydantic
-    from hdbench.tools.rehearsal.report import refuse, rehearsals, report  # start-up: torch
+    from hdbench.tools.rehearsal.report import of_suite, refuse  # start-up: torch
 
-    plan = load_plan(suite)
-    table, wrong = report(plan, rehearsals(plan, results, jobs), read_model(config, gpu))
+    table, wrong = of_suite(suite, results, config, gpu, jobs)
     click.echo(table)
     refuse(wrong)
 

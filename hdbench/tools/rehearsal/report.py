@@ -29,7 +29,7 @@ from hdbench.suite.stage import (
     SampleStage,
     Stage,
 )
-from hdbench.tools.cost.model import CostModel
+from hdbench.tools.cost.model import CostModel, read_model
 from hdbench.tools.numbers import WIDTH, number
 from hdbench.tools.rehearsal.device import PACKAGE
 from hdbench.tools.rehearsal.stages import STEPS, Rehearsal, rehearse
@@ -112,6 +112,15 @@ def rehearsals(plan: Plan, results: Path, jobs: int) -> Iterator[Rehearsal]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, json.dumps(asdict(rehearsal)) + "\n")
             yield rehearsal
+
+
+def of_suite(
+    suite: str, results: Path, config: Path, gpu: str | None, jobs: int
+) -> tuple[str, list[str]]:
+    """The `report` of a suite by its name, on one of the cost model's GPUs."""
+    plan = load_plan(suite)
+    model = read_model(config, gpu)
+    return report(plan, rehearsals(plan, results, jobs), model)
 
 
 def report(plan: Plan, rehearsed: Iterable[Rehearsal], model: CostModel) -> tuple[str, list[str]]:
