@@ -42,8 +42,8 @@ def fake_cuda() -> Iterator[None]:
 def _apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True):
     """As nn.Module's, which wants to swap parameters, and fake ones cannot be swapped."""
     moved: dict[int, Tensor] = {}
-    for part in module.modules():
-        for tensors in (part._parameters, part._buffers):
+    for submodule in module.modules():
+        for tensors in (submodule._parameters, submodule._buffers):
             for name, tensor in tensors.items():
                 if tensor is None:
                     continue

@@ -69,5 +69,5 @@ def modules_of(loaded: Any) -> list[nn.Module]:
     """The networks in what an extractor's `load` returns."""
     if isinstance(loaded, inception.Inception):
         return [loaded.body]
-    parts = loaded if isinstance(loaded, tuple) else (loaded,)
-    return [part for part in parts if isinstance(part, nn.Module)]
+    fields = loaded if isinstance(loaded, tuple) else (loaded,)
+    return [field for field in fields if isinstance(field, nn.Module)]
