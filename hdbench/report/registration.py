@@ -23,11 +23,11 @@ from hdbench.core.files import from_json, sha256, write_atomic
 from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
 from hdbench.core.yaml_file import read_yaml
 from hdbench.report.collect import is_collected
-from hdbench.report.rules import RULES, Claim, Rules, Unit, read_rules
+from hdbench.report.known import check_arms, check_metric_names
+from hdbench.report.rules import RULES, Rules, arms_of, read_rules
 from hdbench.report.ship import is_shipped
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
-from hdbench.suite.reading import SUITES, read_suite
 
 MOST = 10_000  # seeds
 DRAFT = ".draft"  # what ends the name of one that is still to be made
@@ -79,18 +79,6 @@ class Registration(Rules):
         return self
 
 
-def arms_of(claims: dict[str, Claim], rules: Rules, unit: Unit | None = None) -> list[str]:
-    """The suite's arms that tests (of a unit) and their margins name, without steps."""
-    names: list[str] = []
-    for claim in claims.values():
-        for test in claim.tests if claim.source == "suite" else ():
-            if unit not in (None, test.unit):
-                continue
-            margin = rules.margin(test)
-            names += [*test.arms, *([margin.of] if margin is not None and margin.of else [])]
-    return list(dict.fromkeys(name.partition("@")[0] for name in names))
-
-
 def read_registration(path: Path) -> Registration:
     return validate(Registration, read_yaml(path), str(path))
 
@@ -108,15 +96,23 @@ def rules_for(
         raise UserError(f"{prereg}: a registration has its own rules; leave out --rules")
     path = prereg or REGISTRATIONS / f"{plan.name}.yaml"
     if prereg is None and (rules is not None or not path.is_file()):
-        declared = rules or RULES
-        return read_rules(declared), exploratory(declared)
+        return rules_of(rules or RULES, plan, frame), exploratory(rules or RULES)
     registration = read_registration(path)
     try:
         return registration, kept(registration, path, plan, frame, metrics)
     except UserError as error:
         if prereg is not None:
             raise
-        return read_rules(), f"Exploratory, for the run does not keep to its registration: {error}."
+        why = f"Exploratory, for the run does not keep to its registration: {error}."
+        return rules_of(RULES, plan, frame), why
+
+
+def rules_of(path: Path, plan: Plan, frame: pd.DataFrame) -> Rules:
+    """The rules of a file, whose arms and metrics there are; see hdbench.report.known."""
+    declared = read_rules(path)
+    check_arms(declared, path, plan)
+    check_metric_names(declared, path, frame)
+    return declared
 
 
 def kept(
@@ -279,21 +275,6 @@ def check_stages(stages: list[dict[str, Any]], path: Path, since: str) -> None:
             raise UserError(
                 f"{path}: {then} when {stage['id']} ran; restore it (`git log -- {path}`), or "
                 "register anew under another suite"
-            )
-
-
-def check_arms(rules: Rules, path: Path, plan: Plan) -> None:
-    """That the arms that claims name are of this suite or of another in workflow/suites."""
-    claims = {
-        arm: name for name, claim in rules.claims.items() for arm in arms_of({name: claim}, rules)
-    }
-    if others := [arm for arm in claims if arm not in plan.arms]:
-        suites = map(read_suite, SUITES.glob("*.yaml"))
-        known = {*plan.arms, *(arm for suite in suites for arm in suite.get("arms") or ())}
-        if unknown := [arm for arm in others if arm not in known]:
-            raise UserError(
-                f"{path}: claims.{claims[unknown[0]]}: no suite has an arm {unknown[0]!r}"
-                + nearest(unknown[0], known)
             )
 
 

@@ -203,3 +203,15 @@ def rule_text(test: Hypothesis) -> str:
     teacher = "one teacher" if test.teacher is None else f"teacher {test.teacher}"
     units = {"chain": "", "exact": "", "stage2_seed": f", over stage-2 seeds of {teacher}"}
     return f"{test.effect} of {test.metric}, {contrast_text(test)}, {bound}{units[test.unit]}"
+
+
+def arms_of(claims: dict[str, Claim], rules: Rules, unit: Unit | None = None) -> list[str]:
+    """The suite's arms that tests (of a unit) and their margins name, without steps."""
+    names: list[str] = []
+    for claim in claims.values():
+        for test in claim.tests if claim.source == "suite" else ():
+            if unit not in (None, test.unit):
+                continue
+            margin = rules.margin(test)
+            names += [*test.arms, *([margin.of] if margin is not None and margin.of else [])]
+    return list(dict.fromkeys(name.partition("@")[0] for name in names))

@@ -345,6 +345,22 @@ def test_a_claim_is_not_left_out_of_a_registration_for_a_misspelt_arm(registered
     assert invoke(*register, "--out", "other.yaml").exit_code == 0
 
 
+def test_misspelt_arms_and_metrics_of_rules_are_refused_and_other_suites_arms_are_not(registered):
+    registered.write()
+    PREREG.unlink()
+    rules = Path("workflow/claims.yaml")
+    known = rules.read_text()
+    assert judged().exit_code == 0  # claim B names an arm of the suite `other`
+    for word, wrong, message in (
+        ("elsewhere", "elsewhre", "claims.B: no suite has an arm 'elsewhre'; did you mean 'elsewh"),
+        ("metric: recall", "metric: recal", "claims.B: no metric 'recal'; did you mean 'recall'?"),
+    ):
+        rules.write_text(known.replace(word, wrong))
+        result = judged()
+        assert result.exit_code == 2 and f"hdbench: {rules}: {message}" in result.output
+        assert result.output.count("\n") == 1
+
+
 def test_a_registration_that_is_not_committed_is_refused(registered):
     registered.write()
     git("rm", "--cached", "--quiet", str(PREREG))
