@@ -74,6 +74,26 @@ def test_images_of_few_originals():
     assert 0.93 < covered < 0.97 and usual < 0.7
 
 
+@pytest.mark.parametrize(("originals", "ratio"), [(1347, 5.9 / 3.1), (450, 8.6 / 2.8)])
+def test_real_images_of_the_reference_run_have_two_to_three_times_the_usual_error(originals, ratio):
+    """4,000 images of as many originals as the digits' parts have, a tenth of the variance own.
+
+    The ratios are those of the errors of two real sets' Frechet distances, by originals and not.
+    """
+    rng = np.random.default_rng(0)
+    values, errors = [], []
+    for _ in range(200):
+        index = rng.integers(originals, size=4000)
+        shapes = rng.normal(size=(originals, 2)) * 0.9**0.5
+        estimate = distance(0.5 + shapes[index] + 0.1**0.5 * rng.normal(size=(4000, 2)))
+        values.append(estimate.value)
+        designs = Design(clusters=index), Design()
+        errors.append([design.standard_error(estimate.influence) for design in designs])
+    clustered, usual = np.mean(errors, axis=0)
+    assert clustered / usual == pytest.approx(ratio, rel=0.06)
+    assert np.std(values) == pytest.approx(clustered, rel=0.15)  # an SD of 200 is known to 5%
+
+
 def test_paired_difference_of_fixed_labels():
     labels = np.arange(200) % CLASSES
     design = Design.of_labels(labels)
