@@ -950,3 +950,11 @@ def test_flops_are_those_of_the_products_in_the_network():
     total = 2 * block + time + 2 * 2 * n * pixels * d + 2 * d * 2 * d
     assert flops.forward_flops(config, 8, 1, 10, False) == total
     assert flops.forward_flops(config, 8, 1, 10, True) == total + time
+
+
+@pytest.mark.parametrize(("seeds", "said"), [([0], True), ([0, 1, 2], False)])
+def test_a_table_of_one_chain_says_where_intervals_of_recall_are_too_short(tmp_path, seeds, said):
+    plan = tiny_plan(tmp_path, {"seeds": seeds})
+    numbers = report_numbers.Numbers(plan, synthetic(plan), tmp_path)
+    assert any(tables.explanations(numbers, "Recall ↑")) == said
+    assert ("70%" in " ".join(tables.explanations(numbers, "Recall ↑"))) == said
