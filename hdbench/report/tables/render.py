@@ -44,8 +44,8 @@ IN_CSV = {
 }
 RARE = (
     "Recall, density: their sampling intervals are too short where a few outliers or a rare mode "
-    "decide; in simulations 95% ones covered recall of 0.05 by outliers in 70%, and density 0.48 of "
-    "skewed features in 16 dimensions in 91%."
+    "decide; in simulations 95% ones covered recall of 0.05 by outliers in 70%, and density of "
+    "0.48, of skewed features in 16 dimensions, in 91%."
 )
 RANKS = (
     "Bold: better than every other model here by a 95% interval of paired differences and by more "
