@@ -39,8 +39,10 @@ STAGE_OPTIONS = {
     "--checkpoint-seconds",
     "--sharding",
     "--again",
+    "--teachers",
 }
 EVALUATION_OPTIONS = {
+    "--array",
     "--layout",
     "--weights",
     "--resolution",
@@ -76,6 +78,7 @@ COMMANDS = {
     "prose": {"documents", "--out"},
     "init": {"folder"},
     "run": {"--cores", "--suite", "--results"},
+    "ship": {"--seed", "--suite", "--results", "--out"},
     "export": {"--arm", "--seed", "--suite", "--results", "--out"},
     "figures": {"--metrics", "--suite", "--results", "--out"},
     "show": {"--suite", "--results", "--out"},
