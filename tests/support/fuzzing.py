@@ -231,6 +231,7 @@ def cases(draw, ground: Ground, names: tuple[str, ...] = ()) -> Case:
 
 
 # what they would compute for minutes with good options
+REMOVING = {"again", "force"}  # which take away what others need
 COMPUTING = {"latency", "arm", "reference", "figures"}
 
 
@@ -248,7 +249,11 @@ def odd_options(draw, ground: Ground) -> Case:
     good = {words[0]: words for kind in ground.kinds.values() for words in kind.commands}
     start, command = draw(st.sampled_from(list(_commands(main))))
     words = list(good.get(start[0], (*start, *SUITE)) if len(start) == 1 else (*start, *SUITE))
-    options = [option for option in command.params if isinstance(option, click.Option)]
+    options = [
+        option
+        for option in command.params
+        if isinstance(option, click.Option) and option.name not in REMOVING
+    ]
     for option in draw(st.lists(st.sampled_from(options), max_size=3)):
         words.append(option.opts[0])
         if not option.is_flag:
