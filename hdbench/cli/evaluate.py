@@ -18,8 +18,10 @@ from hdbench.cli.group import (
     options,
     rank,
     threads_option,
+    writes,
 )
 from hdbench.core.errors import Interrupted, UserError
+from hdbench.core.outputs import check_outputs
 
 if TYPE_CHECKING:
     from hdbench.evaluation.results import Evaluation
@@ -191,6 +193,7 @@ protocol_option = click.option(
 )
 @evaluation_options
 @clean_errors
+@writes("samples", "sources", "prompts", "weights")
 @report_on_every_rank()
 def evaluate_command(protocols, sources, out, table, **options):
     """Measure any images under named protocols, and print every metric with its 95% interval."""
@@ -205,6 +208,10 @@ def evaluate_command(protocols, sources, out, table, **options):
     }
     for path in filter(None, outs.values()):
         check_table(path)
+    if table is not None:
+        from hdbench.report.protocols import files_of, write_protocols  # start-up: pandas
+
+        check_outputs(files_of(table))
     references = by_protocol(protocols, sources)
     request = Request.from_options(protocols=protocols, references=references, **options)
     run = evaluate_by_classifier if "classifier" in names else evaluate
@@ -215,8 +222,6 @@ def evaluate_command(protocols, sources, out, table, **options):
     for path, evaluation in zip(outs.values(), evaluations, strict=True):
         report(evaluation, path)
     if table is not None:
-        from hdbench.report.protocols import write_protocols  # start-up: pandas
-
         measured = list(zip(request.protocols, evaluations, strict=True))
         click.echo("\n" + "\n".join(map(str, write_protocols(measured, table))))
 

@@ -12,6 +12,7 @@ from hdbench.cli.group import (
     rendered_option,
     results_option,
     threads_option,
+    writes,
 )
 
 
@@ -21,6 +22,7 @@ from hdbench.cli.group import (
 @results_option
 @rendered_option
 @clean_errors
+@writes("config")
 def theory_command(config, threads, results, out):
     """Train students where the true mean velocity is known: errors, and what small ones lose.
 
@@ -41,6 +43,7 @@ def theory_command(config, threads, results, out):
 @results_option
 @rendered_option
 @clean_errors
+@writes("config")
 def flops_command(config, results, out):
     """Count the FLOPs of sampling at the paper's scale: what its published ratio is of.
 
@@ -58,6 +61,7 @@ def flops_command(config, results, out):
 @results_option
 @rendered_option
 @clean_errors
+@writes("config")
 def probes_command(config, threads, results, out):
     """Train heads to find planted flaws on frozen features: what they see and where they correct.
 

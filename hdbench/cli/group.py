@@ -12,8 +12,9 @@ from typing import TextIO
 
 import click
 
-from hdbench.core.errors import Ended, of_system
+from hdbench.core.errors import Ended, UserError, of_system
 from hdbench.core.files import expanded
+from hdbench.core.outputs import Command, writing
 
 # modules that come with an extra of the package, as pyproject.toml has them
 EXTRAS = {
@@ -135,6 +136,37 @@ def options(*shared):
     return lambda command: functools.reduce(lambda f, add: add(f), reversed(shared), command)
 
 
+def writes(*inputs: str):
+    """The option --force of a command that writes, and reads what these parameters name.
+
+    See `hdbench.core.outputs`.
+    """
+
+    def decorate(command):
+        @click.option(
+            "--force",
+            is_flag=True,
+            help="Replace files that hdbench did not write, or that this command reads.",
+        )
+        @functools.wraps(command)
+        def wrapped(force, **kwargs):
+            given = (kwargs[name] for name in (*inputs, "suite") if kwargs.get(name) is not None)
+            texts = [
+                str(value)
+                for values in given
+                for value in (values if isinstance(values, tuple) else (values,))
+            ]
+            # NAME=PATH is a path, too
+            read = {path for text in texts for path in (text, text.rpartition("=")[2])}
+            paths = tuple(map(Path, read))
+            with writing(Command(force=force, inputs=paths, results=kwargs.get("results"))):
+                return command(**kwargs)
+
+        return wrapped
+
+    return decorate
+
+
 class Tee:
     """Standard error that also goes to a file, line by line."""
 
@@ -142,7 +174,11 @@ class Tee:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.stream = stream
         self.path = path
-        self.file: TextIO | None = path.open("w", encoding="utf-8", buffering=1)
+        if path.suffix != ".log" and path.exists() and path.stat().st_size:
+            raise UserError(
+                f"--log = {path}: is there, and no .log to go on with; name another file"
+            )
+        self.file: TextIO | None = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, text: str) -> int:
         count = self.stream.write(text)
@@ -170,7 +206,7 @@ class Tee:
 @click.option(
     "--log",
     type=FILE,
-    help="Messages go to this file too; of several processes, those of the first.",
+    help="Messages go to the end of this .log file too; of several processes, those of the first.",
 )
 @clean_errors
 def main(log: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hdbench.cli.evaluate import check_table, report, table_option
-from hdbench.cli.group import FILE, clean_errors, main
+from hdbench.cli.group import FILE, clean_errors, main, writes
 
 BENCHMARKS = ("geneval", "dpg_bench", "vqascore")
 
@@ -19,6 +19,7 @@ BENCHMARKS = ("geneval", "dpg_bench", "vqascore")
 )
 @table_option
 @clean_errors
+@writes("scores")
 def import_command(benchmark, scores, name, partial, out):
     """Read what a benchmark's own scorer wrote, and print its metrics as `evaluate` does.
 

@@ -19,8 +19,9 @@ from hdbench.cli.group import (
     results_option,
     seed_option,
     suite_option,
+    writes,
 )
-from hdbench.core.files import write_atomic
+from hdbench.core.outputs import check_outputs, write_outputs
 from hdbench.core.provenance import SHIPPED
 
 
@@ -38,6 +39,7 @@ from hdbench.core.provenance import SHIPPED
 @suite_option
 @results_option
 @clean_errors
+@writes("keep")
 def collect_command(suite, results, partial, keep):
     """Gather every metric and cost of a suite into results/<suite>/metrics.csv."""
     from hdbench.report.collect import collect  # start-up: of this command alone
@@ -64,10 +66,11 @@ def collect_command(suite, results, partial, keep):
 @results_option
 @rendered_option
 @clean_errors
+@writes("metrics")
 def tables_command(suite, results, metrics, release, out):
     """Render the suite's tables as csv, Markdown, LaTeX and HTML; a missing value is '-'."""
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
-    from hdbench.report.numbers import metrics_file
+    from hdbench.report.numbers import check_place, is_collected, metrics_file, tables_folder
     from hdbench.report.registration import check_clean, stages_of
     from hdbench.report.tables import write_tables
     from hdbench.suite.load import load_plan
@@ -75,10 +78,14 @@ def tables_command(suite, results, metrics, release, out):
     plan = load_plan(suite)
     file = metrics or metrics_file(plan, results)
     frame = read_metrics(file, strict=metrics is None)
+    check_place(plan, results, metrics, out)
+    run = file.with_name("run.json")
     if release:
-        run = file.with_name("run.json")
         check_clean(stages_of(run), run)
-    for path in write_tables(plan, frame, results, out, lenient=metrics is not None):
+    at_home = file.absolute().parent == tables_folder(plan, results, out).absolute()
+    if metrics and not is_collected(metrics, run) and not at_home:
+        run = None  # another run's, or nobody's
+    for path in write_tables(plan, frame, results, out, metrics is not None, run):
         click.echo(path)
 
 
@@ -109,18 +116,20 @@ def tables_command(suite, results, metrics, release, out):
 @results_option
 @rendered_option
 @clean_errors
+@writes("metrics", "rules", "prereg", "theory", "flops")
 def claims_command(suite, results, metrics, rules, prereg, theory, flops, out):
     """Judge the paper's claims by declared rules: verdict, effect, interval, margin."""
     from hdbench.experiments.sources import experiments_of  # start-up: of this command alone
     from hdbench.metrics.records import read_metrics
     from hdbench.report.claims import write_claims
-    from hdbench.report.numbers import Numbers, metrics_file
+    from hdbench.report.numbers import Numbers, check_place, metrics_file
     from hdbench.report.registration import rules_for
     from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
     source = metrics or metrics_file(plan, results)
     frame = read_metrics(source, strict=metrics is None)
+    check_place(plan, results, metrics, out)
     declared, status = rules_for(plan, frame, source, prereg, rules)
     numbers = Numbers(plan, frame, results, lenient=metrics is not None)
     values, counts = experiments_of(results, theory, flops)
@@ -172,16 +181,18 @@ def prose_command(documents, out):
 @results_option
 @rendered_option
 @clean_errors
+@writes("metrics")
 def figures_command(suite, results, metrics, out):
     """Draw quality, differences, samples, curves, spectra, weights; notes say what is missing."""
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.figures import FIGURES, draw
-    from hdbench.report.numbers import metrics_file
+    from hdbench.report.numbers import check_place, metrics_file
     from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
     path = metrics or metrics_file(plan, results)
     frame = read_metrics(path, strict=metrics is None) if metrics or path.exists() else None
+    check_place(plan, results, metrics, out)
     written = draw(plan, results, out, frame, lenient=metrics is not None)
     for path in written:
         click.echo(path)
@@ -217,6 +228,7 @@ def figures_command(suite, results, metrics, out):
 )
 @out_option
 @clean_errors
+@writes("files", "numbers")
 def published_command(names, files, numbers, without_remembered, out):
     """Render the main table of a benchmark: published numbers with sources, ours below them."""
     from hdbench.report import published  # start-up: of this command alone
@@ -273,16 +285,20 @@ def ship_command(suite, results, seed, out):
     help="Exit code 1 if a row moved, or if none could be compared.",
 )
 @clean_errors
+@writes("a", "b")
 def compare_command(a, b, metrics, everything, out, fail_if_moved):
     """Compare files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.compare import compare, described, failed
     from hdbench.report.comparison import report
 
+    if out is not None:
+        check_outputs([out])
     frames = [read_metrics(path) for path in (a, b)]
     comparison = compare(*frames, metrics=metrics, costs=everything)
     if out is not None:
-        write_atomic(out, comparison.rows.to_csv(index=False, lineterminator="\n"))
+        text = comparison.rows.to_csv(index=False, lineterminator="\n")
+        write_outputs({out: text.encode()})
     for name, path, frame in zip("AB", (a, b), frames, strict=True):
         click.echo(f"{name}: {path} ({described(frame)})")
     click.echo("\n" + report(comparison, everything))
@@ -299,6 +315,7 @@ def compare_command(a, b, metrics, everything, out, fail_if_moved):
 @results_option
 @out_option
 @clean_errors
+@writes()
 def publish_command(experiment, suite, results, out):
     """Copy a suite's rendered tables, claims and figures into the folder of committed tables."""
     from hdbench.report.publish import publish  # start-up: of this command alone

@@ -17,6 +17,7 @@ from hdbench.cli.group import (
     seed_option,
     suite_option,
     threads_option,
+    writes,
 )
 
 
@@ -27,6 +28,7 @@ from hdbench.cli.group import (
 @results_option
 @click.option("--out", required=True, type=FOLDER, help="Folder to write.")
 @clean_errors
+@writes()
 def export_command(suite, results, arm, seed, out):
     """Write a one-step student as a folder of diffusers with a model card; needs no hdbench."""
     from hdbench.suite.load import load_plan  # start-up: pydantic and torch
@@ -95,6 +97,7 @@ def rehearse_command(suite, results, config, gpu, jobs):
 @suite_option
 @results_option
 @clean_errors
+@writes()
 def latency_command(suite, results, rounds, device, threads):
     """Measure how long each way to sample takes, side by side on this machine.
 

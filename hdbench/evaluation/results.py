@@ -17,7 +17,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import write_together
+from hdbench.core.outputs import check_outputs, write_outputs
 from hdbench.metrics import Design, Estimate, Metric, error_of, metric_of
 from hdbench.metrics.records import COLUMNS, with_count
 
@@ -128,7 +128,7 @@ class Evaluation:
             if path.suffix == ".csv"
             else json.dumps(document, indent=1, allow_nan=False) + "\n"
         )
-        write_together({path: text.encode(), path.with_suffix(".npz"): buffer.getvalue()})
+        write_outputs({path: text.encode(), path.with_suffix(".npz"): buffer.getvalue()})
 
 
 def _number(value: float | None) -> float | None:
@@ -138,20 +138,11 @@ def _number(value: float | None) -> float | None:
 def check_out(path: Path) -> None:
     """UserError where `Evaluation.save` could not write, or would overwrite something else."""
     place = next(folder for folder in path.absolute().parents if folder.exists())
-    influences = path.with_suffix(".npz")
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise UserError(
             f"--out = {path}: {place} is not a folder that can be written to; choose another"
         )
-    try:
-        foreign = influences.exists() and not read_results(influences)
-    except UserError:
-        foreign = True
-    if foreign or path.is_dir():
-        raise UserError(
-            f"--out = {path}: {influences if foreign else path} is something else, which would be "
-            "overwritten; choose another name"
-        )
+    check_outputs((path, path.with_suffix(".npz")))
 
 
 def read_results(path: Path) -> dict[str, Result]:

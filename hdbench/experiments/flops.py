@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.core.config import Config, validate
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_together
+from hdbench.core.outputs import write_outputs
 from hdbench.core.yaml_file import read_yaml
 from hdbench.experiments.report import csv, metrics_frame
 from hdbench.experiments.units import check_distinct, unit_digest
@@ -225,7 +225,7 @@ def run_flops(config: Flops, results: Path, out: Path) -> list[Path]:
     """Count; write results/flops/metrics.csv and all of out/flops; the paths."""
     frame = count(config)
     metrics = {folder / "flops" / "metrics.csv": csv(frame) for folder in (results, out)}
-    write_together(metrics)
+    write_outputs(metrics)
     return [*metrics, *document.write(document_of(config, render(frame)), out / "flops" / "flops")]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hdbench.core.files import write_together
+from hdbench.core.outputs import write_outputs
 from hdbench.metrics.records import COLUMNS, MISSING, Interval, check, interval
 from hdbench.report.document import for_people
 from hdbench.report.figures import style
@@ -97,8 +97,7 @@ class Report:
         with style.plt.rc_context(style.STYLE):
             for name, draw in self.figures.items():
                 contents |= style.pictures_of(draw(), folder / name)
-        write_together(contents)
-        return list(contents)
+        return write_outputs(contents)
 
 
 def csv(table: pd.DataFrame) -> bytes:

@@ -16,14 +16,14 @@ from typing import Any
 
 import pandas as pd
 
-from hdbench.core import files
 from hdbench.core.errors import UserError
 from hdbench.core.files import from_json
+from hdbench.core.outputs import ADVICE, forced, write_outputs
 from hdbench.metrics.records import COLUMNS, read_metrics, with_count
 from hdbench.networks.flops import forward_flops
 from hdbench.networks.reuse import DeepCache, FasterDiffusion
 from hdbench.report.latency import latencies, latency_file, read_latencies
-from hdbench.report.numbers import metrics_file
+from hdbench.report.numbers import is_collected, metrics_file
 from hdbench.stages import artifact
 from hdbench.suite.chain import measured_by
 from hdbench.suite.plan import Plan, Row
@@ -69,11 +69,12 @@ def collect(
             frame = pd.DataFrame(numbers, columns=list(COLUMNS))
             parts.append(frame.assign(**common, digest=digest))
     whole = pd.concat([frame.astype(COLUMNS) for frame in parts], ignore_index=True)
+    path = metrics_file(plan, results)
+    check_collected(path, whole)
     run = run_manifest(plan, manifests, keep.with_name("run.json") if kept else None)
     as_collected = not kept or is_collected(keep, keep.with_name("run.json"))
     if measured:
         run["latency"] = measured["provenance"]
-    path = metrics_file(plan, results)
     table = whole.to_csv(index=False, lineterminator="\n")
     if as_collected:  # else no registration may be judged by these numbers
         run["metrics"] = hashlib.sha256(table.encode()).hexdigest()
@@ -84,14 +85,20 @@ def collect(
             index=False, lineterminator="\n"
         ),
     }
-    files.write_together({path: text.encode() for path, text in contents.items()})
+    write_outputs({path: text.encode() for path, text in contents.items()})
     return whole
 
 
-def is_collected(metrics: Path, run: Path) -> bool:
-    """Whether a file of metrics is the one that was collected with a run's manifest."""
-    recorded = from_json(run.read_text(encoding="utf-8")).get("metrics")
-    return recorded == files.sha256(metrics)
+def check_collected(path: Path, whole: pd.DataFrame) -> None:
+    """UserError where a file of numbers would be replaced by none, or is not of `collect`."""
+    if not path.exists() or forced():
+        return
+    if whole.empty:
+        raise UserError(f"{path}: has numbers, and no row is finished here; run stages first")
+    if not path.with_name("run.json").exists():
+        raise UserError(
+            f"{path}: has no run.json beside it, so `hdbench collect` did not write it; {ADVICE}"
+        )
 
 
 def kept_rows(

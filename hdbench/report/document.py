@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from hdbench.core.files import write_atomic
+from hdbench.core.outputs import write_outputs
 from hdbench.metrics.records import Interval
 
 TEX = str.maketrans(
@@ -106,11 +106,14 @@ def wrapped(share: float) -> str:
 
 def write(document: Document, path: Path, kinds: Sequence[str] = ()) -> list[Path]:
     """The document as path.csv, .md, .tex and .html (or of these `kinds`); the paths."""
-    written = []
-    for kind in kinds or RENDERERS:
-        written.append(path.with_name(f"{path.name}.{kind}"))
-        write_atomic(written[-1], RENDERERS[kind](document))
-    return written
+    kinds = kinds or tuple(RENDERERS)
+    contents = {file: RENDERERS[kind](document).encode() for kind, file in files_of(path, kinds)}
+    return write_outputs(contents)
+
+
+def files_of(path: Path, kinds: Sequence[str] = ()) -> list[tuple[str, Path]]:
+    """The files of a document, path.csv, .md, .tex and .html or of these `kinds`, by kind."""
+    return [(kind, path.with_name(f"{path.name}.{kind}")) for kind in kinds or RENDERERS]
 
 
 def to_csv(document: Document) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import from_json, sha256
+from hdbench.core.outputs import forced
 from hdbench.metrics import metric_of
 from hdbench.metrics.base import Estimate
 from hdbench.metrics.comparison import variance_components
@@ -34,6 +36,31 @@ def tables_folder(plan: Plan, results: Path, out: Path | None) -> Path:
 def figures_folder(plan: Plan, results: Path, out: Path | None) -> Path:
     """Where figures go: out/<suite>/figures, and by default results/<suite>/figures."""
     return (out or results) / plan.name / "figures"
+
+
+def check_place(plan: Plan, results: Path, metrics: Path | None, out: Path | None) -> None:
+    """UserError where other numbers' tables or figures would stand among those of the own run."""
+    collected = metrics_file(plan, results)
+    if (
+        metrics
+        and not out
+        and collected.is_file()
+        and collected.read_bytes() != metrics.read_bytes()
+    ):
+        if not forced():
+            raise UserError(
+                f"{metrics}: has other numbers than {collected}, whose tables and figures would be "
+                "replaced; give --out another folder, or --force"
+            )
+
+
+def is_collected(metrics: Path, run: Path) -> bool:
+    """Whether a file of metrics is the one that was collected with a run's manifest."""
+    try:
+        recorded = from_json(run.read_text(encoding="utf-8")).get("metrics")
+    except (OSError, ValueError, AttributeError):
+        return False  # none there, or another file
+    return recorded == sha256(metrics)
 
 
 def paired_difference(

@@ -61,6 +61,11 @@ def write_protocols(measured: Sequence[tuple[Protocol, Evaluation]], path: Path)
     return document.write(protocols_document(measured), path)
 
 
+def files_of(path: Path) -> list[Path]:
+    """What `write_protocols` writes."""
+    return [file for _, file in document.files_of(path)]
+
+
 def row_of(
     protocol: Protocol, evaluation: Evaluation, metric: str, first: Result
 ) -> tuple[list[str | Cell], dict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_together
+from hdbench.core.outputs import write_outputs
 
 SUFFIXES = (".csv", ".md", ".tex", ".png", ".pdf")
 
@@ -32,5 +32,4 @@ def publish(name: str, results: Path, out: Path) -> list[Path]:
         )
     if not contents:
         raise UserError(f"{source}: nothing is rendered there; render tables and figures first")
-    write_together(contents)
-    return list(contents)
+    return write_outputs(contents)

@@ -22,8 +22,8 @@ from hdbench.core.errors import UserError
 from hdbench.core.files import from_json, sha256, write_atomic
 from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
 from hdbench.core.yaml_file import read_yaml
-from hdbench.report.collect import is_collected
 from hdbench.report.known import check_arms, check_metric_names
+from hdbench.report.numbers import is_collected
 from hdbench.report.rules import RULES, Rules, arms_of, read_rules
 from hdbench.report.ship import is_shipped
 from hdbench.suite.load import load_plan

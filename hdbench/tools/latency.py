@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_together
+from hdbench.core.outputs import write_outputs
 from hdbench.core.progress import Progress
 from hdbench.core.provenance import environment
 from hdbench.core.seeds import sample_noise, seeded
@@ -61,7 +61,7 @@ def measure(plan: Plan, results: Path, device: torch.device, rounds: int) -> Pat
     }
     path = latency_file(plan, results)
     text = json.dumps({"provenance": provenance, "milliseconds": medians}, indent=1) + "\n"
-    write_together({path: text.encode()})
+    write_outputs({path: text.encode()})
     return path
 
 

@@ -1171,7 +1171,7 @@ def test_a_table_that_cannot_be_written(folder, table, tmp_path):
     np.savez(tmp_path / "mine.npz", arr_0=pictures(2, 1))
     content = (tmp_path / "mine.npz").read_bytes()
     sentence = refusal(clip(folder, table, tmp_path / "cache", "--out", tmp_path / "mine.csv"))
-    assert "mine.npz is something else, which would be overwritten" in sentence
+    assert "mine.npz: is there, and hdbench has not written it" in sentence
     assert (tmp_path / "mine.npz").read_bytes() == content and not (tmp_path / "cache").exists()
 
 

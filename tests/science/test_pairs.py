@@ -15,7 +15,8 @@ from hdbench.core.errors import UserError
 from hdbench.core.pixels import load_images, to_uint8
 from hdbench.flow.path import guided
 from hdbench.metrics.records import read_metrics
-from hdbench.report.collect import collect, is_collected
+from hdbench.report.collect import collect
+from hdbench.report.numbers import is_collected
 from hdbench.stages import artifact, networks
 from hdbench.stages import context as stages
 from tests.support.tiny import run_until, stage_of, tiny_plan

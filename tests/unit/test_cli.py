@@ -110,6 +110,12 @@ COMMANDS = {
     "import": {"benchmark", "scores", "--name", "--partial", "--out"},
 }
 
+for _name in (
+    *("evaluate", "import", "collect", "tables", "claims", "figures", "published", "compare"),
+    *("publish", "theory", "flops", "probes", "export", "latency"),
+):
+    COMMANDS[_name] |= {"--force"}
+
 
 @pytest.fixture(autouse=True)
 def leaves_this_process_alone(monkeypatch):

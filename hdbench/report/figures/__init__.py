@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from hdbench.core.files import write_together
+from hdbench.core.outputs import write_outputs
 from hdbench.core.registry import Registry
 from hdbench.report.figures.base import Figure
 from hdbench.report.figures.curves import Curves
@@ -75,8 +75,7 @@ def draw(
                 plt.close(drawing)
             else:
                 pictures |= pictures_of(drawing, folder / name)
-    write_together(pictures)
-    return list(pictures)
+    return write_outputs(pictures)
 
 
 def _numbers(

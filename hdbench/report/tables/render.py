@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from hdbench.core.files import write_atomic
+from hdbench.core.outputs import check_outputs, write_outputs
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.metrics import METRICS
 from hdbench.metrics.records import MISSING, Interval, read_metrics
@@ -294,22 +294,31 @@ def explanations(numbers: Numbers, titles: str) -> list[str]:
 
 
 def write_tables(
-    plan: Plan, frame: pd.DataFrame, results: Path, out: Path | None, lenient: bool = False
+    plan: Plan,
+    frame: pd.DataFrame,
+    results: Path,
+    out: Path | None,
+    lenient: bool = False,
+    run: Path | None = None,
 ) -> list[Path]:
     """All tables into out/<suite>/ or results/<suite>/tables/; the paths.
 
-    Each is csv, md, tex and html, beside the metrics that they were rendered from.  `lenient`: the
+    Each is csv, md, tex and html, beside the metrics that they were rendered from.  `run` is their
+    run's manifest, which goes with them; another one that is there goes away.  `lenient`: the
     metrics need not be of the present version of the suite; what cannot be used is left out and
     reported.
     """
     tables = tables_of(plan)
     numbers = Numbers(plan, frame, results, lenient)
     folder = tables_folder(plan, results, out)
-    written = [folder / "metrics.csv"]
-    write_atomic(written[0], frame.to_csv(index=False, lineterminator="\n"))
-    if (run := metrics_file(plan, results).with_name("run.json")).is_file():
-        written.append(folder / run.name)
-        write_atomic(written[-1], run.read_text(encoding="utf-8"))
+    contents = {folder / "metrics.csv": frame.to_csv(index=False, lineterminator="\n").encode()}
+    manifest = folder / "run.json"
+    if run is not None and run.is_file():
+        contents[manifest] = run.read_bytes()
+    else:
+        check_outputs([manifest])
+        manifest.unlink(missing_ok=True)
+    written = write_outputs(contents)
     for name, table in tables.items():
         whole = table.document(numbers) or render(numbers, name).document
         written += document.write(whole, folder / name)

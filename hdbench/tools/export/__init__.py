@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from hdbench.core import files
 from hdbench.core.errors import UserError
+from hdbench.core.outputs import check_outputs, record
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.text import Conditions
 from hdbench.stages import artifact
@@ -40,6 +41,8 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
     else:
         model, scale = to_diffusers(network)
         lines = sampling_lines(network, scale, suite.data)
+    if out.is_dir():
+        check_outputs(sorted(out.glob("[!.]*")))
     text = card(plan, results, arm, stage, manifest["environment"], lines, model)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -50,7 +53,9 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
             f"--out = {out}: cannot be written ({error.strerror}); choose another folder"
         ) from None
     files.write_atomic(out / "README.md", text)
-    return sorted(out.iterdir())
+    written = sorted(out.glob("[!.]*"))
+    record({path: files.sha256(path) for path in written})
+    return written
 
 
 def student_stage(plan: Plan, name: str, seed: int | None) -> Stage:
