@@ -80,6 +80,8 @@ class UserPath(click.Path):
         super().__init__(path_type=Path, **options)
 
     def convert(self, value, param, ctx):
+        if "\0" in str(value):
+            self.fail("a path has no NUL character; take it out", param, ctx)
         return super().convert(expanded(value), param, ctx)
 
 

@@ -83,6 +83,8 @@ def of_system(error: BaseException, place: object = "a file") -> UserError | Non
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno:
             return UserError(_refusal(cause.errno, cause.filename or place))
+        if isinstance(cause, ValueError) and "embedded null" in str(cause):
+            return UserError("a path has a NUL character; take it out")
         if number := re.search(r"\(os error (\d+)\)", str(cause)):  # of Rust
             return UserError(_refusal(int(number[1]), place))
         cause = cause.__cause__ or cause.__context__

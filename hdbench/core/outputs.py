@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,22 +85,19 @@ def is_ours(path: Path, results: Path | None = None) -> bool:
 def write_outputs(contents: dict[Path, bytes]) -> list[Path]:
     """Write these files, all or none; the paths. UserError where one may not be replaced."""
     check_outputs(contents, contents)
-    record({path: hashlib.sha256(content).hexdigest() for path, content in contents.items()})
     write_together(contents)
+    record({path: hashlib.sha256(content).hexdigest() for path, content in contents.items()})
     return list(contents)
 
 
 def record(digests: Mapping[Path, str]) -> None:
-    """Note that files of these SHA-256 are written; several processes may do so at once."""
+    """Note that files of these SHA-256 are written; several processes may do so at once.
+
+    Where that is not possible they are replaced with `--force` alone.
+    """
     for path, digest in digests.items():
         line = f"{digest}  {path.name}\n"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with (path.parent / RECORD).open("a+", encoding="utf-8") as file:
-                file.seek(0)
-                if line not in file:
-                    file.write(line)
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); choose another folder"
-            ) from None
+        with suppress(OSError), (path.parent / RECORD).open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            if line not in file:
+                file.write(line)

@@ -43,6 +43,12 @@ class _Loader(yaml.SafeLoader):
                 raise self.refuse(key, f"key {text!r} appears twice; remove one")
         return super().construct_mapping(node, deep)
 
+    def construct_text(self, node):
+        text = self.construct_scalar(node)
+        if "\0" in text:
+            raise self.refuse(node, f"{text[:40]!r} has a NUL character; take it out")
+        return text
+
     def construct_integer(self, node):
         sign, base, digits = re.fullmatch(r"([-+]?)(0o|0x|)(\w+)", node.value).groups()
         is_long = len(digits.lstrip("0")) > 22  # of 64 bits in base 8
@@ -65,6 +71,7 @@ for _tag, _pattern, _first in (
         f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first
     )
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
 
 
 def _expanded(node: yaml.Node, sizes: dict[int, int], depth: int = 0) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -38,7 +39,13 @@ class ArrayForm:
         layout = rest.pop(0) if first else "nhwc"
         number = r"([-+]?\d+\.?\d*)"
         values = re.fullmatch(rf"{number}\.\.{number}", rest.pop(0)) if rest else ()
-        if not name or rest or values is None or values and float(values[1]) >= float(values[2]):
+        if (
+            not name
+            or rest
+            or values is None
+            or values
+            and not float(values[1]) < float(values[2]) < math.inf
+        ):
             raise UserError(
                 f"--array = {text!r}: write NAME, NAME:nchw, NAME:-1..1 or NAME:nchw:0..1, the "
                 "array's name, its layout if not nhwc, and the range of values that are not uint8"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hdbench.core.config import MISSING_NAMES
 from hdbench.core.errors import UserError
 from hdbench.core.files import expanded
 from hdbench.core.runtime import set_up
@@ -18,6 +19,8 @@ from hdbench.evaluation.features import Settings, Shard
 from hdbench.evaluation.images import Images
 from hdbench.evaluation.protocols import PROTOCOLS, Protocol, protocol_named
 from hdbench.evaluation.weights import PUBLIC, Weights, find
+
+LONGEST_TITLE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +58,16 @@ class Request:
         resolution: int | None = None,
         kid_subset_size: int | None = None,
         array: str | None = None,
+        name: str | None = None,
+        samples: Path | None = None,
         **fields: Any,
     ) -> Request:
         """The request that options of the command line make; `fields` go into it as they are.
 
         Sets up the process for the device.  Raises UserError for options that do not fit.
         """
+        if samples is not None:
+            name = title_of(name, "--samples", samples)
         chosen = changed(protocols, resolution, kid_subset_size)
         files = by_role(weights)
         shard = Shard.of(rank, world_size, wait_seconds)
@@ -74,8 +81,27 @@ class Request:
             device=computing,
             allow=frozenset(allow),
             form=STANDARD if array is None else ArrayForm.read(array),
+            name=name,
+            samples=samples,
             **fields,
         )
+
+
+def title_of(name: str | None, option: str, path: Path) -> str:
+    """What tables call samples, by default as the file or folder that `option` gives.
+
+    UserError for a name that tables do not show, or read as a missing value.
+    """
+    title = path.resolve().stem if name is None else name
+    where = f"{option} = {str(path)!r}" if name is None else f"--name = {name[:200]!r}"
+    if not title.strip() or not title.isprintable() or len(title) > LONGEST_TITLE:
+        raise UserError(
+            f"{where}: a name is not empty, has at most {LONGEST_TITLE} characters, and all are "
+            "shown; give another --name"
+        )
+    if title.lower() in MISSING_NAMES:
+        raise UserError(f"{where}: tables read {title!r} as a missing value; give another --name")
+    return title
 
 
 def changed(

@@ -11,7 +11,7 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.reading import RECIPES
 from hdbench.suite.schema import Arm
 from hdbench.suite.stage import DistillStage, PairsStage
-from hdbench.suite.training import EqualTotal, Training
+from hdbench.suite.training import LARGEST_COUNT, EqualTotal, Training
 
 
 def cost_per_step(plan: Plan, training: Training) -> float:
@@ -78,6 +78,8 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
 
     left = total_cost(plan, target) - total_cost(plan, with_steps(0))
     steps = round(training.steps.share * left / cost_per_step(plan, training))
+    if steps > LARGEST_COUNT:
+        raise UserError(f"{where}: these are {steps:.3g} steps, which no stage takes; lower it")
     if steps < 1:
         raise UserError(
             f"{source}: arms.{name}: the compute of {other!r} leaves no step for {kind}"

@@ -16,6 +16,7 @@ from hdbench.metrics import METRICS, metric_of
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.arms import is_teacher
+from hdbench.suite.limits import check_sizes
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Suite
 from hdbench.suite.training import ClipText, Training
@@ -57,6 +58,7 @@ def check(plan: Plan, source: str) -> None:
     """UserError for the first combination of keys that cannot be; `source` is the suite's file."""
     suite = plan.suite
     data = suite.data
+    check_sizes(plan, source)
     if data.image_size % suite.network.patch:
         raise UserError(
             f"{source}: network.patch = {suite.network.patch} does not divide the image side "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from hdbench.core.errors import UserError
 
+MOST = 1000  # arms of a grid
 AXIS = re.compile(r"\{(\w+)\}")
 
 
@@ -34,7 +36,10 @@ def expand(arms: dict[str, Any], source: str) -> dict[str, dict[str, Any]]:
 
 def _arms(pattern: str, override: Any, where: str) -> Iterator[tuple[str, Any]]:
     axes = AXIS.findall(pattern)
-    for combination in itertools.product(*(_choices(override, axis, where) for axis in axes)):
+    choices = [_choices(override, axis, where) for axis in axes]
+    if (count := math.prod(map(len, choices))) > MOST:
+        raise UserError(f"{where}: stands for {count:,} arms, more than {MOST:,}; leave some out")
+    for combination in itertools.product(*choices):
         names = {axis: name for axis, (name, _) in zip(axes, combination, strict=True)}
         values = {axis: value for axis, (_, value) in zip(axes, combination, strict=True)}
         yield _fill(pattern, names), _filled(override, names, values) if axes else override

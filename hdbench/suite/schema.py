@@ -334,3 +334,10 @@ class RunConfig(Config):
     theory: str
     flops: str
     probes: str
+
+    @field_validator("device")
+    @classmethod
+    def _is_known(cls, device: str) -> str:
+        if device not in ("cpu", "auto", "cuda") and not device.startswith("cuda:"):
+            raise ValueError(f"device = {device!r}: unknown; use cpu, cuda or auto")
+        return device

@@ -13,6 +13,7 @@ from hdbench.networks.trainable import Trainable
 
 Objective = OBJECTIVES.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
+LARGEST_COUNT = 10**9  # of anything: steps, images, parameters
 VOCABULARY = 49408  # of open_clip's tokeniser
 
 
@@ -76,8 +77,8 @@ class Training(Config):
 
     @model_validator(mode="after")
     def _some_steps(self):
-        if isinstance(self.steps, int) and self.steps > 10**9:
-            raise ValueError("steps = more than 1,000,000,000: no stage takes that many")
+        if isinstance(self.steps, int) and self.steps > LARGEST_COUNT:
+            raise ValueError(f"steps = more than {LARGEST_COUNT:,}: no stage takes that many")
         if isinstance(self.steps, int) and self.steps < 1:
             raise ValueError(f"steps = {self.steps}: a training stage takes at least 1 step")
         return self

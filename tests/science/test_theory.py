@@ -212,7 +212,7 @@ def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path
     names = {"metrics.csv"} | {f"theory.{suffix}" for suffix in ("csv", "md", "pdf", "png")}
     assert (
         list(frame) == list(COLUMNS)
-        and {path.name for path in (tmp_path / "out/theory").iterdir()} == names
+        and {path.name for path in (tmp_path / "out/theory").glob("[!.]*")} == names
     )
     assert (tmp_path / "out/theory/metrics.csv").read_bytes() == (
         tmp_path / "results/theory/metrics.csv"

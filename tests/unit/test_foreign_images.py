@@ -194,6 +194,7 @@ def test_a_declared_form_is_converted_as_our_own_images_are(tmp_path, text):
         ("images:chwn", LEVELS, "--array = 'images:chwn': write NAME"),
         ("images:-1..1:nchw", LEVELS, "write NAME"),
         ("images:0..1e400", LEVELS, "write NAME"),
+        (f"images:0..1{'0' * 400}", LEVELS, "write NAME"),
         ("", LEVELS, "write NAME"),
     ],
 )

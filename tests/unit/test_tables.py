@@ -692,7 +692,7 @@ def test_commands_from_artifacts_to_the_terminal(tmp_path):
                 "report:",
             ]
             assert f"{plan.name}/report.html (missing; make it with: " in report_at
-    assert {path.name for path in (tmp_path / "out" / plan.name).iterdir()} == {
+    assert {path.name for path in (tmp_path / "out" / plan.name).glob("[!.]*")} == {
         f"{name}.{kind}" for name in tables_of(plan) for kind in ("csv", "md", "tex", "html")
     } | {"metrics.csv", "run.json"}
     assert f"{len(plan.stages)} of {len(plan.stages)} stages done" in result.output

@@ -15,6 +15,7 @@ from hdbench.evaluation.imports.base import Importer, Scores
 from hdbench.evaluation.imports.dpg_bench import DpgBenchResults
 from hdbench.evaluation.imports.geneval import GenEvalResults
 from hdbench.evaluation.imports.vqascore import VqaScores
+from hdbench.evaluation.request import title_of
 from hdbench.evaluation.results import Evaluation, results_of
 from hdbench.metrics import Design, MetricInput, measure_metrics
 
@@ -37,7 +38,7 @@ def evaluation_of(
     sample = MetricInput(scores=scores.values, captions=_captions(scores), design=_design(scores))
     digest = sha256(path)
     return Evaluation(
-        name=name or path.stem,
+        name=title_of(name, "SCORES", path),
         protocol=f"{importer.name}:-",
         reference="",
         digest=digest[:16],
