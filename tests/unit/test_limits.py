@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from hdbench.cli import main
@@ -25,7 +28,7 @@ ABSURD = {
     "classifier": ({"classifier.network.width": 10**8}, "classifier.network.width = 100000000:"),
     "samples": ({"evaluation.samples": 10**15}, "evaluation.samples = 1000000000000000: more"),
     "chains": ({"seeds": list(range(2000))}, "10 arms of 2000 chains are more than 10,000"),
-    "negative": ({"seeds": [-1]}, "seeds: -1 is not from 0 to"),
+    "negative": ({"seeds": [-1]}, "seeds.0 = -1: must be greater than or equal to 0"),
     "seed": ({"seeds": [10**18]}, "seeds: 1000000000000000000 is not from 0 to"),
     "bits": ({"data.seed": 2**63}, "beyond 64 bits"),
     "grid": (
@@ -85,8 +88,8 @@ def test_a_nul_in_a_suite_is_refused_with_its_line(tmp_path):
 
 
 def test_a_device_that_is_none_is_refused_in_a_dry_run():
-    run = dict.fromkeys(("suite", "results", "theory", "flops", "probes"), "x")
+    run = yaml.safe_load(Path("workflow/config.yaml").read_text(encoding="utf-8"))
     for device in ("cpu", "auto", "cuda", "cuda:1"):
-        validate(RunConfig, {**run, "device": device, "sharding": "none"}, "config")
+        validate(RunConfig, run | {"device": device}, "config")
     with pytest.raises(UserError, match="device = 'gpu': unknown; use cpu, cuda or auto"):
-        validate(RunConfig, {**run, "device": "gpu", "sharding": "none"}, "config")
+        validate(RunConfig, run | {"device": "gpu"}, "config")
