@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from hdbench.cli import main
 from hdbench.core import runtime
 from hdbench.core.files import MANIFEST
+from hdbench.core.outputs import Command, writing
 from hdbench.methods.discriminators import HEADS
 from hdbench.metrics import METRICS, Metric, mean
 from hdbench.report.publish import publish
@@ -344,11 +345,17 @@ def test_rendering_leaves_committed_tables_and_publishing_copies_all_or_none(tmp
         assert result.exit_code == 0, result.output
     assert committed.read_text() == "committed"
     rendered = Path("results", plan.name, "tables/main.csv").read_text()
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    refused = invoke("publish", "--suite", suite)
+    assert refused.exit_code == 2 and "main.csv: is there" in refused.output
+    with (
+        writing(Command(force=True)),
+        monkeypatch.context() as patch,
+        pytest.raises(KeyboardInterrupt),
+    ):
         patch.setattr("hdbench.core.files.os.replace", _interrupt)
         publish(plan.name, Path("results"), Path("paper_tables"))
     assert committed.read_text() == "committed"
-    assert invoke("publish", "--suite", suite).exit_code == 0
+    assert invoke("publish", "--suite", suite, "--force").exit_code == 0
     assert committed.read_text() == rendered
     assert committed.with_name("metrics.csv").is_file()
     with Path("results", plan.name, "metrics.csv").open("a") as file:
