@@ -23,7 +23,8 @@ TABLES = Path("paper_tables")
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> Iterator[pd.DataFrame]:
     """A working folder with a suite `tiny` and its rendered metrics, which are returned."""
-    (tmp_path / "workflow/suites").mkdir(parents=True)
+    for name in ("suites", "recipes"):  # rules are judged by the arms of all suites
+        shutil.copytree(REPOSITORY / "workflow" / name, tmp_path / "workflow" / name)
     (tmp_path / "paper_tables/tiny").mkdir(parents=True)
     shutil.copy(REPOSITORY / "workflow/claims.yaml", tmp_path / "workflow")
     monkeypatch.chdir(tmp_path)
