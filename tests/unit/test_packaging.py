@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from hdbench.cli import group, main
+from hdbench.tools.workspace import ENTRIES
 from tests.support.tiny import REPOSITORY
 
 PLUGIN = REPOSITORY / "plugins/snakemake-executor-plugin-submitit"
@@ -115,3 +117,17 @@ for package in (hdbench.evaluation, hdbench.metrics):
     assert done.returncode == 0, done.stderr
     for folder in ("hdbench/evaluation", "hdbench/metrics"):  # imports in functions, too
         assert not {n: path for n, path in imported(folder).items() if n not in BASE}
+
+
+def test_the_wheel_brings_every_file_that_a_workspace_has():
+    toml = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = toml["tool"]["setuptools"]["data-files"].values()
+    brought = {
+        path.relative_to(REPOSITORY).as_posix()
+        for pattern in itertools.chain.from_iterable(patterns)
+        for path in REPOSITORY.glob(pattern)
+    }
+    tracked = subprocess.run(
+        ["git", "ls-files", *ENTRIES], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert brought >= set(tracked.stdout.split()) > set()
