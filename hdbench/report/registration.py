@@ -212,7 +212,7 @@ def stages_of(run: Path) -> list[dict[str, Any]]:
     """The stages in a run's manifest; UserError where it is none."""
     try:
         stages = from_json(run.read_text(encoding="utf-8"))["stages"]
-        commits = {stage["id"]: stage["environment"]["commit"] for stage in stages}
+        commits = {stage["id"]: str.strip(stage["environment"]["commit"]) for stage in stages}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{run}: not a run's manifest ({type(error).__name__}); `hdbench collect` writes it "

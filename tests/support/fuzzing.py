@@ -131,6 +131,7 @@ def prepare(folder: Path) -> Ground:
     return ground
 
 
+OWN = ("metrics.csv", "run.json", "environment.csv", ".hdbench")  # of `collect`
 FURTHER = {  # that read a manifest of this kind of stage
     "teacher": ("ship SUITE --seed 0 OUT",),
     "evaluate": ("ship SUITE --seed 0 OUT",),
@@ -154,7 +155,7 @@ def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
         return Kind(path, tuple(tuple(sum(parts, [])) for parts in filled), tuple(own))
 
     collected = [
-        *(f"{results}/{name}" for name in ("metrics.csv", "run.json", "environment.csv")),
+        *(f"{results}/{name}" for name in OWN),
         *(f"{results}/claims.{suffix}" for suffix in ("csv", "md", "tex", "html")),
     ]
     reading = ("plan SUITE", "status SUITE", "cost SUITE OUT", "collect --partial SUITE")
@@ -195,8 +196,10 @@ def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
         "run": kind(
             f"{results}/run.json",
             *("tables --release SUITE OUT", "claims SUITE OUT"),
-            f"collect --partial --keep {results}/metrics.csv SUITE",
             own=collected,
+        ),
+        "kept run": kind(
+            "inputs/run.json", "collect --partial --keep inputs/metrics.csv SUITE", own=collected
         ),
         "latency": kind(f"{results}/latency.json", "collect --partial SUITE", own=collected),
         "geneval": kind("inputs/geneval.json", "import geneval inputs/geneval.json --partial"),
@@ -230,8 +233,8 @@ def cases(draw, ground: Ground, names: tuple[str, ...] = ()) -> Case:
     return Case(words, kind.path, content, kind.own)
 
 
-# what they would compute for minutes with good options
 REMOVING = {"again", "force"}  # which take away what others need
+# what they would compute for minutes with good options
 COMPUTING = {"latency", "arm", "reference", "figures"}
 
 
@@ -254,7 +257,7 @@ def odd_options(draw, ground: Ground) -> Case:
         for option in command.params
         if isinstance(option, click.Option) and option.name not in REMOVING
     ]
-    for option in draw(st.lists(st.sampled_from(options), max_size=3)):
+    for option in draw(st.lists(st.sampled_from(options), max_size=3)) if options else ():
         words.append(option.opts[0])
         if not option.is_flag:
             is_output = option.name in ("out", "results", "cache", "table")
