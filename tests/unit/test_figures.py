@@ -14,6 +14,8 @@ from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 
 from hdbench.cli import main
+from hdbench.core.errors import UserError
+from hdbench.core.outputs import Command, writing
 from hdbench.report import figures
 from hdbench.report.document import for_people
 from hdbench.report.figures import FIGURES, sources
@@ -366,7 +368,10 @@ def test_what_anybodys_metrics_cannot_draw_leaves_the_picture_that_is_there(tmp_
         path.stem for path in written
     }
     assert (folder / "forest.png").stat().st_size > 10_000
-    figures.draw(plan, tmp_path / "nothing", tmp_path / "out", synthetic(plan))
+    with pytest.raises(UserError, match="samples.png: is there"):
+        figures.draw(plan, tmp_path / "nothing", tmp_path / "out", synthetic(plan))
+    with writing(Command(force=True)):
+        figures.draw(plan, tmp_path / "nothing", tmp_path / "out", synthetic(plan))
     assert (folder / "samples.png").read_bytes() != b"a picture"
 
 
