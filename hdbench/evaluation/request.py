@@ -72,8 +72,6 @@ class Request:
         files = by_role(weights)
         shard = Shard.of(rank, world_size, wait_seconds)
         computing = set_up(threads, device)
-        if computing.type not in ("cpu", "cuda"):
-            raise UserError(f"--device = {device}: use cpu, cuda or auto")
         return cls(
             protocols=chosen,
             weights=files,

@@ -1056,7 +1056,10 @@ def test_conversion_when_it_is_allowed_is_pillows(tmp_path, mode):
             ("--protocol", "clean_fid", "--reference", "a", "--reference", "b"),
             "there is another for all protocols",
         ),
-        (("--protocol", "clean_fid", "--device", "meta"), "--device = meta: use cpu, cuda or auto"),
+        (
+            ("--protocol", "clean_fid", "--device", "meta"),
+            "--device = meta: unknown device; use cpu",
+        ),
         (
             ("--protocol", "clean_fid", "--weights", "inception=x"),
             "there are others for inception; give one",

@@ -426,7 +426,7 @@ def test_the_command_takes_the_theorys_metrics_from_results_or_a_file(tmp_path):
     assert judged("--theory", str(tmp_path / "other.csv")).effect == pytest.approx(0.3 / 0.27)
     for path, said in (
         (tmp_path / "none.csv", "does not exist"),
-        (tmp_path / "metrics.csv", "no metrics of the theory"),
+        (tmp_path / "metrics.csv", "not the metrics of theory alone"),
     ):
         result = CliRunner().invoke(main, [*arguments, "--theory", str(path)])
         assert result.exit_code == 2 and said in result.output and result.output.count("\n") == 1
