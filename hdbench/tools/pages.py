@@ -126,6 +126,7 @@ def _helps(
     """Of the command, then of those below it under headings."""
     with click.Context(command, parent, info_name=name) as context:
         yield f"```text\n{command.get_help(context)}\n```"
-        for below in command.list_commands(context) if isinstance(command, click.Group) else ():
-            yield f"{heading} {context.command_path} {below}"
-            yield from _helps(command.commands[below], context, below, heading + "#")
+        if isinstance(command, click.Group):
+            for below in command.list_commands(context):
+                yield f"{heading} {context.command_path} {below}"
+                yield from _helps(command.commands[below], context, below, heading + "#")

@@ -20,6 +20,7 @@ from hdbench.core.config import Config
 from hdbench.core.errors import UserError
 from hdbench.methods.base import Pairs
 from hdbench.methods.distribution.gan import GanSettings
+from hdbench.methods.distribution.representation import Representation
 from hdbench.stages import run as stages_run
 from hdbench.stages.run import run_stage
 from hdbench.suite import load
@@ -205,6 +206,8 @@ def objectives(tiny: Plan, results: Path, found: dict[tuple[str, ...], set[str]]
 def smaller(objective: Config) -> Config:
     """The objective for a network of two blocks."""
     changes: dict[str, Any] = {}
+    if isinstance(objective, Representation):
+        changes["blocks"] = (1, 2)
     if getattr(objective, "gan", None) is not None:
         changes["gan"] = objective.gan.model_copy(update={"blocks": (1, 2), "parameters": 2000})
     return objective.model_copy(update=changes)

@@ -689,7 +689,7 @@ def test_planning_needs_no_data():
         (
             {"notes.txt": "none"},
             {},
-            "{source}: holds no .png, .jpg, .jpeg, .webp image; fix data.source",
+            "{source}: holds no image (PNG, JPEG, WebP, BMP, TIFF, GIF or PPM); fix data.source",
         ),
         *(
             (
@@ -747,7 +747,7 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     )
     assert (
         said(tmp_path / "empty")
-        == f"{tmp_path / 'empty'}: holds no .png, .jpg, .jpeg, .webp image; fix data.source"
+        == f"{tmp_path / 'empty'}: holds no image (PNG, JPEG, WebP, BMP, TIFF, GIF or PPM); fix data.source"
     )
 
 
