@@ -745,10 +745,8 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
         said(tmp_path / "empt*")
         == f"{tmp_path / 'empty'}: cannot be read (Is a directory); fix it or data.source"
     )
-    assert (
-        said(tmp_path / "empty")
-        == f"{tmp_path / 'empty'}: holds no image (PNG, JPEG, WebP, BMP, TIFF, GIF or PPM); fix data.source"
-    )
+    sentence = "holds no image (PNG, JPEG, WebP, BMP, TIFF, GIF or PPM); fix data.source"
+    assert said(tmp_path / "empty") == f"{tmp_path / 'empty'}: {sentence}"
 
 
 def test_a_link_in_a_tar_is_refused(pooling, tmp_path):
