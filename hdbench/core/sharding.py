@@ -13,7 +13,12 @@ from hdbench.core.distributed import group_of, rank
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
-    """Shard the parameters over all ranks, in place: each block of a transformer, then the rest."""
+    """Shard the parameters over all ranks, in place: each block of a transformer, then the rest.
+
+    A module of buffers alone stays whole on every rank.
+    """
+    if next(module.parameters(), None) is None:
+        return
     from torch.distributed.device_mesh import DeviceMesh  # start-up: of sharded training alone
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 

@@ -38,9 +38,11 @@ from hdbench.methods import (
     Consistency,
     CrossEntropy,
     DecoupledDMD,
+    FakeScoreFree,
     FDistill,
     FlashDMD,
     FlowMatching,
+    FrechetLoss,
     ImprovedMeanFlow,
     Knowledge,
     MeanFlow,
@@ -228,6 +230,8 @@ CASES = {
         discriminator="patch",
         gan=of_two_blocks(gan.HingeOnTeacher, heads=2, judging=1, refresh=0.5),
     ),
+    "frechet_loss": FrechetLoss(blocks=(1, 2)),
+    "fsf_dmd": FakeScoreFree(),
     "low_rank": DMD(),
     "frozen": MeanFlow(prob_r_equals_t=0.1),
 }
@@ -248,6 +252,7 @@ SHARDED = (
     "sid",
     "adm",
     "pool",
+    "frechet_loss",
     "low_rank",
 )
 
