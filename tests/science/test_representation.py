@@ -84,6 +84,22 @@ def test_the_gradient_is_that_of_the_distance_at_the_populations_moments():
     torch.testing.assert_close(gradient, expected / len(batch))
 
 
+def test_features_far_from_zero_have_the_gradient_of_those_around_zero():
+    """In single precision, with means that are many deviations and a steep spectrum."""
+    scale = torch.logspace(0, -3, 8)
+    k = FrechetLoss(blocks=(1, 2, 3, 4), memory=0.0)
+    compare, _ = k.compared(Problem(student=nn.Identity(), learning_rate=1, teacher=Seen()))
+    fake, real = (scale * torch.randn(64, 8, generator=rng(seed)) for seed in (1, 2))
+    labels = torch.zeros(64, dtype=torch.int64)
+    gradients = []
+    for offset in (0.0, 32.0):
+        shifted = (fake + offset).requires_grad_()
+        value, _ = compare(shifted, real + offset, labels, labels)
+        gradients.append(torch.autograd.grad(value, shifted)[0])
+    assert gradients[0].dtype == torch.float32
+    torch.testing.assert_close(*gradients, rtol=0.01, atol=1e-6)
+
+
 class OneFeature(Seen):
     width = 1
 

@@ -30,6 +30,7 @@ class FrechetLoss(Representation):
 
     name: Literal["frechet_loss"] = "frechet_loss"
     title: ClassVar[str] = "FD-loss"
+    version: ClassVar[int] = 2  # the first had its moments and roots in single precision
 
     memory: float = Field(
         default=0.99, ge=0, lt=1, description="m: the population is some 1 / (1 - m) batches"
@@ -46,7 +47,7 @@ class FrechetLoss(Representation):
             (mu_g, c_g), (mu_r, c_r) = samples(fake), data(real)
             size = c_r.trace()
             noise = self.offset * size / width * torch.eye(width).to(c_r)
-            value = frechet(mu_g, c_g + noise, mu_r, c_r + noise) / size
+            value = (frechet(mu_g, c_g + noise, mu_r, c_r + noise) / size).to(fake.dtype)
             return value, {"loss": value}
 
         state = nn.ModuleDict({"samples": samples, "data": data}).to(
@@ -56,7 +57,10 @@ class FrechetLoss(Representation):
 
 
 class Moments(nn.Module):
-    """Moving averages of E[phi] and E[phi phi'], over all ranks' rows of each micro-batch."""
+    """Moving averages of E[phi] and E[phi phi'], over all ranks' rows of each micro-batch.
+
+    In double precision: features of large means leave little of a covariance, and its roots less.
+    """
 
     steps: Tensor
     first: Tensor
@@ -65,15 +69,16 @@ class Moments(nn.Module):
     def __init__(self, width: int, memory: float):
         super().__init__()
         self.memory = memory
-        self.register_buffer("steps", torch.zeros(()))
-        self.register_buffer("first", torch.zeros(width))
-        self.register_buffer("second", torch.zeros(width, width))
+        self.register_buffer("steps", torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("first", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("second", torch.zeros(width, width, dtype=torch.float64))
 
     def forward(self, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D) with these rows phi (B, D); the gradient is the batch's.
+        """Mean (D,) and covariance (D, D), float64, with rows phi (B, D); the gradient is theirs.
 
         By the identity that a value and its gradient may come from two places: P + (b - sg b).
         """
+        phi = phi.double()
         first, second = phi.mean(0), phi.mT @ phi / len(phi)
         with torch.no_grad():
             here = [first.clone(), second.clone()]
@@ -81,7 +86,7 @@ class Moments(nn.Module):
                 distributed.average_(here, distributed.share_of_batch(len(phi)))
             self.steps += 1
             for average, batch in zip((self.first, self.second), here, strict=True):
-                average.lerp_(batch.to(average), 1 - self.memory)
+                average.lerp_(batch, 1 - self.memory)
             share = 1 - self.memory**self.steps
         mean = self.first / share + (first - first.detach())
         square = self.second / share + (second - second.detach())
