@@ -59,7 +59,12 @@ def claim(work: artifact.Work, results: Path, held: ExitStack, shipped: Path | N
         path, manifest = artifact.load(results, stage.id)
         refuse_changed_inputs(results, [stage])
         print(f"done already: {path}", file=sys.stderr)
-        for sentence in differences(results, stage, manifest):
+        sentences = differences(results, stage, manifest)
+        if shipped is None and "shipped" in manifest:
+            sentences.append(
+                f"{stage.id} was taken as shipped; --again --teachers trained trains it here"
+            )
+        for sentence in sentences:
             print(sentence, file=sys.stderr, flush=True)
         return False
     for parent in stage.parents.values():

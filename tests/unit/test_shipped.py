@@ -109,6 +109,19 @@ def test_one_option_trains_it_anew(trained, fresh):
     assert all(torch.equal(*pair) for pair in zip(*(w.values() for w in weights), strict=True))
 
 
+def test_one_that_was_taken_is_not_passed_off_as_trained(trained, fresh):
+    _, _, teacher, _, _ = trained
+    command, place, _ = fresh
+    says = f"{teacher} was taken as shipped; --again --teachers trained trains it here"
+    assert invoke(*command).exit_code == 0
+    assert says not in invoke(*command).output
+    done = invoke(*command, "--teachers", "trained")
+    assert done.exit_code == 0 and says in done.output
+    done = invoke(*command, "--again", "--teachers", "trained")
+    assert done.exit_code == 0 and says not in done.output
+    assert "shipped" not in artifact.load(place, teacher)[1]
+
+
 @pytest.mark.parametrize("damage", ["weights", "manifest", "missing"])
 def test_a_damaged_one_is_refused_in_a_sentence(fresh, damage):
     command, place, source = fresh
