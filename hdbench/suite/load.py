@@ -21,7 +21,7 @@ from hdbench.suite.reading import (
     suite_files,
 )
 from hdbench.suite.schema import Arm, Suite
-from hdbench.suite.trials import written_out
+from hdbench.suite.trials import choices_file, written_out
 
 # folders of results/ beside the suites
 TAKEN = ("stages", "logs", "evaluation", "theory", "flops", "probes")
@@ -45,7 +45,8 @@ def load_plan(name: str) -> Plan:
     suite = validate(Suite, data, str(path))
     arms = {}
     recipes = {}
-    sources = suite_files(path)
+    choices = (choices_file(find_suite(tuned.suite)) for tuned in suite.tuned.values())
+    sources = (*suite_files(path), *dict.fromkeys(choices))
     for arm, override in suite.arms.items():
         check_identifier(arm, f"{path}: arms")
         override, _, recipe, file = written = arm_in_full(override, data["base"], path, arm)

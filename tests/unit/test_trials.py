@@ -148,6 +148,7 @@ def reported_with_both(folder, suite: str) -> None:
     path = folder / "suites/both.yaml"
     path.write_text(yaml.safe_dump(data))
     plan = load_plan(str(path))
+    assert plan.sources[0] == path and folder / "tuned/tuning.yaml" in plan.sources
     arm = plan.arms["hd_patch_tuned"]
     assert (arm.refine.learning_rate, arm.refine.objective.gan.relative_weight) == (4e-4, 2.0)
     assert arm.refine.steps == plan.arms["hd_patch"].refine.steps
