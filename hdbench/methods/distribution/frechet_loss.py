@@ -13,7 +13,7 @@ independent noise) and the representation (hdbench.methods.distribution.represen
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -40,7 +40,8 @@ class FrechetLoss(Representation):
     )
 
     def compared(self, problem):
-        width = problem.teacher.width * len(self.blocks)
+        teacher: Any = problem.teacher
+        width = teacher.width * len(self.blocks)
         samples, data = Moments(width, self.memory), Moments(width, self.memory)
 
         def compare(fake: Tensor, real: Tensor, c: Tensor, c_real: Tensor) -> Loss:
@@ -51,7 +52,7 @@ class FrechetLoss(Representation):
             return value, {"loss": value}
 
         state = nn.ModuleDict({"samples": samples, "data": data}).to(
-            next(problem.teacher.parameters()).device
+            next(teacher.parameters()).device
         )
         return compare, {"moments": state}
 
