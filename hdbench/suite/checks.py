@@ -12,6 +12,7 @@ from hdbench.evaluation.protocols import BESIDE, PROTOCOLS
 from hdbench.methods import OBJECTIVES
 from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import build_head
+from hdbench.methods.distribution.representation import Representation
 from hdbench.metrics import METRICS, metric_of
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
@@ -264,12 +265,15 @@ def _check_training(key: str, training: Training, role: str, source: str) -> Non
 
 
 def check_head(key: str, objective: Objective, suite: Suite, source: str) -> None:
-    """The discriminator's blocks exist, and a head of the wished size can be built."""
+    """Blocks whose features are read exist, and a head of the wished size can be built."""
     head, gan = objective.head() or ("none", None)
-    for block in gan.blocks if gan else ():
-        if not 1 <= block <= suite.network.depth:
+    read = {"gan.blocks": gan.blocks} if gan else {}
+    if isinstance(objective, Representation):
+        read = {"blocks": objective.blocks}
+    for field, blocks in read.items():
+        if not all(1 <= block <= suite.network.depth for block in blocks):
             raise UserError(
-                f"{source}: {key}.gan.blocks = {list(gan.blocks)}: the network has blocks 1 to "
+                f"{source}: {key}.{field} = {list(blocks)}: the network has blocks 1 to "
                 f"{suite.network.depth}"
             )
     if head != "none":

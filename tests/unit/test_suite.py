@@ -225,6 +225,11 @@ MISTAKES = [
         "arms.hd_patch.refine.objective.gan.blocks = [0]: the network has blocks 1 to 2",
     ),
     (
+        "arms.drifting",
+        {"recipe": "drifting"},
+        "arms.drifting.refine.objective.blocks = [2, 3]: the network has blocks 1 to 2",
+    ),
+    (
         "arms.hd_patch.refine.objective.gan",
         {"parameters": 3},
         "arms.hd_patch.refine.objective.gan.parameters = 3: no width "
@@ -629,7 +634,7 @@ def test_every_shipped_method_has_a_recipe():
         for kind in (reading.read_recipe(name, "")[1][stage] for stage in ("trajectory", "refine"))
         if kind
     }
-    assert len(with_recipe) == 28 and with_recipe <= STUDENTS
+    assert len(with_recipe) == 31 and with_recipe <= STUDENTS
 
 
 @pytest.mark.parametrize(
