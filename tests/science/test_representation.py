@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hdbench.core.seeds import Draws
-from hdbench.methods import Drifting, FakeScoreFree, FrechetLoss
+from hdbench.flow.path import interpolate
+from hdbench.methods import Drifting, FakeScoreFree, FrechetLoss, MeanFlow
 from hdbench.methods.base import Problem
 from hdbench.methods.distribution.dmd import dmd_gradient
 from hdbench.methods.distribution.drifting import barycentre, drift
@@ -206,8 +207,35 @@ def test_a_map_that_is_no_flow_map_misleads_it():
     assert self_gradient(x_hat, z, t, None, law.v, student).abs().mean() > 0.1
 
 
-def test_fake_score_free_draws_both_losses_and_states_what_runs():
-    k = FakeScoreFree()
-    assert set(k.passes(4, True)) == {"teacher", "student"}
+def test_both_losses_vanish_at_the_flow_map_of_the_teachers_law_and_add_up_elsewhere():
+    law = Gaussian(torch.full((1, 2, 2), 0.3), 0.6)
+    other = Gaussian(torch.full((1, 2, 2), -0.1), 0.8)
+    images, labels = law.sample(50, rng(1)), torch.zeros(50, dtype=torch.int64)
+    b: dict = {}
+
+    def losses(teacher: Gaussian, weight: float) -> tuple[Tensor, Tensor]:
+        k = FakeScoreFree(flow_map=MeanFlow(adaptive_power=0.0), flow_map_weight=weight)
+        problem = Problem(
+            student=OfLaw(law), learning_rate=1, teacher_velocity=lambda z, t, c: teacher.v(z, t)
+        )
+        (update,) = k.updates(problem)
+        drawn = update.draw(Draws((0,), images, labels, 64))
+        b.update({k: x.double() if getattr(x, "is_floating_point", bool)() else x
+                  for k, x in drawn.items()})  # fmt: skip
+        value, scalars = update.loss(b)
+        return value, scalars["flow_map_loss"]
+
+    assert max(losses(law, 0.5)) < 1e-9
+    (half, of_flow_map), (twice, same) = losses(other, 0.5), losses(other, 2.0)
+    assert of_flow_map == same and of_flow_map > 0.01
+    torch.testing.assert_close(twice - half, 1.5 * of_flow_map)
+    t = b["t_match"]
+    x_hat = b["eps"] - law.u(b["eps"], torch.zeros_like(t), torch.ones_like(t))
+    z = interpolate(x_hat, b["eps_match"], t)
+    g = self_gradient(x_hat, z, t, None, lambda z, t, c: other.v(z, t), OfLaw(law))
+    torch.testing.assert_close(half - 0.5 * of_flow_map, 0.5 * g.square().mean())
+
+
+def test_times_of_fake_score_free_are_in_order():
     with pytest.raises(ValueError, match="t_min = 0.5: must be below t_max = 0.5"):
         FakeScoreFree(t_min=0.5, t_max=0.5)
