@@ -16,7 +16,8 @@ from hdbench.methods.distribution.drifting import barycentre, drift
 from hdbench.methods.distribution.fake_score_free import pseudo_velocity, self_gradient
 from hdbench.methods.distribution.frechet_loss import Moments, frechet
 from tests.science.test_distribution import MEAN, SD, AffineStudent, GaussianVelocity
-from tests.science.test_objectives import rng
+from tests.science.test_objectives import count_one_step, rng
+from tests.support.counting import flattened
 from tests.support.oracles import Gaussian, uniform_times
 
 
@@ -239,3 +240,11 @@ def test_both_losses_vanish_at_the_flow_map_of_the_teachers_law_and_add_up_elsew
 def test_times_of_fake_score_free_are_in_order():
     with pytest.raises(ValueError, match="t_min = 0.5: must be below t_max = 0.5"):
         FakeScoreFree(t_min=0.5, t_max=0.5)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("kind", [FrechetLoss, Drifting, FakeScoreFree])
+def test_cost_is_what_runs(kind, guidance):
+    """Every pass that is named and no other: methods are compared at equal compute."""
+    counted, stated = count_one_step(kind(), guidance)
+    assert counted == pytest.approx(flattened(stated))

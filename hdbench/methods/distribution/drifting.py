@@ -8,7 +8,9 @@ V of (p, q) is minus that of (q, p), so it is zero for equal laws; with a Gaussi
 tau^2 times the difference of the scores of both laws after smoothing by tau.  Here tau is a share
 of the batch's mean distance of samples to data.  The paper normalises features and drift, has
 several tau, separate batches for each class and encoders of images; here phi is
-hdbench.methods.distribution.representation's, and a row whose label no other has stays where it is.
+hdbench.methods.distribution.representation's, and a row without another sample or without data of
+its label stays where it is.  Each rank, and each micro-batch, compares its own rows alone, so that
+their number matters here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the losses in a representation share: one-step samples against data, seen by features.
 
-phi(x)  the means over tokens of the frozen teacher's features of blocks, at (x, t = 0, null label)
+phi(x)  the means over tokens, layer-normalised, after blocks of the frozen teacher at t = 0 and the
+        null label
 x_hat   eps - u_theta(eps, 0, 1, c)
 The papers' representations are networks of classification and self-supervision.  The teacher has
 seen the same data as its student, costs no further network, and measures nothing in this suite.
