@@ -32,8 +32,7 @@ def written_out(data: dict[str, Any], path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {made[0]}: is made of `tuning` and of arms; leave it out")
     if not (isinstance(data.get("arms"), dict) and isinstance(data.get("base"), dict)):
         return data
-    data = with_tuned(data, path)
-    return with_trials(data, path) if data.get("tuning") is not None else data
+    return with_tuned(data, path) if data.get("tuning") is None else with_trials(data, path)
 
 
 def with_tuned(data: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -41,7 +40,7 @@ def with_tuned(data: dict[str, Any], path: Path) -> dict[str, Any]:
     arms = dict(data["arms"])
     tuned = {}
     for name, entry in data["arms"].items():
-        if not isinstance(entry, dict) or "tuned" not in entry:
+        if not is_tuned(entry):
             continue
         where = f"{path}: arms.{name}.tuned"
         reference = validate(Reference, entry["tuned"], str(path), ("arms", name, "tuned"))
@@ -56,6 +55,10 @@ def with_tuned(data: dict[str, Any], path: Path) -> dict[str, Any]:
         arms[name] = with_settings(entry, written, choice.settings, path, name)
         tuned[name] = {**reference.model_dump(), "choice": choice.model_dump()}
     return data | {"arms": arms} | ({"tuned": tuned} if tuned else {})
+
+
+def is_tuned(entry: Any) -> bool:
+    return isinstance(entry, dict) and "tuned" in entry
 
 
 def choice_of(file: Path, reference: Reference, where: str, seeds: Any) -> Choice:
@@ -88,8 +91,11 @@ def check_unreported(validation: Any, reported: Any, where: str) -> None:
 def with_trials(data: dict[str, Any], path: Path) -> dict[str, Any]:
     """A suite with `tuning` has the trials of its arms, and the arms whose compute they take.
 
-    An arm with a recipe is tuned by the recipe's knob, others where `tuning.knobs` names one.
+    An arm with a recipe is tuned by the recipe's knob, others where `tuning.knobs` names one.  Arms
+    of the suite that it extends that were tuned here are left out.
     """
+    untuned = {arm: entry for arm, entry in data["arms"].items() if not is_tuned(entry)}
+    data = data | {"arms": untuned}
     tuning = validate(Tuning, data["tuning"], str(path), ("tuning",))
     check_reported_apart(data, path)
     for arm in tuning.knobs:

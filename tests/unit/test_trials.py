@@ -253,6 +253,23 @@ def test_an_arm_is_not_tuned_on_its_own_chains_or_on_nothing(tmp_path):
     assert "has no choice for it; did you mean 'hd_patch'?" in refusal()
 
 
+def test_a_suite_that_reports_tuned_arms_is_tuned_without_them(tmp_path):
+    suite = tuning_suite(tmp_path)
+    trials = load_plan(suite).suite.trials
+    reported = tmp_path / "suites/reported.yaml"
+    data = yaml.safe_load(reported.read_text())
+    data["arms"]["t"] = {"tuned": {"suite": suite, "arm": "meanflow"}}
+    reported.write_text(yaml.safe_dump(data))
+    assert load_plan(suite).suite.trials == trials  # before there is a choice
+    choice = {"settings": {}, "trials": 6, "runs": 6, "forward_equivalents": 1.0, "score": 1.0,
+              "interior": True}  # fmt: skip
+    content = {"suite": "tuning", "seeds": [90, 91], "criterion": "c", "arms": {"meanflow": choice}}
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned/tuning.yaml").write_text(yaml.safe_dump(content))
+    assert load_plan(suite).suite.trials == trials  # and after
+    assert load_plan(str(reported)).suite.tuned["t"].arm == "meanflow"
+
+
 @pytest.mark.parametrize("name", shipped.RECIPES)
 def test_every_recipe_has_a_knob_and_both_of_its_values_make_an_arm(name):
     _, base, recipe = read_recipe(name, "test")
