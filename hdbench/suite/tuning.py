@@ -110,7 +110,9 @@ class Choice(Config):
     settings: dict[str, Any] = Field(description="what differs from the arm's, by path")
     trials: int = Field(ge=1, description="settings that were tried")
     runs: int = Field(ge=1, description="trainings on each chain, of all shares of the steps")
-    forward_equivalents: float = Field(ge=0, description="of all trainings on all chains")
+    forward_equivalents: float = Field(
+        ge=0, description="of all trainings on all chains but those that diverged"
+    )
     core_seconds: float | None = Field(None, ge=0, description="of the same, where measured")
     score: float = Field(description="mean of the criterion over the validation chains")
     interior: bool = Field(description="whether the rate is neither least nor largest of the grid")
