@@ -20,7 +20,9 @@ def memory_report(plan: Plan, model: CostModel) -> str:
     cells = []
     for (*names, _), sizes in rows.items():
         known = [value for value in sizes.values() if value is not None]
-        total = (">" if len(known) < len(sizes) else "") + number(sum(known) / 1e9)
+        total = number(sum(known) / 1e9)
+        if len(known) < len(sizes):  # the least that it can be
+            total = f">{total}".replace("><0.01", ">0")
         gigabytes = ["-" if value is None else number(value / 1e9) for value in sizes.values()]
         cells.append([*names, *gigabytes, total])
     table = tabulate(
