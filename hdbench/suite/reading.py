@@ -24,6 +24,11 @@ def find_suite(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         return path
     path = SUITES / f"{name}.yaml"
+    if not SUITES.is_dir():
+        raise UserError(
+            f"no folder {SUITES} here, so no suite {name!r}; give this command in the repository, "
+            "or in a folder that `hdbench init` filled"
+        )
     if not path.is_file():
         raise UserError(
             f"no suite {name!r} in {SUITES}"
