@@ -187,7 +187,7 @@ class Judgement:
         m = self.tests[pending[0]]
         k = len(findings)
         of_all = len(pending) == k
-        count = f"all {k}" if of_all else f"{len(pending)} of {k}"
+        count = f"{len(pending)} of {k}" if not of_all else "both" if k == 2 else f"all {k}"
         tests = "its test" if k == 1 else f"{count} tests"
         verb = "is" if len(pending) == 1 else "are"
         text = f"At {plural(m.seeds, UNITS[m.test.unit])} {tests} {verb} undecided"
@@ -196,7 +196,7 @@ class Judgement:
         if lacking := [i for i, word in enumerate(findings) if word == "not made"]:
             text += f", {len(lacking)} not computed ({', '.join(map(self._named, lacking))})"
         if m.seeds < self.least:
-            text += f", for no interval is bounded before {self.least}"
+            text += f", since an interval takes at least {self.least}"
         if m.seeds < 2:
             return f"{text}; one says nothing of another training run."
         if self.needed is None:

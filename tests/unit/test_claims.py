@@ -328,7 +328,7 @@ def test_the_sentence_says_which_test_decided_and_what_is_missing(numbers, tmp_p
     assert narrow.sentence == "Its test is negligible. At the narrower margin: undecided."
     few = Numbers(numbers.plan, numbers.frame[numbers.frame.seed.isin([0, 1, 2])], tmp_path)
     assert only(few, HD_DMD).sentence.startswith(
-        "At 3 chains its test is undecided, for no interval is bounded before 5; at these"
+        "At 3 chains its test is undecided, since an interval takes at least 5; at these"
     )
 
 
@@ -355,7 +355,7 @@ def test_missing_arms_one_chain_and_what_is_not_a_number_are_said(numbers, tmp_p
     one = only(Numbers(numbers.plan, first, tmp_path), HD_DMD)
     assert (one.verdict, one.chains) == ("undecided", 1) and pd.isna(one.needed)
     assert one.sentence == (
-        "At one chain its test is undecided, for no interval is bounded before 5; one says nothing "
+        "At one chain its test is undecided, since an interval takes at least 5; one says nothing "
         "of another training run."
     )
 
