@@ -25,7 +25,7 @@ from hdbench.suite.chain import measured_by
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import merge
 from hdbench.suite.plan import Plan, rows_of
-from hdbench.suite.reading import RECIPES, SUITES, read_suite
+from hdbench.suite.reading import RECIPES, SUITES, find_suite, read_suite
 from tests.support import shipped
 from tests.support.tiny import REMOVED, REPOSITORY, changed, stage_of, tiny_plan, write_suite
 
@@ -893,3 +893,9 @@ def test_further_seeds_of_stage_two_share_teacher_and_trajectory_and_change_no_o
 def test_a_mistake_in_further_seeds_is_one_sentence(tmp_path, further, message):
     with pytest.raises(UserError, match=message):
         tiny_plan(tmp_path, {"seeds": [1, 2], "stage2_seeds": further})
+
+
+def test_outside_a_folder_with_the_workflow_a_suite_is_not_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no folder workflow/suites here.*hdbench init"):
+        find_suite("demo")
