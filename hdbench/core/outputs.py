@@ -9,16 +9,19 @@ or one that the command reads, is replaced with `--force` alone.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hdbench.core.errors import UserError
 from hdbench.core.files import sha256, write_together
 
 RECORD = ".hdbench"
+TEXT: Any = {"encoding": "utf-8", "errors": "surrogateescape"}  # of any name that a system has
 ADVICE = "name another place, or replace it by --force"
 
 
@@ -57,11 +60,13 @@ def check_outputs(paths: Iterable[Path], contents: Mapping[Path, bytes] | None =
     """
     command = _COMMAND.get(_UNKNOWN)
     for path in paths if not command.force else ():
-        if not path.exists() or _is_same(path, (contents or {}).get(path)):
+        if not os.path.lexists(path) or _is_same(path, (contents or {}).get(path)):
             continue
-        if any(source.exists() and path.samefile(source) for source in command.inputs):
+        if path.exists() and any(
+            source.exists() and path.samefile(source) for source in command.inputs
+        ):
             raise UserError(f"{path}: is what this command reads; {ADVICE}")
-        if path.is_dir() or not is_ours(path, command.results):
+        if not path.is_file() or not is_ours(path, command.results):
             raise UserError(
                 f"{path}: is there, and hdbench has not written it, or it was changed since; "
                 f"{ADVICE}"
@@ -76,7 +81,7 @@ def is_ours(path: Path, results: Path | None = None) -> bool:
     """Whether hdbench wrote the file as it is; in the folder of results, unless it was changed."""
     digest = sha256(path)
     record = path.parent / RECORD
-    lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
+    lines = record.read_text(**TEXT).splitlines() if record.is_file() else []
     digests = {line[:64] for line in lines if line[66:] == path.name}
     of_run = results is not None and path.resolve().is_relative_to(results.resolve())
     return digest in digests or (of_run and not digests)
@@ -97,7 +102,7 @@ def record(digests: Mapping[Path, str]) -> None:
     """
     for path, digest in digests.items():
         line = f"{digest}  {path.name}\n"
-        with suppress(OSError), (path.parent / RECORD).open("a+", encoding="utf-8") as file:
+        with suppress(OSError), (path.parent / RECORD).open("a+", **TEXT) as file:
             file.seek(0)
             if line not in file:
                 file.write(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -83,6 +84,26 @@ def test_a_line_of_the_record_is_written_once(tmp_path):
     for _ in range(3):
         record({tmp_path / "a": sha256(tmp_path / "a")})
     assert len((tmp_path / RECORD).read_text().splitlines()) == 1
+
+
+def test_pipes_and_links_to_nothing_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match=f"{name}: is there, and hdbench has not written it"):
+            write_outputs({tmp_path / name: b"1"})
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink()
+
+
+def test_names_and_records_that_are_not_utf_8_are_read(tmp_path):
+    (tmp_path / RECORD).write_bytes(b"\xff\n")
+    path = tmp_path / os.fsdecode(b"\xfe.csv")
+    for content in (b"1", b"2"):
+        write_outputs({path: content})
+    assert path.read_bytes() == b"2"
+    path.write_bytes(MINE)
+    with pytest.raises(UserError, match="changed since"):
+        write_outputs({path: b"3"})
 
 
 # the commands
