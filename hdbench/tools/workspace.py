@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -38,11 +39,13 @@ def _files(path: Path) -> list[Path]:
 def make_workspace(folder: Path) -> list[Path]:
     """Copy the workflow into the folder, which may have other things; the paths written.
 
-    UserError, before anything is written, if one of them is there already.
+    UserError, before anything is written, if one of them, or a file in place of a folder, is there.
     """
     files = {folder / name: path for name, path in installed_files().items()}
-    if taken := next((path for path in files if path.exists()), None):
-        raise UserError(f"{taken}: is there already; give an empty folder, or remove it first")
+    places = dict.fromkeys(place for path in files for place in (path, *path.parents))
+    taken = [place for place in places if os.path.lexists(place) and not place.is_dir()]
+    if taken := taken or [path for path in files if path.exists()]:
+        raise UserError(f"{taken[0]}: is there already; give an empty folder, or remove it first")
     for path, source in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)

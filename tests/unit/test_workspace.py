@@ -21,6 +21,18 @@ def test_a_workspace_is_the_workflow_and_overwrites_nothing(tmp_path, monkeypatc
     assert (tmp_path / "lab/Snakefile").read_text() == "mine"
 
 
+def test_a_link_or_a_file_in_a_folders_place_stops_it_before_anything_is_written(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/slurm").write_text("mine")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/Snakefile").symlink_to(tmp_path / "nowhere")
+    for name, place in (("a", "slurm"), ("b", "Snakefile")):
+        result = CliRunner().invoke(main, ["init", str(tmp_path / name)])
+        assert result.exit_code == 2 and f"{name}/{place}: is there already" in result.output
+        assert [path.name for path in (tmp_path / name).iterdir()] == [place]
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_wheel_without_its_workflow_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(hdbench, "__file__", str(tmp_path / "hdbench/__init__.py"))
     monkeypatch.setattr(workspace, "SHARED", "no/such/")
