@@ -88,9 +88,9 @@ def write(source: Path, tables: Path) -> bool:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read ({error}); give a file X{SUFFIX}") from None
     filled = fill(text, tables, str(source))
-    before = target.read_text(encoding="utf-8") if target.exists() else None
+    before = target.read_bytes() if target.exists() else None
     write_atomic(target, filled)
-    return filled != before
+    return filled.encode() != before
 
 
 def value(key: str, tables: Path, source: str = "document", suite: str = "") -> str:

@@ -229,7 +229,7 @@ def test_committed_documents_are_what_the_committed_metrics_render(source, monke
 def test_the_command_renders_a_document_and_then_leaves_it(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     (tmp_path / "d.in.md").write_text("{{ chains in textured_digits }} chains")
-    (tmp_path / "d.md").write_text("99 chains")
+    (tmp_path / "d.md").write_bytes(b"99 chains\xff")
     for said in ("changed", "unchanged"):
         result = CliRunner().invoke(main, ["prose", str(tmp_path / "d.in.md")])
         assert result.exit_code == 0 and result.output == f"{tmp_path / 'd.md'}: {said}\n"
