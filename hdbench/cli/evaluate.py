@@ -12,6 +12,7 @@ from hdbench.cli.group import (
     FILE,
     FOLDER,
     PATH,
+    Seconds,
     clean_errors,
     device_option,
     main,
@@ -83,7 +84,7 @@ evaluation_options = options(  # what `evaluate` and `reference` share
     ),
     click.option(
         "--wait-seconds",
-        type=click.FloatRange(min=0),
+        type=Seconds(),
         default=3600.0,
         show_default=True,
         help="How long rank 0 waits for the others.",

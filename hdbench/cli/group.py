@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import os
 import sys
 from contextlib import suppress
@@ -73,7 +74,7 @@ def clean_errors(command):
     return wrapped
 
 
-class UserPath(click.Path):
+class PathOption(click.Path):
     """A path as `Path`, with the `~` that a shell leaves where it is after `=` or in quotes."""
 
     def __init__(self, **options):
@@ -85,9 +86,22 @@ class UserPath(click.Path):
         return super().convert(expanded(value), param, ctx)
 
 
-PATH = UserPath()
-FILE = UserPath(dir_okay=False)
-FOLDER = UserPath(file_okay=False)
+class Seconds(click.FloatRange):
+    """A time that a clock can wait for: a number, and at most that of 30 years."""
+
+    def __init__(self, least: float = 0):
+        super().__init__(least, 10**9)
+
+    def convert(self, value, param, ctx):
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return seconds
+
+
+PATH = PathOption()
+FILE = PathOption(dir_okay=False)
+FOLDER = PathOption(file_okay=False)
 
 suite_option = click.option(
     "--suite",

@@ -7,6 +7,7 @@ import sys
 import click
 
 from hdbench.cli.group import (
+    Seconds,
     clean_errors,
     device_option,
     main,
@@ -46,9 +47,7 @@ _run_options = options(  # how stages are computed
     results_option,
     threads_option,
     device_option,
-    click.option(
-        "--checkpoint-seconds", type=click.FloatRange(min=0), default=30.0, show_default=True
-    ),
+    click.option("--checkpoint-seconds", type=Seconds(), default=30.0, show_default=True),
     click.option(
         "--sharding",
         type=click.Choice(["none", "fsdp2"]),
@@ -206,7 +205,7 @@ def plan_command(suite, results):
 @click.option(
     "--watch",
     "every",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(0.1),
     metavar="SECONDS",
     help="Again and again, until all is done.",
 )

@@ -427,6 +427,21 @@ def test_latencies_need_at_least_one_round_and_thread(option):
     assert result.exit_code == 2 and f"'{option}': 0 is not in the range x>=1" in result.output
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400", "-1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "status --suite digits --watch",
+        "stage teacher --suite digits --checkpoint-seconds",
+        "evaluate --samples x --protocol cmmd --wait-seconds",
+    ],
+)
+def test_a_time_to_wait_is_a_number_that_a_clock_has(words, value):
+    result = invoke(*words.split(), value)
+    option = words.split()[-1]
+    assert result.exit_code == 2 and f"Invalid value for '{option}'" in result.output
+
+
 def test_a_rank_left_over_from_another_program_is_said(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     result = invoke("stage", "teacher", "--suite", "digits")
