@@ -30,6 +30,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")  # of a trainer's file
 # what DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into names
 LAYERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 PARALLEL = "module."
+DEEPEST = 10  # wrappers inside one another
 COUNTERS = ("num_updates", "n_averaged", "decay", "step", "global_step", "epoch", "initted")
 INTEGERS = ("position_ids", "num_batches_tracked", "relative_position_index")  # no weights
 HEADER_TYPES = {
@@ -59,7 +60,14 @@ def read_tensors(path: Path, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Te
     finite tensors of which most vary.
     """
     file = located(path)
-    tensors, notes = unwrapped(contents(file), wrappers, file)
+    state = contents(file)
+    try:
+        tensors, notes = unwrapped(state, wrappers, file)
+    except RecursionError:
+        raise UserError(
+            f"{file}: nested too deep, or holds itself; save the state_dict() of the one network "
+            "that is meant"
+        ) from None
     check_types(tensors, file)
     check_values(tensors, file)
     kinds = {str(x.dtype).removeprefix("torch.") for x in tensors.values() if x.is_floating_point()}
@@ -198,6 +206,8 @@ def unwrapped(
     left_out: list[str] = []
     prefixes: list[str] = []
     while True:
+        if len(path) > DEEPEST:
+            raise RecursionError
         if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
             raise no_weights(source, path, state)
         state, removed = bare(state, source)
@@ -292,7 +302,7 @@ def no_weights(source: Path, path: Sequence[str], state: Any) -> UserError:
 
 
 def check_types(tensors: Mapping[str, Tensor], source: Path) -> None:
-    """UserError for complex, quantised, sparse, empty and integer weights."""
+    """UserError for complex, quantised, nested, sparse, empty and integer weights."""
     if wrong := {name: kind for name, x in tensors.items() if (kind := no_weight(name, x))}:
         name = next(iter(wrong))
         raise UserError(
@@ -304,6 +314,8 @@ def check_types(tensors: Mapping[str, Tensor], source: Path) -> None:
 
 def no_weight(name: str, x: Tensor) -> str | None:
     """What a tensor is that can be no weight, nor one of the integers that networks have."""
+    if x.is_nested:
+        return "nested"
     if x.layout != torch.strided:
         return str(x.layout).removeprefix("torch.")
     if not x.numel():

@@ -155,6 +155,13 @@ def whole_module(folder: Path) -> Path:
     return folder / "it.pt"
 
 
+def holding_itself(**beside: Any) -> dict[str, Any]:
+    """A trainer's mapping that is its own model."""
+    state: dict[str, Any] = dict(beside)
+    state["model"] = state
+    return state
+
+
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a list": (lambda d: saved([torch.ones(2)], d, ".pt"), "holds a list of 1, not one mapping"),
     "a tensor": (lambda d: saved(torch.ones(2), d, ".pt"), "holds a Tensor, not one mapping"),
@@ -228,6 +235,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "complex": (
         lambda d: saved({k: torch.complex(x, x) for k, x in sit().items()}, d, ".pt"),
         "is complex64",
+    ),
+    "itself": (lambda d: saved(holding_itself(), d, ".pt"), "or holds itself"),
+    "itself beside weights": (
+        lambda d: saved(holding_itself(w=torch.ones(2)), d, ".pt"),
+        "or holds itself",
+    ),
+    "nested": (
+        lambda d: saved({"w": torch.nested.nested_tensor([torch.ones(2)])}, d, ".pt"),
+        "w is nested|not a file of weights",
     ),
     "sparse": (
         lambda d: saved({k: x.to_sparse() for k, x in sit().items()}, d, ".pt"),
