@@ -263,5 +263,6 @@ def test_the_command_rehearses_and_keeps(tmp_path):
     assert first.exit_code == 0, first.output
     files = list((tmp_path / "results/rehearsals").iterdir())
     assert len(files) == 3  # classifier, teacher, its samples
+    assert first.output.splitlines()[-1] == f"Kept in {tmp_path / 'results/rehearsals'}."
     with mock.patch("hdbench.tools.rehearsal.report.rehearse_one", side_effect=AssertionError):
         assert CliRunner().invoke(main, arguments).output == first.output

@@ -117,10 +117,11 @@ def rehearsals(plan: Plan, results: Path, jobs: int) -> Iterator[Rehearsal]:
 def of_suite(
     suite: str, results: Path, config: Path, gpu: str | None, jobs: int
 ) -> tuple[str, list[str]]:
-    """The `report` of a suite by its name, on one of the cost model's GPUs."""
+    """The `report` of a suite by its name, on one of the cost model's GPUs, and its folder."""
     plan = load_plan(suite)
     model = read_model(config, gpu)
-    return report(plan, rehearsals(plan, results, jobs), model)
+    table, wrong = report(plan, rehearsals(plan, results, jobs), model)
+    return f"{table}\nKept in {results / FOLDER}.", wrong
 
 
 def report(plan: Plan, rehearsed: Iterable[Rehearsal], model: CostModel) -> tuple[str, list[str]]:
@@ -147,9 +148,7 @@ def report(plan: Plan, rehearsed: Iterable[Rehearsal], model: CostModel) -> tupl
         "GFLOP: of a sample and training step, of an evaluation of the sampling network (+ "
         "decoding one image), or of an image. Categories in GB at the peak, with replicas on one "
         "GPU: parameters are those of all networks and averages. Waits: times a step that the "
-        "host waits for the device"
-        + ("" if not waits else ": " + "; ".join(sorted(waits)))
-        + f". Kept in results/{FOLDER}."
+        "host waits for the device" + ("" if not waits else ": " + "; ".join(sorted(waits))) + "."
     )
     return "\n".join([table, *textwrap.wrap(text, WIDTH)]), wrong
 
