@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -37,6 +38,8 @@ def run_command(context, suite, results, cores):
     """
     if not Path("Snakefile").is_file():
         raise UserError("no Snakefile in this folder; `hdbench init` puts the workflow here")
+    if find_spec("snakemake") is None:
+        raise ModuleNotFoundError(name="snakemake")
     words = ["--cores", cores, "all_ablations", "--config", f"suite={suite}", f"results={results}"]
     done = subprocess.run([sys.executable, "-m", "snakemake", *words])
     if done.returncode:

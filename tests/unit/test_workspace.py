@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from click.testing import CliRunner
 
 import hdbench
@@ -44,6 +46,13 @@ def test_a_run_without_the_workflow_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["run", "--suite", "digits"])
     assert result.exit_code == 2 and "hdbench init" in result.output
+
+
+def test_a_run_without_snakemake_says_what_brings_it(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setitem(sys.modules, "snakemake", None)
+    result = CliRunner().invoke(main, ["run", "--suite", "digits"])
+    assert result.exit_code == 2 and "pip install 'hdbench[workflow]'" in result.output
 
 
 def test_the_version_is_that_of_the_package():
