@@ -23,11 +23,11 @@ from hdbench.methods.distribution.gan import GanSettings
 from hdbench.methods.distribution.representation import Representation
 from hdbench.stages import run as stages_run
 from hdbench.stages.run import run_stage
-from hdbench.suite import load
+from hdbench.suite import load, reading
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
-from hdbench.suite.reading import read_recipe, read_suite
+from hdbench.suite.reading import read_suite
 from hdbench.suite.stage import PairsStage, Stage
 from tests.support import paper_scale
 from tests.support.shipped import SUITES as SHIPPED
@@ -293,7 +293,7 @@ def suite_values() -> Iterator[tuple[str, dict, tuple[str, ...], Any, set]]:
 @pytest.mark.slow
 def test_every_value_of_every_suite_renews_exactly_the_stages_that_read_it(reads, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(load, "read_recipe", functools.cache(read_recipe))
+    monkeypatch.setattr(reading, "read_recipe", functools.cache(reading.read_recipe))
     monkeypatch.setattr(load, "suite_files", lambda path: (path,))
     checked, skipped, roles, wrong = 0, [], {}, []
     for name, data, keys, value, others in suite_values():
