@@ -20,6 +20,7 @@ from torch import Tensor
 from hdbench.flow.jvp import jvp
 from hdbench.flow.path import MeanVelocity, Velocity, expand, interpolate
 from hdbench.methods.base import Batch, Loss, Objective, Passes, Problem, student_update
+from hdbench.methods.batches import prefixed, under
 from hdbench.methods.distribution.generator import generator_surrogate
 from hdbench.methods.distribution.matching import denoised, per_sample
 from hdbench.methods.trajectory.consistency import consistency
@@ -54,7 +55,7 @@ class FakeScoreFree(Objective):
         def draw(d) -> Batch:
             b = {"c": d.label(), "eps": d.noise(), "eps_match": d.noise()}
             b["t_match"] = d.uniform(self.t_min, self.t_max)
-            return b | {f"flow_map/{name}": drawn for name, drawn in flow_map.draw(d).items()}
+            return b | prefixed("flow_map", flow_map.draw(d))
 
         def loss(b: Batch) -> Loss:
             t = b["t_match"]
@@ -63,9 +64,7 @@ class FakeScoreFree(Objective):
             g = self_gradient(
                 x_hat.detach(), z, t, b["c"], problem.teacher_velocity, problem.student
             )
-            prefix = "flow_map/"
-            drawn = {k.removeprefix(prefix): v for k, v in b.items() if k.startswith(prefix)}
-            of_flow_map, _ = flow_map.loss(drawn)
+            of_flow_map, _ = flow_map.loss(under("flow_map", b))
             value = generator_surrogate(x_hat, g) + self.flow_map_weight * of_flow_map
             return value, {"loss": value, "flow_map_loss": of_flow_map}
 

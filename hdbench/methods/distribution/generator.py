@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from hdbench.core.distributed import global_mean
 from hdbench.flow.path import MeanVelocity, interpolate, velocity
 from hdbench.methods.base import Batch, Loss, Objective, Pairs, Passes, Problem, Update
+from hdbench.methods.batches import prefixed, under
 from hdbench.methods.discriminators.pool import HeadPool
 from hdbench.methods.distribution.gan import (
     GanSettings,
@@ -263,7 +264,7 @@ class GeneratorObjective(Objective):
         if self.discriminator != "none":
             b |= self.draw_judgement(d)
         if regulariser:
-            b |= {f"regulariser/{name}": tensor for name, tensor in regulariser.draw(d).items()}
+            b |= prefixed("regulariser", regulariser.draw(d))
         return b
 
     def generator(self, networks: Networks, b: Batch, regulariser: Update | None = None) -> Loss:
@@ -287,9 +288,7 @@ class GeneratorObjective(Objective):
             g = scaled if g is None else self.combined(g, scaled, t)
         loss = generator_surrogate(x_hat, g)
         if regulariser:
-            prefix = "regulariser/"
-            drawn = {k.removeprefix(prefix): v for k, v in b.items() if k.startswith(prefix)}
-            scalars["regulariser_loss"], _ = regulariser.loss(drawn)
+            scalars["regulariser_loss"], _ = regulariser.loss(under("regulariser", b))
             loss = loss + self.regulariser_weight * scalars["regulariser_loss"]
         return loss, {"loss": loss} | scalars
 
