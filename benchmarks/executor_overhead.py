@@ -9,7 +9,7 @@ executors do for every job.
 
 With a SLURM of its own:
 
-    python tests/slurm/cluster.py run --folder /tmp/slurm -- python benchmarks/executor_overhead.py
+    python -m tests.slurm.cluster run --folder /tmp/slurm -- python benchmarks/executor_overhead.py
 """
 
 from __future__ import annotations

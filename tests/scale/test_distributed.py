@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -65,6 +64,7 @@ from hdbench.stages.trainer import Trainer
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
 from hdbench.suite.training import Training
+from tests.support.ports import free_ports
 from tests.support.tiny import REPOSITORY, run_until, stage_of, tiny_plan, write_suite
 
 STEPS = 3
@@ -108,18 +108,12 @@ class Ranks:
         ]
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def fork(
     folder: Path, world_size: int, job: Callable[[], object], **environment: str | None
 ) -> Ranks:
     """`job` on every rank, in a process with the launcher's environment, changed where asked."""
     logs = [folder / f"rank{rank}-{time.monotonic_ns()}.log" for rank in range(world_size)]
-    pids, port = [], free_port()
+    pids, port = [], free_ports()[0]
     for rank, log in enumerate(logs):
         log.touch()
         pids.append(os.fork())
@@ -691,7 +685,7 @@ def test_the_launchers_environment_is_read(environment, place):
 
 def test_ranks_that_do_not_meet_say_so(tmp_path):
     """One of two comes: be it rank 0 or 1, it does not wait for ever, and says which it is."""
-    job, port = command("data", write_suite(tmp_path), tmp_path), free_port()
+    job, port = command("data", write_suite(tmp_path), tmp_path), free_ports()[0]
     for rank in ("0", "1"):
         ranks = fork(
             tmp_path,

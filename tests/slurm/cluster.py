@@ -2,8 +2,8 @@
 or a database.
 
 As a library:  with cluster(folder, cpus=2, gpus=2) as c: c.run("sbatch", "--wrap=hostname")
-As a script:   python tests/slurm/cluster.py run --folder DIR -- snakemake --profile slurm
-               eval "$(python tests/slurm/cluster.py start --folder DIR)"; squeue; ... stop --folder
+As a script:   python -m tests.slurm.cluster run --folder DIR -- snakemake --profile slurm
+               eval "$(python -m tests.slurm.cluster start --folder DIR)"; squeue; ... stop --folder
                DIR
 
 Everything is in the folder: configuration, key, state, spool, logs, pid files. CPUs, memory and
@@ -19,12 +19,13 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.support.ports import free_ports
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PATH = (
@@ -291,7 +292,7 @@ class Cluster:
             device = self.folder / f"dev/gpu{index}"
             device.unlink(missing_ok=True)
             device.symlink_to("/dev/null")
-        ctld_port, slurmd_port = _free_ports(2)
+        ctld_port, slurmd_port = free_ports(2)
         written = CONF.format(
             root=root,
             user=pwd.getpwuid(os.getuid()).pw_name,
@@ -347,14 +348,6 @@ def _writes(fd, paths):
             )
             return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
     return False
-
-
-def _free_ports(count):
-    with contextlib.ExitStack() as stack:  # all are held at once, so that they differ
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 @contextlib.contextmanager
