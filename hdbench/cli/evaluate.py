@@ -15,6 +15,7 @@ from hdbench.cli.group import (
     Seconds,
     clean_errors,
     device_option,
+    examples,
     main,
     options,
     rank,
@@ -151,7 +152,13 @@ protocol_option = click.option(
 )
 
 
-@main.command("evaluate")
+@main.command(
+    "evaluate",
+    epilog=examples(
+        "hdbench evaluate --samples my_samples/ --protocol torch_fidelity --reference real_images/",
+        "hdbench evaluate --samples samples.npz --protocol adm --reference ref.npz --out mine.csv",
+    ),
+)
 @click.option(
     "--samples",
     required=True,
@@ -227,7 +234,12 @@ def evaluate_command(protocols, sources, out, table, **options):
         click.echo("\n" + "\n".join(map(str, write_protocols(measured, table))))
 
 
-@main.command("reference")
+@main.command(
+    "reference",
+    epilog=examples(
+        "hdbench reference --source real_images/ --protocol torch_fidelity --out reference/"
+    ),
+)
 @click.option("--source", type=PATH, help="Real images: a folder, an npz file, or ADM's npz.")
 @click.option(
     "--dataset",

@@ -74,6 +74,36 @@ def clean_errors(command):
     return wrapped
 
 
+SECTIONS = {  # of `hdbench --help`, in the order of a user's work
+    "Run a suite": ("init", "doctor", "cost", "run", "arm", "stage"),
+    "Look at a run": ("plan", "status", "show", "compare"),
+    "Evaluate any images": ("evaluate", "reference", "import"),
+    "Render, judge and publish": (
+        *("collect", "tables", "figures", "claims", "preregister", "published", "publish"),
+        *("export", "ship"),
+    ),
+    "Experiments and development": (
+        *("theory", "flops", "probes", "tuned", "latency", "rehearse", "prose"),
+    ),
+}
+
+
+class Sections(click.Group):
+    """A group whose help lists its commands by `SECTIONS`, each with its whole first sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name, self.commands[name].get_short_help_str(1000)) for name in names]
+                )
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: command lines as they are typed."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
 class PathOption(click.Path):
     """A path as `Path`, with the `~` that a shell leaves where it is after `=` or in quotes."""
 
@@ -217,7 +247,16 @@ class Tee:
         return getattr(self.stream, name)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Sections,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "hdbench run --suite digits          # all stages, tables, figures and report",
+        "hdbench status --suite digits       # meanwhile, in another terminal",
+        "hdbench show --suite digits         # the main table",
+        "hdbench evaluate --help             # and other examples there",
+    ),
+)
 @click.version_option(package_name="hdbench")
 @click.option(
     "--log",

@@ -12,6 +12,7 @@ from hdbench.cli.group import (
     FOLDER,
     PATH,
     clean_errors,
+    examples,
     main,
     metrics_option,
     out_option,
@@ -55,7 +56,13 @@ def collect_command(suite, results, partial, keep):
     )
 
 
-@main.command("tables")
+@main.command(
+    "tables",
+    epilog=examples(
+        "hdbench tables --suite digits",
+        "hdbench tables --suite textured_digits --metrics paper_tables/textured_digits/metrics.csv",
+    ),
+)
 @metrics_option
 @click.option(
     "--release",
@@ -262,7 +269,13 @@ def ship_command(suite, results, seed, out):
         click.echo(path)
 
 
-@main.command("compare")
+@main.command(
+    "compare",
+    epilog=examples(
+        "hdbench compare results/demo/metrics.csv theirs/metrics.csv",
+        "hdbench compare before.csv after.csv --metric fd_test --fail-if-moved",
+    ),
+)
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
 @click.option(

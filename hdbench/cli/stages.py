@@ -10,6 +10,7 @@ from hdbench.cli.group import (
     Seconds,
     clean_errors,
     device_option,
+    examples,
     main,
     options,
     rendered_option,
@@ -37,7 +38,14 @@ KIND_HELP = {
 }
 
 
-@main.group("stage")
+@main.group(
+    "stage",
+    epilog=examples(
+        "hdbench stage refine --arm hd_patch --suite demo",
+        "hdbench stage evaluate --arm teacher --steps 10 --seed 1",
+        "hdbench stage refine --arm hd_patch --again",
+    ),
+)
 def stage_group() -> None:
     """Compute one stage of a suite; a stage that is done is left alone."""
 
@@ -115,7 +123,9 @@ def _stage_command(kind: str) -> click.Command:
     return click.command(kind, help=KIND_HELP[kind])(command)
 
 
-@main.command("arm")
+@main.command(
+    "arm", epilog=examples("hdbench arm hd --suite digits", "hdbench arm hd_patch --seed 1 --again")
+)
 @click.argument("name")
 @seed_option
 @click.option(
@@ -193,7 +203,13 @@ def plan_command(suite, results):
     refuse_changed_inputs(results, plan.stages.values())
 
 
-@main.command("status")
+@main.command(
+    "status",
+    epilog=examples(
+        "hdbench status --suite digits --watch 5",
+        "hdbench status --suite textured_digits --cores 8",
+    ),
+)
 @suite_option
 @results_option
 @click.option(

@@ -11,6 +11,7 @@ from hdbench.cli.group import (
     clean_errors,
     config_option,
     device_option,
+    examples,
     main,
     out_option,
     results_option,
@@ -21,7 +22,7 @@ from hdbench.cli.group import (
 )
 
 
-@main.command("export")
+@main.command("export", epilog=examples("hdbench export --arm hd --suite demo --out my_model/"))
 @click.option("--arm", required=True, help="A student that samples in one step.")
 @seed_option
 @suite_option
@@ -38,7 +39,12 @@ def export_command(suite, results, arm, seed, out):
         click.echo(path)
 
 
-@main.command("cost")
+@main.command(
+    "cost",
+    epilog=examples(
+        "hdbench cost --suite imagenet256 --gpu H100", "hdbench cost --suite imagenet256 --memory"
+    ),
+)
 @click.option("--memory", is_flag=True, help="Memory of each training stage on a GPU instead.")
 @click.option("--gpu", help="One of the model's GPUs, in place of its own choice.")
 @config_option("workflow/cost.yaml", "The cost model.")
@@ -111,7 +117,9 @@ def latency_command(suite, results, rounds, device, threads):
     click.echo(measure(load_plan(suite), results, runtime.set_up(threads, device), rounds))
 
 
-@main.command("doctor")
+@main.command(
+    "doctor", epilog=examples("hdbench doctor --suite imagenet256 --verify --device cuda")
+)
 @click.option("--verify", is_flag=True, help="Compare sizes, and SHA-256 where one is known.")
 @click.option("--device", default="cpu", show_default=True, help="Also look for this one: cuda.")
 @config_option("workflow/sources.yaml", "Where public things are from.")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from hdbench.cli.group import FOLDER, clean_errors, main, results_option, suite_option
+from hdbench.cli.group import FOLDER, clean_errors, examples, main, results_option, suite_option
 from hdbench.cli.stages import show_command
 from hdbench.core.errors import UserError
 from hdbench.tools.workspace import make_workspace
 
 
-@main.command("init")
+@main.command("init", epilog=examples("hdbench init my_folder"))
 @click.argument("folder", type=FOLDER, default=Path())
 @clean_errors
 def init_command(folder):
@@ -24,7 +24,14 @@ def init_command(folder):
     click.echo(f"{len(paths)} files in {folder}; from there: hdbench run --suite digits")
 
 
-@main.command("run")
+@main.command(
+    "run",
+    epilog=examples(
+        "hdbench run --suite digits",
+        "hdbench run --suite my_suite.yaml --cores 4",
+        "snakemake --profile slurm all_ablations --config suite=digits",
+    ),
+)
 @click.option("--cores", default="all", show_default=True, help="How many stages may run at once.")
 @suite_option
 @results_option

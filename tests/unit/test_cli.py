@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 
 from hdbench import stages
 from hdbench.cli import main
+from hdbench.cli.group import SECTIONS
 from hdbench.core import runtime
 from hdbench.core.errors import UserError
 from hdbench.evaluation.request import by_protocol, by_role
@@ -167,6 +169,32 @@ def test_help_says_what_each_command_and_option_is_for(command):
         assert (
             option.opts[0].upper() if isinstance(option, click.Argument) else option.opts[0]
         ) in result.output
+
+
+def test_the_first_help_has_every_command_once_with_its_whole_sentence():
+    assert sorted(sum(SECTIONS.values(), ())) == sorted(main.commands)
+    text = " ".join(invoke("--help").output.split())
+    for name, command in main.commands.items():
+        sentence = " ".join(command.help.split("\n\n")[0].split()).removesuffix(".")
+        assert text.count(f" {name} {sentence}") == 1
+
+
+def test_examples_of_the_help_are_commands_with_their_options():
+    lines = [
+        line.partition("#")[0]
+        for command in (main, *main.commands.values())
+        for line in (command.epilog or "").splitlines()
+    ]
+    examples = [shlex.split(line)[1:] for line in lines if line.strip().startswith("hdbench ")]
+    assert len(examples) > 15
+    for words in examples:
+        if "--help" in words:
+            assert words[0] in main.commands
+            continue
+        command = main
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        command.make_context("hdbench", words)  # UsageError for what is not an option of it
 
 
 def test_plan_lists_stages_and_costs(plan, tmp_path):
