@@ -274,10 +274,18 @@ def ship_command(suite, results, seed, out):
     epilog=examples(
         "hdbench compare results/demo/metrics.csv theirs/metrics.csv",
         "hdbench compare before.csv after.csv --metric fd_test --fail-if-moved",
+        "hdbench compare hd_hinge hd_patch --in results/demo/metrics.csv",
+        "hdbench compare teacher@10 hd --in results/digits/metrics.csv",
     ),
 )
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
+@click.option(
+    "--in",
+    "source",
+    type=FILE,
+    help="Then A and B are arms of this file; ARM@NFE takes the samples of so many evaluations.",
+)
 @click.option(
     "--metric",
     "metrics",
@@ -298,16 +306,23 @@ def ship_command(suite, results, seed, out):
     help="Exit code 1 if a row moved, or if none could be compared.",
 )
 @clean_errors
-@writes("a", "b")
-def compare_command(a, b, metrics, everything, out, fail_if_moved):
-    """Compare files A and B of `hdbench collect` or `hdbench evaluate`: what moved beyond noise."""
+@writes("a", "b", "source")
+def compare_command(a, b, source, metrics, everything, out, fail_if_moved):
+    """Compare two files of `hdbench collect` or `hdbench evaluate`, or two arms of one.
+
+    Says which numbers moved beyond noise, from A to B.
+    """
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
-    from hdbench.report.compare import compare, described, failed
+    from hdbench.report.compare import compare, described, failed, of_arm
     from hdbench.report.comparison import report
 
     if out is not None:
         check_outputs([out])
-    frames = [read_metrics(path) for path in (a, b)]
+    if source is None:
+        frames = [read_metrics(path) for path in (a, b)]
+    else:
+        numbers = read_metrics(source)
+        frames = [of_arm(numbers, str(name)) for name in (a, b)]
     comparison = compare(*frames, metrics=metrics, costs=everything)
     if out is not None:
         text = comparison.rows.to_csv(index=False, lineterminator="\n")

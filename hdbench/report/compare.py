@@ -1,4 +1,4 @@
-"""Two runs compared row by row: which numbers moved beyond noise, and which cannot be compared.
+"""Two runs, or two arms, compared row by row: what moved beyond noise, what cannot be compared.
 
 A row is an arm, its nfe and a metric, with a value of every chain (seed).  Difference: B minus A.
 Its interval and p by
@@ -180,8 +180,25 @@ def base(rows: pd.DataFrame) -> str:
     return bare(rows).iloc[0]
 
 
+def of_arm(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rows of one arm, `hd`, or of its samples with so many evaluations, `teacher@50`.
+
+    Raises UserError for an arm, or a number of evaluations, without rows.
+    """
+    arm, _, nfe = name.partition("@")
+    rows = frame[frame.arm == arm]
+    if rows.empty:
+        raise UserError(f"{arm}: no such arm in the file{nearest(arm, frame.arm.unique())}")
+    if not nfe:
+        return rows
+    counts = sorted(set(rows.nfe.dropna()))
+    if nfe not in map(str, counts):
+        raise UserError(f"{name}: {arm} has numbers of nfe {', '.join(map(str, counts)) or '-'}")
+    return rows[rows.nfe == int(nfe)]
+
+
 def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    """A single suite, or a single arm, of each under one name; and what was renamed."""
+    """A single suite, arm or nfe of each under one name; and what was renamed."""
     notes = []
     for column, note in (
         ("suite", "The suite is {} in A and {} in B; rows are matched without it."),
@@ -192,6 +209,10 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame,
             shared = " / ".join(name[0] for name in names)
             a, b = (frame.assign(**{column: shared}) for frame in (a, b))
             notes.append(note.format(*(name[0] for name in names)))
+    counts = [frame.nfe.unique() for frame in (a, b)]
+    if [len(count) for count in counts] == [1, 1] and counts[0][0] != counts[1][0]:
+        a, b = (frame.assign(nfe=-1) for frame in (a, b))
+        notes.append(f"A has nfe {counts[0][0]} alone, B {counts[1][0]}; these two are compared.")
     return a, b, notes
 
 

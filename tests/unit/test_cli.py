@@ -88,7 +88,7 @@ COMMANDS = {
     "plan": {"--suite", "--results"},
     "publish": {"--experiment", "--suite", "--results", "--out"},
     "arm": {"name"} | STAGE_OPTIONS - {"--id", "--arm", "--steps"},
-    "compare": {"a", "b", "--metric", "--all", "--out", "--fail-if-moved"},
+    "compare": {"a", "b", "--in", "--metric", "--all", "--out", "--fail-if-moved"},
     "cost": {"--suite", "--results", "--out", "--config", "--gpu", "--memory"},
     "rehearse": {"--suite", "--results", "--config", "--gpu", "--jobs"},
     "latency": {"--suite", "--results", "--rounds", "--device", "--threads"},

@@ -344,3 +344,30 @@ def test_an_unknown_metric_is_named_with_the_nearest(files):
     result = files(a, a, "--metric", "recal")
     assert result.exit_code == 2 and "did you mean 'recall'" in result.output
     assert files(a, a, "--metric", "recall_4k").exit_code == 0
+
+
+def test_two_arms_of_one_file_are_paired_by_their_chains(tmp_path):
+    hd, patch, teacher = [4.0, 5.0, 7.0], [3.0, 4.5, 5.0], [1.0, 2.0, 2.5]
+    arms = [frame({"fd": chains(hd)}), frame({"fd": chains(patch)}, arm="patch")]
+    for nfe, shift in ((10, 0.0), (50, 1.0)):
+        values = chains([value + shift for value in teacher])
+        arms.append(frame({"fd": values}, arm="teacher").assign(nfe=nfe))
+    path, out = tmp_path / "a.csv", tmp_path / "out.csv"
+    pd.concat(arms).to_csv(path, index=False)
+
+    def run(a, b):
+        words = ["compare", a, b, "--in", str(path), "--out", str(out), "--force"]
+        return CliRunner().invoke(main, words)
+
+    for a, b, x, y in (("hd", "patch", hd, patch), ("teacher@10", "hd", teacher, hd)):
+        assert run(a, b).exit_code == 0
+        row = pd.read_csv(out).iloc[0]
+        test = stats.ttest_rel(y, x)
+        assert row.p == pytest.approx(test.pvalue) and row.method == "paired"
+        assert (row.low, row.high) == pytest.approx(test.confidence_interval(0.95))
+    assert "A has nfe 10 alone, B 1;" in run("teacher@10", "hd").output
+    for a, said in (("hdd", "did you mean 'hd'"), ("teacher@5", "has numbers of nfe 10, 50")):
+        result = run(a, "patch")
+        assert result.exit_code == 2 and said in result.output and result.output.count("\n") == 1
+    # of teacher's two numbers of evaluations none is that of hd
+    assert "no row is in both" in run("teacher", "hd").output
