@@ -1,0 +1,103 @@
+"""What is seen of a training before its end: the steps up to its checkpoint, as lines of blocks."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hdbench.cli import main
+from hdbench.core.errors import Interrupted
+from hdbench.stages import artifact, loop
+from hdbench.stages.run import run_stage
+from hdbench.suite.load import load_plan
+from hdbench.tools.status.history import history_of
+from hdbench.tools.status.sparklines import BLOCKS, medians_of, sparkline
+from tests.support.tiny import run_until, stage_of, write_suite
+
+STOPPED_AT = 5
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Suite, results and id of a teacher that a signal has stopped after some steps."""
+    folder = tmp_path_factory.mktemp("watching")
+    suite, results = write_suite(folder), folder / "results"
+    plan = load_plan(str(suite))
+    teacher = stage_of(plan, "teacher", "hd")
+    for parent in plan.stage(teacher).parents.values():
+        run_until(plan, results, parent)
+
+    @contextmanager
+    def after_some_steps():
+        steps = iter(range(1, 1000))
+        yield lambda: next(steps) == STOPPED_AT
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "interruptible", after_some_steps)
+        run_stage(plan.stage(teacher), results, torch.device("cpu"), 1000.0)
+    return suite, results, teacher
+
+
+def test_the_history_up_to_a_checkpoint_is_the_beginning_of_the_finished_one(stopped, tmp_path):
+    suite, results, teacher = stopped
+    results = shutil.copytree(results, tmp_path / "results")
+    stage = load_plan(str(suite)).stage(teacher)
+    before = history_of(results, stage)
+    assert not (artifact.folder(results, teacher) / "manifest.json").exists()
+    assert list(before.index) == list(range(1, STOPPED_AT + 1))
+    losses = history_of(results, stage, "/loss")
+    assert 0 < len(losses.columns) < len(before.columns)
+    run_stage(stage, results, torch.device("cpu"), 1000.0)
+    after = history_of(results, stage)
+    assert len(after) == stage.training.steps > STOPPED_AT
+    pd.testing.assert_frame_equal(before, after.head(STOPPED_AT), check_exact=True)
+
+
+def test_there_is_no_history_of_a_stage_that_has_not_begun(stopped, tmp_path):
+    suite, _, teacher = stopped
+    assert history_of(tmp_path, load_plan(str(suite)).stage(teacher)).empty
+
+
+@pytest.mark.parametrize(
+    ("values", "blocks"),
+    [
+        ([math.e**k for k in range(8)], BLOCKS),  # positive: equal steps of the logarithm
+        (list(range(-7, 1)), BLOCKS),
+        (list(range(0, -8, -1)), BLOCKS[::-1]),
+        ([2.0] * 5, BLOCKS[4] * 5),
+        ([3.0], BLOCKS[4]),
+        ([-1.0, 1e9, -1.0, 1.0, 2.0, 1.0], BLOCKS[0] + BLOCKS[-1]),  # one outlier moves no median
+    ],
+)
+def test_a_sparkline_is_the_heights_of_medians(values, blocks):
+    width = 2 if len(values) == 6 else 32
+    assert sparkline(np.array(values), width) == blocks
+
+
+def test_medians_are_of_all_values_in_groups_of_nearly_equal_size():
+    values = np.arange(1000.0)
+    medians = medians_of(values, 32)
+    assert len(medians) == 32 and (np.diff(medians) > 0).all()
+    assert np.ptp(np.diff(medians)) <= 1 and (medians[0], medians[-1]) == (15.5, 984)
+    assert list(medians_of(values[:3], 32)) == [0, 1, 2]
+
+
+def test_status_shows_the_losses_of_a_stage_that_was_stopped(stopped, tmp_path):
+    suite, results, teacher = stopped
+    words = ["status", "--suite", str(suite), "--results"]
+    plan = load_plan(str(suite))
+    losses = history_of(results, plan.stage(teacher), "/loss")
+    output = CliRunner().invoke(main, [*words, str(results)]).output
+    shown = [line for line in output.splitlines() if set(line) & set(BLOCKS)]
+    for name, line in zip(losses, shown, strict=True):
+        values = losses[name].to_numpy()
+        assert name.removesuffix("/loss") in line and f" {sparkline(values)} " in line
+        assert line.rstrip().endswith(f"{values[0]:.3g} to {values[-1]:.3g}") and len(line) <= 118
+    assert not set(CliRunner().invoke(main, [*words, str(tmp_path)]).output) & set(BLOCKS)
