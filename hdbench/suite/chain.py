@@ -178,8 +178,8 @@ class Chain:
         """The row of real images."""
         config = RealStage(samples=self.suite.evaluation.samples, split=arm.real)
         sample = self.add("sample", f"real-{arm.real}", config, source=self.data)
-        own = self.suite.splits == "chain" and self.suite.teacher.seed is None
-        self.row(name, self.seed if own else None, 0, 0, {}, sample)
+        of_chain = self.suite.splits == "chain" and self.suite.teacher.seed is None
+        self.row(name, self.seed if of_chain else None, 0, 0, {}, sample)
 
     def model(self, name: str, arm: Arm) -> None:
         """Training stages of an arm, and the rows of its numbers of sampling steps."""
