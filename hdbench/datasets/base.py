@@ -32,7 +32,8 @@ class Dataset(Config, ABC):
     latents), and one of two ways to be made:
 
     - in memory: `build`, at least of `train` and `test`, and fields of these names or `counts`;
-    - as latents: `stored = "latents"`, `encode` and `open`, and a field `autoencoder`.
+    - as latents: `stored = "latents"`, `encode` and `open`, and a field `autoencoder`, which may be
+      None where it keeps pixels in the same way.
     """
 
     title: ClassVar[str]  # a line for people
@@ -45,7 +46,7 @@ class Dataset(Config, ABC):
         channels: int
         classes: int | None
         seed: int  # of a data set that is split or drawn anew by it
-        autoencoder: AutoencoderConfig  # of a data set that is stored as latents
+        autoencoder: AutoencoderConfig | None  # of a data set that is stored as latents
 
     def of_chain(self, chain: int) -> Dataset:
         """The data set with a split of the originals of a chain's own: the seed given plus its.

@@ -104,7 +104,7 @@ def decoder_flops(plan: Plan, arguments: dict[str, Any]) -> int:
 
 def latents_plan(config: Flops) -> Plan:
     plan = load_plan(config.suite)
-    if plan.suite.data.stored != "latents":
+    if plan.suite.data.stored != "latents" or not plan.suite.data.autoencoder:
         raise UserError(
             f"suite = {config.suite}: has no autoencoder; name one on latents, such as imagenet256"
         )

@@ -61,12 +61,17 @@ class Autoencoder:
             latent = encoded.latent_dist.mean.to(x.dtype)
             if noise is not None:
                 latent = latent + encoded.latent_dist.std.to(x.dtype) * noise
-        return (latent - self.config.shift) * self.config.scale
+        return scaled(latent, self.config)
 
     def decode(self, z: Tensor) -> Tensor:
         """The image of latents as `encode` gives them, in z's dtype, not clamped."""
         latent = z / self.config.scale + self.config.shift
         return self.model.decode(latent.to(self.model.dtype)).sample.to(z.dtype)
+
+
+def scaled(latent: Tensor, config: AutoencoderConfig) -> Tensor:
+    """What networks see of latents (B, C, h, w) as an autoencoder gives them."""
+    return (latent - config.shift) * config.scale
 
 
 def load(

@@ -136,11 +136,7 @@ def test_a_planned_suite_needs_neither_data_nor_weights():
             "nowhere",
             "nowhere: there is no such folder; put diffusers' AutoencoderKL there",
         ),
-        (
-            "data.source",
-            "nowhere",
-            "nowhere: neither a folder nor a glob of .tar files that are there",
-        ),
+        ("data.source", "nowhere", "nowhere: neither a folder nor a glob of files that are there"),
         ("data.autoencoder.scale", 0.5, "set autoencoder.scale to 0.18215 (not 0.5)"),
         (
             "teacher.checkpoint.path",

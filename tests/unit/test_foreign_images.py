@@ -15,8 +15,8 @@ from hdbench.cli import main
 from hdbench.core import image_files
 from hdbench.core.errors import UserError
 from hdbench.core.pixels import to_uint8
-from hdbench.datasets.latents.cache import load
-from hdbench.datasets.latents.source import Item
+from hdbench.datasets.latents.content import load
+from hdbench.datasets.latents.readers.base import Item
 from hdbench.evaluation import references
 from hdbench.evaluation.archives import STANDARD, ArrayForm
 from hdbench.evaluation.extractors import Setup

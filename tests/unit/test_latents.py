@@ -25,8 +25,10 @@ from hdbench.core.pixels import to_float
 from hdbench.core.seeds import Draws, sample_noise
 from hdbench.datasets.latents import Images
 from hdbench.datasets.latents import cache as images
-from hdbench.datasets.latents import source as tars
-from hdbench.datasets.latents.cache import center_crop, encode, open_latents
+from hdbench.datasets.latents.cache import encode, open_latents
+from hdbench.datasets.latents.content import center_crop, load
+from hdbench.datasets.latents.readers.base import Item
+from hdbench.datasets.latents.readers.tar import Tar
 from hdbench.networks import autoencoders
 from tests.scale.test_distributed import connected, fork
 from tests.support.material import pictures
@@ -575,7 +577,7 @@ def test_damaged_files_end_in_a_sentence(tmp_path):
         for _ in range(rng.randint(1, 4)):
             content[rng.randrange(len(content))] = rng.randrange(256)
         path.write_bytes(content[: rng.randint(1, len(content))] if trial % 2 else content)
-        found = images.load(tars.Item(str(path)), SIDE)
+        found = load(Item(str(path)), SIDE)
         assert isinstance(found, str) or found.shape == (SIDE, SIDE, 3)
 
 
@@ -639,7 +641,7 @@ def test_damaged_tars_end_in_a_sentence_or_are_read(tmp_path):
         for _ in range(rng.randint(1, 8)):
             damaged[rng.choice(headers) + rng.randrange(512)] = rng.randrange(256)
         path.write_bytes(damaged)
-        found, beside, cut = tars.read_tar(str(path), (".cls",))
+        found, beside, cut = Tar().contents(str(path), (".cls",))
         assert len(found) == len(beside) and (cut or len(found) == 4)
 
 
@@ -673,18 +675,18 @@ def test_planning_needs_no_data():
         (
             {"0.png": PICTURE, "0.cls": "2"},
             {},
-            "{tar}: 0.png: its .cls says '2', not a class from 0 to 1; fix it or data.classes",
+            "{tar}: 0.png: its label is '2', not a class from 0 to 1; fix it or data.classes",
         ),
         (
             {"0.png": PICTURE, "0.cls": b"\xff -1"},
             {},
-            "{tar}: 0.png: its .cls says '\ufffd -1', not a class from 0 to 1; fix it "
+            "{tar}: 0.png: its label is '\ufffd -1', not a class from 0 to 1; fix it "
             "or data.classes",
         ),
         (
             {"0.png": PICTURE, "0.cls": "0", "1.png": PICTURE},
             {},
-            "{tar}: 1.png: has no .cls beside it, though other images have; give one to each",
+            "{tar}: 1.png: has no label, though other images have; give one to each",
         ),
         (
             {"notes.txt": "none"},
@@ -722,7 +724,7 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     absent = tmp_path / "absent"
     assert (
         said(absent)
-        == f"{absent}: neither a folder nor a glob of .tar files that are there; fix data.source"
+        == f"{absent}: neither a folder nor a glob of files that are there; fix data.source"
     )
     assert said(source, classes=1000) == (
         f"{source}: its images lie in 2 class folders (n01 to n02), but data.classes = "
@@ -743,7 +745,9 @@ def test_wrong_folders_are_refused(pooling, source, tmp_path):
     (tmp_path / "empty").mkdir()
     assert (
         said(tmp_path / "empt*")
-        == f"{tmp_path / 'empty'}: cannot be read (Is a directory); fix it or data.source"
+        == f"{tmp_path / 'empty'}: not read; a folder is, and files of one kind (.tar of "
+        "WebDataset, not compressed; .zip of EDM's dataset_tool; .parquet of the Hugging Face "
+        "hub; .bin of CIFAR-10's binary version); fix data.source"
     )
     sentence = "holds no image (PNG, JPEG, WebP, BMP, TIFF, GIF or PPM); fix data.source"
     assert said(tmp_path / "empty") == f"{tmp_path / 'empty'}: {sentence}"

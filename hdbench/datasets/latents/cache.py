@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import time
@@ -18,70 +17,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from hdbench.core import distributed
-from hdbench.core.errors import UserError, reason
+from hdbench.core.errors import UserError
 from hdbench.core.files import write_atomic, write_together
-from hdbench.core.image_files import FORMATS, READ, to_rgb
 from hdbench.core.pixels import to_float
-from hdbench.core.seeds import sample_noise
 from hdbench.datasets.latents.config import ImageCollection
-from hdbench.datasets.latents.source import PROMPTS, Item, Listing, find, tolerate
+from hdbench.datasets.latents.content import Content, content_of
+from hdbench.datasets.latents.source import PROMPTS, Listing, find, tolerate
 from hdbench.networks import autoencoders
 
 BATCH = 32  # images encoded at once
-
-
-# pixels
-
-
-def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Centre crop of an RGB image, (size, size, 3) uint8, as ADM's `center_crop_arr` has it.
-
-    Both sides are halved by Pillow's box filter while the shorter is at least 2 size, then the
-    shorter is brought to size by its bicubic filter: a smaller image is enlarged.  Orientation in
-    EXIF is ignored.
-    """
-
-    def resize(width: int, height: int, kind: Image.Resampling) -> Image.Image:
-        """Along rows first, rounded, as Pillow before 13; later ones turn the order round."""
-        return image.resize((width, image.height), kind).resize((width, height), kind)
-
-    while min(image.size) >= 2 * size:
-        image = resize(image.width // 2, image.height // 2, Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = resize(
-        round(image.width * scale), round(image.height * scale), Image.Resampling.BICUBIC
-    )
-    left = (image.width - size) // 2
-    top = (image.height - size) // 2
-    return np.array(image)[top : top + size, left : left + size]
-
-
-def load(item: Item, size: int) -> np.ndarray | str:
-    """The crop of an image, (size, size, 3) uint8, or what is wrong with it; or UserError."""
-    try:
-        with open(item.file, "rb") as file:
-            file.seek(item.offset)
-            content = file.read(item.size)
-    except OSError as error:
-        raise UserError(
-            f"{item}: cannot be read ({error.strerror}); fix it or data.source"
-        ) from None
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return center_crop(Image.fromarray(to_rgb(image)), size)
-    except UnidentifiedImageError:
-        return f"not {READ}" if content else "empty"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return reason(error)
-
-
-# the cache
 
 
 @dataclass(frozen=True)
@@ -90,8 +39,7 @@ class Encoder:
 
     collection: ImageCollection
     listing: Listing
-    autoencoder: autoencoders.Autoencoder
-    device: torch.device
+    content: Content
     folder: Path
 
     @cached_property
@@ -133,7 +81,7 @@ class Encoder:
         """
         dtype = getattr(torch, self.collection.dtype)
         names = ("latents", "flipped")[: 1 + self.collection.flips]
-        sides = {side: [torch.empty(0, *self._shape, dtype=dtype)] for side in names}
+        sides = {side: [torch.empty(0, *self.content.shape, dtype=dtype)] for side in names}
         labels: list[int] = []
         broken: list[str] = []
         for batch, crops in self._batches(rows):
@@ -147,7 +95,7 @@ class Encoder:
             labels += [self.listing.labels[i] for i in crops]
             if crops:
                 for side, latents in sides.items():
-                    latents.append(self._latents(crops, side).to(dtype).cpu())
+                    latents.append(self.content.kept(crops, side).to(dtype).cpu())
             advance(batch.stop - rows.start)
         tensors = {side: torch.cat(latents) for side, latents in sides.items()}
         if not all(latents.isfinite().all() for latents in tensors.values()):
@@ -158,32 +106,16 @@ class Encoder:
             )
         return tensors | {"labels": torch.tensor(labels, dtype=torch.int64)}, broken
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        side = self.collection.image_size
-        return self.collection.channels, side, side
-
     def _batches(self, rows: range) -> Iterator[tuple[range, dict[int, np.ndarray | str]]]:
         """Batches of these rows with their crops; the next one is read while one is encoded."""
         batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        size = self.collection.resolution
         with ThreadPoolExecutor() as pool:
             loading = (
-                (batch, pool.map(lambda i: load(self.listing.items[i], size), batch))
+                (batch, pool.map(lambda i: self.content.load(self.listing.items[i]), batch))
                 for batch in batches
             )
             for (batch, crops), _ in pairwise(chain(loading, [None])):
                 yield batch, dict(zip(batch, crops, strict=True))
-
-    def _latents(self, crops: dict[int, np.ndarray], side: str) -> Tensor:
-        """The latents (B, C, h, w) of crops, or of their mirrors where the side is "flipped"."""
-        pixels = torch.from_numpy(np.stack(list(crops.values())))
-        x = to_float(pixels).permute(0, 3, 1, 2).contiguous().to(self.device)
-        noise = None
-        if self.collection.autoencoder.name == "kl":
-            axes = (self.collection.seed, "images", side)
-            noise = sample_noise(axes, list(crops), self._shape).to(self.device)
-        return self.autoencoder.encode(x if side == "latents" else x.flip(3), noise)
 
 
 def name_of(shard: int) -> str:
@@ -205,10 +137,11 @@ def encode(
     has ended the shard that it was at.
     """
     autoencoder = distributed.call_on_all_ranks(
-        lambda: autoencoders.load(collection.autoencoder, device, torch.float32)
+        lambda: collection.autoencoder and autoencoders.load(collection.autoencoder, device)
     )
     listing = distributed.from_rank_0(lambda: find(collection))
-    encoder = Encoder(collection, listing, autoencoder, device, folder)
+    content = content_of(collection, listing.items, autoencoder, device)
+    encoder = Encoder(collection, listing, content, folder)
     shards = encoder.shards
     mine = range(len(shards))[distributed.rank() :: distributed.world_size()]
     total = sum(len(shards[number]) for number in mine)
@@ -269,7 +202,8 @@ def read_shard(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 class Latents:
     """The latents of a cache as if they were one tensor (N, C, h, w) float32, on disk.
 
-    With flips N = 2n, and row n + i is the mirror of row i.
+    Pixels, which are stored in uint8, are in [-1, 1].  With flips N = 2n, and row n + i is the
+    mirror of row i.
     """
 
     def __init__(self, shards: list[Tensor]):
@@ -286,7 +220,8 @@ class Latents:
         """Rows index (B,) int64, each 0 to N - 1, B > 0: (B, C, h, w) float32."""
         shard = torch.bucketize(index, self.ends, right=True)
         places = zip(shard.tolist(), (index - self.starts[shard]).tolist(), strict=True)
-        return torch.stack([self.shards[number][row] for number, row in places]).float()
+        rows = torch.stack([self.shards[number][row] for number, row in places])
+        return to_float(rows) if rows.dtype == torch.uint8 else rows.float()
 
 
 def open_latents(folder: Path) -> tuple[Latents, Tensor]:

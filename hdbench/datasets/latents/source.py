@@ -1,11 +1,10 @@
-"""What images a source has: folders or tar shards, their labels and captions."""
+"""What images a source has, by its readers, with their labels and captions."""
 
 from __future__ import annotations
 
 import glob
 import posixpath
 import sys
-import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
@@ -13,30 +12,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json, list_files
-from hdbench.core.image_files import READ, ignored, is_picture
+from hdbench.core.files import from_json
+from hdbench.core.image_files import READ
 from hdbench.datasets.latents.config import ImageCollection
+from hdbench.datasets.latents.readers import folder, reader_of
+from hdbench.datasets.latents.readers.base import MOMENTS, Source
+from hdbench.datasets.latents.readers.folder import PROMPTS
 from hdbench.datasets.prompts import described, read_prompts
-
-PROMPTS = "prompts.json"
-
-
-class Item(NamedTuple):
-    """An image file, or `size` bytes from `offset` of a tar, its `member`."""
-
-    file: str
-    member: str = ""
-    offset: int = 0
-    size: int = -1
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.member}" if self.member else self.file
 
 
 class Listing(NamedTuple):
     """All images in a fixed order, labels, distinct prompts; of each cut tar a sentence."""
 
-    items: list[Item]
+    items: list[Source]
     labels: list[int]
     prompts: list[dict[str, str]]
     cut: list[str]
@@ -47,36 +35,48 @@ def find(collection: ImageCollection) -> Listing:
     source = collection.source
     wanted = (".txt", ".json") if collection.text else (".cls",)
     if Path(source).is_dir():
-        paths, hidden = list_files(Path(source))
-        pictures = [path for path in paths if is_picture(path)]
-        for sentence in ignored(
-            [*hidden, *(set(paths) - {*pictures, Path(source) / PROMPTS})], source
-        ):
-            print(sentence, file=sys.stderr, flush=True)
-        files = list(map(str, pictures))
-        items = [Item(file) for file in files]
-        beside = [{}] * len(files)
-        cut = []
+        items, beside, cut = folder.contents(source, wanted)
     else:
-        tars = sorted(glob.glob(source))
-        if not tars:
+        files = sorted(glob.glob(source))
+        if not files:
             raise UserError(
-                f"{source}: neither a folder nor a glob of .tar files that are there; fix "
-                "data.source"
+                f"{source}: neither a folder nor a glob of files that are there; fix data.source"
             )
         with ThreadPoolExecutor() as pool:
-            items, beside, cut = (
-                list(chain(*parts))
-                for parts in zip(*pool.map(lambda tar: read_tar(tar, wanted), tars), strict=True)
-            )
+            read = pool.map(lambda file: reader_of(file).contents(file, wanted), files)
+            items, beside, cut = (list(chain(*parts)) for parts in zip(*read, strict=True))
     tolerate(cut, 0, collection)
     if not items:
         raise UserError(f"{source}: holds no image ({READ}); fix data.source")
+    check_kind(collection, items)
     if not collection.text:
         return Listing(items, class_labels(collection, items, beside), [], cut)
     rows = captions(collection, items, beside)
     number = {row: label for label, row in enumerate(dict.fromkeys(rows))}
     return Listing(items, [number[row] for row in rows], [dict(row) for row in number], cut)
+
+
+def check_kind(collection: ImageCollection, items: list[Source]) -> None:
+    """UserError where a source has latents that its settings have no use for, or pictures too."""
+    source = collection.source
+    latents = [item for item in items if item.suffix in MOMENTS]
+    if not latents:
+        return
+    kinds = {item.suffix for item in items}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{source}: holds {latents[0].suffix} of latents and others ({', '.join(sorted(kinds))}"
+            "); give a folder or files with one kind alone"
+        )
+    if collection.autoencoder is None or collection.autoencoder.name != "kl":
+        raise UserError(
+            f"{source}: holds moments of AutoencoderKL; set data.autoencoder to the one that made "
+            "them, of the name kl"
+        )
+    if collection.flips and kinds == {".npy"}:
+        raise UserError(
+            f"{source}: its .npy have no latents of the mirrored images; set data.flips to false"
+        )
 
 
 def tolerate(broken: list[str], before: int, collection: ImageCollection) -> None:
@@ -90,53 +90,8 @@ def tolerate(broken: list[str], before: int, collection: ImageCollection) -> Non
         print(f"{sentence}; skipped", file=sys.stderr, flush=True)
 
 
-def read_tar(
-    path: str, wanted: tuple[str, ...]
-) -> tuple[list[Item], list[dict[str, bytes]], list[str]]:
-    """A tar's images, their neighbours with a `wanted` suffix, and a sentence if it is cut.
-
-    A whole tar ends with a block of zeros; of one that does not, the last sample is left out, since
-    it may be incomplete.
-    """
-    images = []
-    neighbours = {}
-    name = ""
-    try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                stem, suffix = posixpath.splitext(name := member.name)
-                if posixpath.basename(name).startswith("."):
-                    continue
-                is_image = is_picture(name)
-                if is_image and not member.isfile():
-                    raise UserError(
-                        f"{path}: {name}: a link, not an image; make the tar with the images "
-                        "themselves"
-                    )
-                if is_image:
-                    images.append((stem, Item(path, name, member.offset_data, member.size)))
-                elif suffix in wanted:
-                    file.seek(member.offset_data)
-                    neighbours.setdefault(stem, {})[suffix] = file.read(member.size)
-            file.seek(tar.offset)
-            ended = file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
-            cut = "" if ended else "no end block"
-    except tarfile.TarError as error:
-        cut = str(error)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); fix it or data.source"
-        ) from None
-    sentences = []
-    if cut:
-        images = [(stem, item) for stem, item in images if stem != posixpath.splitext(name)[0]]
-        where = f"at or after {name}" if name else "at its start"
-        sentences = [f"{path}: not a whole uncompressed tar ({cut}), broken {where}"]
-    return [item for _, item in images], [neighbours.get(stem, {}) for stem, _ in images], sentences
-
-
 def class_labels(
-    collection: ImageCollection, items: list[Item], beside: list[dict[str, bytes]]
+    collection: ImageCollection, items: list[Source], beside: list[dict[str, bytes]]
 ) -> list[int]:
     """The class of each image: that of its `.cls`, or the number of its folder if none has one."""
     if any(beside):
@@ -163,22 +118,21 @@ def class_labels(
     return [number[name] for name in holding]
 
 
-def label_in(item: Item, text: bytes | None, n: int) -> int:
+def label_in(item: Source, text: bytes | None, n: int) -> int:
     """The class, 0 to n - 1, that an image's `.cls` says; UserError for another text or none."""
     if text is None:
+        raise UserError(f"{item}: has no label, though other images have; give one to each")
+    digits = text.strip()
+    if not (digits.isdigit() and len(digits) < 20 and int(digits) < n):
         raise UserError(
-            f"{item}: has no .cls beside it, though other images have; give one to each"
-        )
-    if not (text.strip().isdigit() and int(text) < n):
-        raise UserError(
-            f"{item}: its .cls says {text.decode(errors='replace').strip()[:40]!r}, not a class "
+            f"{item}: its label is {text.decode(errors='replace').strip()[:40]!r}, not a class "
             f"from 0 to {n - 1}; fix it or data.classes"
         )
     return int(text)
 
 
 def captions(
-    collection: ImageCollection, items: list[Item], beside: list[dict[str, bytes]]
+    collection: ImageCollection, items: list[Source], beside: list[dict[str, bytes]]
 ) -> list[tuple]:
     """Of each image its prompt and, where there is one, its category, as the items of a dict."""
     if not items[0].member:
@@ -196,7 +150,7 @@ def captions(
     return [tuple(row.items()) for row in rows]
 
 
-def caption_in(item: Item, beside: dict[str, bytes]) -> dict[str, str]:
+def caption_in(item: Source, beside: dict[str, bytes]) -> dict[str, str]:
     """The prompt, and the category if any, of an image's `.txt` or `.json`; UserError without."""
     with suppress(ValueError, RecursionError):  # of JSON and of UTF-8
         if ".txt" in beside:

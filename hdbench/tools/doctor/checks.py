@@ -6,7 +6,6 @@ values.  Every check raises a UserError that says what is wrong; whoever calls i
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Sequence
 from glob import iglob
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 
 from hdbench.core.errors import UserError
 from hdbench.core.files import from_json
+from hdbench.datasets.latents.readers import reader_of
 from hdbench.evaluation.extractors import EXTRACTORS, Setup
 from hdbench.evaluation.protocols import Protocol
 from hdbench.evaluation.weights import Weights, file_in
@@ -75,12 +75,13 @@ def read_json(path: Path) -> dict:
 
 
 def check_images(path: Path) -> None:
-    """A folder that is not empty, or tars by a glob, of which the first opens."""
+    """A folder that is not empty, or files by a glob, of which the first opens."""
     if path.is_dir():
         if not any(path.iterdir()):
             raise UserError("an empty folder")
-    elif not tarfile.is_tarfile(first := min(iglob(str(path)))):
-        raise UserError(f"{first} is not a tar")
+    else:
+        first = min(iglob(str(path)))
+        reader_of(first).check(first)
 
 
 def check_reference(path: Path) -> None:

@@ -64,8 +64,7 @@ def of_data(plan: Plan) -> Iterator[Need]:
     """What latents and encoded prompts are made from."""
     data = plan.suite.data
     text = plan.suite.text
-    if data.stored == "latents":
-        autoencoder = data.autoencoder
+    if data.stored == "latents" and (autoencoder := data.autoencoder):
         check = partial(checks.check_autoencoder, autoencoder)
         yield Need("autoencoder", autoencoder.name, autoencoder.path, check, HEADERS)
     if isinstance(text, TextConfig):

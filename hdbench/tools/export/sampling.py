@@ -73,7 +73,7 @@ def sampling_lines(network: Transformer, scale: float, data: Dataset) -> str:
     if network.config.position_side != grid:  # diffusers' own positions are 0 to grid - 1
         imports.append("from diffusers.models.embeddings import get_2d_sincos_pos_embed")
         positions = position_lines(network)
-    if data.stored == "latents":
+    if data.stored == "latents" and data.autoencoder:
         kind = {"kl": "AutoencoderKL", "dc": "AutoencoderDC"}[data.autoencoder.name]
         classes.insert(0, kind)
         decoding = decoding_lines(data.autoencoder, kind)

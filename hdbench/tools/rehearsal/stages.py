@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from hdbench.core.errors import first_sentence
 from hdbench.datasets.latents import cache
-from hdbench.datasets.latents.source import Listing
+from hdbench.datasets.latents.content import content_of
 from hdbench.evaluation.protocols import protocol_named
 from hdbench.methods.base import Update
 from hdbench.methods.discriminators import parameter_count
@@ -264,12 +264,13 @@ def of_data(plan: Plan, stage: Stage) -> Rehearsal:
     result = Rehearsal(stage=stage.id, rows=cache.BATCH)
     watch = Watch()
     with fake_cuda(), torch.no_grad():
-        autoencoder = context_of(plan, stage).autoencoder(data.autoencoder)
-        result.parameters = hold_networks(watch, [autoencoder.model])
-        encoder = cache.Encoder(data, Listing([], [], [], []), autoencoder, CUDA, Path())
+        autoencoder = data.autoencoder and context_of(plan, stage).autoencoder(data.autoencoder)
+        if autoencoder:
+            result.parameters = hold_networks(watch, [autoencoder.model])
+        content = content_of(data, [], autoencoder, CUDA)
         pixels = np.zeros((data.resolution, data.resolution, 3), np.uint8)
         with noted(result, watch):
-            encoder._latents(dict.fromkeys(range(cache.BATCH), pixels), "latents")
+            content.kept(dict.fromkeys(range(cache.BATCH), pixels), "latents")
     result.flops = watch.flops / cache.BATCH
     return result
 
