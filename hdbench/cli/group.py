@@ -24,6 +24,7 @@ EXTRAS = {
     "diffusers": "workflow",
     "matplotlib": "report",
     "tokenizers": "scale",
+    "pyarrow": "parquet",
 }
 
 

@@ -47,6 +47,9 @@ EXTRAS = {
 }
 
 
+USED = ("workflow", "report", "scale", "parquet")  # by modules of the package
+
+
 @functools.cache
 def imported(folder: str = "hdbench") -> dict[str, str]:
     """The distributions that the modules of a folder import, and where."""
@@ -63,15 +66,13 @@ def imported(folder: str = "hdbench") -> dict[str, str]:
 
 
 def test_every_import_of_the_package_is_declared():
-    declared = BASE | EXTRAS["workflow"] | EXTRAS["report"] | EXTRAS["scale"]
+    declared = BASE.union(*(EXTRAS[name] for name in USED))
     assert not {name: path for name, path in imported().items() if name not in declared}
 
 
 def test_nothing_is_declared_that_no_module_imports():
     by_others = {"snakemake", "pygments", "tokenizers"}  # commands, the report, transformers
-    assert BASE | EXTRAS["workflow"] | EXTRAS["report"] | EXTRAS["scale"] == (
-        imported().keys() | by_others
-    )
+    assert BASE.union(*(EXTRAS[name] for name in USED)) == imported().keys() | by_others
 
 
 def test_every_requirement_is_locked_with_hashes_and_at_a_version_that_it_allows():
