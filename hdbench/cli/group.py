@@ -25,6 +25,7 @@ EXTRAS = {
     "matplotlib": "report",
     "tokenizers": "scale",
     "pyarrow": "parquet",
+    "tensorboard": "tensorboard",
 }
 
 
@@ -77,7 +78,7 @@ def clean_errors(command):
 
 SECTIONS = {  # of `hdbench --help`, in the order of a user's work
     "Run a suite": ("init", "doctor", "cost", "run", "arm", "stage"),
-    "Look at a run": ("plan", "status", "show", "compare"),
+    "Look at a run": ("plan", "status", "tensorboard", "show", "compare"),
     "Evaluate any images": ("evaluate", "reference", "import"),
     "Render, judge and publish": (
         *("collect", "tables", "figures", "claims", "preregister", "published", "publish"),

@@ -7,6 +7,7 @@ import sys
 import click
 
 from hdbench.cli.group import (
+    FOLDER,
     Seconds,
     clean_errors,
     device_option,
@@ -240,3 +241,41 @@ def status_command(suite, results, cores, every):
         watch(load_plan(suite), results, cores, every, show)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+@main.command(
+    "tensorboard",
+    epilog=examples(
+        "hdbench tensorboard --suite digits --watch 30",
+        "tensorboard --logdir results/digits/tensorboard",
+    ),
+)
+@click.option("--out", type=FOLDER, help="By default results/<suite>/tensorboard.")
+@click.option(
+    "--watch",
+    "every",
+    type=Seconds(0.1),
+    metavar="SECONDS",
+    help="Again and again, with the steps that are new, until all is trained.",
+)
+@suite_option
+@results_option
+@clean_errors
+def tensorboard_command(suite, results, out, every):
+    """Write losses and other scalars of every training step as event files of TensorBoard.
+
+    They are read from the results, of running stages up to their checkpoints.  A stage is one run,
+    named after its arms.
+    """
+    from hdbench.suite.load import load_plan  # start-up: of this command alone
+    from hdbench.tools.tensorboard import write_events  # start-up: of this command alone
+
+    plan = load_plan(suite)
+    folder = out or results / plan.name / "tensorboard"
+    try:
+        steps = write_events(plan, results, folder, every)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if not steps:
+        raise UserError(f"{results}: no stage of {plan.name} has trained up to a checkpoint yet")
+    click.echo(f"{steps:,} steps in {folder}; `tensorboard --logdir {folder}` shows them")

@@ -93,6 +93,7 @@ COMMANDS = {
     "rehearse": {"--suite", "--results", "--config", "--gpu", "--jobs"},
     "latency": {"--suite", "--results", "--rounds", "--device", "--threads"},
     "doctor": {"--suite", "--results", "--config", "--device", "--verify"},
+    "tensorboard": {"--suite", "--results", "--watch", "--out"},
     "status": {"--suite", "--results", "--watch", "--cores"},
     "evaluate": EVALUATION_OPTIONS
     | {

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
 from hdbench.cli import main
 from hdbench.core.errors import Interrupted
 from hdbench.stages import artifact, loop
 from hdbench.stages.run import run_stage
 from hdbench.suite.load import load_plan
+from hdbench.tools import tensorboard
 from hdbench.tools.status.history import history_of
 from hdbench.tools.status.sparklines import BLOCKS, medians_of, sparkline
 from tests.support.tiny import run_until, stage_of, write_suite
@@ -100,4 +103,57 @@ def test_status_shows_the_losses_of_a_stage_that_was_stopped(stopped, tmp_path):
         values = losses[name].to_numpy()
         assert name.removesuffix("/loss") in line and f" {sparkline(values)} " in line
         assert line.rstrip().endswith(f"{values[0]:.3g} to {values[-1]:.3g}") and len(line) <= 118
-    assert not set(CliRunner().invoke(main, [*words, str(tmp_path)]).output) & set(BLOCKS)
+    assert "loss of" in output
+    assert "loss of" not in CliRunner().invoke(main, [*words, str(tmp_path)]).output
+
+
+def scalars(folder: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """By run and name the steps and values that TensorBoard itself reads below the folder."""
+    events = {}
+    for run in {path.parent for path in folder.rglob("events.out.tfevents.*")}:
+        reader = EventAccumulator(str(run), {SCALARS: 0}).Reload()
+        events[run.relative_to(folder).as_posix()] = {
+            name: [(event.step, event.value) for event in reader.Scalars(name)]
+            for name in reader.Tags()[SCALARS]
+        }
+    return events
+
+
+def test_tensorboard_reads_every_step_once_through_a_stop_and_a_second_command(stopped, tmp_path):
+    suite, results, teacher = stopped
+    results, out = shutil.copytree(results, tmp_path / "results"), tmp_path / "board"
+    stage = load_plan(str(suite)).stage(teacher)
+    words = ["tensorboard", *("--suite", suite, "--results", results, "--out", out)]
+    for steps in (STOPPED_AT, STOPPED_AT, stage.training.steps):
+        if steps > STOPPED_AT:
+            run_stage(stage, results, torch.device("cpu"), 1000.0)
+        result = CliRunner().invoke(main, list(map(str, words)))
+        assert result.exit_code == 0, result.output
+        name, by_name = next((n, r) for n, r in scalars(out).items() if n.startswith("teacher/"))
+        assert name.endswith(f".{teacher.partition('/')[2]}")
+        history = history_of(results, stage)
+        assert set(by_name) == set(history.columns)
+        for scalar, events in by_name.items():
+            assert [step for step, _ in events] == list(range(1, steps + 1))
+            values = np.array([value for _, value in events], np.float32)
+            np.testing.assert_array_equal(values, history[scalar].to_numpy(np.float32))
+
+
+def test_without_a_trained_step_tensorboard_has_nothing_to_show(stopped, tmp_path):
+    words = ["tensorboard", "--suite", str(stopped[0]), "--results", str(tmp_path / "none")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2 and "no stage of tiny has trained" in result.output
+
+
+def test_events_follow_a_stage_and_its_second_beginning(stopped, tmp_path, monkeypatch):
+    suite, results, teacher = stopped
+    plan = load_plan(str(suite))
+    lengths = iter([2, 4, 4, 1, 3])
+    full = history_of(results, plan.stage(teacher))
+    monkeypatch.setattr(tensorboard, "history_of", lambda *_: full.head(next(lengths)))
+    run = tensorboard.Run(tmp_path / "run")
+    for added, steps in ((2, 2), (2, 4), (0, 4), (1, 1), (2, 3)):
+        assert run.update(results, plan.stage(teacher)) == added
+        for events in scalars(tmp_path)["run"].values():
+            assert [step for step, _ in events] == list(range(1, steps + 1))
+    run.close()

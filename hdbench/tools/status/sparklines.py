@@ -36,7 +36,7 @@ def medians_of(values: np.ndarray, width: int = WIDTH) -> np.ndarray:
 
 
 def losses(plan: Plan, frame: pd.DataFrame, results: Path) -> str:
-    """A table of those stages of `states.look` that run or ended early and have a checkpoint."""
+    """A table of those stages of `states.look` that run or ended early; "" without a checkpoint."""
     begun = frame[frame.state.isin(STATES[1:4]) & (frame.step > 0)]
     cells = []
     for row in begun.itertuples():
@@ -47,4 +47,5 @@ def losses(plan: Plan, frame: pd.DataFrame, results: Path) -> str:
             ends = f"{medians[0]:.3g} to {medians[-1]:.3g}"
             cells.append([title, name.removesuffix("/loss"), sparkline(values.to_numpy()), ends])
             title = ""
-    return tabulate(cells, ["stage", "loss of", "up to its checkpoint", ""], disable_numparse=True)
+    titles = ["stage", "loss of", "up to its checkpoint", ""]
+    return tabulate(cells, titles, disable_numparse=True) if cells else ""
