@@ -7,6 +7,7 @@ import click
 from hdbench.cli.group import (
     clean_errors,
     config_option,
+    load_plan,
     main,
     metrics_option,
     rendered_option,
@@ -100,7 +101,6 @@ def tuned_command(suite, metrics, results):
     from hdbench.experiments import tuning  # start-up: pandas and torch
     from hdbench.metrics.records import read_metrics  # start-up: pandas
     from hdbench.report.numbers import metrics_file  # start-up: pandas
-    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
 
     plan = load_plan(suite)
     frame = read_metrics(metrics or metrics_file(plan, results))

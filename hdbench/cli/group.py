@@ -9,13 +9,16 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from hdbench.core.errors import Ended, UserError, of_system
 from hdbench.core.files import expanded
 from hdbench.core.outputs import Command, writing
+
+if TYPE_CHECKING:
+    from hdbench.suite.plan import Plan
 
 # modules that come with an extra of the package, as pyproject.toml has them
 EXTRAS = {
@@ -213,6 +216,13 @@ def writes(*inputs: str):
         return wrapped
 
     return decorate
+
+
+def load_plan(suite: str) -> Plan:
+    """The plan of a suite, by its name or path; UserError for a mistake in it."""
+    from hdbench.suite import load  # start-up: pydantic and torch
+
+    return load.load_plan(suite)
 
 
 class Tee:

@@ -13,6 +13,7 @@ from hdbench.cli.group import (
     PATH,
     clean_errors,
     examples,
+    load_plan,
     main,
     metrics_option,
     out_option,
@@ -45,7 +46,6 @@ def collect_command(suite, results, partial, keep):
     """Gather every metric and cost of a suite into results/<suite>/metrics.csv."""
     from hdbench.report.collect import collect  # start-up: of this command alone
     from hdbench.report.numbers import metrics_file
-    from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
     frame = collect(plan, results, partial, keep)
@@ -80,7 +80,6 @@ def tables_command(suite, results, metrics, release, out):
     from hdbench.report.numbers import check_place, is_collected, metrics_file, tables_folder
     from hdbench.report.registration import check_clean, stages_of
     from hdbench.report.tables import write_tables
-    from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
     file = metrics or metrics_file(plan, results)
@@ -131,7 +130,6 @@ def claims_command(suite, results, metrics, rules, prereg, theory, flops, out):
     from hdbench.report.claims import write_claims
     from hdbench.report.numbers import Numbers, check_place, metrics_file
     from hdbench.report.registration import rules_for
-    from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
     source = metrics or metrics_file(plan, results)
@@ -194,7 +192,6 @@ def figures_command(suite, results, metrics, out):
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.figures import FIGURES, draw
     from hdbench.report.numbers import check_place, metrics_file
-    from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
     path = metrics or metrics_file(plan, results)
@@ -347,7 +344,6 @@ def compare_command(a, b, source, metrics, everything, out, fail_if_moved):
 def publish_command(experiment, suite, results, out):
     """Copy a suite's rendered tables, claims and figures into the folder of committed tables."""
     from hdbench.report.publish import publish  # start-up: of this command alone
-    from hdbench.suite.load import load_plan
 
     if experiment == "theory":
         from hdbench.experiments.theory.collect import check_is_of  # start-up: torch

@@ -12,6 +12,7 @@ from hdbench.cli.group import (
     clean_errors,
     device_option,
     examples,
+    load_plan,
     main,
     options,
     rendered_option,
@@ -110,8 +111,7 @@ def _stage_command(kind: str) -> click.Command:
         job = read_job(results, stage_id) if stage_id and not again else None
         remove = ()
         if job is None:
-            from hdbench.suite.load import load_plan  # start-up: of this command alone
-            from hdbench.suite.plan import find_stage
+            from hdbench.suite.plan import find_stage  # start-up: of this command alone
 
             plan = load_plan(suite)
             stage = plan.stage(stage_id) if stage_id else find_stage(plan, kind, arm, seed, steps)
@@ -140,7 +140,6 @@ def _stage_command(kind: str) -> click.Command:
 def arm_command(name, suite, results, seed, again, **how):
     """Compute all stages of the arm NAME in order, in one process; what is done is left alone."""
     from hdbench.suite.jobs import Job  # start-up: of this command alone
-    from hdbench.suite.load import load_plan
     from hdbench.suite.plan import rows_of
 
     plan = load_plan(suite)
@@ -159,7 +158,6 @@ def arm_command(name, suite, results, seed, again, **how):
 def show_command(suite, results, out):
     """Print the main table, and where tables, figures and report lie."""
     from hdbench.report.tables import print_main  # start-up: of this command alone
-    from hdbench.suite.load import load_plan
 
     print_main(load_plan(suite), results, out)
 
@@ -178,7 +176,6 @@ def plan_command(suite, results):
     from hdbench.stages import artifact
     from hdbench.stages.sources import changed_sources, refuse_changed_inputs
     from hdbench.suite.budget import total_cost
-    from hdbench.suite.load import load_plan
 
     plan = load_plan(suite)
     check_reports(plan)
@@ -229,8 +226,7 @@ def plan_command(suite, results):
 @clean_errors
 def status_command(suite, results, cores, every):
     """Say what of a suite is done, running, failed and waiting, and the time left; only reads."""
-    from hdbench.suite.load import load_plan  # start-up: of this command alone
-    from hdbench.tools.status.report import watch
+    from hdbench.tools.status.report import watch  # start-up: of this command alone
 
     def show(text: str) -> None:
         if every and sys.stdout.isatty():
@@ -267,7 +263,6 @@ def tensorboard_command(suite, results, out, every):
     They are read from the results, of running stages up to their checkpoints.  A stage is one run,
     named after its arms.
     """
-    from hdbench.suite.load import load_plan  # start-up: of this command alone
     from hdbench.tools.tensorboard import write_events  # start-up: of this command alone
 
     plan = load_plan(suite)
@@ -277,5 +272,5 @@ def tensorboard_command(suite, results, out, every):
     except KeyboardInterrupt:
         sys.exit(130)
     if not steps:
-        raise UserError(f"{results}: no stage of {plan.name} has trained up to a checkpoint yet")
+        raise UserError(f"{results}: no stage of {suite} has trained up to a checkpoint yet")
     click.echo(f"{steps:,} steps in {folder}; `tensorboard --logdir {folder}` shows them")

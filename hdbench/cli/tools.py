@@ -12,6 +12,7 @@ from hdbench.cli.group import (
     config_option,
     device_option,
     examples,
+    load_plan,
     main,
     out_option,
     results_option,
@@ -32,7 +33,6 @@ from hdbench.cli.group import (
 @writes()
 def export_command(suite, results, arm, seed, out):
     """Write a one-step student as a folder of diffusers with a model card; needs no hdbench."""
-    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
     from hdbench.tools.export import export  # start-up: diffusers and torch
 
     for path in export(load_plan(suite), results, arm, seed, out):
@@ -57,7 +57,6 @@ def cost_command(suite, results, out, config, gpu, memory):
 
     GPU hours, or core-hours of a small suite, and disk.
     """
-    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
     from hdbench.tools.cost.model import read_model  # start-up: pydantic
     from hdbench.tools.cost.report import report, to_do  # start-up: torch
     from hdbench.tools.memory.report import memory_report  # start-up: torch
@@ -111,7 +110,6 @@ def latency_command(suite, results, rounds, device, threads):
     metrics.
     """
     from hdbench.core import runtime  # start-up: torch
-    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
     from hdbench.tools.latency import measure  # start-up: torch
 
     click.echo(measure(load_plan(suite), results, runtime.set_up(threads, device), rounds))
@@ -132,7 +130,6 @@ def doctor_command(suite, results, config, device, verify):
     Weights are checked as in their stage, but for their values.  The exit code is 1 if any is
     missing or broken.
     """
-    from hdbench.suite.load import load_plan  # start-up: pydantic and torch
     from hdbench.tools.doctor.report import look, report  # start-up: torch
     from hdbench.tools.doctor.sources import read_sources  # start-up: pydantic
 

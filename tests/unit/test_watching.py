@@ -142,7 +142,7 @@ def test_tensorboard_reads_every_step_once_through_a_stop_and_a_second_command(s
 def test_without_a_trained_step_tensorboard_has_nothing_to_show(stopped, tmp_path):
     words = ["tensorboard", "--suite", str(stopped[0]), "--results", str(tmp_path / "none")]
     result = CliRunner().invoke(main, words)
-    assert result.exit_code == 2 and "no stage of tiny has trained" in result.output
+    assert result.exit_code == 2 and f"no stage of {stopped[0]} has trained" in result.output
 
 
 def test_events_follow_a_stage_and_its_second_beginning(stopped, tmp_path, monkeypatch):
