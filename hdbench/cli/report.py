@@ -77,19 +77,19 @@ def collect_command(suite, results, partial, keep):
 def tables_command(suite, results, metrics, release, out):
     """Render the suite's tables as csv, Markdown, LaTeX and HTML; a missing value is '-'."""
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
-    from hdbench.report.numbers import check_place, is_collected, metrics_file, tables_folder
-    from hdbench.report.registration import check_clean, stages_of
+    from hdbench.report.numbers import check_place, metrics_file, tables_folder
+    from hdbench.report.provenance import check_clean, is_collected, read_run
     from hdbench.report.tables import write_tables
 
     plan = load_plan(suite)
     file = metrics or metrics_file(plan, results)
     frame = read_metrics(file, strict=metrics is None)
     check_place(plan, results, metrics, out)
-    run = file.with_name("run.json")
+    run = file.parent
     if release:
-        check_clean(stages_of(run), run)
-    at_home = file.absolute().parent == tables_folder(plan, results, out).absolute()
-    if metrics and not is_collected(metrics, run) and not at_home:
+        check_clean(read_run(run), run)
+    at_home = run.absolute() == tables_folder(plan, results, out).absolute()
+    if metrics and not is_collected(metrics) and not at_home:
         run = None  # another run's, or nobody's
     for path in write_tables(plan, frame, results, out, metrics is not None, run):
         click.echo(path)

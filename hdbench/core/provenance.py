@@ -1,16 +1,20 @@
-"""What a stage ran on: versions, processor, commit, registrations."""
+"""What a stage ran on: versions, processor, commit, lock file, registrations."""
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from hdbench.core.files import sha256
 
 REGISTRATIONS = Path("workflow/prereg")
 SHIPPED = Path("workflow/shipped")  # finished stages, which are taken by their digest
+LOCK = Path(__file__).parents[2] / "requirements.lock"  # of a repository, not of a package
 DIRTY = "-dirty"  # what ends the commit of a tree with changes
 UNKNOWN = "unknown"
 
@@ -37,10 +41,34 @@ def environment(device: str) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "device": device,
+        "system": platform.system(),
         "machine": platform.machine(),
         "processor": processor(),
+        "lock": lock(),
         "commit": said.stdout.strip() if said and said.stdout.strip() else UNKNOWN,
     }
+
+
+@functools.cache
+def lock(path: Path = LOCK) -> str:
+    """SHA-256 of the lock file if all of its packages that are installed have its versions.
+
+    Else what the first other one is; UNKNOWN where there is no lock file.
+    """
+    if not path.is_file():
+        return UNKNOWN
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith((" ", "#")):
+            continue
+        pin = Requirement(line.removesuffix("\\"))
+        try:
+            installed = version(pin.name)
+        except PackageNotFoundError:
+            continue
+        needed = pin.marker is None or pin.marker.evaluate()
+        if needed and not pin.specifier.contains(installed, prereleases=True):
+            return f"other: {pin.name} {installed}, locked {str(pin.specifier).lstrip('=')}"
+    return sha256(path)
 
 
 def processor() -> str:

@@ -1,5 +1,5 @@
-"""One file of numbers a suite: every metric and every cost of every row of the plan, and the
-manifest of the run.
+"""One file of numbers a suite: every metric and every cost of every row of the plan, and what the
+run was made with.
 
 `collect` writes it; `Numbers` reads it with 95% intervals.  Several chains: mean and t-interval
 over chains.  One chain: the value and 1.96 standard errors of sampling.
@@ -8,8 +8,6 @@ over chains.  One chain: the value and 1.96 standard errors of sampling.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,13 @@ from typing import Any
 import pandas as pd
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json
 from hdbench.core.outputs import ADVICE, forced, write_outputs
 from hdbench.metrics.records import COLUMNS, read_metrics, with_count
 from hdbench.networks.flops import forward_flops
 from hdbench.networks.reuse import DeepCache, FasterDiffusion
 from hdbench.report.latency import latencies, latency_file, read_latencies
-from hdbench.report.numbers import is_collected, metrics_file
+from hdbench.report.numbers import metrics_file
+from hdbench.report.provenance import METRICS, STAGES, Run, is_collected, ran, read_run
 from hdbench.stages import artifact
 from hdbench.suite.chain import measured_by
 from hdbench.suite.plan import Plan, Row
@@ -36,11 +34,12 @@ def collect(
 ) -> pd.DataFrame:
     """One row a number (columns `COLUMNS`), written to results/<suite>/metrics.csv.
 
-    Beside it the run's manifest, run.json, and what it ran on, environment.csv.
+    Beside it what it was made with, stages.csv and environments.json (hdbench.report.provenance),
+    and in short environment.csv.
 
     Raises UserError for a missing or broken artifact; with `partial`, stages that are missing are
-    skipped.  With `keep`, a file of another run of the suite (its run.json beside it), rows that
-    are not in `results` come from there, if their digests are the plan's.
+    skipped.  With `keep`, a file of another run of the suite (with what it was made with beside
+    it), rows that are not in `results` come from there, if their digests are the plan's.
     """
     digests = [plan.stage(row.stages["evaluate"]).digest for row in plan.all_rows]
     kept = kept_rows(plan, results, digests, read_metrics(keep)) if keep else {}
@@ -71,21 +70,14 @@ def collect(
     whole = pd.concat([frame.astype(COLUMNS) for frame in parts], ignore_index=True)
     path = metrics_file(plan, results)
     check_collected(path, whole)
-    run = run_manifest(plan, manifests, keep.with_name("run.json") if kept else None)
-    as_collected = not kept or is_collected(keep, keep.with_name("run.json"))
-    if measured:
-        run["latency"] = measured["provenance"]
-    table = whole.to_csv(index=False, lineterminator="\n")
-    if as_collected:  # else no registration may be judged by these numbers
-        run["metrics"] = hashlib.sha256(table.encode()).hexdigest()
-    contents = {
-        path: table,
-        path.with_name("run.json"): json.dumps(run, indent=1) + "\n",
-        path.with_name("environment.csv"): environments(run).to_csv(
-            index=False, lineterminator="\n"
-        ),
-    }
-    write_outputs({path: text.encode() for path, text in contents.items()})
+    table = whole.to_csv(index=False, lineterminator="\n").encode()
+    # without a digest of the metrics no registration may be judged by them
+    digests = {METRICS: hashlib.sha256(table).hexdigest()} if not kept or is_collected(keep) else {}
+    latency = measured["provenance"] if measured else None
+    run = run_of(plan, manifests, read_run(keep.parent) if kept else None, digests, latency)
+    summary = run.summary().to_csv(index=False, lineterminator="\n").encode()
+    contents = {path: table, path.with_name("environment.csv"): summary}
+    write_outputs(contents | run.contents(path.parent))
     return whole
 
 
@@ -95,9 +87,9 @@ def check_collected(path: Path, whole: pd.DataFrame) -> None:
         return
     if whole.empty:
         raise UserError(f"{path}: has numbers, and no row is finished here; run stages first")
-    if not path.with_name("run.json").exists():
+    if not path.with_name(STAGES).exists():
         raise UserError(
-            f"{path}: has no run.json beside it, so `hdbench collect` did not write it; {ADVICE}"
+            f"{path}: has no {STAGES} beside it, so `hdbench collect` did not write it; {ADVICE}"
         )
 
 
@@ -204,59 +196,30 @@ def flops_of(plan: Plan, arm: str, reuse: DeepCache | FasterDiffusion | None = N
     )
 
 
-def run_manifest(plan: Plan, manifests: Manifests, other: Path | None) -> dict[str, Any]:
-    """Every finished stage of the plan with its cost (seconds, bytes) and environment.
+def run_of(
+    plan: Plan,
+    manifests: Manifests,
+    other: Run | None,
+    digests: dict[str, str],
+    latency: dict[str, Any] | None,
+) -> Run:
+    """What every finished stage of the plan was made with.
 
-    `other` is the manifest of another run, for those of the plan's stages that only it has.
+    `other` is another run, for those of the plan's stages that only it has.
     """
-    recorded = (
-        "id",
-        "digest",
-        "wall_seconds",
-        "core_seconds",
-        "gpu_seconds",
-        "queue_seconds",
-        "peak_memory_bytes",
-        "peak_gpu_memory_bytes",
-        "ranks",
-        "environment",
-        "registrations",
-        "shipped",
-    )
-    stages = [{key: m[key] for key in recorded if key in m} for m in manifests.values()]
+    rows = [ran(manifest) for manifest in manifests.values()]
+    stages = [stage for stage, _ in rows]
+    environments = {stage.environment: environment for stage, environment in rows}
     if other:
-        stages += stages_of(other, plan.stages.keys() - manifests.keys())
-    return {
-        "suite": plan.name,
-        "title": plan.suite.title,
-        "stages_of_plan": len(plan.stages),
-        "stages_done": len(stages),
-        "core_seconds": round(sum(stage["core_seconds"] for stage in stages), 3),
-        "stages": stages,
-    }
-
-
-def stages_of(path: Path, wanted: set[str]) -> list[dict[str, Any]]:
-    """What another run's manifest records of the wanted stages; UserError for no such manifest."""
-    try:
-        stages = {
-            stage["id"]: stage
-            for stage in from_json(path.read_text(encoding="utf-8"))["stages"]
-            if stage["id"] in wanted and stage["core_seconds"] >= 0 and dict(stage["environment"])
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not the manifest of the run whose metrics are kept ({error!r}); it belongs "
-            "beside them"
-        ) from None
-    return list(stages.values())
-
-
-def environments(run: dict[str, Any]) -> pd.DataFrame:
-    """What the stages of a run manifest ran on: item, value, number of stages with that value."""
-    recorded = (item for stage in run["stages"] for item in stage["environment"].items())
-    counts = Counter((item, str(value)) for item, value in recorded)
-    return pd.DataFrame(
-        [(*key, count) for key, count in sorted(counts.items())],
-        columns=["item", "value", "stages"],
+        wanted = plan.stages.keys() - manifests.keys()
+        stages += (kept := [stage for stage in other.stages if stage.id in wanted])
+        environments |= {stage.environment: other.environments[stage.environment] for stage in kept}
+    return Run(
+        suite=plan.name,
+        title=plan.suite.title,
+        stages_of_plan=len(plan.stages),
+        digests=digests,
+        latency=latency,
+        environments=environments,
+        stages=tuple(stages),
     )

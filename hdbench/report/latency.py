@@ -1,7 +1,7 @@
 """Latencies of a suite's samplers, measured side by side on one machine: the file, and its rows.
 
 `hdbench latency` writes results/<suite>/latency.json; `hdbench collect` adds what it says to the
-metrics and its provenance to run.json.  A sampler is known by what decides its time alone.
+metrics and its provenance to environments.json.  A sampler is known by what decides its time alone.
 """
 
 from __future__ import annotations

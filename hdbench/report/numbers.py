@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json, sha256
 from hdbench.core.outputs import forced
 from hdbench.metrics import metric_of
 from hdbench.metrics.base import Estimate
@@ -52,15 +51,6 @@ def check_place(plan: Plan, results: Path, metrics: Path | None, out: Path | Non
                 f"{metrics}: has other numbers than {collected}, whose tables and figures would be "
                 "replaced; give --out another folder, or --force"
             )
-
-
-def is_collected(metrics: Path, run: Path) -> bool:
-    """Whether a file of metrics is the one that was collected with a run's manifest."""
-    try:
-        recorded = from_json(run.read_text(encoding="utf-8")).get("metrics")
-    except (OSError, ValueError, AttributeError):
-        return False  # none there, or another file
-    return recorded == sha256(metrics)
 
 
 def paired_difference(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from hdbench.core.errors import UserError
 from hdbench.core.outputs import write_outputs
+from hdbench.report.provenance import ENVIRONMENTS
 
-SUFFIXES = (".csv", ".md", ".tex", ".png", ".pdf")
+SUFFIXES = (".csv", ".md", ".tex", ".png")  # of a figure one format, which pages show
 
 
 def publish(name: str, results: Path, out: Path) -> list[Path]:
@@ -22,7 +23,7 @@ def publish(name: str, results: Path, out: Path) -> list[Path]:
         target / inside / path.name: path.read_bytes()
         for folder, inside in ((tables, ""), (source / "figures", "figures"))
         for path in sorted(folder.glob("*"))
-        if path.suffix in SUFFIXES or path.name == "run.json"
+        if path.suffix in SUFFIXES or path.name == ENVIRONMENTS
     }
     numbers = [folder / "metrics.csv" for folder in (source, tables)]
     if all(path.is_file() for path in numbers) and len({path.read_bytes() for path in numbers}) > 1:

@@ -11,7 +11,6 @@ neither is in their ids.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -19,11 +18,11 @@ from pydantic import Field, model_validator
 
 from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json, sha256, write_atomic
-from hdbench.core.provenance import DIRTY, REGISTRATIONS, UNKNOWN, git
+from hdbench.core.files import sha256, write_atomic
+from hdbench.core.provenance import REGISTRATIONS, git
 from hdbench.core.yaml_file import read_yaml
 from hdbench.report.known import check_arms, check_metric_names
-from hdbench.report.numbers import is_collected
+from hdbench.report.provenance import ENVIRONMENTS, Run, check_clean, is_collected, read_run
 from hdbench.report.rules import RULES, Rules, arms_of, read_rules
 from hdbench.report.ship import is_shipped
 from hdbench.suite.load import load_plan
@@ -128,12 +127,11 @@ def kept(
     check_teachers(registration, path, plan)
     seeds = check_seeds(registration, path, plan, frame)
     check_settings(registration, path, frame)
-    run = metrics.with_name("run.json")
-    stages = stages_of(run)
-    check_metrics(metrics, run)
-    check_clean(stages, run)
+    run = read_run(metrics.parent)
+    check_metrics(metrics)
+    check_clean(run, metrics.parent)
     since = committed(path)
-    check_stages(stages, path, since)
+    check_stages(run, path, since)
     return (
         f"Registered: {path} ({sha256(path)[:12]}) of commit {since[:12]}, {len(seeds)} of at most "
         f"{registration.cap} chains."
@@ -215,42 +213,12 @@ def check_settings(registration: Registration, path: Path, frame: pd.DataFrame) 
             )
 
 
-def stages_of(run: Path) -> list[dict[str, Any]]:
-    """The stages in a run's manifest; UserError where it is none."""
-    try:
-        stages = from_json(run.read_text(encoding="utf-8"))["stages"]
-        commits = {stage["id"]: str.strip(stage["environment"]["commit"]) for stage in stages}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+def check_metrics(metrics: Path) -> None:
+    """That a file of metrics is the one that was collected with the run beside it."""
+    if not is_collected(metrics):
         raise UserError(
-            f"{run}: not a run's manifest ({type(error).__name__}); `hdbench collect` writes it "
-            "beside the metrics"
-        ) from None
-    if not commits:
-        raise UserError(f"{run}: has no stages; make it again with `hdbench collect`")
-    return stages
-
-
-def check_metrics(metrics: Path, run: Path) -> None:
-    """That a file of metrics is the one that was collected with a run's manifest."""
-    if not is_collected(metrics, run):
-        raise UserError(
-            f"{metrics}: is not the file that was collected with {run}; make both again with "
-            "`hdbench collect`"
-        )
-
-
-def check_clean(stages: list[dict[str, Any]], run: Path) -> None:
-    """That all stages ran from a commit without changes."""
-    unclean = [
-        stage
-        for stage in stages
-        if (commit := stage["environment"]["commit"]) == UNKNOWN or commit.endswith(DIRTY)
-    ]
-    if unclean:
-        raise UserError(
-            f"{run}: {len(unclean)} of {len(stages)} stages ran from a tree with changes or of no "
-            f"known commit, such as {unclean[0]['id']} ({unclean[0]['environment']['commit']}); "
-            "commit, and run them again"
+            f"{metrics}: is not the file that was collected with {metrics.with_name(ENVIRONMENTS)};"
+            " make both again with `hdbench collect`"
         )
 
 
@@ -264,23 +232,23 @@ def committed(path: Path) -> str:
     return commits[0]
 
 
-def check_stages(stages: list[dict[str, Any]], path: Path, since: str) -> None:
+def check_stages(run: Run, path: Path, since: str) -> None:
     """That all stages ran after the registration, with the file as it is, or shipped with it."""
     digest = sha256(path)
-    stages = [stage for stage in stages if not is_shipped(stage, path, since)]
-    for commit in sorted({stage["environment"]["commit"] for stage in stages}):
+    stages = [stage for stage in run.stages if not is_shipped(stage, path, since)]
+    for commit in sorted({stage.commit for stage in stages}):
         said = git(path.parent, "merge-base", "--is-ancestor", since, commit)
         if said is None or said.returncode:
-            example = next(s["id"] for s in stages if s["environment"]["commit"] == commit)
+            example = next(stage.id for stage in stages if stage.commit == commit)
             raise UserError(
                 f"{path}: {example} ran from commit {commit[:12]}, which is not after the "
                 f"registration's, {since[:12]}, in this repository; run it again"
             )
     for stage in stages:
-        if (recorded := stage.get("registrations", {}).get(path.stem)) != digest:
+        if (recorded := run.registrations(stage).get(path.stem)) != digest:
             then = "was not there" if recorded is None else f"was another ({recorded[:12]})"
             raise UserError(
-                f"{path}: {then} when {stage['id']} ran; restore it (`git log -- {path}`), or "
+                f"{path}: {then} when {stage.id} ran; restore it (`git log -- {path}`), or "
                 "register anew under another suite"
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,6 +12,7 @@ from hdbench.core.errors import UserError
 from hdbench.core.files import MANIFEST, write_together
 from hdbench.core.provenance import DIRTY, SHIPPED, UNKNOWN, git
 from hdbench.report.collect import metrics
+from hdbench.report.provenance import Ran
 from hdbench.stages import artifact
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan, find_stage
@@ -82,19 +82,19 @@ def thinned(history: Path) -> str:
     return means.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
 
-def is_shipped(stage: dict[str, Any], registration: Path, since: str) -> bool:
+def is_shipped(stage: Ran, registration: Path, since: str) -> bool:
     """Whether a stage of a run was taken as shipped, which then is older than its registration.
 
     UserError unless the registration's commit `since` ships the same.
     """
-    if "shipped" not in stage:
+    if stage.shipped is None:
         return False
-    file = SHIPPED / stage["id"] / MANIFEST
+    file = SHIPPED / stage.id / MANIFEST
     said = git(Path(), "show", f"{since}:./{file}")
     shipped = hashlib.sha256(said.stdout.encode()).hexdigest() if said and said.stdout else None
-    if shipped != stage["shipped"]["manifest"]:
+    if shipped != stage.shipped:
         raise UserError(
-            f"{registration}: {stage['id']} was taken as shipped, and {file} "
+            f"{registration}: {stage.id} was taken as shipped, and {file} "
             f"{'is not in' if shipped is None else 'is another in'} the registration's commit, "
             f"{since[:12]}; commit it, then register anew"
         )

@@ -35,7 +35,7 @@ import pandas as pd
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json, write_atomic
+from hdbench.core.files import write_atomic
 from hdbench.experiments.probes.report import reported
 from hdbench.experiments.report import Intervals
 from hdbench.experiments.sources import experiments_of
@@ -44,6 +44,7 @@ from hdbench.report.claims import find_entry, judge, values_of, verdicts
 from hdbench.report.columns import dagger
 from hdbench.report.document import for_people
 from hdbench.report.numbers import Entry, Numbers
+from hdbench.report.provenance import read_run
 from hdbench.report.registration import rules_for
 from hdbench.report.tables import TABLES
 from hdbench.suite.arms import describe, head_of
@@ -108,8 +109,7 @@ def value(key: str, tables: Path, source: str = "document", suite: str = "") -> 
         case ["chains"], []:
             return str(len(numbers.plan.suite.seeds))
         case ["core_hours"], []:
-            run = from_json((tables / suite / "run.json").read_text(encoding="utf-8"))
-            return f"{run['core_seconds'] / 3600:.1f}"
+            return f"{read_run(tables / suite).core_seconds / 3600:.1f}"
         case ["claims"], []:
             return _block(verdicts(_judged(suite, tables)))
         case ["methods"], []:

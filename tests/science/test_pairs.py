@@ -16,7 +16,7 @@ from hdbench.core.pixels import load_images, to_uint8
 from hdbench.flow.path import guided
 from hdbench.metrics.records import read_metrics
 from hdbench.report.collect import collect
-from hdbench.report.numbers import is_collected
+from hdbench.report.provenance import FILES, is_collected, read_run
 from hdbench.stages import artifact, networks
 from hdbench.stages import context as stages
 from tests.support.tiny import run_until, stage_of, tiny_plan
@@ -106,7 +106,7 @@ def test_numbers_of_another_run_stand_where_there_are_no_results(run, tmp_path):
     plan, results = run
     whole = collect(plan, results, partial=True)
     file = results / plan.name / "metrics.csv"
-    text, manifest = file.read_text(), json.loads(file.with_name("run.json").read_text())
+    text, complete = file.read_text(), read_run(file.parent)
     part = tmp_path / "part"
     shutil.copytree(results, part)
     shutil.rmtree(part / "stages" / stage_of(plan, "evaluate", "kd"))
@@ -114,15 +114,13 @@ def test_numbers_of_another_run_stand_where_there_are_no_results(run, tmp_path):
     assert set(collect(plan, part, partial=True).arm) < set(whole.arm)
     collect(plan, part, partial=True, keep=file)
     assert (part / plan.name / "metrics.csv").read_text() == text
-    merged = json.loads((part / plan.name / "run.json").read_text())
-    assert (
-        merged["stages_done"] == manifest["stages_done"]
-        and merged["core_seconds"] == manifest["core_seconds"]
-    )
-    assert is_collected(part / plan.name / "metrics.csv", part / plan.name / "run.json")
+    merged = read_run(part / plan.name)
+    assert set(merged.stages) == set(complete.stages)
+    assert merged.environments == complete.environments
+    assert is_collected(part / plan.name / "metrics.csv")
     read_metrics(file).assign(se=0.5).to_csv(file, index=False)
     collect(plan, part, partial=True, keep=file)  # of an edited file
-    assert "metrics" not in json.loads((part / plan.name / "run.json").read_text())
+    assert read_run(part / plan.name).digests.keys() == {"stages.csv"}
     file.write_text(text)
     with pytest.raises(UserError, match="does not exist yet"):  # hd is in neither
         collect(plan, part, keep=file)
@@ -132,7 +130,8 @@ def test_numbers_of_another_run_stand_where_there_are_no_results(run, tmp_path):
 def test_numbers_of_other_stages_are_not_kept(run, tmp_path, change):
     plan, results = run
     collect(plan, results, partial=True)
-    shutil.copy(results / plan.name / "run.json", tmp_path / "run.json")
+    for name in FILES:
+        shutil.copy(results / plan.name / name, tmp_path)
     read_metrics(results / plan.name / "metrics.csv").assign(**change).to_csv(
         tmp_path / "metrics.csv", index=False
     )
@@ -141,17 +140,32 @@ def test_numbers_of_other_stages_are_not_kept(run, tmp_path, change):
     assert not (tmp_path / "empty").exists()
 
 
-@pytest.mark.parametrize(
-    "manifest", [None, "null", '{"stages": [1]}', '{"stages": [{"id": "ID"}]}', "{"]
-)
-def test_a_broken_manifest_beside_kept_numbers_is_one_sentence_and_nothing_is_written(
-    run, tmp_path, manifest
+BROKEN = {  # what lies there in place of stages.csv and environments.json
+    "no table": lambda table, environments: (None, environments),
+    "no environments": lambda table, environments: (table, None),
+    "a list": lambda table, environments: (table, "[]"),
+    "no JSON": lambda table, environments: (table, "{"),
+    "another table": lambda table, environments: (table + table.splitlines()[-1], environments),
+    "other columns": lambda table, environments: ("id,core_seconds\nx,1\n", environments),
+    "a row too long": lambda table, environments: (table + 20 * "x,", environments),
+    "no environment": lambda table, environments: (
+        table,
+        json.dumps(json.loads(environments) | {"environments": {}}),
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_broken_record_beside_kept_numbers_is_one_sentence_and_nothing_is_written(
+    run, tmp_path, broken
 ):
     plan, results = run
     collect(plan, results, partial=True)
     shutil.copy(results / plan.name / "metrics.csv", tmp_path)
-    if manifest is not None:
-        (tmp_path / "run.json").write_text(manifest.replace("ID", next(iter(plan.stages))))
-    with pytest.raises(UserError, match="run.json: not the manifest of the run"):
+    texts = broken(*((results / plan.name / name).read_text() for name in FILES))
+    for name, text in zip(FILES, texts, strict=True):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"(stages\.csv|environments\.json): "):
         collect(plan, tmp_path / "empty", partial=True, keep=tmp_path / "metrics.csv")
     assert not (tmp_path / "empty").exists()

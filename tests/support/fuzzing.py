@@ -8,7 +8,6 @@ file that it was given.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -28,7 +27,9 @@ from hypothesis import strategies as st
 
 from hdbench.cli import main
 from hdbench.core import runtime
+from hdbench.core.files import sha256, write_together
 from hdbench.report.latency import FULL, SINGLE, latency_file, sampler_key
+from hdbench.report.provenance import FILES, METRICS, read_run
 from hdbench.stages import artifact
 from hdbench.suite.jobs import write_jobs
 from hdbench.suite.plan import Plan
@@ -104,9 +105,9 @@ def prepare(folder: Path) -> Ground:
         for source, target in GOOD.items():
             (folder / target).parent.mkdir(exist_ok=True)
             shutil.copy(REPOSITORY / source, folder / target)
-        run = json.loads(Path(f"results/{plan.name}/run.json").read_text())
-        run["metrics"] = hashlib.sha256((inputs / "metrics.csv").read_bytes()).hexdigest()
-        (inputs / "run.json").write_text(json.dumps(run))
+        run = read_run(Path("results") / plan.name)
+        digests = {METRICS: sha256(inputs / METRICS)}
+        write_together(run.model_copy(update={"digests": digests}).contents(inputs))
         words = ["preregister", "--seeds", "0-1", "--rules", "workflow/claims.yaml"]
         words += ["--suite", "inputs/tiny.yaml", "--out", "inputs/prereg.yaml"]
         result = CliRunner().invoke(main, words)
@@ -131,7 +132,7 @@ def prepare(folder: Path) -> Ground:
     return ground
 
 
-OWN = ("metrics.csv", "run.json", "environment.csv", ".hdbench")  # of `collect`
+OWN = (METRICS, *FILES, "environment.csv", ".hdbench")  # of `collect`
 FURTHER = {  # that read a manifest of this kind of stage
     "teacher": ("ship SUITE --seed 0 OUT",),
     "evaluate": ("ship SUITE --seed 0 OUT",),
@@ -193,14 +194,20 @@ def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
         "flops": kind("inputs/flops.yaml", "flops --config inputs/flops.yaml --results out"),
         "cost": kind("workflow/cost.yaml", "cost SUITE OUT", "cost --memory SUITE"),
         "sources": kind("workflow/sources.yaml", "doctor SUITE"),
-        "run": kind(
-            f"{results}/run.json",
-            *("tables --release SUITE OUT", "claims SUITE OUT"),
-            own=collected,
-        ),
-        "kept run": kind(
-            "inputs/run.json", "collect --partial --keep inputs/metrics.csv SUITE", own=collected
-        ),
+        **{
+            f"{name} of the run": kind(
+                f"{results}/{name}",
+                *("tables --release SUITE OUT", "claims SUITE OUT"),
+                own=collected,
+            )
+            for name in FILES
+        },
+        **{
+            f"{name} of a kept run": kind(
+                f"inputs/{name}", "collect --partial --keep inputs/metrics.csv SUITE", own=collected
+            )
+            for name in FILES
+        },
         "latency": kind(f"{results}/latency.json", "collect --partial SUITE", own=collected),
         "geneval": kind("inputs/geneval.json", "import geneval inputs/geneval.json --partial"),
         "dpg": kind("inputs/dpg.txt", "import dpg_bench inputs/dpg.txt --partial"),
@@ -288,8 +295,8 @@ def nothing_is_computed(monkeypatch) -> Iterator[None]:
         patch.setattr(runtime, "set_up", lambda threads, device: torch.device("cpu"))
         committed = {"commit": "a" * 40, "device": "cpu"}
         patch.setattr(artifact, "environment", lambda device: committed)
-        patch.setattr(theory, "run_theory", lambda config, results, out: [out])
-        patch.setattr(probes, "run_probes", lambda config, results, out: [out])
+        patch.setattr(theory, "run_theory", lambda config, results, out, pdf: [out])
+        patch.setattr(probes, "run_probes", lambda config, results, out, pdf: [out])
         patch.setattr(flops, "run_flops", lambda config, results, out: [out])
         yield
 

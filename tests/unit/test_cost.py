@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import re
 import weakref
 from collections import Counter
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hdbench.cli import main
 from hdbench.core.errors import UserError
+from hdbench.core.files import write_together
 from hdbench.core.seeds import Draws
 from hdbench.evaluation.extractors import EXTRACTORS
 from hdbench.evaluation.extractors.encoders import TimmEncoder
@@ -27,6 +27,7 @@ from hdbench.methods.discriminators import build_head
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.flops import forward_flops
 from hdbench.networks.transformer import Transformer
+from hdbench.report.provenance import Run, ran
 from hdbench.stages import artifact
 from hdbench.stages.train import restricted_updates
 from hdbench.stages.trainer import Trainer, trainable_parameters
@@ -128,13 +129,20 @@ def test_core_seconds_are_measured_or_at_a_measured_pace_or_counted(tmp_path, mo
         stage_of(plan, "refine", "dmd_total"),
         stage_of(plan, "teacher", "hd"),
     )
-    run = {
-        "stages": [
-            {"id": hd, "core_seconds": 12.5},
-            {"id": "refine/of-another-suite", "core_seconds": 1},
-        ]
-    }
-    (tables / "tiny/run.json").write_text(json.dumps(run))
+    seconds = {hd: 12.5, "refine/of-another-suite": 1.0}
+    rows = [
+        ran({"id": stage, "core_seconds": cost, "environment": {}})
+        for stage, cost in seconds.items()
+    ]
+    run = Run(
+        suite="tiny",
+        title="",
+        stages_of_plan=2,
+        digests={},
+        environments={stage.environment: environment for stage, environment in rows},
+        stages=tuple(stage for stage, _ in rows),
+    )
+    write_together(run.contents(tables / "tiny"))
     found = estimate(plan, [hd, other, teacher], model, tables)
     total = {stage: sum(found.costs[stage].flops.values()) for stage in (hd, other, teacher)}
     assert found.seconds == pytest.approx(
@@ -147,8 +155,8 @@ def test_core_seconds_are_measured_or_at_a_measured_pace_or_counted(tmp_path, mo
     found = estimate(plan, [hd, teacher], model, tables)
     assert found.seconds == {hd: 12.5, teacher: 0}
     assert found.basis == {"measured": 1, "shipped": 1}
-    (tables / "tiny/run.json").write_text("[]")
-    with pytest.raises(UserError, match="not the manifest of a run"):
+    (tables / "tiny/stages.csv").write_text("id\nx\n")
+    with pytest.raises(UserError, match="not of a run"):
         estimate(plan, [hd], model, tables)
 
 

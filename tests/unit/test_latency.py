@@ -81,7 +81,7 @@ def test_the_figure_stands_where_the_latencies_say_and_says_what_is_missing(tmp_
     figure, note = drawn("efficiency", plan, frame[~frame.metric.isin([SINGLE, FULL])])
     assert "Latencies are not measured" in note and len(figure.axes) == 1
     figure, note = drawn("efficiency", plan, frame)
-    assert "not measured" not in note and "see run.json" in note
+    assert "not measured" not in note and "see environments.json" in note
     numbers = Numbers(plan, frame, tmp_path)
     entries = [e for arm in plan.arms if not plan.arms[arm].real for e in numbers.entries(arm)]
     for axis, metric in zip(figure.axes, AXES, strict=True):

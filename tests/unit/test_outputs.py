@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from hdbench.cli import main
 from hdbench.core.errors import UserError
 from hdbench.core.files import sha256
 from hdbench.core.outputs import RECORD, Command, record, write_outputs, writing
+from hdbench.report.provenance import FILES
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 from tests.unit.test_cli import leaves_this_process_alone  # noqa: F401, a fixture
 
@@ -198,9 +198,8 @@ def test_foreign_numbers_take_no_place_and_no_provenance_of_the_run(suite, tmp_p
     own = metrics_of(suite)
     assert invoke("tables", *suite).exit_code == 0
     tables = own.with_name("tables")
-    assert json.loads((tables / "run.json").read_text()) == json.loads(
-        own.with_name("run.json").read_text()
-    )
+    for name in FILES:
+        assert (tables / name).read_bytes() == own.with_name(name).read_bytes()
     foreign = tmp_path / "foreign.csv"
     foreign.write_text("".join(own.read_text().splitlines(keepends=True)[:5]))
     before = {path: path.read_bytes() for path in tables.iterdir()}
@@ -211,9 +210,9 @@ def test_foreign_numbers_take_no_place_and_no_provenance_of_the_run(suite, tmp_p
     out = ("--out", tmp_path / "out")
     assert invoke("tables", *suite, *out).exit_code == 0  # of the run itself
     rendered = tmp_path / "out" / own.parent.name
-    assert (rendered / "run.json").exists()
+    assert all((rendered / name).exists() for name in FILES)
     assert invoke("tables", *suite, *out, "--metrics", foreign).exit_code == 0
-    assert not (rendered / "run.json").exists()
+    assert not any((rendered / name).exists() for name in FILES)
     assert (rendered / "metrics.csv").read_bytes() == foreign.read_bytes()
 
 
@@ -239,11 +238,10 @@ def test_collect_replaces_no_numbers_of_others_and_not_by_none(suite, tmp_path):
     shutil.move(tmp_path / "stages", suite[3] / "stages")
     numbers(metrics)
     assert "changed since" in refusal(invoke("collect", "--partial", *suite))
-    metrics.with_name("run.json").unlink()
     shutil.rmtree(metrics.parent)
     metrics.parent.mkdir()
     numbers(metrics)
-    assert "no run.json beside it" in refusal(invoke("collect", "--partial", *suite))
+    assert "no stages.csv beside it" in refusal(invoke("collect", "--partial", *suite))
     assert metrics.read_bytes() == numbers(tmp_path / "same.csv").read_bytes()
     assert invoke("collect", "--partial", *suite, "--force").exit_code == 0
 

@@ -1,6 +1,5 @@
 """Registered claims: what a run must keep to, each breach in one sentence, all by the commands."""
 
-import json
 import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +10,9 @@ import yaml
 from click.testing import CliRunner
 
 from hdbench.cli import main
-from hdbench.core.files import sha256
+from hdbench.core.files import sha256, write_together
 from hdbench.core.provenance import DIRTY, SHIPPED, registrations
+from hdbench.report import provenance
 from hdbench.stages import artifact
 from hdbench.suite.load import load_plan
 from tests.support.tiny import run_until, write_suite
@@ -71,17 +71,22 @@ class Run:
     """A finished run of the suite `tiny` in the working folder, as `hdbench collect` writes it."""
 
     commits: dict[str, str] = field(default_factory=dict)  # by stage, where not HEAD
+    facts: dict[str, dict] = field(default_factory=dict)  # by stage, of its manifest
     seeds: list[int] = field(default_factory=lambda: SEEDS[:6])
 
     def write(self) -> pd.DataFrame:
         plan = load_plan("tiny")
         head = git("rev-parse", "HEAD")
-        stages = [
-            {
-                "id": stage,
-                "environment": {"commit": self.commits.get(stage, head)},
-                "registrations": registrations(),
-            }
+        rows = [
+            provenance.ran(
+                {
+                    "id": stage,
+                    "core_seconds": 1.0,
+                    "environment": {"commit": self.commits.get(stage, head)},
+                    "registrations": registrations(),
+                }
+                | self.facts.get(stage, {})
+            )
             for stage in plan.stages
         ]
         folder = Path("results/tiny")
@@ -90,8 +95,15 @@ class Run:
         frame = frame[frame.seed.isna() | frame.seed.isin(self.seeds)]
         metrics = folder / "metrics.csv"
         frame.to_csv(metrics, index=False)
-        run = {"stages": stages, "metrics": sha256(metrics)}
-        (folder / "run.json").write_text(json.dumps(run))
+        run = provenance.Run(
+            suite="tiny",
+            title="",
+            stages_of_plan=len(plan.stages),
+            digests={"metrics.csv": sha256(metrics)},
+            environments={stage.environment: environment for stage, environment in rows},
+            stages=tuple(stage for stage, _ in rows),
+        )
+        write_together(run.contents(folder))
         return frame
 
     @property
@@ -233,12 +245,9 @@ def test_a_stage_that_was_taken_is_what_the_registration_ships(registered):
     file = SHIPPED / teacher / "manifest.json"
 
     def run_with(manifest: str) -> None:
+        shipped = {"folder": str(file.parent), "manifest": manifest}
+        registered.facts = {teacher: {"shipped": shipped, "registrations": {}}}
         registered.write()
-        run = json.loads(Path("results/tiny/run.json").read_text())
-        (stage,) = (stage for stage in run["stages"] if stage["id"] == teacher)
-        stage["shipped"] = {"folder": str(file.parent), "manifest": manifest}
-        del stage["registrations"]
-        Path("results/tiny/run.json").write_text(json.dumps(run))
 
     run_with("0" * 64)
     refused(f"{teacher} was taken as shipped, and {file} is not in the registration's commit")
@@ -261,9 +270,8 @@ def test_a_registration_that_has_changed_since_a_stage_ran_is_refused(registered
     refused("was another (")
     registered.write()  # every stage again
     assert judged("--prereg", PREREG).exit_code == 0
-    run = json.loads(Path("results/tiny/run.json").read_text())
-    del run["stages"][0]["registrations"]
-    Path("results/tiny/run.json").write_text(json.dumps(run))
+    registered.facts = {registered.first: {"registrations": {}}}
+    registered.write()
     refused("was not there when")
 
 
@@ -273,7 +281,7 @@ def test_numbers_that_are_not_those_collected_are_refused(registered):
     frame.assign(value=frame.value.where(frame.arm != "hd", frame.value / 2)).to_csv(
         metrics, index=False
     )
-    refused(f"{metrics}: is not the file that was collected with results/tiny/run.json")
+    refused(f"{metrics}: is not the file that was collected with results/tiny/environments.json")
 
 
 def test_other_settings_than_the_registered_are_refused(registered):

@@ -27,6 +27,7 @@ from hdbench.report import collect, document, figures, tables
 from hdbench.report import numbers as report_numbers
 from hdbench.report.figures import sources as figure_sources
 from hdbench.report.figures.spectrum import Spectrum, relative_power
+from hdbench.report.provenance import read_run
 from hdbench.report.tables import tables_of
 from hdbench.report.tables.render import RANKS
 from hdbench.stages import artifact
@@ -242,15 +243,14 @@ def test_collect_writes_one_number_a_row_with_costs_from_the_manifests(tmp_path)
     pd.testing.assert_frame_equal(
         metric_records.read_metrics(report_numbers.metrics_file(plan, tmp_path / "r")), frame
     )
-    run = json.loads((tmp_path / "r" / plan.name / "run.json").read_text())
+    run = read_run(tmp_path / "r" / plan.name)
     environment = pd.read_csv(tmp_path / "r" / plan.name / "environment.csv")
-    assert environment.to_dict("records") == [
-        {"item": "torch", "value": 2, "stages": len(plan.stages)}
+    assert environment.to_numpy().tolist() == [
+        ["commit", "unknown", len(plan.stages)],
+        ["torch", "2", len(plan.stages)],
     ]
-    assert {stage["id"] for stage in run["stages"]} == set(plan.stages)
-    assert run["core_seconds"] == pytest.approx(
-        sum(stage["core_seconds"] for stage in run["stages"])
-    )
+    assert {stage.id for stage in run.stages} == set(plan.stages)
+    assert run.core_seconds == pytest.approx(sum(stage.core_seconds for stage in run.stages))
 
 
 def test_costs_that_older_manifests_lack_are_dashes(tmp_path):
@@ -273,12 +273,11 @@ def test_costs_that_older_manifests_lack_are_dashes(tmp_path):
         f"{sum(m['queue_seconds'] for m in own):,.0f}",
         f"{max(m['peak_memory_bytes'] for m in own) / 1e6:,.0f}",
     ]
-    runs = {
-        age: json.loads((tmp_path / age / plan.name / "run.json").read_text())
+    ranks = {
+        age: {stage.ranks for stage in read_run(tmp_path / age / plan.name).stages}
         for age in ("old", "new")
     }
-    assert all("ranks" not in stage for stage in runs["old"]["stages"])
-    assert {stage["ranks"] for stage in runs["new"]["stages"] if "ranks" in stage} == {2}
+    assert ranks == {"old": {None}, "new": {None, 2}}
 
 
 def test_collect_refuses_a_missing_stage_and_partial_leaves_out_its_rows_alone(tmp_path):
@@ -695,7 +694,7 @@ def test_commands_from_artifacts_to_the_terminal(tmp_path):
             assert f"{plan.name}/report.html (missing; make it with: " in report_at
     assert {path.name for path in (tmp_path / "out" / plan.name).glob("[!.]*")} == {
         f"{name}.{kind}" for name in tables_of(plan) for kind in ("csv", "md", "tex", "html")
-    } | {"metrics.csv", "run.json"}
+    } | {"metrics.csv", "stages.csv", "environments.json"}
     assert f"{len(plan.stages)} of {len(plan.stages)} stages done" in result.output
     assert all(stage in result.output for stage in plan.stages)
 
@@ -712,11 +711,13 @@ def test_relative_power_is_samples_over_real(tmp_path):
 @pytest.mark.slow
 def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
     plan = tiny_plan(tmp_path)
-    written = figures.draw(plan, tmp_path / "nothing", tmp_path / "out")
-    assert {path.name for path in written} == {
-        f"{n}.{k}" for n in figures.FIGURES for k in ("pdf", "png")
-    }
-    assert all(path.read_bytes()[:4] in (b"%PDF", b"\x89PNG") for path in written)
+    for pdf, kinds in (
+        (False, {".png": b"\x89PNG"}),
+        (True, {".png": b"\x89PNG", ".pdf": b"%PDF"}),
+    ):
+        written = figures.draw(plan, tmp_path / "nothing", tmp_path / f"{pdf}", pdf=pdf)
+        assert {path.name for path in written} == {n + k for n in figures.FIGURES for k in kinds}
+        assert all(path.read_bytes()[:4] == kinds[path.suffix] for path in written)
     sources = figure_sources.Sources(plan, tmp_path / "nothing")
     plt.close(Spectrum().draw(sources))
     assert "Not available" in sources.notes(plan.arms) and "Reconstruction" in sources.notes(

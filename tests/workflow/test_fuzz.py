@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from hdbench.cli import main
+from hdbench.report.provenance import FILES
 from tests.support.fuzzing import CORPUS, Case, cases, nothing_is_computed, outcome, prepare
 
 
@@ -155,7 +156,12 @@ def test_a_key_that_nobody_reads_is_refused_in_every_file(name, ground, monkeypa
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [*STRICT, "metrics", "published", "run", "manifest of teacher"])
+FILES_OF_RUN = [f"{name} of the run" for name in FILES]
+
+
+@pytest.mark.parametrize(
+    "name", [*STRICT, "metrics", "published", *FILES_OF_RUN, "manifest of teacher"]
+)
 def test_half_a_file_is_no_file(name, ground):
     """As a full disk leaves what another program copied."""
     kind = ground.kinds[name]
@@ -167,7 +173,8 @@ def test_half_a_file_is_no_file(name, ground):
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest of teacher", "job of teacher", "run", "latency", "geneval", "prompts"]
+    "name",
+    ["manifest of teacher", "job of teacher", *FILES_OF_RUN, "latency", "geneval", "prompts"],
 )
 @pytest.mark.parametrize("content", [b"[" * 5000, b"null", b'{"a": 1}', b"\xff", b""])
 def test_json_of_another_form_is_refused(name, content, ground):

@@ -119,7 +119,7 @@ class Efficiency(Figure):
             for f in shown
         ]  # fmt: skip
         figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.01), ncol=3)
-        said = "Latencies are of one machine, see run.json, and have no interval"
+        said = "Latencies are of one machine, see environments.json, and have no interval"
         missing = "Latencies are not measured: `hdbench latency`, then `hdbench collect`"
         is_measured = AXES[SINGLE][0] in panels or AXES[FULL][0] in panels
         notes = sources.notes(models, said if is_measured else missing, sources.intervals_are())

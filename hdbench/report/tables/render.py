@@ -21,6 +21,7 @@ from hdbench.report import document
 from hdbench.report.columns import Column, Value
 from hdbench.report.document import Cell, Document, for_people, number
 from hdbench.report.numbers import Entry, Numbers, figures_folder, metrics_file, tables_folder
+from hdbench.report.provenance import FILES
 from hdbench.report.tables.base import Table
 from hdbench.report.tables.kinds import TABLES, tables_of
 from hdbench.suite.arms import base_arm, describe, head_of, is_reconstruction, is_teacher
@@ -304,21 +305,21 @@ def write_tables(
 ) -> list[Path]:
     """All tables into out/<suite>/ or results/<suite>/tables/; the paths.
 
-    Each is csv, md, tex and html, beside the metrics that they were rendered from.  `run` is their
-    run's manifest, which goes with them; another one that is there goes away.  `lenient`: the
-    metrics need not be of the present version of the suite; what cannot be used is left out and
+    Each is csv, md, tex and html, beside the metrics that they were rendered from.  `run` is the
+    folder of what they were made with, which goes with them; that of others goes away.  `lenient`:
+    the metrics need not be of the present version of the suite; what cannot be used is left out and
     reported.
     """
     tables = tables_of(plan)
     numbers = Numbers(plan, frame, results, lenient)
     folder = tables_folder(plan, results, out)
     contents = {folder / "metrics.csv": frame.to_csv(index=False, lineterminator="\n").encode()}
-    manifest = folder / "run.json"
-    if run is not None and run.is_file():
-        contents[manifest] = run.read_bytes()
-    else:
-        check_outputs([manifest])
-        manifest.unlink(missing_ok=True)
+    for name in FILES:
+        if run is not None and (run / name).is_file():
+            contents[folder / name] = (run / name).read_bytes()
+        else:
+            check_outputs([folder / name])
+            (folder / name).unlink(missing_ok=True)
     written = write_outputs(contents)
     for name, table in tables.items():
         whole = table.document(numbers) or render(numbers, name).document

@@ -9,6 +9,6 @@ as forwards.  Heads, data loading, queues and prompts that a suite's own CLIP en
 counted.
 
 Suites without latents run on CPUs: core-seconds are those of the same stage in a committed
-paper_tables/*/run.json, or else FLOPs at the median pace of the plan's measured stages of its kind,
-or at the model's rate of a core.
+paper_tables/*/stages.csv, or else FLOPs at the median pace of the plan's measured stages of its
+kind, or at the model's rate of a core.
 """

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from hdbench.core.errors import UserError
-from hdbench.core.files import MANIFEST, from_json
+from hdbench.core.files import MANIFEST
 from hdbench.core.provenance import SHIPPED
+from hdbench.report.provenance import STAGES, read_run
 from hdbench.stages import artifact
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS
@@ -77,17 +77,12 @@ def core_seconds(
 
 
 def measured_seconds(tables: Path) -> dict[str, float]:
-    """Core-seconds of stages by id, of all runs whose run.json is beside their tables."""
-    seconds = {}
-    for path in sorted(tables.glob("*/run.json")):
-        try:
-            stages = from_json(path.read_text(encoding="utf-8"))["stages"]
-            seconds |= {stage["id"]: float(stage["core_seconds"]) for stage in stages}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{path}: not the manifest of a run ({error!r}); make it with `hdbench collect`"
-            ) from None
-    return seconds
+    """Core-seconds of stages by id, of all runs whose stages.csv is beside their tables."""
+    return {
+        stage.id: stage.core_seconds
+        for path in sorted(tables.glob(f"*/{STAGES}"))
+        for stage in read_run(path.parent).stages
+    }
 
 
 def report(
