@@ -10,6 +10,7 @@ from hdbench.cli.group import (
     load_plan,
     main,
     metrics_option,
+    pdf_option,
     rendered_option,
     results_option,
     threads_option,
@@ -22,9 +23,10 @@ from hdbench.cli.group import (
 @threads_option
 @results_option
 @rendered_option
+@pdf_option
 @clean_errors
 @writes("config")
-def theory_command(config, threads, results, out):
+def theory_command(config, threads, results, out, pdf):
     """Train students where the true mean velocity is known: errors, and what small ones lose.
 
     Finished students are kept, and the same command goes on behind them.
@@ -35,7 +37,7 @@ def theory_command(config, threads, results, out):
 
     theory = read_theory_config(config)
     set_up(threads, "cpu")
-    for path in run_theory(theory, results, out or results):
+    for path in run_theory(theory, results, out or results, pdf):
         click.echo(path)
 
 
@@ -61,9 +63,10 @@ def flops_command(config, results, out):
 @threads_option
 @results_option
 @rendered_option
+@pdf_option
 @clean_errors
 @writes("config")
-def probes_command(config, threads, results, out):
+def probes_command(config, threads, results, out, pdf):
     """Train heads to find planted flaws on frozen features: what they see and where they correct.
 
     Finished units are kept, and the same command goes on behind them.
@@ -74,7 +77,7 @@ def probes_command(config, threads, results, out):
 
     probes = read_probes(config)
     set_up(threads, "cpu")
-    for path in run_probes(probes, results, out or results):
+    for path in run_probes(probes, results, out or results, pdf):
         click.echo(path)
 
 

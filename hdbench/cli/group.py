@@ -159,6 +159,7 @@ rendered_option = click.option(
     type=FOLDER,
     help="Folder in which <suite>/ gets what is rendered; by default results/<suite>/.",
 )
+pdf_option = click.option("--pdf", is_flag=True, help="Figures as pdf too, beside the png.")
 seed_option = click.option(
     "--seed", type=int, help="Seed of the chain; by default the suite's first."
 )

@@ -17,6 +17,7 @@ from hdbench.cli.group import (
     main,
     metrics_option,
     out_option,
+    pdf_option,
     rendered_option,
     results_option,
     seed_option,
@@ -185,9 +186,10 @@ def prose_command(documents, out):
 @suite_option
 @results_option
 @rendered_option
+@pdf_option
 @clean_errors
 @writes("metrics")
-def figures_command(suite, results, metrics, out):
+def figures_command(suite, results, metrics, out, pdf):
     """Draw quality, differences, samples, curves, spectra, weights; notes say what is missing."""
     from hdbench.metrics.records import read_metrics  # start-up: of this command alone
     from hdbench.report.figures import FIGURES, draw
@@ -197,7 +199,7 @@ def figures_command(suite, results, metrics, out):
     path = metrics or metrics_file(plan, results)
     frame = read_metrics(path, strict=metrics is None) if metrics or path.exists() else None
     check_place(plan, results, metrics, out)
-    written = draw(plan, results, out, frame, lenient=metrics is not None)
+    written = draw(plan, results, out, frame, lenient=metrics is not None, pdf=pdf)
     for path in written:
         click.echo(path)
     for name in [name for name in FIGURES if name not in {path.stem for path in written}]:

@@ -86,8 +86,11 @@ class Report:
     text: str
     figures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
 
-    def write(self, results: Path, out: Path) -> list[Path]:
-        """Write metrics.csv into results/<experiment>, and all into out/<experiment>; the paths."""
+    def write(self, results: Path, out: Path, pdf: bool = False) -> list[Path]:
+        """Write metrics.csv into results/<experiment>, and all into out/<experiment>; the paths.
+
+        Figures are png, and `pdf` if asked for.
+        """
         folder = out / self.experiment
         contents = {results / self.experiment / "metrics.csv": csv(self.metrics)}
         contents[folder / "metrics.csv"] = csv(self.metrics)
@@ -96,7 +99,7 @@ class Report:
         contents[folder / f"{self.experiment}.md"] = self.text.encode()
         with style.plt.rc_context(style.STYLE):
             for name, draw in self.figures.items():
-                contents |= style.pictures_of(draw(), folder / name)
+                contents |= style.pictures_of(draw(), folder / name, pdf)
         return write_outputs(contents)
 
 

@@ -209,7 +209,7 @@ def test_the_command_writes_everything_and_a_second_call_trains_nothing(tmp_path
     code, output = invoke(tmp_path, TINY)
     assert code == 0, output
     frame = read_metrics(tmp_path / "results/theory/metrics.csv")
-    names = {"metrics.csv"} | {f"theory.{suffix}" for suffix in ("csv", "md", "pdf", "png")}
+    names = {"metrics.csv"} | {f"theory.{suffix}" for suffix in ("csv", "md", "png")}
     assert (
         list(frame) == list(COLUMNS)
         and {path.name for path in (tmp_path / "out/theory").glob("[!.]*")} == names

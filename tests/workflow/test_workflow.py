@@ -47,12 +47,10 @@ def pretend_done(workspace: Path) -> None:
         for table in (*tables_of(plan), "claims")
         for kind in ("csv", "md", "tex", "html")
     ]
-    files += [
-        folder / "figures" / f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "pdf")
-    ]
+    files += [folder / "figures" / f"{figure}.png" for figure in FIGURES]
     files += [
         workspace / "results/theory" / name
-        for name in ("metrics.csv", *(f"theory.{kind}" for kind in ("csv", "md", "pdf", "png")))
+        for name in ("metrics.csv", *(f"theory.{kind}" for kind in ("csv", "md", "png")))
     ]
     files += [
         workspace / "results/flops" / name

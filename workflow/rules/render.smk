@@ -41,7 +41,7 @@ rule theory:
     output:
         expand(
             f"{RESULTS}/theory/{{name}}",
-            name=("metrics.csv", "theory.csv", "theory.md", "theory.pdf"),
+            name=("metrics.csv", "theory.csv", "theory.md"),
         ),
         report(
             f"{RESULTS}/theory/theory.png",
@@ -86,8 +86,6 @@ rule probes:  # no part of all_ablations: `snakemake probes --config suite=local
                 "probes.csv",
                 "differences.csv",
                 "probes.md",
-                "crossover.pdf",
-                "weights.pdf",
             ),
         ),
         [
@@ -134,7 +132,6 @@ rule figures:
             )
             for figure in FIGURES
         ],
-        expand(f"{FOLDER}/figures/{{figure}}.pdf", figure=FIGURES),
     log:
         f"{LOGS}/figures.log",
     shell:

@@ -33,7 +33,7 @@ TITLES = {
 RECONSTRUCTION = "Reconstruction: the paper gives no formula."
 
 
-def run_probes(probes: Probes, results: Path, out: Path) -> list[Path]:
+def run_probes(probes: Probes, results: Path, out: Path, pdf: bool = False) -> list[Path]:
     """Run what is missing; write results/probes/metrics.csv and all of out/probes; the paths."""
     frame, units = collect(probes, results)
     intervals = reported(frame)
@@ -51,7 +51,7 @@ def run_probes(probes: Probes, results: Path, out: Path) -> list[Path]:
             "weights": partial(draw_weights, probes, units),
         },
     )
-    return report.write(results, out)
+    return report.write(results, out, pdf)
 
 
 def reported(frame: pd.DataFrame) -> Intervals:

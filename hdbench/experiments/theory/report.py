@@ -21,7 +21,7 @@ TITLES = {
 }
 
 
-def run_theory(theory: Theory, results: Path, out: Path) -> list[Path]:
+def run_theory(theory: Theory, results: Path, out: Path, pdf: bool = False) -> list[Path]:
     """Train what is missing; write results/theory/metrics.csv and all of out/theory; the paths."""
     measured = collect(theory, results)
     table = render(theory, measured.frame)
@@ -32,7 +32,7 @@ def run_theory(theory: Theory, results: Path, out: Path) -> list[Path]:
         text=to_markdown(theory, table),
         figures={"theory": partial(draw, theory, measured)},
     )
-    return report.write(results, out)
+    return report.write(results, out, pdf)
 
 
 def render(theory: Theory, frame: pd.DataFrame) -> pd.DataFrame:

@@ -54,9 +54,10 @@ def draw(
     out: Path | None,
     frame: pd.DataFrame | None = None,
     lenient: bool = False,
+    pdf: bool = False,
 ) -> list[Path]:
-    """Every figure into out/<suite>/figures, as pdf and png, from artifacts and metrics (`lenient`:
-    as Numbers); the paths.
+    """Every figure into out/<suite>/figures, as png (and `pdf`), from artifacts and metrics
+    (`lenient`: as Numbers); the paths.
 
     From foreign metrics, a figure for which there is nothing does not replace one that is there.
     """
@@ -74,7 +75,7 @@ def draw(
             if lenient and drawing.get_label() == NOTHING and (folder / f"{name}.png").exists():
                 plt.close(drawing)
             else:
-                pictures |= pictures_of(drawing, folder / name)
+                pictures |= pictures_of(drawing, folder / name, pdf)
     return write_outputs(pictures)
 
 

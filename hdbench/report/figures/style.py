@@ -65,10 +65,13 @@ STYLE = {
 NOTHING = "nothing to draw yet"
 
 
-def pictures_of(figure: Figure, path: Path) -> dict[Path, bytes]:
-    """The figure as path.pdf and path.png, the same bytes at every drawing; it is closed."""
+def pictures_of(figure: Figure, path: Path, pdf: bool = False) -> dict[Path, bytes]:
+    """The figure as path.png, and path.pdf if asked for; it is closed.
+
+    The bytes are the same at every drawing.
+    """
     pictures = {}
-    for suffix, metadata in {"pdf": {"CreationDate": None}, "png": {}}.items():
+    for suffix, metadata in {"png": {}, **({"pdf": {"CreationDate": None}} if pdf else {})}.items():
         picture = io.BytesIO()
         figure.savefig(picture, format=suffix, metadata=metadata, bbox_inches="tight")
         pictures[path.with_suffix(f".{suffix}")] = picture.getvalue()
