@@ -138,12 +138,15 @@ class Numbers:
 
     @property
     def over(self) -> str:
-        """`3 complete chains`, `2 of 3 chains`, `one chain` or `one chain of 3`."""
+        """`3 complete chains`, `2 of 3 chains`, `one chain` or `one chain of 3`, and of what."""
         have = self.frame.seed.nunique()
         declared = len(self.plan.suite.seeds)
+        teacher = self.plan.suite.teacher.seed
+        one = "" if teacher is None else f" from one teacher (seed {teacher})"
         if self.alone:
-            return "one chain" + f" of {declared}" * (declared > 1)
-        return f"{have} of {declared} chains" if have < declared else f"{have} complete chains"
+            return "one chain" + f" of {declared}" * (declared > 1) + one
+        complete = f"{have} of {declared} chains" if have < declared else f"{have} complete chains"
+        return complete + one
 
     def entries(self, arm: str) -> list[Entry]:
         rows = (row for row in self.plan.rows if row.arm == arm)
@@ -165,9 +168,12 @@ class Numbers:
     def by_stage2_seed(self, entry: Entry, metric: str) -> pd.Series:
         """Values by (chain, stage-2 seed), the chain's own among these, of chains with several.
 
-        An arm without stage 2 has its chain's value for all of them.
+        An arm without stage 2 has its chain's value for all of them.  Where one teacher serves all
+        chains, they are its seeds.
         """
         chains = self.by_chain(entry, metric)
+        if (teacher := self.plan.suite.teacher.seed) is not None:
+            return pd.concat({teacher: chains}, names=["chain", "seed"]) if len(chains) else chains
         rows = self.stage2[
             (self.stage2.arm == entry.arm)
             & (self.stage2.nfe == entry.nfe)

@@ -51,6 +51,7 @@ class Registration(Rules):
     stage2_seeds: dict[int, tuple[int, ...]] = Field(
         {}, description="by chain, further ones of stage 2 alone, in this order"
     )
+    teacher: int | None = Field(None, description="seed of the one that serves all chains")
     digests: dict[str, str] = Field(
         {}, description="by arm, of its first evaluation with the first seed: its settings"
     )
@@ -66,10 +67,11 @@ class Registration(Rules):
             if arm not in self.arms:
                 raise ValueError(f"arms = {list(self.arms)}: a test or margin names {arm} too")
         alone = arms_of(self.claims, self, "stage2_seed")
-        if alone and not self.stage2_seeds:
+        if alone and not self.stage2_seeds and self.teacher is None:
             raise ValueError(
                 f"stage2_seeds = none, though tests of {_list(alone)} are over them; give the "
-                "suite some before it is registered, or leave out the claims"
+                "suite some, or one teacher for all chains, before it is registered, or leave out "
+                "the claims"
             )
         metrics = {test.metric for claim in self.claims.values() for test in claim.tests}
         if self.metric not in metrics:
@@ -139,7 +141,12 @@ def kept(
 
 
 def check_teachers(registration: Registration, path: Path, plan: Plan) -> None:
-    """That the suite's further stage-2 seeds are at the chains that they are registered for."""
+    """That teacher and further stage-2 seeds of the suite are as they are registered."""
+    if plan.suite.teacher.seed != registration.teacher:
+        raise UserError(
+            f"{path}: teacher = {registration.teacher}, and the suite's seed of its teacher is "
+            f"{plan.suite.teacher.seed}; give the suite the registered one"
+        )
     for chain, seeds in plan.suite.stage2_seeds.items():
         registered = registration.stage2_seeds.get(chain, ())
         if others := [seed for seed in seeds if seed not in registered]:
@@ -328,6 +335,7 @@ def register(
         "seeds": list(seeds),
         "cap": cap,
         "stage2_seeds": {str(k): list(v) for k, v in plan.suite.stage2_seeds.items()},
+        "teacher": plan.suite.teacher.seed,
         "digests": {arm: rows[arm] for arm in arms if arm in rows},
         "claims": {
             name: claim.model_dump(mode="json", exclude_none=True)

@@ -63,7 +63,7 @@ class Chain:
     stage2_seed: int | None = None  # of stage 2 alone: arms without one are the chain's
 
     def __post_init__(self):
-        self.suite = suite = self.plan.suite.of_chain(self.seed)
+        self.suite = suite = self.plan.suite.of_chain(self.teacher_seed)
         self.shape = Shape(
             image_size=suite.data.image_size,
             channels=suite.data.channels,
@@ -78,6 +78,12 @@ class Chain:
             if self.stage2_seed is not None and not arm.refine:
                 continue
             self.real(name, arm) if arm.real else self.model(name, arm)
+
+    @property
+    def teacher_seed(self) -> int:
+        """The seed of the teacher and of what measures: the chain's own, or one for all chains."""
+        fixed = self.plan.suite.teacher.seed
+        return self.seed if fixed is None else fixed
 
     @property
     def row_seed(self) -> int:
@@ -161,17 +167,19 @@ class Chain:
             start = f"{stage.label}-s{self.seed}"
             return _Origin(stage, start, f"teacher-{stage.label}", "ode", network, True)
         training = suite.teacher.training
-        config = TeacherStage(network=network, shape=self.shape, seed=self.seed, training=training)
-        stage = self.add("teacher", f"s{self.seed}", config, data=self.data, **self.conditions)
+        seed = self.teacher_seed
+        config = TeacherStage(network=network, shape=self.shape, seed=seed, training=training)
+        stage = self.add("teacher", f"s{seed}", config, data=self.data, **self.conditions)
+        start = stage.label if seed == self.seed else f"{stage.label}-s{self.seed}"
         sampler = training.objective.sampler()
-        return _Origin(stage, stage.label, f"teacher-{stage.label}", sampler, network, False)
+        return _Origin(stage, start, f"teacher-{stage.label}", sampler, network, False)
 
     def real(self, name: str, arm: Arm) -> None:
         """The row of real images."""
         config = RealStage(samples=self.suite.evaluation.samples, split=arm.real)
         sample = self.add("sample", f"real-{arm.real}", config, source=self.data)
-        chain = self.seed if self.suite.splits == "chain" else None
-        self.row(name, chain, 0, 0, {}, sample)
+        own = self.suite.splits == "chain" and self.suite.teacher.seed is None
+        self.row(name, self.seed if own else None, 0, 0, {}, sample)
 
     def model(self, name: str, arm: Arm) -> None:
         """Training stages of an arm, and the rows of its numbers of sampling steps."""
@@ -364,7 +372,10 @@ def measured_by(suite: Suite) -> str:
     The digest is of data, classifier and reference as the suite declares them; each chain's add its
     seed, which `[splits=chain]` says.  Numbers of any chains of one such protocol are comparable.
     """
-    splits = "[splits=chain]" if suite.splits == "chain" else ""
+    if suite.teacher.seed is not None:
+        suite, splits = suite.of_chain(suite.teacher.seed), ""
+    else:
+        splits = "[splits=chain]" if suite.splits == "chain" else ""
     return f"classifier{splits}:{measuring(suite)['reference'].digest}"
 
 

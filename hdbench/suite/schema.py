@@ -38,17 +38,30 @@ class Checkpoint(Config):
     )
 
 
+Seed = Annotated[int, Field(ge=0)]
+
+
 class Teacher(Config):
     """The teacher's training or where it is from, and the guidance with which stages use it."""
 
     training: Training | None = Field(None, exclude_if=absent)
     checkpoint: Checkpoint | None = Field(None, exclude_if=absent)
     guidance: Guidance = Guidance()
+    seed: Seed | None = Field(
+        None,
+        exclude_if=absent,
+        description="of one trained teacher for all chains, with its split and classifier; they "
+        "then differ in students and evaluation noise, and show what holds for this teacher",
+    )
 
     @model_validator(mode="after")
     def _trained_or_public(self):
         if bool(self.training) == bool(self.checkpoint):
             raise ValueError("give either training or checkpoint")
+        if self.seed is not None and not self.training:
+            raise ValueError(
+                "seed is of a trained teacher; a checkpoint is the same for all chains"
+            )
         return self
 
 
@@ -63,7 +76,6 @@ def _named(default: str) -> Discriminator:
 
 
 Network = NetworkConfig
-Seed = Annotated[int, Field(ge=0)]
 Text = Annotated[
     Annotated[TextConfig, Tag("pipeline")] | Annotated[ClipText, Tag("clip")], _named("pipeline")
 ]

@@ -36,7 +36,7 @@ def written_out(data: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def with_tuned(data: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Each arm `{tuned: {suite, arm}}` is that arm with what was chosen for it."""
+    """Each arm `{tuned: {suite, arm}}` is that arm, or the one so named, with what was chosen."""
     arms = dict(data["arms"])
     tuned = {}
     for name, entry in data["arms"].items():
@@ -50,7 +50,8 @@ def with_tuned(data: dict[str, Any], path: Path) -> dict[str, Any]:
             known = nearest(reference.arm, data["arms"])
             raise UserError(f"{where}.arm = {reference.arm!r}: unknown arm" + known)
         further = {key: value for key, value in entry.items() if key != "tuned"}
-        entry = merge(data["arms"][reference.arm] or {}, further)
+        untuned = {k: v for k, v in (data["arms"][reference.arm] or {}).items() if k != "tuned"}
+        entry = merge(untuned, further)
         written = arm_in_full(entry, data["base"], path, name)
         arms[name] = with_settings(entry, written, choice.settings, path, name)
         tuned[name] = {**reference.model_dump(), "choice": choice.model_dump()}

@@ -401,3 +401,24 @@ def test_stage_two_seeds_are_registered_and_complete_in_order_too(registered):
     suite(SEEDS[:2], {"stage2_seeds": {"12": further}})
     registered.write()
     refused("the stage-2 seeds 101, 102, 103, 104, 105, 106 are not registered at chain 12")
+
+
+def test_chains_of_one_teacher_are_registered_with_its_seed_and_are_seeds_of_stage_two(registered):
+    PREREG.unlink()
+    tests = [RULES["claims"]["A"]["tests"][0] | {"unit": unit} for unit in ("chain", "stage2_seed")]
+    claims = {"A": {"says": "a", "tests": tests}}
+    Path("workflow/claims.yaml").write_text(yaml.safe_dump(RULES | {"claims": claims}))
+    suite(SEEDS[:1], {"teacher.seed": 5})
+    result = invoke("preregister", "--suite", "tiny", "--seeds", "11-17")
+    assert result.exit_code == 0, result.output
+    suite(SEEDS[:6], {"teacher.seed": 5})
+    commit("registration")
+    registered.write()
+    result = judged("--prereg", PREREG)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv("results/tiny/tables/claims.csv")
+    assert list(table.chains) == [6, 6] and table.effect.nunique() == 1
+    assert "from one teacher (seed 5)" in Path("results/tiny/tables/claims.md").read_text()
+    suite(SEEDS[:6], {"teacher.seed": 6})
+    registered.write()
+    refused("the suite's seed of its teacher is 6")

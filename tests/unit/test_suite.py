@@ -882,6 +882,27 @@ def test_further_seeds_of_stage_two_share_teacher_and_trajectory_and_change_no_o
     assert [row.seed for row in rows_of(plan, "hd", 101)] == [101]
 
 
+def test_chains_of_one_teacher_share_it_and_what_measures_and_train_students_of_their_own(tmp_path):
+    own = tiny_plan(tmp_path, {"seeds": [1, 2]})
+    plan = tiny_plan(tmp_path, {"seeds": [1, 2], "teacher.seed": 2})
+    chains = {seed: [row for row in plan.rows if row.seed == seed] for seed in (1, 2)}
+    second = [row for row in own.rows if row.seed == 2]
+    kept = [row for row in second if row.arm not in ("real_train", "real_test")]
+    assert chains[2] == kept  # the chain of that teacher is as it was
+    for one, other in zip(chains[1], chains[2], strict=True):
+        shared = {kind for kind in one.stages if one.stages[kind] == other.stages[kind]}
+        assert shared == {"teacher"}  # samples have noises of the chain
+        assert plan.stage(one.stages["sample"]).config.chain == 1
+    for kind in ("data", "classifier", "reference"):
+        assert len([stage for stage in plan.stages if stage.startswith(kind)]) == 1
+    reals = [row for row in plan.rows if plan.arms[row.arm].real]
+    assert reals and all(row.seed is None for row in reals)
+    assert measured_by(plan.suite) not in (measured_by(own.suite), "")
+    with pytest.raises(UserError, match="teacher.*: seed is of a trained teacher"):
+        checkpoint = {"format": "sit", "path": "sit.pt"}
+        tiny_plan(tmp_path, {"teacher": {"checkpoint": checkpoint, "seed": 2}})
+
+
 @pytest.mark.parametrize(
     ("further", "message"),
     [

@@ -233,10 +233,11 @@ def caption(numbers: Numbers, text: str, entries: list[Entry]) -> str:
     """The table's caption, then what the numbers are."""
     plan = numbers.plan
     over = numbers.over
+    included = " (teacher included)" if plan.suite.teacher.seed is None else ""
     kind = (
         f"{over}, with its 95% sampling interval"
         if numbers.alone
-        else f"means over {over} (teacher included) with 95% t-intervals"
+        else f"means over {over}{included} with 95% t-intervals"
     )
     if not numbers.alone and any(plan.arms[entry.arm].real for entry in entries):
         kind += "; real images with 95% sampling intervals"
