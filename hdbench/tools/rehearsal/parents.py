@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,18 @@ class Rehearsed(Context):
     """A stage's context whose parents need not be there."""
 
     plan: Plan
+    made: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def parent(self, role: str) -> Any:
         return Planned(self.plan.stage(self.stage.parents[role]))
 
     def weights(self, role: str) -> dict[str, Tensor]:
         stage = self.parent(role).stage
+        if stage.id not in self.made:
+            self.made[stage.id] = self.new_weights(stage)
+        return self.made[stage.id]
+
+    def new_weights(self, stage: Stage) -> dict[str, Tensor]:
         if stage.kind == "classifier":
             return Classifier(stage.config.network, **of_classifier(self.dataset())).state_dict()
         if stage.kind == "autoencoder":
