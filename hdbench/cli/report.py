@@ -258,6 +258,8 @@ def published_command(names, files, numbers, without_remembered, out):
 def ship_command(suite, results, seed, out):
     """Copy a chain's teacher, its curve and its evaluation to where suites take teachers from.
 
+    With it goes the autoencoder in whose latents it works, if the suite trains one.
+
     It must be trained from a commit without changes, and evaluated. Stages of the same digest then
     take its weights instead of training, unless --teachers trained (`snakemake --config
     teachers=trained`).

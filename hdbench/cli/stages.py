@@ -30,6 +30,8 @@ KIND_HELP = {
     "clip": "Train a CLIP: the prompts' encoder, or the judge of captions.",
     "text": "Encode the prompts once.",
     "reference": "Features and spectra of the real images.",
+    "autoencoder": "Train the autoencoder in whose latents the networks work.",
+    "latents": "Encode the images of train by that autoencoder.",
     "teacher": "Train the many-step teacher by flow matching.",
     "pairs": "Pairs of noise and image of the teacher's ODE, for the methods that need them.",
     "trajectory": "Stage 1, trajectory distillation of the teacher (MeanFlow, consistency, ...).",

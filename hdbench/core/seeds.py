@@ -105,9 +105,12 @@ class Draws:
         """Labels (B,) int64 with the data's own frequencies."""
         return self.rows(self.labels)[0]
 
-    def noise(self) -> Tensor:
-        """Standard normal (B, C, H, W) in PyTorch's default dtype, by Box and Muller in float32."""
-        shape = self.images.shape[1:]
+    def noise(self, shape: Sequence[int] | None = None) -> Tensor:
+        """Standard normal (B, *shape) in PyTorch's default dtype, by Box and Muller in float32.
+
+        By default of the data's shape, (B, C, H, W).
+        """
+        shape = self.images.shape[1:] if shape is None else shape
         size = math.prod(shape)
         pairs = self._words(-(-size // 2)).view(np.uint32).reshape(len(self.indices), -1, 2)
         uniform = torch.from_numpy(pairs.astype(np.float32)).add_(0.5).mul_(2.0**-32)

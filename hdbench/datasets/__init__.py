@@ -8,11 +8,12 @@ from hdbench.datasets.canvas import Canvas
 from hdbench.datasets.captions import Captions
 from hdbench.datasets.digits import Digits
 from hdbench.datasets.latents import Images
+from hdbench.datasets.photographs import Photographs
 from hdbench.datasets.textured_digits import TexturedDigits
 
 DATASETS = Registry(
     "hdbench.datasets",
     base=Dataset,
-    builtin=[Digits, TexturedDigits, Canvas, Captions, Images],
+    builtin=[Digits, TexturedDigits, Canvas, Captions, Images, Photographs],
     check=completeness_problem,
 )

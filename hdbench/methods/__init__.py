@@ -25,6 +25,7 @@ from hdbench.methods.distribution.gndm import GNDM
 from hdbench.methods.distribution.ladd import LADD
 from hdbench.methods.distribution.sid import SiD
 from hdbench.methods.distribution.vsd import VSD
+from hdbench.methods.pretraining.autoencoding import Autoencoding
 from hdbench.methods.pretraining.contrastive import Contrastive
 from hdbench.methods.pretraining.cross_entropy import CrossEntropy
 from hdbench.methods.pretraining.flow_matching import FlowMatching
@@ -43,7 +44,7 @@ from hdbench.methods.trajectory.slam import SLAM
 from hdbench.methods.trajectory.stochastic_consistency import StochasticConsistency
 from hdbench.methods.trajectory.twinflow import TwinFlow
 
-PRETRAINING = (FlowMatching, CrossEntropy, Contrastive)
+PRETRAINING = (FlowMatching, CrossEntropy, Contrastive, Autoencoding)
 TRAJECTORY = (
     MeanFlow,
     Consistency,

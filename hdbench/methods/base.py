@@ -111,7 +111,7 @@ class Objective(Config):
     """The name for people."""
     version: ClassVar[int] = 1
     """Raise it when equal configurations give other results; it enters the digest of stages."""
-    role: ClassVar[Literal["classifier", "clip", "teacher", "student"]] = "student"
+    role: ClassVar[Literal["classifier", "clip", "autoencoder", "teacher", "student"]] = "student"
     """Which training stages may use it."""
     reads_classifier: ClassVar[bool] = False
     """Whether it needs a classifier's features, of another seed than the metrics' classifier."""

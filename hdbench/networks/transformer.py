@@ -173,7 +173,7 @@ class NoiseToVelocity(nn.Module):
 
         l = t_999 and s = min(t, l).
         """
-        last = self.times[-1].to(t.dtype)
+        last = self.times.to(t.dtype)[-1]
         s = t.clamp(max=last)
         share = last - 1 + norm(s) / norm(t)
         return (last * eps_hat - expand(share) * z) / expand(t.clamp(min=last) * (1 - s))

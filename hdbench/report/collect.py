@@ -187,9 +187,9 @@ def flops_of(plan: Plan, arm: str, reuse: DeepCache | FasterDiffusion | None = N
     network = config.baseline.network if config.baseline else suite.network
     return forward_flops(
         network,
-        suite.data.image_size,
-        suite.data.channels,
-        suite.data.classes,
+        suite.shape.image_size,
+        suite.shape.channels,
+        suite.shape.classes,
         bool(config.trajectory or config.refine),
         suite.text.tokens if suite.text else 0,
         reuse,

@@ -1,4 +1,4 @@
-"""Copies of trained and evaluated teachers into the folder that suites take them from."""
+"""Copies of trained and evaluated teachers, and of their autoencoders, for suites to take."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hdbench.core.provenance import DIRTY, SHIPPED, UNKNOWN, git
 from hdbench.report.collect import metrics
 from hdbench.report.provenance import Ran
 from hdbench.stages import artifact
+from hdbench.stages.shipped import KINDS
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan, find_stage
 
@@ -23,34 +24,48 @@ CURVE = 100  # steps of which a shipped curve has the mean
 def ship(suite: str, results: Path, seed: int | None, out: Path) -> list[Path]:
     """A chain's teacher as out/teacher/<label>-<digest>/, with its evaluation; the files.
 
-    UserError for a teacher that was not trained from a commit without changes, or not evaluated.
+    With it the autoencoder in whose latents it works, if that was trained here too.  UserError for
+    what was not trained from a commit without changes, or a teacher that was not evaluated.
     """
     plan = load_plan(suite)
-    stage = find_stage(plan, "teacher", None, seed, None)
-    source, manifest = artifact.load(results, stage.id)
-    commit = manifest["environment"].get("commit", UNKNOWN)
+    teacher = find_stage(plan, "teacher", None, seed, None)
+    source, manifest = artifact.load(results, teacher.id)
     if "shipped" in manifest:
         raise UserError(f"{source}: was itself taken from {manifest['shipped'].get('folder')}")
-    if stage.training is None:
+    if teacher.training is None:
         raise UserError(f"{source}: is a public network, which is not trained; give its own suite")
+    measured = evaluation(plan, results, seed)
+    contents = {}
+    for stage in plan.needed_for([teacher.id]):
+        if plan.stage(stage).kind in KINDS and not is_taken(results, stage):
+            of_stage = shipment(results, stage, measured)
+            contents |= {out / stage / name: content for name, content in of_stage.items()}
+    write_together(contents)
+    return list(contents)
+
+
+def is_taken(results: Path, stage: str) -> bool:
+    return "shipped" in artifact.load(results, stage)[1]
+
+
+def shipment(results: Path, stage: str, measured: str) -> dict[str, bytes]:
+    """The files of a stage that ships, with what was measured; UserError for no clean commit."""
+    source, manifest = artifact.load(results, stage)
+    commit = manifest["environment"].get("commit", UNKNOWN)
     if commit == UNKNOWN or str(commit).endswith(DIRTY):
         raise UserError(
             f"{source}: was trained from a tree with changes or of no known commit ({commit}); "
             "commit, and train it again with --again --teachers trained"
         )
-    texts = {
-        "history.csv": thinned(source / "history.csv"),
-        "evaluation.csv": evaluation(plan, results, seed),
+    contents = {
+        "history.csv": thinned(source / "history.csv").encode(),
+        "evaluation.csv": measured.encode(),
+        "weights.safetensors": (source / "weights.safetensors").read_bytes(),
     }
-    contents = {name: text.encode() for name, text in texts.items()}
-    contents["weights.safetensors"] = (source / "weights.safetensors").read_bytes()
     manifest["payload"] = {
         name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)
     }
-    contents[MANIFEST] = (json.dumps(manifest, indent=1) + "\n").encode()
-    folder = out / stage.id
-    write_together({folder / name: content for name, content in contents.items()})
-    return [folder / name for name in contents]
+    return contents | {MANIFEST: (json.dumps(manifest, indent=1) + "\n").encode()}
 
 
 def evaluation(plan: Plan, results: Path, seed: int | None) -> str:

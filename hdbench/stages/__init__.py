@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hdbench.methods.base import Problem
+from hdbench.stages.autoencoder import autoencoder, autoencoding_problem, latents
 from hdbench.stages.context import Context, Payload
 from hdbench.stages.data import captioning_problem, clip, data, text
 from hdbench.stages.evaluate import evaluate, reference
@@ -25,6 +26,8 @@ STAGES: dict[str, Callable[[Context], Payload]] = {
     "clip": clip,
     "text": text,
     "reference": reference,
+    "autoencoder": autoencoder,
+    "latents": latents,
     "teacher": teacher,
     "pairs": pairs,
     "trajectory": distill,
@@ -38,6 +41,7 @@ STAGES: dict[str, Callable[[Context], Payload]] = {
 PROBLEMS: dict[str, Callable[[Context], Problem]] = {
     "classifier": classification_problem,
     "clip": captioning_problem,
+    "autoencoder": autoencoding_problem,
     "teacher": teacher_problem,
     "trajectory": distillation,
     "refine": distillation,

@@ -19,6 +19,7 @@ from hdbench.suite.stage import Stage, config_of
 
 WEIGHTS = "weights.safetensors"
 PAIRS = "pairs.safetensors"
+LATENTS = "latents.safetensors"
 # of a `text` stage: the prompts of the samples, by the names of their images
 PROMPTS = "sampled.json"
 
@@ -69,9 +70,12 @@ class Context:
         return load_file(self.parent(role).folder / WEIGHTS)
 
     def rows(self, split: str) -> tuple[Any, Tensor]:
-        """Images (N, C, H, W) float32 in [-1, 1], or a latent cache that is drawn from like them,
-        and labels (N,).
+        """Images (N, C, H, W) float32 in [-1, 1], or latents that are drawn from like them, and
+        labels (N,).
         """
+        if "latents" in self.stage.parents:  # of train, which is all that they are made of
+            arrays = load_file(self.parent("latents").folder / LATENTS)
+            return arrays["latents"], arrays["labels"]
         return self.dataset().open(self.parent("data").folder, split)
 
     def ode_pairs(self) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from hdbench.core.errors import UserError
 from hdbench.core.seeds import seeded
 from hdbench.networks.classifier import Classifier
+from hdbench.networks.convolutional import ConvolutionalAutoencoder
 from hdbench.stages.context import WEIGHTS, Context, of_classifier, prompts_of, shape
+from hdbench.suite.stage import AutoencoderStage
 
 if TYPE_CHECKING:
     from hdbench.networks.clip import Captioned
@@ -50,6 +52,20 @@ def load_clip(context: Context) -> Captioned:
     clip = context.parent("clip")
     network = new_clip(context, clip.config.model)
     network.load_state_dict(context.weights("clip"))
+    return network.to(context.device).eval().requires_grad_(False)
+
+
+def autoencoder_of(config: AutoencoderStage) -> ConvolutionalAutoencoder:
+    """A new autoencoder of a stage's sizes."""
+    shape = config.shape
+    return ConvolutionalAutoencoder(
+        config.network, image_size=shape.image_size, channels=shape.channels
+    )
+
+
+def load_autoencoder(context: Context) -> ConvolutionalAutoencoder:
+    network = autoencoder_of(context.parent("autoencoder").config)
+    network.load_state_dict(context.weights("autoencoder"))
     return network.to(context.device).eval().requires_grad_(False)
 
 

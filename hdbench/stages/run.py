@@ -28,7 +28,7 @@ from hdbench.stages.sources import (
 from hdbench.suite.stage import Stage
 
 # kinds of stage that several ranks share
-SPLIT = ("classifier", "clip", "teacher", "pairs", "trajectory", "refine", "sample")
+SPLIT = ("classifier", "clip", "autoencoder", "teacher", "pairs", "trajectory", "refine", "sample")
 
 
 def is_split(stage: Stage) -> bool:

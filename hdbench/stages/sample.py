@@ -13,7 +13,7 @@ from torch import Tensor
 from hdbench.core import distributed
 from hdbench.core.errors import Divergence, UserError
 from hdbench.core.files import from_json
-from hdbench.core.pixels import load_images, save_images, to_uint8
+from hdbench.core.pixels import load_images, save_images, to_float, to_uint8
 from hdbench.core.progress import Progress
 from hdbench.core.seeds import sample_noise
 from hdbench.flow.guidance import Guidance
@@ -21,7 +21,7 @@ from hdbench.flow.samplers import sample_consistency, sample_flow_map, sample_mi
 from hdbench.networks.autoencoders import Autoencoder
 from hdbench.networks.base import TokenNetwork
 from hdbench.stages.context import PAIRS, PROMPTS, Context, Payload, labels_of
-from hdbench.stages.networks import load_network
+from hdbench.stages.networks import load_autoencoder, load_network
 from hdbench.stages.pictures import Pictures
 from hdbench.stages.train import training_data
 from hdbench.suite.stage import PairsStage, RealStage, SampleStage
@@ -37,12 +37,14 @@ def generated(
     labels: Tensor,
     keep: Callable[[Tensor, range], Tensor],
     done: Callable[[range], bool] = lambda indices: False,
+    made_of: tuple[int, int, int] | None = None,
 ) -> tuple[Tensor, float | None]:
     """On rank 0, samples of these labels (N,) and the seconds that one took (None: all were there).
 
-    `sampler` takes noises (noises, B, C, H, W) and labels (B,); `keep` gets what it made and which
-    samples these are, and returns the rows to hold in memory; batches that are `done` are left
-    out.  Sample i has its own seed, so neither batch size nor number of processes changes it.
+    `sampler` takes noises (noises, B, C, H, W) and labels (B,) and makes (B, *made_of), by default
+    of the noises' shape; `keep` gets that and which samples these are, and returns the rows to
+    hold in memory; batches that are `done` are left out.  Sample i has its own seed, so neither
+    batch size nor number of processes changes it.
     Ranks share the batches, whole ones in contiguous runs: kernels may round otherwise for another
     number of rows.
     """
@@ -52,7 +54,7 @@ def generated(
     size = context.config.batch
     count = math.ceil(n / size)  # of batches
     bounds = [min(size * math.ceil(count * rank / world_size), n) for rank in range(world_size + 1)]
-    batches = [keep(torch.empty(0, *shape), range(0))]
+    batches = [keep(torch.empty(0, *(made_of or shape)), range(0))]
     seconds = 0.0
     made = 0
     finite = True
@@ -120,8 +122,12 @@ def sample(context: Context) -> Payload:
     noises, sampler = sampler_for(config, sampling_network(context))
     axes = (config.seed, config.chain, "sample")
     if config.autoencoder is None:
+        make, made_of = sampler, None
+        if "autoencoder" in context.stage.parents:
+            trained = load_autoencoder(context)
+            make, made_of = lambda eps, c: trained.decode(sampler(eps, c)), trained.image_shape
         images, seconds = generated(
-            context, sampler, axes, noises, labels, lambda x, indices: to_uint8(x)
+            context, make, axes, noises, labels, lambda x, indices: to_uint8(x), made_of=made_of
         )
         if distributed.rank() == 0:
             save_images(context.work.path / "samples.npz", images, labels)
@@ -148,12 +154,19 @@ def decoder_of(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]:
 
 
 def real_images(context: Context) -> Payload:
-    """Images of a split that no reference holds, or of test, as if they were samples."""
+    """Images of a split that no reference holds, or of test, as if they were samples.
+
+    After encoding and decoding where the stage has an autoencoder.
+    """
     config = context.config
     rows = rows_of(config)
     images, labels = load_images(context.parent("source").folder / f"{config.split}.npz")
+    images = images[rows]
+    if "autoencoder" in context.stage.parents:
+        trained = load_autoencoder(context)
+        images = to_uint8(trained.decode(trained.encode(to_float(images)))).cpu()
     if distributed.rank() == 0:
-        save_images(context.work.path / "samples.npz", images[rows], labels[rows])
+        save_images(context.work.path / "samples.npz", images, labels[rows])
     return ["samples.npz"], {}
 
 

@@ -1,9 +1,10 @@
 """Finished stages that ship with the repository: taken by their digest in place of training.
 
-A folder of `workflow/shipped/<kind>/` is an artifact as its stage published it, from a commit
-without changes: weights, recipe (`config`), commit and cost in the manifest, the curve thinned, and
-the evaluation.  `hdbench ship` writes it.  The digest covers recipe, seed, data and versions, so a
-suite that changes any of these trains its own.
+They are teachers, and the autoencoders of those that work in latents.  A folder of
+`workflow/shipped/<kind>/` is an artifact as its stage published it, from a commit without changes:
+weights, recipe (`config`), commit and cost in the manifest, the curve thinned, and the evaluation.
+`hdbench ship` writes it.  The digest covers recipe, seed, data and versions, so a suite that
+changes any of these trains its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hdbench.core.files import MANIFEST, sha256
 from hdbench.stages.artifact import Work, checked
 from hdbench.stages.sources import manifests_of
 
-KINDS = ("teacher",)
+KINDS = ("autoencoder", "teacher")
 
 
 def take(work: Work, results: Path, shipped: Path) -> bool:

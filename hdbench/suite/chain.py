@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hdbench.core.config import C, Config
 from hdbench.core.errors import UserError
 from hdbench.evaluation.protocols import BESIDE, PROTOCOLS
 from hdbench.flow.guidance import Guidance
-from hdbench.methods.base import Objective, Pairs
-from hdbench.methods.distribution.gan import GanSettings
 from hdbench.metrics import METRICS
 from hdbench.suite.arms import is_teacher
 from hdbench.suite.budget import resolve_steps
 from hdbench.suite.plan import Plan, Row
 from hdbench.suite.schema import Arm, Network, Suite
 from hdbench.suite.stage import (
+    AutoencoderStage,
     CheckpointStage,
     ClassifierStage,
     ClipStage,
@@ -24,6 +22,7 @@ from hdbench.suite.stage import (
     DataStage,
     DistillStage,
     EvaluateStage,
+    LatentsStage,
     MetricsStage,
     PairsStage,
     ProtocolReferenceStage,
@@ -32,12 +31,12 @@ from hdbench.suite.stage import (
     ReferenceStage,
     SampleStage,
     SensitivityStage,
-    Shape,
     Stage,
     StageConfig,
     TeacherStage,
     TextStage,
     metrics_of,
+    without_unread,
 )
 from hdbench.suite.training import ClipText, Training
 
@@ -64,13 +63,10 @@ class Chain:
 
     def __post_init__(self):
         self.suite = suite = self.plan.suite.of_chain(self.teacher_seed)
-        self.shape = Shape(
-            image_size=suite.data.image_size,
-            channels=suite.data.channels,
-            classes=suite.data.classes,
-        )
+        self.shape = suite.shape
         self.data = self.add("data", suite.data.name, DataStage(dataset=suite.data))
         self.measured, self.measuring = self.measurement()
+        self.encoder = self.autoencoder()
         self.conditions = self.text()
         self.sensitivity()
         for name in self.plan.arms:
@@ -122,13 +118,36 @@ class Chain:
             )
             self.add("sensitivity", self.suite.data.name, config, **measuring(self.suite))
 
+    def autoencoder(self) -> dict[str, Stage]:
+        """The parent that turns latents into images, if the suite trains one."""
+        wanted = self.suite.autoencoder
+        if not wanted:
+            return {}
+        config = AutoencoderStage(
+            network=wanted.network,
+            shape=self.suite.data_shape,
+            seed=wanted.seed,
+            training=wanted.training,
+        )
+        label = self.suite.data.name
+        return {"autoencoder": self.add("autoencoder", label, config, data=self.data)}
+
+    def trained_on(self) -> dict[str, Stage]:
+        """The parents from which networks take their rows: images, or latents of them; prompts."""
+        parents = {"data": self.data, **self.conditions}
+        if self.encoder:
+            label = self.suite.data.name
+            of_images = {"data": self.data, **self.encoder}
+            parents["latents"] = self.add("latents", label, LatentsStage(), **of_images)
+        return parents
+
     def critics_classifier(self, key: str) -> Stage:
         """A classifier as the one that measures, of the next seed."""
         classifier = self.suite.classifier
-        if not classifier or not self.shape.classes:
+        if not classifier or not self.shape.classes or self.encoder:
             raise UserError(
                 f"{self.source}: {key}.objective: it reads a classifier of labels, and the suite "
-                "trains none; choose another objective"
+                "trains none, or not of what its networks see; choose another objective"
             )
         config = ClassifierStage(
             network=classifier.network, seed=classifier.seed + 1, training=classifier.training
@@ -169,7 +188,7 @@ class Chain:
         training = suite.teacher.training
         seed = self.teacher_seed
         config = TeacherStage(network=network, shape=self.shape, seed=seed, training=training)
-        stage = self.add("teacher", f"s{seed}", config, data=self.data, **self.conditions)
+        stage = self.add("teacher", f"s{seed}", config, **self.trained_on())
         start = stage.label if seed == self.seed else f"{stage.label}-s{self.seed}"
         sampler = training.objective.sampler()
         return _Origin(stage, start, f"teacher-{stage.label}", sampler, network, False)
@@ -177,7 +196,9 @@ class Chain:
     def real(self, name: str, arm: Arm) -> None:
         """The row of real images."""
         config = RealStage(samples=self.suite.evaluation.samples, split=arm.real)
-        sample = self.add("sample", f"real-{arm.real}", config, source=self.data)
+        through = self.encoder if arm.autoencoded else {}
+        label = f"real-{arm.real}{'-autoencoded' if through else ''}"
+        sample = self.add("sample", label, config, source=self.data, **through)
         of_chain = self.suite.splits == "chain" and self.suite.teacher.seed is None
         self.row(name, self.seed if of_chain else None, 0, 0, {}, sample)
 
@@ -210,7 +231,7 @@ class Chain:
         chain = suite.seeds[0] if once else self.row_seed
         for steps in arm.steps:
             config = self.sampling(arm, sampled, steps, origin.network, guidance, chain)
-            parents = {"source": student, **self.conditions}
+            parents = {"source": student, **self.conditions, **self.encoder}
             sample = self.add("sample", f"{label}-{steps}step", config, **parents)
             nfe = sum(evaluations for evaluations, _ in config.calls)
             followed = None if arm.baseline or arm.refine else origin
@@ -251,7 +272,7 @@ class Chain:
         steps = max(arm.steps)
         guidance = self.suite.teacher.guidance
         config = self.sampling(arm, origin.sampler, steps, origin.network, guidance, self.seed)
-        parents = {"source": origin.stage, **self.conditions}
+        parents = {"source": origin.stage, **self.conditions, **self.encoder}
         return self.add("sample", f"{origin.label}-{steps}step", config, **parents)
 
     def trained(
@@ -270,7 +291,7 @@ class Chain:
                 f"{self.source}: arms.{name}.{kind}.steps = {training.steps}: its objective has "
                 f"{least} rounds; give it at least a step for each"
             )
-        common = {"data": self.data, **self.conditions}
+        common = self.trained_on()
         parents = {"teacher": origin.stage, "student": student, **common}
         shared = {
             "network": origin.network,
@@ -377,23 +398,3 @@ def measured_by(suite: Suite) -> str:
     else:
         splits = "[splits=chain]" if suite.splits == "chain" else ""
     return f"classifier{splits}:{measuring(suite)['reference'].digest}"
-
-
-def without_unread(config: C) -> C:
-    """A configuration with what no training stage reads left at its default.
-
-    That is a head's settings where there is none, or its method does not use them, and how pairs
-    are made: in a stage of their own.
-    """
-    changes = {}
-    for field in type(config).model_fields:
-        value = getattr(config, field)
-        if isinstance(config, Objective) and (head := config.head()) and head[1] is value:
-            unread = config.unread_of_head()
-            kept = {k: getattr(value, k) for k in type(value).model_fields if k not in unread}
-            changes[field] = GanSettings() if head[0] == "none" else type(value)(**kept)
-        elif isinstance(value, Pairs):
-            changes[field] = Pairs()
-        elif isinstance(value, Config):
-            changes[field] = without_unread(value)
-    return config.model_copy(update=changes)

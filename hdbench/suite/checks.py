@@ -58,12 +58,13 @@ def _check_tuning(suite: Suite, source: str) -> None:
 def check(plan: Plan, source: str) -> None:
     """UserError for the first combination of keys that cannot be; `source` is the suite's file."""
     suite = plan.suite
-    data = suite.data
     check_sizes(plan, source)
-    if data.image_size % suite.network.patch:
+    _check_autoencoder(plan, source)
+    if suite.shape.image_size % suite.network.patch:
+        seen = "latents'" if suite.autoencoder else "image"
         raise UserError(
-            f"{source}: network.patch = {suite.network.patch} does not divide the image side "
-            f"{data.image_size}; choose a divisor"
+            f"{source}: network.patch = {suite.network.patch} does not divide the {seen} side "
+            f"{suite.shape.image_size}; choose a divisor"
         )
     _check_stage2_seeds(suite, source)
     _check_tuning(suite, source)
@@ -94,6 +95,34 @@ def check(plan: Plan, source: str) -> None:
             if training := getattr(arm, kind):
                 _check_training(f"{name}.{kind}", training, "student", source)
                 check_head(f"{name}.{kind}.objective", training.objective, suite, source)
+
+
+def _check_autoencoder(plan: Plan, source: str) -> None:
+    """A trained autoencoder fits images, whose networks are trained in the DAG too."""
+    suite = plan.suite
+    if not suite.autoencoder:
+        for name, arm in plan.arms.items():
+            if arm.autoencoded:
+                raise UserError(
+                    f"{source}: arms.{name}.autoencoded: the suite trains no autoencoder; add one "
+                    "or remove the arm"
+                )
+        return
+    if suite.data.stored == "latents":
+        raise UserError(
+            f"{source}: autoencoder: {suite.data.name} are stored as latents already; remove it"
+        )
+    if suite.data.image_size % suite.autoencoder.network.factor:
+        raise UserError(
+            f"{source}: autoencoder.network.factor = {suite.autoencoder.network.factor} does not "
+            f"divide the image side {suite.data.image_size}; choose a divisor"
+        )
+    if suite.teacher.checkpoint or any(arm.baseline for arm in plan.arms.values()):
+        raise UserError(
+            f"{source}: autoencoder: a public network has one of its own; remove the one or the "
+            "other"
+        )
+    _check_training("autoencoder.training", suite.autoencoder.training, "autoencoder", source)
 
 
 def _check_scale(plan: Plan, source: str) -> None:
@@ -248,7 +277,7 @@ def _check_training(key: str, training: Training, role: str, source: str) -> Non
             f"{source}: {key}.objective.name = {name!r}: not for this stage"
             + nearest(name, objectives)
         )
-    if key in ("classifier.training", "text.training"):
+    if key in ("classifier.training", "text.training", "autoencoder.training"):
         options = {
             "compile": training.compile,
             "gradient_checkpointing": training.gradient_checkpointing,
@@ -277,7 +306,7 @@ def check_head(key: str, objective: Objective, suite: Suite, source: str) -> Non
                 f"{suite.network.depth}"
             )
     if head != "none":
-        grid = suite.data.image_size // suite.network.patch
+        grid = suite.shape.image_size // suite.network.patch
         share = max(gan.parameters // gan.heads, 1)
         sizes = (len(gan.blocks), suite.network.width, grid, share)
         if problem := problem_of_head(head, *sizes):

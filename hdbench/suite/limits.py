@@ -84,6 +84,9 @@ def _memory(plan: Plan) -> Iterator[tuple[str, float]]:
             width, layers = (tower.get(size, 1) for size in ("width", "layers"))
             if isinstance(width, int) and isinstance(layers, int):
                 yield f"text.model.{name}.width = {width}", 4 * layers * width**2
+    if suite.autoencoder:
+        width = suite.autoencoder.network.widths[-1]
+        yield f"autoencoder.network.width = {suite.autoencoder.network.width}", 4 * 18 * width**2
     for split, count in data.counts.items():
         yield f"data.{split} = {count}", count * image
     yield f"evaluation.samples = {evaluation.samples}", evaluation.samples * image
@@ -96,6 +99,8 @@ def _memory(plan: Plan) -> Iterator[tuple[str, float]]:
     }
     if suite.classifier:
         trained["classifier.training"] = suite.classifier.training
+    if suite.autoencoder:
+        trained["autoencoder.training"] = suite.autoencoder.training
     if isinstance(suite.text, ClipText):
         trained["text.training"] = suite.text.training
     for key, training in trained.items():

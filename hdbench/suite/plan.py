@@ -12,7 +12,16 @@ from hdbench.suite.schema import Arm, Recipe, Suite
 from hdbench.suite.stage import Stage
 
 # kinds of which a suite or a chain has one stage, or one that stands for all
-SHARED = ("data", "classifier", "clip", "text", "reference", "sensitivity")
+SHARED = (
+    "data",
+    "classifier",
+    "clip",
+    "text",
+    "reference",
+    "autoencoder",
+    "latents",
+    "sensitivity",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

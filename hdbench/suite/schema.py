@@ -17,8 +17,15 @@ from hdbench.networks.prediction import ALLOW
 from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
 from hdbench.suite.overrides import leaves
+from hdbench.suite.shape import Shape
 from hdbench.suite.tables import Tables
-from hdbench.suite.training import ClassifierTraining, ClipText, Training, absent
+from hdbench.suite.training import (
+    AutoencoderTraining,
+    ClassifierTraining,
+    ClipText,
+    Training,
+    absent,
+)
 from hdbench.suite.tuning import Knob, Trial, TunedArm, Tuning
 
 Dataset = DATASETS.union()
@@ -180,6 +187,11 @@ class Arm(Config):
     real: Literal["train", "test"] | None = Field(
         None, description="no model at all: real images, for the noise floor"
     )
+    autoencoded: bool = Field(
+        False,
+        exclude_if=absent,
+        description="real images after the suite's autoencoder, which no sample can surpass",
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self):
@@ -197,6 +209,8 @@ class Arm(Config):
                 f"real = {self.real!r}: real images take no model; "
                 "set trajectory and refine to null"
             )
+        if self.autoencoded and not self.real:
+            raise ValueError("autoencoded is of real images; set real too")
         if min(self.steps) < 1:
             raise ValueError(f"steps = {list(self.steps)}: sampling takes at least 1 step")
         trained = self.trained_steps
@@ -275,6 +289,11 @@ class Suite(Config):
     title: str
     data: Dataset
     classifier: ClassifierTraining | None = Field(None, description="of the protocol `classifier`")
+    autoencoder: AutoencoderTraining | None = Field(
+        None,
+        exclude_if=absent,
+        description="trained in the DAG on images of `data`; networks then work in its latents",
+    )
     network: Network
     text: Text | None = Field(
         None, description="how prompts are encoded; labels are then rows of prompts, not classes"
@@ -318,15 +337,34 @@ class Suite(Config):
     directives: ClassVar[tuple[str, ...]] = ("extends", "only")
 
     def of_chain(self, chain: int) -> Suite:
-        """With a chain's seeds of data set, classifier and CLIP: those given, plus the chain's."""
+        """With a chain's seeds of data set and of the networks that measure or encode: those given,
+        plus the chain's.
+        """
         if self.splits == "suite":
             return self
         changes: dict[str, Any] = {"data": self.data.of_chain(chain)}
         if self.classifier:
             changes["classifier"] = self.classifier.of_chain(chain)
+        if self.autoencoder:
+            changes["autoencoder"] = self.autoencoder.of_chain(chain)
         if isinstance(self.text, ClipText):
             changes["text"] = self.text.of_chain(chain)
         return self.model_copy(update=changes)
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of what the networks see: what the data holds, or latents of it."""
+        if not self.autoencoder:
+            return self.data_shape
+        latents = self.autoencoder.network
+        side = self.data.image_size // latents.factor
+        return Shape(image_size=side, channels=latents.channels, classes=self.data.classes)
+
+    @property
+    def data_shape(self) -> Shape:
+        """Sizes of what the data holds."""
+        data = self.data
+        return Shape(image_size=data.image_size, channels=data.channels, classes=data.classes)
 
     @model_validator(mode="after")
     def _seeds_differ(self):

@@ -14,19 +14,22 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter
 
-from hdbench.core.config import OUTSIDE, Config, Fraction, OutsidePath
+from hdbench.core.config import OUTSIDE, C, Config, Fraction, OutsidePath
 from hdbench.core.files import digest_of
 from hdbench.datasets.base import Dataset as BaseDataset
 from hdbench.evaluation.protocols import PROTOCOLS
 from hdbench.flow.guidance import Guidance
-from hdbench.methods.base import Objective, SamplerName
+from hdbench.methods.base import Objective, Pairs, SamplerName
 from hdbench.methods.discriminators import HEADS
+from hdbench.methods.distribution.gan import GanSettings
 from hdbench.metrics import METRICS
 from hdbench.networks.autoencoders import AutoencoderConfig
 from hdbench.networks.config import ClassifierConfig
+from hdbench.networks.convolutional import ConvolutionalConfig
 from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
 from hdbench.suite.schema import Checkpoint, Dataset, Network
+from hdbench.suite.shape import Shape
 from hdbench.suite.training import Training
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and
@@ -38,6 +41,8 @@ VERSIONS = {
     "clip": 1,
     "text": 1,
     "reference": 1,
+    "autoencoder": 1,
+    "latents": 1,
     "teacher": 1,
     "pairs": 1,
     "trajectory": 1,
@@ -47,19 +52,6 @@ VERSIONS = {
     "sensitivity": 2,
 }
 KINDS = tuple(VERSIONS)
-
-
-class Shape(Config):
-    """What a network of the suite must know of its data."""
-
-    image_size: int = Field(ge=1, description="side of an image, or of its latents")
-    channels: int = Field(ge=1)
-    classes: int | None = Field(description="None: labels are rows of prompts")
-
-    @property
-    def dimensions(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return self.channels, self.image_size, self.image_size
 
 
 class StageConfig(Config):
@@ -79,6 +71,15 @@ class TrainedStage(StageConfig):
 
 class ClassifierStage(TrainedStage):
     network: ClassifierConfig
+
+
+class AutoencoderStage(TrainedStage):
+    network: ConvolutionalConfig
+    shape: Shape = Field(description="of the images")
+
+
+class LatentsStage(StageConfig):
+    """Images of train as latents of the parent `autoencoder`."""
 
 
 class ClipStage(TrainedStage):
@@ -160,7 +161,9 @@ class SampleStage(StageConfig):
     times: tuple[Fraction, ...] | None = Field(
         description="t of the steps after the first; None: uniform"
     )
-    autoencoder: AutoencoderConfig | None = Field(description="None: the network makes pixels")
+    autoencoder: AutoencoderConfig | None = Field(
+        description="None: the network makes pixels, or the parent `autoencoder` does"
+    )
     sampling: Sampling | None = Field(
         None,
         exclude_if=lambda sampling: sampling is None,
@@ -177,7 +180,7 @@ class SampleStage(StageConfig):
 
 
 class RealStage(StageConfig):
-    """Real images in place of samples."""
+    """Real images in place of samples; those of the parent `autoencoder`, if there is one."""
 
     samples: int
     split: Literal["train", "test"]
@@ -219,6 +222,8 @@ CONFIGS = {
     "clip": ClipStage,
     "text": TextStage | ClipTextStage,
     "reference": ReferenceStage | ProtocolReferenceStage,
+    "autoencoder": AutoencoderStage,
+    "latents": LatentsStage,
     "teacher": TeacherStage | CheckpointStage,
     "pairs": PairsStage,
     "trajectory": DistillStage,
@@ -249,6 +254,26 @@ def configs_in(value: Any) -> Iterator[Config]:
     elif isinstance(value, tuple | list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from configs_in(item)
+
+
+def without_unread(config: C) -> C:
+    """A configuration with what no training stage reads left at its default.
+
+    That is a head's settings where there is none, or its method does not use them, and how pairs
+    are made: in a stage of their own.
+    """
+    changes = {}
+    for field in type(config).model_fields:
+        value = getattr(config, field)
+        if isinstance(config, Objective) and (head := config.head()) and head[1] is value:
+            unread = config.unread_of_head()
+            kept = {k: getattr(value, k) for k in type(value).model_fields if k not in unread}
+            changes[field] = GanSettings() if head[0] == "none" else type(value)(**kept)
+        elif isinstance(value, Pairs):
+            changes[field] = Pairs()
+        elif isinstance(value, Config):
+            changes[field] = without_unread(value)
+    return config.model_copy(update=changes)
 
 
 def outside_paths(config: StageConfig) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from hdbench.core.config import Config
 from hdbench.methods import OBJECTIVES
 from hdbench.networks.config import ClassifierConfig
+from hdbench.networks.convolutional import ConvolutionalConfig
 from hdbench.networks.trainable import Trainable
 
 Objective = OBJECTIVES.union()
@@ -92,7 +93,7 @@ class Training(Config):
 
 
 class Measuring(Config):
-    """A network that measures, of each chain its own; see `Suite.splits`."""
+    """A network that measures or encodes, of each chain its own; see `Suite.splits`."""
 
     training: Training
     seed: int = Field(0, ge=0)
@@ -106,6 +107,12 @@ class ClassifierTraining(Measuring):
     """The network whose features the metrics use."""
 
     network: ClassifierConfig = ClassifierConfig()
+
+
+class AutoencoderTraining(Measuring):
+    """The autoencoder in whose latents the suite's networks work; it is trained on the images."""
+
+    network: ConvolutionalConfig = ConvolutionalConfig()
 
 
 class ClipText(Measuring):

@@ -218,6 +218,13 @@ def test_a_planted_mistake_is_found(tmp_path, monkeypatch, mistake, faults, wait
     assert bool(rehearsal.faults) == bool(faults) and bool(rehearsal.waits) == bool(waits)
 
 
+def test_a_network_that_predicts_noise_computes_in_float32(tmp_path):
+    """Its times are kept in float64, from which only float32 may come."""
+    network = TINY["network"] | {"prediction": "epsilon"}
+    plan, stage = planned(tmp_path, "td", "trajectory", {"network": network})
+    assert not rehearse(plan, stage).faults
+
+
 def test_too_little_memory_is_one_sentence(tmp_path):
     plan, stage = planned(tmp_path, "td", "trajectory")
     rehearsal = dataclasses.replace(

@@ -17,7 +17,7 @@ ATTRIBUTES = {
     "hdbench.core.sharding": "a tensor is distributed or not, and torch has no common class",
     "hdbench.suite.schema": "a value before it is validated",
 }
-MOST_NESTED_IMPORTS = 114
+MOST_NESTED_IMPORTS = 115
 
 
 @pytest.fixture(scope="module")

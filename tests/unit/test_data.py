@@ -12,11 +12,12 @@ import torch
 from sklearn.datasets import load_digits
 
 from hdbench.core.errors import UserError
-from hdbench.datasets import DATASETS, digits, textured_digits
+from hdbench.datasets import DATASETS, digits, photographs, textured_digits
 from hdbench.datasets.base import Dataset, completeness_problem
 from hdbench.datasets.canvas import Canvas
 from hdbench.datasets.captions import Captions
 from hdbench.datasets.digits import Digits, originals
+from hdbench.datasets.photographs import PHOTOGRAPHS, SIDE, Photographs
 from hdbench.datasets.textured_digits import TexturedDigits
 
 
@@ -27,7 +28,7 @@ def build(name: str, **settings):
 
 SMALL = {"train": 600, "test": 300}
 # of classes; captions have test_captions.py, images test_latents.py
-BUILT = ("digits", "textured_digits", "canvas")
+BUILT = ("digits", "textured_digits", "canvas", "photographs")
 
 
 def test_digits_split_sizes_and_content():
@@ -334,3 +335,39 @@ def test_images_of_one_original_are_known():
             digits[captions.originals_of(split)] == captions.targets(labels)[:, 0].numpy()
         ).all()
     assert Digits().originals_of("test") is None
+
+
+def test_no_row_of_a_photograph_is_in_both_splits_nor_within_the_guard_band():
+    for photograph in PHOTOGRAPHS:
+        places = photographs.places(len(photographs.pixels_of(photograph)), photograph)
+        side = SIDE * photograph.reduction
+        train, test = ({int(row) + i for row in places[s] for i in range(side)} for s in places)
+        apart = min(abs(a - b) for a in train for b in test)
+        assert apart > photographs.GUARD * photograph.reduction, photograph
+        assert len(train) > len(test) > 0
+
+
+def test_a_crop_is_the_mean_of_its_pixels_rounded_half_up_and_mirrored():
+    pixels = np.random.default_rng(0).integers(256, size=(100, 120, 3)).astype(np.uint8)
+    plain = photographs.crop(pixels, 3, 2, 5, False, False)
+    square = torch.from_numpy(pixels[2:98, 5:101]).permute(2, 0, 1).double()
+    means = torch.nn.functional.avg_pool2d(square, 3).permute(1, 2, 0).numpy()
+    assert np.array_equal(plain, np.floor(means + 0.5))
+    mirrored = photographs.crop(pixels, 3, 2, 5, True, True)
+    assert np.array_equal(mirrored, plain[::-1, ::-1])
+
+
+def test_crops_of_one_original_overlap_and_those_of_a_photograph_are_its_class():
+    data = Photographs(train=120, test=60)
+    for split, (images, labels) in data.build().items():
+        assert labels.tolist() == [row % len(PHOTOGRAPHS) for row in range(data.counts[split])]
+        cells = data.originals_of(split)
+        for cell in np.unique(cells):
+            members = np.flatnonzero(cells == cell)
+            (label,) = set(labels[members].tolist())
+            drawn = data.drawn(split, label)
+            side = SIDE * PHOTOGRAPHS[label].reduction
+            places = members // len(PHOTOGRAPHS)
+            assert np.ptp(drawn.top[places]) < side and np.ptp(drawn.left[places]) < side
+        grey = images.float().std(1).mean((1, 2)) < 1e-6  # three photographs have no colour
+        assert set(labels[grey].tolist()) == {0, 1, 2}

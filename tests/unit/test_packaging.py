@@ -28,6 +28,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "cleanfid": "clean-fid",
     "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
     "open_clip": "open-clip-torch",
 }
 PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[^ ;]+)(?: ; [^\\]+)?( --hash=sha256:\w{64})+")

@@ -121,7 +121,7 @@ def teachers(probes: Probes) -> dict[tuple[int, int], Source]:
     check_alike(probes, plans)
     available: dict[tuple[int, int], Source] = {}
     for plan in plans:
-        tokens = (plan.suite.data.image_size // plan.suite.network.patch) ** 2
+        tokens = (plan.suite.shape.image_size // plan.suite.network.patch) ** 2
         for row in plan.rows:
             if teacher := row.stages.get("teacher"):
                 available.setdefault((tokens, row.seed), Source(plan, plan.stage(teacher)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class Costs:
             "clip": self.of_training,
             "text": self.of_text,
             "reference": self.of_reference,
+            "autoencoder": self.of_training,
+            "latents": self.of_latents,
             "teacher": self.of_teacher,
             "pairs": self.of_pairs,
             "trajectory": self.of_training,
@@ -83,29 +86,32 @@ class Costs:
     def forward(self, stage: Stage, reuse: DeepCache | FasterDiffusion | None = None) -> int:
         """FLOPs of one forward of a generator; every student counts with its embedding of t - r."""
         text = self.plan.suite.text
+        seen = self.plan.suite.shape
         return forward_flops(
             stage.config.network,
-            self.data.image_size,
-            self.data.channels,
-            self.data.classes,
+            seen.image_size,
+            seen.channels,
+            seen.classes,
             stage.kind != "teacher",
             text.tokens if text else 0,
             reuse,
         )
 
     def small_forward(self, stage: Stage) -> int:
-        """FLOPs of one forward of a classifier or a CLIP trained in the DAG."""
+        """FLOPs of one forward of a classifier, autoencoder or CLIP trained in the DAG."""
         side = self.data.image_size
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
             inputs = [torch.empty(1, self.data.channels, side, side)]
+            if stage.kind == "autoencoder":
+                inputs.append(torch.empty(1, *self.plan.suite.shape.dimensions))
             if stage.kind == "clip":
                 inputs.append(torch.empty(1, self.plan.suite.text.tokens, dtype=torch.int64))
             self.memory.student(stage)(*inputs)
         return counter.get_total_flops()
 
     def latent(self, images: int, item: int = 4) -> int:
-        """Bytes of so many x."""
-        return images * self.data.channels * self.data.image_size**2 * item
+        """Bytes of so many of what the data holds."""
+        return images * math.prod(self.plan.suite.data_shape.dimensions) * item
 
     def images(self) -> int:
         """In the training data; UserError where the model does not say."""
@@ -138,7 +144,7 @@ class Costs:
     def of_training(self, stage: Stage) -> Cost:
         training = stage.training
         held = self.memory.held(stage, training)
-        small = stage.kind in ("classifier", "clip")
+        small = stage.kind in ("classifier", "clip", "autoencoder")
         flops = self.small_forward(stage) if small else self.forward(stage)
         guided_teacher = self.plan.suite.teacher.guidance.active
         passes = training.objective.passes(self.plan.suite.network.depth, guided_teacher)
@@ -149,6 +155,13 @@ class Costs:
             disk=4 * held.student,
             checkpoint=held.checkpoint,
         )
+
+    def of_latents(self, stage: Stage) -> Cost:
+        """The images of train through the encoder, which has less than half of a forward."""
+        n = self.data.counts["train"]
+        flops = n * self.small_forward(self.plan.stage(stage.parents["autoencoder"])) / 2
+        disk = 4 * n * math.prod(self.plan.suite.shape.dimensions) + 8 * n
+        return Cost(flops={"float32": flops}, disk=disk)
 
     def of_teacher(self, stage: Stage) -> Cost:
         """Trained, or converted."""
@@ -174,7 +187,7 @@ class Costs:
         config = stage.config
         n = config.count
         evaluations = n * config.steps * config.guidance.evaluations
-        disk = 2 * self.latent(n) + 8 * n
+        disk = 8 * n * (math.prod(self.plan.suite.shape.dimensions) + 1)
         return Cost(flops={"float32": evaluations * self.forward(stage)}, disk=disk)
 
     def of_samples(self, stage: Stage) -> Cost:
@@ -187,6 +200,9 @@ class Costs:
             full, between = self.forward(stage), self.forward(stage, reuse) if reuse else 0
             count = sum(number * (full if key else between) for number, key in config.calls)
             flops = {"float32": n * count}
+        if "autoencoder" in stage.parents:
+            trained = self.plan.stage(stage.parents["autoencoder"])
+            flops["float32"] = flops.get("float32", 0) + n * self.small_forward(trained)
         if not self.latents:
             return Cost(flops=flops, disk=self.latent(n, item=1) + 8 * n)
         _, decoding = self.autoencoded(n)

@@ -83,6 +83,8 @@ def fault_of(plan: Plan, name: str) -> str | None:
         return f"it samples in {', '.join(map(str, arm.steps))} steps, not in one"
     if isinstance(plan.suite.text, ClipText):
         return "its text encoder is the suite's own, which diffusers does not have"
+    if plan.suite.autoencoder:
+        return "its autoencoder is the suite's own, which diffusers does not have"
     if isinstance(network, TransformerConfig) and network.mlp_ratio != 4:
         return "its network's mlp_ratio is not diffusers' 4"
     return None

@@ -15,6 +15,7 @@ from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import SanaConfig, TransformerConfig
 from hdbench.networks.flops import Unencoded
 from hdbench.stages.context import of_classifier, shape
+from hdbench.stages.networks import autoencoder_of
 from hdbench.stages.train import restricted_updates
 from hdbench.stages.trainer import trainable_parameters
 from hdbench.suite.plan import Plan
@@ -64,14 +65,15 @@ class Memory:
         """A generator's network, without memory for it."""
         key = (config, mean_velocity)
         if key not in self._networks:
-            data = self.plan.suite.data
             text = self.plan.suite.text
             conditions = None
             if isinstance(config, SanaConfig):
                 conditions = Unencoded(text.tokens, config.caption_width)
             with torch.device("meta"):
                 self._networks[key] = config.build(
-                    **shape(data), mean_velocity=mean_velocity, conditions=conditions
+                    **shape(self.plan.suite.shape),
+                    mean_velocity=mean_velocity,
+                    conditions=conditions,
                 )
         return self._networks[key]
 
@@ -80,6 +82,8 @@ class Memory:
         with torch.device("meta"):
             if stage.kind == "clip":
                 return clip.build(stage.config.model)
+            if stage.kind == "autoencoder":
+                return autoencoder_of(stage.config)
             if stage.kind == "classifier":
                 return Classifier(stage.config.network, **of_classifier(self.plan.suite.data))
         return self.network(stage.config.network, stage.kind != "teacher")
@@ -142,14 +146,14 @@ class Memory:
         network = None if stage.kind == "clip" else stage.config.network
         if not isinstance(network, TransformerConfig):
             return None
-        data = self.plan.suite.data
+        seen = self.plan.suite.shape
         rows = self.rows(training)
         guided = self.plan.suite.teacher.guidance.active
         passes = training.objective.passes(network.depth, guided)
         sizes = {
             "network": network,
-            "tokens": (data.image_size // network.patch) ** 2,
-            "channels": data.channels,
+            "tokens": (seen.image_size // network.patch) ** 2,
+            "channels": seen.channels,
         }
         options = {
             "size": 2 if training.precision == "bfloat16" else 4,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import Conditions
 from hdbench.stages.context import Context, of_classifier, shape
-from hdbench.stages.networks import new_clip
+from hdbench.stages.networks import autoencoder_of, new_clip
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import Stage
 
@@ -88,14 +88,22 @@ class Rehearsed(Context):
     """A stage's context whose parents need not be there."""
 
     plan: Plan
+    made: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
     def parent(self, role: str) -> Any:
         return Planned(self.plan.stage(self.stage.parents[role]))
 
     def weights(self, role: str) -> dict[str, Tensor]:
         stage = self.parent(role).stage
+        if stage.id not in self.made:
+            self.made[stage.id] = self.new_weights(stage)
+        return self.made[stage.id]
+
+    def new_weights(self, stage: Stage) -> dict[str, Tensor]:
         if stage.kind == "classifier":
             return Classifier(stage.config.network, **of_classifier(self.dataset())).state_dict()
+        if stage.kind == "autoencoder":
+            return autoencoder_of(stage.config).state_dict()
         if stage.kind == "clip":
             return new_clip(self, stage.config.model).state_dict()
         network = stage.config.network.build(
@@ -106,8 +114,9 @@ class Rehearsed(Context):
         return network.state_dict()
 
     def rows(self, split: str) -> tuple[Tensor, Tensor]:
-        data = self.dataset()
-        images = torch.empty(ROWS, data.channels, data.image_size, data.image_size)
+        suite = self.plan.suite
+        seen = suite.shape if "latents" in self.stage.parents else suite.data_shape
+        images = torch.empty(ROWS, *seen.dimensions)
         with unset_fake_temporarily():  # the host looks at labels
             return images, torch.zeros(ROWS, dtype=torch.int64)
 

@@ -22,7 +22,7 @@ from hdbench.evaluation.protocols import protocol_named
 from hdbench.methods.base import Update
 from hdbench.methods.discriminators import parameter_count
 from hdbench.stages import PROBLEMS
-from hdbench.stages.networks import load_network, new_network
+from hdbench.stages.networks import load_autoencoder, load_network, new_network
 from hdbench.stages.sample import decoder_of, sampler_for, sampling_network, solver_of
 from hdbench.stages.train import trainer_of
 from hdbench.stages.trainer import Trainer, trainable_parameters
@@ -212,6 +212,10 @@ def of_samples(plan: Plan, stage: Stage) -> Rehearsal:
                 autoencoder = context.autoencoder(config.autoencoder)
                 networks.append(autoencoder.model)
                 decode = decoder_of(autoencoder)
+            if "autoencoder" in stage.parents:
+                trained = load_autoencoder(context)
+                networks.append(trained)
+                decode = trained.decode
         result.parameters = hold_networks(watch, networks)
         c = torch.zeros(config.batch, dtype=torch.int64).to(CUDA)
         eps = torch.empty(noises, config.batch, *config.shape.dimensions).to(CUDA)
