@@ -311,8 +311,15 @@ class Chain:
         if training.objective.reads_classifier:
             parents["classifier"] = self.critics_classifier(f"arms.{name}.{kind}")
         shared["seed"] = self.row_seed if kind == "refine" else self.seed
-        config = DistillStage(**shared, training=without_unread(training))
-        return self.add(kind, label, config, **parents)
+        for going_on in training.stages:
+            if not going_on.span:
+                raise UserError(
+                    f"{self.source}: arms.{name}.{kind}.stops = {list(training.stops)}: of "
+                    f"{training.planned_steps} steps one of its stages has none; give other shares"
+                )
+            config = DistillStage(**shared, training=without_unread(going_on))
+            parents["begun"] = stage = self.add(kind, label, config, **parents)
+        return stage
 
     def further_metrics(self) -> dict[str, StageConfig]:
         """What measures the metrics that a suite names beside its protocol's: an artifact each.
