@@ -39,6 +39,7 @@ from hdbench.suite.stage import (
     without_unread,
 )
 from hdbench.suite.training import ClipText, Training
+from hdbench.suite.unread import without_unread
 
 
 class _Origin(NamedTuple):

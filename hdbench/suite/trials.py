@@ -31,18 +31,21 @@ def read_choices(path: Path) -> Choices:
 def digest_of_arm(arm: str, data: dict[str, Any], path: Path) -> str:
     """A digest of what is tuned: how an arm of a suite trains, as declared, and on what.
 
-    It covers the arm whose compute it takes, and the versions of objectives and heads.
+    It covers the arm whose compute it takes, and the versions of objectives and heads; no seed of
+    a chain or of a teacher, and none of the settings that an arm has since it was tuned.
     """
     shared = {key: data[key] for key in TrainedOn.model_fields if key in data}
     configs: dict[str, Config] = {"": validate(TrainedOn, shared, str(path))}
     names = [arm]
     for name in names:
-        whole = arm_in_full(data["arms"][name], data["base"], path, name).whole
+        entry = data["arms"][name] or {}
+        declared = {key: value for key, value in entry.items() if key != "tuned"}
+        whole = arm_in_full(declared, data["base"], path, name).whole
         configs[name] = config = validate(Arm, whole, str(path), ("arms", name))
         for keys, other in leaves(config.model_dump(mode="json")).items():
-            if keys[-1] == "equal_total" and other not in names:
-                names += [] if is_tuned(data["arms"].get(other, {"tuned": None})) else [other]
-    unread = {"title", "steps"}  # they do not train
+            if keys[-1] == "equal_total" and other in data["arms"] and other not in names:
+                names.append(other)
+    unread = {"title": True, "steps": True, "teacher": {"seed"}}  # of images, or a chain's
     return digest_of(
         {
             name: (

@@ -19,9 +19,9 @@ from hdbench.report.tables.render import render
 from hdbench.suite.budget import total_cost, trained_cost
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import leaves
-from hdbench.suite.reading import read_recipe
+from hdbench.suite.reading import read_recipe, read_suite
 from hdbench.suite.schema import Arm
-from hdbench.suite.trials import replaced
+from hdbench.suite.trials import digest_of_arm, replaced
 from tests.support import shipped
 from tests.support.tiny import REMOVED, REPOSITORY, write_suite
 from tests.unit.test_tables import synthetic
@@ -303,6 +303,7 @@ def test_an_arm_is_not_tuned_on_its_own_chains_or_on_nothing(tmp_path):
         ({"network": {"heads": 1}}, True),
         ({"teacher": {"guidance": 3.0}}, True),
         ({"arms": {"hd_patch": {"title": "HD"}}, "evaluation": {"samples": 40}}, False),
+        ({"teacher": {"seed": 5}}, False),
     ],
 )
 def test_an_arm_that_was_edited_since_has_no_tuned_settings(tmp_path, changes, is_stale):
@@ -324,6 +325,29 @@ def test_the_digest_covers_the_arm_whose_compute_is_taken_and_versions(tmp_path,
     assert load_plan(str(path)).suite.tuned["t"].arm == "meanflow"
     monkeypatch.setattr(MeanFlow, "version", MeanFlow.version + 1)
     assert "has changed since" in refusal(path)
+
+
+def test_an_arm_may_be_its_own_tuned_one_also_where_others_take_its_compute(tmp_path):
+    suite = tuning_suite(tmp_path)
+    chosen(tmp_path, suite, "meanflow", choice={
+        "settings": {"trajectory.learning_rate": 1e-3}, "trials": 6, "runs": 6, "score": 1.0,
+        "forward_equivalents": 1.0, "interior": True,
+    })  # fmt: skip
+    content = yaml.safe_load((tmp_path / "tuned/tuning.yaml").read_text())
+    of_meanflow = content["arms"]["meanflow"]
+    of_hd = {"digest": digest_of_arm_in(tmp_path, "hd"), "choice": of_meanflow["choice"] | {
+        "settings": {"refine.learning_rate": 1e-3}}}  # fmt: skip
+    content["arms"]["hd"] = of_hd
+    (tmp_path / "tuned/tuning.yaml").write_text(yaml.safe_dump(content))
+    arms = {arm: {"tuned": {"suite": suite, "arm": arm}} for arm in ("meanflow", "hd")}
+    plan = load_plan(str(reporting(tmp_path, suite, "meanflow", arms=arms)))
+    assert plan.arms["meanflow"].trajectory.learning_rate == 1e-3
+    assert plan.arms["hd"].refine.learning_rate == 1e-3
+
+
+def digest_of_arm_in(folder, arm: str) -> str:
+    path = folder / "suites/reported.yaml"
+    return digest_of_arm(arm, read_suite(path), path)
 
 
 def test_some_arms_are_tuned_first_and_the_rest_is_added(tmp_path):
