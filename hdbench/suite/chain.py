@@ -13,7 +13,7 @@ from hdbench.suite.arms import is_teacher
 from hdbench.suite.budget import resolve_steps
 from hdbench.suite.measuring import measuring
 from hdbench.suite.plan import Plan, Row
-from hdbench.suite.schema import Arm, Network, Suite
+from hdbench.suite.schema import Arm, Network
 from hdbench.suite.stage import (
     AutoencoderStage,
     CheckpointStage,
