@@ -95,11 +95,12 @@ def tuned_command(suite, metrics, results):
     """Print the settings that are best on validation chains, and what finding them cost.
 
     A suite with `tuning` has trials of its arms: run it, then this command, which writes
-    tuned/SUITE.yaml beside the folder of suites; then both again until no trial goes on.  An arm
-    {tuned: {suite: SUITE, arm: ARM}} of another suite is ARM with the settings of that file.  Of a
-    suite with a grid of heads, each head's arm with the smallest fd_train is printed.
+    tuned/SUITE.yaml beside the folder of suites; then both again until no trial goes on.  Choices
+    of arms that the numbers are not of stay.  An arm {tuned: {suite: SUITE, arm: ARM}} of another
+    suite is ARM with the settings of that file, as long as it is declared as it was then.
 
-    Numbers of another version of the suite serve too; standard error says so.
+    Of a suite with a grid of heads, each head's arm with the smallest fd_train is printed; numbers
+    of another version of that suite serve too, which standard error says.
     """
     from hdbench.experiments import tuning  # start-up: pandas and torch
     from hdbench.metrics.records import read_metrics  # start-up: pandas

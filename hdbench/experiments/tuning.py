@@ -19,10 +19,10 @@ from hdbench.experiments.units import choose
 from hdbench.metrics import metric_of
 from hdbench.metrics.records import with_count
 from hdbench.suite.arms import head_of
-from hdbench.suite.budget import trained_cost
+from hdbench.suite.budget import refused_cost, trained_cost
 from hdbench.suite.plan import Plan
-from hdbench.suite.trials import choices_file
-from hdbench.suite.tuning import Choice, Choices, Trial, Tuning
+from hdbench.suite.trials import choices_file, earlier_choices
+from hdbench.suite.tuning import Choice, Choices, Trial, Tuned, Tuning
 
 METRIC = "fd_train"
 TUNED = ("learning_rate", "relative_weight")  # of the head
@@ -66,54 +66,96 @@ def chosen(plan: Plan, frame: pd.DataFrame) -> dict[str, str]:
     )
 
 
-def choices(plan: Plan, frame: pd.DataFrame) -> Choices:
-    """What the rule of tuning has chosen from a suite's numbers, as far as its rungs have run.
+def choices(plan: Plan, frame: pd.DataFrame) -> tuple[Choices, dict[str, list[str]]]:
+    """What the rule of tuning has chosen, as far as each arm's rungs have run; and what is lacking.
 
-    UserError where a trial of the first rung has no number on every chain, or all of an arm's
-    have diverged.
+    That is, by arm, the trials of its next rung that have no number on every chain.  UserError
+    where no arm's first rung has run, or all trials of an arm have diverged.
     """
     tuning = plan.suite.tuning
     assert tuning is not None
+    if is_of_another_version(plan, frame, tuning.criterion):
+        raise UserError(
+            f"suite {plan.stem}: these numbers were made by another version of it; run it again"
+        )
     scores = distances(plan, frame, tuning.criterion) | dict.fromkeys(tuning.diverged, nan)
     trials: dict[str, dict[str, Trial]] = {}
     for name, trial in plan.suite.trials.items():
         trials.setdefault(trial.arm, {})[name] = trial
-    ranked = {arm: rungs(plan, tuning, scores, given) for arm, given in trials.items()}
-    finished = min(len(ranks) for ranks in ranked.values())
-    going_on = [
-        {arm: halved(ranks[rung], trials[arm]) for arm, ranks in ranked.items()}
-        for rung in range(min(finished, len(tuning.rungs) - 1))
-    ]
-    best = {arm: next(iter(ranks[-1].items())) for arm, ranks in ranked.items()}
-    return Choices(
+    arms, lacking = {}, {}
+    for arm, given in trials.items():
+        ranks, lacks = rungs(plan, tuning, scores, given)
+        if lacks:
+            lacking[arm] = lacks
+        if not ranks:
+            continue
+        going_on = [halved(ranked, given) for ranked in ranks[: len(tuning.rungs) - 1]]
+        arms[arm] = Tuned(
+            digest=next(iter(given.values())).digest,
+            going_on=tuple({t.label: t.settings for t in kept} for kept in going_on),
+            choice=choice(plan, frame, given, *next(iter(ranks[-1].items())))
+            if len(ranks) == len(tuning.rungs)
+            else None,
+        )
+    if not arms:
+        missing = ", ".join(next(iter(lacking.values())))
+        raise UserError(
+            f"suite {plan.stem}: no {tuning.criterion} of {missing} on every chain; run the suite "
+            "first (a trial that has diverged is named in tuning.diverged)"
+        )
+    made = Choices(
         suite=plan.stem,
         seeds=plan.suite.seeds,
         criterion=tuning.criterion,
-        going_on=tuple(going_on),
-        arms={
-            arm: choice(plan, frame, trials[arm], *best[arm])
-            for arm in ranked
-            if finished == len(tuning.rungs)
-        },
+        rates=tuning.rates,
+        rungs=tuning.rungs,
+        arms=arms,
     )
+    return made, lacking
 
 
 def write_choices(plan: Plan, frame: pd.DataFrame) -> tuple[Path, list[str], list[str]]:
-    """Write the file of `choices`; its path, a line an arm for people, and what is to do next."""
-    result = choices(plan, frame)
+    """Write the file of `choices`; its path, a line an arm for people, and what is to do next.
+
+    It keeps what the same rule has chosen for arms that this suite does not tune now, or of which
+    the frame has no numbers.
+    """
+    tuning = plan.suite.tuning
+    assert tuning is not None
+    result, lacking = choices(plan, frame)
     path = choices_file(plan.sources[0])
+    digests = {trial.arm: trial.digest for trial in plan.suite.trials.values()}
+    earlier = earlier_choices(path, tuning, plan.suite.seeds)
+    kept = {
+        arm: tuned
+        for arm, tuned in earlier.items()
+        if digests.get(arm, tuned.digest) == tuned.digest
+    }
+    result = result.model_copy(update={"arms": kept | result.arms})
     content = result.model_dump(mode="json", exclude_none=True)
     write_atomic(path, yaml.safe_dump(content, sort_keys=False, width=120))
-    if not result.arms:
-        lines = [f"{arm}: {', '.join(labels)} go on" for arm, labels in result.going_on[-1].items()]
-        return path, lines, [f"Run {plan.given} again, then this command: these trials go on."]
-    lines = [f"{arm}: {sentence(result, best)}" for arm, best in result.arms.items()]
-    edge = [arm for arm, best in result.arms.items() if not best.interior]
-    advice = (
-        f"The best rate is at the edge of tuning.rates for {', '.join(edge)}: extend it, which is "
-        "for all arms, and run again."
-    )
-    return path, lines, [advice] if edge else []
+    lines, edge, going_on = [], [], []
+    for arm, tuned in result.arms.items():
+        if tuned.choice is None:
+            lines.append(f"{arm}: {', '.join(tuned.going_on[-1])} go on")
+            going_on.append(arm)
+        else:
+            lines.append(f"{arm}: {sentence(result, tuned.choice)}")
+            edge += [] if tuned.choice.interior else [arm]
+    advice = [
+        f"{arm}: no {tuning.criterion} of {', '.join(names)} on every chain; run {plan.given} for "
+        "it (a trial that has diverged is named in tuning.diverged)."
+        for arm, names in lacking.items()
+        if arm not in result.arms
+    ]
+    if going_on:
+        advice.append(f"Run {plan.given} again, then this command: these trials go on.")
+    if edge:
+        advice.append(
+            f"The best rate is at the edge of tuning.rates for {', '.join(edge)}: extend it, which "
+            "is for all arms, and run again."
+        )
+    return path, lines, advice
 
 
 def sentence(result: Choices, best: Choice) -> str:
@@ -130,20 +172,19 @@ def sentence(result: Choices, best: Choice) -> str:
 
 def rungs(
     plan: Plan, tuning: Tuning, scores: dict[str, float], trials: dict[str, Trial]
-) -> list[dict[str, float]]:
-    """Of every rung that has run whole, an arm's trials that ended and their scores, best first."""
+) -> tuple[list[dict[str, float]], list[str]]:
+    """Of each rung of an arm that has run whole, the trials that ended and scores, best first.
+
+    And of the next rung, the trials without a number.
+    """
     sign = 1 if metric_of(tuning.criterion).better == "lower" else -1
     finished: list[dict[str, float]] = []
     labels = {trial.label for trial in trials.values()}
     for share in tuning.rungs:
         of_rung = {t.label: n for n, t in trials.items() if t.share == share and t.label in labels}
-        missing = [name for name in of_rung.values() if name not in scores]
-        if missing and not finished:
-            raise UserError(
-                f"suite {plan.name}: no {tuning.criterion} of {', '.join(missing)} on every chain; "
-                "run the suite first (trials that have diverged are named in tuning.diverged)"
-            )
-        if missing or of_rung.keys() != labels:
+        if missing := [name for name in of_rung.values() if name not in scores]:
+            return finished, missing
+        if of_rung.keys() != labels:
             break
         ended = {name: scores[name] for name in of_rung.values() if isfinite(scores[name])}
         if not ended:
@@ -152,28 +193,34 @@ def rungs(
                 "left; give their arm other settings"
             )
         finished.append(dict(sorted(ended.items(), key=lambda item: sign * item[1])))
-        labels = set(halved(finished[-1], trials))
-    return finished
+        labels = {trial.label for trial in halved(finished[-1], trials)}
+    return finished, []
 
 
-def halved(ranked: dict[str, float], trials: dict[str, Trial]) -> tuple[str, ...]:
-    """Labels of the better half, one more of an odd number."""
-    return tuple(trials[name].label for name in list(ranked)[: ceil(len(ranked) / 2)])
+def halved(ranked: dict[str, float], trials: dict[str, Trial]) -> list[Trial]:
+    """The better half, one more of an odd number."""
+    return [trials[name] for name in list(ranked)[: ceil(len(ranked) / 2)]]
 
 
 def choice(
     plan: Plan, frame: pd.DataFrame, trials: dict[str, Trial], best: str, score: float
 ) -> Choice:
-    """An arm's best trial, and what all of its trials cost."""
+    """An arm's best trial, and what all of its trials cost.
+
+    One that diverged counts with the steps that it was to train, at the others' pace.
+    """
     tuning = plan.suite.tuning
     assert tuning is not None
     trial = trials[best]
+    trained = trained_cost(plan, trials)
+    refused = sum(refused_cost(plan, name) for name in trials if name in tuning.diverged)
+    seconds = core_seconds(plan, frame, trials)
     return Choice(
         settings=trial.settings,
         trials=len({trial.label for trial in trials.values()}),
         runs=len(trials),
-        forward_equivalents=trained_cost(plan, trials),
-        core_seconds=core_seconds(plan, frame, trials),
+        forward_equivalents=trained + refused,
+        core_seconds=None if seconds is None else round(seconds * (1 + refused / trained), 1),
         score=score,
         interior=tuning.rates[0] < trial.rate < tuning.rates[-1],
     )
@@ -191,7 +238,7 @@ def core_seconds(plan: Plan, frame: pd.DataFrame, trials: dict[str, Trial]) -> f
                 key = (row.arm, row.seed, f"{name}_core_seconds")
                 total[row.stages[kind]] = costs.get(key, nan)
     seconds = float(np.sum(list(total.values())))
-    return round(seconds, 1) if isfinite(seconds) else None
+    return seconds if isfinite(seconds) else None
 
 
 def distances(plan: Plan, frame: pd.DataFrame, metric: str = METRIC) -> dict[str, float]:

@@ -23,7 +23,7 @@ from hdbench.report.latency import latencies, latency_file, read_latencies
 from hdbench.report.numbers import metrics_file
 from hdbench.report.provenance import METRICS, STAGES, Run, is_collected, ran, read_run
 from hdbench.stages import artifact
-from hdbench.suite.chain import measured_by
+from hdbench.suite.measuring import measured_by
 from hdbench.suite.plan import Plan, Row
 
 Manifests = dict[str, dict[str, Any]]  # by stage id

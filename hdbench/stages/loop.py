@@ -50,8 +50,11 @@ def load_checkpoint(path: Path, trainer: Trainer) -> dict[str, float]:
         ) from None
 
 
-def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
-    """Train to the end, from the checkpoint in `work` if there is one.
+def run(
+    trainer: Trainer, work, label: str, checkpoint_seconds: float, begun: Path | None = None
+) -> None:
+    """Train to the end of the stage, from the checkpoint in `work` if there is one, else from
+    `begun`, the last of the stage that this one continues, whose cost is that stage's.
 
     Raises Divergence, Interrupted.
     """
@@ -60,8 +63,10 @@ def run(trainer: Trainer, work, label: str, checkpoint_seconds: float) -> None:
         work.spent.update(
             distributed.call_on_all_ranks(lambda: load_checkpoint(checkpoint, trainer))
         )
+    elif begun is not None:
+        distributed.call_on_all_ranks(lambda: load_checkpoint(begun, trainer))
     trainer.check_replicas()
-    steps = trainer.training.planned_steps
+    steps = trainer.training.span.stop
     progress = Progress(label, steps)
     saved = time.perf_counter()
     with interruptible() as interrupted:

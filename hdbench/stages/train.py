@@ -26,7 +26,7 @@ from hdbench.networks.projected import ProjectedClassifier
 from hdbench.networks.tensors import is_meta
 from hdbench.networks.trainable import merged, restrict
 from hdbench.stages.context import WEIGHTS, Context, Payload, of_classifier, shape, targets_of
-from hdbench.stages.loop import run
+from hdbench.stages.loop import CHECKPOINT, run
 from hdbench.stages.networks import load_classifier, load_network, new_network
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.stage import CheckpointStage
@@ -139,11 +139,16 @@ def critics_classifier(context: Context, network: nn.Module, axes: tuple) -> nn.
 def train(
     context: Context, problem: Problem, split: str = "train", guided: bool = False
 ) -> Payload:
-    """Run the objective's updates to the end; rank 0 writes the student's EMA and the history."""
+    """Run the objective's updates to the end; rank 0 writes the student's EMA and the history.
+
+    A stage that stops before all steps keeps its state, for the one that goes on from there.
+    """
     training = context.config.training
     parameters = parameter_count(problem.student)
     trainer = trainer_of(context, problem, split)
-    run(trainer, context.work, context.label, context.checkpoint_seconds)
+    goes_on = "begun" in context.stage.parents
+    begun = context.parent("begun").folder / CHECKPOINT if goes_on else None
+    run(trainer, context.work, context.label, context.checkpoint_seconds, begun)
     weights = {name: sharding.on_rank_0(value) for name, value in trainer.ema.items()}
     if distributed.rank() == 0:
         save_file(merged(problem.student, weights), context.work.path / WEIGHTS)
@@ -155,8 +160,9 @@ def train(
                 for step, values in enumerate(zip(*trainer.history.values(), strict=True), start=1)
             )
     passes = training.objective.passes(problem.student.depth, guided)
-    samples = training.planned_steps * training.batch
-    return [WEIGHTS, "history.csv"], {
+    samples = len(training.span) * training.batch
+    state = [CHECKPOINT] if training.span.stop < training.planned_steps else []
+    return [WEIGHTS, "history.csv", *state], {
         "network_evaluations": network_evaluations(passes, samples),
         "forward_equivalents": total(passes) * samples,
         "parameters": parameters,

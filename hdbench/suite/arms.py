@@ -108,7 +108,8 @@ def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
 def base_arm(plan: Plan) -> str | None:
     """The arm whose entry overrides nothing."""
     entries = plan.suite.arms.items()
-    return next((name for name, entry in entries if not (entry or {}).keys() - {"title"}), None)
+    bare = (name for name, entry in entries if not (entry or {}).keys() - {"title"})
+    return next((name for name in bare if name in plan.arms), None)
 
 
 def is_base_trajectory(plan: Plan, name: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import replace
+from typing import cast
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
@@ -34,16 +36,24 @@ def trained_cost(plan: Plan, arms: Container[str]) -> float:
     total = 0.0
     for config in (plan.stage(stage).config for stage in sorted(trained)):
         if isinstance(config, DistillStage):
-            total += config.training.planned_steps * cost_per_step(plan, config.training)
+            total += len(config.training.span) * cost_per_step(plan, config.training)
         elif isinstance(config, PairsStage):
             total += pairs_cost(Pairs(count=config.count, steps=config.steps), guided)
     return total
 
 
+def refused_cost(plan: Plan, name: str) -> float:
+    """Forward-equivalents, on all chains, of the stage in which a trial diverged, had it ended."""
+    with_it = replace(plan, arms=plan.arms | {name: plan.declared[name]})
+    arm = resolve_steps(with_it, name, plan.stem)
+    training = cast(Training, arm.refine or arm.trajectory)
+    return len(plan.suite.seeds) * len(training.span) * cost_per_step(plan, training)
+
+
 def total_cost(plan: Plan, arm: Arm) -> float:
     """Forward-equivalents of the arm's own training: pairs, trajectory and refine, no teacher."""
     trained = [training for training in (arm.trajectory, arm.refine) if training]
-    updates = sum(training.planned_steps * cost_per_step(plan, training) for training in trained)
+    updates = sum(training.span.stop * cost_per_step(plan, training) for training in trained)
     pairs = {pairs for training in trained if (pairs := training.objective.pairs_needed())}
     guided = plan.suite.teacher.guidance.active
     return updates + sum(pairs_cost(needed, guided) for needed in pairs)
@@ -77,7 +87,7 @@ def resolve_steps(plan: Plan, name: str, source: str) -> Arm:
         return arm.model_copy(update={kind: training.model_copy(update={"steps": steps})})
 
     left = total_cost(plan, target) - total_cost(plan, with_steps(0))
-    steps = round(training.steps.share * left / cost_per_step(plan, training))
+    steps = round(left / cost_per_step(plan, training))
     if steps > LARGEST_COUNT:
         raise UserError(f"{where}: these are {steps:.3g} steps, which no stage takes; lower it")
     if steps < 1:

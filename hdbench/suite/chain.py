@@ -11,8 +11,9 @@ from hdbench.flow.guidance import Guidance
 from hdbench.metrics import METRICS
 from hdbench.suite.arms import is_teacher
 from hdbench.suite.budget import resolve_steps
+from hdbench.suite.measuring import measuring
 from hdbench.suite.plan import Plan, Row
-from hdbench.suite.schema import Arm, Network, Suite
+from hdbench.suite.schema import Arm, Network
 from hdbench.suite.stage import (
     AutoencoderStage,
     CheckpointStage,
@@ -28,7 +29,6 @@ from hdbench.suite.stage import (
     ProtocolReferenceStage,
     ProtocolStage,
     RealStage,
-    ReferenceStage,
     SampleStage,
     SensitivityStage,
     Stage,
@@ -311,8 +311,15 @@ class Chain:
         if training.objective.reads_classifier:
             parents["classifier"] = self.critics_classifier(f"arms.{name}.{kind}")
         shared["seed"] = self.row_seed if kind == "refine" else self.seed
-        config = DistillStage(**shared, training=without_unread(training))
-        return self.add(kind, label, config, **parents)
+        for going_on in training.stages:
+            if not going_on.span:
+                raise UserError(
+                    f"{self.source}: arms.{name}.{kind}.stops = {list(training.stops)}: of "
+                    f"{training.planned_steps} steps one of its stages has none; give other shares"
+                )
+            config = DistillStage(**shared, training=without_unread(going_on))
+            parents["begun"] = stage = self.add(kind, label, config, **parents)
+        return stage
 
     def further_metrics(self) -> dict[str, StageConfig]:
         """What measures the metrics that a suite names beside its protocol's: an artifact each.
@@ -373,28 +380,3 @@ class Chain:
         rows = self.plan.rows if self.stage2_seed is None else self.plan.further
         if row not in rows:
             rows.append(row)
-
-
-def measuring(suite: Suite) -> dict[str, Stage]:
-    """What the suite's own classifier measures against: data, classifier and reference."""
-    label = suite.data.name
-    parents = {"data": Stage.of("data", label, DataStage(dataset=suite.data), {})}
-    trained = suite.classifier
-    config = ClassifierStage(network=trained.network, seed=trained.seed, training=trained.training)
-    parents["classifier"] = Stage.of("classifier", label, config, parents)
-    config = ReferenceStage(samples=suite.evaluation.samples, bands=suite.evaluation.bands)
-    parents["reference"] = Stage.of("reference", label, config, parents)
-    return parents
-
-
-def measured_by(suite: Suite) -> str:
-    """`classifier:<digest>`: the protocol of a suite's numbers by its own classifier.
-
-    The digest is of data, classifier and reference as the suite declares them; each chain's add its
-    seed, which `[splits=chain]` says.  Numbers of any chains of one such protocol are comparable.
-    """
-    if suite.teacher.seed is not None:
-        suite, splits = suite.of_chain(suite.teacher.seed), ""
-    else:
-        splits = "[splits=chain]" if suite.splits == "chain" else ""
-    return f"classifier{splits}:{measuring(suite)['reference'].digest}"

@@ -70,12 +70,13 @@ def load_plan(name: str) -> Plan:
                     raise UserError(
                         f"{path}: tables.{table}.{key} = {row!r}: unknown arm" + nearest(row, arms)
                     )
+    diverged = suite.tuning.diverged if suite.tuning else ()
     plan = Plan(
         name=identity(path, suite, arms),
         suite=suite,
-        arms=arms,
+        arms={name: arm for name, arm in arms.items() if name not in diverged},
         sources=sources,
-        recipes=recipes,
+        recipes={name: recipe for name, recipe in recipes.items() if name not in diverged},
         declared=dict(arms),
     )
     check(plan, str(path))

@@ -47,7 +47,7 @@ class Plan:
     recipes: dict[str, Recipe]
     """By arm, of those that name one."""
     declared: dict[str, Arm]
-    """The arms with `equal_total` as it was written."""
+    """The arms with `equal_total` as it was written, also trials that diverged and are not run."""
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     further: list[Row] = field(default_factory=list)

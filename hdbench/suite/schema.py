@@ -283,10 +283,9 @@ class Recipe(Config):
         return self
 
 
-class Suite(Config):
-    """A whole suite; `base` is the full arm that each arm's entry overrides."""
+class TrainedOn(Config):
+    """What the arms of a suite train on, and what their features are measured by."""
 
-    title: str
     data: Dataset
     classifier: ClassifierTraining | None = Field(None, description="of the protocol `classifier`")
     autoencoder: AutoencoderTraining | None = Field(
@@ -299,6 +298,12 @@ class Suite(Config):
         None, description="how prompts are encoded; labels are then rows of prompts, not classes"
     )
     teacher: Teacher
+
+
+class Suite(TrainedOn):
+    """A whole suite; `base` is the full arm that each arm's entry overrides."""
+
+    title: str
     evaluation: Evaluation
     seeds: tuple[Seed, ...] = Field(
         min_length=1, description="each seed is a complete chain: teacher, TD, stage 2"

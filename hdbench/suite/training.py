@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hdbench.core.config import Config
 from hdbench.methods import OBJECTIVES
@@ -14,6 +14,7 @@ from hdbench.networks.trainable import Trainable
 
 Objective = OBJECTIVES.union()
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 LARGEST_COUNT = 10**9  # of anything: steps, images, parameters
 VOCABULARY = 49408  # of open_clip's tokeniser
 
@@ -28,13 +29,6 @@ class EqualTotal(Config):
 
     equal_total: str = Field(
         description="the arm whose trajectory and refine stages together set the budget"
-    )
-    share: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        exclude_if=lambda share: share == 1,
-        description="of those steps, as a trial of tuning takes them",
     )
 
 
@@ -75,6 +69,19 @@ class Training(Config):
         description="by network that the stage trains, such as student and fake, what of it; by "
         "default all",
     )
+    stops: tuple[Share, ...] = Field(
+        (),
+        exclude_if=absent,
+        description="shares of the steps at which the training is cut into stages, each going on "
+        "from the state of the one before; it ends at the last, on the schedule of all steps",
+    )
+
+    @field_validator("stops")
+    @classmethod
+    def _stops_ascend(cls, stops: tuple[float, ...]) -> tuple[float, ...]:
+        if sorted(set(stops)) != list(stops):
+            raise ValueError("give shares of the steps, each once, from the least on")
+        return stops
 
     @model_validator(mode="after")
     def _some_steps(self):
@@ -90,6 +97,18 @@ class Training(Config):
         if isinstance(self.steps, EqualTotal):
             raise ValueError(f"steps of an equal total ({self.steps.equal_total}): not planned yet")
         return self.steps
+
+    @property
+    def span(self) -> range:
+        """Of the planned steps, those that the last of its stages trains."""
+        ends = [round(share * self.planned_steps) for share in self.stops or (1.0,)]
+        return range(*([0, *ends][-2:]))
+
+    @property
+    def stages(self) -> list[Self]:
+        """The training up to each of its stops; the last is itself."""
+        cuts = range(1, len(self.stops))
+        return [self.model_copy(update={"stops": self.stops[:n]}) for n in cuts] + [self]
 
 
 class Measuring(Config):

@@ -2,10 +2,15 @@
 
 Every method has the same number of trials, on validation chains that nothing reports: its rate
 times each of `rates`, with each of the two values of its `knob`.  With several `rungs` the better
-half of the trials goes on to the next share of the steps (successive halving), and the choice is
-among those of all steps.  Where a best rate is the grid's least or largest, `rates` is extended,
-for all methods alike.  The choices are kept in `tuned/<suite>.yaml` beside the suites' folder, and
-an arm `{tuned: {suite: NAME, arm: ARM}}` of another suite is ARM with what was chosen there.
+half of the trials goes on, from its own weights and optimiser's state, to the next share of the
+steps (successive halving), and the choice is among those of all steps.  A trial of a share is that
+much of a whole training, on the schedule of all steps.  Where a best rate is the grid's least or
+largest, `rates` is extended, for all methods alike.
+
+The choices are kept in `tuned/<suite>.yaml` beside the suites' folder, and an arm
+`{tuned: {suite: NAME, arm: ARM}}` of another suite is ARM with what was chosen there.  Each choice
+has a digest of what was tuned; an arm that was edited since is refused.  Arms are tuned
+independently: with `arms` some are tuned first, and what is chosen for the rest is added.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from pydantic import Field, field_validator
 
 from hdbench.core.config import Config, nearest
 from hdbench.suite.overrides import leaves
+
+Settings = dict[str, Any]  # what differs from the arm's, by path
 
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -62,11 +69,16 @@ class Tuning(Config):
         min_length=1,
         description="shares of that stage's steps; half of the trials go on to the next",
     )
+    arms: tuple[str, ...] | None = Field(
+        None, description="those that are tuned now; by default all that have a knob"
+    )
     knobs: dict[str, Knob] = Field(
         {}, description="by arm, of those without a recipe, or in place of its recipe's"
     )
     diverged: tuple[str, ...] = Field(
-        (), description="trials that have no numbers: they count, and are never chosen"
+        (),
+        description="trials that have no numbers, since their training or a metric failed: they "
+        "count with all their steps, and are never chosen",
     )
 
     @field_validator("rates")
@@ -88,10 +100,11 @@ class Trial(Config):
     """One of an arm's settings, trained for a share of the steps of its last stage."""
 
     arm: str
+    digest: str = Field(description="of what is tuned: the arm as declared, data and network")
     rate: float
     value: int = Field(ge=0, le=1, description="which of the knob's")
     share: float
-    settings: dict[str, Any] = Field(description="what differs from the arm's, by path")
+    settings: Settings
 
     @property
     def label(self) -> str:
@@ -107,15 +120,31 @@ class Trial(Config):
 class Choice(Config):
     """What was chosen for an arm, and what it cost."""
 
-    settings: dict[str, Any] = Field(description="what differs from the arm's, by path")
-    trials: int = Field(ge=1, description="settings that were tried")
-    runs: int = Field(ge=1, description="trainings on each chain, of all shares of the steps")
-    forward_equivalents: float = Field(
-        ge=0, description="of all trainings on all chains but those that diverged"
+    settings: Settings
+    trials: int = Field(ge=1, description="settings that were tried, also those that diverged")
+    runs: int = Field(
+        ge=1, description="trainings on each chain; one that goes on from another counts anew"
     )
-    core_seconds: float | None = Field(None, ge=0, description="of the same, where measured")
+    forward_equivalents: float = Field(
+        ge=0, description="of all trainings on all chains; of those that diverged, all their steps"
+    )
+    core_seconds: float | None = Field(
+        None,
+        ge=0,
+        description="of the same, where measured; those that diverged at the pace of the others",
+    )
     score: float = Field(description="mean of the criterion over the validation chains")
     interior: bool = Field(description="whether the rate is neither least nor largest of the grid")
+
+
+class Tuned(Config):
+    """How far the tuning of an arm has come."""
+
+    digest: str = Field(description="of what is tuned; see `Trial`")
+    going_on: tuple[dict[str, Settings], ...] = Field(
+        (), description="by rung from the second on, the trials that it has, by label"
+    )
+    choice: Choice | None = Field(None, description="none before the last rung has run")
 
 
 class Choices(Config):
@@ -124,10 +153,14 @@ class Choices(Config):
     suite: str
     seeds: tuple[int, ...] = Field(min_length=1, description="the validation chains")
     criterion: str
-    going_on: tuple[dict[str, tuple[str, ...]], ...] = Field(
-        (), description="by rung from the second on, the labels of the trials that it has, by arm"
-    )
-    arms: dict[str, Choice] = Field({}, description="none before the last rung has run")
+    rates: tuple[Rate, ...]
+    rungs: tuple[Share, ...]
+    arms: dict[str, Tuned] = Field(min_length=1)
+
+    def is_by(self, tuning: Tuning, seeds: tuple[int, ...]) -> bool:
+        """Whether they were made by this rule on these chains, so that further arms are added."""
+        rule = (tuple(seeds), tuning.criterion, tuning.rates, tuning.rungs)
+        return (self.seeds, self.criterion, self.rates, self.rungs) == rule
 
 
 class Reference(Config):

@@ -365,7 +365,7 @@ def covered(config: Config, path: str) -> bool:
     part = functools.reduce(getattr, keys, config)
     bounds = {str(bound) for bound in type(part).model_fields[last].metadata}
     is_constant = len({text.split("=")[1].rstrip(")") for text in bounds}) == 1 and len(bounds) == 2
-    # by hdbench.suite.chain.without_unread: the same in all stages
+    # by hdbench.suite.stage.without_unread: the same in all stages
     is_reset = isinstance(part, Pairs) or (
         isinstance(part, GanSettings)
         and (

@@ -21,8 +21,8 @@ from hdbench.suite import budget, reading
 from hdbench.suite import stage as suite_stage
 from hdbench.suite.arms import base_arm, describe
 from hdbench.suite.budget import pairs_cost, total_cost
-from hdbench.suite.chain import measured_by
 from hdbench.suite.load import load_plan
+from hdbench.suite.measuring import measured_by
 from hdbench.suite.overrides import merge
 from hdbench.suite.plan import Plan, rows_of
 from hdbench.suite.reading import RECIPES, SUITES, find_suite, read_suite

@@ -11,6 +11,7 @@ from hdbench.cli import main
 from hdbench.core.config import validate
 from hdbench.core.errors import UserError
 from hdbench.experiments.tuning import choices
+from hdbench.methods.trajectory.meanflow import MeanFlow
 from hdbench.metrics.records import COLUMNS, with_count
 from hdbench.report.numbers import Numbers
 from hdbench.report.tables import TABLES
@@ -18,9 +19,9 @@ from hdbench.report.tables.render import render
 from hdbench.suite.budget import total_cost, trained_cost
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import leaves
-from hdbench.suite.reading import read_recipe
+from hdbench.suite.reading import read_recipe, read_suite
 from hdbench.suite.schema import Arm
-from hdbench.suite.trials import replaced
+from hdbench.suite.trials import digest_of_arm, replaced
 from tests.support import shipped
 from tests.support.tiny import REMOVED, REPOSITORY, write_suite
 from tests.unit.test_tables import synthetic
@@ -90,10 +91,12 @@ def test_a_tuned_arm_has_six_trials_that_differ_in_rate_and_knob_alone(tmp_path)
         knob = ("refine", "objective", "gan", "relative_weight")
         if trial.arm == "meanflow":
             knob = ("trajectory", "objective", "prob_t_equals_1")
-        assert arm[rate] == trial.rate * default[rate] and abs(arm[steps] - default[steps] / 2) <= 1
+        assert arm[rate] == trial.rate * default[rate] and arm[steps] == default[steps]
+        training = getattr(plan.arms[trial.name], stage)
+        assert training.span == range(round(default[steps] / 2))
         assert arm[knob] == (KNOB["values"] if stage == "refine" else [0.25, 0.1])[trial.value]
         changed = {key for key in arm if arm[key] != default.get(key)}
-        assert changed - {rate, steps, knob} <= {("steps",)}
+        assert changed - {rate, steps, knob} <= {("steps",), (stage, "stops")}
         assert plan.arms[trial.name].steps == (1,)
 
 
@@ -118,7 +121,10 @@ def test_the_better_half_goes_on_and_what_is_chosen_is_an_arm_of_the_reported_su
         *(f"hd_patch_{label}" for label in ("rate2_b", "rate2_a", "rate1_b")),
         *(f"meanflow_{label}" for label in ("rate0.5_a", "rate0.5_b", "rate1_a")),
     }
-    assert again.arms["hd_patch_rate1_b"].refine.steps == 8
+    assert again.arms["hd_patch_rate1_b"].refine.span == range(4, 8)
+    begun = {row.arm: row.stages["refine"] for row in again.rows if row.arm.startswith("hd_patch")}
+    whole = again.stage(begun["hd_patch_rate1_b"])
+    assert whole.parents["begun"] == begun["hd_patch_rate1_b_at50"]
     best |= {"hd_patch_rate2_b": 7.0, "meanflow_rate1_a": 6.0}
     result = tuned(suite, scores(again, best), tmp_path)
     costs = {
@@ -134,7 +140,7 @@ def test_the_better_half_goes_on_and_what_is_chosen_is_an_arm_of_the_reported_su
     ]
     assert "edge of tuning.rates for hd_patch: extend it, which is for all arms" in result.stderr
     written = yaml.safe_load(file.read_text())
-    assert written["arms"]["meanflow"]["settings"] == {} and written["seeds"] == [90, 91]
+    assert written["arms"]["meanflow"]["choice"]["settings"] == {} and written["seeds"] == [90, 91]
     reported_with_both(tmp_path, suite)
 
 
@@ -182,11 +188,14 @@ def test_a_rate_is_interior_once_the_grid_is_extended_for_all(tmp_path):
     tuning = {"rates": [0.5, 1, 2, 4], "knobs": {"hd_patch": KNOB}}
     plan = load_plan(tuning_suite(tmp_path, tuning=tuning))
     assert len(plan.suite.trials) == 2 * 8
-    result = choices(plan, scores(plan, {"hd_patch_rate2_b": 1.0, "meanflow_rate4_a": 1.0}))
-    assert {arm: best.interior for arm, best in result.arms.items()} == {
+    result, lacking = choices(
+        plan, scores(plan, {"hd_patch_rate2_b": 1.0, "meanflow_rate4_a": 1.0})
+    )
+    assert {arm: tuned.choice.interior for arm, tuned in result.arms.items()} == {
         "hd_patch": True, "meanflow": False
     }  # fmt: skip
-    assert {best.trials for best in result.arms.values()} == {8} and result.going_on == ()
+    assert {tuned.choice.trials for tuned in result.arms.values()} == {8} and not lacking
+    assert not any(tuned.going_on for tuned in result.arms.values())
 
 
 def test_a_trial_that_diverged_counts_and_is_not_chosen(tmp_path):
@@ -194,11 +203,19 @@ def test_a_trial_that_diverged_counts_and_is_not_chosen(tmp_path):
     plan = load_plan(tuning_suite(tmp_path, tuning=tuning))
     assert "hd_patch_rate2_b" not in plan.arms
     frame = scores(plan, {"hd_patch_rate2_a": float("nan"), "hd_patch_rate1_b": 3.0})
-    best = choices(plan, frame).arms["hd_patch"]
-    assert (best.score, best.trials) == (3.0, 6)
-    lacking = frame[(frame.arm != "hd_patch_rate1_b") | (frame.seed == 90)]
+    best = choices(plan, frame)[0].arms["hd_patch"].choice
+    assert (best.score, best.trials, best.runs) == (3.0, 6, 6)
+    ended = load_plan(tuning_suite(tmp_path, tuning=tuning | {"diverged": []}))
+    of_all = choices(ended, scores(ended, {}))[0].arms["hd_patch"].choice
+    assert best.forward_equivalents == of_all.forward_equivalents
+    # 2 s a stage and chain: six second stages, of which one's cost is known from the others' pace
+    shares = [trained_cost(p, [t for t in p.suite.trials if "patch" in t]) for p in (plan, ended)]
+    assert best.core_seconds == pytest.approx(2 * 2 * 6 * shares[1] / shares[0], abs=0.1)
+    lacks = frame[(frame.arm != "hd_patch_rate1_b") | (frame.seed == 90)]
+    made, lacking = choices(plan, lacks)
+    assert set(made.arms) == {"meanflow"} and lacking == {"hd_patch": ["hd_patch_rate1_b"]}
     with pytest.raises(UserError, match="no fd_calibrated_train of hd_patch_rate1_b on every"):
-        choices(plan, lacking)
+        choices(plan, lacks[lacks.arm.str.startswith("hd_patch")])
     frame.loc[frame.arm.str.startswith("hd_patch"), "value"] = float("nan")
     with pytest.raises(UserError, match="have diverged, so none is left"):
         choices(plan, frame)
@@ -212,6 +229,10 @@ def test_a_trial_that_diverged_counts_and_is_not_chosen(tmp_path):
         ({"tuning": {"rungs": [0.5]}}, "the last of them 1"),
         ({"tuning": {"criterion": "fd_calibrate_train", "knobs": {"hd_patch": KNOB}}},
          "tuning.criterion = 'fd_calibrate_train': the suite measures nothing of that name"),
+        ({"tuning": {"arms": ["meanfow"]}}, "tuning.arms: 'meanfow': unknown arm; did you mean"),
+        ({"tuning": {"arms": ["td"]}}, "arms.td: it has no knob; add one to its recipe, or"),
+        ({"tuning": {"rungs": [0.01, 1.0], "arms": ["meanflow"]}},
+         "stops = [0.01]: of 3 steps one of its stages has none; give other shares"),
         ({"tuning": {"knobs": {"hd_pach": KNOB}}}, "unknown arm; did you mean 'hd_patch'?"),
         ({"tuning": {"knobs": {"hd_patch": KNOB | {"path": "refine.objective.gan.weight"}}}},
          "the arm has no such value; did you mean"),
@@ -229,28 +250,131 @@ def test_mistakes_of_tuning_are_one_sentence(tmp_path, changes, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_an_arm_is_not_tuned_on_its_own_chains_or_on_nothing(tmp_path):
-    suite = tuning_suite(tmp_path)
-    entry = {"tuned": {"suite": suite, "arm": "hd_patch"}}
-    changes = {"arms.t": entry, "tables": REMOVED}
-
-    def refusal() -> str:
-        with pytest.raises(UserError) as error:
-            load_plan(str(write_suite(tmp_path, changes)))
-        return str(error.value)
-
-    assert "there is no" in refusal() and "`hdbench tuned --suite" in refusal()
-    file = tmp_path / "tuned/tuning.yaml"
-    file.parent.mkdir()
+def chosen(folder, suite: str, arm: str, **changes) -> None:
+    """Write that an arm was tuned, and is best as it is declared."""
+    trials = load_plan(suite).suite.trials.values()
     choice = {"settings": {}, "trials": 6, "runs": 6, "forward_equivalents": 1.0, "score": 1.0,
               "interior": True}  # fmt: skip
-    content = {"suite": "tuning", "seeds": [90], "criterion": "c", "arms": {"hd_patch": choice}}
-    file.write_text(yaml.safe_dump(content))
-    load_plan(str(write_suite(tmp_path, changes)))
-    changes["seeds"] = [90]
-    assert "settings are chosen on chain 90, which is reported too" in refusal()
-    changes |= {"seeds": [1], "arms.t": {"tuned": {"suite": suite, "arm": "hd_pach"}}}
-    assert "has no choice for it; did you mean 'hd_patch'?" in refusal()
+    digest = next(trial.digest for trial in trials if trial.arm == arm)
+    entry = {"digest": digest, "choice": choice} | changes
+    content = {"suite": "tuning", "seeds": [90, 91], "criterion": "c", "rates": [0.5, 1.0, 2.0],
+               "rungs": [0.5, 1.0], "arms": {arm: entry}}  # fmt: skip
+    (folder / "tuned").mkdir(exist_ok=True)
+    (folder / "tuned/tuning.yaml").write_text(yaml.safe_dump(content))
+
+
+def refusal(suite) -> str:
+    with pytest.raises(UserError) as error:
+        load_plan(str(suite))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def reporting(folder, suite: str, arm: str, **changes):
+    """A suite that extends the reported one, with an arm as it was tuned."""
+    data = {"extends": str(folder / "suites/reported.yaml"), "title": "R"} | changes
+    data["arms"] = changes.get("arms", {}) | {"t": {"tuned": {"suite": suite, "arm": arm}}}
+    path = folder / "suites/reporting.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def test_an_arm_is_not_tuned_on_its_own_chains_or_on_nothing(tmp_path):
+    suite = tuning_suite(tmp_path)
+    no_file = refusal(reporting(tmp_path, suite, "hd_patch"))
+    assert "there is no" in no_file and "`hdbench tuned --suite" in no_file
+    chosen(tmp_path, suite, "hd_patch")
+    assert load_plan(str(reporting(tmp_path, suite, "hd_patch"))).suite.tuned["t"].choice.runs == 6
+    own = refusal(reporting(tmp_path, suite, "hd_patch", seeds=[90]))
+    assert "settings are chosen on chain 90, which is reported too" in own
+    unknown = refusal(reporting(tmp_path, suite, "hd_pach"))
+    assert "has no choice for it; did you mean 'hd_patch'?" in unknown
+    chosen(tmp_path, suite, "hd_patch", choice=None)
+    early = refusal(reporting(tmp_path, suite, "hd_patch"))
+    assert "the last rung of hd_patch has not been run" in early
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_stale"),
+    [
+        ({"arms": {"hd_patch": {"refine": {"clip": 0.5}}}}, True),
+        ({"base": {"refine": {"batch": 4}}}, True),
+        ({"data": {"seed": 5}}, True),
+        ({"network": {"heads": 1}}, True),
+        ({"teacher": {"guidance": 3.0}}, True),
+        ({"arms": {"hd_patch": {"title": "HD"}}, "evaluation": {"samples": 40}}, False),
+        ({"teacher": {"seed": 5}}, False),
+    ],
+)
+def test_an_arm_that_was_edited_since_has_no_tuned_settings(tmp_path, changes, is_stale):
+    suite = tuning_suite(tmp_path)
+    chosen(tmp_path, suite, "hd_patch")
+    path = reporting(tmp_path, suite, "hd_patch", **changes)
+    if is_stale:
+        assert "chosen for hd_patch as it was declared then, and it, its data" in refusal(path)
+    else:
+        assert load_plan(str(path)).suite.tuned["t"].arm == "hd_patch"
+
+
+def test_the_digest_covers_the_arm_whose_compute_is_taken_and_versions(tmp_path, monkeypatch):
+    suite = tuning_suite(tmp_path)
+    chosen(tmp_path, suite, "meanflow")
+    longer = {"arms": {"hd": {"refine": {"steps": 9}}}}
+    assert "has changed since" in refusal(reporting(tmp_path, suite, "meanflow", **longer))
+    path = reporting(tmp_path, suite, "meanflow")
+    assert load_plan(str(path)).suite.tuned["t"].arm == "meanflow"
+    monkeypatch.setattr(MeanFlow, "version", MeanFlow.version + 1)
+    assert "has changed since" in refusal(path)
+
+
+def test_an_arm_may_be_its_own_tuned_one_also_where_others_take_its_compute(tmp_path):
+    suite = tuning_suite(tmp_path)
+    chosen(tmp_path, suite, "meanflow", choice={
+        "settings": {"trajectory.learning_rate": 1e-3}, "trials": 6, "runs": 6, "score": 1.0,
+        "forward_equivalents": 1.0, "interior": True,
+    })  # fmt: skip
+    content = yaml.safe_load((tmp_path / "tuned/tuning.yaml").read_text())
+    of_meanflow = content["arms"]["meanflow"]
+    of_hd = {"digest": digest_of_arm_in(tmp_path, "hd"), "choice": of_meanflow["choice"] | {
+        "settings": {"refine.learning_rate": 1e-3}}}  # fmt: skip
+    content["arms"]["hd"] = of_hd
+    (tmp_path / "tuned/tuning.yaml").write_text(yaml.safe_dump(content))
+    arms = {arm: {"tuned": {"suite": suite, "arm": arm}} for arm in ("meanflow", "hd")}
+    plan = load_plan(str(reporting(tmp_path, suite, "meanflow", arms=arms)))
+    assert plan.arms["meanflow"].trajectory.learning_rate == 1e-3
+    assert plan.arms["hd"].refine.learning_rate == 1e-3
+
+
+def digest_of_arm_in(folder, arm: str) -> str:
+    path = folder / "suites/reported.yaml"
+    return digest_of_arm(arm, read_suite(path), path)
+
+
+def test_some_arms_are_tuned_first_and_the_rest_is_added(tmp_path):
+    rule = {"rungs": [0.5, 1.0], "knobs": {"hd_patch": KNOB}}
+    first = tuning_suite(tmp_path, tuning=rule | {"arms": ["meanflow"]})
+    assert {trial.arm for trial in load_plan(first).suite.trials.values()} == {"meanflow"}
+    assert set(load_plan(first).arms) == {"hd", *load_plan(first).suite.trials}
+    for _ in rule["rungs"]:
+        plan = load_plan(first)
+        assert tuned(first, scores(plan, {}), tmp_path).exit_code == 0
+    file = tmp_path / "tuned/tuning.yaml"
+    of_first = yaml.safe_load(file.read_text())["arms"]
+    assert set(of_first) == {"meanflow"} and of_first["meanflow"]["choice"]["runs"] == 9
+    both = load_plan(tuning_suite(tmp_path, tuning=rule))
+    frame = scores(both, {})
+    result = tuned(first, frame[frame.arm.str.startswith("meanflow")], tmp_path)
+    assert "hd_patch: no fd_calibrated_train of hd_patch_rate0.5_a_at50, " in result.stderr
+    assert yaml.safe_load(file.read_text())["arms"] == of_first
+    tuned(first, frame[frame.arm.str.startswith("hd_patch")], tmp_path)
+    of_both = yaml.safe_load(file.read_text())["arms"]
+    assert of_both["meanflow"] == of_first["meanflow"] and len(of_both["hd_patch"]["going_on"]) == 1
+    # another rule begins anew, since all arms have the same number of trials
+    extended = load_plan(tuning_suite(tmp_path, tuning=rule | {"rates": [0.5, 1, 2, 4]}))
+    assert {trial.share for trial in extended.suite.trials.values()} == {0.5}
+    frame = scores(extended, {})
+    tuned(first, frame[frame.arm.str.startswith("hd_patch")], tmp_path)
+    assert set(yaml.safe_load(file.read_text())["arms"]) == {"hd_patch"}
 
 
 def test_a_suite_that_reports_tuned_arms_is_tuned_without_them(tmp_path):
@@ -261,11 +385,7 @@ def test_a_suite_that_reports_tuned_arms_is_tuned_without_them(tmp_path):
     data["arms"]["t"] = {"tuned": {"suite": suite, "arm": "meanflow"}}
     reported.write_text(yaml.safe_dump(data))
     assert load_plan(suite).suite.trials == trials  # before there is a choice
-    choice = {"settings": {}, "trials": 6, "runs": 6, "forward_equivalents": 1.0, "score": 1.0,
-              "interior": True}  # fmt: skip
-    content = {"suite": "tuning", "seeds": [90, 91], "criterion": "c", "arms": {"meanflow": choice}}
-    (tmp_path / "tuned").mkdir()
-    (tmp_path / "tuned/tuning.yaml").write_text(yaml.safe_dump(content))
+    chosen(tmp_path, suite, "meanflow")
     assert load_plan(suite).suite.trials == trials  # and after
     assert load_plan(str(reported)).suite.tuned["t"].arm == "meanflow"
 

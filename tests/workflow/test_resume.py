@@ -138,6 +138,47 @@ def test_killed_twice_and_resumed_is_the_same_to_the_bit(name, whole, tmp_path, 
     assert_same_bytes(stage_id, results, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        ("meanflow", {"trajectory": {"stops": [0.3, 0.55, 1.0]}, "refine": None}),
+        ("dmd_awd_logit",
+         {"refine": {"objective": {"discriminator": "awd_logit"}, "stops": [0.4, 1.0]}}),
+    ],
+)  # fmt: skip
+def test_a_training_in_several_stages_is_one_without_a_stop_to_the_bit(
+    name, cut, whole, tmp_path, monkeypatch
+):
+    plan, results = whole
+    cut_plan = tiny_plan(tmp_path, LENGTH | {"arms.cut": cut})
+    kind, _ = TRAINED[name]
+    stages = [stage_of(cut_plan, kind, "cut")]
+    while begun := cut_plan.stages[stages[0]].parents.get("begun"):
+        stages.insert(0, begun)
+    at_once = find(plan, name)
+    stops = cut[kind]["stops"]
+    assert len({*stages, at_once}) == 1 + len(stops)
+    copy_parents(plan, at_once, results, tmp_path)
+    run_until(cut_plan, tmp_path, stages[-2])
+    file = artifact.folder(tmp_path, stages[-2]) / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"core_seconds": 1e6}))
+    begun = round(stops[-2] * STEPS)
+    killed_after(begun + 2, cut_plan, stages[-1], tmp_path)
+    assert finish(cut_plan, stages[-1], tmp_path, monkeypatch) <= STEPS - begun - 2
+    for file in ("weights.safetensors", "history.csv"):
+        whole_bytes = (artifact.folder(results, at_once) / file).read_bytes()
+        assert (artifact.folder(tmp_path, stages[-1]) / file).read_bytes() == whole_bytes, file
+    folders, manifests = zip(*(artifact.load(tmp_path, stage) for stage in stages), strict=True)
+    assert [(folder / CHECKPOINT).exists() for folder in folders] == [True] * len(stages[1:]) + [
+        False
+    ]
+    assert manifests[-1]["core_seconds"] < 1e6  # its own
+    costs = [manifest["forward_equivalents"] for manifest in manifests]
+    of_whole = artifact.load(results, at_once)[1]["forward_equivalents"]
+    assert sum(costs) == pytest.approx(of_whole)
+    assert costs[0] == pytest.approx(stops[0] * of_whole)
+
+
 def test_the_command_resumes_after_kill_9_and_after_ctrl_c(whole, tmp_path, monkeypatch):
     plan, results = whole
     stage_id = find(plan, "dmd_awd_logit")

@@ -149,7 +149,7 @@ class Costs:
         guided_teacher = self.plan.suite.teacher.guidance.active
         passes = training.objective.passes(self.plan.suite.network.depth, guided_teacher)
         forwards = by_precision(passes, training.precision, training.gradient_checkpointing)
-        samples = training.planned_steps * training.batch
+        samples = len(training.span) * training.batch
         return Cost(
             flops={precision: flops * samples * count for precision, count in forwards.items()},
             disk=4 * held.student,

@@ -68,14 +68,14 @@ def look(plan: Plan, results: Path) -> pd.DataFrame:
 def work_of(plan: Plan, stage: Stage) -> float:
     """What a stage's seconds are proportional to: forward-equivalents, or sampling steps."""
     if training := stage.training:
-        return training.planned_steps * cost_per_step(plan, training)
+        return len(training.span) * cost_per_step(plan, training)
     config = stage.config.model_dump()
     return config.get("samples", config.get("count", 1)) * config.get("steps", 1)
 
 
 def steps_of(stage: Stage) -> int:
     """Steps that a checkpoint may count, 0 where there are none."""
-    return stage.training.planned_steps if stage.training else 0
+    return stage.training.span.stop if stage.training else 0
 
 
 def state_of(results: Path, stage: Stage, logs: list[Path]) -> dict[str, Any]:
