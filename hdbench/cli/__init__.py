@@ -10,6 +10,7 @@ from hdbench.cli import (
     stages,
     submissions,
     tools,
+    verify,
     workspace,
 )
 from hdbench.cli.group import main
@@ -23,5 +24,6 @@ __all__ = [
     "stages",
     "submissions",
     "tools",
+    "verify",
     "workspace",
 ]

@@ -116,6 +116,7 @@ COMMANDS = {
     },
     "reference": EVALUATION_OPTIONS | {"--source", "--dataset", "--protocol", "--out"},
     "import": {"benchmark", "scores", "--name", "--partial", "--out"},
+    "verify": {"tables", "--suite", "--rerun", "--seed", "--release", "--threads", "--device"},
 }
 
 for _name in (
