@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
-from hdbench.cli import evaluate, experiments, imports, report, stages, tools, workspace
+from hdbench.cli import (
+    evaluate,
+    experiments,
+    imports,
+    report,
+    stages,
+    submissions,
+    tools,
+    verify,
+    workspace,
+)
 from hdbench.cli.group import main
 
-__all__ = ["evaluate", "experiments", "imports", "main", "report", "stages", "tools", "workspace"]
+__all__ = [
+    "evaluate",
+    "experiments",
+    "imports",
+    "main",
+    "report",
+    "stages",
+    "submissions",
+    "tools",
+    "verify",
+    "workspace",
+]

@@ -85,7 +85,7 @@ SECTIONS = {  # of `hdbench --help`, in the order of a user's work
     "Evaluate any images": ("evaluate", "reference", "import"),
     "Render, judge and publish": (
         *("collect", "tables", "figures", "claims", "preregister", "published", "publish"),
-        *("export", "ship"),
+        *("export", "ship", "submit", "validate", "leaderboard"),
     ),
     "Experiments and development": (
         *("theory", "flops", "probes", "tuned", "latency", "rehearse", "prose"),

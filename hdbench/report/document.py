@@ -13,6 +13,7 @@ import pandas as pd
 
 from hdbench.core.outputs import write_outputs
 from hdbench.metrics.records import Interval
+from hdbench.report.page import SCRIPT, STYLE_SHEET
 
 TEX = str.maketrans(
     {
@@ -137,21 +138,13 @@ def markdown_table(document: Document) -> str:
     return frame.to_markdown(index=False, disable_numparse=True, colalign=align)
 
 
-STYLE_SHEET = """body{font:14px/1.45 system-ui,sans-serif;margin:1rem;color:#222}
-div{overflow-x:auto}
-table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:9rem;position:sticky;left:0;
-background:#fff}
-.text td,.text th,.text td:first-child{white-space:normal;text-align:left;min-width:0}
-p{max-width:60rem}"""
-
-
 def to_html(document: Document) -> str:
-    """One self-contained page."""
-    kind = "text" if document.layout == "text" else ""
+    """One self-contained page, light or dark as the reader's, its tables to be sorted."""
     text = ""
     for table in (document, *document.then):
+        kind = "text" if document.layout == "text" else ""
+        if not any(isinstance(row, str) for row in table.rows):
+            kind += " sortable"
         # marks that pandas does not escape stand for tags
         frame = table.frame("\x02{}\x03", "\x04{}\x05")
         body = frame.to_html(index=False, border=0, classes=kind, justify="inherit")
@@ -164,7 +157,8 @@ def to_html(document: Document) -> str:
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE_SHEET}</style><p>{title}</p>{text}{below}</html>\n"
+        f"<title>{title}</title><style>{STYLE_SHEET}</style><p>{title}</p>{text}{below}"
+        f"<script>{SCRIPT}</script></html>\n"
     )
 
 

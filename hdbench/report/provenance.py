@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import digest_of, from_json, sha256
-from hdbench.core.provenance import DIRTY, UNKNOWN
+from hdbench.core.provenance import DIRTY, UNKNOWN, git
 
 STAGES = "stages.csv"
 ENVIRONMENTS = "environments.json"
@@ -174,6 +174,36 @@ def is_collected(metrics: Path) -> bool:
     except UserError:
         return False  # none there, or another file
     return run.digests.get(METRICS) == sha256(metrics)
+
+
+def faults(run: Run, folder: Path) -> list[str]:
+    """What a release may not have: stages of a tree with changes, of a commit that no tag of this
+    repository is on, or of other versions than a lock file's.  A shipped stage need be clean alone.
+    """
+    place = folder / STAGES
+    total = f"of {len(run.stages)} stages"
+    unclean = [stage for stage in run.stages if not stage.clean]
+    here = [stage for stage in run.stages if stage.clean and stage.shipped is None]
+    untagged = [
+        commit
+        for commit in sorted({stage.commit for stage in here})
+        if (said := git(Path(), "tag", "--points-at", commit)) is None or not said.stdout.strip()
+    ]
+    locks = {stage.id: run.environments[stage.environment].get("lock", UNKNOWN) for stage in here}
+    other = {stage: lock for stage, lock in locks.items() if lock == UNKNOWN or ":" in lock}
+    return [
+        *(
+            f"{place}: {len(unclean)} {total} ran from a tree with changes or of no known commit, "
+            f"such as {stage.id} ({described(stage)})"
+            for stage in unclean[:1]
+        ),
+        *(f"{place}: commit {commit[:12]} has no tag in this repository" for commit in untagged),
+        *(
+            f"{place}: {len(other)} {total} ran with other versions than the lock file's, or with "
+            f"unknown ones, such as {stage} ({lock})"
+            for stage, lock in list(other.items())[:1]
+        ),
+    ]
 
 
 def check_clean(run: Run, folder: Path) -> None:

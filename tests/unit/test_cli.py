@@ -93,6 +93,11 @@ COMMANDS = {
     "rehearse": {"--suite", "--results", "--config", "--gpu", "--jobs"},
     "latency": {"--suite", "--results", "--rounds", "--device", "--threads"},
     "doctor": {"--suite", "--results", "--config", "--device", "--verify"},
+    "submit": {"--arm", "--title", "--settings-tried", "--suite", "--results", "--out"},
+    "validate": {"bundle"},
+    "leaderboard": {
+        *("bundles", "--metrics", "--without-reference", "--suite", "--results", "--out")
+    },
     "tensorboard": {"--suite", "--results", "--watch", "--out"},
     "status": {"--suite", "--results", "--watch", "--cores"},
     "evaluate": EVALUATION_OPTIONS
@@ -111,11 +116,12 @@ COMMANDS = {
     },
     "reference": EVALUATION_OPTIONS | {"--source", "--dataset", "--protocol", "--out"},
     "import": {"benchmark", "scores", "--name", "--partial", "--out"},
+    "verify": {"tables", "--suite", "--rerun", "--seed", "--release", "--threads", "--device"},
 }
 
 for _name in (
     *("evaluate", "import", "collect", "tables", "claims", "figures", "published", "compare"),
-    *("publish", "theory", "flops", "probes", "export", "latency"),
+    *("publish", "theory", "flops", "probes", "export", "latency", "submit", "leaderboard"),
 ):
     COMMANDS[_name] |= {"--force"}
 
