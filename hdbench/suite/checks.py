@@ -17,6 +17,7 @@ from hdbench.metrics import METRICS, metric_of
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.arms import is_teacher
+from hdbench.suite.checks_of_expected import check_expected
 from hdbench.suite.limits import check_sizes
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Suite
@@ -55,41 +56,6 @@ def _check_tuning(suite: Suite, source: str) -> None:
         )
 
 
-def _check_expected(plan: Plan, source: str) -> None:
-    """What is expected is of a row, a metric or a stage of the suite."""
-    expected = plan.suite.expected
-    for number, entry in enumerate(expected.metrics if expected else ()):
-        key = f"{source}: expected.metrics.{number}"
-        if entry.arm not in plan.arms:
-            raise UserError(
-                f"{key}.arm = {entry.arm!r}: unknown arm" + nearest(entry.arm, plan.arms)
-            )
-        if entry.steps not in (steps := plan.arms[entry.arm].steps):
-            raise UserError(
-                f"{key}.steps = {entry.steps}: arm {entry.arm!r} has {list(steps)}; name one"
-            )
-        known = (*PROTOCOLS[plan.suite.evaluation.protocol].metrics, *plan.suite.evaluation.metrics)
-        kind = metric_of(entry.metric)
-        if kind is None or kind.name not in known or not kind.better:
-            raise UserError(
-                f"{key}.metric = {entry.metric!r}: the suite measures nothing of that name of "
-                "which one end is better" + nearest(entry.metric, known)
-            )
-    for number, entry in enumerate(expected.curves if expected else ()):
-        key = f"{source}: expected.curves.{number}"
-        if entry.arm not in plan.arms:
-            raise UserError(
-                f"{key}.arm = {entry.arm!r}: unknown arm" + nearest(entry.arm, plan.arms)
-            )
-        arm = plan.arms[entry.arm]
-        training = plan.suite.teacher.training if entry.stage == "teacher" else None
-        if not (training or getattr(arm, entry.stage, None)) or arm.real:
-            raise UserError(
-                f"{key}.stage = {entry.stage!r}: arm {entry.arm!r} trains no such stage; name "
-                "another"
-            )
-
-
 def check(plan: Plan, source: str) -> None:
     """UserError for the first combination of keys that cannot be; `source` is the suite's file."""
     suite = plan.suite
@@ -103,7 +69,7 @@ def check(plan: Plan, source: str) -> None:
         )
     _check_stage2_seeds(suite, source)
     _check_tuning(suite, source)
-    _check_expected(plan, source)
+    check_expected(plan, source)
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,3 +55,12 @@ class Expected(Config):
 
     metrics: tuple[ExpectedMetric, ...] = ()
     curves: tuple[ExpectedCurve, ...] = ()
+
+
+Expectations = Annotated[
+    Expected | None,
+    Field(
+        exclude_if=lambda expected: expected is None,
+        description="what a sound run comes to, with sources; of no suite that extends this one",
+    ),
+]
