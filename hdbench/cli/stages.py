@@ -227,7 +227,10 @@ def plan_command(suite, results):
 )
 @clean_errors
 def status_command(suite, results, cores, every):
-    """Say what of a suite is done, running, failed and waiting, and the time left; only reads."""
+    """Say what of a suite is done, running, failed and waiting, and the time left; only reads.
+
+    Where the suite says what is expected, also whether what is measured so far is on track.
+    """
     from hdbench.tools.status.report import watch  # start-up: of this command alone
 
     def show(text: str) -> None:

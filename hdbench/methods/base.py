@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -24,6 +25,23 @@ SamplerName = Literal["ode", "flow_map", "consistency", "mix"]
 AdaptivePower = Annotated[
     float, Field(ge=0, description="p of the adaptive weight 1 / (d + c)^p, d a mean of squares")
 ]
+
+
+LogitNormal = Annotated[
+    tuple[float, Annotated[float, Field(gt=0)]] | None,
+    Field(
+        exclude_if=lambda moments: moments is None,
+        description="mean and standard deviation of logit t; None: t is uniform",
+    ),
+]
+
+
+def times_of(u: Tensor, logit_normal: tuple[float, float] | None) -> Tensor:
+    """t (B,) in [0, 1] of a `LogitNormal` law from u (B,), uniform in [0, 1), by its quantiles."""
+    if logit_normal is None:
+        return u
+    mean, deviation = logit_normal
+    return torch.sigmoid(mean + deviation * torch.special.ndtri(u))
 
 
 class Passes(NamedTuple):

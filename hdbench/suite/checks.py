@@ -17,6 +17,7 @@ from hdbench.metrics import METRICS, metric_of
 from hdbench.networks.config import SanaConfig
 from hdbench.networks.text import TextConfig
 from hdbench.suite.arms import is_teacher
+from hdbench.suite.checks_of_expected import check_expected
 from hdbench.suite.limits import check_sizes
 from hdbench.suite.plan import Plan
 from hdbench.suite.schema import Suite
@@ -68,6 +69,7 @@ def check(plan: Plan, source: str) -> None:
         )
     _check_stage2_seeds(suite, source)
     _check_tuning(suite, source)
+    check_expected(plan, source)
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)

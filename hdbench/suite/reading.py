@@ -54,7 +54,9 @@ def read_suite(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
             file = find_suite(str(parent))
         except UserError as error:
             raise UserError(f"{path}: extends = {parent!r}: {error}") from None
-        data = merge(read_suite(file, (*seen, path)), data)
+        inherited = read_suite(file, (*seen, path))
+        inherited.pop("expected", None)  # of the other's settings
+        data = merge(inherited, data)
     arms = data.get("arms")
     if only is not None and isinstance(arms, dict):  # anything else fails in `validate`
         if not isinstance(only, list) or not only:

@@ -16,6 +16,7 @@ from hdbench.networks.config import NetworkConfig
 from hdbench.networks.prediction import ALLOW
 from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
+from hdbench.suite.expected import Expectations
 from hdbench.suite.overrides import leaves
 from hdbench.suite.shape import Shape
 from hdbench.suite.tables import Tables
@@ -334,6 +335,7 @@ class Suite(TrainedOn):
         description="those of hdbench.report.tables that are rendered, or what differs from their "
         "defaults, by table; null leaves one out",
     )
+    expected: Expectations = None
 
     # made of `tuning`, and of arms that say `tuned`; see hdbench.suite.trials
     trials: dict[str, Trial] = Field({}, exclude_if=absent)

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hdbench.core.seeds import Draws, Split
-from hdbench.flow.path import expand, guided, interpolate
+from hdbench.flow.path import expand, guided, interpolate, velocity
 from hdbench.methods import DMD, Consistency, FlowMatching, MeanFlow
-from hdbench.methods.base import Objective, Problem, adaptive_mean_square
+from hdbench.methods.base import Objective, Problem, adaptive_mean_square, times_of
 from hdbench.methods.discriminators import HEADS, build_head, parameter_count
 from hdbench.methods.discriminators.awd import AwdLogit, AwdLoss, AwdPool
 from hdbench.methods.discriminators.base import HeadOutput
@@ -127,9 +127,9 @@ def test_flow_matching_gradient_vanishes_for_a_mixture_in_expectation():
 def test_times_are_logit_normal():
     """P(t <= q) = Phi((logit q - m) / s), and t stays in [0, 1] where u is 0 or nearly 1."""
     u = torch.cat([torch.linspace(0, 1 - 2**-24, 1001), torch.tensor([0.5])])
-    assert torch.equal(FlowMatching().times(u), u)
+    assert torch.equal(times_of(u, None), u)
     for m, s in ((0.0, 1.0), (0.7, 0.5)):
-        t = FlowMatching(logit_normal=(m, s)).times(u)
+        t = times_of(u, (m, s))
         assert t[0] == 0 and t[1000] <= 1 and (t[:1001].diff() > 0).all()
         phi = 0.5 * (1 + torch.erf((t.double().logit() - m) / (s * 2**0.5)))
         torch.testing.assert_close(phi[:-2].float(), u[:-2], atol=1e-5, rtol=0)
@@ -149,6 +149,52 @@ def test_label_dropout_replaces_its_share_by_the_null_label():
 
 
 # MeanFlow
+
+
+def test_times_of_meanflow_are_the_order_statistics_of_two_logit_normals():
+    """E max and E min of two draws by a quadrature of their distribution function F: the densities
+    are 2 F f and 2 (1 - F) f.
+    """
+    d = Draws((5,), torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.long), 40000)
+    objective = MeanFlow(prob_r_equals_t=0.25, prob_t_equals_1=0.0, logit_normal=(-0.4, 1.0))
+    r, t, moving = objective.draw_times(d)
+    u = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
+    quantiles = torch.sigmoid(-0.4 + torch.special.ndtri(u))
+    assert (r[: moving.at] == t[: moving.at]).all() and (r <= t).all()
+    largest, least = (2 * u * quantiles).mean(), (2 * (1 - u) * quantiles).mean()
+    assert t.double().mean() == pytest.approx(largest.item(), abs=4e-3)
+    assert r[moving.at :].double().mean() == pytest.approx(least.item(), abs=4e-3)
+
+
+def test_the_first_share_of_meanflows_steps_takes_the_teacher_without_guidance():
+    """Also where a run goes on from a checkpoint inside the first share; passes count it."""
+    plain, strong = small_transformer(False), small_transformer(False, seed=1)
+    problem = Problem(
+        student=small_transformer(True, seed=2),
+        learning_rate=1e-3,
+        teacher=plain,
+        teacher_velocity=velocity(strong),
+    )
+    draws = Draws((0,), torch.randn(9, 1, 8, 8), torch.arange(9) % 3, 12)
+    (update,) = MeanFlow(unguided=0.25).updates(problem)
+    batch = update.draw(draws)
+
+    def expected(teacher) -> float:
+        z = interpolate(batch["x"], batch["eps"], batch["t"])
+        v = velocity(teacher)(z, batch["t"], batch["c"]).detach()
+        residual = meanflow.meanflow_residual(problem.student, v, z, *(batch[k] for k in "rtc"))
+        return residual.square().mean().item()
+
+    ways = [expected(plain), expected(strong)]
+    assert abs(ways[0] - ways[1]) > 1e-3
+    for step, way in ((0, 0), (4, 0), (5, 1), (19, 1), (3, 0)):
+        update.on_step(step, 20)
+        assert update.loss(batch)[1]["mean_square"].item() == pytest.approx(ways[way], rel=1e-5)
+    assert MeanFlow(unguided=0.25).passes(4, True)["teacher"].forward == 1.75
+    assert MeanFlow(unguided=0.25).passes(4, False)["teacher"].forward == 1
+    assert (
+        "unguided" not in MeanFlow().model_dump() and "logit_normal" not in MeanFlow().model_dump()
+    )
 
 
 @pytest.mark.slow

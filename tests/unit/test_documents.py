@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
+from hdbench.suite.schema import RunConfig
 from tests.support.tiny import REPOSITORY
 
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
@@ -15,6 +17,7 @@ DOCUMENTS = [
     *REPOSITORY.glob("*.md"),
     *(REPOSITORY / "docs").rglob("*.md"),
     *(REPOSITORY / "plugins").glob("*/*.md"),
+    REPOSITORY / "config/README.md",
 ]
 
 
@@ -51,3 +54,10 @@ def test_the_readme_is_one_that_is_read():
     assert len(text.splitlines()) <= 150
     assert len(text.split()) <= 900
     assert "<!--" not in text and "{{" not in text
+
+
+def test_the_configuration_is_documented_key_by_key_with_its_defaults():
+    text = (REPOSITORY / "config/README.md").read_text(encoding="utf-8")
+    documented = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", text, re.MULTILINE))
+    defaults = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text(encoding="utf-8"))
+    assert documented == defaults and documented.keys() == RunConfig.model_fields.keys()

@@ -145,3 +145,20 @@ def test_one_diverging_arm_leaves_the_others_whole(workspace, monkeypatch):
     assert float(table.fd_test_64["teacher"]) > 0 and table.note["teacher"] == ""
     assert not (workspace / "paper_tables").exists()  # a run publishes nothing
     assert {path.stem for path in (results / plan.name / "figures").glob("[!.]*")} == set(FIGURES)
+
+
+def test_the_documented_module_plans_the_suite_and_a_rule_of_its_own(workspace):
+    write_suite(workspace)
+    config = yaml.safe_load((REPOSITORY / "workflow/config.yaml").read_text(encoding="utf-8"))
+    (workspace / "mine.yaml").write_text(yaml.safe_dump(config | {"flops": "none"}))
+    text = (REPOSITORY / "config/README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (workspace / "Snakefile.mine").write_text(code)
+    words = ("mine", "--snakefile", "Snakefile.mine", "--dry-run", "--quiet", "host")
+    result = snakemake(workspace, *words)
+    assert result.returncode == 0, result.stderr
+    jobs = planned(result.stdout)
+    plan = load_plan(str(workspace / "tiny.yaml"))
+    kinds = [stage.kind for stage in plan.stages.values()]
+    assert jobs["mine"] == ["mine.txt"] and len(jobs["refine"]) == kinds.count("refine")
+    assert "flops" not in jobs and "figures" not in jobs

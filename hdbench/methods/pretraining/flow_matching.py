@@ -6,14 +6,22 @@ t     uniform, or logit t ~ N(m, s^2) (Stable Diffusion 3, arXiv 2403.03206, Sec
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hdbench.flow.path import Velocity, interpolate, velocity
-from hdbench.methods.base import Batch, Loss, Objective, Passes, student_update
+from hdbench.methods.base import (
+    Batch,
+    LogitNormal,
+    Loss,
+    Objective,
+    Passes,
+    student_update,
+    times_of,
+)
 
 
 class FlowMatching(Objective):
@@ -27,28 +35,17 @@ class FlowMatching(Objective):
         default=0.1, ge=0, le=1, description="share of labels made the null label, for guidance"
     )
 
-    logit_normal: tuple[float, Annotated[float, Field(gt=0)]] | None = Field(
-        default=None,
-        exclude_if=lambda moments: moments is None,
-        description="mean and standard deviation of logit t; None: t is uniform",
-    )
+    logit_normal: LogitNormal = None
 
     def sampler(self):
         return "ode"
-
-    def times(self, u: Tensor) -> Tensor:
-        """t (B,) in [0, 1] from u (B,), uniform in [0, 1): the inverse distribution function."""
-        if self.logit_normal is None:
-            return u
-        mean, deviation = self.logit_normal
-        return torch.sigmoid(mean + deviation * torch.special.ndtri(u))
 
     def updates(self, problem):
         def draw(d) -> Batch:
             x, c = d.data()
             null_label: Any = problem.student.null_label
             c = torch.where(d.uniform() < self.label_dropout, null_label, c)
-            return {"x": x, "eps": d.noise(), "t": self.times(d.uniform()), "c": c}
+            return {"x": x, "eps": d.noise(), "t": times_of(d.uniform(), self.logit_normal), "c": c}
 
         v = velocity(problem.student)
         return [student_update(problem, draw, lambda b: flow_matching_loss(v, **b))]

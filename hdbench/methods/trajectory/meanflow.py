@@ -13,10 +13,20 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from hdbench.core.config import Fraction
 from hdbench.core.seeds import Draws, Split
 from hdbench.flow.jvp import jvp
-from hdbench.flow.path import MeanVelocity, expand, interpolate
-from hdbench.methods.base import AdaptivePower, Batch, Passes, Regression, after_split, before_split
+from hdbench.flow.path import MeanVelocity, expand, interpolate, velocity
+from hdbench.methods.base import (
+    AdaptivePower,
+    Batch,
+    LogitNormal,
+    Passes,
+    Regression,
+    after_split,
+    before_split,
+    times_of,
+)
 
 
 class MeanFlow(Regression):
@@ -36,6 +46,12 @@ class MeanFlow(Regression):
         description="share of rows with t = 1, where one-step samples start",
     )
     adaptive_power: AdaptivePower = 1.0
+    logit_normal: LogitNormal = None
+    unguided: Fraction = Field(
+        default=0.0,
+        exclude_if=lambda share: share == 0,
+        description="share of the steps, the first ones, that take the teacher without guidance",
+    )
 
     @model_validator(mode="after")
     def _shares_fit(self):
@@ -45,8 +61,8 @@ class MeanFlow(Regression):
 
     def draw_times(self, d: Draws) -> tuple[Tensor, Tensor, Split]:
         """r <= t (B,), in exact shares r = t first and t = 1 last; and where r < t begins."""
-        a = d.uniform()
-        b = d.uniform()
+        a = times_of(d.uniform(), self.logit_normal)
+        b = times_of(d.uniform(), self.logit_normal)
         r = torch.minimum(a, b)
         t = torch.maximum(a, b)
         moving = d.split(round(self.prob_r_equals_t * d.batch))
@@ -62,6 +78,13 @@ class MeanFlow(Regression):
         return meanflow_residual(u, v, z, r, t, c, moving)
 
     def updates(self, problem):
+        teacher_velocity = problem.teacher_velocity
+
+        def on_step(step: int, steps: int) -> None:
+            nonlocal teacher_velocity
+            is_guided = step >= self.unguided * steps
+            teacher_velocity = problem.teacher_velocity if is_guided else velocity(problem.teacher)
+
         def draw(d) -> Batch:
             x, c = d.data()
             eps = d.noise()
@@ -71,14 +94,14 @@ class MeanFlow(Regression):
         def residual(b: Batch) -> Tensor:
             z = interpolate(b["x"], b["eps"], b["t"])
             with torch.no_grad():
-                v = problem.teacher_velocity(z, b["t"], b["c"])
+                v = teacher_velocity(z, b["t"], b["c"])
             return self.residual(problem.student, v, z, b["r"], b["t"], b["c"], b["moving"])
 
-        return self.regression(problem, draw, residual)
+        return self.regression(problem, draw, residual, on_step=on_step)
 
     def passes(self, depth, guided):
         return {
-            "teacher": Passes(forward=2 if guided else 1),
+            "teacher": Passes(forward=2 - self.unguided if guided else 1),
             "student": Passes(forward=1, backward=2, tangent=1 - self.prob_r_equals_t),
         }
 

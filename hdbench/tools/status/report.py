@@ -15,6 +15,7 @@ from tabulate import tabulate
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS
 from hdbench.tools.numbers import WIDTH
+from hdbench.tools.status.expected import compare, table
 from hdbench.tools.status.sparklines import losses
 from hdbench.tools.status.states import STATES, look
 from hdbench.tools.status.time_left import duration, with_time_left
@@ -26,10 +27,13 @@ NOTES = {
 }
 
 
-def report(plan: Plan, frame: pd.DataFrame, cores: int | None = None, curves: str = "") -> str:
+def report(
+    plan: Plan, frame: pd.DataFrame, cores: int | None = None, curves: str = "", expected: str = ""
+) -> str:
     """At most 118 columns: a table by kind, the stages that run or ended early, and one line.
 
-    `curves`: of those stages' losses, to be shown below them.
+    `curves`: of those stages' losses, to be shown below them; `expected`: what is measured beside
+    what a sound run comes to.
     """
     paragraphs = [kinds_table(frame)]
     begun = [
@@ -44,8 +48,7 @@ def report(plan: Plan, frame: pd.DataFrame, cores: int | None = None, curves: st
             maxcolwidths=[None, None, 32, None, None, 40],
         )
         paragraphs.append(table)
-    if curves:
-        paragraphs.append(curves)
+    paragraphs += [text for text in (curves, expected) if text]
     notes = [note for state, note in NOTES.items() if state in set(frame.state)]
     lines = [textwrap.fill(text, WIDTH) for text in (*notes, summary(frame, cores))]
     return "\n\n".join([*paragraphs, "\n".join(lines)])
@@ -116,7 +119,8 @@ def watch(
     start_up = time.process_time()
     while True:
         frame = with_time_left(look(plan, results), start_up)
-        text = report(plan, frame, cores, losses(plan, frame, results))
+        expected = table(compare(plan, results))
+        text = report(plan, frame, cores, losses(plan, frame, results), expected)
         if not results.is_dir():
             text += f"\n(There is no folder {results} yet.)"
         show(text)
