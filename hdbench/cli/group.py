@@ -79,13 +79,13 @@ def clean_errors(command):
     return wrapped
 
 
-SECTIONS = {  # of `hdbench --help`, in the order of a user's work
+SECTIONS = {  # of `hdbench --help`, in the order of a user's work; the last has all others, too
     "Run a suite": ("init", "doctor", "cost", "run", "arm", "stage"),
     "Look at a run": ("plan", "status", "tensorboard", "show", "compare"),
     "Evaluate any images": ("evaluate", "reference", "import"),
     "Render, judge and publish": (
         *("collect", "tables", "figures", "claims", "preregister", "published", "publish"),
-        *("export", "ship", "submit", "validate", "leaderboard"),
+        *("export", "ship", "submit", "validate", "leaderboard", "verify"),
     ),
     "Experiments and development": (
         *("theory", "flops", "probes", "tuned", "latency", "rehearse", "prose"),
@@ -97,7 +97,10 @@ class Sections(click.Group):
     """A group whose help lists its commands by `SECTIONS`, each with its whole first sentence."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        listed = {name for names in SECTIONS.values() for name in names}
+        others = tuple(name for name in self.list_commands(ctx) if name not in listed)
         for title, names in SECTIONS.items():
+            names += others if title == list(SECTIONS)[-1] else ()
             with formatter.section(title):
                 formatter.write_dl(
                     [(name, self.commands[name].get_short_help_str(1000)) for name in names]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,15 +11,17 @@ from safetensors.torch import load_file
 from torch.distributions import Normal, kl_divergence
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import MANIFEST
+from hdbench.core.files import MANIFEST, sha256
 from hdbench.core.pixels import load_images, to_float, to_uint8
 from hdbench.core.seeds import Draws
 from hdbench.methods.base import Problem
 from hdbench.methods.pretraining.autoencoding import Autoencoding, divergence
 from hdbench.networks.convolutional import ConvolutionalAutoencoder, ConvolutionalConfig
-from hdbench.stages import artifact
+from hdbench.report.ship import ship
+from hdbench.stages import artifact, run
 from hdbench.stages.context import LATENTS, WEIGHTS
-from tests.support.tiny import run_until, stage_of, tiny_plan
+from hdbench.suite.load import load_plan
+from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
 TRAINED = {
     "network": {"width": 8, "factor": 2, "channels": 3},
@@ -72,24 +75,21 @@ def test_latents_have_unit_variance_and_decode_as_the_bottleneck_does(factor):
     assert student.decode(z[:0]).shape == (0, 2, 16, 16)
 
 
-@pytest.mark.slow
-def test_a_chain_trains_in_latents_and_samples_images(tmp_path):
-    """Weights of the shipped kinds, a teacher of the latents' shape, images of the data's."""
-    plan = tiny_plan(
-        tmp_path,
-        {
-            "autoencoder": TRAINED,
-            "arms.real_auto": {
-                "trajectory": None,
-                "refine": None,
-                "real": "test",
-                "autoencoded": True,
-            },
-        },
-    )
-    results = tmp_path / "results"
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """A tiny suite with an autoencoder, and results of its teacher, a student and real images."""
+    home = tmp_path_factory.mktemp("chain")
+    real = {"trajectory": None, "refine": None, "real": "test", "autoencoded": True}
+    suite = write_suite(home, {"autoencoder": TRAINED, "arms.real_auto": real})
+    plan = load_plan(str(suite))
     for arm in ("hd_patch", "teacher", "real_auto"):
-        run_until(plan, results, stage_of(plan, "evaluate", arm))
+        run_until(plan, home / "results", stage_of(plan, "evaluate", arm))
+    return suite, plan, home / "results"
+
+
+@pytest.mark.slow
+def test_networks_work_in_latents_of_unit_variance_and_samples_are_images(chain):
+    _, plan, results = chain
     teacher = plan.stage(stage_of(plan, "teacher", "hd_patch"))
     assert teacher.config.shape.dimensions == (3, 4, 4)
     assert set(teacher.parents) == {"data", "latents"}
@@ -102,6 +102,10 @@ def test_a_chain_trains_in_latents_and_samples_images(tmp_path):
     )
     assert images.shape == (64, 1, 8, 8) and labels.tolist() == [i % 10 for i in range(64)]
 
+
+@pytest.mark.slow
+def test_autoencoded_images_are_those_of_test_and_their_error_is_in_the_manifest(chain):
+    _, plan, results = chain
     sample = plan.stage(stage_of(plan, "sample", "real_auto"))
     of_network = artifact.folder(results, sample.parents["autoencoder"])
     config = plan.stage(sample.parents["autoencoder"]).config
@@ -109,11 +113,39 @@ def test_a_chain_trains_in_latents_and_samples_images(tmp_path):
     trained.load_state_dict(load_file(of_network / WEIGHTS))
     real, _ = load_images(artifact.folder(results, sample.parents["source"]) / "test.npz")
     decoded, _ = load_images(artifact.folder(results, sample.id) / "samples.npz")
-    expected = to_uint8(trained.decode(trained.encode(to_float(real[:64]))))
-    assert (decoded.int() - expected.int()).abs().max() <= 1  # a rounding
-    error = json.loads((of_network / MANIFEST).read_text())["test_error"]
     restored = trained.decode(trained.encode(to_float(real)))
+    assert (decoded.int() - to_uint8(restored[:64]).int()).abs().max() <= 1  # a rounding
+    error = json.loads((of_network / MANIFEST).read_text())["test_error"]
     assert error == pytest.approx(float((restored - to_float(real)).abs().mean()), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_an_autoencoder_ships_with_its_teacher_and_is_taken_in_place_of_training(
+    chain, tmp_path, monkeypatch
+):
+    suite, plan, results = chain
+    shutil.copytree(results, tmp_path / "results")
+    teacher = stage_of(plan, "teacher", "teacher")
+    trained = next(stage for stage in plan.stages if stage.startswith("autoencoder/"))
+    for stage in (teacher, trained):
+        file = artifact.folder(tmp_path / "results", stage) / MANIFEST
+        manifest = json.loads(file.read_text())
+        manifest["environment"]["commit"] = "0" * 40
+        file.write_text(json.dumps(manifest))
+    files = ship(str(suite), tmp_path / "results", 0, tmp_path / "shipped")
+    assert {str(path.parent.relative_to(tmp_path / "shipped")) for path in files} == {
+        teacher,
+        trained,
+    }
+    fresh = tmp_path / "fresh"
+    run_until(plan, fresh, plan.stages[trained].parents["data"])
+    monkeypatch.setattr(run, "STAGES", {})  # nothing could be trained
+    run.run_stage(
+        plan.stages[trained], fresh, torch.device("cpu"), 1e3, shipped=tmp_path / "shipped"
+    )
+    path, manifest = artifact.load(fresh, trained)
+    assert manifest["shipped"]["folder"] == str(tmp_path / "shipped" / trained)
+    assert sha256(path / WEIGHTS) == sha256(artifact.folder(results, trained) / WEIGHTS)
 
 
 @pytest.mark.parametrize(

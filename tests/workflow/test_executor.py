@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from snakemake_executor_plugin_submitit import slurm
+from snakemake_executor_plugin_submitit import report, slurm
 
 from tests.support.counting import Workflow
 
@@ -25,6 +26,11 @@ def test_jobs_run_once_and_a_second_run_has_nothing_to_do(tmp_path):
     assert workflow.events() == ONCE
     assert "Nothing to be done" in workflow.run().stdout
     assert workflow.events() == ONCE
+    jobs = report.usages(tmp_path / ".snakemake/submitit")
+    assert [job.rule for job in jobs] == ["count"] * 2 and not any(job.failed for job in jobs)
+    # three steps of a tenth of a second, on one core that mostly sleeps; no time limit was given
+    assert all(job.seconds > 0.3 and 0 < job.cores < 1.1 and job.time is None for job in jobs)
+    assert all(5 < job.megabytes < 500 for job in jobs)
 
 
 def test_kill_9_of_the_main_process_loses_and_repeats_nothing(tmp_path):
@@ -340,3 +346,67 @@ def test_a_job_s_process_imports_no_snakemake():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+def submission(root: Path, rule: str, number: int, outcomes: list[dict], **asked) -> Path:
+    """A job's folder as its submission and its tasks leave it."""
+    folder = root / rule / f"{number:016}" / "1"
+    folder.mkdir(parents=True)
+    node = {"nodes": 1, "tasks_per_node": 1, "threads": 1, "gpus": 0, "mem_mb": None}
+    record = {"cluster": "slurm", "asked": node | {"minutes": None} | asked}
+    (folder / "record.json").write_text(json.dumps(record))
+    for rank, outcome in enumerate(outcomes):
+        path = folder / f"outcome-{rank}.json"
+        path.write_text(json.dumps({"returncode": 0, "queue_seconds": 7.0, "rank": rank} | outcome))
+    return folder
+
+
+def test_use_is_in_percent_of_what_was_asked_for(tmp_path, capsys):
+    def used(wall, cpu, megabytes, **more):
+        bytes_ = megabytes * 2**20
+        return {"wall_seconds": wall, "cpu_seconds": cpu, "peak_memory_bytes": bytes_} | more
+
+    tasks = [used(3600.0, 1800.0, 1000), used(3500.0, 1800.0, 500)] * 2
+    gpus = {"nodes": 2, "tasks_per_node": 2, "threads": 4, "gpus": 2, "mem_mb": 3000}
+    submission(tmp_path, "train", 1, tasks, minutes=120, **gpus)
+    for number, (seconds, code) in enumerate([(60.0, 0), (180.0, 1)]):
+        submission(tmp_path, "draw", number, [used(seconds, 30.0, 100, returncode=code)])
+    running = submission(tmp_path, "draw", 7, [])
+    assert report.main([str(tmp_path)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert lines == [
+        # of 16 cores for an hour 2 hours; a node has 1,500 MB of 3,000; 4 GPUs for an hour
+        ["train", "1", "0", "1.00", "50-50%", "12-12%", "50-50%", "1500", "4.00", "7"],
+        ["draw", "2", "1", "0.07", "-", "33-50%", "-", "100", "0.00", "7"],
+    ]
+    assert report.usage_of(running) is None
+    assert report.main([str(tmp_path / "none")]) == 2 and "no jobs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"gpu": 2}, {"gpus": 2}),
+        ({"gpu": 2, "gpus": 2}, {"gpus": 2}),
+        ({"gpu": 2, "gpu_model": "a100"}, {"gpus": 2, "slurm_gres": "gpu:a100:2"}),
+        ({"gres": "gpu:a100:4"}, {"gpus": 4, "slurm_gres": "gpu:a100:4"}),
+        ({"gres": "gpu:4"}, {"gpus": 4, "slurm_gres": "gpu:4"}),
+        ({"gres": "shard:3"}, {"slurm_gres": "shard:3"}),
+        ({"gpus": 1, "mem_mb": 5}, {"gpus": 1, "mem_mb": 5}),
+    ],
+)
+def test_gpus_have_the_names_of_snakemake_s_own_executor(given, expected):
+    assert slurm.with_gpus("x", given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"gpu": 1, "gpus": 2}, "asks for 2 gpus and 1 gpu; state one"),
+        ({"gpu_model": "a100"}, "gpu_model = a100 with no gpu; give it with gpu"),
+        ({"gres": "gpu:1", "gpu_model": "a100"}, "gpu_model = a100 with gres; give it with gpu"),
+    ],
+)
+def test_gpus_that_contradict_each_other_are_refused(given, sentence):
+    with pytest.raises(slurm.SlurmError, match=sentence):
+        slurm.with_gpus("x", given)

@@ -115,6 +115,7 @@ class Submission:
     command: str
     job_id: str | None = None
     born: float | None = None  # creation time of a local job's process
+    asked: dict[str, Any] | None = None  # for, of one node: what `report` compares use with
     # adopted while it was being cancelled or requeued: which of them is not known yet
     dying: bool = False
     missing_since: float | None = None
@@ -123,7 +124,7 @@ class Submission:
     told: str = ""  # the reason for its waiting that was last told
 
     def save(self) -> None:
-        kept = ("cluster", "name", "command", "job_id", "born")
+        kept = ("cluster", "name", "command", "job_id", "born", "asked")
         write(self.folder / "record.json", {key: getattr(self, key) for key in kept})
 
     @classmethod
@@ -283,6 +284,7 @@ class Executor(RemoteExecutor):
             cluster=self.settings.cluster,
             name=f"{job.name}.{uuid.uuid4().hex[:12]}",
             command=what,
+            asked=self._asked(job.name, resources, direct),
         )
         submission.save()
         self._live[folder] = submission  # from here on, Ctrl-C cancels it
@@ -357,13 +359,25 @@ class Executor(RemoteExecutor):
         raise AssertionError
 
     def _resources(self, job) -> dict[str, Any]:
+        given = {
+            name: value for name, value in job.resources.items() if isinstance(value, (int, str))
+        }
+        try:
+            return slurm.with_gpus(job.name, given) | {"threads": job.threads}
+        except slurm.SlurmError as error:
+            refuse(str(error))
+
+    def _asked(self, rule: str, resources: dict[str, Any], direct: bool) -> dict[str, Any]:
+        """What the job asks for; None where it asks for no limit."""
+        minutes = self._limits.get(rule, {}).get("minutes", math.inf)
+        default = int(min(DAY, minutes)) if self.settings.cluster == "slurm" else None
         return {
-            **{
-                name: value
-                for name, value in job.resources.items()
-                if isinstance(value, (int, str))
-            },
-            "threads": job.threads,
+            "nodes": int(resources.get("nodes") or 1),
+            "tasks_per_node": slurm.tasks_per_node(resources) if direct else 1,
+            "threads": int(resources["threads"]),
+            "gpus": int(resources.get("gpus") or 0),
+            "mem_mb": resources.get("mem_mb") or None,
+            "minutes": resources.get("runtime") or default,
         }
 
     def _parameters(self, rule: str, resources: dict[str, Any], name: str) -> dict[str, Any]:
@@ -383,6 +397,7 @@ class Executor(RemoteExecutor):
             given[key] = [str(given[key])]
         given["slurm_srun_args"] = shlex.split(str(given.get("slurm_srun_args", "")))
         given["slurm_additional_parameters"] = {"requeue": True}
+        by_gres = str(given.get("slurm_gres", "")).startswith("gpu")  # with their number
         if extra:
             words = (word.lstrip("-").partition("=") for word in shlex.split(str(extra)))
             given["slurm_additional_parameters"] |= {
@@ -403,7 +418,7 @@ class Executor(RemoteExecutor):
             "timeout_min": time_limit,
             "stderr_to_stdout": True,
             "mem_gb": memory / 1024 if memory else None,
-            "gpus_per_node": resources.get("gpus") or None,
+            "gpus_per_node": None if by_gres else resources.get("gpus") or None,
             "slurm_signal_delay_s": min(self.settings.stop_seconds, 30 * time_limit),
             **given,
         }

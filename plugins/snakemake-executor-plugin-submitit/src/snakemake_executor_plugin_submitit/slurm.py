@@ -86,6 +86,28 @@ def tasks_per_node(resources: dict) -> int:
     return int(resources.get("tasks_per_node") or max(1, resources.get("gpus") or 0))
 
 
+def with_gpus(rule: str, resources: dict) -> dict:
+    """The resources with `gpus` and `slurm_gres` in place of gpu, gpu_model and gres.
+
+    Those are the names of Snakemake's own SLURM executor: `gpu: 2, gpu_model: a100`, or
+    `gres: "gpu:a100:2"`.  SlurmError where they contradict each other.
+    """
+    rest = dict(resources)
+    count, model, gres = (rest.pop(name, None) for name in ("gpu", "gpu_model", "gres"))
+    if gres:
+        rest["slurm_gres"] = gres
+        if match := re.fullmatch(r"gpu(?::[^:,]+)?:(\d+)", str(gres)):
+            count = int(match[1]) if count is None else count
+    if count is not None and rest.setdefault("gpus", count) != count:
+        raise SlurmError(f"rule {rule}: asks for {rest['gpus']} gpus and {count} gpu; state one")
+    if model:
+        if gres or not rest.get("gpus"):
+            other = "gres" if gres else "no gpu"
+            raise SlurmError(f"rule {rule}: gpu_model = {model} with {other}; give it with gpu")
+        rest["slurm_gres"] = f"gpu:{model}:{rest['gpus']}"
+    return rest
+
+
 def check(rules: dict[str, dict]) -> dict[str, dict[str, float]]:
     """By rule the longest run ("minutes") and the most memory of a node ("MB of memory").
 
