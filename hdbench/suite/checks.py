@@ -69,7 +69,6 @@ def check(plan: Plan, source: str) -> None:
         )
     _check_stage2_seeds(suite, source)
     _check_tuning(suite, source)
-    check_expected(plan, source)
     _check_scale(plan, source)
     if suite.evaluation.protocol == "classifier":
         _check_classifier(suite, source)
@@ -97,6 +96,7 @@ def check(plan: Plan, source: str) -> None:
             if training := getattr(arm, kind):
                 _check_training(f"{name}.{kind}", training, "student", source)
                 check_head(f"{name}.{kind}.objective", training.objective, suite, source)
+    check_expected(plan, source)
 
 
 def _check_autoencoder(plan: Plan, source: str) -> None:

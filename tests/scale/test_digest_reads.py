@@ -272,7 +272,7 @@ CHOICES = {
     "discriminator": {"none", "patch", "pooled"},
     "protocol": {"clean_fid", "torch_fidelity"},
 }
-WORDS = ("title", "caption", "tables", "claims", "only")
+WORDS = ("title", "caption", "tables", "claims", "only", "expected")
 
 
 def suite_values() -> Iterator[tuple[str, dict, tuple[str, ...], Any, set]]:

@@ -161,6 +161,7 @@ def write(folder: Path) -> dict[str, Path]:
         data = merge(read_suite(find_suite(name)), changes)
         data["arms"] = {arm: data["arms"][arm] for arm in ARMS[name]}
         data["tables"] = {"methods": {"against": []}}
+        data.pop("expected", None)  # of trained weights
         data["title"] = f"Toy of {name}: random weights, random pictures"
         suites[name] = folder / f"toy_{name}.yaml"
         suites[name].write_text(yaml.safe_dump(data, sort_keys=False))
