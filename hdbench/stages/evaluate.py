@@ -116,7 +116,8 @@ def metric_input(context: Context) -> MetricInput:
             "clip": tuple(tower.numpy() for tower in clip),
         }
     further["design"] = design_of(context, labels)
-    if isinstance(sampled, RealStage):
+    through = context.parent("sample").manifest["parents"]
+    if isinstance(sampled, RealStage) and "autoencoder" not in through:
         further["real_split"] = sampled.split
     return sample_of(context, network, real, images, labels, **further)
 

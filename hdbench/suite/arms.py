@@ -63,7 +63,7 @@ def describe(plan: Plan, name: str) -> str:
     if arm.title:
         return arm.title
     if arm.real:
-        return f"Real images ({arm.real})"
+        return f"Real images ({arm.real}{', autoencoded' if arm.autoencoded else ''})"
     if arm.baseline:
         return arm.baseline.title
     recipe = plan.recipes.get(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +21,7 @@ from hdbench.networks.convolutional import ConvolutionalAutoencoder, Convolution
 from hdbench.report.ship import ship
 from hdbench.stages import artifact, run
 from hdbench.stages.context import LATENTS, WEIGHTS
+from hdbench.suite.arms import describe
 from hdbench.suite.load import load_plan
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
 
@@ -115,6 +117,13 @@ def test_autoencoded_images_are_those_of_test_and_their_error_is_in_the_manifest
     decoded, _ = load_images(artifact.folder(results, sample.id) / "samples.npz")
     restored = trained.decode(trained.encode(to_float(real)))
     assert (decoded.int() - to_uint8(restored[:64]).int()).abs().max() <= 1  # a rounding
+    measured = pd.read_csv(
+        artifact.folder(results, stage_of(plan, "evaluate", "real_auto")) / "metrics.csv"
+    )
+    assert {"fd_train", "fd_test"} <= set(
+        measured.metric
+    )  # they are not the test images themselves
+    assert describe(plan, "real_auto") == "Real images (test, autoencoded)"
     error = json.loads((of_network / MANIFEST).read_text())["test_error"]
     assert error == pytest.approx(float((restored - to_float(real)).abs().mean()), rel=1e-4)
 

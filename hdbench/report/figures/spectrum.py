@@ -113,12 +113,11 @@ def draw_before(axis: Axes, sources: Sources) -> None:
 
 
 def draw_reference(axis: Axes, sources: Sources, real: dict[str, np.ndarray]) -> None:
-    """Real test images, the line at one, and the edges of bands."""
+    """Real test images, plain and autoencoded, the line at one, and the edges of bands."""
     suite = sources.plan.suite
-    for name, power in real.items():
-        plot_power(
-            axis, power, color="0.6", linestyle=(0, (4, 1)), linewidth=2.2, zorder=1, label=name
-        )
+    for (name, power), dash in zip(real.items(), cycle((4, 1)), strict=False):
+        style = {"linestyle": (0, (dash, 1)), "linewidth": 2.2}
+        plot_power(axis, power, color="0.6", zorder=1, label=name, **style)
     axis.axhline(1, color="0.3", linewidth=0.7)
     radii = np.arange(1, suite.data.image_size // 2 + 1)
     for band in np.array_split(radii, suite.evaluation.bands)[:-1]:

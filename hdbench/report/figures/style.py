@@ -224,7 +224,8 @@ def title_of(numbers: Numbers, metric: str) -> str:
 
 def floor(sources: Sources, axis: Axes, metric: str) -> None:
     """What real training images score: test images against themselves would measure nothing."""
-    real = [name for name, arm in sources.plan.arms.items() if arm.real == "train"]
+    arms = sources.plan.arms.items()
+    real = [name for name, arm in arms if arm.real == "train" and not arm.autoencoded]
     entries = [entry for name in real for entry in sources.numbers.entries(name)]
     for entry, ((value, half),) in sources.numbers_of(entries, metric).items():
         name = f"{sources.label(entry.arm)}: floor"
