@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +18,7 @@ from typing import Any
 from hdbench.core.errors import UserError
 
 MANIFEST = "manifest.json"
+LARGEST_TEXT = 2**28  # bytes of a text, table or JSON that is read as a whole
 
 
 def expanded(path: str | os.PathLike[str]) -> str:
@@ -26,6 +29,25 @@ def expanded(path: str | os.PathLike[str]) -> str:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bytes(path: Path, most: int = LARGEST_TEXT) -> bytes:
+    """A whole file; OSError for what is no file, such as a device, or larger than `most` bytes."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder, not a file")
+    if not stat.S_ISREG(mode):  # a pipe or a device, which may have no end
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most:,} bytes, so not such a file")
+    return content
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file, lines ending in \\n; OSError as `read_bytes`, ValueError for no text."""
+    return read_bytes(path).decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def hidden(path: Path) -> Path:

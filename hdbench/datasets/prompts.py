@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hdbench.core.errors import UserError, reason
+from hdbench.core.files import read_text
 
 
 def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list[dict[str, str]]:
@@ -22,7 +23,7 @@ def read_prompts(path: Path | None, ids: tuple[str, ...], protocol: str) -> list
             "suffix"
         )
     try:
-        table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+        table: dict[str, Any] = json.loads(read_text(path, "utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import MANIFEST, from_json, hidden, sha256, share, write_atomic
+from hdbench.core.files import MANIFEST, from_json, hidden, read_text, sha256, share, write_atomic
 from hdbench.core.npz import array_names, read_array
 from hdbench.evaluation.archives import STANDARD, ArrayForm
 from hdbench.evaluation.extractors import Extractor
@@ -271,7 +271,7 @@ def _publish(plan: Plan, features: dict[str, np.ndarray]) -> None:
 def load(folder: Path, key: dict[str, Any] | None = None) -> Reference:
     """A built reference; UserError where it differs from its manifest, or is not of `key`."""
     try:
-        manifest = from_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = from_json(read_text(folder / MANIFEST))
         kind = manifest["kind"]
         digest = manifest["digest"]
         stored_key = manifest["key"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
 import textwrap
 import zlib
@@ -16,6 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from hdbench.core.errors import UserError, reason
+from hdbench.core.files import LARGEST_TEXT, read_bytes
 from hdbench.metrics.base import Metric
 
 COLUMNS = {
@@ -83,9 +85,10 @@ def _rows(path: Path) -> list[list[str]]:
     if not path.name.endswith((".csv", ".csv.gz")):
         raise UserError(f"{path}: metrics are read from .csv and .csv.gz; unpack or rename it")
     try:
-        opened = gzip.open if path.name.endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
+        content = read_bytes(path)
+        if path.name.endswith(".gz"):
+            content = unpacked(content)
+        lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
         if not lines:
             raise ValueError("no header")
     except FileNotFoundError:
@@ -107,6 +110,15 @@ def _rows(path: Path) -> list[list[str]]:
                 "`hdbench collect`"
             )
     return rows
+
+
+def unpacked(content: bytes) -> bytes:
+    """What gzip has packed; ValueError for more than is read of a file that is not packed."""
+    with gzip.open(io.BytesIO(content)) as file:
+        text = file.read(LARGEST_TEXT + 1)
+    if len(text) > LARGEST_TEXT:
+        raise ValueError(f"unpacked, larger than {LARGEST_TEXT:,} bytes")
+    return text
 
 
 def _refuse(path: Path, values: pd.Series, wrong: pd.Series, problem: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hdbench.core.config import Config, OutsidePath
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import from_json
+from hdbench.core.files import from_json, read_text
 from hdbench.networks.tensors import check_types, check_values, contents, is_meta, of_shards
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
             f"{public} of the Hugging Face hub"
         )
     try:
-        name = from_json((folder / "config.json").read_text(encoding="utf-8"))["_class_name"]
+        name = from_json(read_text(folder / "config.json"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{folder}: no config.json of diffusers; give the folder of {kind.__name__}, such as "

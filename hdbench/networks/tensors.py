@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import from_json
+from hdbench.core.files import from_json, read_text
 
 INDEX = ".index.json"  # end of the name of a file that names shards
 WRAPPERS = ("state_dict", "model", "model_state_dict")  # of a trainer's file
@@ -148,7 +148,7 @@ def objects_in(path: Path) -> str:
 def of_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all files that an index names; UserError for what does not fit it."""
     try:
-        places = from_json(index.read_text(encoding="utf-8"))["weight_map"]
+        places = from_json(read_text(index))["weight_map"]
         files = sorted({Path(file) for file in places.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
@@ -320,6 +320,8 @@ def no_weight(name: str, x: Tensor) -> str | None:
         return str(x.layout).removeprefix("torch.")
     if not x.numel():
         return "empty"
+    if x.untyped_storage().nbytes() < x.numel() * x.element_size():
+        return "fewer values, repeated"  # of a stride of 0, which a small file can make huge
     if x.is_meta and not is_meta():
         return "without values"
     if x.is_floating_point() and x.element_size() >= 2:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import digest_of, from_json
+from hdbench.core.files import digest_of, from_json, read_text
 from hdbench.suite.plan import Plan, Row
 
 FILE = "latency.json"
@@ -42,7 +42,7 @@ def is_student(plan: Plan, row: Row) -> bool:
 def read_latencies(path: Path) -> dict[str, Any] | None:
     """What `hdbench latency` wrote, or None; UserError for a file that it did not write."""
     try:
-        measured = from_json(path.read_text(encoding="utf-8"))
+        measured = from_json(read_text(path))
         numbers = [ms for times in measured["milliseconds"].values() for ms in times.values()]
         if not all(ms > 0 for ms in numbers) or not dict(measured["provenance"]):
             raise ValueError("a time that cannot be")

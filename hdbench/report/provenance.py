@@ -23,7 +23,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import digest_of, from_json, sha256
+from hdbench.core.files import digest_of, from_json, read_text, sha256
 from hdbench.core.provenance import DIRTY, UNKNOWN, git
 
 STAGES = "stages.csv"
@@ -148,7 +148,7 @@ def read_run(folder: Path) -> Run:
         ]
         digest = sha256(path)
         path = folder / ENVIRONMENTS
-        run = Run.model_validate(from_json(path.read_text(encoding="utf-8")) | {"stages": stages})
+        run = Run.model_validate(from_json(read_text(path)) | {"stages": stages})
     except (OSError, ValueError, TypeError, csv.Error) as error:
         kind = "malformed" if isinstance(error, ValidationError) else type(error).__name__
         raise UserError(

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
-from hdbench.core.files import MANIFEST, from_json, settle, sha256, share, write_atomic
+from hdbench.core.files import MANIFEST, from_json, read_text, settle, sha256, share, write_atomic
 from hdbench.core.provenance import environment, registrations
 from hdbench.suite.stage import VERSIONS, Stage, versions_of
 
@@ -58,7 +58,7 @@ class Manifest(BaseModel):
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """A manifest with what `Manifest` says; OSError, or ValueError for anything else."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     Manifest.model_validate_json(text)
     return from_json(text)
 

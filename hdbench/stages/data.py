@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hdbench.core import distributed
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json, write_atomic
+from hdbench.core.files import from_json, read_text, write_atomic
 from hdbench.core.seeds import seeded
 from hdbench.datasets.prompts import read_prompts
 from hdbench.methods.base import Problem
@@ -60,7 +60,7 @@ def sampled_prompts(context: Context) -> dict[str, dict[str, str]]:
     path = Path(context.config.prompts)
     names = ()
     with suppress(OSError, ValueError):  # `read_prompts` says what is wrong
-        names = tuple(from_json(path.read_text(encoding="utf-8-sig")))
+        names = tuple(from_json(read_text(path, "utf-8-sig")))
     rows = read_prompts(path, names, "evaluation.prompts")
     if not rows:
         raise UserError(f"{path}: has no prompts; name another file in evaluation.prompts")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from hdbench.core.config import Config
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_atomic
+from hdbench.core.files import read_text, write_atomic
 from hdbench.suite.plan import Plan
 from hdbench.suite.stage import Stage, config_of
 
@@ -67,7 +67,7 @@ def read_job(results: Path, stage_id: str) -> Job | None:
     """The job of a stage, or None where no plan has written it; UserError for a broken file."""
     path = job_file(results, stage_id)
     try:
-        job = JobFile.model_validate_json(path.read_text(encoding="utf-8"))
+        job = JobFile.model_validate_json(read_text(path))
         config = config_of(job.kind, job.config)
         stage = Stage.from_ids(job.kind, job.label, config, job.parents)
     except FileNotFoundError:

@@ -241,6 +241,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda d: saved(holding_itself(w=torch.ones(2)), d, ".pt"),
         "or holds itself",
     ),
+    "of a stride of 0": (
+        lambda d: saved({"w": torch.ones(1).expand(10**6, 10**6)}, d, ".pt"),
+        "w is fewer values, repeated",
+    ),
     "nested": (
         lambda d: saved({"w": torch.nested.nested_tensor([torch.ones(2)])}, d, ".pt"),
         "w is nested|not a file of weights",

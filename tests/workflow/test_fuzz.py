@@ -8,8 +8,10 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import os
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -17,8 +19,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from hdbench.cli import main
+from hdbench.metrics import records
 from hdbench.report.provenance import FILES
 from tests.support.fuzzing import CORPUS, Case, cases, nothing_is_computed, outcome, prepare
+from tests.support.tiny import REPOSITORY
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,6 +132,42 @@ def packed() -> dict[str, bytes]:
         "nul.csv": content.replace(b"teacher", b"tea\x00her", 1),
         "empty.csv": b"",
     }
+
+
+PUBLISHED = str(REPOSITORY / "paper_tables/published.csv")
+READERS = {
+    "import vqascore": ("import", "vqascore", "FILE"),
+    "import geneval": ("import", "geneval", "FILE"),
+    "prose": ("prose", "d.in.md"),
+    "compare": ("compare", str(CORPUS / "ok.csv"), "d.csv"),
+    "published": ("published", "--metrics", "d.csv", "--out", "out", "--numbers", PUBLISHED),
+    "published numbers": ("published", "--numbers", "FILE", "--out", "out"),
+}
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "pipe"])
+@pytest.mark.parametrize("name", READERS)
+def test_what_has_no_end_is_not_read(name, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if place == "pipe":
+        os.mkfifo(place)
+    for link in ("d.in.md", "d.csv"):
+        Path(link).symlink_to(place)
+    said = refused(*(place if word == "FILE" else word for word in READERS[name]))
+    assert "a pipe or a device, not a file" in said
+
+
+def test_a_file_that_unpacks_to_more_than_is_read_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "d.csv.gz"
+    path.write_bytes(gzip.compress((CORPUS / "ok.csv").read_bytes() + bytes(10**6)))
+    monkeypatch.setattr(records, "LARGEST_TEXT", 10**5)
+    assert "unpacked, larger than 100,000 bytes" in refused("compare", str(path), str(path))
+
+
+def test_published_refuses_a_file_without_numbers(tmp_path):
+    words = ("--metrics", str(CORPUS / "header_only.csv"), "--out", str(tmp_path / "out"))
+    assert "header_only.csv: holds no numbers" in refused("published", *words)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", packed())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import from_json
+from hdbench.core.files import from_json, read_text
 from hdbench.evaluation.extractors.base import Extractor, Setup, as_pillow, bicubic, mismatch
 from hdbench.evaluation.weights import Weights
 from hdbench.networks.tensors import read_tensors
@@ -32,7 +32,7 @@ class Clip(NamedTuple):
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configurations of the network and the preprocessing of a folder of open_clip."""
     try:
-        configuration = from_json((folder / FOLDER).read_text(encoding="utf-8"))
+        configuration = from_json(read_text(folder / FOLDER))
         settings = configuration["model_cfg"]
         preprocessing = configuration.get("preprocess_cfg") or {}
         plain = (

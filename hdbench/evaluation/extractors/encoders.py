@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import from_json
+from hdbench.core.files import from_json, read_text
 from hdbench.evaluation.extractors.base import (
     Extractor,
     Setup,
@@ -106,7 +106,7 @@ def read_arguments(weights: Weights, architecture: str) -> tuple[str, dict[str, 
             "num_heads": vision["width"] // vision.get("head_width", 64),
         }
     try:
-        configuration = from_json((weights.path / "config.json").read_text(encoding="utf-8"))
+        configuration = from_json(read_text(weights.path / "config.json"))
         return configuration["architecture"], dict(configuration.get("model_args") or {})
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{weights.path / 'config.json'}: not a configuration of timm") from None

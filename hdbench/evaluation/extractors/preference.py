@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import from_json
+from hdbench.core.files import from_json, read_text
 from hdbench.evaluation.extractors.base import Setup, mismatch
 from hdbench.evaluation.extractors.clip import Clip, ClipTowers
 from hdbench.evaluation.weights import FOLDERS, Weights
@@ -59,7 +59,7 @@ class PickScore(ClipTowers):
         try:
             if weights.path.is_dir():
                 file = weights.path / FOLDERS["transformers"]
-                settings = from_json(file.read_text(encoding="utf-8"))
+                settings = from_json(read_text(file))
             config: Any = CLIPConfig(**settings)
             network = CLIPModel(config)
         except Exception as error:  # whatever a wrong value in a configuration leads to

@@ -13,6 +13,7 @@ import numpy as np
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError, reason
+from hdbench.core.files import read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +90,10 @@ class Importer(ABC):
         ]
 
 
-def read_text(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
     """The lines of a file; UserError where it cannot be read as text."""
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_text(path, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)})") from None
 

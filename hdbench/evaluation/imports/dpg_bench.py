@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from hdbench.core.errors import UserError
-from hdbench.evaluation.imports.base import Importer, Scores, read_text, refuse
+from hdbench.evaluation.imports.base import Importer, Scores, lines_of, refuse
 
 REMEDY = "give the file as ELLA's compute_dpg_bench.py wrote it"
 SUMMARY = "DPG-Bench score:"
@@ -26,7 +26,7 @@ class DpgBenchResults(Importer):
     prompts = 1065
 
     def read(self, path: Path) -> Scores:
-        lines = read_text(path)
+        lines = lines_of(path)
         head = next((i for i, line in enumerate(lines) if line.startswith("Model:")), len(lines))
         names = []
         means = []

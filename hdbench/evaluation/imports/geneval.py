@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from hdbench.core.files import from_json
-from hdbench.evaluation.imports.base import Importer, Scores, read_text, refuse, unknown
+from hdbench.evaluation.imports.base import Importer, Scores, lines_of, refuse, unknown
 
 REMEDY = "give the file as GenEval's evaluate_images.py wrote it"
 
@@ -37,7 +37,7 @@ class GenEvalResults(Importer):
         folders = []
         tasks = []
         texts: dict[str, tuple[str, str]] = {}
-        for number, line in enumerate(read_text(path), 1):
+        for number, line in enumerate(lines_of(path), 1):
             if not line.strip():
                 continue
             try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hdbench.evaluation.imports.base import Importer, Scores, read_text, refuse
+from hdbench.evaluation.imports.base import Importer, Scores, lines_of, refuse
 
 REMEDY = "write a csv with the columns image, prompt and score"
 
@@ -23,7 +23,7 @@ class VqaScores(Importer):
     metrics = ("vqascore",)
 
     def read(self, path: Path) -> Scores:
-        rows = csv.reader(read_text(path))
+        rows = csv.reader(lines_of(path))
         wanted = ("image", "prompt", "score")
         try:
             columns = next(rows, [])

@@ -20,7 +20,11 @@ def measured(benchmark: Benchmark, files: Sequence[Path]) -> tuple[list[Line], l
     """Our rows, one a suite, arm, NFE and protocol of the benchmark; notes on other protocols."""
     if not files or not benchmark.protocols:
         return [], []
-    frame = pd.concat([read_metrics(path) for path in files], ignore_index=True)
+    frames = {path: read_metrics(path) for path in files}
+    for path, numbers in frames.items():
+        if numbers.empty:
+            raise UserError(f"{path}: holds no numbers; give a file that `hdbench collect` wrote")
+    frame = pd.concat(frames.values(), ignore_index=True)
     named = frame.protocol.fillna("-").map(name_of)
     other = frame[~named.isin([*benchmark.protocols, "cost"])].assign(protocol=named)
     arms = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import read_bytes
 from hdbench.report.published.benchmarks import GROUP_OF, OTHER, Benchmark, Line
 
 SUBJECT = ["benchmark", "method", "family", "params_M", "nfe", "guidance"]
@@ -27,7 +29,8 @@ OWN_TERMS = re.compile("protocol|evaluator|re-evaluated|not comparable|disagree|
 def read_published(path: Path) -> pd.DataFrame:
     """The published numbers as text; UserError for a missing column, a bad value, a doubled row."""
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+        content = io.BytesIO(read_bytes(path))
+        frame = pd.read_csv(content, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError:
         raise UserError(
             f"{path}: does not exist; it ships with hdbench as paper_tables/published.csv"

@@ -23,7 +23,7 @@ from pydantic import Field
 from hdbench import __version__
 from hdbench.core.config import Config, nearest, validate
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json
+from hdbench.core.files import from_json, read_text
 from hdbench.core.outputs import write_outputs
 from hdbench.metrics.records import read_metrics
 from hdbench.report.numbers import metrics_file
@@ -122,7 +122,7 @@ def read_record(bundle: Path) -> Submission:
 def read_json(path: Path) -> Any:
     """The value in a file of the bundle; UserError where there is none."""
     try:
-        return from_json(path.read_text(encoding="utf-8"))
+        return from_json(read_text(path))
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; `hdbench submit` writes bundles") from None
     except (OSError, ValueError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import from_json
+from hdbench.core.files import from_json, read_text
 from hdbench.datasets.latents.readers import reader_of
 from hdbench.evaluation.extractors import EXTRACTORS, Setup
 from hdbench.evaluation.protocols import Protocol
@@ -65,7 +65,7 @@ def check_text(path: Path) -> None:
 def read_json(path: Path) -> dict:
     """The mapping in a file."""
     try:
-        content = from_json(path.read_text(encoding="utf-8-sig"))
+        content = from_json(read_text(path, "utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not JSON"
         raise UserError(f"{path} cannot be read ({reason})") from None
