@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from hdbench.cli import main
 from hdbench.core import files
+from hdbench.core.errors import UserError
 from hdbench.flow.path import generate
 from hdbench.networks import autoencoders
 from hdbench.networks.config import TransformerConfig
@@ -28,6 +31,7 @@ from hdbench.report.collect import collect
 from hdbench.stages import artifact
 from hdbench.stages.context import WEIGHTS
 from hdbench.suite.plan import Plan
+from hdbench.tools.export import write
 from hdbench.tools.export.conversion import sana_to_diffusers, to_diffusers
 from hdbench.tools.export.sampling import sampling_lines, sana_lines
 from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
@@ -343,3 +347,23 @@ def test_other_faults_are_sentences_too(trained, tmp_path):
         and "cannot be written" in result.output
         and not (tmp_path / "out").exists()
     )
+
+
+def test_a_full_disk_leaves_no_half_folder(tmp_path):
+    """Nor files of an earlier export that are half new."""
+
+    class Full:
+        def save_pretrained(self, folder: Path) -> None:
+            (folder / "config.json").write_text("{}")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for earlier in (False, True):
+        out = tmp_path / "a" / "b"
+        if earlier:
+            out.mkdir(parents=True)
+            (out / "config.json").write_text("earlier")
+        with pytest.raises(UserError, match="cannot be written .No space left on device."):
+            write(Full(), "card", out)
+        assert (tmp_path / "a").exists() == earlier
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+    assert (out / "config.json").read_text() == "earlier"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
+from diffusers import ModelMixin
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hdbench.core import files
-from hdbench.core.errors import UserError
+from hdbench.core.errors import UserError, reason
 from hdbench.core.outputs import check_outputs, record
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.text import Conditions
@@ -44,18 +47,34 @@ def export(plan: Plan, results: Path, arm: str, seed: int | None, out: Path) -> 
     if out.is_dir():
         check_outputs(sorted(out.glob("[!.]*")))
     text = card(plan, results, arm, stage, manifest["environment"], lines, model)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(out)
-        files.share(out)
-    except OSError as error:
-        raise UserError(
-            f"--out = {out}: cannot be written ({error.strerror}); choose another folder"
-        ) from None
-    files.write_atomic(out / "README.md", text)
+    write(model, text, out)
     written = sorted(out.glob("[!.]*"))
     record({path: files.sha256(path) for path in written})
     return written
+
+
+def write(model: ModelMixin, text: str, out: Path) -> None:
+    """The model's files and its card into the folder: all, or none, and then no folder either."""
+    made = next((place for place in (*reversed(out.parents), out) if not place.exists()), None)
+    temporary = files.hidden(out / "export")
+    try:
+        with ExitStack() as unfinished:
+            if made:
+                unfinished.enter_context(files.removed_on_failure(made))
+            unfinished.enter_context(files.removed_on_failure(temporary))
+            temporary.mkdir(parents=True)
+            model.save_pretrained(temporary)
+            files.share(temporary)
+            (temporary / "README.md").write_text(text, encoding="utf-8")
+            for path in sorted(temporary.iterdir()):
+                files.settle(path)
+            for path in sorted(temporary.iterdir()):
+                path.replace(out / path.name)
+            temporary.rmdir()
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"--out = {out}: cannot be written ({reason(error)}); choose another folder"
+        ) from None
 
 
 def student_stage(plan: Plan, name: str, seed: int | None) -> Stage:
