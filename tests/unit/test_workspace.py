@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
+import pytest
 from click.testing import CliRunner
 
 import hdbench
@@ -53,6 +55,15 @@ def test_a_run_without_snakemake_says_what_brings_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "snakemake", None)
     result = CliRunner().invoke(main, ["run", "--suite", "digits"])
     assert result.exit_code == 2 and "pip install 'hdbench[workflow]'" in result.output
+
+
+def test_a_run_that_lacks_what_it_needs_from_outside_does_not_begin(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr("subprocess.run", lambda *words, **how: pytest.fail("it began"))
+    words = ["run", "--suite", "imagenet256", "--results", str(tmp_path)]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2 and len(result.output.splitlines()) == 1
+    assert re.match(r"hdbench: imagenet256: .+ is not at .+, nor \d+ more", result.output)
 
 
 def test_the_version_is_that_of_the_package():
