@@ -58,14 +58,16 @@ class Rerun(NamedTuple):
 def committed(plan: Plan, row: Row, tables: Path) -> dict[str, Known]:
     """The committed numbers of a row by metric: collected ones, else of its shipped teacher.
 
-    Collected numbers are of this row if their digest is that of its evaluation.
+    They are of this row if their digest is that of its evaluation, which teachers that were shipped
+    earlier do not say.
     """
+    digest = plan.stage(row.stages["evaluate"]).digest
     file = tables / plan.name / METRICS
     if file.is_file():
         frame = read_metrics(file)
         alike = frame[(frame.arm == row.arm) & (frame.nfe == row.nfe)]
         scatter = alike.groupby("metric").value.std(ddof=1)
-        numbers = alike[alike.digest == plan.stage(row.stages["evaluate"]).digest]
+        numbers = alike[alike.digest == digest]
         if len(numbers):
             return {
                 number.metric: Known(
@@ -78,6 +80,8 @@ def committed(plan: Plan, row: Row, tables: Path) -> dict[str, Known]:
         return {}
     frame = pd.read_csv(shipped)
     rows = frame[(frame.arm == row.arm) & (frame.steps == row.steps) & (frame.nfe == row.nfe)]
+    if "digest" in frame:
+        rows = rows[rows.digest == digest]
     return {
         number.metric: Known(number.value, number.se, number.protocol, math.nan)
         for number in rows.itertuples()
