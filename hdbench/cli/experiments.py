@@ -91,6 +91,7 @@ def probes_command(config, threads, results, out, pdf):
 @metrics_option
 @results_option
 @clean_errors
+@writes("metrics")
 def tuned_command(suite, metrics, results):
     """Print the settings that are best on validation chains, and what finding them cost.
 

@@ -157,6 +157,7 @@ def claims_command(suite, results, metrics, rules, prereg, theory, flops, out):
 @click.option("--out", type=FILE, help="By default workflow/prereg/<suite>.yaml.")
 @suite_option
 @clean_errors
+@writes("rules")
 def preregister_command(suite, claims, seeds, cap, metric, rules, out):
     """Write claims, tests, margins, arms, seeds and cap into a file, to commit before the run."""
     from hdbench.report.registration import preregister  # start-up: of this command alone
@@ -169,6 +170,7 @@ def preregister_command(suite, claims, seeds, cap, metric, rules, out):
 @click.argument("documents", nargs=-1, type=FILE)
 @out_option
 @clean_errors
+@writes("documents")
 def prose_command(documents, out):
     """Render DOCUMENTS, X.in.md as X.md, with numbers of the metrics beside the tables.
 
@@ -255,6 +257,7 @@ def published_command(names, files, numbers, without_remembered, out):
 @suite_option
 @results_option
 @clean_errors
+@writes()
 def ship_command(suite, results, seed, out):
     """Copy a chain's teacher, its curve and its evaluation to where suites take teachers from.
 

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_atomic
+from hdbench.core.outputs import write_outputs
 from hdbench.experiments.units import choose
 from hdbench.metrics import metric_of
 from hdbench.metrics.records import with_count
@@ -133,7 +133,7 @@ def write_choices(plan: Plan, frame: pd.DataFrame) -> tuple[Path, list[str], lis
     }
     result = result.model_copy(update={"arms": kept | result.arms})
     content = result.model_dump(mode="json", exclude_none=True)
-    write_atomic(path, yaml.safe_dump(content, sort_keys=False, width=120))
+    write_outputs({path: yaml.safe_dump(content, sort_keys=False, width=120).encode()})
     lines, edge, going_on = [], [], []
     for arm, tuned in result.arms.items():
         if tuned.choice is None:

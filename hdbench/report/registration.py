@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 
 from hdbench.core.config import nearest, validate
 from hdbench.core.errors import UserError
-from hdbench.core.files import sha256, write_atomic
+from hdbench.core.files import sha256
+from hdbench.core.outputs import write_outputs
 from hdbench.core.provenance import REGISTRATIONS, git
 from hdbench.core.yaml_file import read_yaml
 from hdbench.report.known import check_arms, check_metric_names
@@ -333,7 +334,7 @@ def preregister(
         check_arms(declared, rules, plan)
     order = seeds_of(seeds)
     registration = register(plan, declared, claims, order, cap or len(order), metric, draft)
-    write_atomic(path, text_of(registration))
+    write_outputs({path: text_of(registration).encode()})
     return path
 
 

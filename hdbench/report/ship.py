@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from hdbench.core.errors import UserError
-from hdbench.core.files import MANIFEST, write_together
+from hdbench.core.files import MANIFEST
+from hdbench.core.outputs import write_outputs
 from hdbench.core.provenance import DIRTY, SHIPPED, UNKNOWN, git
 from hdbench.report.collect import metrics
 from hdbench.report.provenance import Ran
@@ -40,8 +41,7 @@ def ship(suite: str, results: Path, seed: int | None, out: Path) -> list[Path]:
         if plan.stage(stage).kind in KINDS and not is_taken(results, stage):
             of_stage = shipment(results, stage, measured)
             contents |= {out / stage / name: content for name, content in of_stage.items()}
-    write_together(contents)
-    return list(contents)
+    return write_outputs(contents)
 
 
 def is_taken(results: Path, stage: str) -> bool:
@@ -80,7 +80,8 @@ def evaluation(plan: Plan, results: Path, seed: int | None) -> str:
             continue  # a public network
         if all(artifact.exists(results, stage) for stage in plan.evaluations(row)):
             named = {"arm": row.arm, "steps": row.steps, "nfe": row.nfe}
-            numbers += [named | number for number in metrics(plan, results, row)]
+            digest = {"digest": plan.stage(row.stages["evaluate"]).digest}
+            numbers += [named | number | digest for number in metrics(plan, results, row)]
     if not any(number["steps"] for number in numbers):
         raise UserError(
             f"{teacher.id}: none of its samples is evaluated; make them first, with "

@@ -35,7 +35,8 @@ import pandas as pd
 
 from hdbench.core.config import nearest
 from hdbench.core.errors import UserError
-from hdbench.core.files import write_atomic
+from hdbench.core.files import read_text
+from hdbench.core.outputs import write_outputs
 from hdbench.experiments.probes.report import reported
 from hdbench.experiments.report import Intervals
 from hdbench.experiments.sources import experiments_of
@@ -85,12 +86,12 @@ def write(source: Path, tables: Path) -> bool:
     """Render X.in.md as X.md; whether that changed."""
     target = rendered_path(source)
     try:
-        text = source.read_text(encoding="utf-8")
+        text = read_text(source)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read ({error}); give a file X{SUFFIX}") from None
     filled = fill(text, tables, str(source))
     before = target.read_bytes() if target.exists() else None
-    write_atomic(target, filled)
+    write_outputs({target: filled.encode()})
     return filled.encode() != before
 
 

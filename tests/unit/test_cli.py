@@ -120,6 +120,7 @@ COMMANDS = {
 }
 
 for _name in (
+    *("prose", "ship", "tuned", "preregister"),
     *("evaluate", "import", "collect", "tables", "claims", "figures", "published", "compare"),
     *("publish", "theory", "flops", "probes", "export", "latency", "submit", "leaderboard"),
 ):

@@ -230,7 +230,13 @@ def test_the_command_renders_a_document_and_then_leaves_it(tmp_path, monkeypatch
     monkeypatch.chdir(REPOSITORY)
     (tmp_path / "d.in.md").write_text("{{ chains in textured_digits }} chains")
     (tmp_path / "d.md").write_bytes(b"99 chains\xff")
-    for said in ("changed", "unchanged"):
-        result = CliRunner().invoke(main, ["prose", str(tmp_path / "d.in.md")])
+    words = ["prose", str(tmp_path / "d.in.md")]
+    result = CliRunner().invoke(main, words)  # it may be the user's
+    assert result.exit_code == 2 and "d.md: is there, and hdbench has not written" in result.output
+    for said, force in (("changed", ["--force"]), ("unchanged", [])):
+        result = CliRunner().invoke(main, words + force)
         assert result.exit_code == 0 and result.output == f"{tmp_path / 'd.md'}: {said}\n"
     assert (tmp_path / "d.md").read_text() == "3 chains"
+    (tmp_path / "d.md").write_text("4 chains")
+    assert CliRunner().invoke(main, words).exit_code == 2
+    assert (tmp_path / "d.md").read_text() == "4 chains"
