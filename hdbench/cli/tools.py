@@ -55,18 +55,22 @@ def export_command(suite, results, arm, seed, out):
 def cost_command(suite, results, out, config, gpu, memory):
     """Say what the stages that are not done will cost; runs nothing.
 
-    GPU hours, or core-hours of a small suite, and disk.
+    GPU hours, or core-hours of a small suite, and disk.  Counts are those of `hdbench rehearse`,
+    from RESULTS/rehearsals or else workflow/rehearsals; formulas where there are none, which the
+    last lines then say.
     """
     from hdbench.tools.cost.model import read_model  # start-up: pydantic
     from hdbench.tools.cost.report import report, to_do  # start-up: torch
     from hdbench.tools.memory.report import memory_report  # start-up: torch
+    from hdbench.tools.rehearsal.counts import counts_of  # start-up: torch
 
     plan = load_plan(suite)
     model = read_model(config, gpu)
+    counts = counts_of(plan, results)
     if memory:
-        click.echo(memory_report(plan, model))
+        click.echo(memory_report(plan, model, counts))
     else:
-        click.echo(report(plan, to_do(plan, results), model, out))
+        click.echo(report(plan, to_do(plan, results), model, out, counts=counts))
 
 
 @main.command("rehearse")
@@ -81,6 +85,7 @@ def rehearse_command(suite, results, config, gpu, jobs):
 
     Says parameters, FLOPs, memory and where the host would wait for the device.  A tensor left on
     the host, a value that the host reads, a result in float64 and too little memory are errors.
+    Kept in RESULTS/rehearsals, where `hdbench cost` reads it.
     """
     from hdbench.tools.rehearsal.report import of_suite, refuse  # start-up: torch
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 Dual = tuple[Tensor, Tensor]  # (value, tangent)
+LEVEL = 0  # PyTorch has no other, and torch.compile asks for it
+QUERIES = 128  # whose weights attention's tangent holds at once
 
 
 def _linear(x: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
@@ -60,8 +62,10 @@ def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Du
 def _attention(
     q: Dual, k: Dual, v: Dual, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_
 ) -> Dual:
-    """y = P v, P = softmax(S), S = q k' scale + mask;
-    dP = P (dS - sum_j P dS), dy = dP v + P dv.
+    """y = P v, P = softmax(S), S = q k' scale + mask; dy = (P o dS) v + P dv - sum_j (P o dS) y.
+
+    The value is PyTorch's own, which keeps no weights; the tangent makes those of `QUERIES` at a
+    time again, and drops them.
     """
     if is_causal or dropout_p or (attn_mask is not None and attn_mask.dtype == torch.bool):
         raise NotImplementedError(
@@ -69,13 +73,22 @@ def _attention(
             "mask"
         )
     scale = q[0].shape[-1] ** -0.5 if scale is None else scale
-    scores = (q[0] * scale) @ k[0].mT
-    p = torch.softmax(scores if attn_mask is None else scores + attn_mask, dim=-1)
-    y = p @ v[0]
+    y = F.scaled_dot_product_attention(q[0], k[0], v[0], attn_mask=attn_mask, scale=scale)
     with torch.no_grad():
-        ds = (q[1] * scale) @ k[0].mT + (q[0] * scale) @ k[1].mT
-        pds = p * ds
-        return y, (pds - p * pds.sum(-1, keepdim=True)) @ v[0] + p @ v[1]
+        if attn_mask is not None:
+            attn_mask = attn_mask.expand(*attn_mask.shape[:-2], *q[0].shape[-2:-1], -1)
+
+        def tangent(rows: slice) -> Tensor:
+            qs, dqs = (x[..., rows, :] * scale for x in q)
+            scores = qs @ k[0].mT
+            p = torch.softmax(
+                scores if attn_mask is None else scores + attn_mask[..., rows, :], dim=-1
+            )
+            pds = p * (dqs @ k[0].mT + qs @ k[1].mT)
+            return pds @ v[0] + p @ v[1] - pds.sum(-1, keepdim=True) * y[..., rows, :]
+
+        starts = range(0, y.shape[-2], QUERIES)
+        return y, torch.cat([tangent(slice(at, at + QUERIES)) for at in starts], dim=-2)
 
 
 # function: (rule, how many leading arguments are dual)
@@ -91,13 +104,13 @@ _RULES = {
 class _LeanRules(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         rule, duals = _RULES.get(function, (None, 0))
-        unpacked = [forward_ad.unpack_dual(x) for x in args[:duals]]
+        unpacked = [forward_ad.unpack_dual(x, level=LEVEL) for x in args[:duals]]
         if rule is None or any(x.tangent is None for x in unpacked):
             return function(*args, **(kwargs or {}))
         value, tangent = rule(
             *((x.primal, x.tangent) for x in unpacked), *args[duals:], **(kwargs or {})
         )
-        return forward_ad.make_dual(value, tangent)
+        return forward_ad.make_dual(value, tangent, level=LEVEL)
 
 
 def jvp(
@@ -115,7 +128,10 @@ def jvp(
         _LeanRules(),
     ):
         dual = function(
-            *(forward_ad.make_dual(p, q) for p, q in zip(primals, tangents, strict=True))
+            *(
+                forward_ad.make_dual(p, q, level=LEVEL)
+                for p, q in zip(primals, tangents, strict=True)
+            )
         )
-        value, tangent = forward_ad.unpack_dual(dual)
+        value, tangent = forward_ad.unpack_dual(dual, level=LEVEL)
         return value, tangent.detach()

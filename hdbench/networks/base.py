@@ -54,7 +54,8 @@ class TokenNetwork(nn.Module):
 def dual(*arguments: Any) -> bool:
     """Whether any of them is a tensor that carries a tangent of forward-mode AD."""
     return any(
-        isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None for x in arguments
+        isinstance(x, Tensor) and forward_ad.unpack_dual(x, level=0).tangent is not None
+        for x in arguments
     )
 
 

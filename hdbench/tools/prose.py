@@ -12,6 +12,7 @@ verdict|finding of CLAIM      of a claim
 chains, core_hours            how many there are, and what they took
 claims                        the table of verdicts
 methods                       every recipe with its source and distance by sampling steps
+rehearsal                     FLOPs and memory of stages that train, by formula and as rehearsed
 
 ` in SUITE` at the end says whose numbers they are; without it they are of the suite that the
 document names on top, between lines of `---`, as `suite: NAME`.  `probes` is one, whose arms are
@@ -51,6 +52,8 @@ from hdbench.report.tables import TABLES
 from hdbench.suite.arms import describe, head_of
 from hdbench.suite.load import load_plan
 from hdbench.suite.reading import RECIPES
+from hdbench.tools.memory.report import comparison
+from hdbench.tools.rehearsal.counts import COMMITTED, counts_of
 
 SUFFIX = ".in.md"
 HEAD = re.compile(r"---\nsuite: (?P<suite>\S+)\n---\n+")
@@ -105,6 +108,8 @@ def value(key: str, tables: Path, source: str = "document", suite: str = "") -> 
     words = (what.split(), of.replace(",", " ").split())
     if suite == "probes":
         return _of_probes(*words, tables, key, source)
+    if words == (["rehearsal"], []):
+        return _block(_rehearsal(suite, source))
     numbers = _numbers(suite, tables)
     match words:
         case ["chains"], []:
@@ -137,6 +142,23 @@ def value(key: str, tables: Path, source: str = "document", suite: str = "") -> 
                 _entry(numbers, name, key, source)
             return _ratio(numbers, metric, arm, other)
     raise UserError(f"{source}: {key}: not a key of a number; see hdbench/tools/prose.py")
+
+
+def _rehearsal(suite: str, source: str) -> pd.DataFrame:
+    """The committed counts of a suite beside those of formulas."""
+    plan = load_plan(suite)
+    counts = counts_of(plan, Path())
+    if counts is None:
+        raise UserError(
+            f"{source}: no rehearsal of {suite} in {COMMITTED}; run `hdbench rehearse --suite "
+            f"{suite}` and put its table there"
+        )
+    rows = [
+        [kind, objective if head in ("-", "none") else f"{objective}, {head}", *numbers]
+        for kind, objective, head, *numbers in comparison(plan, counts)
+    ]
+    quantities = ["GFLOP by formula", "GFLOP", "GB by formula", "GB"]
+    return pd.DataFrame(rows, columns=["rule", "objective, head", *quantities])
 
 
 def _of_claim(judged: pd.DataFrame, kind: str, claim: str, place: str) -> str:

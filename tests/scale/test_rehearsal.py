@@ -7,10 +7,14 @@ from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hdbench.cli import main
+from hdbench.core.errors import UserError
+from hdbench.datasets.latents.cache import rows_at_once
+from hdbench.flow.jvp import jvp
 from hdbench.methods.trajectory import meanflow
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.flops import forward_flops
@@ -18,14 +22,16 @@ from hdbench.stages import PROBLEMS
 from hdbench.stages.train import trainer_of
 from hdbench.suite.load import load_plan
 from hdbench.suite.stage import SampleStage
-from hdbench.tools.cost.counting import by_precision
+from hdbench.tools.cost.counting import Costs, by_precision
 from hdbench.tools.cost.model import read_model
+from hdbench.tools.memory.report import comparison, memory_report
 from hdbench.tools.rehearsal import parents
 from hdbench.tools.rehearsal.autograd import walked
-from hdbench.tools.rehearsal.device import CUDA
-from hdbench.tools.rehearsal.report import different, report
+from hdbench.tools.rehearsal.counts import COMMITTED, Rehearsal, counts_of, different, table
+from hdbench.tools.rehearsal.device import CUDA, fake_cuda
+from hdbench.tools.rehearsal.report import report
 from hdbench.tools.rehearsal.stages import context_of, rehearse
-from hdbench.tools.rehearsal.watch import Watch
+from hdbench.tools.rehearsal.watch import BLOCK, CATEGORIES, Watch
 from tests.support.tiny import REPOSITORY, TINY, stage_of, tiny_plan, write_suite
 
 HOST = torch.device("cpu")
@@ -92,7 +98,7 @@ def test_flops_of_training_are_the_objectives_passes(tmp_path):
     ]
     rehearsal = rehearse(plan, stage)
     one = forward_flops(network, 8, 1, 10, True)
-    assert rehearsal.flops == pytest.approx(passes * one, rel=0.1)
+    assert rehearsal.total_flops == pytest.approx(passes * one, rel=0.1)
     assert not rehearsal.waits and not rehearsal.faults
 
 
@@ -176,6 +182,22 @@ def profiled(plan, stage) -> int:
     return peak
 
 
+@pytest.mark.parametrize("tokens", [256, 1024])
+def test_attention_in_forward_mode_holds_the_weights_of_some_queries(tokens):
+    """For the backward it keeps log-sums alone; 16 rows and heads of SiT-XL/2."""
+    with fake_cuda(), Watch() as watch:
+        q, k, v = (
+            torch.empty(16, 16, tokens, 72, device=CUDA, requires_grad=True) for _ in range(3)
+        )
+        tangents = tuple(torch.empty_like(x, requires_grad=False) for x in (q, k, v))
+        before = watch.total
+        y, dy = jvp(lambda *x: F.scaled_dot_product_attention(*x), (q, k, v), tangents)
+        kept = watch.total - before - y.nbytes - dy.nbytes
+    weights = 4 * 16 * 16 * tokens**2
+    assert kept <= weights / tokens + 2 * BLOCK
+    assert watch.peak - before < {256: 2.2e8, 1024: 8.4e8}[tokens]  # 4.4e8, 6.6e9 with all weights
+
+
 # mistakes
 
 
@@ -257,9 +279,22 @@ def test_a_step_at_the_papers_size(tmp_path):
     plan = load_plan("imagenet256")
     (stage,) = [s for s in different(plan).values() if s.kind == "sample" and "1step" in s.id]
     rehearsal = rehearse(plan, stage)
-    assert rehearsal.flops == forward_flops(plan.suite.network, 32, 4, 1000, True)
-    assert rehearsal.decoding == read_model().autoencoders["kl"].decode
+    one = forward_flops(plan.suite.network, 32, 4, 1000, True)
+    assert rehearsal.flops.keys() == {"float32"} and rehearsal.total_flops == one
+    assert rehearsal.decoding["tfloat32"] > 10 * rehearsal.decoding["float32"]
+    assert sum(rehearsal.decoding.values()) == read_model().autoencoders["kl"].decode
     assert not rehearsal.faults and not rehearsal.waits
+
+
+@pytest.mark.slow
+def test_images_of_1024_pixels_are_encoded_in_what_a_gpu_has():
+    """32 of them at once would take 88 GB."""
+    plan = load_plan("mjhq_1024")
+    (data,) = [stage for stage in plan.stages.values() if stage.kind == "data"]
+    model = read_model()
+    rehearsal = rehearse(plan, data)
+    assert not report(plan, [rehearsal], model)[1] and rehearsal.rows == 8
+    assert [rows_at_once(side) for side in (256, 512, 8192)] == [32, 32, 1]
 
 
 def test_the_command_rehearses_and_keeps(tmp_path):
@@ -269,7 +304,79 @@ def test_the_command_rehearses_and_keeps(tmp_path):
     first = CliRunner().invoke(main, arguments)
     assert first.exit_code == 0, first.output
     files = list((tmp_path / "results/rehearsals").iterdir())
-    assert len(files) == 3  # classifier, teacher, its samples
-    assert first.output.splitlines()[-1] == f"Kept in {tmp_path / 'results/rehearsals'}."
+    assert len(files) == 4  # classifier, teacher, its samples; all as a table
+    kept = tmp_path / f"results/rehearsals/{suite.stem}.csv"
+    assert first.output.splitlines()[-1] == f"Kept in {kept}."
     with mock.patch("hdbench.tools.rehearsal.report.rehearse_one", side_effect=AssertionError):
         assert CliRunner().invoke(main, arguments).output == first.output
+    cost = CliRunner().invoke(main, ["cost", *arguments[1:]])
+    assert cost.exit_code == 0 and str(kept) in "".join(cost.output.split()), cost.output
+
+
+# counts
+
+
+@pytest.fixture
+def counted(tmp_path):
+    """A plan and counts of its stages that nobody would guess."""
+    plan = tiny_plan(tmp_path)
+    rows = {
+        key: Rehearsal(
+            stage=stage.id,
+            rows=4,
+            parameters=7,
+            flops={"bfloat16": 3.0 + number, "float32": 0.5},
+            decoding={"tfloat32": 2.0} if stage.kind == "sample" else {},
+            memory=dict.fromkeys(CATEGORIES, number),
+        )
+        for number, (key, stage) in enumerate(different(plan).items())
+    }
+    path = tmp_path / f"results/rehearsals/{plan.stem}.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(table(rows.items()))
+    counts = counts_of(plan, tmp_path / "results")
+    assert counts and counts.rows == rows and counts.source == path
+    return plan, counts
+
+
+def test_cost_and_memory_are_a_rehearsals(counted):
+    plan, counts = counted
+    costs = Costs(plan, read_model(), counts)
+    td = plan.stage(stage_of(plan, "trajectory", "td"))
+    samples = td.training.steps * td.training.batch
+    assert costs.of(td).flops == {x: samples * y for x, y in counts.of(td).flops.items()}
+    (teacher,) = [s for s in plan.stages.values() if s.kind == "sample" and "4step" in s.id]
+    once = counts.of(teacher)  # guided: two evaluations a step
+    assert costs.of(teacher).flops == {
+        **{x: 64 * 4 * 2 * y for x, y in once.flops.items()},
+        "tfloat32": 64 * 2.0,
+    }
+    assert costs.of(td).disk == Costs(plan, read_model()).of(td).disk
+    printed = memory_report(plan, read_model(), counts)
+    assert str(counts.source) in "".join(printed.split()) and "formula" not in printed
+    rows = comparison(plan, counts)
+    assert len(rows) == sum(bool(stage.training) for stage in different(plan).values())
+
+
+@pytest.mark.parametrize("suite", [path.stem for path in (REPOSITORY / COMMITTED).glob("*.csv")])
+def test_committed_counts_are_of_the_suite_as_it_is(suite, tmp_path):
+    plan = load_plan(suite)
+    counts = counts_of(plan, tmp_path)
+    assert counts and len(counts.different()) == len(counts.rows)
+
+
+def test_stale_counts_are_refused_in_one_sentence(counted):
+    plan, counts = counted
+    td = plan.stage(stage_of(plan, "trajectory", "td"))
+    training = td.training.model_copy(update={"micro_batch": 2})
+    stale = dataclasses.replace(td, config=td.config.model_copy(update={"training": training}))
+    with pytest.raises(UserError, match="counts of other settings than trajectory/.* has; run"):
+        counts.of(stale)
+    longer = td.training.model_copy(update={"steps": 99})
+    same = dataclasses.replace(td, config=td.config.model_copy(update={"training": longer}))
+    assert counts.of(same) == counts.of(td)
+    counts.source.write_text("key,stage\n1,2\n")
+    with pytest.raises(UserError, match="not a table of rehearsals"):
+        counts_of(plan, counts.source.parent.parent)
+    counts.source.unlink()
+    assert counts_of(plan, counts.source.parent.parent) is None

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hdbench.flow import jvp as lean
 from hdbench.flow.jvp import jvp
 from hdbench.networks import transformer
 from hdbench.networks.config import TransformerConfig
@@ -174,9 +175,11 @@ def test_gelu(approximate):
     check(nn.GELU(approximate), (3 * normal(4, 7),))
 
 
+@pytest.mark.parametrize("queries", [2, 128])
 @pytest.mark.parametrize("options", ["plain", "scale", "additive mask", "additive mask of -inf"])
-def test_attention(options):
-    """All three of q, k and v move; five queries on six keys."""
+def test_attention(options, queries, monkeypatch):
+    """All three of q, k and v move; five queries on six keys, by twos and at once."""
+    monkeypatch.setattr(lean, "QUERIES", queries)
     mask = normal(5, 6, seed=9)
     if options == "additive mask of -inf":
         mask = torch.zeros(5, 6, dtype=torch.float64).masked_fill(mask > 0.8, -math.inf)

@@ -102,6 +102,7 @@ def print_cost():
     """Of the jobs that a dry run plans; where planning fails there is no scheduler."""
     from hdbench.tools.cost.model import read_model
     from hdbench.tools.cost.report import report
+    from hdbench.tools.rehearsal.counts import counts_of
 
     if workflow.scheduler:
         jobs = list(workflow.dag.needrun_jobs(exclude_finished=False))
@@ -112,6 +113,8 @@ def print_cost():
         ]
         local = len(jobs) - len(stages)
         try:
-            print(f"\n{report(PLAN, stages, read_model(), Path('paper_tables'), local=local)}")
+            counts = counts_of(PLAN, Path(RESULTS))
+            table = report(PLAN, stages, read_model(), Path("paper_tables"), local, counts)
+            print(f"\n{table}")
         except UserError as error:
             print(f"hdbench: {error}", file=sys.stderr)

@@ -30,7 +30,12 @@ from hdbench.datasets.latents.content import Content, content_of
 from hdbench.datasets.latents.source import PROMPTS, Listing, find, tolerate
 from hdbench.networks import autoencoders
 
-BATCH = 32  # images encoded at once
+BATCH = 32  # images encoded at once, of at most 512 pixels
+
+
+def rows_at_once(resolution: int) -> int:
+    """Images of this side that are encoded at once: fewer of larger ones, for the same memory."""
+    return max(1, min(BATCH, BATCH * 512**2 // resolution**2))
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ class Encoder:
 
     def _batches(self, rows: range) -> Iterator[tuple[range, dict[int, np.ndarray | str]]]:
         """Batches of these rows with their crops; the next one is read while one is encoded."""
-        batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        step = rows_at_once(self.collection.resolution)
+        batches = [rows[start : start + step] for start in range(0, len(rows), step)]
         with ThreadPoolExecutor() as pool:
             loading = (
                 (batch, pool.map(lambda i: self.content.load(self.listing.items[i]), batch))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -20,10 +20,19 @@ from hdbench.methods.discriminators import parameter_count
 from hdbench.networks.flops import forward_flops
 from hdbench.networks.reuse import DeepCache, FasterDiffusion
 from hdbench.suite.plan import Plan
-from hdbench.suite.stage import ReferenceStage, SampleStage, Stage
+from hdbench.suite.stage import (
+    CheckpointStage,
+    DataStage,
+    PairsStage,
+    ReferenceStage,
+    SampleStage,
+    Stage,
+    TrainedStage,
+)
 from hdbench.suite.training import ClipText
 from hdbench.tools.cost.model import CostModel
 from hdbench.tools.memory.held import Memory
+from hdbench.tools.rehearsal.counts import Counts, Rehearsal
 
 ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}  # bytes
 
@@ -57,9 +66,11 @@ def by_precision(
 class Costs:
     """The cost of a plan's stages; a method for each kind."""
 
-    def __init__(self, plan: Plan, model: CostModel):
+    def __init__(self, plan: Plan, model: CostModel, counts: Counts | None = None):
+        """With `counts`, FLOPs of stages that are rehearsed are the rehearsal's."""
         self.plan = plan
         self.model = model
+        self.counts = counts
         self.memory = Memory(plan)
         self.data = plan.suite.data
         self.latents = self.data.stored == "latents"
@@ -81,7 +92,30 @@ class Costs:
         }
 
     def of(self, stage: Stage) -> Cost:
-        return self.kinds[stage.kind](stage)
+        cost = self.kinds[stage.kind](stage)
+        rehearsed = self.counts.of(stage) if self.counts else None
+        return replace(cost, flops=self.repeated(stage, rehearsed)) if rehearsed else cost
+
+    def repeated(self, stage: Stage, rehearsed: Rehearsal) -> dict[str, float]:
+        """FLOPs of the whole stage by those of what was rehearsed once."""
+        config = stage.config
+        decoded = 0
+        match config:
+            case CheckpointStage():
+                times = 0  # converted
+            case TrainedStage():
+                times = config.training.planned_steps * config.training.batch
+            case PairsStage():
+                times = config.count * config.steps * config.guidance.evaluations
+            case SampleStage():
+                times = config.samples * sum(number for number, _ in config.calls)
+                decoded = config.samples
+            case DataStage():
+                times = self.images() * (1 + self.data.flips)
+            case _:
+                times = self.plan.suite.evaluation.samples
+        flops = Counter({kind: times * count for kind, count in rehearsed.flops.items()})
+        return flops + Counter({kind: decoded * x for kind, x in rehearsed.decoding.items()})
 
     def forward(self, stage: Stage, reuse: DeepCache | FasterDiffusion | None = None) -> int:
         """FLOPs of one forward of a generator; every student counts with its embedding of t - r."""

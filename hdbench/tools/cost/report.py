@@ -20,6 +20,7 @@ from hdbench.suite.stage import KINDS
 from hdbench.tools.cost.counting import Cost, Costs
 from hdbench.tools.cost.model import MODEL, CostModel
 from hdbench.tools.numbers import WIDTH, number
+from hdbench.tools.rehearsal.counts import Counts
 
 
 def to_do(plan: Plan, results: Path) -> list[str]:
@@ -37,9 +38,11 @@ class Estimate(NamedTuple):
     """How many are `shipped`, `measured`, `alike` (at a measured pace) or `counted`."""
 
 
-def estimate(plan: Plan, stages: Iterable[str], model: CostModel, tables: Path) -> Estimate:
+def estimate(
+    plan: Plan, stages: Iterable[str], model: CostModel, tables: Path, counts: Counts | None = None
+) -> Estimate:
     """The cost of these stages: GPU seconds of a suite on latents, else core-seconds."""
-    counted = Costs(plan, model)
+    counted = Costs(plan, model, counts)
     if not counted.latents:
         return core_seconds(plan, counted, stages, model, measured_seconds(tables))
     costs = {stage: counted.of(plan.stage(stage)) for stage in stages}
@@ -86,11 +89,19 @@ def measured_seconds(tables: Path) -> dict[str, float]:
 
 
 def report(
-    plan: Plan, stages: Iterable[str], model: CostModel, tables: Path, local: int = 0
+    plan: Plan,
+    stages: Iterable[str],
+    model: CostModel,
+    tables: Path,
+    local: int = 0,
+    counts: Counts | None = None,
 ) -> str:
-    """A table by rule of these stages, with totals, and what was assumed; `local` jobs render."""
+    """A table by rule of these stages, with totals, and what was assumed; `local` jobs render.
+
+    FLOPs are by formula, or those of a rehearsal's `counts`.
+    """
     stages = list(stages)
-    estimated = estimate(plan, stages, model, tables)
+    estimated = estimate(plan, stages, model, tables, counts)
     rows = []
     for kind in KINDS:
         ids = [stage for stage in stages if plan.stage(stage).kind == kind]
@@ -111,9 +122,21 @@ def report(
         disable_numparse=True,
         colalign=("left", *["right"] * 4),
     )
-    text = assumptions(plan, model, estimated) if stages else "All stages are done."
+    text = "All stages are done."
+    if stages:
+        text = f"{basis_of(plan, counts)} {assumptions(plan, model, estimated)}"
     title = f"{plan.stem}, what is still to do, by {MODEL}:"
     return "\n".join([title, table, *textwrap.wrap(text, WIDTH)])
+
+
+def basis_of(plan: Plan, counts: Counts | None) -> str:
+    """Where the counts are from, in a sentence."""
+    if counts:
+        return (
+            f"FLOPs of what trains, samples, measures or encodes images: {counts.source}, a "
+            "rehearsal's."
+        )
+    return f"FLOPs by formula: `hdbench rehearse --suite {plan.given}` counts them."
 
 
 def assumptions(plan: Plan, model: CostModel, estimated: Estimate) -> str:

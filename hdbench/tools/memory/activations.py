@@ -10,8 +10,7 @@ One block; T = rows x tokens, width d, heads h, MLP ratio m, and s bytes a numbe
     + rows 8 d s            six modulations, two 1 + scale
 
 - frozen, for a gradient to its input alone: T d (8 + (4 + m) s), the other terms the same;
-- in forward mode: s = 4, and 4 h tokens T for the softmax, which flash attention does not keep, in
-  place of 4 h T;
+- in forward mode: s = 4;
 - with gradient checkpointing 4 T d, its input, and one block whole at a time; not in forward mode;
 - in bfloat16 autocast's copies of the weights too, 2 bytes each; with checkpointing those of one
   block.
@@ -42,7 +41,7 @@ def activations(
     if not rows:
         return 0
     options = {"tokens": tokens, "rows": rows, "size": size}
-    block = block_bytes(network, **options, forward_mode=forward_mode, trained=trained)
+    block = block_bytes(network, **options, trained=trained)
     depth = network.depth if depth is None else depth
     blocks = depth * block
     if checkpointing and not forward_mode:
@@ -51,21 +50,14 @@ def activations(
 
 
 def block_bytes(
-    network: TransformerConfig,
-    *,
-    tokens: int,
-    rows: int,
-    size: int,
-    forward_mode: bool,
-    trained: bool,
+    network: TransformerConfig, *, tokens: int, rows: int, size: int, trained: bool
 ) -> float:
     """Of one block."""
     d = network.width
     m = network.mlp_ratio
     t = rows * tokens
-    softmax = tokens if forward_mode else 1
     block = t * d * (16 + (8 + 2 * m) * size if trained else 8 + (4 + m) * size)
-    block += t * (16 + 4 * network.heads * softmax) + rows * 8 * d * size
+    block += t * (16 + 4 * network.heads) + rows * 8 * d * size
     if size == 2:  # copies of qkv, proj, both MLP layers, and modulation
         block += 2 * d * d * (10 + 2 * m if trained else 4 + 2 * m)
     return block

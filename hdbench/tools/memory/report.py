@@ -7,14 +7,32 @@ import textwrap
 from tabulate import tabulate
 
 from hdbench.suite.plan import Plan
-from hdbench.tools.cost.model import CostModel
+from hdbench.suite.stage import Stage
+from hdbench.tools.cost.counting import Costs
+from hdbench.tools.cost.model import CostModel, read_model
 from hdbench.tools.memory.held import Memory
 from hdbench.tools.numbers import WIDTH, number
+from hdbench.tools.rehearsal.counts import Counts
 
 
-def memory_report(plan: Plan, model: CostModel) -> str:
-    """Of each different training stage the bytes on each GPU, in GB."""
-    rows = different_stages(plan)
+def memory_report(plan: Plan, model: CostModel, counts: Counts | None = None) -> str:
+    """Of each different training stage the bytes on each GPU, in GB.
+
+    By a rehearsal's `counts`, or else by formula.
+    """
+    if counts:
+        rows = {
+            (*names_of(stage), rehearsal.rows, key): dict(rehearsal.memory)
+            for key, (stage, rehearsal) in enumerate(counts.different())
+            if stage.training
+        }
+        source = f"At the peak of a step of a micro-batch, by the rehearsal in {counts.source}"
+    else:
+        rows = different_stages(plan)
+        source = (
+            "Activations by formula, without heads and passes without gradient; '-': not counted "
+            f"for this network; `hdbench rehearse --suite {plan.given}` counts all"
+        )
     categories = next(iter(rows.values()), {})
     headers = ["rule", "objective", "head", "rows", *categories, "total GB"]
     cells = []
@@ -34,8 +52,7 @@ def memory_report(plan: Plan, model: CostModel) -> str:
     text = (
         f"On each GPU, in replicas (an {model.gpu} has {model.gpus[model.gpu].memory:g} GB); with "
         "sharding=fsdp2 over R ranks all but teacher and activations is divided by R. Rows: of a "
-        "micro-batch. Activations by formula, without torch.compile, heads, passes without "
-        "gradient and fragmentation: leave a fifth for them; '-': not counted for this network."
+        f"micro-batch. {source}. Without torch.compile and fragmentation: leave a fifth for them."
     )
     return "\n".join([table, *textwrap.wrap(text, WIDTH)])
 
@@ -52,7 +69,34 @@ def different_stages(plan: Plan) -> dict[tuple, dict[str, float | None]]:
             **memory.held(stage, training).bytes(),
             "activations": memory.activations(stage, training),
         }
-        head, _ = training.objective.head() or ("-", None)
-        names = (stage.kind, training.objective.name, head, memory.rows(training))
+        names = (*names_of(stage), memory.rows(training))
         rows.setdefault((*names, tuple(sizes.values())), sizes)
+    return rows
+
+
+def names_of(stage: Stage) -> tuple[str, str, str]:
+    """A training stage's kind, objective and head."""
+    objective = stage.config.training.objective
+    head, _ = objective.head() or ("-", None)
+    return stage.kind, objective.name, head
+
+
+def comparison(plan: Plan, counts: Counts) -> list[list[str]]:
+    """Rows of each different training stage: names, and formula beside rehearsal.
+
+    GFLOP of a sample and step, and GB on a GPU; "-" where the formula counts none.
+    """
+    costs, memory = Costs(plan, read_model()), Memory(plan)
+    rows = []
+    for stage, rehearsal in counts.different():
+        training = stage.training
+        if not training:
+            continue
+        samples = training.planned_steps * training.batch
+        held = sum(memory.held(stage, training).bytes().values())
+        activations = memory.activations(stage, training)
+        flops = [sum(costs.of(stage).flops.values()) / samples, rehearsal.total_flops]
+        whole = [None if activations is None else held + activations, rehearsal.peak]
+        pairs = [*flops, *whole]
+        rows.append([*names_of(stage), *("-" if x is None else number(x / 1e9) for x in pairs)])
     return rows

@@ -21,22 +21,13 @@ from hdbench.core.errors import UserError
 from hdbench.core.files import digest_of, sha256, write_atomic
 from hdbench.suite.load import load_plan
 from hdbench.suite.plan import Plan
-from hdbench.suite.stage import (
-    CheckpointStage,
-    DataStage,
-    PairsStage,
-    ProtocolStage,
-    SampleStage,
-    Stage,
-)
+from hdbench.suite.stage import Stage
 from hdbench.tools.cost.model import CostModel, read_model
 from hdbench.tools.numbers import WIDTH, number
+from hdbench.tools.rehearsal.counts import FOLDER, Rehearsal, different, table
 from hdbench.tools.rehearsal.device import PACKAGE
-from hdbench.tools.rehearsal.stages import STEPS, Rehearsal, rehearse
+from hdbench.tools.rehearsal.stages import rehearse
 from hdbench.tools.rehearsal.watch import CATEGORIES
-
-FOLDER = "rehearsals"  # in the results
-UNTRAINED = (CheckpointStage, PairsStage, ProtocolStage, SampleStage)
 
 
 @cache
@@ -45,42 +36,15 @@ def sources() -> str:
     return digest_of([sha256(path) for path in sorted(PACKAGE.rglob("*.py"))])
 
 
-def is_rehearsed(plan: Plan, stage: Stage) -> bool:
-    """Whether a stage is of a kind that is rehearsed."""
-    encoded = isinstance(stage.config, DataStage) and plan.suite.data.stored == "latents"
-    return bool(stage.training) or encoded or isinstance(stage.config, UNTRAINED)
+def path_of(results: Path, key: str) -> Path:
+    """Where the rehearsal of this key is kept, as this code and PyTorch make it."""
+    return results / FOLDER / f"{digest_of([key, torch.__version__, sources()])[:16]}.json"
 
 
-def key_of(plan: Plan, stage: Stage) -> str:
-    """Of all that decides a rehearsal: stages of one key have the same."""
-    config = stage.config.model_dump(mode="json")
-    for name in ("seed", "chain", "samples", "count", "times", "checkpoint"):
-        config.pop(name, None)
-    if stage.training:
-        del config["training"]["steps"]
-    elif "steps" in config:
-        config["steps"] = min(config["steps"], STEPS)
-    text = plan.suite.text.model_dump(mode="json") if plan.suite.text else None
-    parents = {role: plan.stage(id_).kind == "teacher" for role, id_ in stage.parents.items()}
-    if stage.training:
-        parents.pop("student", None)  # of which the weights alone are read
-    data = plan.suite.data.model_dump(mode="json")
-    return digest_of([stage.kind, config, text, parents, data, torch.__version__, sources()])
-
-
-def different(plan: Plan) -> dict[str, Stage]:
-    """The first stage of each key."""
-    stages: dict[str, Stage] = {}
-    for stage in plan.stages.values():
-        if is_rehearsed(plan, stage):
-            stages.setdefault(key_of(plan, stage), stage)
-    return stages
-
-
-def read(results: Path, key: str) -> Rehearsal | None:
+def read(path: Path) -> Rehearsal | None:
     """A rehearsal that was kept."""
     try:
-        text = (results / FOLDER / f"{key[:16]}.json").read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
         values = json.loads(text)
     except (OSError, ValueError):
         return None
@@ -94,10 +58,10 @@ def rehearse_one(suite: str, stage: str) -> Rehearsal:
     return rehearse(plan, plan.stage(stage))
 
 
-def rehearsals(plan: Plan, results: Path, jobs: int) -> Iterator[Rehearsal]:
-    """Of every different stage, those that are not kept made by so many processes."""
+def rehearsals(plan: Plan, results: Path, jobs: int) -> Iterator[tuple[str, Rehearsal]]:
+    """Of every different stage by key, those that are not kept made by so many processes."""
     stages = different(plan)
-    kept = {key: read(results, key) for key in stages}
+    kept = {key: read(path_of(results, key)) for key in stages}
     missing = [stages[key].id for key, rehearsal in kept.items() if rehearsal is None]
     with ExitStack() as stack:
         make = map
@@ -108,10 +72,10 @@ def rehearsals(plan: Plan, results: Path, jobs: int) -> Iterator[Rehearsal]:
         for key, rehearsal in kept.items():
             if rehearsal is None:
                 rehearsal = next(made)
-                path = results / FOLDER / f"{key[:16]}.json"
+                path = path_of(results, key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, json.dumps(asdict(rehearsal)) + "\n")
-            yield rehearsal
+            yield key, rehearsal
 
 
 def of_suite(
@@ -120,8 +84,11 @@ def of_suite(
     """The `report` of a suite by its name, on one of the cost model's GPUs, and its folder."""
     plan = load_plan(suite)
     model = read_model(config, gpu)
-    table, wrong = report(plan, rehearsals(plan, results, jobs), model)
-    return f"{table}\nKept in {results / FOLDER}.", wrong
+    rehearsed = list(rehearsals(plan, results, jobs))
+    path = results / FOLDER / f"{plan.stem}.csv"
+    write_atomic(path, table(rehearsed))
+    text, wrong = report(plan, [rehearsal for _, rehearsal in rehearsed], model)
+    return f"{text}\nKept in {path}.", wrong
 
 
 def report(plan: Plan, rehearsed: Iterable[Rehearsal], model: CostModel) -> tuple[str, list[str]]:
@@ -141,26 +108,26 @@ def report(plan: Plan, rehearsed: Iterable[Rehearsal], model: CostModel) -> tupl
                 f"rows at once, an {model.gpu} has {memory / 1e9:g}; lower {remedy(stage)}"
             )
     headers = ["rule", "what", "rows", "M parameters", "GFLOP", *CATEGORIES, "peak GB", "waits"]
-    table = tabulate(
-        rows, headers, disable_numparse=True, colalign=("left", "left", *["right"] * 8)
-    )
+    columns = ("left", "left", *["right"] * 8)
+    lines = tabulate(rows, headers, disable_numparse=True, colalign=columns)
     text = (
         "GFLOP: of a sample and training step, of an evaluation of the sampling network (+ "
         "decoding one image), or of an image. Categories in GB at the peak, with replicas on one "
         "GPU: parameters are those of all networks and averages. Waits: times a step that the "
         "host waits for the device" + ("" if not waits else ": " + "; ".join(sorted(waits))) + "."
     )
-    return "\n".join([table, *textwrap.wrap(text, WIDTH)]), wrong
+    return "\n".join([lines, *textwrap.wrap(text, WIDTH)]), wrong
 
 
 def row_of(stage: Stage, rehearsal: Rehearsal) -> list[Any]:
-    decoding = f" + {number(rehearsal.decoding / 1e9)}" if rehearsal.decoding else ""
+    decoded = sum(rehearsal.decoding.values())
+    decoding = f" + {number(decoded / 1e9)}" if decoded else ""
     return [
         stage.kind,
         what(stage),
         rehearsal.rows,
         number(rehearsal.parameters / 1e6),
-        number(rehearsal.flops / 1e9) + decoding,
+        number(rehearsal.total_flops / 1e9) + decoding,
         *(number(rehearsal.memory[category] / 1e9) for category in CATEGORIES),
         number(rehearsal.peak / 1e9),
         sum(rehearsal.waits.values()),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,39 +31,10 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.stage import CheckpointStage, PairsStage, ProtocolStage, SampleStage, Stage
 from hdbench.suite.training import Training
 from hdbench.tools.rehearsal import features
+from hdbench.tools.rehearsal.counts import Rehearsal, rehearsed_steps
 from hdbench.tools.rehearsal.device import CUDA, fake_cuda, place
 from hdbench.tools.rehearsal.parents import Rehearsed
 from hdbench.tools.rehearsal.watch import CATEGORIES, Watch
-
-STEPS = 2  # of a sampler
-
-
-@dataclass(kw_only=True)
-class Rehearsal:
-    """What one step of a stage does."""
-
-    stage: str
-    rows: int
-    """Of a micro-batch, or of samples made at once."""
-    parameters: int = 0
-    """Of all networks that the step holds, each once."""
-    flops: float = 0.0
-    """Of one sample in one training step, of one evaluation of the network that samples, or of one
-    image that is measured or encoded."""
-    decoding: float = 0.0
-    """FLOPs of decoding one image."""
-    memory: dict[str, int] = field(default_factory=dict)
-    """Bytes at the peak, by category."""
-    to_device: float = 0.0
-    """Bytes a sample and step that are copied to the device."""
-    waits: dict[str, int] = field(default_factory=dict)
-    """Where the host waits for the device, and how often a step."""
-    faults: list[str] = field(default_factory=list)
-    """What would fail on a GPU, or compute in float64."""
-
-    @property
-    def peak(self) -> int:
-        return sum(self.memory.values())
 
 
 def rehearse(plan: Plan, stage: Stage) -> Rehearsal:
@@ -118,8 +90,9 @@ def rows_of(training: Training) -> int:
 
 
 def of_training(plan: Plan, stage: Stage) -> Rehearsal:
-    """A step of one micro-batch, beside the gradients of those before it, each update once.
+    """The last step, of one micro-batch, beside the gradients of those before it, each update once.
 
+    By then guidance has begun in objectives that start without.
     torch.compile is left out, which changes neither shapes nor devices.
     """
     training = stage.training
@@ -128,11 +101,12 @@ def of_training(plan: Plan, stage: Stage) -> Rehearsal:
     config = stage.config.model_copy(update={"training": shortened})
     result = Rehearsal(stage=stage.id, rows=rows)
     watch = Watch()
-    begun: dict[str, int] = {}
+    begun: dict[str, Counter[str]] = {}
     with fake_cuda():
         context = context_of(plan, replace(stage, config=config))
         problem = PROBLEMS[stage.kind](context)
         trainer = trainer_of(context, problem)
+        trainer.step = training.planned_steps - 1
         networks = [*trainer.modules().values(), problem.student]
         networks += [problem.teacher] if problem.teacher is not None else []
         networks = list({id(network): network for network in networks}.values())
@@ -144,17 +118,24 @@ def of_training(plan: Plan, stage: Stage) -> Rehearsal:
         with noted(result, watch):
             trainer.train_step()
     ends = [*list(begun.values())[1:], watch.flops]
-    spent = {name: end - start for (name, start), end in zip(begun.items(), ends, strict=True)}
-    result.flops = sum(repeats[name] * flops for name, flops in spent.items()) / rows
+    spent: Counter[str] = Counter()
+    for (name, start), end in zip(begun.items(), ends, strict=True):
+        spent += Counter({kind: repeats[name] * count for kind, count in (end - start).items()})
+    result.flops = per_sample(spent, rows)
     result.to_device = watch.to_device / rows
     return result
 
 
-def once(update: Update, watch: Watch, begun: dict[str, int], accumulated: bool) -> Update:
+def per_sample(flops: Counter[str], count: float) -> dict[str, float]:
+    """Of so many samples those of one."""
+    return {precision: number / count for precision, number in flops.items()}
+
+
+def once(update: Update, watch: Watch, begun: dict[str, Counter[str]], accumulated: bool) -> Update:
     """The update without repeats, which notes the FLOPs before it; gradients may be there."""
 
     def draw(draws: Any) -> dict[str, Any]:
-        begun[update.name] = watch.flops
+        begun[update.name] = watch.flops.copy()
         for module in update.modules.values() if accumulated else ():
             for parameter in trainable_parameters(module):
                 parameter.grad = torch.zeros_like(parameter)
@@ -190,14 +171,14 @@ def allocate(trainer: Trainer, networks: list[nn.Module], watch: Watch) -> None:
 def of_samples(plan: Plan, stage: Stage) -> Rehearsal:
     """A batch through at most `STEPS` steps of the sampler, and through the decoder."""
     config = stage.config
-    steps = min(config.steps, STEPS)
+    steps = rehearsed_steps(config)
     changes: dict[str, Any] = {"steps": steps}
     if stage.kind == "sample" and config.times is not None:
         changes["times"] = config.times[: steps - 1]
     shortened = config.model_copy(update=changes)
     result = Rehearsal(stage=stage.id, rows=config.batch)
     watch = Watch()
-    solved = 0
+    solved: Counter[str] = Counter()
     with fake_cuda(), torch.no_grad():
         context = context_of(plan, replace(stage, config=shortened))
         decode = None
@@ -221,11 +202,11 @@ def of_samples(plan: Plan, stage: Stage) -> Rehearsal:
         eps = torch.empty(noises, config.batch, *config.shape.dimensions).to(CUDA)
         with noted(result, watch):
             x = sampler(eps, c)
-            solved = watch.flops
+            solved = watch.flops.copy()
             if decode:
                 decode(x)
-    result.flops = solved / calls(shortened) / config.batch
-    result.decoding = (watch.flops - solved) / config.batch
+    result.flops = per_sample(solved, calls(shortened) * config.batch)
+    result.decoding = per_sample(watch.flops - solved, config.batch)
     result.to_device = watch.to_device / config.batch
     return result
 
@@ -258,14 +239,15 @@ def of_teacher(plan: Plan, stage: Stage) -> Rehearsal:
         )
         with noted(result, watch):
             network(z, t, t, c)
-    result.flops = watch.flops
+    result.flops = per_sample(watch.flops, 1)
     return result
 
 
 def of_data(plan: Plan, stage: Stage) -> Rehearsal:
     """A batch of images through the encoder."""
     data = stage.config.dataset
-    result = Rehearsal(stage=stage.id, rows=cache.BATCH)
+    rows = cache.rows_at_once(data.resolution)
+    result = Rehearsal(stage=stage.id, rows=rows)
     watch = Watch()
     with fake_cuda(), torch.no_grad():
         autoencoder = data.autoencoder and context_of(plan, stage).autoencoder(data.autoencoder)
@@ -274,8 +256,8 @@ def of_data(plan: Plan, stage: Stage) -> Rehearsal:
         content = content_of(data, [], autoencoder, CUDA)
         pixels = np.zeros((data.resolution, data.resolution, 3), np.uint8)
         with noted(result, watch):
-            content.kept(dict.fromkeys(range(cache.BATCH), pixels), "latents")
-    result.flops = watch.flops / cache.BATCH
+            content.kept(dict.fromkeys(range(rows), pixels), "latents")
+    result.flops = per_sample(watch.flops, rows)
     return result
 
 
@@ -293,7 +275,7 @@ def of_features(plan: Plan, stage: Stage) -> Rehearsal:
             with noted(result, watch):
                 images = [extractor.prepare(pixels) for _ in range(features.BATCH)]
                 extractor(images, ["a picture"] * features.BATCH)
-    result.flops = watch.flops / features.BATCH
+    result.flops = per_sample(watch.flops, features.BATCH)
     return result
 
 

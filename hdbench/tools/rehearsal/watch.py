@@ -41,6 +41,7 @@ def attention_flops(query, key, value, width, heads, *arguments, out_val=None, *
 
 
 FORMULAS = flop_registry | {aten._native_multi_head_attention: attention_flops}
+CONVOLUTIONS = {aten.convolution, aten._convolution, aten.convolution_backward}
 MOVING = {aten._to_copy.default, aten.copy_.default, aten.clone.default, aten.detach.default}
 
 
@@ -50,7 +51,8 @@ class Watch(TorchDispatchMode):
     def __init__(self, device: torch.device = CUDA):
         super().__init__()
         self.device = device
-        self.flops = 0
+        self.flops: Counter[str] = Counter()
+        """By precision."""
         self.waits: Counter[str] = Counter()
         """Places where the host waits for the device, or a copy does."""
         self.doubles: Counter[str] = Counter()
@@ -87,7 +89,7 @@ class Watch(TorchDispatchMode):
         ):
             self.doubles[here()] += 1
         if formula := FORMULAS.get(func._overloadpacket):
-            self.flops += formula(*args, **kwargs, out_val=out)
+            self.flops[precision(func, tensors)] += formula(*args, **kwargs, out_val=out)
         return out
 
     def count_copies(self, func: Any, inputs: list[Tensor], out: list[Tensor], mixed: bool) -> None:
@@ -138,6 +140,13 @@ class Watch(TorchDispatchMode):
         del self.references[key]
         self.sizes[category] -= size
         self.total -= size
+
+
+def precision(func: Any, out: list[Tensor]) -> str:
+    """In which a product is computed: float32's convolutions in TF32, PyTorch's default."""
+    if out[0].dtype in (torch.bfloat16, torch.float16):
+        return "bfloat16"
+    return "tfloat32" if func._overloadpacket in CONVOLUTIONS else "float32"
 
 
 def of_host(inputs: list[Tensor], device: torch.device | None) -> bool:
