@@ -8,7 +8,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from hdbench.core.files import sha256
 
@@ -60,7 +60,10 @@ def lock(path: Path = LOCK) -> str:
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith((" ", "#")):
             continue
-        pin = Requirement(line.removesuffix("\\"))
+        try:
+            pin = Requirement(line.removesuffix("\\"))
+        except InvalidRequirement:
+            return f"other: {path.name} has a line that is no requirement, {line[:40]!r}"
         try:
             installed = version(pin.name)
         except PackageNotFoundError:

@@ -58,3 +58,6 @@ def test_the_lock_is_named_where_what_is_installed_has_its_versions(tmp_path):
     file.write_text(numpy + "pandas==0.1\n")
     assert lock(file) == f"other: pandas {version('pandas')}, locked 0.1"
     lock.cache_clear()
+    file.write_text("<<<<<<< HEAD\n" + numpy)
+    assert lock(file).startswith("other: requirements.lock has a line that is no requirement")
+    lock.cache_clear()
