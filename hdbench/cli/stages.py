@@ -173,7 +173,7 @@ for _kind in KIND_HELP:
 @results_option
 @clean_errors
 def plan_command(suite, results):
-    """List the suite's stages (id, number of parents, done or not) and what each arm trains."""
+    """List the suite's stages (id, parents, done or not, arms) and what each arm trains."""
     from hdbench.report.checks import check_reports  # start-up: of this command alone
     from hdbench.stages import artifact
     from hdbench.stages.sources import changed_sources, refuse_changed_inputs
@@ -185,9 +185,11 @@ def plan_command(suite, results):
     width = max(map(len, done))
     for stage, finished in done.items():
         parents = len(plan.stage(stage).parents)
+        arms = plan.arms_of(stage)
+        users = ", ".join(arms) if 0 < len(arms) < 4 else f"{len(arms) or 'all'} arms"
         click.echo(
             f"{stage:{width}}  {parents} parent{' ' if parents == 1 else 's'}  "
-            f"{'done' if finished else 'to do'}"
+            f"{'done' if finished else 'to do':5}  {users}"
         )
     for sentence in changed_sources(results, plan.stages.values()):
         click.echo(sentence)

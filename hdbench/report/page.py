@@ -1,6 +1,9 @@
-"""What the pages of tables look like on a screen and on paper, and how they are sorted."""
+"""What the pages of tables and figures look like on a screen and on paper."""
 
 from __future__ import annotations
+
+import base64
+import html
 
 STYLE_SHEET = """:root{color-scheme:light dark}
 body{font:14px/1.45 system-ui,sans-serif;margin:1rem;color:CanvasText;background:Canvas}
@@ -47,3 +50,23 @@ SCRIPT = """for (const table of document.querySelectorAll(".sortable")) {
     table.before(field);
   }
 }"""
+
+FIGURE_SHEET = """body{margin:0;background:#fff}
+img{display:block;margin:auto;max-width:100%;max-height:100vh;cursor:zoom-in}
+img.whole{max-width:none;max-height:none;cursor:zoom-out}"""
+
+
+def figure_page(picture: bytes, text: str) -> str:
+    """One self-contained page of a PNG, no larger than the window; a click shows it in full size.
+
+    `text` is what a reader without the picture is told.
+    """
+    source = base64.b64encode(picture).decode()
+    text = html.escape(text)
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{text}</title><style>{FIGURE_SHEET}</style>"
+        f'<img alt="{text}" src="data:image/png;base64,{source}" '
+        'onclick="this.classList.toggle(&quot;whole&quot;)"></html>\n'
+    )

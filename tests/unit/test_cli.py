@@ -211,9 +211,11 @@ def test_plan_lists_stages_and_costs(plan, tmp_path):
     result = invoke("plan", "--suite", suite, "--results", tmp_path)
     assert result.exit_code == 0
     lines = result.output.splitlines()
-    listed = {line.split()[0]: line.split()[-1] for line in lines[: len(plan.stages)]}
+    listed = dict(line.split(maxsplit=1) for line in lines[: len(plan.stages)])
     first = next(iter(plan.stages))
-    assert listed == {stage: "done" if stage == first else "do" for stage in plan.stages}
+    assert listed.keys() == plan.stages.keys()
+    assert all(("  done   " in line) == (stage == first) for stage, line in listed.items())
+    assert listed[stage_of(plan, "refine", "hd_patch")].endswith("  to do  hd_patch")
     assert f"1 of {len(plan.stages)} stages done" in lines
     costs = {line.split()[0]: line.split()[1] for line in lines[-len(plan.arms) :]}
     assert costs.keys() == plan.arms.keys()

@@ -2,6 +2,7 @@
 synthetic artifacts.
 """
 
+import base64
 import csv
 import hashlib
 import html
@@ -711,14 +712,21 @@ def test_relative_power_is_samples_over_real(tmp_path):
 @pytest.mark.slow
 def test_figures_of_an_empty_folder_say_what_is_missing(tmp_path):
     plan = tiny_plan(tmp_path)
-    for pdf, kinds in (
-        (False, {".png": b"\x89PNG"}),
-        (True, {".png": b"\x89PNG", ".pdf": b"%PDF"}),
+    png = {".png": b"\x89PNG"}
+    for out, kinds in (
+        (None, png | {".html": b"<!do"}),
+        (tmp_path / "out", png | {".pdf": b"%PDF"}),
     ):
-        written = figures.draw(plan, tmp_path / "nothing", tmp_path / f"{pdf}", pdf=pdf)
+        written = figures.draw(plan, tmp_path / "nothing", out, pdf=out is not None)
         assert {path.name for path in written} == {n + k for n in figures.FIGURES for k in kinds}
         assert all(path.read_bytes()[:4] == kinds[path.suffix] for path in written)
-    sources = figure_sources.Sources(plan, tmp_path / "nothing")
+    for path in (tmp_path / "nothing").rglob("*.html"):  # of the report, no taller than a window
+        text = path.read_text(encoding="utf-8")
+        picture = base64.b64encode(path.with_suffix(".png").read_bytes()).decode()
+        kind = figures.FIGURES[path.stem]
+        assert f"base64,{picture}" in text and "max-height:100vh" in text and "http" not in text
+        assert f'alt="{html.escape(kind.__doc__)}"' in text
+    sources = figure_sources.Sources(plan, tmp_path / "none")
     plt.close(Spectrum().draw(sources))
     assert "Not available" in sources.notes(plan.arms) and "Reconstruction" in sources.notes(
         plan.arms

@@ -47,7 +47,8 @@ def pretend_done(workspace: Path) -> None:
         for table in (*tables_of(plan), "claims")
         for kind in ("csv", "md", "tex", "html")
     ]
-    files += [folder / "figures" / f"{figure}.png" for figure in FIGURES]
+    pictures = [f"{figure}.{kind}" for figure in FIGURES for kind in ("png", "html")]
+    files += [folder / "figures" / picture for picture in pictures]
     files += [
         workspace / "results/theory" / name
         for name in ("metrics.csv", *(f"theory.{kind}" for kind in ("csv", "md", "png")))

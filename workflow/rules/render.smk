@@ -125,13 +125,14 @@ rule figures:
     output:
         [
             report(
-                f"{FOLDER}/figures/{figure}.png",
+                f"{FOLDER}/figures/{figure}.html",
                 category="Figures",
                 labels={"figure": figure},
                 caption=caption(figure),
             )
             for figure in FIGURES
         ],
+        expand(f"{FOLDER}/figures/{{figure}}.png", figure=FIGURES),
     log:
         f"{LOGS}/figures.log",
     shell:

@@ -9,6 +9,7 @@ A new figure is its file and a line in `FIGURES`, or an installed package's entr
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -29,6 +30,7 @@ from hdbench.report.figures.spectrum import Spectrum
 from hdbench.report.figures.style import NOTHING, STYLE, pictures_of
 from hdbench.report.figures.weights import Weights
 from hdbench.report.numbers import Numbers, figures_folder
+from hdbench.report.page import figure_page
 from hdbench.suite.plan import Plan
 
 FIGURES: Registry[Figure] = Registry(
@@ -57,7 +59,7 @@ def draw(
     pdf: bool = False,
 ) -> list[Path]:
     """Every figure into out/<suite>/figures, as png (and `pdf`), from artifacts and metrics
-    (`lenient`: as Numbers); the paths.
+    (`lenient`: as Numbers); the paths.  Without `out` also as html, for the report.
 
     From foreign metrics, a figure for which there is nothing does not replace one that is there.
     """
@@ -76,6 +78,10 @@ def draw(
                 plt.close(drawing)
             else:
                 pictures |= pictures_of(drawing, folder / name, pdf)
+                if out is None:
+                    picture = pictures[folder / f"{name}.png"]
+                    page = figure_page(picture, (inspect.getdoc(kind) or name).split("\n\n")[0])
+                    pictures[folder / f"{name}.html"] = page.encode()
     return write_outputs(pictures)
 
 
