@@ -173,7 +173,6 @@ class Baseline(Config):
 class Arm(Config):
     """What one row of a table does: stages after the teacher, and how it samples."""
 
-    directives: ClassVar[tuple[str, ...]] = ("recipe",)
     trajectory: Training | None
     refine: Training | None
     baseline: Baseline | None = Field(None, exclude_if=absent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from io import StringIO
 from itertools import combinations
@@ -273,6 +274,36 @@ def test_rows_of_another_protocol_stand_apart(finished, bundle, tmp_path):
     shutil.rmtree(bundle / "evaluations")
     broken = CliRunner().invoke(main, list(map(str, words)))
     assert broken.exit_code == 2 and "is missing; `hdbench validate" in broken.output
+
+
+def test_rows_that_are_no_number_are_last_and_have_no_place():
+    broken = line([math.nan, 1.0], source="broken")
+    table = leaderboard([line([3.0, 3.5]), broken, line([1.0, 1.5], source="first")], "Digits")
+    assert [row[:2] for row in table.rows] == [["first", "1-2"], ["suite", "1-2"], ["broken", "-"]]
+
+
+def test_manifests_in_a_circle_and_measured_files_that_are_no_table_are_named(bundle):
+    def circle(text):
+        manifests = json.loads(text)
+        manifests[0]["parents"] = {"sample": manifests[-1]["id"]}
+        return json.dumps(manifests)
+
+    whole = (bundle / "manifests.json").read_text()
+    signed(bundle, "manifests.json", circle)
+    assert any("its digest is not that of" in problem for problem in problems(bundle))
+    signed(bundle, "manifests.json", lambda _: whole)
+    measured = next((bundle / "evaluations").glob("*.csv"))
+
+    def as_measured(text):
+        manifests = json.loads(text)
+        for manifest in manifests:
+            if manifest["digest"] == measured.stem:
+                manifest["payload"]["metrics.csv"] = hashlib.sha256(b"x\n1\n").hexdigest()
+        return json.dumps(manifests)
+
+    signed(bundle, f"evaluations/{measured.name}", lambda _: "x\n1\n")
+    signed(bundle, "manifests.json", as_measured)
+    assert any("is no table of metrics" in problem for problem in problems(bundle))
 
 
 def test_a_row_that_was_trained_on_the_distance_is_shown_and_not_ranked():

@@ -38,13 +38,10 @@ def problems(bundle: Path) -> list[str]:
         return listed  # what the other files say is not what was submitted
     manifests, listed = read_manifests(bundle)
     frame = read_numbers(bundle)
-    return [
-        *listed,
-        *of_manifests(manifests),
-        *of_chains(frame, record),
-        *of_numbers(bundle, frame, manifests),
-        *of_commits(manifests),
-    ]
+    listed += of_manifests(manifests)
+    # numbers are traced through manifests that hold together alone
+    numbers = [] if listed else of_numbers(bundle, frame, manifests)
+    return [*listed, *of_chains(frame, record), *numbers, *of_commits(manifests)]
 
 
 def of_files(bundle: Path, record: Submission) -> Iterator[str]:
@@ -125,9 +122,12 @@ def of_numbers(bundle: Path, frame: pd.DataFrame, manifests: Manifests) -> Itera
             continue
         if "influence.npz" not in manifest["payload"]:
             yield f"{manifest['id']}: has no influences of single samples"
-        for row in pd.read_csv(path).fillna({"se": -1.0}).itertuples():
-            name = with_count(row.metric, row.n)
-            measured.add((manifest["parents"].get("sample"), name, row.value, row.se, row.n))
+        try:
+            for row in pd.read_csv(path).fillna({"se": -1.0}).itertuples():
+                name = with_count(row.metric, row.n)
+                measured.add((manifest["parents"].get("sample"), name, row.value, row.se, row.n))
+        except (ValueError, TypeError, AttributeError):
+            yield f"{evaluation_file(digest)}: is no table of metrics"
     for row in frame[frame.protocol != "cost"].fillna({"se": -1.0}).itertuples():
         where = f"{METRICS}: {row.metric} of {row.arm}, chain {row.seed}, nfe {row.nfe}"
         manifest = by_digest.get(row.digest)

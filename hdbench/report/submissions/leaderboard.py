@@ -11,6 +11,7 @@ nothing of what another training seed would change, and has no place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -145,15 +146,18 @@ def has_place(line: Line) -> bool:
     return line.is_judged and distinct and bool(np.isfinite(chains.value).all())
 
 
+def order(line: Line) -> tuple[int, bool, float]:
+    """By NFE, then by distance, those that are no number last."""
+    value = line.distance.value
+    return line.nfe, math.isnan(value), value
+
+
 def leaderboard(lines: Sequence[Line], title: str) -> Document:
     """One table of each protocol, that of the first line first; sorted by NFE, then by distance."""
     by_protocol: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         by_protocol.setdefault((line.protocol, line.metric), []).append(line)
-    tables = [
-        _table(sorted(group, key=lambda line: (line.nfe, line.distance.value)), *key, title)
-        for key, group in by_protocol.items()
-    ]
+    tables = [_table(sorted(group, key=order), *key, title) for key, group in by_protocol.items()]
     first, *others = tables
     names = "".join(str(row[0]) for table in tables for row in table.rows)
     marks = [f"{mark} {FOOTNOTES[mark]}" for mark in "†‖" if mark in names]
