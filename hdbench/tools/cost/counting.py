@@ -96,7 +96,7 @@ class Costs:
         rehearsed = self.counts.of(stage) if self.counts else None
         return replace(cost, flops=self.repeated(stage, rehearsed)) if rehearsed else cost
 
-    def repeated(self, stage: Stage, rehearsed: Rehearsal) -> dict[str, float]:
+    def repeated(self, stage: Stage, rehearsed: Rehearsal) -> Mapping[str, float]:
         """FLOPs of the whole stage by those of what was rehearsed once."""
         config = stage.config
         decoded = 0
