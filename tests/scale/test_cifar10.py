@@ -60,7 +60,9 @@ def test_edms_files_become_a_students_distance(tmp_path):
     run_until(plan, tmp_path / "results", evaluation)
 
     def folder(kind: str):
-        return artifact.folder(tmp_path / "results", stage_of(plan, kind, "hd_pooled", seed=1))
+        chain = {stage.kind: stage.id for stage in plan.stages.values() if stage.kind == "data"}
+        row = next(row for row in plan.rows if row.arm == "hd_pooled")
+        return artifact.folder(tmp_path / "results", (chain | row.stages)[kind])
 
     latents, labels = open_latents(folder("data"))
     x = torch.from_numpy(CROPS).permute(0, 3, 1, 2).float() / 127.5 - 1
