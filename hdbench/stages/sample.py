@@ -121,7 +121,7 @@ def sample(context: Context) -> Payload:
     labels = labels_of(context, range(config.samples))
     noises, sampler = sampler_for(config, sampling_network(context))
     axes = (config.seed, config.chain, "sample")
-    if config.autoencoder is None:
+    if config.autoencoder is None and not config.pictures:
         make, made_of = sampler, None
         if "autoencoder" in context.stage.parents:
             trained = load_autoencoder(context)
@@ -134,7 +134,7 @@ def sample(context: Context) -> Payload:
         payload = ["samples.npz"]
     else:
         pictures = Pictures(context.work.path, names_of(context, config.samples))
-        decode = decoder_of(context.autoencoder(config.autoencoder))
+        decode = decoder_of(config.autoencoder and context.autoencoder(config.autoencoder))
         _, seconds = generated(
             context,
             lambda eps, c: decode(sampler(eps, c)),
@@ -148,8 +148,10 @@ def sample(context: Context) -> Payload:
     return payload, {} if seconds is None else {"milliseconds_per_sample": round(1000 * seconds, 4)}
 
 
-def decoder_of(autoencoder: Autoencoder) -> Callable[[Tensor], Tensor]:
-    """Latents (B, C, H, W) to images."""
+def decoder_of(autoencoder: Autoencoder | None) -> Callable[[Tensor], Tensor]:
+    """Latents (B, C, H, W) to images; without an autoencoder they are images."""
+    if autoencoder is None:
+        return lambda x: x
     return lambda x: torch.cat([autoencoder.decode(z) for z in x.split(DECODE_BATCH)])
 
 

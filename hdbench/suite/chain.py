@@ -261,6 +261,7 @@ class Chain:
             guidance=guidance,
             times=arm.baseline.times.get(steps) if arm.baseline else None,
             autoencoder=data.autoencoder if data.stored == "latents" else None,
+            pictures=data.stored == "latents" and data.autoencoder is None,
             # its guidance is the stage's own
             sampling=arm.sampling and arm.sampling.model_copy(update={"guidance": None}),
         )

@@ -164,6 +164,11 @@ class SampleStage(StageConfig):
     autoencoder: AutoencoderConfig | None = Field(
         description="None: the network makes pixels, or the parent `autoencoder` does"
     )
+    pictures: bool = Field(
+        False,
+        exclude_if=lambda pictures: not pictures,
+        description="its pixels become image files, as decoded ones do, for a named protocol",
+    )
     sampling: Sampling | None = Field(
         None,
         exclude_if=lambda sampling: sampling is None,
