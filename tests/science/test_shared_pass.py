@@ -20,8 +20,8 @@ named = pytest.mark.parametrize(
 
 def both(name: str, settings: dict) -> tuple[Any, Any]:
     """The objective that shares its passes, and the same with passes of their own."""
-    own = settings | {"gan": settings["gan"] | {"times": "own"}}
-    return configured(name, **settings), configured(name, **own)
+    separate = settings | {"gan": settings["gan"] | {"times": "own"}}
+    return configured(name, **settings), configured(name, **separate)
 
 
 def gradients(modules) -> dict[str, torch.Tensor]:
@@ -40,7 +40,7 @@ def gradients(modules) -> dict[str, torch.Tensor]:
 @named
 @pytest.mark.parametrize("kind", ["critic", "generator"])
 def test_gradients_are_those_of_two_passes_at_equal_times_and_noise(kind, name, settings):
-    shared, own = both(name, settings)
+    shared, separate = both(name, settings)
     modules, updates, images, labels = stage_two(shared)
     networks = networks_of(shared, modules)
     (update,) = (update for update in updates if update.name == kind)
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_two_passes_at_equal_times_and_noise(kind, name, 
     one = gradients(modules)
     if kind == "generator":
         b |= {"t_gan": b["t_match"], "eps_gan": b["eps_match"]}
-    loss, expected = getattr(own, kind)(networks, b)
+    loss, expected = getattr(separate, kind)(networks, b)
     loss.backward()
     two = gradients(modules)
     assert one.keys() == two.keys() and len(one) > 5

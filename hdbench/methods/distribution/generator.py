@@ -380,11 +380,13 @@ class GeneratorObjective(Objective):
         if self.discriminator != "none":
             share = max(self.gan.blocks) / depth
             network = self.gan.feature_network
-            own = self.gan.times == "own"
+            separate = self.gan.times == "own"
             judged = n * (self.gan.judgements - self.shares("fake"))
-            backward = own + (2 * judged if network == "fake" else 0)
-            passes["feature"] = Passes(forward=share * (judged + own), backward=share * backward)
-            if not own:
+            backward = separate + (2 * judged if network == "fake" else 0)
+            passes["feature"] = Passes(
+                forward=share * (judged + separate), backward=share * backward
+            )
+            if not separate:
                 passes[network] = passes[network].plus(Passes(backward=share))
         for network, extra in self.extra_passes(depth, guided).items():
             passes[network] = passes.get(network, Passes()).plus(extra)
