@@ -44,6 +44,16 @@ OBJECTIVES = {  # settings and guidance
         },
         1.5,
     ),
+    "the same, shared pass": (
+        {
+            "name": "dmd",
+            "discriminator": "patch",
+            "fake_steps_per_generator_step": 4,
+            "gan": {"blocks": [3, 4], "times": "shared"},
+        },
+        1.5,
+    ),
+    "dmd2, shared pass": ({"name": "dmd2", "gan": {"times": "shared"}}, 1.5),
     "progressive, first round": ({"name": "progressive", "start_steps": 1}, 1.5),
     "dmd2, four steps": ({"name": "dmd2", "generator_steps": 4}, 1.5),
     "dmd + regression": (
@@ -111,6 +121,7 @@ def new_trainer(
         learning_rate=1e-4,
         teacher=teacher,
         teacher_velocity=guided(teacher, guidance) if guidance else lambda z, t, c: z,
+        guide=lambda network: guided(network, guidance or 1.0),
         copy_teacher=lambda: network(False),
         pairs=(*torch.randn(2, 512, 4, 16, 16), torch.randint(10, (512,))),
         head=head,

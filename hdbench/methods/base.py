@@ -107,6 +107,8 @@ class Problem:
     """Frozen."""
     teacher_velocity: Velocity | None = None
     """The frozen teacher with the suite's guidance."""
+    guide: Callable[[Any], Velocity] | None = None
+    """Makes that of a network, for a pass that stands for the teacher's."""
     copy_teacher: Callable[[], nn.Module] | None = None
     """Makes a trainable copy of the teacher."""
     head: Callable[..., nn.Module] | None = None

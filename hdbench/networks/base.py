@@ -48,7 +48,12 @@ class TokenNetwork(nn.Module):
     def features(self, z: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """`after`, layer-normalised, of z (B, C, H, W) at t (B,) with labels c (B,)."""
         x, others, _ = self.start(z, t, t, c)
-        return [F.layer_norm(x, x.shape[-1:]) for x in self.after(x, others, blocks)]
+        return normalised(self.after(x, others, blocks))
+
+
+def normalised(tokens: list[Tensor]) -> list[Tensor]:
+    """Each (B, N, d), layer-normalised."""
+    return [F.layer_norm(x, x.shape[-1:]) for x in tokens]
 
 
 def dual(*arguments: Any) -> bool:

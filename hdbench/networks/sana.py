@@ -16,7 +16,7 @@ no velocity and takes its guidance as an input.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from hdbench.core.errors import UserError
 from hdbench.networks.autoencoders import pretrained
-from hdbench.networks.base import TokenNetwork, dual, xavier
+from hdbench.networks.base import TokenNetwork, dual, normalised, xavier
 from hdbench.networks.prediction import ALLOW, LEAST, noise_correlation
 from hdbench.networks.sizes import SanaSizes
 from hdbench.networks.text import PUBLIC, Conditions
@@ -155,16 +155,22 @@ class SanaNetwork(TokenNetwork):
             embedded,
         )
 
-    def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """z (B, C, H, W); r <= t (B,) in [0, 1]; c (B,), `null_label` for none -> (B, C, H, W)."""
+    def forward(
+        self, z: Tensor, r: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """z (B, C, H, W); r <= t (B,) in [0, 1]; c (B,), `null_label` for none -> (B, C, H, W).
+
+        With `blocks` also their tokens, as of `features`, of the same pass.
+        """
         model = self.transformer
         g = self.grid
         p = self.config.patch
         x, others, embedded = self.start(z, r, t, c)
-        (x,) = self.after(x, others, [self.depth])
+        *tokens, x = self.after(x, others, [*blocks, self.depth])
         x = model.proj_out(model.norm_out(x, embedded, model.scale_shift_table))
         x = x.unflatten(-1, (p, p, -1)).unflatten(1, (g, g)).permute(0, 5, 1, 3, 2, 4)
-        return x.reshape(z.shape).to(z.dtype).contiguous()
+        out = x.reshape(z.shape).to(z.dtype).contiguous()
+        return (out, normalised(tokens)) if blocks else out
 
 
 def arguments(config: SanaSizes, image_size: int, channels: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ channels 4): other numbers, same code.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from hdbench.core.config import Config
 from hdbench.flow.path import expand
-from hdbench.networks.base import TokenNetwork, xavier
+from hdbench.networks.base import TokenNetwork, normalised, xavier
 from hdbench.networks.embeddings import (
     FeedForward,
     Gelu,
@@ -277,13 +278,19 @@ class Transformer(TokenNetwork):
         z = z / expand(norm(t)) if self.noise_to_velocity else z
         return self.patch_embed(self.patchify(z)) + self.position, (condition,), condition
 
-    def forward(self, z: Tensor, r: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """z (B, C, H, W); r <= t (B,) in [0, 1]; c (B,), `null_label` for none -> (B, C, H, W)."""
+    def forward(
+        self, z: Tensor, r: Tensor, t: Tensor, c: Tensor, blocks: Sequence[int] = ()
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """z (B, C, H, W); r <= t (B,) in [0, 1]; c (B,), `null_label` for none -> (B, C, H, W).
+
+        With `blocks` also their tokens, as of `features`, of the same pass.
+        """
         x, others, condition = self.start(z, r, t, c)
-        (x,) = self.after(x, others, [self.depth])
+        *tokens, x = self.after(x, others, [*blocks, self.depth])
         shift, scale = self.out_modulation(condition).unsqueeze(1).chunk(2, dim=-1)
         out = self.unpatchify(self.out(modulate(x, shift, scale))).to(z.dtype)  # autocast or not
-        return self.noise_to_velocity.velocity(z, out, t) if self.noise_to_velocity else out
+        out = self.noise_to_velocity.velocity(z, out, t) if self.noise_to_velocity else out
+        return (out, normalised(tokens)) if blocks else out
 
 
 def positions(config: TransformerConfig, grid: int) -> Tensor:

@@ -115,6 +115,7 @@ def distillation(context: Context, facts: dict[str, Any] | None = None) -> Probl
         learning_rate=training.learning_rate,
         teacher=frozen,
         teacher_velocity=config.guidance.of(frozen),
+        guide=config.guidance.of,
         copy_teacher=load_teacher,
         head=head,
         pairs=context.ode_pairs(),

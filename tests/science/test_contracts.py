@@ -87,6 +87,7 @@ def updates_of(objective: Objective) -> tuple[list[Update], Draws]:
         learning_rate=1e-3,
         teacher=teacher,
         teacher_velocity=guided(teacher, 1.5),
+        guide=lambda network: guided(network, 1.5),
         copy_teacher=lambda: small_transformer(False, seed=2),
         head=lambda name, gan, *axes: build_head(
             name, layers=len(gan.blocks), width=16, grid=4, parameters=gan.parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from hdbench.methods import (
     ADM,
     DISTRIBUTION,
     DMD,
+    DMD2,
     LADD,
     OBJECTIVES,
     SCM,
@@ -29,6 +31,7 @@ from hdbench.methods import (
     FlowMatching,
     Knowledge,
     MeanFlow,
+    SiD,
     StochasticConsistency,
 )
 from hdbench.methods.base import Pairs, Problem
@@ -474,6 +477,7 @@ def stage_two(objective, guidance: float = 1.5, ledger: Ledger | None = None):
         learning_rate=1e-3,
         teacher=networks["teacher"],
         teacher_velocity=guided(networks["teacher"], guidance),
+        guide=partial(guided, guidance=guidance),
         copy_teacher=lambda: watch("fake", small_transformer(False, 2)),
         head=lambda name, k, *axes: build_head(
             name, layers=len(k.blocks), width=16, grid=4, parameters=k.parameters
@@ -500,12 +504,28 @@ def networks_of(objective, modules, guidance: float = 1.5) -> Networks:
         student=modules["student"],
         teacher=teacher,
         real=guided(teacher, guidance),
+        guide=partial(guided, guidance=guidance),
         fake_network=fake,
         head=modules.get("head"),
         features=teacher if objective.gan.feature_network == "teacher" else fake,
     )
 
 
+SHARED = [
+    ("dmd", {"discriminator": "patch", "gan": {"times": "shared"}}),
+    ("dmd2", {"gan": {"times": "shared", "r1_weight": 0.5}}),
+    (
+        "gndm",
+        {
+            "discriminator": "awd_logit",
+            "gan": {"times": "shared"},
+            "fake_guidance": -0.5,
+            "label_dropout": 0.5,
+        },
+    ),
+    ("vsd", {"discriminator": "conv", "gan": {"times": "shared"}, "guidance": (1.0, 3.0)}),
+    ("f_distill", {"gan": {"times": "shared"}}),
+]
 VARIANTS = [(name, {}) for name in METHODS] + [
     ("dmd", {"generator_steps": 4}),
     ("dmd2", {"generator_steps": 4}),
@@ -535,6 +555,7 @@ VARIANTS = [(name, {}) for name in METHODS] + [
     ("gdd", {"gan": {"r1_weight": 0.5}}),
     ("flash_dmd", {"generator_steps": 1, "split": 1.0, "pull": 1.0}),
     ("embedding_loss", {"discriminator": "patch", "gan": {"parameters": 4000}}),
+    *SHARED,
 ]
 named = pytest.mark.parametrize(
     ("name", "settings"),
@@ -889,6 +910,13 @@ def test_adm_tells_nothing_apart_where_fake_and_real_agree():
             LADD,
             {"gan": {"feature_network": "classifier"}},
             "gan.feature_network = classifier: objective gdd reads a classifier, and no other",
+        ),
+        (LADD, {"gan": {"times": "shared"}}, "gan.times = shared: the direction of ladd does not"),
+        (SiD, {"gan": {"times": "shared"}}, "gan.times = shared: the direction of sid does not"),
+        (
+            DMD2,
+            {"gan": {"times": "shared"}, "label_dropout": 0.1},
+            "the fake, whose tokens the head reads, is asked or learns at its null label; use own",
         ),
         (LADD, {"gan": {"judging": 2}}, "judging = 2: there are 1 heads to draw from"),
         (ADM, {"delta": 0.05}, "delta = 0.05: must not exceed gan.t_min = 0.02"),

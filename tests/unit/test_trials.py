@@ -285,8 +285,8 @@ def test_an_arm_is_not_tuned_on_its_own_chains_or_on_nothing(tmp_path):
     assert "there is no" in no_file and "`hdbench tuned --suite" in no_file
     chosen(tmp_path, suite, "hd_patch")
     assert load_plan(str(reporting(tmp_path, suite, "hd_patch"))).suite.tuned["t"].choice.runs == 6
-    own = refusal(reporting(tmp_path, suite, "hd_patch", seeds=[90]))
-    assert "settings are chosen on chain 90, which is reported too" in own
+    reported = refusal(reporting(tmp_path, suite, "hd_patch", seeds=[90]))
+    assert "settings are chosen on chain 90, which is reported too" in reported
     unknown = refusal(reporting(tmp_path, suite, "hd_pach"))
     assert "has no choice for it; did you mean 'hd_patch'?" in unknown
     chosen(tmp_path, suite, "hd_patch", choice=None)

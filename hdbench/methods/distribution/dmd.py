@@ -23,6 +23,7 @@ class DMD(Matching):
 
     name: Literal["dmd"] = "dmd"
     title: ClassVar[str] = "DMD"
+    has_one_point: ClassVar[bool] = True
 
     def direction(self, networks, x_hat, b):
         t = b["t_match"]

@@ -25,8 +25,8 @@ from torch import Tensor
 from hdbench.core.seeds import generator
 from hdbench.methods.distribution.dmd import DMD
 from hdbench.methods.distribution.gan import image_gradient
-from hdbench.methods.distribution.generator import rms
 from hdbench.methods.distribution.networks import Networks
+from hdbench.methods.distribution.surrogate import rms
 
 SLOPE = 0.2  # of the leaky ReLU
 

@@ -41,6 +41,7 @@ class FDistill(Matching):
 
     name: Literal["f_distill"] = "f_distill"
     title: ClassVar[str] = "f-distill"
+    has_one_point: ClassVar[bool] = True
 
     divergence: Literal["rkl", "js", "fkl"] = "js"
     log_ratio_limit: float = Field(

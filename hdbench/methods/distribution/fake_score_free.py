@@ -21,8 +21,8 @@ from hdbench.flow.jvp import jvp
 from hdbench.flow.path import MeanVelocity, Velocity, expand, interpolate
 from hdbench.methods.base import Batch, Loss, Objective, Passes, Problem, student_update
 from hdbench.methods.batches import prefixed, under
-from hdbench.methods.distribution.generator import generator_surrogate
 from hdbench.methods.distribution.matching import denoised, per_sample
+from hdbench.methods.distribution.surrogate import generator_surrogate
 from hdbench.methods.trajectory.consistency import consistency
 from hdbench.methods.trajectory.meanflow import MeanFlow
 

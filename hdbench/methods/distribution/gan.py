@@ -47,6 +47,13 @@ class GanSettings(Config):
     )
     t_min: float = Field(default=0.02, ge=0, le=1)
     t_max: float = Field(default=0.7, ge=0, le=1)
+    times: Literal["own", "shared"] = Field(
+        default="own",
+        exclude_if=lambda times: times == "own",
+        description="at which the head judges: own, uniform in [t_min, t_max]; shared, the "
+        "direction's and, for the critic, the fake score's, so that one pass of the network whose "
+        "tokens it reads serves both; see hdbench.methods.distribution.shared_pass",
+    )
     r1_weight: float = Field(default=0.0, ge=0, description="weight of approximate R1")
     r1_sigma: float = Field(default=0.1, gt=0)
     heads: int = Field(

@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hdbench.core.distributed import global_mean
 from hdbench.flow.path import MeanVelocity, interpolate, velocity
 from hdbench.methods.base import Batch, Loss, Objective, Pairs, Passes, Problem, Update
 from hdbench.methods.batches import prefixed, under
@@ -40,8 +39,17 @@ from hdbench.methods.distribution.gan import (
     image_gradient,
     normalised_entropy,
 )
-from hdbench.methods.distribution.networks import Discriminator, Networks, Point, parameter_free
+from hdbench.methods.distribution.networks import (
+    Discriminator,
+    Networks,
+    Point,
+    head_problem,
+    new_head,
+    parameter_free,
+)
+from hdbench.methods.distribution.shared_pass import SharedPass
 from hdbench.methods.distribution.simulation import simulate
+from hdbench.methods.distribution.surrogate import generator_surrogate, rms
 from hdbench.methods.pretraining.flow_matching import flow_matching_loss
 from hdbench.methods.trajectory.consistency import Consistency, consistency
 from hdbench.methods.trajectory.knowledge import Knowledge
@@ -67,6 +75,8 @@ class GeneratorObjective(Objective):
     """Whether there is a fake score."""
     directed: ClassVar[bool] = True
     """Whether the method gives a direction beside the GAN's."""
+    has_one_point: ClassVar[bool] = False
+    """Whether that asks teacher and fake once each, at interpolate(x_hat, eps_match, t_match)."""
 
     if TYPE_CHECKING:  # fields of methods with a fake score
         fake_learning_rate: float
@@ -92,24 +102,8 @@ class GeneratorObjective(Objective):
 
     @model_validator(mode="after")
     def _head_fits(self):
-        if self.contrast and self.discriminator == "none":
-            raise ValueError("contrast: there is no discriminator to show the pairs to")
-        if (
-            self.contrast
-            and self.regulariser
-            and self.regulariser.pairs_needed() not in (None, self.contrast)
-        ):
-            raise ValueError("contrast: must be the same pairs as the regulariser's")
-        if (self.gan.feature_network == "classifier") != self.reads_classifier:
-            raise ValueError(
-                f"gan.feature_network = {self.gan.feature_network}: objective gdd reads a "
-                "classifier, and no other does"
-            )
-        if parameter_free(self.discriminator) and self.gan.feature_network == "teacher":
-            raise ValueError(
-                f"gan.feature_network = teacher: neither it nor head {self.discriminator} would "
-                "learn; use fake"
-            )
+        if problem := head_problem(self):
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
@@ -135,7 +129,8 @@ class GeneratorObjective(Objective):
         return self.discriminator, self.gan
 
     def unread_of_head(self):
-        return ("learning_rate",) if parameter_free(self.discriminator) else ()
+        times = ("t_min", "t_max") if self.gan.times == "shared" else ()
+        return (*times, "learning_rate") if parameter_free(self.discriminator) else times
 
     def pairs_needed(self):
         of_regulariser = self.regulariser.pairs_needed() if self.regulariser else None
@@ -144,6 +139,15 @@ class GeneratorObjective(Objective):
     def evaluations(self, guided: bool) -> tuple[int, int]:
         """Network evaluations of one velocity of the teacher and of the fake."""
         return (2 if guided else 1), 1
+
+    def at_null_label(self, network: str) -> bool:
+        """Whether "teacher" or "fake" is asked, or learns, without a row's label."""
+        return False
+
+    def shares(self, network: str) -> bool:
+        """Whether the head reads this network's tokens in a pass that serves another term."""
+        shared = self.gan.times == "shared" and self.discriminator != "none"
+        return shared and self.gan.feature_network == network
 
     # what a method overrides
 
@@ -213,7 +217,8 @@ class GeneratorObjective(Objective):
         b = self.draw_start(d, problem) | {"eps_fake": d.noise()}
         if self.has_fake:
             b["t_fake"] = d.uniform(self.t_min, self.t_max)
-        return b | self.draw_discriminator(d, problem) if self.discriminator != "none" else b
+        b |= self.draw_discriminator(d, problem) if self.discriminator != "none" else {}
+        return b | {"t_gan": b["t_fake"]} if self.gan.times == "shared" else b
 
     def critic(self, networks: Networks, b: Batch) -> Loss:
         """Flow matching of the fake score on the generator's samples, and the head's loss."""
@@ -222,12 +227,16 @@ class GeneratorObjective(Objective):
         z, t, c = self.start(networks.student, b)
         with torch.no_grad():
             x_hat = consistency(networks.student, z, t, c)
+        shared = None
+        if self.shares("fake"):
+            fake = networks.fake_network
+            shared = SharedPass(fake, len(x_hat), self.gan.blocks, trained=True)
         if self.has_fake:
-            loss = self.fake_loss(networks, x_hat, b)
+            loss = self.fake_loss(networks.with_shared(shared) if shared else networks, x_hat, b)
             losses.append(loss)
             scalars["fake_loss"] = loss
         if networks.head is not None:
-            loss, of_head = self.head_loss(networks, x_hat, b)
+            loss, of_head = self.head_loss(networks, x_hat, b, shared)
             losses.append(loss)
             scalars |= of_head
         return sum(losses[1:], start=losses[0]), scalars
@@ -237,12 +246,14 @@ class GeneratorObjective(Objective):
         v = velocity(networks.fake_network)
         return flow_matching_loss(v, x_hat, b["eps_fake"], b["t_fake"], b["c"])[0]
 
-    def head_loss(self, networks: Networks, x_hat: Tensor, b: Batch) -> Loss:
+    def head_loss(
+        self, networks: Networks, x_hat: Tensor, b: Batch, shared: SharedPass | None = None
+    ) -> Loss:
         """The GAN loss of the head, with approximate R1."""
         blocks = self.gan.blocks
         real_point, fake_point, perturbed_point = self.discriminator_inputs(networks, x_hat, b)
         real = networks.judge_for_critic(real_point, blocks)
-        fake = networks.judge_for_critic(fake_point, blocks)
+        fake = networks.judge_for_critic(fake_point, blocks, shared)
         loss = critic_loss(real, fake, self.gan.loss)
         scalars = {
             "head_loss": loss,
@@ -261,7 +272,7 @@ class GeneratorObjective(Objective):
         b = self.draw_start(d, problem)
         if self.directed:
             b |= self.draw_direction(d)
-        if self.discriminator != "none":
+        if self.discriminator != "none" and self.gan.times == "own":
             b |= self.draw_judgement(d)
         if regulariser:
             b |= prefixed("regulariser", regulariser.draw(d))
@@ -274,12 +285,16 @@ class GeneratorObjective(Objective):
         g = None
         size = 1.0
         scalars = {}
+        shared = None
+        if self.shares("teacher") or self.shares("fake"):
+            shared = SharedPass(networks.features, len(x_hat), self.gan.blocks)
         if self.directed:
-            g, of_direction = self.direction(self.at_guidance(networks, b), x_hat.detach(), b)
+            asked = self.at_guidance(networks.with_shared(shared) if shared else networks, b)
+            g, of_direction = self.direction(asked, x_hat.detach(), b)
             size = rms(g)
             scalars = {f"{self.name}_gradient_rms": size} | of_direction
         if networks.head is not None:
-            g_gan = self.gan_gradient(networks, x_hat, b)
+            g_gan = self.gan_gradient(networks, x_hat, b, shared)
             scalars["gan_gradient_rms"] = size_gan = rms(g_gan)
             scaled = self.gan.relative_weight * size / size_gan.clamp(min=1e-12) * g_gan
             if g is not None:
@@ -292,12 +307,17 @@ class GeneratorObjective(Objective):
             loss = loss + self.regulariser_weight * scalars["regulariser_loss"]
         return loss, {"loss": loss} | scalars
 
-    def gan_gradient(self, networks: Networks, x_hat: Tensor, b: Batch) -> Tensor:
+    def gan_gradient(
+        self, networks: Networks, x_hat: Tensor, b: Batch, shared: SharedPass | None = None
+    ) -> Tensor:
         """Gradient (B, C, H, W) of the generator's GAN loss in x_hat."""
+        kind = self.gan.loss
+        if shared:
+            return shared.image_gradient(lambda h: generator_loss(networks.apply_head(h), kind))
 
         def score(x: Tensor) -> Tensor:
-            output = networks.judge(self.perturb(networks, x, b), self.gan.blocks)
-            return generator_loss(output, self.gan.loss)
+            point = self.perturb(networks, x, b)
+            return generator_loss(networks.judge(point, self.gan.blocks), kind)
 
         return image_gradient(score, x_hat)
 
@@ -308,22 +328,11 @@ class GeneratorObjective(Objective):
             student=problem.student,
             teacher=problem.teacher,
             real=problem.teacher_velocity,
+            guide=problem.guide,
             fake_network=fake,
-            head=self.new_head(problem.head) if with_head else None,
+            head=new_head(problem.head, self.discriminator, self.gan) if with_head else None,
             features=problem.teacher if self.gan.feature_network == "teacher" else fake,
         )
-
-    def new_head(self, build: Callable[..., nn.Module]) -> nn.Module:
-        """The head, or a pool of heads that share its parameters."""
-        gan = self.gan
-        if not gan.pooled:
-            return build(self.discriminator, gan)
-        share = gan.model_copy(update={"parameters": max(gan.parameters // gan.heads, 1)})
-
-        def fresh(*axes: int) -> nn.Module:
-            return build(self.discriminator, share, *axes)
-
-        return HeadPool(fresh, gan.heads, gan.judging, gan.refresh)
 
     def updates(self, problem):
         networks = self.networks(problem)
@@ -370,9 +379,15 @@ class GeneratorObjective(Objective):
             passes["teacher"] = Passes(forward=of_teacher)
         if self.discriminator != "none":
             share = max(self.gan.blocks) / depth
-            judged = n * self.gan.judgements
-            backward = 1 + (2 * judged if self.gan.feature_network == "fake" else 0)
-            passes["feature"] = Passes(forward=share * (judged + 1), backward=share * backward)
+            network = self.gan.feature_network
+            separate = self.gan.times == "own"
+            judged = n * (self.gan.judgements - self.shares("fake"))
+            backward = separate + (2 * judged if network == "fake" else 0)
+            passes["feature"] = Passes(
+                forward=share * (judged + separate), backward=share * backward
+            )
+            if not separate:
+                passes[network] = passes[network].plus(Passes(backward=share))
         for network, extra in self.extra_passes(depth, guided).items():
             passes[network] = passes.get(network, Passes()).plus(extra)
         if self.regulariser:
@@ -383,13 +398,3 @@ class GeneratorObjective(Objective):
     def extra_passes(self, depth: int, guided: bool) -> dict[str, Passes]:
         """What the method adds to the generator update's real and fake forward, if it has them."""
         return {}
-
-
-def generator_surrogate(x_hat: Tensor, g: Tensor) -> Tensor:
-    """1/2 mean || x_hat - sg(x_hat - g) ||^2, whose gradient in x_hat is g / numel."""
-    return 0.5 * F.mse_loss(x_hat, (x_hat - g).detach())
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square over the whole batch, on however many ranks its rows are."""
-    return global_mean(x.square()).sqrt()

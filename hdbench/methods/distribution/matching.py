@@ -109,6 +109,11 @@ class Matching(GeneratorObjective):
         kappa = w if self.fake_guidance == "teacher" else self.fake_guidance
         return replace(networks, real=guided_by(networks.teacher, w), fake_guidance=kappa)
 
+    def at_null_label(self, network):
+        if network == "fake":
+            return self.fake_guidance == 0 or self.label_dropout > 0
+        return self.guidance == (0, 0)
+
     def evaluations(self, guided):
         def of(low: float, high: float) -> int:
             return 1 if low == high and low in (0, 1) else 2

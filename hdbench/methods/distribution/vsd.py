@@ -28,6 +28,7 @@ class VSD(Matching):
 
     name: Literal["vsd"] = "vsd"
     title: ClassVar[str] = "VSD"
+    has_one_point: ClassVar[bool] = True
 
     fake_steps_per_generator_step: int = Field(default=1, ge=1)
     omega: Literal["one", "noise_variance"] = Field(
