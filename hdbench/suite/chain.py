@@ -125,7 +125,7 @@ class Chain:
             return {}
         config = AutoencoderStage(
             network=wanted.network,
-            shape=self.suite.data_shape,
+            shape=self.suite.data_shape.model_copy(update={"classes": None}),  # it reads none
             seed=wanted.seed,
             training=wanted.training,
         )

@@ -29,8 +29,10 @@ from hdbench.suite.overrides import leaves
 from hdbench.suite.plan import Plan
 from hdbench.suite.reading import read_suite
 from hdbench.suite.stage import PairsStage, Stage
+from tests.science.test_autoencoding import TRAINED as AUTOENCODER
 from tests.support import paper_scale
 from tests.support.shipped import SUITES as SHIPPED
+from tests.support.small_cifar10 import write_cifar10
 from tests.support.tiny import REPOSITORY, tiny_plan
 
 PERMISSIONS = {"dataset.corrupt_allowed"}  # read, and in no digest: see the field
@@ -51,6 +53,11 @@ SAMPLERS = {
         "interval": {"guidance": {"scale": 1.5, "interval": [0.1, 0.8]}},
     }.items()
 }  # fmt: skip
+
+AUTOENCODED = {
+    "autoencoder": AUTOENCODER,
+    "arms.coded": {"trajectory": None, "refine": None, "real": "test", "autoencoded": True},
+}
 
 
 def variant(stage: Stage) -> tuple[str, ...]:
@@ -140,13 +147,15 @@ def reads(tmp_path_factory) -> dict[tuple[str, ...], set[str]]:
         plans += [load_plan(str(path)) for path in paper_scale.write(folder).values()]
         captions = yaml.safe_load((REPOSITORY / "workflow/suites/captions.yaml").read_text())
         plans.append(load_plan(str(small_captions(captions, folder))))
+        plans.append(load_plan(str(write_cifar10(tmp_path_factory.mktemp("cifar10")))))
+        plans.append(tiny_plan(tmp_path_factory.mktemp("autoencoder"), AUTOENCODED))
         for plan in plans:
             first = {variant(stage): stage.id for stage in reversed(plan.stages.values())}
             new = [stage_id for kind, stage_id in first.items() if kind not in found]
             for stage_id in plan.needed_for(new):
                 run_recorded(plan.stage(stage_id), results, found)
         objectives(plans[0], results, found)
-        for kind in ("textured_digits", "canvas"):
+        for kind in ("textured_digits", "canvas", "photographs"):
             for name in SHIPPED:
                 if shipped(name).suite.data.name == kind:
                     stage = next(iter(shipped(name).stages.values()))

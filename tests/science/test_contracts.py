@@ -14,6 +14,7 @@ from hdbench.methods.base import Batch, Objective, Passes, Problem, Update, tota
 from hdbench.methods.discriminators import HEADS, build_head
 from hdbench.networks.classifier import Classifier
 from hdbench.networks.config import ClassifierConfig
+from hdbench.networks.convolutional import ConvolutionalAutoencoder, ConvolutionalConfig
 from tests.science.test_distribution import VARIANTS, a_classifier, configured
 from tests.science.test_objectives import GRID, head, rng, small_transformer, tokens
 
@@ -24,8 +25,8 @@ def test_an_objective_has_its_facts(name):
     objective = cls()
     assert objective.name == name and cls.__doc__ and cls.__doc__ != Objective.__doc__
     assert "title" in vars(cls) and cls.title and cls.version >= 1
-    assert cls.role in ("classifier", "clip", "teacher", "student")
-    assert (objective.sampler() is None) == (cls.role in ("classifier", "clip"))
+    assert cls.role in ("autoencoder", "classifier", "clip", "teacher", "student")
+    assert (objective.sampler() is None) == (cls.role in ("autoencoder", "classifier", "clip"))
     assert objective.rounds() >= 1 and (objective.teacher_steps() or 1) >= 1
     for guided_teacher in (False, True):
         passes = objective.passes(4, guided_teacher)
@@ -38,7 +39,7 @@ def test_titles_are_different_and_the_groups_hold_every_objective_once():
     assert len({cls.title for cls in OBJECTIVES.values()}) == len(OBJECTIVES)
     builtin = [*PRETRAINING, *TRAJECTORY, *DISTRIBUTION]
     assert [cls for cls in OBJECTIVES.values() if cls.__module__.startswith("hdbench.")] == builtin
-    assert {cls.role for cls in PRETRAINING} == {"classifier", "clip", "teacher"}
+    assert {cls.role for cls in PRETRAINING} == {"autoencoder", "classifier", "clip", "teacher"}
     assert {cls.role for cls in (*TRAJECTORY, *DISTRIBUTION)} == {"student"}
 
 
@@ -71,6 +72,9 @@ class Towers(nn.Module):
 
 
 def student_of(role: str) -> nn.Module:
+    if role == "autoencoder":
+        config = ConvolutionalConfig(width=8, factor=2, channels=3)
+        return ConvolutionalAutoencoder(config, image_size=8, channels=1)
     if role == "clip":
         return Towers()
     if role == "classifier":

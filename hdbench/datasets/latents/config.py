@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hdbench.core.config import OutsidePath
 from hdbench.datasets.base import Dataset
@@ -37,6 +37,14 @@ class ImageCollection(Dataset):
     )
     text: bool = False
     seed: int = Field(default=0, ge=0, description="of the autoencoder's noise")
+
+    @model_serializer(mode="wrap")
+    def _without_unread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Pixels are read without noise."""
+        values = handler(self)
+        if self.autoencoder is None:
+            values.pop("seed", None)
+        return values
 
     @model_validator(mode="after")
     def _latents_tile_the_crop(self):
