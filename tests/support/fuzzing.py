@@ -214,7 +214,9 @@ def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
         "vqascore": kind("inputs/vqa.csv", "import vqascore inputs/vqa.csv"),
         "prompts": kind("inputs/prompts.json", evaluate),
         "prose": kind(
-            "inputs/notes.in.md", "prose inputs/notes.in.md OUT", own=["inputs/notes.md"]
+            "inputs/notes.in.md",
+            "prose inputs/notes.in.md OUT",
+            own=["inputs/notes.md", "inputs/.hdbench"],
         ),
     }
     for stage in plan.stages:

@@ -26,6 +26,7 @@ from hdbench.suite.measuring import measured_by
 from hdbench.suite.overrides import merge
 from hdbench.suite.plan import Plan, rows_of
 from hdbench.suite.reading import RECIPES, SUITES, find_suite, read_suite
+from hdbench.suite.trials import written_out
 from tests.support import shipped
 from tests.support.tiny import REMOVED, REPOSITORY, changed, stage_of, tiny_plan, write_suite
 
@@ -408,7 +409,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
 
 def declared_paths(name: str) -> dict[str, set[str]]:
     """What each arm's entry says that it changes, by the file alone; a replaced mapping is one."""
-    data = read_suite(SUITES / f"{name}.yaml")
+    data = written_out(read_suite(SUITES / f"{name}.yaml"), SUITES / f"{name}.yaml")
 
     def walk(override: Any, base: Any, path: tuple[str, ...]) -> set[str]:
         replaced = (

@@ -34,7 +34,7 @@ from hdbench.tools.cost.model import CostModel
 from hdbench.tools.memory.held import Memory
 from hdbench.tools.rehearsal.counts import Counts, Rehearsal
 
-ITEM = {"float16": 2, "bfloat16": 2, "float32": 4}  # bytes
+ITEM = {"uint8": 1, "float16": 2, "bfloat16": 2, "float32": 4}  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,9 @@ class Costs:
         )
 
     def autoencoded(self, images: float) -> tuple[float, float]:
-        """FLOPs of encoding and of decoding so many images."""
+        """FLOPs of encoding and of decoding so many images; none of pixels."""
+        if self.data.autoencoder is None:
+            return 0.0, 0.0
         cost = self.model.autoencoders[self.data.autoencoder.name]
         area = (self.data.resolution / cost.resolution) ** 2
         return images * cost.encode * area, images * cost.decode * area
