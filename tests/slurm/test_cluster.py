@@ -82,7 +82,8 @@ def test_stop_leaves_nothing_even_of_a_node_that_lost_its_daemons(tmp_path):
 def test_the_script_ends_as_its_command_did(tmp_path):
     command = [
         sys.executable,
-        script.__file__,
+        "-m",
+        script.__name__,
         "run",
         "--folder",
         tmp_path,
