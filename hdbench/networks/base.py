@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hdbench.flow.jvp import LEVEL
+
 
 class TokenNetwork(nn.Module):
     """A network with a `config` (width, depth), `blocks` and `start`.
@@ -59,7 +61,7 @@ def normalised(tokens: list[Tensor]) -> list[Tensor]:
 def dual(*arguments: Any) -> bool:
     """Whether any of them is a tensor that carries a tangent of forward-mode AD."""
     return any(
-        isinstance(x, Tensor) and forward_ad.unpack_dual(x, level=0).tangent is not None
+        isinstance(x, Tensor) and forward_ad.unpack_dual(x, level=LEVEL).tangent is not None
         for x in arguments
     )
 

@@ -42,7 +42,7 @@ class ConvolutionalConfig(Config):
 
 
 class Residual(nn.Module):
-    """(B, W, H, W) + two 3x3 convolutions of it, the first normalised."""
+    """x (B, width, H, W) plus two 3x3 convolutions of it, the first of x normalised."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -10,8 +10,8 @@ body{font:14px/1.45 system-ui,sans-serif;margin:1rem;color:CanvasText;background
 div{overflow-x:auto}
 table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #8885}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:9rem;position:sticky;left:0;
-background:Canvas}
+th:first-child,td:first-child{text-align:left;white-space:normal;min-width:9rem;
+position:sticky;left:0;background:Canvas}
 .text td,.text th,.text td:first-child{white-space:normal;text-align:left;min-width:0}
 .sortable th{cursor:pointer}
 th[aria-sort=ascending]::after{content:" \\25b2"}

@@ -176,13 +176,22 @@ def is_collected(metrics: Path) -> bool:
     return run.digests.get(METRICS) == sha256(metrics)
 
 
+def unclean(run: Run, folder: Path) -> list[str]:
+    """A sentence if stages ran from a tree with changes, or of no known commit."""
+    stages = [stage for stage in run.stages if not stage.clean]
+    return [
+        f"{folder / STAGES}: {len(stages)} of {len(run.stages)} stages ran from a tree with "
+        f"changes or of no known commit, such as {stage.id} ({described(stage)})"
+        for stage in stages[:1]
+    ]
+
+
 def faults(run: Run, folder: Path) -> list[str]:
     """What a release may not have: stages of a tree with changes, of a commit that no tag of this
     repository is on, or of other versions than a lock file's.  A shipped stage need be clean alone.
     """
     place = folder / STAGES
     total = f"of {len(run.stages)} stages"
-    unclean = [stage for stage in run.stages if not stage.clean]
     here = [stage for stage in run.stages if stage.clean and stage.shipped is None]
     untagged = [
         commit
@@ -192,11 +201,7 @@ def faults(run: Run, folder: Path) -> list[str]:
     locks = {stage.id: run.environments[stage.environment].get("lock", UNKNOWN) for stage in here}
     other = {stage: lock for stage, lock in locks.items() if lock == UNKNOWN or ":" in lock}
     return [
-        *(
-            f"{place}: {len(unclean)} {total} ran from a tree with changes or of no known commit, "
-            f"such as {stage.id} ({described(stage)})"
-            for stage in unclean[:1]
-        ),
+        *unclean(run, folder),
         *(f"{place}: commit {commit[:12]} has no tag in this repository" for commit in untagged),
         *(
             f"{place}: {len(other)} {total} ran with other versions than the lock file's, or with "
@@ -210,9 +215,5 @@ def check_clean(run: Run, folder: Path) -> None:
     """That all stages ran from a commit without changes."""
     if not run.stages:
         raise UserError(f"{folder / STAGES}: has no stages; make it again with `hdbench collect`")
-    if unclean := [stage for stage in run.stages if not stage.clean]:
-        raise UserError(
-            f"{folder / STAGES}: {len(unclean)} of {len(run.stages)} stages ran from a tree with "
-            f"changes or of no known commit, such as {unclean[0].id} ({described(unclean[0])}); "
-            "commit, and run them again"
-        )
+    if sentences := unclean(run, folder):
+        raise UserError(f"{sentences[0]}; commit, and run them again")
