@@ -311,6 +311,14 @@ def test_the_command_rehearses_and_keeps(tmp_path):
         assert CliRunner().invoke(main, arguments).output == first.output
     cost = CliRunner().invoke(main, ["cost", *arguments[1:]])
     assert cost.exit_code == 0 and str(kept) in "".join(cost.output.split()), cost.output
+    other = write_suite(tmp_path, {**changes, "seeds": [7]}, name="other")
+    arguments[2] = str(other)
+    with mock.patch("hdbench.tools.rehearsal.report.rehearse_one", side_effect=AssertionError):
+        second = CliRunner().invoke(main, arguments)
+    assert second.exit_code == 0, second.output
+    assert second.output.splitlines()[:-1] == first.output.splitlines()[:-1]
+    rows = counts_of(load_plan(str(other)), tmp_path / "results").rows
+    assert {row.stage for row in rows.values()} <= load_plan(str(other)).stages.keys()
 
 
 # counts

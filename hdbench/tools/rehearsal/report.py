@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import cache
 from itertools import repeat
 from multiprocessing import get_context
@@ -75,7 +75,7 @@ def rehearsals(plan: Plan, results: Path, jobs: int) -> Iterator[tuple[str, Rehe
                 path = path_of(results, key)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomic(path, json.dumps(asdict(rehearsal)) + "\n")
-            yield key, rehearsal
+            yield key, replace(rehearsal, stage=stages[key].id)  # kept of another suite, too
 
 
 def of_suite(
