@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hdbench.methods.base import Objective
 from hdbench.methods.discriminators import HEADS
 from hdbench.suite.overrides import leaves
@@ -56,10 +58,19 @@ def is_teacher(arm: Arm) -> bool:
 
 
 def describe(plan: Plan, name: str) -> str:
-    """The arm for people: its title, or `MeanFlow → DMD + patch` and what else it changes."""
-    arm = plan.arms[name]
+    """The arm for people: its title, or `MeanFlow → DMD + patch` and what else it changes.
+
+    What was chosen for a tuned arm is no part of it; "tuned" is.
+    """
     if name in plan.suite.tuned:
-        return f"{describe(plan, plan.suite.tuned[name].arm)}, tuned"
+        chosen = {tuple(key.split(".")) for key in plan.suite.tuned[name].choice.settings}
+        return f"{described(plan, name, chosen)}, tuned"
+    return described(plan, name, set())
+
+
+def described(plan: Plan, name: str, but: set[tuple[str, ...]]) -> str:
+    """`describe` without settings at these keys."""
+    arm = plan.arms[name]
     if arm.title:
         return arm.title
     if arm.real:
@@ -72,10 +83,12 @@ def describe(plan: Plan, name: str) -> str:
         text += f" → {title_of(arm.refine.objective)}"
         text += "" if head_of(arm) in (None, "none") else f" + {head_name(arm)}"
     rule = ["equal total"] if equal_total(plan, name) and not recipe else []
-    return ", ".join([text, *rule, *settings(plan, name)])
+    return ", ".join([text, *rule, *settings(plan, name, but=but)])
 
 
-def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
+def settings(
+    plan: Plan, name: str, under: tuple[str, ...] = (), but: Collection[tuple[str, ...]] = ()
+) -> list[str]:
     """What an arm's entry changes (under these keys) beside stages, head and rule for its steps.
 
     Each as `relative weight 4.0`.
@@ -100,21 +113,23 @@ def settings(plan: Plan, name: str, under: tuple[str, ...] = ()) -> list[str]:
         f"{path[-1].replace('_', ' ')} {value}"
         for path, value in leaves(plan.suite.arms[name] or {}).items()
         if path not in said
+        and path not in but
         and path[: len(under)] == under
         and (recipe or getattr(plan.suite.base, path[0]))
     ]
 
 
 def base_arm(plan: Plan) -> str | None:
-    """The arm whose entry overrides nothing."""
-    entries = plan.suite.arms.items()
+    """The arm whose entry overrides nothing, or that is tuned and overrides nothing more."""
+    tuned = {name: tuned.entry for name, tuned in plan.suite.tuned.items()}
+    entries = (plan.suite.arms | tuned).items()
     bare = (name for name, entry in entries if not (entry or {}).keys() - {"title"})
     return next((name for name in bare if name in plan.arms), None)
 
 
 def is_base_trajectory(plan: Plan, name: str) -> bool:
     """Whether the arm has the base's trajectory stage."""
-    trajectory = plan.declared[name].trajectory
+    trajectory = plan.untuned[name].trajectory
     return trajectory is not None and trajectory == plan.suite.base.trajectory
 
 
@@ -126,14 +141,21 @@ def trajectory_alone(plan: Plan, name: str) -> str | None:
     return next(stops, None) if trajectory else None
 
 
-def same_refine(arm: Arm, other: Arm) -> bool:
-    """Whether two arms with stage 2 have the same one, head included, whatever its steps."""
-    return _stage_two(arm) == _stage_two(other)
+def is_tuned_as_base(plan: Plan, name: str) -> bool:
+    """Whether the arm and the base arm both have settings that were chosen, or neither."""
+    return (name in plan.suite.tuned) == (base_arm(plan) in plan.suite.tuned)
 
 
-def same_but_head(arm: Arm, other: Arm) -> bool:
-    """Whether two arms with stage 2 have the same one but for the head and its training."""
-    return _without_head(arm) == _without_head(other)
+def has_base_refine(plan: Plan, name: str) -> bool:
+    """Whether an arm with stage 2 has the base's, head included, whatever its steps."""
+    same = _stage_two(plan.untuned[name]) == _stage_two(plan.suite.base)
+    return same and is_tuned_as_base(plan, name)
+
+
+def has_base_refine_but_head(plan: Plan, name: str) -> bool:
+    """Whether an arm with stage 2 has the base's but for the head and its training."""
+    same = _without_head(plan.untuned[name]) == _without_head(plan.suite.base)
+    return same and is_tuned_as_base(plan, name)
 
 
 def _stage_two(arm: Arm, *without: str) -> dict:
@@ -148,12 +170,15 @@ def _without_head(arm: Arm) -> dict:
 
 
 def alike_but_head(plan: Plan, name: str) -> list[str]:
-    """The arms with this arm's start, stage 2 but for the head, and rule for its steps."""
+    """The arms with this arm's start, stage 2 but for the head, and rule for its steps.
+
+    What was chosen for tuned arms is left out; these are alike among themselves.
+    """
 
     def key(other: str) -> tuple:
-        arm = plan.arms[other]
-        rule = "equal total" if equal_total(plan, other) else arm.refine.steps
-        return arm.trajectory, rule, _without_head(arm)
+        arm = plan.untuned[other]
+        rule = "equal total" if equal_total(plan, other) else plan.arms[other].refine.steps
+        return plan.arms[other].trajectory, rule, _without_head(arm), other in plan.suite.tuned
 
     wanted = key(name)
     return [other for other, arm in plan.arms.items() if arm.refine and key(other) == wanted]
@@ -176,7 +201,8 @@ def same_from_trajectory(plan: Plan, name: str) -> str | None:
         if candidate.trajectory
         and candidate.refine
         and not equal_total(plan, other)
-        and _stage_two(candidate) == _stage_two(arm)
+        and _stage_two(plan.untuned[other]) == _stage_two(plan.untuned[name])
+        and (other in plan.suite.tuned) == (name in plan.suite.tuned)
         and (equal_total(plan, name) or candidate.refine.steps == arm.refine.steps)
     ]
     return min(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hdbench.core.config import check_identifier, nearest, validate
 from hdbench.core.errors import UserError
@@ -36,6 +37,12 @@ def identity(path: Path, suite: Suite, arms: dict[str, Arm]) -> str:
         return path.stem
     content = [config.model_dump(mode="json") for config in (suite, *arms.values())]
     return f"{path.stem}-{digest_of(content)[:6]}"
+
+
+def untuned(name: str, suite: Suite, base: dict[str, Any], path: Path) -> Arm:
+    """A tuned arm without what was chosen for it."""
+    whole = arm_in_full(suite.tuned[name].entry, base, path, name).whole
+    return validate(Arm, whole, str(path), ("arms", name))
 
 
 def load_plan(name: str) -> Plan:
@@ -78,6 +85,7 @@ def load_plan(name: str) -> Plan:
         sources=sources,
         recipes={name: recipe for name, recipe in recipes.items() if name not in diverged},
         declared=dict(arms),
+        untuned=arms | {name: untuned(name, suite, data["base"], path) for name in suite.tuned},
     )
     check(plan, str(path))
     for seed in suite.seeds:

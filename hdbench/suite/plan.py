@@ -48,6 +48,8 @@ class Plan:
     """By arm, of those that name one."""
     declared: dict[str, Arm]
     """The arms with `equal_total` as it was written, also trials that diverged and are not run."""
+    untuned: dict[str, Arm]
+    """The declared arms, those that were tuned without what was chosen for them."""
     stages: dict[str, Stage] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     further: list[Row] = field(default_factory=list)

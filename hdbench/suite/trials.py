@@ -84,11 +84,11 @@ def with_tuned(data: dict[str, Any], path: Path) -> dict[str, Any]:
             entry_of_file, digest_of_arm(reference.arm, data, path), reference, where
         )
         further = {key: value for key, value in entry.items() if key != "tuned"}
-        untuned = {k: v for k, v in (data["arms"][reference.arm] or {}).items() if k != "tuned"}
-        entry = merge(untuned, further)
-        written = arm_in_full(entry, data["base"], path, name)
-        arms[name] = with_settings(entry, written, choice.settings, path, name)
-        tuned[name] = {**reference.model_dump(), "choice": choice.model_dump()}
+        shared = {k: v for k, v in (data["arms"][reference.arm] or {}).items() if k != "tuned"}
+        untuned = merge(shared, further)
+        written = arm_in_full(untuned, data["base"], path, name)
+        arms[name] = with_settings(untuned, written, choice.settings, path, name)
+        tuned[name] = {**reference.model_dump(), "choice": choice.model_dump(), "entry": untuned}
     return data | {"arms": arms} | ({"tuned": tuned} if tuned else {})
 
 

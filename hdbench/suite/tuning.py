@@ -174,3 +174,4 @@ class TunedArm(Reference):
     """A reported arm with the settings that were chosen for another of its suite."""
 
     choice: Choice
+    entry: dict[str, Any] = Field(exclude=True, description="its entry without what was chosen")

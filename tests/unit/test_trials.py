@@ -16,6 +16,7 @@ from hdbench.metrics.records import COLUMNS, with_count
 from hdbench.report.numbers import Numbers
 from hdbench.report.tables import TABLES
 from hdbench.report.tables.render import render
+from hdbench.suite.arms import describe, same_from_trajectory
 from hdbench.suite.budget import total_cost, trained_cost
 from hdbench.suite.load import load_plan
 from hdbench.suite.overrides import leaves
@@ -172,6 +173,15 @@ def reported_with_both(folder, suite: str) -> None:
     assert methods.trials["MeanFlow, all compute, tuned"].iloc[0] == 6
     assert (methods.trials["MeanFlow, all compute"] == "").all()
     assert "tuning" not in [t for t in TABLES if not TABLES[t]().lacks(load_plan(suite))]
+    own = {"hd_patch": {"tuned": {"suite": suite, "arm": "hd_patch"}}}
+    start = {"dmd": {"trajectory": None, "tuned": {"suite": suite, "arm": "hd_patch"}}}
+    path.write_text(yaml.safe_dump(data | {"arms": own | start}))
+    plan = load_plan(str(path))
+    assert [describe(plan, arm) for arm in ("hd_patch", "dmd")] == [
+        "MeanFlow → DMD + patch, tuned", "Teacher → DMD + patch, tuned"
+    ]  # fmt: skip
+    assert same_from_trajectory(plan, "dmd") == "hd_patch"
+    assert "declared and as tuned" in TABLES["tuning"]().lacks(plan)
 
 
 def test_the_compute_of_trials_counts_a_stage_that_they_share_once(tmp_path):

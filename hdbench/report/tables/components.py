@@ -9,10 +9,10 @@ from hdbench.report.tables.base import Table
 from hdbench.suite.arms import (
     base_arm,
     equal_total,
+    has_base_refine,
+    has_base_refine_but_head,
     is_base_trajectory,
     is_teacher,
-    same_but_head,
-    same_refine,
 )
 from hdbench.suite.plan import Plan
 
@@ -37,8 +37,9 @@ class Components(Table):
         if equal_total(plan, arm) or not base.refine:
             return None
         if not (config.trajectory or config.baseline or config.real):
-            return 2 if same_refine(config, base) else None
-        return 3 if is_base_trajectory(plan, arm) and same_but_head(config, base) else None
+            return 2 if has_base_refine(plan, arm) else None
+        like_base = is_base_trajectory(plan, arm) and has_base_refine_but_head(plan, arm)
+        return 3 if like_base else None
 
     def columns(self, numbers: Numbers) -> list[Column]:
         arms = numbers.plan.arms

@@ -10,9 +10,9 @@ from hdbench.suite.arms import (
     base_arm,
     describe,
     equal_total,
+    has_base_refine,
     is_base_trajectory,
     is_teacher,
-    same_refine,
 )
 from hdbench.suite.plan import Plan
 
@@ -33,7 +33,7 @@ class Methods(Table):
             or bool(config.sampling)
             or is_teacher(config)
             or (not config.refine and is_base_trajectory(plan, arm))
-            or (control and same_refine(config, plan.suite.base))
+            or (control and has_base_refine(plan, arm))
         )
 
     def order(self, plan: Plan, arm: str) -> tuple[bool, int]:

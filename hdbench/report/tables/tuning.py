@@ -10,6 +10,7 @@ from hdbench.report import columns
 from hdbench.report.columns import Column, Value
 from hdbench.report.numbers import Entry, Numbers
 from hdbench.report.tables.base import Table
+from hdbench.suite.arms import describe
 from hdbench.suite.plan import Plan
 
 
@@ -22,14 +23,14 @@ class Tuning(Table):
     )
 
     def lacks(self, plan: Plan) -> str:
-        return "" if plan.suite.tuned else "no arm of the suite is tuned"
+        return "" if pairs_of(plan) else "no arm of the suite is there as declared and as tuned"
 
     def shows(self, plan: Plan, arm: str) -> bool:
-        return arm in {tuned.arm for tuned in plan.suite.tuned.values()}
+        return arm in pairs_of(plan)
 
     def columns(self, numbers: Numbers) -> list[Column]:
         plan = numbers.plan
-        tuned = {reference.arm: name for name, reference in plan.suite.tuned.items()}
+        tuned = pairs_of(plan)
 
         def counterpart(e: Entry) -> Entry | None:
             same = (other for other in numbers.entries(tuned[e.arm]) if other.steps == e.steps)
@@ -74,3 +75,12 @@ class Tuning(Table):
                 lambda e: "yes" if plan.suite.tuned[tuned[e.arm]].choice.interior else "no",
             ),
         ]
+
+
+def pairs_of(plan: Plan) -> dict[str, str]:
+    """By arm as declared, the arm that differs from it in what was chosen alone."""
+    return {
+        tuned.arm: name
+        for name, tuned in plan.suite.tuned.items()
+        if tuned.arm in plan.arms and describe(plan, name) == f"{describe(plan, tuned.arm)}, tuned"
+    }
