@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from hdbench.flow.path import guided
 from hdbench.methods.base import Problem
 from hdbench.networks.config import TransformerConfig
 from hdbench.networks.transformer import Transformer
-from hdbench.stages.train import enable_options
+from hdbench.stages.compiling import compiled
 from hdbench.stages.trainer import Trainer
 from hdbench.suite.training import Training
 
@@ -62,7 +63,6 @@ def new_trainer(objective: dict, network: dict, options: dict, width: int, batch
         for parameter in made.parameters():  # as after training: no layer at zero
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
-        enable_options(training, made)
         return made
 
     teacher = build(False).requires_grad_(False)
@@ -77,6 +77,8 @@ def new_trainer(objective: dict, network: dict, options: dict, width: int, batch
     images = torch.randn(512, 1, 16, 16)
     labels = torch.randint(10, (512,))
     updates = training.objective.updates(problem)
+    if training.compile:
+        updates = [replace(update, loss=compiled(update.loss)) for update in updates]
     return Trainer(updates, training, student, ("bench",), images, labels)
 
 

@@ -121,7 +121,10 @@ class PathOption(click.Path):
     def convert(self, value, param, ctx):
         if "\0" in str(value):
             self.fail("a path has no NUL character; take it out", param, ctx)
-        return super().convert(expanded(value), param, ctx)
+        try:
+            return super().convert(expanded(value), param, ctx)
+        except UserError as error:
+            return self.fail(str(error), param, ctx)
 
 
 class Seconds(click.FloatRange):

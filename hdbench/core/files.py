@@ -22,8 +22,23 @@ LARGEST_TEXT = 2**28  # bytes of a text, table or JSON that is read as a whole
 
 
 def expanded(path: str | os.PathLike[str]) -> str:
-    """A path of the user's, of any command or file, with `~` and `~NAME` as a shell has them."""
-    return os.path.expanduser(path)
+    """A path of the user's, of any command or file, with `~` and `~NAME` as a shell has them.
+
+    UserError as of `check_plain`.
+    """
+    path = os.path.expanduser(path)
+    check_plain(path)
+    return path
+
+
+def check_plain(path: str | os.PathLike[str]) -> None:
+    """UserError for a pipe, a device or a socket, where a reader could wait or go on for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # its reader says so
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{os.fspath(path)}: a pipe or a device, not a file; name a file")
 
 
 def sha256(path: Path) -> str:
@@ -161,7 +176,7 @@ def share(path: Path) -> None:
 def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files under a folder in the order of their paths, and what is hidden and left out.
 
-    UserError for what can be neither read nor followed.
+    UserError for what can be neither read nor followed, and as of `check_plain`.
     """
 
     def refuse(error: OSError) -> None:
@@ -179,6 +194,8 @@ def list_files(folder: Path) -> tuple[list[Path], list[Path]]:
                     "there, or links to files"
                 )
         files += (Path(place, name) for name in names if not name.startswith("."))
+    for file in files:
+        check_plain(file)
     return sorted(files, key=lambda file: file.relative_to(folder).as_posix()), left_out
 
 

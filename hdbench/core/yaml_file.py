@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from hdbench.core.errors import UserError, reason
+from hdbench.core.files import read_bytes
 
 LARGEST_FILE = 10**6  # bytes
 LARGEST_NODES = 10**5  # with aliases written out
@@ -90,14 +91,11 @@ def _expanded(node: yaml.Node, sizes: dict[int, int], depth: int = 0) -> int:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; UserError for a missing, unreadable or malformed file."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
+        content = read_bytes(path, LARGEST_FILE)
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); give the path of a suite file"
         ) from None
-    if len(content) > LARGEST_FILE:
-        raise UserError(f"{path}: is larger than {LARGEST_FILE:,} bytes; no such file is ours")
     return copy.deepcopy(_mapping(str(path), content))
 
 

@@ -137,6 +137,8 @@ class Objective(Config):
     """Whether it needs a classifier's features, of another seed than the metrics' classifier."""
     learns_mean_velocity: ClassVar[bool] = False
     """Whether a perfect student has the true mean velocity u(z, r, t)."""
+    exchanges: ClassVar[bool] = False
+    """Whether ranks exchange sums inside its losses."""
     trains_on: ClassVar[tuple[str, ...]] = ()
     """Networks of metrics whose features its losses see: roles of the networks of evaluation, or
     "classifier", the one that measures in small suites.  Such a metric then decides no claim."""

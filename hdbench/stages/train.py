@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from hdbench.networks.prediction import ALLOW, check_prediction
 from hdbench.networks.projected import ProjectedClassifier
 from hdbench.networks.tensors import is_meta
 from hdbench.networks.trainable import merged, restrict
+from hdbench.stages.compiling import compile_blocks, compiled, compiler_is_there, compiles_losses
 from hdbench.stages.context import WEIGHTS, Context, Payload, of_classifier, shape, targets_of
 from hdbench.stages.loop import CHECKPOINT, run
 from hdbench.stages.networks import load_classifier, load_network, new_network
@@ -72,7 +73,7 @@ def teacher_problem(context: Context) -> Problem:
     config = context.config
     training = config.training
     network = new_network(context, mean_velocity=False, axes=(config.seed, "teacher"))
-    network = enable_options(training, network)
+    network = enable_options(context, network)
     return Problem(student=network, learning_rate=training.learning_rate)
 
 
@@ -91,7 +92,7 @@ def distillation(context: Context, facts: dict[str, Any] | None = None) -> Probl
     training = config.training
 
     def load_teacher() -> nn.Module:
-        return enable_options(training, load_network(context, "teacher", mean_velocity=False))
+        return enable_options(context, load_network(context, "teacher", mean_velocity=False))
 
     frozen = load_teacher().requires_grad_(False)
     axes = (config.seed, context.stage.kind)
@@ -176,6 +177,8 @@ def trainer_of(context: Context, problem: Problem, split: str = "train") -> Trai
     x, labels = training_data(context, split)
     axes = (context.config.seed, context.stage.kind)
     updates = restricted_updates(training, problem, axes)
+    if compiles_losses(context):
+        updates = [replace(update, loss=compiled(update.loss)) for update in updates]
     return Trainer(updates, training, problem.student, axes, x, labels, context.sharding)
 
 
@@ -217,16 +220,15 @@ def training_data(context: Context, split: str) -> tuple[Any, Tensor]:
     return images, targets_of(context, labels) if context.stage.kind == "classifier" else labels
 
 
-def enable_options(training: Training, network: nn.Module) -> nn.Module:
-    """The network with the training's gradient checkpointing and torch.compile.
+def enable_options(context: Context, network: nn.Module) -> nn.Module:
+    """The network with the training's gradient checkpointing, and its blocks compiled.
 
-    Not for networks under forward-mode AD.
+    These where losses cannot be compiled as a whole; not of networks under forward-mode AD.
     """
+    training = context.config.training
     network.gradient_checkpointing = training.gradient_checkpointing
-    if training.compile:
-        torch.use_deterministic_algorithms(True)  # the compiler too, whose import others are spared
-        for block in network.blocks:
-            block.compile()
+    if training.compile and not compiles_losses(context) and compiler_is_there(context.device.type):
+        compile_blocks(network)
     return network
 
 

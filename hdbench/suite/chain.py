@@ -264,6 +264,7 @@ class Chain:
             pictures=data.stored == "latents" and data.autoencoder is None,
             # its guidance is the stage's own
             sampling=arm.sampling and arm.sampling.model_copy(update={"guidance": None}),
+            compile=evaluation.compile,
         )
 
     def teacher_sample(self, origin: _Origin) -> Stage:

@@ -106,15 +106,14 @@ class Evaluation(Config):
     reference: UserPath | None = Field(
         None, description="real images, or ADM's npz; of every protocol but `classifier`"
     )
-    weights: dict[Literal[tuple(PUBLIC)], UserPath] = Field(
-        {}, description="by path; without, the public files"
-    )
+    weights: dict[Literal[tuple(PUBLIC)], UserPath] = Field({}, description="else the public ones")
     prompts: UserPath | None = Field(
         None, description="MJHQ's meta_data.json: a sample for each of its prompts, in order"
     )
     batch: int = Field(
         256, ge=1, description="samples that are made at once; of no sample's noise or condition"
     )
+    compile: bool = Field(False, exclude_if=absent, description="the sampled network's blocks")
     metrics: tuple[str, ...] = Field(
         (),
         exclude_if=absent,

@@ -30,7 +30,7 @@ from hdbench.networks.sampling import Sampling
 from hdbench.networks.text import TextConfig
 from hdbench.suite.schema import Checkpoint, Dataset, Network
 from hdbench.suite.shape import Shape
-from hdbench.suite.training import Training
+from hdbench.suite.training import Training, absent
 
 # Raise a number when the meaning of that stage's results changes; a cosmetic edit leaves it, and
 # nothing is run again. A data set, objective, head or metric whose results change says so by its
@@ -173,6 +173,11 @@ class SampleStage(StageConfig):
         None,
         exclude_if=lambda sampling: sampling is None,
         description="of a teacher; None: Euler steps, which evaluate guidance at every time",
+    )
+    compile: bool = Field(
+        False,
+        exclude_if=absent,
+        description="the network's blocks, once for each number of rows; the last batch is filled",
     )
 
     @property

@@ -61,7 +61,9 @@ class Training(Config):
     compile: bool = Field(
         False,
         exclude_if=absent,
-        description="blocks of networks that no forward-mode pass goes through",
+        description="losses, with their forward-mode passes; with prompts, with sharded networks, "
+        "or where ranks exchange sums inside a loss, the blocks of networks that no such pass goes "
+        "through",
     )
     trainable: dict[str, Trainable] = Field(
         {},

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hdbench.core import distributed
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import guided
 from hdbench.methods import DISTRIBUTION, OBJECTIVES, PRETRAINING, TRAJECTORY
@@ -120,9 +121,15 @@ CASES = {f"{name}-defaults": cls() for name, cls in OBJECTIVES.items()} | {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_update_draws_exactly_what_its_loss_reads(case):
-    """With the whole batch there is a loss; without any one of its tensors there is none."""
+def test_an_update_draws_exactly_what_its_loss_reads(case, monkeypatch):
+    """With the whole batch there is a loss; without any one of its tensors there is none.
+
+    And ranks exchange sums inside it only if the objective says so.
+    """
     objective = CASES[case]
+    exchanged = []
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda x, **_: exchanged.append(x))
     updates, draws = updates_of(objective)
     for update in updates:
         b = update.draw(draws)
@@ -132,3 +139,4 @@ def test_an_update_draws_exactly_what_its_loss_reads(case):
         assert scalars and all(value.ndim == 0 for value in scalars.values())
         assert update.modules.keys() == update.learning_rates.keys()
         assert b.keys() == read_by(update, b)
+    assert objective.exchanges or not exchanged

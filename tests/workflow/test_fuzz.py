@@ -13,6 +13,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
@@ -21,8 +22,16 @@ from hypothesis import strategies as st
 from hdbench.cli import main
 from hdbench.metrics import records
 from hdbench.report.provenance import FILES
-from tests.support.fuzzing import CORPUS, Case, cases, nothing_is_computed, outcome, prepare
-from tests.support.tiny import REPOSITORY
+from tests.support.fuzzing import (
+    CORPUS,
+    Case,
+    cases,
+    commands_of,
+    nothing_is_computed,
+    outcome,
+    prepare,
+)
+from tests.support.tiny import REMOVED, REPOSITORY, write_suite
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,7 +78,8 @@ def test_no_random_fault_ends_in_anything_but_a_sentence(ground):
 def refused(*words: str) -> str:
     result = CliRunner().invoke(main, list(words))
     assert result.exit_code == 2, (words, result.output, result.exception)
-    (sentence,) = [line for line in result.output.splitlines() if line.startswith("hdbench: ")]
+    lines = result.output.splitlines()
+    (sentence,) = [line for line in lines if line.startswith(("hdbench: ", "Error: "))]
     return sentence
 
 
@@ -142,6 +152,18 @@ READERS = {
     "compare": ("compare", str(CORPUS / "ok.csv"), "d.csv"),
     "published": ("published", "--metrics", "d.csv", "--out", "out", "--numbers", PUBLISHED),
     "published numbers": ("published", "--numbers", "FILE", "--out", "out"),
+    "plan": ("plan", "--suite", "d.yaml"),
+    "plan of a suite's base": ("plan", "--suite", "extends.yaml"),
+    "plan of a suite's weights": ("plan", "--suite", "weights.yaml"),
+    "evaluate": ("evaluate", "--samples", "d.csv", "--protocol", "clip_score"),
+    "evaluate a folder": (
+        *("evaluate", "--samples", ".", "--reference", ".", "--protocol", "clean_fid"),
+        *("--weights", "inception=extends.yaml", "--allow", "other-weights"),
+    ),
+    "evaluate with weights": (
+        *("evaluate", "--samples", "d.csv", "--protocol", "clean_fid"),
+        *("--weights", "inception=FILE"),
+    ),
 }
 
 
@@ -151,10 +173,26 @@ def test_what_has_no_end_is_not_read(name, place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if place == "pipe":
         os.mkfifo(place)
-    for link in ("d.in.md", "d.csv"):
+    for link in ("d.in.md", "d.csv", "d.yaml", "d.png"):
         Path(link).symlink_to(place)
-    said = refused(*(place if word == "FILE" else word for word in READERS[name]))
+    Path("extends.yaml").write_text("extends: d.yaml")
+    weights = {"teacher.checkpoint": {"format": "sit", "path": "d.csv"}}
+    write_suite(tmp_path, weights | {"teacher.training": REMOVED}, "weights")
+    said = refused(*(word.replace("FILE", place) for word in READERS[name]))
     assert "a pipe or a device, not a file" in said
+
+
+def test_every_path_of_an_option_is_looked_at(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    options = {
+        type(option.type): option
+        for _, command in commands_of(main)
+        for option in command.params
+        if isinstance(option.type, click.Path)
+    }
+    (option,) = options.values()  # of one type
+    with pytest.raises(click.UsageError, match="a pipe or a device, not a file"):
+        option.type.convert(str(tmp_path / "pipe"), option, None)
 
 
 def test_a_file_that_unpacks_to_more_than_is_read_is_refused(tmp_path, monkeypatch):

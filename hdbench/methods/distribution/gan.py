@@ -140,12 +140,12 @@ def accuracy(real: HeadOutput, fake: HeadOutput) -> Tensor:
 
 
 def image_gradient(score: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """d score / d x at x (B, C, H, W), detached; networks inside get no gradient.
+    """d score / d x at x (B, C, H, W), without a graph; networks inside and before get no gradient.
 
     The score is a mean over the batch; if that is spread over ranks, a rank's rows have their part
     in the mean over all.
     """
-    x = x.detach().requires_grad_()
+    x = x if x.requires_grad else x.detach().requires_grad_()
     return share_of_batch(len(x)) * torch.autograd.grad(score(x), x)[0]
 
 

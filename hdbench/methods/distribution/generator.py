@@ -71,6 +71,7 @@ class GeneratorObjective(Objective):
     it must.  Fields after `gan` are left out of a dump where they have their default.
     """
 
+    exchanges: ClassVar[bool] = True
     has_fake: ClassVar[bool] = False
     """Whether there is a fake score."""
     directed: ClassVar[bool] = True
@@ -96,8 +97,7 @@ class GeneratorObjective(Objective):
     contrast: Pairs | None = Field(
         default=None,
         exclude_if=lambda pairs: pairs is None,
-        description="the teacher's ODE pairs, whose images are the head's real samples; by default "
-        "those are the data's",
+        description="the teacher's ODE pairs, the head's real samples in place of the data's",
     )
 
     @model_validator(mode="after")

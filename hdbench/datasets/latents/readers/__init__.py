@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from hdbench.core.errors import UserError
+from hdbench.core.files import check_plain
 from hdbench.core.registry import Registry
 from hdbench.datasets.latents.readers.base import Reader
 from hdbench.datasets.latents.readers.cifar import Cifar
@@ -16,7 +17,8 @@ READERS = Registry("hdbench.readers", base=Reader, builtin=[Tar, Zip, Parquet, C
 
 
 def reader_of(path: str) -> Reader:
-    """The reader of a file's suffix; UserError for one that no reader has."""
+    """The reader of a file's suffix; UserError for one that no reader has, and for no file."""
+    check_plain(path)
     suffix = PurePath(path).suffix.lower().removeprefix(".")
     if suffix in READERS.load():
         return READERS[suffix]()
