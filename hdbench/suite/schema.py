@@ -193,6 +193,8 @@ class Arm(Config):
         description="real images after the suite's autoencoder, which no sample can surpass",
     )
 
+    directives: ClassVar[tuple[str, ...]] = ("recipe", "tuned")
+
     @model_validator(mode="after")
     def _parts_fit(self):
         if self.baseline and (self.real or self.trajectory or self.refine):
