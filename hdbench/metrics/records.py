@@ -92,7 +92,9 @@ def _rows(path: Path) -> list[list[str]]:
         if not lines:
             raise ValueError("no header")
     except FileNotFoundError:
-        raise UserError(f"{path}: does not exist; make it with `hdbench collect`") from None
+        committed = Path("paper_tables", path.parent.name, path.name)
+        there = f"; that of the committed run is {committed}" if committed.is_file() else ""
+        raise UserError(f"{path}: does not exist; make it with `hdbench collect`{there}") from None
     except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:
         raise UserError(
             f"{path}: not a file of metrics ({reason(error)}); make it with `hdbench collect`"

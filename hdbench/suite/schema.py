@@ -192,6 +192,7 @@ class Arm(Config):
         exclude_if=absent,
         description="real images after the suite's autoencoder, which no sample can surpass",
     )
+    directives: ClassVar[tuple[str, ...]] = ("recipe", "tuned")
 
     @model_validator(mode="after")
     def _parts_fit(self):

@@ -340,6 +340,36 @@ def test_curves_are_drawn_from_what_is_there(tmp_path):
     assert "Not available: MeanFlow, chain 0" in note or "MeanFlow → DMD, chain 0" in note
 
 
+def images_of(classes: list[int], shade: int) -> dict[str, np.ndarray]:
+    """Images of 4x4 in one shade plus their place, with these labels, as a stage keeps them."""
+    images = np.stack([np.full((4, 4, 1), shade + i, np.uint8) for i in range(len(classes))])
+    return {"arr_0": images, "labels": np.array(classes)}
+
+
+def test_samples_stand_beside_their_distances_below_their_classes(tmp_path):
+    plan, results = tiny_plan(tmp_path, CHANGES), tmp_path / "r"
+    data = next(stage.id for stage in plan.stages.values() if stage.kind == "data")
+    publish(results, plan, data, {"test.npz": images_of([1, 0, 0, 2], 200)})
+    for row in plan.rows:
+        publish(results, plan, row.stages["sample"], {"samples.npz": images_of([0, 1, 5], 9)})
+    frame = synthetic(plan)
+    figure, _ = drawn("samples", plan, frame, results)
+    texts = [text.get_text() for text in figure.texts]
+    assert {"class 0", "class 1", "class 5"} <= {*texts} and "class 2" not in texts
+    (real, *rows) = [axis.images[0].get_array() for axis in figure.axes]
+    assert [int(real[0, 5 * column]) for column in range(3)] == [201, 200, 255]  # none is a 5
+    assert all([int(row[0, 5 * column]) for column in range(3)] == [9, 10, 11] for row in rows)
+    labels = texts[1 : 2 * len(figure.axes) : 2]
+    names = {label.partition(",")[0] for label in texts}
+    assert "Teacher → DMD" in names and "Teacher → DMD + patch" not in names  # a control
+    assert not any("equal total" in label for label in texts)
+    numbers = Numbers(plan, frame, results)
+    (teacher,) = [
+        e for e in numbers.entries("teacher") if e.steps == max(plan.arms["teacher"].steps)
+    ]
+    assert for_people(numbers(teacher, "fd_test_64")) in texts and len(labels) == len(figure.axes)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_nothing_to_draw_is_a_sentence(tmp_path, name):
     plan = tiny_plan(tmp_path, CHANGES)

@@ -45,14 +45,17 @@ class Forest(Figure):
 
     def draw(self, sources: Sources) -> plt.Figure:
         numbers = sources.numbers
-        grouped = [differences(sources, reference) for reference in PANELS.values()]
-        if not any(grouped):
+        panels = {title: differences(sources, reference) for title, reference in PANELS.items()}
+        panels = {title: groups for title, groups in panels.items() if groups}
+        if not panels:
             return nothing(sources, "the metrics have no two arms that are compared")
+        grouped = list(panels.values())
         lines = max(sum(len(group) + BETWEEN for group in groups.values()) for groups in grouped)
+        size = (3.6 * len(panels), 0.9 + 0.155 * lines)
         figure, axes = plt.subplots(
-            1, 2, figsize=(7.2, 0.9 + 0.155 * lines), sharex=True, layout="constrained"
+            1, len(panels), figsize=size, sharex=True, squeeze=False, layout="constrained"
         )
-        for axis, title, groups in zip(axes, PANELS, grouped, strict=True):
+        for axis, (title, groups) in zip(axes[0], panels.items(), strict=True):
             ticks = draw_groups(axis, sources.plan, groups)
             axis.axvline(0, color="0.2", linewidth=0.8, zorder=1)
             axis.set(

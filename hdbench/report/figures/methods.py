@@ -22,7 +22,6 @@ from hdbench.report.figures.style import (
     PURPLE,
     SKY,
     VERMILION,
-    error_bars,
     logarithmic,
     note_below,
     nothing,
@@ -77,7 +76,7 @@ class Methods(Figure):
         by_cost.set(
             xlabel="training after the teacher's: core-seconds",
             ylabel=fd,
-            title="Quality at its fewest steps, and the training's time",
+            title="Fewest steps, and the training's time",
         )
         logarithmic(by_cost)
         figure.legend(
@@ -113,7 +112,7 @@ def draw_by_steps(axis: Axes, distances: Distances, arms: list[str], styles: Sty
 def draw_by_cost(
     axis: Axes, sources: Sources, distances: Distances, letters: dict[str, str], styles: Styles
 ) -> None:
-    """A letter a trained method, at its fewest steps."""
+    """A letter a trained method, at its fewest steps; its interval is in the other panel."""
     trained = []
     for arm in letters:
         entry = min((e for e in distances if e.arm == arm), key=lambda e: e.steps)
@@ -121,8 +120,7 @@ def draw_by_cost(
         if not is_teacher(sources.plan.arms[arm]) and math.isfinite(spent.value):
             trained.append((spent.value, distances[entry], entry))
     for cost, interval, entry in trained:
-        point = {"marker": ".", "markersize": 3, "linestyle": "none"}
-        error_bars(axis, cost, interval, point | {"color": styles[entry.steps][0]})
+        axis.plot(cost, interval.value, ".", markersize=4, color=styles[entry.steps][0])
         near = [
             other - cost
             for other, level, of in trained

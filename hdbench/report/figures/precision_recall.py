@@ -127,9 +127,15 @@ def frame_stage_two(full: Axes, inset: Axes, sources: Sources, points: Points) -
     margin = 0.12 * (high - low) + 0.004
     left, bottom = low - margin
     right, top = high + margin
-    inset.set(
-        xlim=(left, right), ylim=(bottom, top), title="Part in the frame, larger, without intervals"
-    )
+    halves = [
+        interval.half_width
+        for entry, pair in points.items()
+        if arms[entry.arm].refine
+        for interval in pair[1:]
+    ]
+    noise = np.median(halves) > (high - low)[1]
+    said = "points differ by less than their intervals" if noise else "without intervals"
+    inset.set(xlim=(left, right), ylim=(bottom, top), title=f"Part in the frame: {said}")
     frame = Rectangle(
         (left, bottom), right - left, top - bottom, fill=False, edgecolor="0.2", linewidth=0.7
     )

@@ -128,6 +128,17 @@ def label_sampling(axis: Axes, entries: Sequence[Entry], of_stage_two: list[floa
         left = min(of_stage_two) / 1.05
         axis.axvspan(left, 10**-APART, color=REFERENCE, alpha=0.07, zorder=0, linewidth=0)
         axis.set_xlim(left, 1.15 * max(entry.nfe for entry in entries))
+        middle = (left * 10**-APART) ** 0.5
+        axis.text(
+            middle,
+            0.97,
+            "stage 2: one evaluation",
+            transform=axis.get_xaxis_transform(),
+            ha="center",
+            va="top",
+            fontsize=6,
+            color=REFERENCE,
+        )
     evaluated = sorted({entry.nfe for entry in entries})
     axis.set(
         title="Quality against the cost of sampling",
