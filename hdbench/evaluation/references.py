@@ -1,4 +1,4 @@
-"""References: statistics of real images with square roots, and features where needed.
+"""References: statistics of real images with factors of covariances, and features where needed.
 
 A reference is of one extractor.  It lies under a digest of its images' contents, the weights,
 preprocessing, layers, n and library versions, never under a name.  It is built from images, or from

@@ -1,9 +1,10 @@
 """Frechet distance between Gaussians fitted to features, in float64, with influences.
 
-d^2  = |mu - mu_r|^2 + tr(Sigma + Sigma_r - 2 (S Sigma S)^(1/2)),   S = Sigma_r^(1/2)
+d^2  = |mu - mu_r|^2 + tr(Sigma + Sigma_r) - 2 tr (F' Sigma F)^(1/2),   Sigma_r = F F'
 IF_i = 2 z_i.(mu - mu_r) + z_i' G z_i - tr(G Sigma),   z_i = x_i - mu
-       G = I - S (S Sigma S)^(-1/2) S
-(arXiv 1706.08500)  The estimate is biased in N: compare only values of equal N.
+       G = I - F (F' Sigma F)^(-1/2) F'
+(arXiv 1706.08500)  Any factor F gives the same: two differ by a rotation, F Q.  The estimate is
+biased in N: compare only values of equal N.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import torch
 
 from hdbench.metrics.base import MAIN, Estimate, Metric, MetricInput
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianReference:
-    """Mean (d,), covariance (d, d) with N - 1 and its square root, computed once; all float64.
+    """Mean (d,), covariance (d, d) with N - 1 and a factor of it, computed once; all float64.
 
-    `cholesky` is the lower Cholesky factor of the covariance, None where that is singular.
+    `cholesky` is the lower Cholesky factor of the covariance, None where that is singular; there
+    `root` is its square root.
     """
 
     mu: np.ndarray
     sigma: np.ndarray
-    root: np.ndarray
+    root: np.ndarray | None = None
     cholesky: np.ndarray | None = None
 
     @classmethod
@@ -35,10 +38,31 @@ class GaussianReference:
         mu = mu.astype(np.float64)
         sigma = sigma.astype(np.float64)
         try:
-            cholesky = np.linalg.cholesky(sigma)
+            return cls(mu=mu, sigma=sigma, cholesky=np.linalg.cholesky(sigma))
         except np.linalg.LinAlgError:
-            cholesky = None
-        return cls(mu=mu, sigma=sigma, root=_power(sigma, 0.5), cholesky=cholesky)
+            values, vectors = _eigh(sigma)
+            keep = values > 1e-12 * values[-1]  # the others are rounding
+            root = (vectors[:, keep] * np.sqrt(values[keep])) @ vectors[:, keep].T
+            return cls(mu=mu, sigma=sigma, root=root)
+
+    @property
+    def factor(self) -> np.ndarray:
+        """F (d, d), F F' the covariance."""
+        factor = self.root if self.cholesky is None else self.cholesky
+        if factor is None:
+            raise ValueError("a reference has a root or a Cholesky factor")
+        return factor
+
+    def inner(self, sigma: np.ndarray) -> np.ndarray:
+        """F' Sigma F for a symmetric Sigma (d, d); above the diagonal the values have no meaning.
+
+        LAPACK takes a quarter of the time of two products where F is triangular.
+        """
+        if self.cholesky is None:
+            return self.factor @ sigma @ self.factor
+        # transposed, arrays of C are in the order of Fortran, and the upper triangle is the lower
+        upper, _ = scipy.linalg.lapack.dsygst(sigma.T, self.cholesky.T, itype=2, lower=0)
+        return upper.T
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,29 +74,41 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mu, x.T @ x / (len(x) - 1)
 
 
-def _power(symmetric: np.ndarray, exponent: float) -> np.ndarray:
-    """Power of a positive semi-definite matrix; eigenvalues under 1e-12 of the largest are 0."""
-    values, vectors = np.linalg.eigh(symmetric)
-    keep = values > 1e-12 * values[-1]
-    return (vectors[:, keep] * values[keep] ** exponent) @ vectors[:, keep].T
+def _eigh(lower: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues (d,), ascending, and -vectors (d, d) of a symmetric matrix's lower triangle.
+
+    By PyTorch, whose LAPACK (MKL, on x86) takes half the time of numpy's.
+    """
+    values, vectors = torch.linalg.eigh(torch.from_numpy(lower))
+    return values.numpy(), vectors.numpy()
+
+
+def _singular_values(matrix: np.ndarray) -> np.ndarray:
+    return torch.linalg.svdvals(torch.from_numpy(matrix)).numpy()
 
 
 def statistics_distance(mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference) -> float:
-    """d^2 from mean (d,) and covariance (d, d): the eigenvalues of one symmetric matrix.
+    """d^2 from mean (d,) and covariance (d, d): the eigenvalues of one symmetric matrix."""
+    inner = torch.from_numpy(reference.inner(sigma))
+    return _from_inner(mu, sigma, reference, torch.linalg.eigvalsh(inner).numpy())
 
-    tr (S Sigma S)^(1/2) = tr (L' Sigma L)^(1/2) for the Cholesky factor L of Sigma_r, which costs a
-    quarter to form.  Eigenvalues carry an error of about 1e-16 of the largest, whose root is 1e-8
-    for each that should be zero; singular values of S Sigma^(1/2) do not, so they are taken where a
-    covariance is singular or nearly so.
+
+def _from_inner(
+    mu: np.ndarray, sigma: np.ndarray, reference: GaussianReference, eigenvalues: np.ndarray
+) -> float:
+    """d^2 from the eigenvalues of F' Sigma F.
+
+    They carry an error of about 1e-16 of the largest, whose root is 1e-8 for each that should be
+    zero; singular values of F' Sigma^(1/2) do not, so they are taken where a covariance is singular
+    or nearly so.
     """
-    if reference.cholesky is not None:
-        inner, _ = scipy.linalg.lapack.dsygst(sigma.T, reference.cholesky, itype=2, lower=1)
-        eigenvalues = np.linalg.eigvalsh(inner)
-        if eigenvalues[0] > 1e-13 * eigenvalues[-1]:
-            return _distance(mu, np.trace(sigma), reference, np.sqrt(eigenvalues).sum())
-    values, vectors = np.linalg.eigh(sigma)
-    factor = reference.root @ (vectors * np.sqrt(values.clip(min=0)))
-    trace_root = np.linalg.svd(factor, compute_uv=False).sum()
+    if eigenvalues[0] > 1e-13 * eigenvalues[-1]:
+        trace_root = np.sqrt(eigenvalues).sum()
+    else:
+        values, vectors = _eigh(sigma)
+        trace_root = _singular_values(
+            reference.factor.T @ (vectors * np.sqrt(values.clip(min=0)))
+        ).sum()
     return _distance(mu, np.trace(sigma), reference, trace_root)
 
 
@@ -98,14 +134,14 @@ def distance(features: np.ndarray, reference: GaussianReference) -> float:
     if len(features) > features.shape[1]:
         return statistics_distance(*moments(features), reference)
     x = features.astype(np.float64)
-    # its singular values with S are the roots of those of S Sigma S
+    # its singular values with F are the roots of the eigenvalues of F' Sigma F
     centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)
-    trace_root = np.linalg.svd(centred @ reference.root, compute_uv=False).sum()
+    trace_root = _singular_values(centred @ reference.factor).sum()
     return _distance(x.mean(0), np.square(centred).sum(), reference, trace_root)
 
 
 def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
-    """`distance` with IF_i (N,): one decomposition more, and a product of N d^2.
+    """`distance` with IF_i (N,): eigenvectors besides eigenvalues, and a product of N d^2.
 
     For N under about 2 d the standard error is too large, up to 1.5 times at N = d: the
     covariance's error is no longer small against it.
@@ -115,17 +151,17 @@ def estimate(features: np.ndarray, reference: GaussianReference) -> Estimate:
     mu = x.mean(0)
     x -= mu
     if n <= d:
-        # Z S = sqrt(N - 1) u s V' gives (S Sigma S)^(1/2) = V s V' and z_i S V = sqrt(N - 1) u_i s
-        u, s, _ = np.linalg.svd(x @ reference.root / np.sqrt(n - 1), full_matrices=False)
+        # Z F = sqrt(N - 1) u s V' gives (F' Sigma F)^(1/2) = V s V' and z_i F V = sqrt(N - 1) u_i s
+        u, s, _ = np.linalg.svd(x @ reference.factor / np.sqrt(n - 1), full_matrices=False)
         value = _distance(mu, np.square(x).sum() / (n - 1), reference, s.sum())
         curvature = (n - 1) * (np.square(u) @ s)
     else:
         sigma = x.T @ x / (n - 1)
-        value = statistics_distance(mu, sigma, reference)
-        values, vectors = np.linalg.eigh(reference.root @ sigma @ reference.root)
+        values, vectors = _eigh(reference.inner(sigma))
+        value = _from_inner(mu, sigma, reference, values)
         keep = values > 1e-12 * values[-1]
-        # S (S Sigma S)^(-1/2) S = half half'
-        half = reference.root @ (vectors[:, keep] * values[keep] ** -0.25)
+        # F (F' Sigma F)^(-1/2) F' = half half'
+        half = reference.factor @ (vectors[:, keep] * values[keep] ** -0.25)
         curvature = np.square(x @ half).sum(1)
     quadratic = np.square(x).sum(1) - curvature
     return Estimate(value, 2 * x @ (mu - reference.mu) + quadratic - quadratic.mean())
