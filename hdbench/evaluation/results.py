@@ -71,7 +71,8 @@ class Evaluation:
         rows = []
         for metric, (estimate, ids) in self.results.items():
             error = error_of(metric, estimate)
-            low, high = (metric_of(metric) or Metric).limits(estimate.value, error)
+            degrees = estimate.design.degrees(len(ids))
+            low, high = (metric_of(metric) or Metric).limits(estimate.value, error, degrees)
             interval = "-" if math.isnan(error) else f"[{low:.6g}, {high:.6g}]"
             rows.append(
                 [

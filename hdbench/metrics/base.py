@@ -231,9 +231,13 @@ class Metric(ABC):
         return estimate.standard_error
 
     @classmethod
-    def limits(cls, value: float, error: float) -> tuple[float, float]:
-        """95% interval of one set of samples, within what is possible; NaN without an error."""
-        return max(value - Z * error, cls.low), min(value + Z * error, cls.high)
+    def limits(cls, value: float, error: float, degrees: float = math.inf) -> tuple[float, float]:
+        """95% interval of one set of samples, within what is possible; NaN without an error.
+
+        Student's, of the error's degrees of freedom: see `Design.degrees`.
+        """
+        half = (Z if math.isinf(degrees) else float(special.stdtrit(degrees, 0.975))) * error
+        return max(value - half, cls.low), min(value + half, cls.high)
 
     @classmethod
     def is_possible(cls, value: float) -> bool:
@@ -267,7 +271,7 @@ class Share(Metric):
         return (high - low) / Z
 
     @classmethod
-    def limits(cls, value: float, error: float) -> tuple[float, float]:
+    def limits(cls, value: float, error: float, degrees: float = math.inf) -> tuple[float, float]:
         if not (0 < value < cls.high and error > 0):
             return super().limits(value, error)
         return cls._exact(value, value * (1 - value / cls.high) / error**2)

@@ -68,6 +68,11 @@ class Design(NamedTuple):
             of_unit = np.where(alone, last - 1, of_unit)
         return unit, of_unit
 
+    def degrees(self, n: int) -> int:
+        """Degrees of freedom of `standard_error` of n samples: independent units less strata."""
+        _, stratum = self.units(n)
+        return len(stratum) - len(np.unique(stratum))
+
     def standard_error(self, values: np.ndarray) -> float:
         """Of the mean of values (N,) that belong to the samples; NaN for one unit."""
         if np.isnan(values).any():

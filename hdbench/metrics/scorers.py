@@ -36,10 +36,16 @@ class GenEval(Share, group="protocol"):
 
 
 class GenEvalTask(Share, group="protocol"):
-    """The share of correct images of one task."""
+    """The share of correct images of one task.
+
+    Its error is that of the prompts' shares, of which few are wrong where the task is nearly solved
+    and say little of how alike a prompt's images are.  So half a wrong prompt is counted beside
+    them, all of whose images are alike.
+    """
 
     name = "geneval_{task}"
     title = "GenEval, {task}"
+    version = 2  # in the first, the error near 0 and 1 was too small for images that are alike
 
     def measure(self, sample: MetricInput) -> dict[str, Estimate]:
         if sample.scores is None:
@@ -50,6 +56,17 @@ class GenEvalTask(Share, group="protocol"):
             for task, of_task in rows.items()
             if len(of_task) > 1
         }
+
+    @classmethod
+    def error(cls, estimate: Estimate) -> float:
+        error = super().error(estimate)
+        spread = estimate.value * (1 - estimate.value)
+        if not spread:
+            return error  # of 0 or 1, where all images of a prompt already count as one
+        prompts = len(estimate.design.units(len(estimate.influence))[1])
+        decided = prompts * spread
+        effect = (decided * error**2 / spread + 0.5 / prompts) / (decided + 0.5)
+        return (spread * effect) ** 0.5
 
 
 class DpgBench(Metric, group="protocol"):

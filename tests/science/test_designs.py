@@ -16,11 +16,13 @@ from threadpoolctl import threadpool_limits
 
 from hdbench.metrics import Design, Estimate, frechet
 from hdbench.metrics.classification import classifier_score
+from hdbench.metrics.clip_score import ClipScore
 from hdbench.metrics.comparison import variance_components
 from hdbench.metrics.inception_score import inception_score
 from hdbench.metrics.kernel import kid
 from hdbench.metrics.manifold import Coverage, Density, Precision, Recall, manifold_metrics
 from hdbench.metrics.records import interval
+from hdbench.metrics.scorers import GenEvalTask
 
 REPETITIONS = 2000
 CLASSES = 5
@@ -61,6 +63,24 @@ def test_samples_of_fixed_labels():
     design = Design.of_labels(labels)
     covered, usual = spread(lambda rng: CENTRES[labels] + 0.5 * rng.normal(size=(200, 2)), design)
     assert 0.93 < covered < 0.97 and usual > 0.99
+
+
+@pytest.mark.parametrize(("n", "size", "strata"), [(3, 1, 1), (8, 1, 1), (6, 4, 1), (12, 2, 3)])
+def test_intervals_of_few_samples_are_students(n, size, strata):
+    """Of means of n clusters of a size, in strata of means of their own; by 1.96 they are short."""
+    rng = np.random.default_rng(0)
+    cluster = np.arange(n * size) // size
+    of_strata = cluster % strata if strata > 1 else None
+    design = Design(strata=of_strata, clusters=cluster)
+    assert design.degrees(n * size) == n - strata
+    inside, normal = [], []
+    for _ in range(REPETITIONS):
+        x = rng.normal(size=n)[cluster] + rng.normal(size=n * size) + 3 * (cluster % strata)
+        estimate = Estimate(x.mean() - 3 * (strata - 1) / 2, x - x.mean(), design=design)
+        for limits, degrees in ((inside, n - strata), (normal, np.inf)):
+            low, high = ClipScore.limits(estimate.value, estimate.standard_error, degrees)
+            limits.append(low <= 0 <= high)
+    assert 0.935 < np.mean(inside) < 0.965 and np.mean(normal) < 0.93
 
 
 def test_images_of_few_originals():
@@ -186,6 +206,23 @@ def test_mean_counts_near_0(truth):
         limits.append(Density.limits(estimate.value, Density.error(estimate)))
     low, high = np.transpose(limits)
     assert 0.935 < ((low <= truth) & (truth <= high)).mean() < 0.99
+
+
+@pytest.mark.parametrize("alike", [0.05, 0.3, 0.7])
+@pytest.mark.parametrize("truth", [0.5, 0.9, 0.98])
+def test_shares_of_prompts_whose_images_are_alike(truth, alike):
+    """As GenEval's tasks have them: 80 prompts of four images, correlated within a prompt."""
+    rng = np.random.default_rng(0)
+    prompts = np.repeat(np.arange(80), 4)
+    inside = []
+    for _ in range(800):
+        of_prompt = rng.beta(*(np.array([truth, 1 - truth]) * (1 - alike) / alike), size=80)
+        right = (rng.random(320) < of_prompt[prompts]).astype(float)
+        design = Design(clusters=prompts)
+        estimate = Estimate(right.mean(), right - right.mean(), design=design)
+        low, high = GenEvalTask.limits(estimate.value, GenEvalTask.error(estimate))
+        inside.append(low <= truth <= high)
+    assert 0.935 < np.mean(inside) < (0.98 if truth == 0.5 else 0.9999)
 
 
 @pytest.mark.parametrize(("events", "n"), [(0, 7), (3, 50), (49, 50), (50, 50)])
