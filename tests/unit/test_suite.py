@@ -358,7 +358,8 @@ def test_no_such_file_or_suite(tmp_path):
     refuse(
         tmp_path / "folder.yaml",
         results,
-        f"{tmp_path}/folder.yaml: cannot be read (a folder, not a file); give the path of a suite file",
+        f"{tmp_path}/folder.yaml: cannot be read (a folder, not a file); give the path of a suite "
+        "file",
     )
     refuse("demoo", results, "no suite 'demoo' in workflow/suites; did you mean 'demo'?")
 
