@@ -8,7 +8,7 @@ from tests.support import shipped
 from tests.support.tiny import REPOSITORY
 
 
-@pytest.mark.parametrize("suite", ["textured_digits", "local_flaws"])
+@pytest.mark.parametrize("suite", ["claims_one_teacher", "textured_digits", "local_flaws"])
 def test_committed_tables_are_renderings_of_the_committed_metrics(suite, monkeypatch):
     """Suites of several chains; with one, intervals are of artifacts that are not committed."""
     monkeypatch.chdir(REPOSITORY)
