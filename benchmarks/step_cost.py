@@ -80,6 +80,7 @@ OBJECTIVES = {  # settings and guidance
         "embedding_loss",
         "flash_dmd",
         "gndm",
+        "asd",
     )
 }
 

@@ -1,7 +1,7 @@
 """One forward-mode pass for a network's value, with its graph, and its directional derivative.
 
 PyTorch's own forward mode multiplies every linear layer's input by a materialised zero tangent of
-the weight and records a graph for tangents that nobody walks.  Here the five operations that carry
+the weight and records a graph for tangents that nobody walks.  Here the seven operations that carry
 the cost have their rule written out: the value is computed once, as ever, and the tangent beside it
 without a graph.  All other operations keep PyTorch's rules.
 """
@@ -9,6 +9,7 @@ without a graph.  All other operations keep PyTorch's rules.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 Dual = tuple[Tensor, Tensor]  # (value, tangent)
+Term = tuple[Any, Tensor | None]  # of a sum or product: what does not move has no tangent
 LEVEL = 0  # PyTorch has no other, and torch.compile asks for it
 QUERIES = 128  # whose weights attention's tangent holds at once
 
@@ -52,7 +54,9 @@ def _layer_norm(x: Dual, shape, weight=None, bias=None, eps: float = 1e-5) -> Du
     y, _, s = torch.native_layer_norm(x[0], shape, None, None, eps)
     with torch.no_grad():
         dx = x[1]
-        dy = s * (dx - dx.mean(-1, keepdim=True) - y * (y * dx).mean(-1, keepdim=True))
+        dy = dx - dx.mean(-1, keepdim=True)
+        dy -= y * (y * dx).mean(-1, keepdim=True)
+        dy *= s
         dy = dy if weight is None else dy * weight
     if weight is not None:
         y = y * weight if bias is None else torch.addcmul(bias, y, weight)
@@ -84,32 +88,62 @@ def _attention(
             p = torch.softmax(
                 scores if attn_mask is None else scores + attn_mask[..., rows, :], dim=-1
             )
-            pds = p * (dqs @ k[0].mT + qs @ k[1].mT)
-            return pds @ v[0] + p @ v[1] - pds.sum(-1, keepdim=True) * y[..., rows, :]
+            pds = dqs @ k[0].mT
+            pds += qs @ k[1].mT
+            pds *= p
+            dy = pds @ v[0]
+            dy += p @ v[1]
+            dy -= pds.sum(-1, keepdim=True) * y[..., rows, :]
+            return dy
 
         starts = range(0, y.shape[-2], QUERIES)
         return y, torch.cat([tangent(slice(at, at + QUERIES)) for at in starts], dim=-2)
 
 
-# function: (rule, how many leading arguments are dual)
+def _add(x: Term, y: Term, alpha: float = 1) -> Dual:
+    """d(x + alpha y) = dx + alpha dy."""
+    value = torch.add(x[0], y[0], alpha=alpha)
+    with torch.no_grad():
+        if x[1] is not None and y[1] is not None:
+            return value, torch.add(x[1], y[1], alpha=alpha)
+        tangent = x[1] if y[1] is None else alpha * y[1]
+        return value, tangent.expand_as(value).to(value.dtype, copy=True)
+
+
+def _mul(x: Term, y: Term) -> Dual:
+    """d(x y) = y dx + x dy."""
+    value = x[0] * y[0]
+    with torch.no_grad():
+        if x[1] is None or y[1] is None:
+            return value, x[0] * y[1] if x[1] is None else y[0] * x[1]
+        tangent = y[0] * x[1]
+        tangent += x[0] * y[1]
+        return value, tangent
+
+
+# function: (rule, how many leading arguments may be dual, whether some or all of them must be)
 _RULES = {
-    F.linear: (_linear, 1),
-    F.conv2d: (_conv2d, 1),
-    F.gelu: (_gelu, 1),
-    F.layer_norm: (_layer_norm, 1),
-    F.scaled_dot_product_attention: (_attention, 3),
+    F.linear: (_linear, 1, all),
+    F.conv2d: (_conv2d, 1, all),
+    F.gelu: (_gelu, 1, all),
+    F.layer_norm: (_layer_norm, 1, all),
+    F.scaled_dot_product_attention: (_attention, 3, all),
+    Tensor.add: (_add, 2, any),
+    Tensor.mul: (_mul, 2, any),
 }
+
+
+def _unpacked(x: Any) -> Term:
+    return forward_ad.unpack_dual(x, level=LEVEL) if isinstance(x, Tensor) else (x, None)
 
 
 class _LeanRules(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        rule, duals = _RULES.get(function, (None, 0))
-        unpacked = [forward_ad.unpack_dual(x, level=LEVEL) for x in args[:duals]]
-        if rule is None or any(x.tangent is None for x in unpacked):
+        rule, duals, needed = _RULES.get(function, (None, 0, any))
+        unpacked = [_unpacked(x) for x in args[:duals]]
+        if rule is None or not needed(tangent is not None for _, tangent in unpacked):
             return function(*args, **(kwargs or {}))
-        value, tangent = rule(
-            *((x.primal, x.tangent) for x in unpacked), *args[duals:], **(kwargs or {})
-        )
+        value, tangent = rule(*unpacked, *args[duals:], **(kwargs or {}))
         return forward_ad.make_dual(value, tangent, level=LEVEL)
 
 

@@ -11,6 +11,7 @@ from hdbench.methods.base import Objective
 from hdbench.methods.distribution.adm import ADM
 from hdbench.methods.distribution.adversarial import Adversarial
 from hdbench.methods.distribution.adversarial_pretraining import AdversarialPretraining
+from hdbench.methods.distribution.asd import ASD
 from hdbench.methods.distribution.decoupled_dmd import DecoupledDMD
 from hdbench.methods.distribution.dmd import DMD
 from hdbench.methods.distribution.dmd2 import DMD2
@@ -79,6 +80,7 @@ DISTRIBUTION = (
     FakeScoreFree,
     FrechetLoss,
     Drifting,
+    ASD,
 )
 
 OBJECTIVES: Registry[Objective] = Registry(

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hdbench.core.config import MISSING_NAMES
 from hdbench.core.errors import UserError, reason
 from hdbench.core.files import LARGEST_TEXT, read_bytes
 from hdbench.metrics.base import Metric
@@ -33,7 +34,7 @@ COLUMNS = {
     "digest": "str",
 }
 # as Python's and pandas' writers have them, but for digits in groups
-NUMBER = r"(?i)|nan|[-+]?(inf|(\d+\.?\d*|\.\d+)(e[-+]?\d+)?)"
+NUMBER = r"(?i)|nan|[-+]?(inf|([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?)"
 KEY = ["arm", "seed", "nfe", "metric"]
 
 
@@ -53,7 +54,7 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
     for column, kind in COLUMNS.items():
         texts = frame[column]
         if column == "seed" or kind == "Int64":
-            wrong = ~texts.str.fullmatch(r"-?\d{1,18}") & (texts != "")
+            wrong = ~texts.str.fullmatch(r"-?[0-9]{1,18}") & (texts != "")
             _refuse(path, texts, wrong, "is not a whole number of at most 18 digits")
             frame[column] = pd.array([int(text) if text else pd.NA for text in texts], "Int64")
         elif kind == "float64":
@@ -62,10 +63,13 @@ def read_metrics(path: Path, strict: bool = True) -> pd.DataFrame:
             frame[column] = [float(text or "nan") for text in texts]
         else:
             _refuse(path, texts, ~texts.map(str.isprintable), "has a character that is not shown")
-            empty = texts.str.strip() == ""
-            _refuse(path, texts, empty & (column != "digest"), "is empty")
+            _refuse(path, texts, texts.str.strip() == "", "is empty")
+            _refuse(path, texts, texts.str.strip() != texts, "begins or ends with a space")
+    missing = frame.arm.str.lower().isin(MISSING_NAMES)
+    _refuse(path, frame.arm, missing, "is what tables read as a missing value")
     for column, wrong, problem in (
         ("n", (frame.n < 1).fillna(False), "must be 1 or more"),
+        ("seed", (frame.seed < 0).fillna(False), "must be 0 or more"),
         ("nfe", (frame.nfe < 0).fillna(False), "must be 0 or more"),
         ("se", (frame.se < 0) | np.isinf(frame.se), "must be finite, and 0 or more"),
     ):

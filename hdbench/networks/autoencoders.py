@@ -130,9 +130,8 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
             f"{folder}: holds {name}, not {kind.__name__}; give a folder such as {public}"
         )
     headers = read_headers(folder)
+    model = of_settings(kind, folder, len(headers))
     if is_meta():
-        diffusers_class: Any = kind
-        model = diffusers_class.from_config(diffusers_class.load_config(folder))
         model._fix_state_dict_keys_on_load(headers)  # as `from_pretrained` does
         check_shapes(folder, model.state_dict(), headers)
         return model.eval()
@@ -153,6 +152,25 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
     check_keys(folder, missing=about["missing_keys"], unexpected=about["unexpected_keys"])
     check_values(model.state_dict(), folder)
     return model
+
+
+def of_settings(kind: Any, folder: Path, tensors: int) -> Any:
+    """The model of a folder's config.json on the meta device, for weights of so many tensors.
+
+    UserError for settings that make none, or more layers than there are tensors.
+    """
+    try:
+        settings = kind.load_config(folder)
+        for name, value in settings.items():
+            if "layers" in name and max(value if isinstance(value, list) else [value]) > tensors:
+                raise ValueError(f"{name} = {value}, of {tensors} tensors")
+        with torch.device("meta"):
+            return kind.from_config(settings)
+    except Exception as error:  # of each layer's own
+        raise UserError(
+            f"{folder}: its config.json makes no {kind.__name__} ({reason(error)}); get the folder "
+            "again"
+        ) from None
 
 
 def read_headers(folder: Path) -> dict[str, Tensor]:

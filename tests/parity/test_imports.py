@@ -126,8 +126,12 @@ def test_geneval_is_its_own_summary_with_intervals_over_prompts(tmp_path):
         row = frame.loc[f"geneval_{tag}_{4 * count}"]
         assert row.value == pytest.approx(of_task.correct.mean())
         prompts = of_task.groupby("prompt").correct.mean()  # equal numbers: the mean of means
-        assert row.se == pytest.approx(stats.sem(prompts))
         variances.append(stats.sem(prompts) ** 2)
+        # in units of p (1 - p), weighted with that of half a prompt whose images are alike
+        spread = row.value * (1 - row.value)
+        units = np.average([variances[-1] / spread, 1 / count], weights=[count * spread, 0.5])
+        assert row.se == pytest.approx((spread * units) ** 0.5)
+        assert variances[-1] ** 0.5 < row.se < 1.1 * variances[-1] ** 0.5
     assert frame.loc["geneval_2212"].se == pytest.approx(sum(variances) ** 0.5 / len(TASKS))
     assert set(frame.n) == {2212, *(4 * count for count in TASKS.values())}
     assert (frame.digest == sha256(path)[:16]).all() and (frame.arm == "mine").all()

@@ -552,6 +552,7 @@ VARIANTS = [(name, {}) for name in METHODS] + [
     ("sid", {"discriminator": "mean", "gan": {"feature_network": "fake"}}),
     ("vsd", {"omega": "noise_variance"}),
     ("gndm", {"normaliser": "centred"}),
+    ("asd", {"generator_steps": 3, "gan": {"r1_weight": 0.5}}),
     ("gdd", {"gan": {"r1_weight": 0.5}}),
     ("flash_dmd", {"generator_steps": 1, "split": 1.0, "pull": 1.0}),
     ("embedding_loss", {"discriminator": "patch", "gan": {"parameters": 4000}}),
@@ -676,6 +677,7 @@ def test_draws_with_a_head_keep_their_order():
 def test_new_fields_are_dumped_only_where_they_differ(name):
     method = OBJECTIVES[name]
     changed = {"adversarial_pretraining": {"contrast"}, "flash_dmd": {"generator_steps"}}
+    changed |= {"asd": {"generator_steps"}}
     new = {"generator_steps", "regulariser", "regulariser_weight"}
     hooks = {"contrast", "guidance", "fake_guidance", "label_dropout"}
     dumped = (new | hooks) & set(method().model_dump(mode="json"))

@@ -175,6 +175,39 @@ def test_gelu(approximate):
     check(nn.GELU(approximate), (3 * normal(4, 7),))
 
 
+SUMS_AND_PRODUCTS = {
+    "sum": lambda x, y: x + y,
+    "scaled sum": lambda x, y: torch.Tensor.add(y, x, alpha=-0.3),
+    "product": lambda x, y: x * y,
+    "square": lambda x, y: (x * x) * y,
+    "modulation": lambda x, y: x * (1 + y) + y,
+}
+
+
+@pytest.mark.parametrize("still", [(), (0,), (1,)])
+@pytest.mark.parametrize("name", SUMS_AND_PRODUCTS)
+def test_sums_and_products_broadcast(name, still):
+    """Of two that move, or of one that does: then the other has a gradient, but no tangent."""
+    both = normal(3, 4, 5, seed=1), normal(3, 1, 5, seed=2)
+    fixed = tuple(both[place].requires_grad_() for place in still)
+
+    def function(*moving: Tensor) -> Tensor:
+        one = iter(moving)
+        x, y = (x if place in still else next(one) for place, x in enumerate(both))
+        return SUMS_AND_PRODUCTS[name](x, y)
+
+    check(function, tuple(x for place, x in enumerate(both) if place not in still), fixed)
+
+
+def test_sums_with_numbers_leave_the_tangent_of_what_they_add_to():
+    def function(x: Tensor) -> Tensor:
+        y = x + 1
+        y *= 3
+        return x * 2 + y
+
+    check(function, (normal(2, 3),))
+
+
 @pytest.mark.parametrize("queries", [2, 128])
 @pytest.mark.parametrize("options", ["plain", "scale", "additive mask", "additive mask of -inf"])
 def test_attention(options, queries, monkeypatch):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from hdbench.core.seeds import Draws
 from hdbench.flow.path import expand, guided, interpolate, velocity
-from hdbench.methods import DMD, GDD, GNDM, AdversarialPretraining, FlashDMD, SiD
+from hdbench.methods import ASD, DMD, GDD, GNDM, AdversarialPretraining, FlashDMD, SiD
 from hdbench.methods.base import Problem
 from hdbench.methods.discriminators import build_head, parameter_count
 from hdbench.methods.distribution import embedding_loss, gndm
@@ -18,6 +19,7 @@ from hdbench.methods.distribution.flash_dmd import pull_towards
 from hdbench.methods.distribution.gan import HingeOnTeacher
 from hdbench.methods.distribution.gdd import OnClassifier
 from hdbench.methods.distribution.networks import Networks
+from hdbench.methods.trajectory.consistency import consistency
 from hdbench.networks.projected import ProjectedClassifier
 from hdbench.stages.trainer import Trainer
 from tests.science.test_distribution import (
@@ -496,3 +498,84 @@ def test_the_critics_classifier_is_not_the_one_that_measures(tmp_path):
     assert critic.config.training == measuring.config.training and critic.id != measuring.id
     run_until(plan, tmp_path, stage.id)
     assert (tmp_path / "stages" / stage.id / "weights.safetensors").exists()
+
+
+# adversarial self-distillation
+
+
+def exact_map(mean: float, sd: float):
+    """u(z, 0, t) of the flow map of N(mean, sd^2) to data: (z - f) / t, f its jump."""
+
+    def u(z, r, t, c):
+        t = expand(t)
+        f = mean + sd / ((1 - t) ** 2 * sd**2 + t**2).sqrt() * (z - (1 - t) * mean)
+        return (z - f) / t.clamp(min=1e-12)
+
+    return u
+
+
+def shrunk(z, r, t, c):
+    """u(z, 0, t) of the jump 0.7 z + 0.2, whatever t is."""
+    return (0.3 * z - 0.2) / expand(t).clamp(min=1e-12)
+
+
+def fake_and_real_of(k: ASD, u, n: int = 20_000) -> tuple[Tensor, Tensor, Tensor]:
+    """What ASD's head is to tell apart, (n, 1, 2, 2), without noise; and the rows' steps."""
+    networks = Networks(
+        student=u, teacher=None, real=None, fake_network=None, head=None, features=None
+    )
+    d = Draws((0,), IMAGES, torch.zeros(len(IMAGES), dtype=torch.int64), n)
+    b = k.draw_critic(d, None) | {"t_gan": torch.zeros(n)}
+    z, t, c = k.start(u, b)
+    (real, *_), (fake, *_), _ = k.discriminator_inputs(networks, consistency(u, z, t, c), b)
+    return fake, real, b["step"]
+
+
+def test_the_real_sample_of_asd_is_its_own_of_one_step_more():
+    """Mean and variance of a student whose every jump is 0.7 z + 0.2, from step to step."""
+    steps = 3
+    fake, real, step = fake_and_real_of(ASD(generator_steps=steps), shrunk)
+    mean, variance = 0.2, 0.7**2  # of one step
+    for k in range(steps):
+        rows = step == k
+        assert fake[rows].mean().item() == pytest.approx(mean, abs=0.015)
+        assert fake[rows].var().item() == pytest.approx(variance, rel=0.03)
+        t = 1 - (k + 1) / steps
+        mean, variance = 0.7 * (1 - t) * mean + 0.2, 0.7**2 * ((1 - t) ** 2 * variance + t**2)
+        if k == steps - 1:
+            torch.testing.assert_close(real[rows], fake[rows])
+        else:
+            assert real[rows].mean().item() == pytest.approx(mean, abs=0.015)
+            assert real[rows].var().item() == pytest.approx(variance, rel=0.03)
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+def test_asd_alone_is_at_rest_at_any_exact_map_and_compares_first_and_last_step(steps):
+    """Fake and real are one law at the map of *any* Gaussian; else the laws of the steps between
+    cancel: E h(fake) - E h(real) = (E h(x_0) - E h(x_last)) / S."""
+    k = ASD(generator_steps=steps)
+    fake, real, _ = fake_and_real_of(k, exact_map(-0.4, 0.2))
+    for power in (1, 2):
+        assert fake.pow(power).mean().item() == pytest.approx(
+            real.pow(power).mean().item(), abs=0.005
+        )
+    assert fake.mean().item() == pytest.approx(-0.4, abs=0.01)
+    fake, real, step = fake_and_real_of(k, shrunk)
+    for power in (1, 2):
+        first, last = (fake[step == place].pow(power).mean() for place in (0, steps - 1))
+        found = (fake.pow(power).mean() - real.pow(power).mean()).item()
+        assert abs(found) > 0.02
+        assert found == pytest.approx(((first - last) / steps).item(), abs=0.012)
+
+
+def test_asd_has_no_data_and_no_head_of_other_samples():
+    k = ASD()
+    drawn = k.draw_critic(Draws((0,), IMAGES, torch.zeros(4000, dtype=torch.int64), 4), None)
+    assert "x" not in drawn and "c_real" not in drawn
+    for settings, sentence in (
+        ({"contrast": {}}, "student's own"),
+        ({"discriminator": "none"}, "has no other loss"),
+        ({"generator_steps": 1}, "greater than or equal to 2"),
+    ):
+        with pytest.raises(ValidationError, match=sentence):
+            ASD.model_validate(settings)

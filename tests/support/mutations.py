@@ -1,17 +1,29 @@
-"""Random changes of mappings, tables and bytes, drawn by Hypothesis."""
+"""Random changes of mappings, tables, tensors and bytes, drawn by Hypothesis."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import functools
 import io
 import json
+import os
+import pickle
+import shutil
+import socket
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.torch
+import torch
 import yaml
 from hypothesis import strategies as st
+from safetensors import SafetensorError
+from torch import Tensor
 
 NUMBERS = (-1, 0, 1, 2, 3, 7, 0.5, -0.5, 1e-300, 1e308, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 10**30)
 # fmt: off
@@ -29,7 +41,9 @@ TEXTS = [
 WORDS = [  # without NUL, which no shell can pass on
     "", " ", "-1", "0", "1", "7", "1e400", "nan", "9" * 25, "2.5", "é", "a\nb", "x" * 300, "{}",
     "%s", "../x", ".", "hd", "hd@1", "s0", "a=b", "=", "0-2", "2-0", "0-99999999999", "fd_*",
-    "no/such/file", "inputs", "inputs/tiny.yaml", "inputs/metrics.csv", "absent.yaml",
+    "no/such/file", "inputs", "inputs/tiny.yaml", "inputs/metrics.csv", "absent.yaml", "-0", "1.0",
+    "0x10", "1_0", "\u0661", "--", "-", "~", "~nobody/x", "$HOME", "*", "a,b", "x/" * 2500,
+    "\u202e", "\ud800", "/", "/proc/self/mem", "images", "inputs/pipe", "auto", "cuda", "NaN",
 ]
 # fmt: on
 
@@ -129,6 +143,96 @@ def changed_rows(draw, content: bytes) -> bytes:
     return text.getvalue().encode("utf-8", "surrogatepass")
 
 
+TENSORS = (".npz", ".safetensors", ".pt")
+UNREADABLE = (
+    *(ValueError, TypeError, AttributeError, IndexError, KeyError, EOFError, RuntimeError),
+    *(yaml.YAMLError, csv.Error, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError),
+)
+
+
+def unpacked(suffix: str, content: bytes) -> dict[str, Tensor]:
+    """The named tensors of a file."""
+    if suffix == ".safetensors":
+        return safetensors.torch.load(content)
+    if suffix == ".pt":
+        return torch.load(io.BytesIO(content), weights_only=True)["ema"]
+    with np.load(io.BytesIO(content)) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+
+
+def packed(suffix: str, tensors: dict[str, Tensor]) -> bytes:
+    """The file of these tensors; of a trainer's, under `ema`."""
+    stream = io.BytesIO()
+    if suffix == ".safetensors":
+        return safetensors.torch.save(tensors)
+    if suffix == ".pt":
+        torch.save({"ema": tensors}, stream)
+    else:
+        np.savez(stream, **{name: x.numpy() for name, x in tensors.items()})
+    return stream.getvalue()
+
+
+DTYPES = (
+    *(torch.float16, torch.float32, torch.float64, torch.bfloat16, torch.complex64),
+    *(torch.int8, torch.uint8, torch.int64, torch.bool),
+)
+
+
+@st.composite
+def changed_tensors(draw, suffix: str, content: bytes) -> bytes:
+    """One tensor removed, renamed, or of other values, type or shape; or all names prefixed."""
+    tensors = unpacked(suffix, content)
+    name = draw(st.sampled_from(sorted(tensors)))
+    x = tensors[name]
+    how = draw(st.sampled_from("remove rename prefix value dtype dtypes shape shape".split()))
+    if how == "remove":
+        del tensors[name]
+    elif how == "rename":
+        other = draw(st.sampled_from([f"{name}.x", "", "a", "module." + name, "arr_0", "x" * 300]))
+        tensors[other] = tensors.pop(name)
+    elif how == "prefix":
+        prefix = draw(st.sampled_from(["module.", "_orig_mod.", "model.", "é.", "net."]))
+        tensors = {prefix + key: x for key, x in tensors.items()}
+    elif how == "value" and x.numel():
+        value = draw(st.sampled_from([0, -1, 255, 1e30, float("nan"), float("inf"), -float("inf")]))
+        if x.is_floating_point() or abs(value) <= 255:
+            place = draw(st.sampled_from([0, -1, slice(None)]))
+            tensors[name] = x.clone().contiguous()
+            tensors[name].view(-1)[place] = value
+    elif how == "dtype":
+        tensors[name] = x.to(draw(st.sampled_from(DTYPES)))
+    elif how == "dtypes":
+        dtype = draw(st.sampled_from(DTYPES))
+        tensors = {key: x.to(dtype) for key, x in tensors.items()}
+    else:
+        changes = [x[None], x.flatten(), x[:0], x.expand(2, *x.shape), x.transpose(0, -1), x[:1]]
+        tensors[name] = draw(st.sampled_from(changes)).clone().contiguous()
+    return packed(suffix, tensors)
+
+
+NODES = ("missing", "folder", "pipe", "socket", "dead link", "loop", "device")
+
+
+def put(path: Path, content: bytes | str) -> None:
+    """Write a file, or put in its place what one of `NODES` names."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "folder":
+        path.mkdir()
+    elif content == "pipe":
+        os.mkfifo(path)
+    elif content == "socket":
+        with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(path.parent):
+            server.bind(path.name)
+    elif content != "missing":
+        target = {"dead link": "nowhere", "loop": path.name, "device": "/dev/zero"}[content]
+        path.symlink_to(target)
+
+
 @st.composite
 def changed(draw, name: str, content: bytes) -> bytes:
     """The file with one to three faults."""
@@ -146,7 +250,10 @@ def changed(draw, name: str, content: bytes) -> bytes:
                 data = draw(changed_tree(yaml.safe_load(content)))
                 content = yaml.safe_dump(data, sort_keys=False, allow_unicode=True).encode()
                 continue
-        except (ValueError, TypeError, yaml.YAMLError, csv.Error, RecursionError, IndexError):
+            if by_structure and Path(name).suffix in TENSORS:
+                content = draw(changed_tensors(Path(name).suffix, content))
+                continue
+        except UNREADABLE:
             pass  # no longer of its form: it is changed as bytes
         content = draw(changed_bytes(content))
     return content

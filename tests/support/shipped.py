@@ -18,6 +18,7 @@ HEADS = ("pooled", "patch", "conv", "awd_loss", "awd_logit", "awd_pool")
 RECIPES = (
     "adm",
     "adversarial",
+    "asd",
     "boot",
     "consistency",
     "decoupled_dmd",

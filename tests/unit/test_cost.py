@@ -35,7 +35,7 @@ from hdbench.suite.budget import cost_per_step
 from hdbench.suite.load import load_plan
 from hdbench.tools.cost.counting import Costs, by_precision
 from hdbench.tools.cost.model import read_model
-from hdbench.tools.cost.report import estimate, report, to_do
+from hdbench.tools.cost.report import estimate, longest_chain, report, to_do
 from hdbench.tools.memory.activations import activations
 from hdbench.tools.memory.held import Memory
 from tests.support import shipped
@@ -515,6 +515,22 @@ def test_every_suite_has_a_cost(suite, model, tmp_path):
     assert total.split()[1] == f"{len(plan.stages):,}" and not {"0", "-"} & set(total.split()[2:4])
     assert max(map(len, text.splitlines())) <= 118
     assert ("GPU hours" in text) == (plan.suite.data.name == "images")
+
+
+def test_the_longest_chain_is_the_longest_path_of_the_stages(tmp_path):
+    plan = tiny_plan(tmp_path)
+    refine = next(stage for stage in plan.stages.values() if stage.kind == "refine")
+    line = {refine.id}
+    for stage in reversed(plan.stages.values()):  # all that it comes from, one way at a time
+        if stage.id in line:
+            line |= set(stage.parents.values())
+    depth = {}
+    for stage in (stage for stage in plan.stages.values() if stage.id in line):
+        depth[stage.id] = 1 + max((depth[parent] for parent in stage.parents.values()), default=0)
+    assert longest_chain(plan, dict.fromkeys(line, 1.0)) == depth[refine.id] > 1
+    assert longest_chain(plan, {refine.id: 5.0}) == 5.0
+    kinds = {stage.kind: stage.id for stage in plan.stages.values() if stage.kind == "sample"}
+    assert longest_chain(plan, dict.fromkeys(kinds.values(), 2.0)) == 2.0  # side by side
 
 
 def test_the_command_prints_what_is_left(finished):

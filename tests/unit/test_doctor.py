@@ -113,6 +113,32 @@ def test_every_suite_says_what_it_needs_or_that_it_needs_nothing(suite, tmp_path
     assert f"; put the other {len(missing)} at" in lines[-1]
 
 
+@pytest.mark.parametrize(
+    "url, command",
+    [
+        ("https://huggingface.co/a/b", "hf download a/b --local-dir 'in a/place'"),
+        (
+            "https://huggingface.co/datasets/a/b",
+            "hf download a/b --repo-type dataset --local-dir 'in a/place'",
+        ),
+        (
+            "https://huggingface.co/datasets/a/b/resolve/main/meta_data.json",
+            "curl -L --create-dirs -o 'in a/place' "
+            "https://huggingface.co/datasets/a/b/resolve/main/meta_data.json",
+        ),
+        (
+            "https://x.com/S.pt?k=1&d",
+            "curl -L --create-dirs -o 'in a/place' 'https://x.com/S.pt?k=1&d'",
+        ),
+        ("https://image-net.org/download.php", None),
+        ("https://x.com/images.zip", None),  # is not what the suite reads, before it is unpacked
+    ],
+)
+def test_what_can_be_fetched_has_its_command(url, command):
+    source = public_sources.Source(name="it", serves=("sit",), url=url, licence="MIT", checked=True)
+    assert source.command("in a/place") == command
+
+
 def test_a_wrong_suite_is_code_2():
     assert run("--suite", "imagenet25")[0] == 2
 

@@ -438,3 +438,23 @@ def test_an_autoencoder_of_integers_is_refused_from_its_header(tmp_path):
     for device in ("cpu", "meta"):
         with torch.device(device), pytest.raises(UserError, match="is int8"):
             autoencoders.load(autoencoder(folder), torch.device(device))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"down_block_types": ["NoBlock"] * 3},
+        {"layers_per_block": 10**9},
+        {"layers_per_block": "2"},
+        {"block_out_channels": None},
+        {"norm_num_groups": 3},
+    ],
+)
+def test_an_autoencoders_settings_that_make_none_are_refused_in_one_sentence(settings, tmp_path):
+    folder = changed(kl_autoencoder(), tmp_path / "it", lambda config, _: config.update(settings))
+    for device in ("cpu", "meta"):
+        with (
+            torch.device(device),
+            pytest.raises(UserError, match=r"its config\.json makes no AutoencoderKL"),
+        ):
+            autoencoders.load(autoencoder(folder), torch.device(device))

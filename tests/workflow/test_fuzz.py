@@ -22,15 +22,8 @@ from hypothesis import strategies as st
 from hdbench.cli import main
 from hdbench.metrics import records
 from hdbench.report.provenance import FILES
-from tests.support.fuzzing import (
-    CORPUS,
-    Case,
-    cases,
-    commands_of,
-    nothing_is_computed,
-    outcome,
-    prepare,
-)
+from tests.support.fuzzing import CORPUS, Case, cases, commands_of, nothing_is_computed, outcome
+from tests.support.grounds import prepare
 from tests.support.tiny import REMOVED, REPOSITORY, write_suite
 
 

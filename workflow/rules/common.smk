@@ -102,6 +102,8 @@ def print_cost():
     """Of the jobs that a dry run plans; where planning fails there is no scheduler."""
     from hdbench.tools.cost.model import read_model
     from hdbench.tools.cost.report import report
+    from hdbench.tools.doctor.report import look
+    from hdbench.tools.doctor.sources import read_sources
     from hdbench.tools.rehearsal.counts import counts_of
 
     if workflow.scheduler:
@@ -116,5 +118,11 @@ def print_cost():
             counts = counts_of(PLAN, Path(RESULTS))
             table = report(PLAN, stages, read_model(), Path("paper_tables"), local, counts)
             print(f"\n{table}")
+            findings = look(PLAN, Path(RESULTS), read_sources())
+            absent = [finding for finding in findings if finding.state in ("missing", "broken")]
+            for need in (finding.need for finding in absent):
+                print(f"hdbench: {need.what} is not at {need.path}, or broken", file=sys.stderr)
+            if absent:
+                print(f"hdbench: `hdbench doctor {shlex.join(SUITE)}` says more", file=sys.stderr)
         except UserError as error:
             print(f"hdbench: {error}", file=sys.stderr)

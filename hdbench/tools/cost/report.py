@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -21,6 +21,8 @@ from hdbench.tools.cost.counting import Cost, Costs
 from hdbench.tools.cost.model import MODEL, CostModel
 from hdbench.tools.numbers import WIDTH, number
 from hdbench.tools.rehearsal.counts import Counts
+
+GPUS = 8  # of one machine
 
 
 def to_do(plan: Plan, results: Path) -> list[str]:
@@ -124,7 +126,12 @@ def report(
     )
     text = "All stages are done."
     if stages:
-        text = f"{basis_of(plan, counts)} {assumptions(plan, model, estimated)}"
+        parts = (
+            basis_of(plan, counts),
+            duration(plan, estimated),
+            assumptions(plan, model, estimated),
+        )
+        text = " ".join(parts)
     title = f"{plan.stem}, what is still to do, by {MODEL}:"
     return "\n".join([title, table, *textwrap.wrap(text, WIDTH)])
 
@@ -137,6 +144,27 @@ def basis_of(plan: Plan, counts: Counts | None) -> str:
             "rehearsal's."
         )
     return f"FLOPs by formula: `hdbench rehearse --suite {plan.given}` counts them."
+
+
+def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
+    """Seconds of those of these stages that must follow each other, at most."""
+    ends: dict[str, float] = {}
+    for stage in plan.stages.values():  # parents first
+        before = max((ends[parent] for parent in stage.parents.values()), default=0.0)
+        ends[stage.id] = before + seconds.get(stage.id, 0.0)
+    return max(ends.values(), default=0.0)
+
+
+def duration(plan: Plan, estimated: Estimate) -> str:
+    """How long it takes at least, in a sentence."""
+    chain = longest_chain(plan, estimated.seconds)
+    if plan.suite.data.stored != "latents":
+        return f"Stages that must follow each other take {number(chain / 3600)} hours."
+    everything = sum(estimated.seconds.values())
+    return (
+        f"With one GPU a job, jobs that must follow each other take {number(chain / 86400)} days; "
+        f"{GPUS} GPUs that are never idle take {number(everything / GPUS / 86400)} days for all."
+    )
 
 
 def assumptions(plan: Plan, model: CostModel, estimated: Estimate) -> str:

@@ -28,6 +28,8 @@ class Finding(NamedTuple):
     state: Literal["ok", "missing", "broken", "unknown"]
     note: str
     """What is wrong and where to get it, or which public thing it is."""
+    command: str | None = None
+    """That puts it there, where one can."""
 
 
 def look(
@@ -51,7 +53,8 @@ def look(
             yield Finding(need, "broken", f"{error}; {advice}" if need.check else str(error))
         else:
             note = f"{checked}{source or ''}".removesuffix(": ") if present else advice
-            yield Finding(need, "ok" if present else "missing", note)
+            command = source.command(need.path) if source and not present else None
+            yield Finding(need, "ok" if present else "missing", note, command)
 
 
 def is_present(need: Need) -> bool:
@@ -90,7 +93,7 @@ def report(plan: Plan, findings: list[Finding]) -> str:
     findings = sorted(findings, key=lambda finding: finding.state != "ok")
     lines = [
         f"{state:7}  {need.what:{what}}  {need.path:{path}}  {note}".rstrip()
-        for need, state, note in findings
+        for need, state, note, _ in findings
     ]
     if any(line.endswith(MARK) for line in lines):
         lines.append(f"{MARK} as far as known, not read at its source")
@@ -101,4 +104,7 @@ def report(plan: Plan, findings: list[Finding]) -> str:
     )
     if absent:
         summary += f"; put the other {absent} at the paths of their lines"
+    commands = list(dict.fromkeys(finding.command for finding in findings if finding.command))
+    if commands:
+        lines += ["by these commands, after reading the licences:", *commands]
     return "\n".join([*lines, summary])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
@@ -15,6 +17,8 @@ from hdbench.tools.numbers import number
 
 SOURCES = Path("workflow/sources.yaml")
 MARK = "*"  # after what is not checked
+HUB = re.compile(r"https://huggingface\.co/(?P<kind>datasets/)?(?P<name>[^/]+/[^/]+)")
+FILE = re.compile(r"\.(pt|pth|npz|bin|json|safetensors)(\?|$)")  # an archive is to be unpacked
 
 
 class Source(Config):
@@ -46,6 +50,17 @@ class Source(Config):
     @property
     def digest(self) -> str | None:
         return PUBLIC[self.public].sha256 if self.public else self.sha256
+
+    def command(self, path: str) -> str | None:
+        """The command that puts it at `path`; None for what has a page of its own conditions."""
+        address = self.address or ""
+        hub = HUB.fullmatch(address)
+        if hub:
+            kind = ["--repo-type", "dataset"] if hub["kind"] else []
+            return shlex.join(["hf", "download", hub["name"], *kind, "--local-dir", path])
+        if FILE.search(address):
+            return shlex.join(["curl", "-L", "--create-dirs", "-o", path, address])
+        return None
 
     def __str__(self) -> str:
         size = f", about {number(self.bytes / 1e9)} GB" if self.bytes else ""
