@@ -122,6 +122,7 @@ def test_numbers_of_the_probes_and_their_differences_within_seeds(tiny):
                 "metric": "cosine",
                 "value": value,
                 "protocol": "probe",
+                "digest": "0a1b",
             }
             for arm, values in cosines.items()
             for seed, value in enumerate(values)
