@@ -142,12 +142,8 @@ def doctor_command(suite, results, config, device, verify, fix_list):
     Weights are checked as in their stage, but for their values.  The exit code is 1 if any is
     missing or broken.
     """
-    from hdbench.tools.doctor.fixes import checklist  # start-up: torch
-    from hdbench.tools.doctor.report import look, report  # start-up: torch
-    from hdbench.tools.doctor.sources import read_sources  # start-up: pydantic
+    from hdbench.tools.doctor.fixes import examine  # start-up: torch
 
-    plan = load_plan(suite)
-    sources = read_sources(config)
-    findings = list(look(plan, results, sources, verify, device))
-    click.echo(checklist(plan, findings, sources) if fix_list else report(plan, findings))
-    sys.exit(int(any(finding.state in ("missing", "broken") for finding in findings)))
+    text, complete = examine(load_plan(suite), results, config, verify, device, fix_list)
+    click.echo(text)
+    sys.exit(int(not complete))

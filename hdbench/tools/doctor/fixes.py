@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hdbench.suite.plan import Plan
-from hdbench.tools.doctor.report import Finding
-from hdbench.tools.doctor.sources import MARK, Source, Sources
+from hdbench.tools.doctor.report import Finding, look, report
+from hdbench.tools.doctor.sources import MARK, Source, Sources, read_sources
 from hdbench.tools.numbers import number
+
+
+def examine(
+    plan: Plan, results: Path, config: Path, verify: bool, device: str, fix_list: bool
+) -> tuple[str, bool]:
+    """The report of a suite, or its checklist, and whether nothing is missing or broken."""
+    sources = read_sources(config)
+    findings = list(look(plan, results, sources, verify, device))
+    text = checklist(plan, findings, sources) if fix_list else report(plan, findings)
+    return text, not any(finding.state in ("missing", "broken") for finding in findings)
 
 
 def checklist(plan: Plan, findings: list[Finding], sources: Sources) -> str:
