@@ -42,17 +42,19 @@ def export_command(suite, results, arm, seed, out):
 @main.command(
     "cost",
     epilog=examples(
-        "hdbench cost --suite imagenet256 --gpu H100", "hdbench cost --suite imagenet256 --memory"
+        "hdbench cost --suite imagenet256 --gpu H100 --gpus 8",
+        "hdbench cost --suite imagenet256 --memory",
     ),
 )
 @click.option("--memory", is_flag=True, help="Memory of each training stage on a GPU instead.")
 @click.option("--gpu", help="One of the model's GPUs, in place of its own choice.")
+@click.option("--gpus", type=click.IntRange(1), help="Also the wall time on so many, or cores.")
 @config_option("workflow/cost.yaml", "The cost model.")
 @suite_option
 @results_option
 @out_option
 @clean_errors
-def cost_command(suite, results, out, config, gpu, memory):
+def cost_command(suite, results, out, config, gpu, gpus, memory):
     """Say what the stages that are not done will cost; runs nothing.
 
     GPU hours, or core-hours of a small suite, and disk.  Counts are those of `hdbench rehearse`,
@@ -70,7 +72,7 @@ def cost_command(suite, results, out, config, gpu, memory):
     if memory:
         click.echo(memory_report(plan, model, counts))
     else:
-        click.echo(report(plan, to_do(plan, results), model, out, counts=counts))
+        click.echo(report(plan, to_do(plan, results), model, out, counts=counts, gpus=gpus))
 
 
 @main.command("rehearse")
@@ -121,24 +123,27 @@ def latency_command(suite, results, rounds, device, threads):
 
 
 @main.command(
-    "doctor", epilog=examples("hdbench doctor --suite imagenet256 --verify --device cuda")
+    "doctor",
+    epilog=examples(
+        "hdbench doctor --suite imagenet256 --verify --device cuda",
+        "hdbench doctor --suite imagenet256 --fix-list",
+    ),
 )
+@click.option("--fix-list", is_flag=True, help="A checklist to the first job, with commands.")
 @click.option("--verify", is_flag=True, help="Compare sizes, and SHA-256 where one is known.")
 @click.option("--device", default="cpu", show_default=True, help="Also look for this one: cuda.")
 @config_option("workflow/sources.yaml", "Where public things are from.")
 @suite_option
 @results_option
 @clean_errors
-def doctor_command(suite, results, config, device, verify):
+def doctor_command(suite, results, config, device, verify, fix_list):
     """Say which weights and data of a suite are missing, and where to get and put them.
 
     Weights are checked as in their stage, but for their values.  The exit code is 1 if any is
     missing or broken.
     """
-    from hdbench.tools.doctor.report import look, report  # start-up: torch
-    from hdbench.tools.doctor.sources import read_sources  # start-up: pydantic
+    from hdbench.tools.doctor.fixes import examine  # start-up: torch
 
-    plan = load_plan(suite)
-    findings = list(look(plan, results, read_sources(config), verify, device))
-    click.echo(report(plan, findings))
-    sys.exit(int(any(finding.state in ("missing", "broken") for finding in findings)))
+    text, complete = examine(load_plan(suite), results, config, verify, device, fix_list)
+    click.echo(text)
+    sys.exit(int(not complete))

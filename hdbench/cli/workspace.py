@@ -22,6 +22,8 @@ from hdbench.cli.stages import show_command
 from hdbench.core.errors import UserError
 from hdbench.tools.workspace import make_workspace
 
+TAIL = 20  # lines of a failed run's log
+
 
 @main.command("init", epilog=examples("hdbench init my_folder"))
 @click.argument("folder", type=FOLDER, default=Path())
@@ -50,6 +52,26 @@ def check_begun_or_whole(suite: str, results: Path) -> None:
         )
 
 
+def run_in_lines(command: list[str], suite: str, results: Path) -> int:
+    """Run Snakemake with its log in a file and a line a stage here; its return code."""
+    from hdbench.tools.status.lines import follow  # start-up: of this command alone
+
+    plan = load_plan(suite)
+    log = results / "logs" / f"{plan.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            code = follow(plan, results, process, lambda line: click.echo(line, err=True))
+        except KeyboardInterrupt:  # which Snakemake has got too; its stages save their state
+            process.wait()
+            raise
+    if code:
+        last = log.read_text(errors="replace").splitlines()[-TAIL:]
+        click.echo("\n".join([*last, f"hdbench: the whole log is {log}"]), err=True)
+    return code
+
+
 @main.command(
     "run",
     epilog=examples(
@@ -59,15 +81,16 @@ def check_begun_or_whole(suite: str, results: Path) -> None:
     ),
 )
 @click.option("--cores", default="all", show_default=True, help="How many stages may run at once.")
+@click.option("--verbose", is_flag=True, help="Snakemake's own log, as without a terminal.")
 @suite_option
 @results_option
 @click.pass_context
 @clean_errors
-def run_command(context, suite, results, cores):
+def run_command(context, suite, results, cores, verbose):
     """Compute all of a suite by Snakemake, render it, and print its main table.
 
-    The same command goes on from what is done.  On a cluster, or with other options, call Snakemake
-    itself.
+    A terminal shows a line for each finished stage; the log is in RESULTS/logs.  The same command
+    goes on from what is done.  On a cluster, or with other options, call Snakemake itself.
     """
     if not Path("Snakefile").is_file():
         raise UserError("no Snakefile in this folder; `hdbench init` puts the workflow here")
@@ -75,7 +98,11 @@ def run_command(context, suite, results, cores):
         raise ModuleNotFoundError(name="snakemake")
     check_begun_or_whole(suite, results)
     words = ["--cores", cores, "all_ablations", "--config", f"suite={suite}", f"results={results}"]
-    done = subprocess.run([sys.executable, "-m", "snakemake", *words])
-    if done.returncode:
-        sys.exit(done.returncode)
+    command = [sys.executable, "-m", "snakemake", *words]
+    if verbose or not sys.stderr.isatty():
+        code = subprocess.run(command).returncode
+    else:
+        code = run_in_lines(command, suite, results)
+    if code:
+        sys.exit(code)
     context.invoke(show_command, suite=suite, results=results, out=None)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import tempfile
+from pathlib import Path
+from typing import IO
 
 import torch
 
@@ -15,9 +19,11 @@ _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_MAX = -4
 
+_held: list[IO[str]] = []  # locks of CUDA devices, which go with the process
+
 
 def set_up(threads: int, device: str) -> torch.device:
-    """The device to compute on, see `choose`; UserError where it cannot be had.
+    """The device to compute on, see `choose` and `free_cuda`; UserError where it cannot be had.
 
     glibc gives every large block back to the kernel and faults it in again; keeping them halves a
     small network's step.
@@ -34,6 +40,8 @@ def set_up(threads: int, device: str) -> torch.device:
     # use_deterministic_algorithms, without importing a compiler
     torch.set_deterministic_debug_mode("error")
     chosen = choose(device)
+    if chosen == torch.device("cuda") and torch.cuda.device_count() > 1:
+        chosen = free_cuda()
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
     return chosen
@@ -57,6 +65,30 @@ def choose(device: str) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device = {device}: no such CUDA device is visible; use cuda")
     return chosen
+
+
+def free_cuda() -> torch.device:
+    """The first visible CUDA device that no other such process of this machine has, and now has it.
+
+    So stages that start side by side on one machine take one each, without a scheduler.  UserError
+    if none is free.
+    """
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    for index, name in enumerate(visible.split(",")[:count]):
+        path = Path(tempfile.gettempdir(), f"hdbench-{os.getuid()}-cuda-{name.strip()}.lock")
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        _held.append(lock)
+        return torch.device("cuda", index)
+    raise UserError(
+        f"--device = cuda: each of the {count} visible devices has a process; start fewer at once "
+        f"with snakemake --resources gpus={count}, or name one, as cuda:0"
+    )
 
 
 def cuda_of_rank(device: torch.device) -> torch.device:

@@ -89,10 +89,10 @@ COMMANDS = {
     "publish": {"--experiment", "--suite", "--results", "--out"},
     "arm": {"name"} | STAGE_OPTIONS - {"--id", "--arm", "--steps"},
     "compare": {"a", "b", "--in", "--metric", "--all", "--out", "--fail-if-moved"},
-    "cost": {"--suite", "--results", "--out", "--config", "--gpu", "--memory"},
+    "cost": {"--suite", "--results", "--out", "--config", "--gpu", "--gpus", "--memory"},
     "rehearse": {"--suite", "--results", "--config", "--gpu", "--jobs"},
     "latency": {"--suite", "--results", "--rounds", "--device", "--threads"},
-    "doctor": {"--suite", "--results", "--config", "--device", "--verify"},
+    "doctor": {"--suite", "--results", "--config", "--device", "--verify", "--fix-list"},
     "submit": {"--arm", "--title", "--settings-tried", "--suite", "--results", "--out"},
     "validate": {"bundle"},
     "leaderboard": {
@@ -507,3 +507,19 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
         {"clip": f"{tmp_path}/w"},
     )
     assert by_role(["clip=~nobody-of-this-name/w"]) == {"clip": "~nobody-of-this-name/w"}
+
+
+def test_processes_side_by_side_take_a_gpu_each(monkeypatch, tmp_path):
+    """As two stages on a machine with two; a lock goes with its process."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(runtime, "_held", [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [runtime.free_cuda().index for _ in range(2)] == [0, 1]
+    with pytest.raises(UserError, match="each of the 2 visible devices has a process; start fewer"):
+        runtime.free_cuda()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,4")  # another process's view: 5 is taken
+    assert runtime.free_cuda().index == 1
+    runtime._held[0].close()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    assert runtime.free_cuda().index == 1

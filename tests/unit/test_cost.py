@@ -36,6 +36,7 @@ from hdbench.suite.load import load_plan
 from hdbench.tools.cost.counting import Costs, by_precision
 from hdbench.tools.cost.model import read_model
 from hdbench.tools.cost.report import estimate, longest_chain, report, to_do
+from hdbench.tools.cost.schedule import schedule
 from hdbench.tools.memory.activations import activations
 from hdbench.tools.memory.held import Memory
 from tests.support import shipped
@@ -531,6 +532,34 @@ def test_the_longest_chain_is_the_longest_path_of_the_stages(tmp_path):
     assert longest_chain(plan, {refine.id: 5.0}) == 5.0
     kinds = {stage.kind: stage.id for stage in plan.stages.values() if stage.kind == "sample"}
     assert longest_chain(plan, dict.fromkeys(kinds.values(), 2.0)) == 2.0  # side by side
+
+
+def test_wall_time_by_hand(tmp_path):
+    """data 1; teacher 4 and classifier 2 after it; td 3 after the teacher."""
+    plan = tiny_plan(tmp_path)
+    ids = [stage_of(plan, "trajectory", "td")]
+    for role in ("teacher", "data"):
+        ids.append(plan.stage(ids[-1]).parents[role])
+    td, teacher, data = ids
+    classifier = next(stage for stage in plan.stages if stage.startswith("classifier/"))
+    seconds = {classifier: 2.0, td: 3.0, teacher: 4.0, data: 1.0}
+    assert schedule(plan, seconds, 1) == (10.0, (data, teacher, td), 8.0)
+    assert schedule(plan, seconds, 2) == (8.0, (data, teacher, td), 8.0)
+    assert schedule(plan, {td: 3.0, classifier: 2.0}, 1) == (5.0, (td,), 3.0)  # the rest is done
+    assert schedule(plan, {}, 4) == (0.0, (), 0.0)
+
+
+def test_wall_time_is_between_its_bounds(tmp_path, model):
+    plan = tiny_plan(tmp_path)
+    drawn = torch.rand(len(plan.stages), generator=torch.Generator().manual_seed(0)).tolist()
+    seconds = dict(zip(plan.stages, drawn, strict=True))
+    for gpus in (1, 2, 3, 100):
+        wall, chain, longest = schedule(plan, seconds, gpus)
+        share = sum(drawn) / gpus
+        assert max(longest, share) * (1 - 1e-9) <= wall <= longest + share
+    assert wall == pytest.approx(longest) == pytest.approx(sum(seconds[stage] for stage in chain))
+    text = report(plan, seconds, model, tmp_path, gpus=8)
+    assert "On 8 cores, one for each stage at a time: " in text and "critical path" in text
 
 
 def test_the_command_prints_what_is_left(finished):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +321,32 @@ def test_networks_of_a_wide_protocol_are_looked_for(tmp_path):
     assert {name for name, state in states(lines).items() if state == "missing"} >= networks
     (line,) = [line for line in lines if " dinov2 " in line]
     assert "dinov2_vitl14_pretrain.pth" in line and "Apache-2.0" in line
+
+
+def test_a_checklist_has_a_command_for_each_thing_that_is_missing(tmp_path):
+    """Their shell is parsed here, not executed."""
+    code, lines = run("--suite", "imagenet256", "--results", tmp_path, "--fix-list")
+    text = "\n".join(lines)
+    assert code == 1 and lines[0].startswith("imagenet256: from here to the first job")
+    assert "curl -L --create-dirs -o weights/SiT-XL-2-256x256.pt 'https://www.dl" in text
+    assert "hf download stabilityai/sd-vae-ft-ema --local-dir weights/sd-vae-ft-ema" in text
+    assert "mkdir -p data/imagenet/train/${tar%.tar} && tar -xf $tar -C data/imagenet" in text
+    assert f"SHA-256 {PUBLIC['inception'].sha256}" in text and "no SHA-256 is known" in text
+    assert (
+        "snakemake --cores all --resources gpus=8 all_ablations --config suite=imagenet256" in text
+    )
+    assert sum(line.startswith("[ ]") for line in lines) >= 10 and " are free" in text
+    for line in lines:
+        if "curl " in line or "for tar in " in line:
+            shell = line[line.index("curl" if "curl" in line else "for tar") :]
+            assert subprocess.run(["bash", "-n", "-c", shell]).returncode == 0
+
+
+def test_a_checklist_ticks_what_is_there(tmp_path):
+    data = write_folder(tmp_path / "data", pictures(1, 0, 8))
+    suite = change(tmp_path, "imagenet256", data={"source": str(data)})
+    _, lines = run("--suite", suite, "--fix-list")
+    assert f"[x] data: {data}" in lines and not any("ILSVRC2012" in line for line in lines)
 
 
 def test_sources_are_complete():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,8 +23,10 @@ from hdbench.stages.run import run_stage
 from hdbench.suite.load import load_plan
 from hdbench.tools import tensorboard
 from hdbench.tools.status.history import history_of
+from hdbench.tools.status.lines import follow
 from hdbench.tools.status.sparklines import BLOCKS, medians_of, sparkline
-from tests.support.tiny import run_until, stage_of, write_suite
+from tests.support.tiny import run_until, stage_of, tiny_plan, write_suite
+from tests.unit.test_tables import publish
 
 STOPPED_AT = 5
 
@@ -157,3 +161,25 @@ def test_events_follow_a_stage_and_its_second_beginning(stopped, tmp_path, monke
         for events in scalars(tmp_path)["run"].values():
             assert [step for step, _ in events] == list(range(1, steps + 1))
     run.close()
+
+
+def test_a_run_is_a_line_a_finished_stage_also_of_those_that_end_with_it(tmp_path):
+    plan, results, lines = tiny_plan(tmp_path), tmp_path / "results", []
+    stages = list(plan.stages)
+    publish(results, plan, stages[0])
+
+    def show(line: str) -> None:
+        lines.append(line)
+        if len(lines) < 4:  # the next stage ends while this line is shown
+            publish(results, plan, stages[len(lines)], wall_seconds=60.0 * len(lines))
+
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as process:
+        process.wait()
+        assert follow(plan, results, process, show, every=0) == 3
+    total = len(stages)
+    assert lines[0] == f"tiny: 1 of {total} stages are done"
+    for place, (line, took) in enumerate(
+        zip(lines[1:], ("60 s", "2 min", "3 min"), strict=True), 1
+    ):
+        assert line.startswith(f"[{place + 1:2}/{total}] {stages[place].rpartition('-')[0]}")
+        assert f" {took}  " in line

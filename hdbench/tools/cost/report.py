@@ -19,6 +19,7 @@ from hdbench.suite.plan import Plan
 from hdbench.suite.stage import KINDS
 from hdbench.tools.cost.counting import Cost, Costs
 from hdbench.tools.cost.model import MODEL, CostModel
+from hdbench.tools.cost.schedule import schedule
 from hdbench.tools.numbers import WIDTH, number
 from hdbench.tools.rehearsal.counts import Counts
 
@@ -97,10 +98,12 @@ def report(
     tables: Path,
     local: int = 0,
     counts: Counts | None = None,
+    gpus: int | None = None,
 ) -> str:
     """A table by rule of these stages, with totals, and what was assumed; `local` jobs render.
 
-    FLOPs are by formula, or those of a rehearsal's `counts`.
+    FLOPs are by formula, or those of a rehearsal's `counts`.  With `gpus`, the wall time on so many
+    GPUs, or cores of a small suite.
     """
     stages = list(stages)
     estimated = estimate(plan, stages, model, tables, counts)
@@ -128,12 +131,31 @@ def report(
     if stages:
         parts = (
             basis_of(plan, counts),
-            duration(plan, estimated),
+            wall_time(plan, estimated, gpus) if gpus else duration(plan, estimated),
             assumptions(plan, model, estimated),
         )
         text = " ".join(parts)
     title = f"{plan.stem}, what is still to do, by {MODEL}:"
     return "\n".join([title, table, *textwrap.wrap(text, WIDTH)])
+
+
+def wall_time(plan: Plan, estimated: Estimate, gpus: int) -> str:
+    """How long it takes, and what it cannot be shorter than."""
+    planned = schedule(plan, estimated.seconds, gpus)
+    total = sum(estimated.seconds.values())
+    chain = " -> ".join(stage for stage in planned.chain if estimated.seconds[stage] >= 60)
+    unit = "GPU" if plan.suite.data.stored == "latents" else "core"
+    return (
+        f"On {gpus} {unit}s, one for each stage at a time: {days(planned.wall)}. The critical path "
+        f"takes {days(planned.longest)} on any number of them: {chain or 'under a minute'}. All "
+        f"{unit}s at work on each stage, without loss: {days(total / gpus)}."
+    )
+
+
+def days(seconds: float) -> str:
+    """`2.05 days` from two days on, else hours."""
+    hours = seconds / 3600
+    return f"{number(hours / 24)} days" if hours >= 48 else f"{number(hours)} hours"
 
 
 def basis_of(plan: Plan, counts: Counts | None) -> str:

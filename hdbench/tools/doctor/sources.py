@@ -33,6 +33,9 @@ class Source(Config):
     bytes: float | None = Field(None, gt=0)
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
     checked: bool
+    by_hand: str | None = Field(
+        None, description="what to do where a download alone is not enough; {path} is its place"
+    )
 
     @model_validator(mode="after")
     def _one_address(self):
