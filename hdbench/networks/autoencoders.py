@@ -131,9 +131,9 @@ def pretrained(kind: type[ModelMixin], given: str, component: str, public: str) 
         )
     headers = read_headers(folder)
     model = of_settings(kind, folder, len(headers))
+    model._fix_state_dict_keys_on_load(headers)  # as `from_pretrained` does
+    check_shapes(folder, model.state_dict(), headers)  # before any memory is taken
     if is_meta():
-        model._fix_state_dict_keys_on_load(headers)  # as `from_pretrained` does
-        check_shapes(folder, model.state_dict(), headers)
         return model.eval()
     try:
         model, about = kind.from_pretrained(

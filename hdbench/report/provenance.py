@@ -23,7 +23,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hdbench.core.errors import UserError, reason
-from hdbench.core.files import digest_of, from_json, read_text, sha256
+from hdbench.core.files import digest_of, from_json, read_bytes, read_text, sha256
 from hdbench.core.provenance import DIRTY, UNKNOWN, git
 
 STAGES = "stages.csv"
@@ -140,13 +140,13 @@ def read_run(folder: Path) -> Run:
     """The files of a run in a folder; UserError where they are none, or not of one run."""
     path = folder / STAGES
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, strict=True))
+        content = read_bytes(path)
+        rows = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
         stages = [
             Ran.model_validate({key: value for key, value in row.items() if value != ""})
             for row in rows
         ]
-        digest = sha256(path)
+        digest = hashlib.sha256(content).hexdigest()
         path = folder / ENVIRONMENTS
         run = Run.model_validate(from_json(read_text(path)) | {"stages": stages})
     except (OSError, ValueError, TypeError, csv.Error) as error:

@@ -318,7 +318,7 @@ def test_weights_in_shards_or_of_a_variant_read_the_same(tmp_path):
         ),
         (
             lambda config, tensors: tensors.update({"proj_out.bias": torch.zeros(7)}),
-            "cannot be read",
+            "of its config.json",
         ),
         (
             lambda config, tensors: config.update(interpolation_scale=1.0),

@@ -212,7 +212,9 @@ def kinds(plan: Plan, folder: Path) -> dict[str, Kind]:
             name = stage.split("/")[0]
             again = f"stage {name} --id {stage} SUITE"
             more = FURTHER.get(name, ())
-            by_name[f"manifest of {name}"] = kind(path, *reading, *more, again, own=collected)
+            made_anew = [str(file.relative_to(folder)) for file in (folder / path).parent.iterdir()]
+            own = [*collected, *made_anew]
+            by_name[f"manifest of {name}"] = kind(path, *reading, *more, again, own=own)
             by_name[f"job of {name}"] = kind(f"results/stages/{stage}.json", again, again)
     return by_name
 

@@ -440,6 +440,16 @@ def test_an_autoencoder_of_integers_is_refused_from_its_header(tmp_path):
             autoencoders.load(autoencoder(folder), torch.device(device))
 
 
+def test_an_autoencoders_settings_are_compared_with_its_weights_before_memory_is_taken(tmp_path):
+    def widen(config, _):
+        config["latent_channels"] = 10**6
+
+    folder = changed(kl_autoencoder(), tmp_path / "it", widen)
+    for device in ("cpu", "meta"):
+        with torch.device(device), pytest.raises(UserError, match=r"of its config\.json"):
+            autoencoders.load(autoencoder(folder), torch.device(device))
+
+
 @pytest.mark.parametrize(
     "settings",
     [

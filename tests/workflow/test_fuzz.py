@@ -175,6 +175,12 @@ def test_what_has_no_end_is_not_read(name, place, tmp_path, monkeypatch):
     assert "a pipe or a device, not a file" in said
 
 
+@pytest.mark.parametrize("node", ["pipe", "device"])
+def test_the_files_of_a_run_have_an_end(node, ground):
+    kind = ground.kinds["stages.csv of a kept run"]
+    assert outcome(ground, Case(kind.commands[0], kind.path, node, kind.own)) == ("", 2)
+
+
 def test_every_path_of_an_option_is_looked_at(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     options = {
