@@ -25,12 +25,12 @@ def compiles_losses(context: Context) -> bool:
     Not with prompts, which the host gathers, and over several ranks neither one in which these
     exchange sums nor one of sharded networks, which gather their weights inside.
     """
-    config = context.config
-    training = config.training
+    training = context.config.training
+    if not (training.compile and compiler_is_there(context.device.type)):
+        return False  # as of stages without a network of their own
     alone = distributed.world_size() == 1
     apart = context.sharding == "none" and not training.objective.exchanges
-    fits = isinstance(config.network, TransformerConfig) and (alone or apart)
-    return training.compile and fits and compiler_is_there(context.device.type)
+    return isinstance(context.config.network, TransformerConfig) and (alone or apart)
 
 
 def compiled(loss: Callable[[Batch], Loss]) -> Callable[[Batch], Loss]:

@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from hdbench.networks.transformer import Transformer
 from hdbench.stages import PROBLEMS, compiling, train
 from hdbench.stages.sample import fast_sampler, sampler_for
+from hdbench.suite.load import load_plan
 from hdbench.tools.rehearsal import parents
 from hdbench.tools.rehearsal.stages import context_of
 from tests.support.tiny import TINY, stage_of, tiny_plan
@@ -104,6 +105,13 @@ def test_samples_of_a_compiled_network_are_the_same_whatever_the_last_batch(tmp_
 def test_a_suite_without_compilation_keeps_the_ids_of_its_samples(tmp_path):
     plan = tiny_plan(tmp_path)
     assert "compile" not in plan.stage(stage_of(plan, "sample", "teacher")).config.model_dump()
+
+
+def test_a_stage_without_a_network_of_its_own_is_not_compiled():
+    """A CLIP's."""
+    plan = load_plan("captions")
+    clip = next(stage for stage in plan.stages.values() if stage.kind == "clip")
+    assert not compiling.compiles_losses(context_of(plan, clip))
 
 
 def test_without_a_compiler_it_goes_on_and_says_so_once(capsys):
