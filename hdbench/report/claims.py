@@ -233,13 +233,13 @@ def write_claims(
 
 TESTS = {
     "claim": ("Claim", "l"),
-    "rule": ("Test", wrapped(0.25)),
+    "rule": ("Test", wrapped(0.22)),
     "found": ("Effect, interval", wrapped(0.1)),
     "margin": ("Margin", wrapped(0.13)),
     "chains": ("Seeds", wrapped(0.06)),
     "detectable": ("Decides beyond", wrapped(0.08)),
     "needed": ("Seeds needed", wrapped(0.08)),
-    "finding": ("Finding", wrapped(0.1)),
+    "finding": ("Finding", wrapped(0.13)),
 }
 
 
