@@ -79,7 +79,7 @@ COMMANDS = {
     "tuned": {"--suite", "--metrics", "--results"},
     "prose": {"documents", "--out"},
     "init": {"folder"},
-    "run": {"--cores", "--suite", "--results"},
+    "run": {"--cores", "--suite", "--results", "--verbose"},
     "ship": {"--seed", "--suite", "--results", "--out"},
     "export": {"--arm", "--seed", "--suite", "--results", "--out"},
     "figures": {"--metrics", "--suite", "--results", "--out", "--pdf"},

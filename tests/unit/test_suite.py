@@ -636,7 +636,7 @@ def test_every_shipped_method_has_a_recipe():
         for kind in (reading.read_recipe(name, "")[1][stage] for stage in ("trajectory", "refine"))
         if kind
     }
-    assert len(with_recipe) == 31 and with_recipe <= STUDENTS
+    assert len(with_recipe) == 32 and with_recipe <= STUDENTS
 
 
 @pytest.mark.parametrize(
