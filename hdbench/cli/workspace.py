@@ -53,7 +53,7 @@ def check_begun_or_whole(suite: str, results: Path) -> None:
 
 
 def run_in_lines(command: list[str], suite: str, results: Path) -> int:
-    """Run Snakemake with its log in a file and a line a stage here; its return code."""
+    """Run Snakemake with its log in a file and a line for each stage here; its return code."""
     from hdbench.tools.status.lines import follow  # start-up: of this command alone
 
     plan = load_plan(suite)

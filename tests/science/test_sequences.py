@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from hdbench.metrics.records import interval
 from hdbench.report.effects import Deviation
 from hdbench.report.sequences import (
     correlation_evidence,
@@ -165,6 +166,20 @@ def test_the_errors_under_other_laws_are_those_that_the_documents_say():
         x, y = shared + a / 2, shared + b / 2
         of_spread = np.mean((np.abs(correlations(x - y, x + y)) > bounds).any(axis=1))
         assert (of_mean, of_spread) == pytest.approx(said[name], abs=0.008)
+
+
+def test_the_coverage_over_three_chains_is_what_the_guide_says():
+    """Of t-intervals; docs/guide/evaluating.md."""
+    rng = np.random.default_rng(3)
+    laws = {
+        "uniform": (rng.uniform(-1, 1, (4000, 3)), 0.0, 0.91, 0.94),
+        "log-normal": (rng.lognormal(0, 0.5, (4000, 3)), math.exp(0.125), 0.91, 0.94),
+        "t3": (rng.standard_t(3, (4000, 3)), 0.0, 0.95, 0.98),
+    }
+    for name, (chains, mean, low, high) in laws.items():
+        intervals = [interval(values) for values in chains]
+        covered = np.mean([abs(x.value - mean) <= x.half_width for x in intervals])
+        assert low < covered < high, (name, covered)
 
 
 def deviation(a, b) -> Deviation:

@@ -35,7 +35,7 @@ from hdbench.suite.budget import cost_per_step
 from hdbench.suite.load import load_plan
 from hdbench.tools.cost.counting import Costs, by_precision
 from hdbench.tools.cost.model import read_model
-from hdbench.tools.cost.report import estimate, longest_chain, report, to_do
+from hdbench.tools.cost.report import estimate, report, to_do
 from hdbench.tools.cost.schedule import schedule
 from hdbench.tools.memory.activations import activations
 from hdbench.tools.memory.held import Memory
@@ -528,10 +528,10 @@ def test_the_longest_chain_is_the_longest_path_of_the_stages(tmp_path):
     depth = {}
     for stage in (stage for stage in plan.stages.values() if stage.id in line):
         depth[stage.id] = 1 + max((depth[parent] for parent in stage.parents.values()), default=0)
-    assert longest_chain(plan, dict.fromkeys(line, 1.0)) == depth[refine.id] > 1
-    assert longest_chain(plan, {refine.id: 5.0}) == 5.0
+    assert schedule(plan, dict.fromkeys(line, 1.0), 1).longest == depth[refine.id] > 1
+    assert schedule(plan, {refine.id: 5.0}, 1).longest == 5.0
     kinds = {stage.kind: stage.id for stage in plan.stages.values() if stage.kind == "sample"}
-    assert longest_chain(plan, dict.fromkeys(kinds.values(), 2.0)) == 2.0  # side by side
+    assert schedule(plan, dict.fromkeys(kinds.values(), 2.0), 1).longest == 2.0  # side by side
 
 
 def test_wall_time_by_hand(tmp_path):

@@ -112,7 +112,7 @@ def draw_by_steps(axis: Axes, distances: Distances, arms: list[str], styles: Sty
 def draw_by_cost(
     axis: Axes, sources: Sources, distances: Distances, letters: dict[str, str], styles: Styles
 ) -> None:
-    """A letter a trained method, at its fewest steps; its interval is in the other panel."""
+    """A letter for each trained method at its fewest steps; intervals are in the other panel."""
     trained = []
     for arm in letters:
         entry = min((e for e in distances if e.arm == arm), key=lambda e: e.steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -168,18 +168,9 @@ def basis_of(plan: Plan, counts: Counts | None) -> str:
     return f"FLOPs by formula: `hdbench rehearse --suite {plan.given}` counts them."
 
 
-def longest_chain(plan: Plan, seconds: Mapping[str, float]) -> float:
-    """Seconds of those of these stages that must follow each other, at most."""
-    ends: dict[str, float] = {}
-    for stage in plan.stages.values():  # parents first
-        before = max((ends[parent] for parent in stage.parents.values()), default=0.0)
-        ends[stage.id] = before + seconds.get(stage.id, 0.0)
-    return max(ends.values(), default=0.0)
-
-
 def duration(plan: Plan, estimated: Estimate) -> str:
     """How long it takes at least, in a sentence."""
-    chain = longest_chain(plan, estimated.seconds)
+    chain = schedule(plan, estimated.seconds, GPUS).longest
     if plan.suite.data.stored != "latents":
         return f"Stages that must follow each other take {number(chain / 3600)} hours."
     everything = sum(estimated.seconds.values())

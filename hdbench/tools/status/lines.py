@@ -1,4 +1,4 @@
-"""A run's progress as one line a finished stage, from the artifacts alone."""
+"""A run's progress as one line for each finished stage, from the artifacts alone."""
 
 from __future__ import annotations
 
